@@ -1,0 +1,29 @@
+"""Train, measure and compare 3D-aware image generators."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_gan3d.version import __version__
+
+if TYPE_CHECKING:
+    from lightning_gan3d.cameras import Cameras
+    from lightning_gan3d.checkpoints.native import load_discriminator, load_generator
+    from lightning_gan3d.contract import Images
+    from lightning_gan3d.generator import Generator
+
+__all__ = ["Cameras", "Generator", "Images", "__version__", "load_discriminator", "load_generator"]
+
+_HOMES = {
+    "Cameras": "cameras",
+    "Generator": "generator",
+    "Images": "contract",
+    "load_discriminator": "checkpoints.native",
+    "load_generator": "checkpoints.native",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are asked for, so that `gan3d --help` does not import torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,168 @@
+"""Cameras: cam2world in OpenCV axes (x right, y down, z forward), world y up, intrinsics divided by image size."""
+
+import math
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LABEL_DIM = 25
+"""Numbers of a label: 16 of cam2world, row-major, then 9 of the intrinsics."""
+
+
+class Rays(NamedTuple):
+    """World rays: `dirs` have unit length, so that `t` is distance."""
+
+    origins: Float[Tensor, "v r 3"]
+    dirs: Float[Tensor, "v r 3"]
+
+
+class Cameras(NamedTuple):
+    """A batch of pinhole cameras. The frontal camera stands on +z and looks along -z."""
+
+    cam2world: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "v 3 3"]
+
+    @classmethod
+    def from_label(cls, label: Float[Tensor, "v 25"]) -> Self:
+        """Read the rows of a `dataset.json` (EG3D's format)."""
+        return cls(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))
+
+    def to_label(self) -> Float[Tensor, "v 25"]:
+        """Write rows as `dataset.json` holds them."""
+        return torch.cat([self.cam2world.flatten(1), self.intrinsics.flatten(1)], dim=1)
+
+    @classmethod
+    def look_at(
+        cls,
+        eye: Float[Tensor, "v 3"],
+        target: Float[Tensor, "v 3"] | None = None,
+        focal: float | Float[Tensor, " v"] = 1.0,
+        up: tuple[float, float, float] = (0.0, 1.0, 0.0),
+    ) -> Self:
+        """Stand at `eye` and look at `target` (the origin by default). `focal` is in image widths."""
+        target = torch.zeros_like(eye) if target is None else target
+        forward = torch.nn.functional.normalize(target - eye, dim=-1)
+        world_up = torch.tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
+        right = torch.linalg.cross(forward, world_up)
+        if bool((right.norm(dim=-1) < 1e-6).any()):
+            raise ValueError(f"look_at: a camera looks along up={up}; give another `up`")
+        right = torch.nn.functional.normalize(right, dim=-1)
+        down = torch.linalg.cross(forward, right)
+        cam2world = torch.eye(4, dtype=eye.dtype, device=eye.device).repeat(len(eye), 1, 1)
+        cam2world[:, :3, :3] = torch.stack([right, down, forward], dim=-1)
+        cam2world[:, :3, 3] = eye
+        return cls(cam2world, pinhole(focal, len(eye)).to(eye))
+
+    @classmethod
+    def on_sphere(
+        cls,
+        azimuth: Float[Tensor, " v"],
+        elevation: Float[Tensor, " v"],
+        radius: float = 2.7,
+        focal: float | Float[Tensor, " v"] = 1.0,
+        target: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Self:
+        """Look at `target` from a sphere around it. Radians; azimuth 0 is the frontal camera on +z, growing toward +x."""
+        eye = torch.stack(
+            [
+                azimuth.sin() * elevation.cos(),
+                elevation.sin(),
+                azimuth.cos() * elevation.cos(),
+            ],
+            dim=-1,
+        )
+        centre = torch.tensor(target, dtype=eye.dtype, device=eye.device).expand_as(eye)
+        return cls.look_at(centre + radius * eye, centre, focal)
+
+    @classmethod
+    def orbit(
+        cls,
+        num: int,
+        elevation: float = 0.0,
+        radius: float = 2.7,
+        focal: float = 1.0,
+        target: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Self:
+        """Go once around the target in `num` equal steps, starting at the frontal camera."""
+        azimuth = torch.arange(num) * (2 * math.pi / num)
+        return cls.on_sphere(azimuth, torch.full_like(azimuth, elevation), radius, focal, target)
+
+    def crop(self, left: float, top: float, width: float, height: float) -> Self:
+        """See a patch of the image: a camera with cropped intrinsics. Arguments are shares of the image size."""
+        scale = self.intrinsics.new_tensor(
+            [[1 / width, 0, -left / width], [0, 1 / height, -top / height], [0, 0, 1]]
+        )
+        return self._replace(intrinsics=scale @ self.intrinsics)
+
+    def mirror(self) -> Self:
+        """Cameras of the mirrored images: pose' = S pose S with S = diag(-1, 1, 1, 1); cx becomes 1 - cx, skew -skew."""
+        s = self.cam2world.new_tensor([-1.0, 1.0, 1.0, 1.0])
+        cam2world = self.cam2world * s[:, None] * s[None, :]
+        intrinsics = self.intrinsics.clone()
+        intrinsics[:, 0, 1] = -intrinsics[:, 0, 1]
+        intrinsics[:, 0, 2] = 1 - intrinsics[:, 0, 2]
+        return type(self)(cam2world, intrinsics)
+
+    def index(self, items: Tensor | slice) -> Self:
+        """Select cameras."""
+        return type(self)(self.cam2world[items], self.intrinsics[items])
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move both matrices."""
+        return type(self)(self.cam2world.to(device, dtype), self.intrinsics.to(device, dtype))
+
+    @property
+    def origins(self) -> Float[Tensor, "v 3"]:
+        """Camera centres in the world."""
+        return self.cam2world[:, :3, 3]
+
+    def rays(self, resolution: int) -> Rays:
+        """Rays through the pixel centres (i + 0.5) / resolution, row by row; skew is honoured."""
+        pixel = (
+            torch.arange(resolution, device=self.intrinsics.device, dtype=self.intrinsics.dtype)
+            + 0.5
+        ) / resolution
+        v, u = torch.meshgrid(pixel, pixel, indexing="ij")
+        k = self.intrinsics[:, :, :, None]  # v 3 3 1
+        y = (v.reshape(1, -1) - k[:, 1, 2]) / k[:, 1, 1]
+        x = (u.reshape(1, -1) - k[:, 0, 2] - k[:, 0, 1] * y) / k[:, 0, 0]
+        dirs = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ self.cam2world[:, :3, :3].mT
+        dirs = torch.nn.functional.normalize(dirs, dim=-1)
+        return Rays(self.origins[:, None].expand_as(dirs), dirs)
+
+    def project(
+        self, points: Float[Tensor, "v n 3"]
+    ) -> tuple[Float[Tensor, "v n 2"], Float[Tensor, "v n"]]:
+        """Project world points to image coordinates in [0, 1] (x right, y down) and their camera z."""
+        local = (points - self.origins[:, None]) @ self.cam2world[:, :3, :3]
+        depth_z = local[..., 2]
+        uv = (local / depth_z[..., None]) @ self.intrinsics.mT
+        return uv[..., :2], depth_z
+
+    def depth_z(self, depth: Float[Tensor, "v 1 h w"]) -> Float[Tensor, "v 1 h w"]:
+        """Convert distance along the rays to camera z, for square images."""
+        forward = self.cam2world[:, None, :3, 2]
+        cosine = (self.rays(depth.shape[-1]).dirs * forward).sum(-1)
+        return depth * cosine.view_as(depth)
+
+    def unproject(self, depth: Float[Tensor, "v 1 h w"]) -> Float[Tensor, "v n 3"]:
+        """World points of a depth map that holds distances along the rays, row by row."""
+        rays = self.rays(depth.shape[-1])
+        return rays.origins + rays.dirs * depth.flatten(2).mT
+
+
+def pinhole(focal: float | Float[Tensor, " v"], num: int = 1) -> Float[Tensor, "v 3 3"]:
+    """Intrinsics with the principal point at the centre; `focal` in image widths."""
+    k = torch.eye(3).repeat(num, 1, 1)
+    k[:, 0, 0] = k[:, 1, 1] = torch.as_tensor(focal, dtype=k.dtype)
+    k[:, 0, 2] = k[:, 1, 2] = 0.5
+    return k
+
+
+def focal_from_fov(fov: float) -> float:
+    """Focal length in image widths of a (horizontal) field of view in radians."""
+    return 0.5 / math.tan(fov / 2)

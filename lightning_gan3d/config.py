@@ -1,0 +1,306 @@
+"""Configuration: dataclasses from YAML files and dotted overrides, checked before anything starts. Imports no torch."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that must be fixed; the message names field, value, choices and remedy."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        """Keep the field (relative to the dataclass that refuses), so that the loader can name file and line."""
+        super().__init__(message)
+        self.field = field
+
+
+class Origins:
+    """Where each dotted path of a configuration was written: a file and line, or the command line."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._where: dict[str, str] = {}
+
+    def add_file(self, path: Path, text: str) -> None:
+        """Remember the lines of a YAML file; later files win."""
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            self._walk(node, "", path)
+
+    def _walk(self, node: yaml.MappingNode, prefix: str, path: Path) -> None:
+        for key, value in node.value:
+            dotted = f"{prefix}{key.value}"
+            self._where[dotted] = f"{path}:{key.start_mark.line + 1}"
+            if isinstance(value, yaml.MappingNode):
+                self._walk(value, f"{dotted}.", path)
+
+    def add_override(self, dotted: str) -> None:
+        """Remember that a value came from the command line."""
+        self._where[dotted] = "command line"
+
+    def of(self, dotted: str) -> str:
+        """Return ` (file:line)` of a path or of its nearest written parent, or nothing."""
+        while dotted:
+            if dotted in self._where:
+                return f" ({self._where[dotted]})"
+            dotted = dotted.rpartition(".")[0]
+        return ""
+
+
+def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file over its `base:` files. Refuses code, duplicate keys and cycles."""
+    path = path.resolve()
+    if path in _seen:
+        raise ConfigError(
+            f"{path}: `base` goes in a circle: {' -> '.join(str(p) for p in (*_seen, path))}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+        tree = OmegaConf.to_container(loaded)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: a configuration is a mapping of keys to values, not a {type(tree).__name__}"
+        )
+    base = tree.pop("base", None)
+    merged: dict[str, Any] = {}
+    for parent in [base] if isinstance(base, str) else base or []:
+        merged = merge(merged, load_tree(path.parent / parent, origins, (*_seen, path)))
+    origins.add_file(path, text)
+    return merge(merged, typing.cast("dict[str, Any]", tree))
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay one tree over another: mappings merge, unless `kind` changes; lists and leaves replace."""
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        return dict(above)
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def apply_overrides(
+    tree: dict[str, Any], overrides: typing.Sequence[str], origins: Origins
+) -> dict[str, Any]:
+    """Lay `a.b=value` arguments over a tree; values are read as YAML."""
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if item.startswith("-") or not equals or not key or not all(key.split(".")) or "[" in key:
+            raise ConfigError(
+                f"override `{item}`: write key.path=value, e.g. optimizer.generator.lr=0.002"
+            )
+        try:
+            value = OmegaConf.to_container(OmegaConf.create(f"v: {text}" if text else "v: ''"))["v"]  # type: ignore[index, call-overload]  # a mapping by construction
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"override `{item}`: the value is not valid YAML: {error}") from None
+        above: Any = value
+        for part in reversed(key.split(".")):
+            above = {part: above}
+        tree = merge(tree, above)
+        origins.add_override(key)
+    return tree
+
+
+def resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    """Resolve `${...}` interpolations at once, so that a broken one is found before anything starts."""
+    try:
+        return typing.cast(
+            "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"interpolation cannot be resolved: {error}") from None
+
+
+def build(
+    cls: type[T], tree: Mapping[str, Any], origins: Origins | None = None, path: str = ""
+) -> T:
+    """Build a dataclass from a tree of plain values; refuses unknown keys, wrong types and impossible values.
+
+    A field whose metadata has `kinds` (a function from the value of `kind` to a dataclass) is a plug-in's.
+    """
+    origins = origins or Origins()
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{path}{key}"
+        if key not in fields:
+            raise ConfigError(_unknown_key(dotted, str(key), list(fields), origins))
+        kinds: Callable[[str], type] | None = fields[key].metadata.get("kinds")
+        if kinds is None:
+            values[key] = _convert(value, hints[key], dotted, origins)
+        else:
+            values[key] = _build_kind(kinds, value, dotted, origins)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}{origins.of(f'{path}{error.field}') if error.field else ''}"
+        ) from None
+    except TypeError as error:
+        missing = [f.name for f in fields.values() if f.name not in values and not _has_default(f)]
+        if not missing:
+            raise
+        raise ConfigError(
+            f"{path}{missing[0]}: required, but not given ({cls.__name__})"
+        ) from error
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    return (
+        field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    )
+
+
+def _unknown_key(dotted: str, key: str, valid: list[str], origins: Origins) -> str:
+    near = difflib.get_close_matches(key, valid, n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    return (
+        f"unknown key `{dotted}`{origins.of(dotted)}; {hint}valid keys: {', '.join(sorted(valid))}"
+    )
+
+
+def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: Origins) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise ConfigError(
+            f"{dotted}={value!r}{origins.of(dotted)}: write a mapping with `kind:`, the plug-in's name"
+        )
+    try:
+        config_cls = kinds(value["kind"])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{dotted}.kind={value['kind']}{origins.of(f'{dotted}.kind')}: {error}"
+        ) from None
+    return build(config_cls, {k: v for k, v in value.items() if k != "kind"}, origins, f"{dotted}.")
+
+
+def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise _wrong_type(value, "a mapping of keys to values", dotted, origins)
+        return build(typing.cast("type[Any]", hint), value, origins, f"{dotted}.")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        inner = [a for a in args if a is not type(None)]
+        for candidate in inner[:-1]:
+            try:
+                return _convert(value, candidate, dotted, origins)
+            except ConfigError:
+                continue
+        return _convert(value, inner[-1], dotted, origins)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool) != isinstance(
+            args[args.index(value)], bool
+        ):
+            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
+            hint_text = f"; did you mean `{near[0]}`?" if near else ""
+            choices = ", ".join(str(a) for a in args)
+            raise ConfigError(
+                f"{dotted}={value}{origins.of(dotted)}: use one of {choices}{hint_text}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong_type(value, "a list", dotted, origins)
+        if args[-1] is Ellipsis:
+            return tuple(
+                _convert(v, args[0], f"{dotted}.{i}", origins) for i, v in enumerate(value)
+            )
+        if len(value) != len(args):
+            raise _wrong_type(value, f"a list of {len(args)} values", dotted, origins)
+        return tuple(
+            _convert(v, a, f"{dotted}.{i}", origins)
+            for i, (v, a) in enumerate(zip(value, args, strict=True))
+        )
+    if hint is Any:
+        return value
+    return _convert_leaf(value, hint, dotted, origins)
+
+
+def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and not isinstance(value, bool):
+        if isinstance(value, int):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+    if hint is float and not isinstance(value, bool):
+        if isinstance(value, int | float):
+            if value != value:
+                raise _wrong_type(value, "a number", dotted, origins)
+            return float(value)
+        if isinstance(value, str):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number, e.g. 1e-3",
+        str: "text",
+    }
+    raise _wrong_type(value, names.get(hint, str(hint)), dotted, origins)
+
+
+def _wrong_type(value: Any, wanted: str, dotted: str, origins: Origins) -> ConfigError:
+    return ConfigError(
+        f"{dotted}={value!r}{origins.of(dotted)}: use {wanted}, not {type(value).__name__}"
+    )
+
+
+def to_tree(config: Any) -> Any:
+    """Return a dataclass as plain values that YAML, JSON and checkpoints can hold; plug-ins carry their `kind`."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        tree = {}
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            name_of: Callable[[type], str] | None = field.metadata.get("name_of")
+            plain = to_tree(value)
+            tree[field.name] = (
+                {"kind": name_of(type(value)), **plain} if name_of and value is not None else plain
+            )
+        return tree
+    if isinstance(config, tuple | list):
+        return [to_tree(v) for v in config]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """Return the resolved configuration as YAML."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def digest(tree: Any) -> str:
+    """Return the eight hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]

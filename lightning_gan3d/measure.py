@@ -1,0 +1,52 @@
+"""One measured number with its unit, count and protocol; or the reason why it is missing. Imports no torch."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of a report. `value` None means missing, and `note` says why; a missing value is never 0."""
+
+    metric: str
+    """Dotted name, e.g. `consistency.psnr_raw` or `speed.view_ms`."""
+    value: float | None
+    unit: str = ""
+    """`dB`, `ms`, `MB`, `img/s`, `share` (0 to 1), or empty."""
+    n: int = 0
+    """What the value is a mean over (images, latents, repeats)."""
+    spread: float | None = None
+    """Standard deviation over those n, where it has a meaning."""
+    note: str = ""
+    """The protocol in words, or the reason why the value is missing."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not finite, and missing ones without a reason."""
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(
+                f"{self.metric}={self.value}: report a value that is not finite as missing, with a reason"
+            )
+        if self.value is None and not self.note:
+            raise ValueError(f"{self.metric} is missing: say why in `note`")
+
+
+def missing(metric: str, why: str, unit: str = "") -> Measure:
+    """Return a measure that could not be taken."""
+    return Measure(metric, None, unit, note=why)
+
+
+def write_measures(path: Path, measures: Iterable[Measure]) -> None:
+    """Write measures as a JSON list, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(
+        json.dumps([asdict(m) for m in measures], indent=1, allow_nan=False) + "\n"
+    )
+    temporary.replace(path)
+
+
+def read_measures(path: Path) -> list[Measure]:
+    """Read what `write_measures` wrote."""
+    return [Measure(**row) for row in json.loads(path.read_text())]

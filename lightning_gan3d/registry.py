@@ -1,0 +1,82 @@
+"""Plug-ins by name: the project's own dicts, then the entry points of other packages."""
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from lightning_gan3d.config import ConfigError
+
+Group = Literal["representations", "renderers"]
+Plugin = tuple[type, type]
+"""A dataclass of options, and the class that is built from it."""
+
+
+def own(group: Group) -> dict[str, Plugin]:
+    """Return the project's own plug-ins of a group; imported late, for plug-ins import the core."""
+    if group == "representations":
+        from representations import REPRESENTATIONS
+
+        return REPRESENTATIONS
+    from renderers import RENDERERS
+
+    return RENDERERS
+
+
+def external(group: Group) -> dict[str, EntryPoint]:
+    """Return the plug-ins that other installed packages offer, not yet loaded."""
+    return {e.name: e for e in entry_points(group=f"lightning_gan3d.{group}")}
+
+
+def find(group: Group, name: str) -> Plugin:
+    """Return (Config, Class) of a plug-in; a broken one of another package is named, and hurts no other."""
+    mine, others = own(group), external(group)
+    if name in mine:
+        return mine[name]
+    if name not in others:
+        known = sorted({*mine, *others})
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        raise ConfigError(f"no {group[:-1]} `{name}`; have {', '.join(known)}{hint}")
+    entry = others[name]
+    try:
+        plugin: Any = entry.load()
+    except Exception as error:
+        raise ConfigError(
+            f"the {group[:-1]} `{name}` of {entry.value} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not (
+        isinstance(plugin, tuple) and len(plugin) == 2 and all(isinstance(p, type) for p in plugin)
+    ):
+        raise ConfigError(
+            f"the entry point {entry.value} must be a tuple (Config, Class), not {plugin!r}"
+        )
+    return plugin[0], plugin[1]
+
+
+def module_of(group: Group, config: Any) -> type:
+    """Return the class that is built from this configuration."""
+    return find(group, name_of(group)(type(config)))[1]
+
+
+def kinds(group: Group) -> Callable[[str], type]:
+    """Return the function from a `kind` to its dataclass, for `config.build`."""
+    return lambda name: find(group, name)[0]
+
+
+def name_of(group: Group) -> Callable[[type], str]:
+    """Return the function from a dataclass to the `kind` under which it is registered, for `config.to_tree`."""
+
+    def lookup(config_cls: type) -> str:
+        for name, plugin in own(group).items():
+            if plugin[0] is config_cls:
+                return name
+        for name in external(group):
+            try:
+                if find(group, name)[0] is config_cls:
+                    return name
+            except ConfigError:  # another package's broken plug-in: not the one we look for
+                continue
+        raise ConfigError(f"{config_cls.__name__} is not registered among the {group}")
+
+    return lookup
