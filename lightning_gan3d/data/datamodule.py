@@ -1,0 +1,151 @@
+"""Batches that depend on (seed, step) alone: not on workers, ranks, or how often a run was resumed."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.draws import Draws
+
+
+class Batch(NamedTuple):
+    """This rank's share of the global batch of a step."""
+
+    images: UInt8[Tensor, "b 3 h w"]
+    labels: Float[Tensor, "b 25"]
+    step: int
+
+
+class KeyedOrder:
+    """An endless order of `num` images: one keyed permutation after another, cut into global batches."""
+
+    def __init__(self, num: int, batch: int, seed: int) -> None:
+        """Remember the key; permutations are made when they are needed."""
+        self.num, self.batch = num, batch
+        self._draws = Draws(seed).scope("data")
+        self._epochs: dict[int, Tensor] = {}
+
+    def _epoch(self, epoch: int) -> Int[Tensor, " n"]:
+        if epoch not in self._epochs:
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
+            self._epochs[epoch] = self._draws.at(epoch).permutation("order", self.num)
+        return self._epochs[epoch]
+
+    def indices(self, step: int) -> Int[Tensor, " b"]:
+        """Return the images of the global batch of a step; it may run over the end of a permutation."""
+        position, end, parts = step * self.batch, (step + 1) * self.batch, []
+        while position < end:
+            epoch, offset = divmod(position, self.num)
+            parts.append(self._epoch(epoch)[offset : offset + end - position])
+            position += len(parts[-1])
+        return torch.cat(parts)
+
+
+class StepBatches(Dataset[Batch]):
+    """Item s is the share of one rank of the global batch of step s, so that workers have nothing to agree on."""
+
+    def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:
+        """Rank r of w takes the r-th of w contiguous shares."""
+        self.dataset, self.order = dataset, order
+        share = order.batch // world
+        self._share = slice(rank * share, (rank + 1) * share)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the share of a step."""
+        indices = self.order.indices(step)[self._share]
+        return Batch(self.dataset.images(indices), self.dataset.labels[indices], step)
+
+
+class _StepsFrom(Sampler[int]):
+    """Count steps without an end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.start
+        while True:
+            yield step
+            step += 1
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+class DataModule(lightning.LightningDataModule):
+    """Real images for training, `train` and (None where nothing is held out) `test`.
+
+    `batch` counts the images of all ranks. A microbatch is the unit of everything random, so that a rank's share
+    must be whole microbatches.
+    """
+
+    def __init__(
+        self,
+        cfg: DataConfig,
+        batch: int,
+        microbatch: int,
+        seed: int,
+        num_workers: int | None = None,
+    ) -> None:
+        """Open and check the data set. `num_workers` None takes the configuration's."""
+        super().__init__()
+        if batch < 1 or microbatch < 1 or batch % microbatch:
+            raise ConfigError(
+                f"batch={batch} must be a multiple of microbatch={microbatch}, both at least 1"
+            )
+        self.cfg, self.batch, self.microbatch, self.seed = cfg, batch, microbatch, seed
+        self.num_workers = cfg.num_workers if num_workers is None else num_workers
+        self.train = ImageDataset(cfg, "train")
+        self.test = open_test(cfg, self.train)
+        self._start_step = 0
+
+    def set_start_step(self, step: int) -> None:
+        """Continue with the batch of this step; call it before the loader is made."""
+        self._start_step = step
+
+    def _world(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def train_dataloader(
+        self, rank: int | None = None, world: int | None = None
+    ) -> "DataLoader[Batch]":
+        """Return the endless stream of `Batch`. Rank and world size are the trainer's unless given."""
+        own_rank, own_world = self._world()
+        rank, world = own_rank if rank is None else rank, own_world if world is None else world
+        if self.batch % (self.microbatch * world):
+            raise ConfigError(
+                f"batch {self.batch} in microbatches of {self.microbatch} does not divide among {world} ranks; "
+                f"use a batch that is a multiple of {self.microbatch * world}"
+            )
+        order = KeyedOrder(len(self.train), self.batch, self.seed)
+        return DataLoader(
+            StepBatches(self.train, order, rank, world),
+            batch_size=None,
+            sampler=_StepsFrom(self._start_step),
+            num_workers=self.num_workers,
+            collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
+    """Open the held-out images, or return None where the data set names no splits and `holdout` is 0."""
+    if cfg.holdout == 0 and not train.index.get("splits"):
+        return None
+    test = ImageDataset(cfg, "test")
+    both = set(test.names) & set(train.names)
+    if both:
+        raise DataError(
+            f"{cfg.path}: {len(both)} images are in both splits, among them {sorted(both)[0]}"
+        )
+    return test
