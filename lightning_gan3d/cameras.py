@@ -1,4 +1,7 @@
-"""Cameras: cam2world in OpenCV axes (x right, y down, z forward), world y up, intrinsics divided by image size."""
+"""Cameras: cam2world in OpenCV axes (x right, y down, z forward) and normalised intrinsics.
+
+The world's y is up; intrinsics are divided by the image size, so that the centre is 0.5.
+"""
 
 import math
 from typing import NamedTuple, Self
@@ -41,7 +44,7 @@ class Cameras(NamedTuple):
         focal: float | Float[Tensor, " v"] = 1.0,
         up: tuple[float, float, float] = (0.0, 1.0, 0.0),
     ) -> Self:
-        """Stand at `eye` and look at `target` (the origin by default). `focal` is in image widths."""
+        """Stand at `eye` and look at `target`, by default the origin; `focal` in image widths."""
         target = torch.zeros_like(eye) if target is None else target
         forward = torch.nn.functional.normalize(target - eye, dim=-1)
         world_up = torch.tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
@@ -64,7 +67,10 @@ class Cameras(NamedTuple):
         focal: float | Float[Tensor, " v"] = 1.0,
         target: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Self:
-        """Look at `target` from a sphere around it. Radians; azimuth 0 is the frontal camera on +z, growing toward +x."""
+        """Look at `target` from a sphere around it.
+
+        Radians; azimuth 0 is the frontal camera on +z, and grows toward +x.
+        """
         eye = torch.stack(
             [
                 azimuth.sin() * elevation.cos(),
@@ -90,14 +96,17 @@ class Cameras(NamedTuple):
         return cls.on_sphere(azimuth, torch.full_like(azimuth, elevation), radius, focal, target)
 
     def crop(self, left: float, top: float, width: float, height: float) -> Self:
-        """See a patch of the image: a camera with cropped intrinsics. Arguments are shares of the image size."""
+        """See a patch of the image; arguments are shares of the image size."""
         scale = self.intrinsics.new_tensor(
             [[1 / width, 0, -left / width], [0, 1 / height, -top / height], [0, 0, 1]]
         )
         return self._replace(intrinsics=scale @ self.intrinsics)
 
     def mirror(self) -> Self:
-        """Cameras of the mirrored images: pose' = S pose S with S = diag(-1, 1, 1, 1); cx becomes 1 - cx, skew -skew."""
+        """Cameras of the mirrored images: pose' = S pose S with S = diag(-1, 1, 1, 1).
+
+        In the intrinsics, cx becomes 1 - cx and the skew changes its sign.
+        """
         s = self.cam2world.new_tensor([-1.0, 1.0, 1.0, 1.0])
         cam2world = self.cam2world * s[:, None] * s[None, :]
         intrinsics = self.intrinsics.clone()
@@ -137,7 +146,7 @@ class Cameras(NamedTuple):
     def project(
         self, points: Float[Tensor, "v n 3"]
     ) -> tuple[Float[Tensor, "v n 2"], Float[Tensor, "v n"]]:
-        """Project world points to image coordinates in [0, 1] (x right, y down) and their camera z."""
+        """Project world points to image coordinates in [0, 1] (x right, y down) and camera z."""
         local = (points - self.origins[:, None]) @ self.cam2world[:, :3, :3]
         depth_z = local[..., 2]
         uv = (local / depth_z[..., None]) @ self.intrinsics.mT

@@ -1,4 +1,4 @@
-"""Configuration: dataclasses from YAML files and dotted overrides, checked before anything starts. Imports no torch."""
+"""Configuration: dataclasses from YAML and dotted overrides, checked first. Imports no torch."""
 
 import dataclasses
 import difflib
@@ -21,13 +21,13 @@ class ConfigError(ValueError):
     """A configuration that must be fixed; the message names field, value, choices and remedy."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        """Keep the field (relative to the dataclass that refuses), so that the loader can name file and line."""
+        """Keep the refusing dataclass's field, so that the loader can name file and line."""
         super().__init__(message)
         self.field = field
 
 
 class Origins:
-    """Where each dotted path of a configuration was written: a file and line, or the command line."""
+    """Where each dotted path of a configuration was written: file and line, or command line."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -90,7 +90,7 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one tree over another: mappings merge, unless `kind` changes; lists and leaves replace."""
+    """Lay one tree over another: mappings merge unless `kind` changes, all else replaces."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
         return dict(above)
     out = dict(below)
@@ -123,7 +123,7 @@ def apply_overrides(
 
 
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    """Resolve `${...}` interpolations at once, so that a broken one is found before anything starts."""
+    """Resolve `${...}` interpolations at once, so that a broken one is found early."""
     try:
         return typing.cast(
             "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
@@ -135,9 +135,10 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
 def build(
     cls: type[T], tree: Mapping[str, Any], origins: Origins | None = None, path: str = ""
 ) -> T:
-    """Build a dataclass from a tree of plain values; refuses unknown keys, wrong types and impossible values.
+    """Build a dataclass from plain values; refuses unknown keys, wrong types, impossible values.
 
-    A field whose metadata has `kinds` (a function from the value of `kind` to a dataclass) is a plug-in's.
+    A field whose metadata has `kinds`, a function from the value of `kind` to a dataclass, is a
+    plug-in's.
     """
     origins = origins or Origins()
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
@@ -184,7 +185,8 @@ def _unknown_key(dotted: str, key: str, valid: list[str], origins: Origins) -> s
 def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: Origins) -> Any:
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
         raise ConfigError(
-            f"{dotted}={value!r}{origins.of(dotted)}: write a mapping with `kind:`, the plug-in's name"
+            f"{dotted}={value!r}{origins.of(dotted)}: write a mapping with `kind:`, "
+            "the plug-in's name"
         )
     try:
         config_cls = kinds(value["kind"])
@@ -278,7 +280,7 @@ def _wrong_type(value: Any, wanted: str, dotted: str, origins: Origins) -> Confi
 
 
 def to_tree(config: Any) -> Any:
-    """Return a dataclass as plain values that YAML, JSON and checkpoints can hold; plug-ins carry their `kind`."""
+    """Return a dataclass as plain values for YAML, JSON and checkpoints; plug-ins carry `kind`."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         tree = {}
         for field in dataclasses.fields(config):

@@ -1,9 +1,11 @@
 """The contract between representations, renderers, the generator and the loop.
 
-A *representation* turns styles into a *scene*; a *renderer* turns a scene and cameras into a *rendering*. Most scenes
-are *fields*, which can be queried at points; a picture or a set of splats need not be.
+A *representation* turns styles into a *scene*; a *renderer* turns a scene and cameras into a
+*rendering*. Most scenes are *fields*, which can be queried at points; a picture or a set of splats
+need not be.
 
-Shapes: b batch of scenes, v = b * k views (camera i sees scene i // k), r rays, n points, c channels.
+Shapes: b batch of scenes, v = b * k views (camera i sees scene i // k), r rays, n points, c
+channels.
 """
 
 import dataclasses
@@ -24,14 +26,14 @@ NoiseMode = Literal["const", "random", "none"]
 
 
 class FieldSample(NamedTuple):
-    """What a field holds at points: density before activation, and features with rgb first, in [0, 1]."""
+    """Density before activation, and features in [0, 1] with rgb first, at points."""
 
     sigma_raw: Float[Tensor, "b n 1"]
     feature: Float[Tensor, "b n c"]
 
 
 class Rendering(NamedTuple):
-    """What a renderer returns. `feature` is in [-1, 1], rgb first; `depth` is the expected distance along the ray."""
+    """What a renderer returns: `feature` in [-1, 1], rgb first; `depth`, the expected distance."""
 
     feature: Float[Tensor, "v c h w"]
     depth: Float[Tensor, "v 1 h w"] | None
@@ -39,9 +41,10 @@ class Rendering(NamedTuple):
 
 
 class Images(NamedTuple):
-    """What a generator returns and a discriminator sees. Images in [-1, 1]; depth in world units along the ray.
+    """What a generator returns and a discriminator sees.
 
-    `image_raw` is the rendering before super-resolution, at the rendering resolution h0.
+    Images are in [-1, 1]; `image_raw` is the rendering before super-resolution, at the rendering
+    resolution h0; `depth` is the distance along the ray in world units.
     """
 
     image: Float[Tensor, "v 3 h w"]
@@ -51,14 +54,15 @@ class Images(NamedTuple):
 
 
 class Scene:
-    """Base of scenes: frozen dataclasses whose tensor fields are batched over b, registered as pytrees.
+    """Base of scenes: frozen dataclasses with tensor fields batched over b, registered as pytrees.
 
-    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Tensor fields are what a latent made (they count as
-    the scene's bytes); everything else (sizes, a shared decoder) is context, the same for the whole batch.
+    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Tensor fields are what a latent
+    made (they count as the scene's bytes); everything else (sizes, a shared decoder) is context,
+    the same for the whole batch.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Register the subclass as a pytree node, so that one `map` serves detach, index, to and bytes."""
+        """Register the subclass as a pytree node: one `map` serves detach, index, to and bytes."""
         super().__init_subclass__(**kwargs)
         pytree.register_pytree_node(
             cls,
@@ -127,7 +131,7 @@ class DensityConfig:
     scale: float = 1.0
     """Densities per world unit reached by an activation of 1."""
     prior_strength: float = 0.0
-    """Adds prior_strength * (prior_radius - |x| * 2 / box) to sigma_raw: a ball to start from. 0: none."""
+    """Adds prior_strength * (prior_radius - |x| * 2 / box) to sigma_raw: a ball. 0: none."""
     prior_radius: float = 0.6
     """Radius of that ball, as a share of half the box."""
 
@@ -146,7 +150,7 @@ class DensityConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-    """What all representations of a comparison share: the box, the features, the decoder, the density."""
+    """What all representations of a comparison share: box, features, decoder and density."""
 
     box: float = 1.0
     """Edge of the cube that a field spans, in world units: [-box/2, box/2] on each axis."""
@@ -170,7 +174,7 @@ class SceneConfig:
 
 
 class Field(Scene):
-    """A scene that can be queried at points. Subclasses are dataclasses with the field `scene_cfg: SceneConfig`."""
+    """A scene that can be queried at points, with the dataclass field `scene_cfg`."""
 
     needs_dirs: ClassVar[bool] = False
     scene_cfg: SceneConfig
@@ -183,7 +187,7 @@ class Field(Scene):
     def __call__(
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
     ) -> FieldSample:
-        """Query density and features. Coarse and fine samples, regularisers and meshes all come through here."""
+        """Query density and features; samples, regularisers and meshes all come through here."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(points, dirs)")
 
     def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
@@ -212,7 +216,7 @@ class Field(Scene):
 
 @dataclasses.dataclass(frozen=True)
 class RenderSettings:
-    """What schedules and viewers change per call of a volume renderer; None leaves the renderer's own value."""
+    """What schedules and viewers change per call; None leaves the renderer's own value."""
 
     samples_coarse: int | None = None
     samples_fine: int | None = None
@@ -224,9 +228,10 @@ class RenderSettings:
 
 
 class Representation(nn.Module):
-    """Makes scenes from styles. A plug-in derives from this class and registers (Config, Class) under a name.
+    """Makes scenes from styles. A plug-in derives from it, and registers (Config, Class).
 
-    It is built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int)`, `resolution` being that of the image.
+    It is built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int)`, `resolution` being
+    that of the image.
     """
 
     num_ws: int
@@ -252,7 +257,7 @@ class Renderer(nn.Module):
     accepts: type[Scene]
 
     def prepare(self, scene: Scene) -> Scene:
-        """Do work that is worth keeping between views (an occupancy grid, a 16-bit copy); by default none."""
+        """Do work worth keeping between views (an occupancy grid, a 16-bit copy); here none."""
         return scene
 
     def forward(

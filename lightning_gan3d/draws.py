@@ -1,4 +1,4 @@
-"""Keyed randomness: what is drawn depends on what it is for, never on how many workers, ranks or resumes came before."""
+"""Keyed randomness: what is drawn depends on what it is for, never on workers, ranks or resumes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from torch import Tensor
 class Draws:
     """Random numbers keyed by (seed, scope, step, microbatch, purpose).
 
-    Asking twice for the same purpose gives the same numbers; independent numbers need another purpose or scope.
-    Numbers are drawn on the CPU and moved, unless `on_device` says that a device generator is good enough (depth
-    jitter and layer noise: large, and not needed to be equal between devices).
+    Asking twice for the same purpose gives the same numbers; independent numbers need another
+    purpose or scope. Numbers are drawn on the CPU and moved, unless `on_device` says that a
+    device generator is good enough (depth jitter and layer noise: large, and not needed to be
+    equal between devices).
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""The generator: mapping, representation, renderer, super-resolution. `Generator.forward` reads like the figure."""
+"""The generator: mapping, representation, renderer, super-resolution."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,15 +58,16 @@ class GeneratorConfig:
         renderer = registry.module_of("renderers", self.renderer)
         if not issubclass(representation.scene_type, renderer.accepts):  # type: ignore[attr-defined]  # plug-in classes declare both
             raise ConfigError(
-                f"generator.renderer.kind={registry.name_of('renderers')(type(self.renderer))} renders "
+                f"generator.renderer.kind={registry.name_of('renderers')(type(self.renderer))} "
+                f"renders "
                 f"{renderer.accepts.__name__} scenes, but the representation makes "  # type: ignore[attr-defined]
                 f"{representation.scene_type.__name__}; choose a renderer that accepts these",  # type: ignore[attr-defined]
                 field="renderer",
             )
         if self.view_in_label and self.mapping.condition == "none":
             raise ConfigError(
-                "generator.mapping.condition=none: a representation without a 3D scene sees the camera "
-                "only through its label; use condition: camera",
+                "generator.mapping.condition=none: a representation without a 3D scene sees the "
+                "camera only through its label; use condition: camera",
                 field="mapping",
             )
 
@@ -80,8 +81,8 @@ class GeneratorConfig:
 class Generator(nn.Module):
     """A 3D-aware image generator (EG3D, Chan et al. 2022, fig. 4), whatever its representation.
 
-    `label` is the (b, 25) row of `dataset.json`: it conditions the mapping. `cameras` are where the scene is seen
-    from: k views of each scene, v = b * k; None means the label's own camera.
+    `label` is the (b, 25) row of `dataset.json`: it conditions the mapping. `cameras` are where the
+    scene is seen from: k views of each scene, v = b * k; None means the label's own camera.
     """
 
     def __init__(self, cfg: GeneratorConfig, resolution: int) -> None:
@@ -113,7 +114,7 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Scene:
-        """Make the scenes of a batch of styles: computed once, rendered from any number of cameras."""
+        """Make the scenes of styles: computed once, rendered from any number of cameras."""
         return self.representation(ws, noise_mode, draws)  # type: ignore[no-any-return]  # nn.Module
 
     def render(
@@ -129,7 +130,7 @@ class Generator(nn.Module):
         """Render v = b * k views of b scenes; camera i sees scene i // k."""
         resolution = resolution or self.rendering_resolution
         feature, depth, opacity = self.renderer(scene, cameras, resolution, settings, draws)
-        # A picture comes at full size whatever the rendering resolution: reduce it, so that D sees the same pair.
+        # A picture comes at full size: reduce it, so that the discriminator sees the same pair.
         image_raw = resize(feature[:, :3], resolution)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
@@ -145,7 +146,7 @@ class Generator(nn.Module):
         resolution: int | None = None,
         settings: RenderSettings | None = None,
     ) -> Images:
-        """See each latent from its k = v / b cameras. Where the view is in the label, each camera is a label."""
+        """See each latent from its k = v / b cameras; where the view is in the label, by labels."""
         k = len(cameras.cam2world) // len(z)
         if self.representation.view_in_label:
             z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
@@ -165,7 +166,7 @@ class Generator(nn.Module):
         settings: RenderSettings | None = None,
         draws: Draws | None = None,
     ) -> Images:
-        """Generate images. `draws=None` is deterministic; `resolution` is that of the rendering (`image_raw`)."""
+        """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`."""
         ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
         scene = self.scene(ws, noise_mode, draws)
         cameras = Cameras.from_label(label) if cameras is None else cameras

@@ -1,4 +1,4 @@
-"""One measured number with its unit, count and protocol; or the reason why it is missing. Imports no torch."""
+"""One measured number with its unit, count and protocol, or why it is missing. Imports no torch."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of a report. `value` None means missing, and `note` says why; a missing value is never 0."""
+    """A row of a report. `value` None means missing, and `note` says why; it is never 0."""
 
     metric: str
     """Dotted name, e.g. `consistency.psnr_raw` or `speed.view_ms`."""
@@ -27,7 +27,8 @@ class Measure:
         """Refuse values that are not finite, and missing ones without a reason."""
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(
-                f"{self.metric}={self.value}: report a value that is not finite as missing, with a reason"
+                f"{self.metric}={self.value}: report it as missing, with a reason, where it is not "
+                "finite"
             )
         if self.value is None and not self.note:
             raise ValueError(f"{self.metric} is missing: say why in `note`")

@@ -29,7 +29,7 @@ def external(group: Group) -> dict[str, EntryPoint]:
 
 
 def find(group: Group, name: str) -> Plugin:
-    """Return (Config, Class) of a plug-in; a broken one of another package is named, and hurts no other."""
+    """Return (Config, Class) of a plug-in; another package's broken one is named."""
     mine, others = own(group), external(group)
     if name in mine:
         return mine[name]
@@ -43,7 +43,8 @@ def find(group: Group, name: str) -> Plugin:
         plugin: Any = entry.load()
     except Exception as error:
         raise ConfigError(
-            f"the {group[:-1]} `{name}` of {entry.value} cannot be imported: {type(error).__name__}: {error}"
+            f"the {group[:-1]} `{name}` of {entry.value} cannot be imported: "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not (
         isinstance(plugin, tuple) and len(plugin) == 2 and all(isinstance(p, type) for p in plugin)
@@ -65,7 +66,7 @@ def kinds(group: Group) -> Callable[[str], type]:
 
 
 def name_of(group: Group) -> Callable[[type], str]:
-    """Return the function from a dataclass to the `kind` under which it is registered, for `config.to_tree`."""
+    """Return the function from a dataclass to its `kind`, for `config.to_tree`."""
 
     def lookup(config_cls: type) -> str:
         for name, plugin in own(group).items():

@@ -1,0 +1,61 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PLATFORM := $(shell uname -s)-$(shell uname -m)
+# The newest supported interpreter at hand; `make PYTHON=/path/to/python` picks another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint format bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## make the environment in .venv, pinned by hashes on Linux x86-64
+
+$(READY): requirements/linux-x86_64.txt requirements/uv.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Install one, or: make PYTHON=/path/to/python"; exit 2; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+ifeq ($(PLATFORM),Linux-x86_64)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/linux-x86_64.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+else
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e . --group dev
+endif
+	@touch $@
+
+demo: $(READY)  ## train, measure and compare the four generators on procedural data, in minutes
+	$(BIN)/gan3d data synth data/synth32.zip
+	$(BIN)/gan3d sweep run demo --root $(DEMO)
+	$(BIN)/gan3d bench $(DEMO) --quick
+	$(BIN)/gan3d report $(DEMO)
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## time and weigh the presets
+	$(BIN)/gan3d bench triplane voxel nerf_mlp image2d --root runs/bench
+
+lock: $(READY)  ## pin the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --no-emit-index-url \
+		--python-version 3.11 --group dev pyproject.toml -o requirements/linux-x86_64.txt
+	echo uv | $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url \
+		--python-version 3.11 - -o requirements/uv.txt
+
+clean:  ## remove the environment and caches; data and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

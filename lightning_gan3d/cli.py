@@ -1,0 +1,241 @@
+"""The `gan3d` command: one thin function per sub-command. Heavy imports come late."""
+
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, measure and compare 3D-aware image generators.",
+)
+sweep_app = typer.Typer(no_args_is_help=True, help="Grids of runs.")
+data_app = typer.Typer(no_args_is_help=True, help="Make, prepare and check data sets.")
+app.add_typer(sweep_app, name="sweep")
+app.add_typer(data_app, name="data")
+
+
+class Exit(IntEnum):
+    """Exit codes; a refusal is 2 unless stated."""
+
+    DONE = 0
+    FIX_INPUT = 2
+    UNSAFE = 3
+    FAILED = 4
+    STOPPED = 75
+
+
+Root = Annotated[Path, typer.Option(help="Folder under which run directories are made.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def train(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    resume: Annotated[bool, typer.Option(help="Continue the run where it stopped.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print plan, sizes and memory; train nothing.")
+    ] = False,
+) -> None:
+    """Train one generator, then measure it."""
+    from lightning_gan3d.experiment import load_experiment
+    from lightning_gan3d.training.run import plan, train_run
+
+    config = load_experiment(file, overrides or [])
+    if dry_run:
+        typer.echo(plan(config))
+        return
+    raise typer.Exit(train_run(config, root=root, resume=resume, command=sys.argv))
+
+
+@app.command("config")
+def show_config(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print the resolved configuration, every default included."""
+    from lightning_gan3d.config import to_yaml
+    from lightning_gan3d.experiment import load_experiment
+
+    typer.echo(to_yaml(load_experiment(file, overrides or [])), nl=False)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets."""
+    from lightning_gan3d.experiment import preset_names
+
+    typer.echo("\n".join(preset_names()))
+
+
+@sweep_app.command("run")
+def sweep_run(
+    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a preset.")],
+    root: Root = Path("runs"),
+) -> None:
+    """Run configurations and seeds; skips what is finished, continues what was stopped."""
+    from lightning_gan3d.sweep.run import run_sweep
+
+    raise typer.Exit(run_sweep(file, root))
+
+
+@sweep_app.command("plan")
+def sweep_plan(
+    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a preset.")],
+    root: Root = Path("runs"),
+) -> None:
+    """Print what `sweep run` would do."""
+    from lightning_gan3d.sweep.run import plan_sweep
+
+    typer.echo(plan_sweep(file, root))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    device: Device = "auto",
+) -> None:
+    """Measure a trained generator: distances, view consistency, pose."""
+    from lightning_gan3d.metrics.run import evaluate_run
+
+    typer.echo(evaluate_run(run, device))
+
+
+@app.command()
+def bench(
+    targets: Annotated[
+        list[str], typer.Argument(help="Run directories, folders of runs, presets or files.")
+    ],
+    root: Root = Path("runs"),
+    device: Device = "auto",
+    quick: Annotated[bool, typer.Option(help="Fewer repeats and sizes.")] = False,
+) -> None:
+    """Measure speed, memory and cost, and how they grow with resolution."""
+    from lightning_gan3d.benchmark.bench import bench_targets
+
+    typer.echo(bench_targets(targets, root=root, device=device, quick=quick, command=sys.argv))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; DIR/report by default.")] = None,
+) -> None:
+    """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
+    from lightning_gan3d.report.make import make_report
+
+    typer.echo(make_report(folders, out or folders[0] / "report"))
+
+
+@app.command()
+def generate(
+    run: Annotated[
+        Path, typer.Argument(help="A run directory, a checkpoint or an exported generator.")
+    ],
+    seeds: Annotated[str, typer.Option(help="Latents by seed, e.g. 0-7 or 0-3,12.")] = "0-7",
+    psi: Annotated[float, typer.Option(help="Truncation: 1 none, 0 the mean image.")] = 1.0,
+    views: Annotated[int, typer.Option(help="Cameras around each latent.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; RUN/generated by default.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write images, raw images, depth and opacity."""
+    from lightning_gan3d.generate import generate_to
+
+    typer.echo(generate_to(run, seeds=seeds, psi=psi, views=views, out=out, device=device))
+
+
+@data_app.command("synth")
+def data_synth(
+    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    num_images: Annotated[int, typer.Option(help="Images in all.")] = 3000,
+    resolution: Annotated[int, typer.Option(help="Pixels on a side.")] = 32,
+    seed: Annotated[int, typer.Option(help="Keys figures and cameras.")] = 0,
+    background: Annotated[str, typer.Option(help="white, black or grey.")] = "white",
+    force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Make procedural figures with known shape, pose and depth."""
+    from lightning_gan3d.data.synth import SynthConfig, make_synth
+
+    cfg = SynthConfig(
+        num_images=num_images, resolution=resolution, seed=seed, background=background
+    )
+    typer.echo(make_synth(cfg, out, force=force))
+
+
+@data_app.command("coil100")
+def data_coil100(
+    source: Annotated[Path, typer.Argument(help="coil-100.zip as downloaded.")],
+    out: Annotated[Path, typer.Argument(help="The .zip file to make.")],
+    resolution: Annotated[int, typer.Option(help="Pixels on a side, up to 128.")] = 64,
+) -> None:
+    """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
+    from lightning_gan3d.data.coil100 import Coil100Config, prepare_coil100
+
+    typer.echo(prepare_coil100(Coil100Config(resolution=resolution), source, out))
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write (PNG).")] = None,
+) -> None:
+    """Validate a data set, and show its images and cameras."""
+    from lightning_gan3d.data.check import check_dataset
+
+    typer.echo(check_dataset(path, sheet))
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine can do."""
+    from lightning_gan3d.doctor import examine
+
+    marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+    findings = examine()
+    for f in findings:
+        typer.echo(f"{marks[f.state]}  {f.what}: {f.detail}")
+    raise typer.Exit(Exit.FIX_INPUT if any(f.state == "fault" for f in findings) else Exit.DONE)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gan3d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version  # answered by its callback
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a refusal is one line and an exit code, not a traceback."""
+    try:
+        app(args=arguments)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(Exit.FIX_INPUT) from None
+
+
+if __name__ == "__main__":
+    main()

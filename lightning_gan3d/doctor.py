@@ -1,0 +1,147 @@
+"""What this machine can do: interpreter, torch and its partner, devices, kernels, W&B."""
+
+import importlib.metadata as metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["ok", "note", "fault"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `fault` means that training cannot work."""
+
+    state: State
+    what: str
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing here raises, so that one broken part does not hide another."""
+    return [
+        Finding(
+            "ok" if sys.version_info >= (3, 11) else "fault",
+            "Python",
+            f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        ),
+        _torch_pair(version("torch"), version("torchvision"), torch_wanted_by_torchvision()),
+        _imports("torch", "torchvision", "lightning"),
+        *_devices(),
+        _shared_memory(),
+        _wandb(),
+    ]
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_wanted_by_torchvision() -> str | None:
+    """Return the version of torch that the installed torchvision was built for."""
+    try:
+        requirements = metadata.requires("torchvision") or []
+    except metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        found = re.match(r"torch\s*\(?==\s*([\w.+]+)", requirement)
+        if found:
+            return found.group(1)
+    return None
+
+
+def _torch_pair(torch: str | None, torchvision: str | None, wanted: str | None) -> Finding:
+    """Name a mismatched pair: other releases, or builds from other indexes (CPU beside CUDA)."""
+    what = "torch and torchvision"
+    if torch is None or torchvision is None:
+        absent = "torch" if torch is None else "torchvision"
+        return Finding("fault", what, f"{absent} is not installed; run `make setup`")
+    pair = f"torch {torch}, torchvision {torchvision}"
+    (release, _, build), (_, _, vision_build) = torch.partition("+"), torchvision.partition("+")
+    remedy = "install both from one index: uv pip install --reinstall torch torchvision"
+    if wanted is not None and wanted.partition("+")[0] != release:
+        return Finding("fault", what, f"{pair}: this torchvision needs torch {wanted}; {remedy}")
+    if build != vision_build:
+        return Finding(
+            "fault",
+            what,
+            f"{pair}: builds `{build or 'default'}` and `{vision_build or 'default'}` do not mix; "
+            f"{remedy}",
+        )
+    if tuple(int(n) for n in release.split(".")[:2]) < (2, 11):
+        return Finding("fault", what, f"{pair}: torch 2.11 or newer is needed; {remedy}")
+    return Finding("ok", what, pair)
+
+
+def _imports(*packages: str) -> Finding:
+    """Import in a child process: a broken binary must not end the report."""
+    code = "import " + ", ".join(packages)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return Finding("ok", "imports", ", ".join(packages))
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return Finding("fault", "imports", lines[-1])
+
+
+def _devices() -> list[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = [Finding("ok", "CPU", f"{cores} cores for this process")]
+    try:
+        import torch
+    except Exception as error:
+        return [*found, Finding("fault", "GPU", f"torch cannot be imported: {error}")]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            found.append(
+                Finding(
+                    "ok",
+                    "GPU",
+                    f"{p.name}, {p.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
+                )
+            )
+    elif torch.backends.mps.is_available():
+        found.append(Finding("note", "GPU", "Apple MPS is there; the project is not tested on it"))
+    else:
+        found.append(Finding("note", "GPU", "none visible to torch: training runs on the CPU"))
+    return found
+
+
+def _shared_memory() -> Finding:
+    path = Path("/dev/shm")
+    if not path.is_dir():
+        return Finding("note", "shared memory", "no /dev/shm on this system")
+    free = shutil.disk_usage(path).free / 2**20
+    if free < 256:
+        return Finding(
+            "note", "shared memory", f"/dev/shm has {free:.0f} MiB free; use data.num_workers=0"
+        )
+    return Finding("ok", "shared memory", f"{free / 1024:.1f} GiB free in /dev/shm")
+
+
+def _wandb() -> Finding:
+    installed = version("wandb")
+    if installed is None:
+        return Finding("note", "W&B", "not installed; logging.wandb must stay off")
+    netrc = Path.home() / ".netrc"
+    known = bool(os.environ.get("WANDB_API_KEY")) or (
+        netrc.is_file() and "wandb" in netrc.read_text(errors="replace")
+    )
+    login = (
+        "a key is at hand"
+        if known
+        else "not logged in: logging.wandb=offline works, online needs `wandb login`"
+    )
+    return Finding("ok" if known else "note", "W&B", f"wandb {installed}; {login}")

@@ -1,0 +1,123 @@
+"""An experiment: everything that a run depends on, from a preset or a YAML file and overrides."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning_gan3d
+from lightning_gan3d import config as cfg
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.dataset import DataConfig
+from lightning_gan3d.generator import GeneratorConfig
+from lightning_gan3d.metrics.evaluate import EvaluationConfig
+from lightning_gan3d.networks.augment import AugmentConfig
+from lightning_gan3d.networks.discriminator import DiscriminatorConfig
+from lightning_gan3d.training.config import (
+    LoggingConfig,
+    LossConfig,
+    OptimizersConfig,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One run of one generator on one data set."""
+
+    name: str
+    """Names the folder of the runs, and the run in reports."""
+    data: DataConfig
+    """The images and their cameras."""
+    generator: GeneratorConfig
+    """The generator."""
+    seed: int = 0
+    """Keys every random choice of the run."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    """The discriminator."""
+    augment: AugmentConfig = AugmentConfig()
+    """Adaptive augmentation of what the discriminator sees."""
+    loss: LossConfig = LossConfig()
+    """The adversarial loss and its regularisers."""
+    optimizer: OptimizersConfig = OptimizersConfig()
+    """The two optimizers."""
+    training: TrainingConfig = TrainingConfig()
+    """Budget, batch, schedules, precision and device."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured at the end, and how."""
+    logging: LoggingConfig = LoggingConfig()
+    """Where progress goes besides the run's own files."""
+
+    def __post_init__(self) -> None:
+        """Check what no part can check alone."""
+        if not self.name or set(self.name) & set('/\\\n:*?"<>|') or self.name.startswith("."):
+            raise ConfigError(
+                f"name={self.name!r}: use a plain folder name, e.g. triplane", field="name"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: use 0 or more", field="seed")
+        if self.loss.density_reg > 0 and self.generator.view_in_label:
+            raise ConfigError(
+                f"loss.density_reg={self.loss.density_reg}: this representation has no density "
+                "field; set loss.density_reg=0",
+                field="loss",
+            )
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits: equal for runs that differ only in seed, paths or machine."""
+        return run_hash(self)
+
+
+HASH_IGNORES = {
+    "seed": None,
+    "logging": None,
+    "data": ("path", "num_workers", "in_memory"),
+    "training": ("device", "devices", "threads"),
+}
+"""What does not change the experiment: seed, paths, device, workers, threads and logging."""
+
+
+def run_hash(config: ExperimentConfig) -> str:
+    """Hash the resolved configuration without what `HASH_IGNORES` names."""
+    tree = cfg.to_tree(config)
+    for key, inner in HASH_IGNORES.items():
+        if inner is None:
+            del tree[key]
+        else:
+            tree[key] = {k: v for k, v in tree[key].items() if k not in inner}
+    return cfg.digest(tree)
+
+
+def presets_folder() -> Path:
+    """The folder of the presets: beside the package, in a clone and in an installation alike."""
+    return Path(lightning_gan3d.__file__).parent.parent / "experiments"
+
+
+def preset_names() -> list[str]:
+    """Names under which presets can be asked for, e.g. `triplane` or `equal/parameters_voxel`."""
+    folder = presets_folder()
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def find_file(name: str | Path) -> Path:
+    """Return a YAML file by path, or a preset by name."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    preset = presets_folder() / f"{name}.yaml"
+    if preset.is_file():
+        return preset
+    near = difflib.get_close_matches(str(name), preset_names(), n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    raise ConfigError(
+        f"no preset `{name}` and no file of that name; {hint}presets: {', '.join(preset_names())}"
+    )
+
+
+def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read a preset or file with `key.path=value` overrides; everything is checked here."""
+    origins = cfg.Origins()
+    tree = cfg.load_tree(find_file(name), origins)
+    tree = cfg.resolve(cfg.apply_overrides(tree, overrides, origins))
+    return cfg.build(ExperimentConfig, tree, origins)
