@@ -1,12 +1,19 @@
-"""The decoder of the explicit representations: a small MLP from gathered features to density and features."""
+"""The decoder of the explicit representations: gathered features to density and features."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.networks.layers import FullyConnected
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A shared decoder, as EG3D's: FC, activation, FC; the same for every explicit representation of a comparison."""
+    """EG3D's decoder: FC, activation, FC; the same for all explicit representations compared."""
 
     hidden_dim: int = 64
     """Width of the hidden layers."""
@@ -16,3 +23,48 @@ class DecoderConfig:
     """`lrelu` is several times cheaper on a CPU."""
     lr_mul: float = 1.0
     """Learning-rate multiplier (equalised learning rate)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.hidden_dim < 1:
+            raise ConfigError(
+                f"decoder.hidden_dim={self.hidden_dim}: use 1 or more, e.g. 64", field="hidden_dim"
+            )
+        if self.num_layers < 0:
+            raise ConfigError(
+                f"decoder.num_layers={self.num_layers}: use 0 (linear) or more", field="num_layers"
+            )
+        if not self.lr_mul > 0:
+            raise ConfigError(
+                f"decoder.lr_mul={self.lr_mul}: use a positive number, e.g. 1.0", field="lr_mul"
+            )
+
+
+class Decoder(nn.Module):
+    """FC, activation, FC, as EG3D's decoder; no view dependence."""
+
+    def __init__(self, cfg: DecoderConfig, in_dim: int, feature_dim: int) -> None:
+        """Build for `in_dim` gathered channels and `feature_dim` output features."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(cfg.num_layers):
+            layers.append(
+                FullyConnected(
+                    in_dim if i == 0 else cfg.hidden_dim, cfg.hidden_dim, lr_mul=cfg.lr_mul
+                )
+            )
+            layers.append(nn.Softplus() if cfg.activation == "softplus" else nn.LeakyReLU(0.2))
+        last = in_dim if cfg.num_layers == 0 else cfg.hidden_dim
+        layers.append(FullyConnected(last, 1 + feature_dim, lr_mul=cfg.lr_mul))
+        self.net = nn.Sequential(*layers)
+
+    def forward(
+        self, x: Float[Tensor, "b n c"]
+    ) -> tuple[Float[Tensor, "b n 1"], Float[Tensor, "b n f"]]:
+        """Return raw density, unactivated, and features in [-0.001, 1.001].
+
+        Features are sigmoid(x) * 1.002 - 0.001 (Mip-NeRF, Barron et al. 2021, supplement): 0 and 1
+        are within reach.
+        """
+        y = self.net(x)
+        return y[..., :1], torch.sigmoid(y[..., 1:]) * 1.002 - 0.001

@@ -1,0 +1,189 @@
+"""The discriminator: StyleGAN2's residual network over image and raw rendering, told the camera."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import Images
+from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
+from lightning_gan3d.networks.resample import resize
+from lightning_gan3d.networks.synthesis import check_channels, check_clamp, widths
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Widths and options of the discriminator."""
+
+    channel_base: int = 32768
+    """Channels at resolution r are channel_base / r, at most `channel_max`."""
+    channel_max: int = 512
+    """Most channels of a layer."""
+    channels: tuple[int, ...] | None = None
+    """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
+    dual: bool = True
+    """Dual discrimination (Chan et al. 2022): see the raw rendering beside the image."""
+    mbstd_group: int = 4
+    """Images of a minibatch-deviation group, consecutive in a microbatch. 0: none."""
+    conditioning: Literal["projection", "none"] = "projection"
+    """How the camera enters: as a projection (Miyato & Koyama 2018), or not at all."""
+    mapping_layers: int = 8
+    """Layers from the camera label to the projection."""
+    unconditional_term: bool = False
+    """Add a plain logit to the projection: steadier where the network is tiny."""
+    conv_clamp: float | None = None
+    """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_channels("discriminator", self.channel_base, self.channel_max, self.channels)
+        check_clamp("discriminator", self.conv_clamp)
+        if self.mbstd_group < 0:
+            raise ConfigError(
+                f"discriminator.mbstd_group={self.mbstd_group}: use 0 (none) or more", "mbstd_group"
+            )
+        if self.mapping_layers < 0:
+            raise ConfigError(
+                f"discriminator.mapping_layers={self.mapping_layers}: use 0 or more",
+                "mapping_layers",
+            )
+        if self.unconditional_term and self.conditioning == "none":
+            raise ConfigError(
+                "discriminator.unconditional_term=true: without conditioning the logit is plain "
+                "already; set it to false, or conditioning to projection",
+                field="unconditional_term",
+            )
+
+
+def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor, "v c1 h w"]:
+    """Append the deviation within groups of consecutive images (Karras et al. 2018, section 3).
+
+    It is averaged over features and pixels. A batch smaller than `group` is one group; a batch that
+    groups do not divide is an error.
+    """
+    group = min(group, x.shape[0])
+    if x.shape[0] % group:
+        raise ValueError(
+            f"minibatch deviation: a batch of {x.shape[0]} is not divisible into groups of {group}"
+        )
+    y = rearrange(x, "(n g) c h w -> n g c h w", g=group)
+    std = (y.var(dim=1, unbiased=False) + 1e-8).sqrt()
+    mean = reduce(std, "n c h w -> n 1 1 1", "mean")
+    channel = mean.repeat_interleave(group, dim=0).expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, channel], dim=1)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions, the second halving, beside a linear shortcut; each scaled by sqrt(1/2)."""
+
+    def __init__(
+        self, in_dim: int, out_dim: int, conv_clamp: float | None, image_dim: int = 0
+    ) -> None:
+        """Build; `image_dim` > 0 adds the layer that reads an image."""
+        super().__init__()
+        half = math.sqrt(0.5)
+        self.fromrgb = (
+            Conv2dLayer(image_dim, in_dim, 1, conv_clamp=conv_clamp) if image_dim else None
+        )
+        self.conv0 = Conv2dLayer(in_dim, in_dim, 3, conv_clamp=conv_clamp)
+        self.conv1 = Conv2dLayer(in_dim, out_dim, 3, down=2, gain=half, conv_clamp=conv_clamp)
+        self.skip = Conv2dLayer(
+            in_dim, out_dim, 1, activation="linear", bias=False, down=2, gain=half
+        )
+
+    def forward(self, x: Float[Tensor, "v i h w"]) -> Float[Tensor, "v o h2 w2"]:
+        """Halve the size."""
+        if self.fromrgb is not None:
+            x = self.fromrgb(x)
+        y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
+        return y
+
+
+class Epilogue(nn.Module):
+    """Minibatch deviation and the last layers, from 4x4 features to `out_dim` numbers."""
+
+    def __init__(
+        self, in_dim: int, out_dim: int, cfg: DiscriminatorConfig, image_dim: int = 0
+    ) -> None:
+        """Build; `image_dim` > 0 where the image itself is 4x4."""
+        super().__init__()
+        self.mbstd_group = cfg.mbstd_group
+        self.fromrgb = (
+            Conv2dLayer(image_dim, in_dim, 1, conv_clamp=cfg.conv_clamp) if image_dim else None
+        )
+        self.conv = Conv2dLayer(
+            in_dim + (cfg.mbstd_group > 0), in_dim, 3, conv_clamp=cfg.conv_clamp
+        )
+        self.fc = FullyConnected(in_dim * 16, in_dim, activation="lrelu")
+        self.out = FullyConnected(in_dim, out_dim)
+        self.plain = FullyConnected(in_dim, 1) if cfg.unconditional_term else None
+
+    def forward(
+        self, x: Float[Tensor, "v c 4 4"]
+    ) -> tuple[Float[Tensor, "v o"], Float[Tensor, "v 1"] | None]:
+        """Return the numbers to be projected, and the plain logit where there is one."""
+        if self.fromrgb is not None:
+            x = self.fromrgb(x)
+        if self.mbstd_group:
+            x = minibatch_deviation(x, self.mbstd_group)
+        x = self.fc(self.conv(x).flatten(1))
+        return self.out(x), None if self.plain is None else self.plain(x)
+
+
+class LabelMapping(nn.Module):
+    """Camera label to the vector to project on; learning-rate multiplier 0.01, as EG3D."""
+
+    def __init__(self, label_dim: int, out_dim: int, num_layers: int) -> None:
+        """Build `num_layers` layers after the embedding."""
+        super().__init__()
+        self.num_layers = num_layers
+        self.embed = FullyConnected(label_dim, out_dim)
+        for i in range(num_layers):
+            self.add_module(
+                f"fc{i}", FullyConnected(out_dim, out_dim, activation="lrelu", lr_mul=0.01)
+            )
+
+    def forward(self, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v o"]:
+        """Embed, normalise, map."""
+        x = normalize_second_moment(self.embed(label))
+        for i in range(self.num_layers):
+            x = getattr(self, f"fc{i}")(x)
+        return x
+
+
+class Discriminator(nn.Module):
+    """Logit of (images, camera): higher is more real. Differentiable twice, for R1 and R2."""
+
+    def __init__(self, cfg: DiscriminatorConfig, resolution: int, label_dim: int = 25) -> None:
+        """Build for images of `resolution`, a power of two."""
+        super().__init__()
+        channels = widths(
+            "discriminator", resolution, cfg.channel_base, cfg.channel_max, cfg.channels
+        )
+        self.cfg, self.resolutions = cfg, list(channels)[:0:-1]
+        image_dim = 6 if cfg.dual else 3
+        for r in self.resolutions:
+            rgb = image_dim if r == resolution else 0
+            self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg.conv_clamp, rgb))
+        self.out_dim = channels[4] if cfg.conditioning == "projection" else 1
+        self.b4 = Epilogue(channels[4], self.out_dim, cfg, image_dim if resolution == 4 else 0)
+        if cfg.conditioning == "projection":
+            self.mapping = LabelMapping(label_dim, self.out_dim, cfg.mapping_layers)
+
+    def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
+        """Return one logit per image."""
+        x = images.image
+        if self.cfg.dual:
+            x = torch.cat([x, resize(images.image_raw, (x.shape[-2], x.shape[-1]))], dim=1)
+        for r in self.resolutions:
+            x = getattr(self, f"b{r}")(x)
+        plain: Tensor | None
+        x, plain = self.b4(x)
+        if self.cfg.conditioning == "projection":
+            x = (x * self.mapping(label)).sum(dim=1, keepdim=True) / math.sqrt(self.out_dim)
+        return x if plain is None else x + plain

@@ -1,0 +1,102 @@
+"""Super-resolution: rendered colours and features to the image, as EG3D's 2X, 4X, 8X and 8XDC."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.layers import NoiseMode
+from lightning_gan3d.networks.resample import resize
+from lightning_gan3d.networks.synthesis import SynthesisBlock, check_clamp
+
+
+@dataclass(frozen=True)
+class SuperResolutionConfig:
+    """How a rendering becomes the image. EG3D's 8XDC: factor 8, channels [256, 128]."""
+
+    factor: Literal[1, 2, 4, 8] = 1
+    """Image over rendering resolution. 1: no network. 4: 2 after a bilinear doubling, as EG3D."""
+    channels: tuple[int, int] = (128, 64)
+    """Widths of the two blocks."""
+    antialias: bool = True
+    """Antialias where a rendering must shrink to the size that the network works on."""
+    noise: Literal["none", "const", "random"] = "none"
+    """Layer noise at most of this kind; a caller can ask for less."""
+    conv_clamp: float | None = None
+    """Clamp activations to this magnitude; EG3D uses 256."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if min(self.channels) < 1:
+            raise ConfigError(
+                f"superresolution.channels={list(self.channels)}: use widths of 1 or more",
+                "channels",
+            )
+        check_clamp("superresolution", self.conv_clamp)
+
+
+NOISE_RANK: dict[NoiseMode, int] = {"none": 0, "const": 1, "random": 2}
+
+
+class SuperResolution(nn.Module):
+    """Two synthesis blocks over the rendered features; rendered colours start the running image.
+
+    The blocks work from `work_resolution`: half of the image for factors 2 and 4 (the first block
+    keeps the size), a quarter for 8. Renderings of another size are resized to it first. All layers
+    use the last style.
+    """
+
+    def __init__(
+        self, cfg: SuperResolutionConfig, feature_dim: int, w_dim: int, out_resolution: int
+    ) -> None:
+        """Build for features of `feature_dim` channels and images of `out_resolution`."""
+        super().__init__()
+        if out_resolution % cfg.factor:
+            raise ConfigError(
+                f"superresolution.factor={cfg.factor}: does not divide the resolution "
+                f"{out_resolution}",
+                field="factor",
+            )
+        self.cfg, self.out_resolution = cfg, out_resolution
+        self.work_resolution = out_resolution // {1: 1, 2: 2, 4: 2, 8: 4}[cfg.factor]
+        if cfg.factor == 1:
+            return
+        c0, c1 = cfg.channels
+        up0 = 2 if cfg.factor == 8 else 1
+        noise = cfg.noise != "none"
+        self.block0 = SynthesisBlock(
+            feature_dim,
+            c0,
+            w_dim,
+            out_resolution // 2,
+            3,
+            up=up0,
+            use_noise=noise,
+            conv_clamp=cfg.conv_clamp,
+        )
+        self.block1 = SynthesisBlock(
+            c0, c1, w_dim, out_resolution, 3, use_noise=noise, conv_clamp=cfg.conv_clamp
+        )
+
+    def forward(
+        self,
+        rgb: Float[Tensor, "v 3 h w"],
+        feature: Float[Tensor, "v c h w"],
+        ws: Float[Tensor, "v num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> Float[Tensor, "v 3 r r"]:
+        """Return the image in [-1, 1]. Neither input is changed."""
+        rgb = resize(rgb, self.work_resolution, self.cfg.antialias)
+        if self.cfg.factor == 1:
+            return rgb
+        x = resize(feature, self.work_resolution, self.cfg.antialias)
+        mode = min(noise_mode, self.cfg.noise, key=NOISE_RANK.__getitem__)
+        styles = repeat(ws[:, -1], "v d -> v n d", n=3)
+        for name in ("block0", "block1"):
+            x, rgb = getattr(self, name)(x, rgb, styles, mode, draws and draws.scope(name))
+        return rgb
