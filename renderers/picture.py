@@ -1,0 +1,54 @@
+"""A scene that is a picture, and the renderer that shows it: what the 2D baseline needs to take a field's place."""
+
+from dataclasses import dataclass
+
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.contract import Renderer, Rendering, RenderSettings, Scene, SceneConfig
+from lightning_gan3d.draws import Draws
+
+
+@dataclass(frozen=True, eq=False)
+class Picture(Scene):
+    """A finished image in [-1, 1]. It has no third dimension: another view needs another label."""
+
+    image: Float[Tensor, "b 3 h w"]
+
+
+@dataclass(frozen=True)
+class PictureRendererConfig:
+    """A picture leaves nothing to choose."""
+
+
+class PictureRenderer(Renderer):
+    """Shows a picture to each of its cameras, at the picture's own size."""
+
+    accepts = Picture
+
+    def __init__(self, cfg: PictureRendererConfig, scene: SceneConfig) -> None:
+        """Take the arguments of every renderer; none has an effect on a picture."""
+        super().__init__()
+        self.cfg = cfg
+        self.scene_cfg = scene
+
+    def forward(
+        self,
+        scene: Picture,
+        cameras: Cameras,
+        resolution: int,  # noqa: ARG002  # the generator reduces the picture to `image_raw`
+        settings: RenderSettings | None = None,  # noqa: ARG002  # these belong to volumes
+        draws: Draws | None = None,  # noqa: ARG002  # nothing here is random
+    ) -> Rendering:
+        """Return the picture once per camera, without depth or opacity."""
+        views = len(cameras.cam2world)
+        if views % scene.batch:
+            raise ValueError(
+                f"{views} cameras for {scene.batch} pictures: use a multiple of {scene.batch}"
+            )
+        image = scene.image
+        if views != scene.batch:
+            image = repeat(image, "b c h w -> (b k) c h w", k=views // scene.batch)
+        return Rendering(image, None, None)

@@ -1,0 +1,13 @@
+"""Representations by name: each turns styles into one type of scene."""
+
+from representations.image2d import Image2d, Image2dConfig
+from representations.nerf_mlp import NerfMlp, NerfMlpConfig
+from representations.triplane import TriPlane, TriPlaneConfig
+from representations.voxel import Voxel, VoxelConfig
+
+REPRESENTATIONS: dict[str, tuple[type, type]] = {
+    "triplane": (TriPlaneConfig, TriPlane),
+    "voxel": (VoxelConfig, Voxel),
+    "nerf_mlp": (NerfMlpConfig, NerfMlp),
+    "image2d": (Image2dConfig, Image2d),
+}

@@ -1,0 +1,47 @@
+"""The 2D baseline: StyleGAN2 (Karras et al. 2020) that sees the camera only as a label, and renders no field."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.contract import NoiseMode, Representation, SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from renderers.picture import Picture
+
+
+@dataclass(frozen=True)
+class Image2dConfig:
+    """The network that draws the picture."""
+
+    output: Literal["linear", "sigmoid"] = "linear"
+    """`linear`: unbounded, as StyleGAN2. `sigmoid`: within [-1, 1], as a rendering is; steadier at small sizes."""
+    synthesis: SynthesisConfig = SynthesisConfig()
+    """The StyleGAN2 network."""
+
+
+class Image2d(Representation):
+    """Draws one picture per style; another view is another label, so another style."""
+
+    scene_type = Picture
+    view_in_label = True
+
+    def __init__(self, cfg: Image2dConfig, scene: SceneConfig, w_dim: int, resolution: int) -> None:  # noqa: ARG002
+        """Build the network. `resolution` is that of the image; `scene`, a field's, has no part in it."""
+        super().__init__()
+        self.cfg = cfg
+        self.synthesis = Synthesis2d(cfg.synthesis, w_dim, resolution, 3)
+        self.num_ws = self.synthesis.num_ws
+
+    def forward(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> Picture:
+        """Draw the pictures of a batch of styles."""
+        image = self.synthesis(ws, noise_mode, draws)
+        return Picture(torch.sigmoid(image) * 2 - 1 if self.cfg.output == "sigmoid" else image)

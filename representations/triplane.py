@@ -1,0 +1,119 @@
+"""The tri-plane hybrid (EG3D, Chan et al. 2022): three feature planes and a small decoder; with depth, a tri-grid."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.decoder import Decoder
+from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from representations.grids import check_channels, check_resolution, sample_grid
+
+PlaneAxes = Literal["standard", "eg3d"]
+
+AXES: dict[PlaneAxes, tuple[tuple[int, int, int], ...]] = {
+    "standard": ((0, 1, 2), (0, 2, 1), (2, 1, 0)),
+    "eg3d": ((0, 1, 2), (0, 2, 1), (2, 0, 1)),
+}
+"""Of each plane: the world axis along its width, the one along its height, and the one across it (its depth).
+
+`standard` spans (x, y), (x, z), (z, y). EG3D's released models span (x, y), (x, z), (z, x), so that no plane of theirs
+sees y and z together; `eg3d` reads their checkpoints.
+"""
+
+
+@dataclass(frozen=True)
+class TriPlaneConfig:
+    """Size and orientation of the planes, and the network that makes them."""
+
+    resolution: int = 256
+    """Texels along each side of a plane; a power of two."""
+    channels: int = 32
+    """Features of a texel."""
+    depth: int = 1
+    """Texels across each plane. 1: planes. More: a tri-grid (PanoHead, An et al. 2023), which tells front from back."""
+    axes: Literal["standard", "eg3d"] = "standard"
+    """World axes of the planes: three distinct pairs, or those of EG3D's released models."""
+    synthesis: SynthesisConfig = SynthesisConfig()
+    """The StyleGAN2 network that draws the planes as one image of 3 * depth * channels channels."""
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        check_resolution(self.resolution)
+        check_channels(self.channels)
+        if self.depth < 1:
+            raise ConfigError(
+                f"representation.depth={self.depth}: use 1 (planes) or more (a tri-grid)", "depth"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TriPlaneField(Field):
+    """Features of a point: the mean over the three planes that it projects onto."""
+
+    planes: Float[Tensor, "b p c h w"]
+    """p = 3 * depth: the texels across one plane follow one another."""
+    decoder: Decoder
+    scene_cfg: SceneConfig
+    axes: PlaneAxes = "standard"
+
+    def features(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n c"]:
+        """Gather the mean feature of the planes, before decoding."""
+        x = points.mT * (2 / self.box)
+        depth = self.planes.shape[1] // 3
+        num_axes = 2 if depth == 1 else 3
+        coords = torch.stack(
+            [x[:, axis] for plane in AXES[self.axes] for axis in plane[:num_axes]], dim=-1
+        )
+        coords = rearrange(coords, "b n (p a) -> (b p) n a", a=num_axes)
+        if depth == 1:
+            grid = rearrange(self.planes, "b p c h w -> (b p) c h w")
+        else:
+            grid = rearrange(self.planes, "b (p d) c h w -> (b p) c d h w", d=depth)
+        gathered = rearrange(sample_grid(grid, coords), "(b p) c n -> b p c n", p=3)
+        return gathered.mean(dim=1).mT
+
+    def __call__(
+        self,
+        points: Float[Tensor, "b n 3"],
+        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # no view dependence, as EG3D
+    ) -> FieldSample:
+        """Query density and features."""
+        sigma_raw, feature = self.decoder(self.features(points))
+        return FieldSample(sigma_raw + self.prior(points), feature)
+
+
+class TriPlane(Representation):
+    """Draws the planes of a style as one image."""
+
+    scene_type = TriPlaneField
+
+    def __init__(
+        self, cfg: TriPlaneConfig, scene: SceneConfig, w_dim: int, resolution: int
+    ) -> None:  # noqa: ARG002
+        """Build backbone and decoder. `resolution`, the image's, has no part in it."""
+        super().__init__()
+        self.cfg = cfg
+        self.scene_cfg = scene
+        self.synthesis = Synthesis2d(
+            cfg.synthesis, w_dim, cfg.resolution, 3 * cfg.depth * cfg.channels
+        )
+        self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
+        self.num_ws = self.synthesis.num_ws
+
+    def forward(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> TriPlaneField:
+        """Make the planes of a batch of styles."""
+        image = self.synthesis(ws, noise_mode, draws)
+        planes = rearrange(image, "b (p c) h w -> b p c h w", c=self.cfg.channels)
+        return TriPlaneField(planes, self.decoder, self.scene_cfg, self.cfg.axes)

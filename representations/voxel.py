@@ -1,0 +1,75 @@
+"""The dense voxel grid: features on C x R^3 voxels from a modulated 3D convolution network, and a small decoder."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.decoder import Decoder
+from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
+from representations.grids import check_channels, check_resolution, sample_grid
+
+
+@dataclass(frozen=True)
+class VoxelConfig:
+    """Size of the grid, and the network that makes it."""
+
+    resolution: int = 64
+    """Voxels along each side; a power of two. Memory grows with its cube."""
+    channels: int = 32
+    """Features of a voxel."""
+    synthesis: Synthesis3dConfig = Synthesis3dConfig()
+    """The StyleGAN2 network with 3D convolutions that makes the grid."""
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        check_resolution(self.resolution)
+        check_channels(self.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelField(Field):
+    """Features of a point: trilinear between the voxels around it. The last axis of the grid is x, the first is z."""
+
+    voxels: Float[Tensor, "b c d h w"]
+    decoder: Decoder
+    scene_cfg: SceneConfig
+
+    def features(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n c"]:
+        """Gather the feature of the grid, before decoding."""
+        return sample_grid(self.voxels, points * (2 / self.box)).mT
+
+    def __call__(
+        self,
+        points: Float[Tensor, "b n 3"],
+        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # no view dependence, as the tri-plane
+    ) -> FieldSample:
+        """Query density and features."""
+        sigma_raw, feature = self.decoder(self.features(points))
+        return FieldSample(sigma_raw + self.prior(points), feature)
+
+
+class Voxel(Representation):
+    """Makes the voxels of a style."""
+
+    scene_type = VoxelField
+
+    def __init__(self, cfg: VoxelConfig, scene: SceneConfig, w_dim: int, resolution: int) -> None:  # noqa: ARG002
+        """Build backbone and decoder. `resolution`, the image's, has no part in it."""
+        super().__init__()
+        self.cfg = cfg
+        self.scene_cfg = scene
+        self.synthesis = Synthesis3d(cfg.synthesis, w_dim, cfg.resolution, cfg.channels)
+        self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
+        self.num_ws = self.synthesis.num_ws
+
+    def forward(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> VoxelField:
+        """Make the voxels of a batch of styles."""
+        return VoxelField(self.synthesis(ws, noise_mode, draws), self.decoder, self.scene_cfg)
