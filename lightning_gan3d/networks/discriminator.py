@@ -182,8 +182,9 @@ class Discriminator(nn.Module):
             x = torch.cat([x, resize(images.image_raw, (x.shape[-2], x.shape[-1]))], dim=1)
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
-        plain: Tensor | None
-        x, plain = self.b4(x)
+        logits: Tensor
+        logits, plain = self.b4(x)
         if self.cfg.conditioning == "projection":
-            x = (x * self.mapping(label)).sum(dim=1, keepdim=True) / math.sqrt(self.out_dim)
-        return x if plain is None else x + plain
+            logits = (logits * self.mapping(label)).sum(dim=1, keepdim=True)
+            logits = logits / math.sqrt(self.out_dim)
+        return logits if plain is None else logits + plain
