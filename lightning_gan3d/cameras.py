@@ -4,7 +4,7 @@ The world's y is up; intrinsics are divided by the image size, so that the centr
 """
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ class Cameras(NamedTuple):
     intrinsics: Float[Tensor, "v 3 3"]
 
     @classmethod
-    def from_label(cls, label: Float[Tensor, "v 25"]) -> Self:
+    def from_label(cls, label: Float[Tensor, "v 25"]) -> "Cameras":
         """Read the rows of a `dataset.json` (EG3D's format)."""
         return cls(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))
 
@@ -43,7 +43,7 @@ class Cameras(NamedTuple):
         target: Float[Tensor, "v 3"] | None = None,
         focal: float | Float[Tensor, " v"] = 1.0,
         up: tuple[float, float, float] = (0.0, 1.0, 0.0),
-    ) -> Self:
+    ) -> "Cameras":
         """Stand at `eye` and look at `target`, by default the origin; `focal` in image widths."""
         target = torch.zeros_like(eye) if target is None else target
         forward = torch.nn.functional.normalize(target - eye, dim=-1)
@@ -66,7 +66,7 @@ class Cameras(NamedTuple):
         radius: float = 2.7,
         focal: float | Float[Tensor, " v"] = 1.0,
         target: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    ) -> Self:
+    ) -> "Cameras":
         """Look at `target` from a sphere around it.
 
         Radians; azimuth 0 is the frontal camera on +z, and grows toward +x.
@@ -90,19 +90,19 @@ class Cameras(NamedTuple):
         radius: float = 2.7,
         focal: float = 1.0,
         target: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    ) -> Self:
+    ) -> "Cameras":
         """Go once around the target in `num` equal steps, starting at the frontal camera."""
         azimuth = torch.arange(num) * (2 * math.pi / num)
         return cls.on_sphere(azimuth, torch.full_like(azimuth, elevation), radius, focal, target)
 
-    def crop(self, left: float, top: float, width: float, height: float) -> Self:
+    def crop(self, left: float, top: float, width: float, height: float) -> "Cameras":
         """See a patch of the image; arguments are shares of the image size."""
         scale = self.intrinsics.new_tensor(
             [[1 / width, 0, -left / width], [0, 1 / height, -top / height], [0, 0, 1]]
         )
         return self._replace(intrinsics=scale @ self.intrinsics)
 
-    def mirror(self) -> Self:
+    def mirror(self) -> "Cameras":
         """Cameras of the mirrored images: pose' = S pose S with S = diag(-1, 1, 1, 1).
 
         In the intrinsics, cx becomes 1 - cx and the skew changes its sign.
@@ -114,13 +114,13 @@ class Cameras(NamedTuple):
         intrinsics[:, 0, 2] = 1 - intrinsics[:, 0, 2]
         return type(self)(cam2world, intrinsics)
 
-    def index(self, items: Tensor | slice) -> Self:
+    def select(self, items: Tensor | slice) -> "Cameras":
         """Select cameras."""
         return type(self)(self.cam2world[items], self.intrinsics[items])
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Self:
+    ) -> "Cameras":
         """Move both matrices."""
         return type(self)(self.cam2world.to(device, dtype), self.intrinsics.to(device, dtype))
 

@@ -10,7 +10,7 @@ channels.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.utils._pytree as pytree
@@ -22,6 +22,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import DecoderConfig
 
+SomeScene = TypeVar("SomeScene", bound="Scene")
 NoiseMode = Literal["const", "random", "none"]
 
 
@@ -71,7 +72,7 @@ class Scene:
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         )
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+    def map(self: SomeScene, fn: Callable[[Tensor], Tensor]) -> SomeScene:
         """Apply `fn` to every tensor of the scene."""
         return pytree.tree_map(fn, self)  # type: ignore[no-any-return]  # torch's pytree is untyped here
 
@@ -79,17 +80,17 @@ class Scene:
         """Return the tensors that a latent made."""
         return pytree.tree_leaves(self)
 
-    def detach(self) -> Self:
+    def detach(self: SomeScene) -> SomeScene:
         """Cut the scene off the graph that made it."""
         return self.map(Tensor.detach)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Self:
+        self: SomeScene, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> SomeScene:
         """Move the scene, or store it in another precision."""
         return self.map(lambda x: x.to(device=device, dtype=dtype))
 
-    def index(self, items: slice | Tensor) -> Self:
+    def index(self: SomeScene, items: slice | Tensor) -> SomeScene:
         """Select scenes of the batch."""
         return self.map(lambda x: x[items])
 

@@ -3,13 +3,15 @@
 import importlib.metadata as metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 State = Literal["ok", "note", "fault"]
 
@@ -48,16 +50,12 @@ def version(package: str) -> str | None:
 
 
 def torch_wanted_by_torchvision() -> str | None:
-    """Return the version of torch that the installed torchvision was built for."""
+    """Return the versions of torch that the installed torchvision says it needs, as a specifier."""
     try:
-        requirements = metadata.requires("torchvision") or []
+        requirements = [Requirement(r) for r in metadata.requires("torchvision") or []]
     except metadata.PackageNotFoundError:
         return None
-    for requirement in requirements:
-        found = re.match(r"torch\s*\(?==\s*([\w.+]+)", requirement)
-        if found:
-            return found.group(1)
-    return None
+    return next((str(r.specifier) for r in requirements if r.name == "torch"), None)
 
 
 def _torch_pair(torch: str | None, torchvision: str | None, wanted: str | None) -> Finding:
@@ -69,8 +67,8 @@ def _torch_pair(torch: str | None, torchvision: str | None, wanted: str | None) 
     pair = f"torch {torch}, torchvision {torchvision}"
     (release, _, build), (_, _, vision_build) = torch.partition("+"), torchvision.partition("+")
     remedy = "install both from one index: uv pip install --reinstall torch torchvision"
-    if wanted is not None and wanted.partition("+")[0] != release:
-        return Finding("fault", what, f"{pair}: this torchvision needs torch {wanted}; {remedy}")
+    if wanted is not None and not SpecifierSet(wanted).contains(torch, prereleases=True):
+        return Finding("fault", what, f"{pair}: this torchvision needs torch{wanted}; {remedy}")
     if build != vision_build:
         return Finding(
             "fault",

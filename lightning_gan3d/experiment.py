@@ -72,8 +72,8 @@ class ExperimentConfig:
 HASH_IGNORES = {
     "seed": None,
     "logging": None,
-    "data": ("path", "num_workers", "in_memory"),
-    "training": ("device", "devices", "threads"),
+    "data": ("path", "num_workers", "memory_mb"),
+    "training": ("device", "ranks", "threads"),
 }
 """What does not change the experiment: seed, paths, device, workers, threads and logging."""
 

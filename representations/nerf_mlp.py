@@ -151,6 +151,8 @@ def _head(head: FullyConnected, x: Float[Tensor, "b h n"]) -> Float[Tensor, "b n
 class NerfMlp(Representation):
     """Makes the scales and shifts of every layer, each affine in one style."""
 
+    scene_type: type[NerfField] = NerfField
+
     def __init__(self, cfg: NerfMlpConfig, scene: SceneConfig, w_dim: int, resolution: int) -> None:  # noqa: ARG002
         """Build the MLP and its affine maps. `resolution`, the image's, has no part in it."""
         super().__init__()

@@ -9,7 +9,7 @@ import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 MAX_FILE_BYTES = 256 * 2**20
 """No file of a data set may be larger; `dataset.json` of 200,000 images is under 100 MB."""
@@ -31,6 +31,7 @@ class UnsafeDataError(DataError):
     exit_code: ClassVar[int] = 3
 
 
+@runtime_checkable
 class Source(Protocol):
     """Files by their path relative to the data set, with forward slashes."""
 

@@ -1,0 +1,139 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from lightning_gan3d import config as cfg
+from lightning_gan3d.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.0, 0.99)
+    widths: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ConfigError(f"lr={self.lr}: use a positive number", field="lr")
+
+
+@dataclass(frozen=True)
+class Plug:
+    size: int = 4
+
+
+@dataclass(frozen=True)
+class Other:
+    depth: int = 1
+
+
+def plug_kinds(name):
+    if name not in ("plug", "other"):
+        raise ConfigError(f"no plug-in `{name}`; have plug, other")
+    return {"plug": Plug, "other": Other}[name]
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    steps: int = 1
+    mode: Literal["fast", "slow"] = "fast"
+    flag: bool = False
+    inner: Inner = Inner()
+    part: object = field(
+        default=None,
+        metadata={"kinds": plug_kinds, "name_of": lambda c: {Plug: "plug", Other: "other"}[c]},
+    )
+
+
+def load(tmp_path, text, overrides=(), **files):
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    path = tmp_path / "main.yaml"
+    path.write_text(text)
+    origins = cfg.Origins()
+    tree = cfg.load_tree(path, origins)
+    return cfg.build(Outer, cfg.resolve(cfg.apply_overrides(tree, overrides, origins)), origins)
+
+
+def test_numbers_lists_and_defaults(tmp_path):
+    built = load(tmp_path, "name: a\ninner: {lr: 1e-3, betas: [0, 0.9], widths: [8, 4]}\n")
+    assert built.inner == Inner(0.001, (0.0, 0.9), (8, 4))
+    assert isinstance(built.inner.betas[0], float)
+    assert built.steps == 1
+
+
+def test_base_files_merge_and_overrides_win(tmp_path):
+    built = load(
+        tmp_path,
+        "base: below.yaml\ninner: {lr: 0.5}\n",
+        ["steps=7", "inner.widths=[1,2]"],
+        below="name: b\nsteps: 3\ninner: {lr: 0.2, betas: [0.1, 0.2]}\n",
+    )
+    assert built == Outer("b", 7, inner=Inner(0.5, (0.1, 0.2), (1, 2)))
+
+
+def test_another_kind_drops_the_options_of_the_one_below(tmp_path):
+    below = "name: b\npart: {kind: plug, size: 9}\n"
+    built = load(tmp_path, "base: below.yaml\npart: {kind: other, depth: 2}\n", below=below)
+    assert built.part == Other(2)
+    same = load(tmp_path, "base: below.yaml\npart: {kind: plug}\n", below=below)
+    assert same.part == Plug(9)
+
+
+def test_the_resolved_yaml_builds_the_same_again(tmp_path):
+    built = load(tmp_path, "name: a\npart: {kind: plug, size: 2}\ninner: {widths: [3]}\n")
+    assert load(tmp_path, cfg.to_yaml(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        (
+            "name: a\nsteps: 2\ninner:\n  lrr: 1\n",
+            [],
+            ["unknown key `inner.lrr`", "main.yaml:4", "did you mean `lr`", "betas"],
+        ),
+        ("name: a\nstepz: 2\n", [], ["unknown key `stepz`", "main.yaml:2", "`steps`"]),
+        ("name: a\nsteps: many\n", [], ["steps='many'", "main.yaml:2", "a whole number"]),
+        ("name: a\nsteps: 1.5\n", [], ["steps=1.5", "a whole number"]),
+        ("name: a\nsteps: true\n", [], ["steps=True", "a whole number"]),
+        ("name: a\nflag: 1\n", [], ["flag=1", "true or false"]),
+        ("name: a\nmode: fats\n", [], ["mode=fats", "fast, slow", "did you mean `fast`"]),
+        ("name: a\ninner: 3\n", [], ["inner=3", "a mapping"]),
+        ("name: a\ninner: {betas: [0.1]}\n", [], ["inner.betas", "a list of 2"]),
+        ("name: a\ninner:\n  lr: -1\n", [], ["lr=-1.0: use a positive number", "main.yaml:3"]),
+        ("name: a\ninner: {lr: .nan}\n", [], ["inner.lr", "a number"]),
+        ("steps: 2\n", [], ["name: required"]),
+        (
+            "name: a\npart: {kind: plag}\n",
+            [],
+            ["part.kind=plag", "main.yaml:2", "have plug, other"],
+        ),
+        ("name: a\npart: {size: 3}\n", [], ["part=", "`kind:`"]),
+        ("name: a\npart: {kind: plug, depth: 3}\n", [], ["unknown key `part.depth`", "size"]),
+        ("name: a\nname: b\n", [], ["main.yaml", "not a valid YAML", "duplicate key"]),
+        ("name: [a\n", [], ["main.yaml", "not a valid YAML"]),
+        ("- a\n", [], ["a mapping of keys"]),
+        ("name: !!python/object/apply:os.system ['true']\n", [], ["not a valid YAML"]),
+        ("name: a\nsteps: ${nowhere}\n", [], ["interpolation"]),
+        ("base: gone.yaml\n", [], ["gone.yaml", "no such configuration file"]),
+        ("base: main.yaml\n", [], ["goes in a circle"]),
+        ("name: a\n", ["--steps=3"], ["override `--steps=3`", "write key.path=value"]),
+        ("name: a\n", ["steps"], ["override `steps`"]),
+        ("name: a\n", ["inner.betas[0]=1"], ["override `inner.betas[0]=1`"]),
+        ("name: a\n", ["inner.lrr=1"], ["unknown key `inner.lrr` (command line)"]),
+        ("name: a\n", ["inner.lr=0"], ["use a positive number", "(command line)"]),
+    ],
+)
+def test_refusals_name_field_value_place_and_remedy(tmp_path, text, overrides, words):
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, text, overrides)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_the_digest_sees_values_and_not_their_order():
+    assert cfg.digest({"a": 1, "b": 2}) == cfg.digest({"b": 2, "a": 1})
+    assert cfg.digest({"a": 1, "b": 2}) != cfg.digest({"a": 1, "b": 3})

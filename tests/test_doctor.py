@@ -1,0 +1,29 @@
+from lightning_gan3d import doctor
+
+
+def test_matching_pairs_pass():
+    assert doctor._torch_pair("2.15.0", "0.29.2", ">=2.14.0").state == "ok"
+    assert doctor._torch_pair("2.15.0+cpu", "0.29.2+cpu", "==2.15.0").state == "ok"
+
+
+def test_mismatched_pairs_are_named_with_the_remedy():
+    release = doctor._torch_pair("2.13.0", "0.29.2", ">=2.14.0")
+    assert release.state == "fault"
+    assert "needs torch>=2.14.0" in release.detail
+    assert "install both from one index" in release.detail
+    build = doctor._torch_pair("2.15.0+cpu", "0.29.2", ">=2.14.0")
+    assert build.state == "fault"
+    assert "`cpu` and `default` do not mix" in build.detail
+    assert doctor._torch_pair("2.10.0", "0.25.0", "==2.10.0").state == "fault"
+    assert "torchvision is not installed" in doctor._torch_pair("2.15.0", None, None).detail
+
+
+def test_the_installed_torchvision_tells_its_torch():
+    wanted = doctor.torch_wanted_by_torchvision()
+    assert wanted is not None
+    assert wanted[0] in "=><"
+
+
+def test_the_examination_covers_devices_and_never_raises():
+    found = {f.what for f in doctor.examine()}
+    assert {"Python", "torch and torchvision", "imports", "CPU", "GPU", "W&B"} <= found
