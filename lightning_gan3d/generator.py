@@ -102,11 +102,8 @@ class Generator(nn.Module):
         self.superresolution = SuperResolution(
             cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution
         )
-
-    @property
-    def rendering_resolution(self) -> int:
-        """The resolution of `image_raw` unless a call asks for another one."""
-        return self.resolution // self.cfg.superresolution.factor
+        self.rendering_resolution: int = resolution // cfg.superresolution.factor
+        """The resolution of `image_raw` unless a call asks for another; training may change it."""
 
     def scene(
         self,
