@@ -216,7 +216,7 @@ def transform(
 
 @lru_cache(maxsize=32)
 def _resampling(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Matrices that enlarge n samples twofold, with margins of the filter, and that reduce again."""
+    """Matrices that enlarge n samples twofold, with the filter's margins, and that reduce again."""
     with torch.inference_mode(False):
         taps = torch.tensor(SYM6, dtype=torch.float64)
         length = 2 * n + len(SYM6) - 2
@@ -241,7 +241,7 @@ def _colour_axes(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tens
     with torch.inference_mode(False):
         grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
         plane = torch.eye(3, dtype=torch.float64) - grey
-        turn = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / 3**0.5
+        turn = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).double() / 3**0.5
         return grey.to(device, dtype), plane.to(device, dtype), turn.to(device, dtype)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.resample import fir
+from lightning_gan3d.networks.resample import downsample, fir
 
 Activation = Literal["linear", "lrelu"]
 NoiseMode = Literal["const", "random", "none"]
@@ -81,12 +81,12 @@ def convolve(
         transposed = F.conv_transpose2d if dims == 2 else F.conv_transpose3d
         y = transposed(x, weight.transpose(0, 1), stride=2)
         # Half a kernel outside is within the filter's reach of the border pixels.
-        y = fir(y, (2 - (k - 1) // 2, 2 - (k - 1) // 2), gain=2.0)
+        y = fir(y, 2 - k // 2, gain=2.0)
         return y if bias is None else y + bias.reshape(-1, *[1] * dims)
     if down == 2:
         if k == 1:
-            return conv(fir(x, (1, 1), stride=2), weight, bias)
-        return conv(fir(x, (1 + k // 2, 1 + k // 2)), weight, bias, stride=2)
+            return conv(downsample(x), weight, bias)
+        return conv(fir(x, 1 + k // 2), weight, bias, stride=2)
     return conv(x, weight, bias, padding=k // 2)
 
 
