@@ -14,17 +14,17 @@ class LossConfig:
     """What the two networks minimise."""
 
     adversarial: Literal["nonsaturating", "relativistic"] = "nonsaturating"
-    """Non-saturating (Goodfellow et al. 2014), or relativistic pairing (R3GAN, Huang et al. 2024)."""
+    """Non-saturating (Goodfellow et al. 2014) or relativistic pairs (R3GAN, Huang et al. 2024)."""
     r1_gamma: float = 1.0
     """Weight of R1 (Mescheder et al. 2018): gamma / 2 * |grad D|^2 on both real images. 0: none."""
     r2_gamma: float | None = None
-    """The same on fakes. None: as `r1_gamma` for the relativistic loss, which needs both, else 0."""
+    """The same on fakes. None: `r1_gamma` for the relativistic loss, which needs both, else 0."""
     r1_interval: int = 16
     """Steps between penalties, weighted by this number; 1: within every step."""
     style_mixing: float = 0.0
     """Probability that a latent's styles come from two latents, split at a random layer."""
     density_reg: float = 0.0
-    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p; EG3D uses 0.25. Needs a field. 0: none."""
+    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p, on fields; EG3D: 0.25. 0: none."""
     density_reg_interval: int = 4
     """Steps between these penalties, weighted by this number; 1: within every step."""
     density_reg_points: Literal["box", "eg3d"] = "box"
@@ -194,6 +194,8 @@ class TrainingConfig:
     """Initial standard deviation, in pixels, of the blur of what the discriminator sees."""
     blur_fade_kimg: float = 0.0
     """Thousands of images over which it fades; EG3D: 200 for each 32 of batch. 0: no blur."""
+    blur_raw: Literal["alike", "eg3d"] = "alike"
+    """`alike` blurs `image_raw` to scale; `eg3d` only reals', sigma being in its own pixels."""
     swap_initial: float = 1.0
     """Probability that a generated image is conditioned on its neighbour's camera, at first."""
     swap_final: float = 0.5

@@ -1,0 +1,75 @@
+"""What a run is about to do, for `--dry-run` and for its manifest."""
+
+from typing import Any
+
+import torch
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.generator import num_parameters
+from lightning_gan3d.training import system
+from lightning_gan3d.training.module import AdversarialModule, make_networks
+
+
+def check_resolutions(config: ExperimentConfig, resolution: int) -> None:
+    """Refuse to render at more pixels than the images have."""
+    for name in ("initial", "final"):
+        value = getattr(config.training.rendering_resolution, name)
+        if value is not None and value > resolution:
+            raise ConfigError(
+                f"training.rendering_resolution.{name}={value}: the images have {resolution} "
+                f"pixels; use at most {resolution}"
+            )
+
+
+def describe(
+    config: ExperimentConfig, device: torch.device, data: DataModule, module: AdversarialModule
+) -> dict[str, Any]:
+    """What the manifest says of the run itself."""
+    return {
+        "experiment": config.name,
+        "hash": config.hash,
+        "seed": config.seed,
+        "device": system.device_name(device),
+        "processes": config.training.devices,
+        "threads": torch.get_num_threads(),
+        "dataset": data.train.name,
+        "dataset_fingerprint": data.train.fingerprint,
+        "dataset_images": len(data.train),
+        "resolution": data.train.resolution,
+        "parameters": {
+            "generator": num_parameters(module.generator),
+            "representation": num_parameters(module.generator.representation),
+            "discriminator": num_parameters(module.discriminator),
+        },
+        "continued_at_step": module.steps_done,
+    }
+
+
+def plan(config: ExperimentConfig) -> str:
+    """What a run would do and need, in words; nothing is trained or written."""
+    training = config.training
+    device = system.choose_device(training)
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    resolution = data.train.resolution
+    check_resolutions(config, resolution)
+    generator, discriminator = make_networks(config, resolution)
+    g, d = num_parameters(generator), num_parameters(discriminator)
+    representation = num_parameters(generator.representation)
+    # Weights, gradients and two moments of both, and the averaged generator; 4 bytes each.
+    fixed = 4 * (4 * (g + d) + g) / 1e6
+    held_out = 0 if data.test is None else len(data.test)
+    lines = [
+        f"run             {config.name} {config.hash}, seed {config.seed}",
+        f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
+        f"({held_out} held out), fingerprint {data.train.fingerprint}",
+        f"device          {system.device_name(device)}, {training.devices} process(es)",
+        f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
+        f"images in {training.num_microbatches} microbatch(es)",
+        f"generator       {g:,} parameters, of which the representation {representation:,}",
+        f"discriminator   {d:,} parameters",
+        f"memory          {fixed:,.1f} MB for weights, gradients, moments and average; "
+        f"activations of {training.microbatch_size} images come on top",
+    ]
+    return "\n".join(lines)
