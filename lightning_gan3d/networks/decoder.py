@@ -53,7 +53,9 @@ class Decoder(nn.Module):
                     in_dim if i == 0 else cfg.hidden_dim, cfg.hidden_dim, lr_mul=cfg.lr_mul
                 )
             )
-            layers.append(nn.Softplus() if cfg.activation == "softplus" else nn.LeakyReLU(0.2))
+            layers.append(
+                nn.Softplus() if cfg.activation == "softplus" else nn.LeakyReLU(0.2, inplace=True)
+            )
         last = in_dim if cfg.num_layers == 0 else cfg.hidden_dim
         layers.append(FullyConnected(last, 1 + feature_dim, lr_mul=cfg.lr_mul))
         self.net = nn.Sequential(*layers)
@@ -66,5 +68,12 @@ class Decoder(nn.Module):
         Features are sigmoid(x) * 1.002 - 0.001 (Mip-NeRF, Barron et al. 2021, supplement): 0 and 1
         are within reach.
         """
-        y = self.net(x)
-        return y[..., :1], torch.sigmoid(y[..., 1:]) * 1.002 - 0.001
+        # Channels first, as fields gather: the products and their gradients copy no points.
+        y = x.mT
+        for layer in self.net:
+            if isinstance(layer, FullyConnected):
+                weight = (layer.weight * layer.weight_gain).expand(len(y), -1, -1)
+                y = torch.bmm(weight, y).add_((layer.bias * layer.bias_gain)[:, None])
+            else:
+                y = layer(y)
+        return y[:, :1].mT, (torch.sigmoid(y[:, 1:]) * 1.002 - 0.001).mT

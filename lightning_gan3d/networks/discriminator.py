@@ -71,10 +71,12 @@ def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor
         raise ValueError(
             f"minibatch deviation: a batch of {x.shape[0]} is not divisible into groups of {group}"
         )
-    y = rearrange(x, "(n g) c h w -> n g c h w", g=group)
+    y = rearrange(
+        x.to(torch.promote_types(x.dtype, torch.float32)), "(n g) c h w -> n g c h w", g=group
+    )
     std = (y.var(dim=1, unbiased=False) + 1e-8).sqrt()
     mean = reduce(std, "n c h w -> n 1 1 1", "mean")
-    channel = mean.repeat_interleave(group, dim=0).expand(-1, 1, *x.shape[2:])
+    channel = mean.repeat_interleave(group, dim=0).expand(-1, 1, *x.shape[2:]).to(x.dtype)
     return torch.cat([x, channel], dim=1)
 
 
@@ -187,4 +189,5 @@ class Discriminator(nn.Module):
         if self.cfg.conditioning == "projection":
             logits = (logits * self.mapping(label)).sum(dim=1, keepdim=True)
             logits = logits / math.sqrt(self.out_dim)
-        return logits if plain is None else logits + plain
+        # In the label's precision, whatever autocast does to the layers.
+        return (logits if plain is None else logits + plain).to(label.dtype)

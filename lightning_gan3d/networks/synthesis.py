@@ -132,7 +132,8 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(x, ws[:, 0], noise_mode, draws and draws.scope("conv0"))
         x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws and draws.scope("conv1"))
-        out = self.torgb(x, ws[:, self.num_conv])
+        # The running output is kept in the styles' precision, whatever autocast does to the layers.
+        out = self.torgb(x, ws[:, self.num_conv]).to(ws.dtype)
         if rgb is not None:
             out = out + (upsample(rgb) if self.up == 2 else rgb)
         return x, out
