@@ -1,7 +1,7 @@
 """How samples become a pixel: quadrature weights along a ray, and the depth that they mean.
 
-Each rule returns one weight per sample, so that a pixel is a weighted sum of features: the order of the samples
-matters to scalars alone, and features of coarse and fine samples are never sorted.
+Each rule gives one weight per sample, so that a pixel is a weighted sum of features in any order:
+merging coarse and fine samples sorts scalars alone, never features.
 """
 
 from typing import Literal
@@ -13,17 +13,18 @@ from torch import Tensor
 Compositing = Literal["standard", "eg3d"]
 
 EMPTY = 1e-3
-"""Opacity below which a ray has no surface, and its depth is that of the background."""
+"""Opacity below which a ray has met nothing, and its depth is that of the background."""
 
 
 def standard_weights(
     sigma: Float[Tensor, "b r s"], edges: Float[Tensor, "b r e"]
 ) -> tuple[Float[Tensor, "b r s"], Float[Tensor, "b r 1"]]:
-    """Quadrature weights T_i (1 - exp(-sigma_i delta_i)), NeRF (Mildenhall et al. 2020) eq. 3, and their sum.
+    """Return the weights T_i (1 - exp(-sigma_i delta_i)), and their sum, the opacity.
 
-    `sigma`: density per world unit, >= 0, constant within its interval; `edges`: the s + 1 ends of the intervals.
-    Constant density over length L gives the opacity 1 - exp(-sigma L) for any number of samples. (NeRF's last
-    interval is infinite; here it ends with the ray.)
+    NeRF (Mildenhall et al. 2020) eq. 3. `sigma`: density per world unit, >= 0, constant within its
+    interval; `edges`: the e = s + 1 ends of the intervals. Constant density over length L gives the
+    opacity 1 - exp(-sigma L) for any number of samples. (NeRF's last interval never ends; here it
+    ends with the ray.)
     """
     tau = sigma * (edges[..., 1:] - edges[..., :-1])
     total = torch.cumsum(tau, dim=-1)
@@ -34,9 +35,9 @@ def standard_weights(
 def pair_weights(
     sigma: Float[Tensor, "b r m"], t: Float[Tensor, "b r s"]
 ) -> Float[Tensor, "b r m"]:
-    """EG3D's weights of the m = s - 1 intervals between adjacent samples; `sigma` is taken at their middles.
+    """EG3D's weights of the m = s - 1 intervals between samples; `sigma` is their middle's.
 
-    Both ends of the ray are left out: what lies before the first and after the last sample absorbs nothing.
+    What lies before the first sample and after the last one absorbs nothing.
     """
     alpha = -torch.expm1(-sigma * (t[..., 1:] - t[..., :-1]))
     trans = torch.cumprod(1 - alpha + 1e-10, dim=-1)
@@ -44,7 +45,7 @@ def pair_weights(
 
 
 def share_pairs(weights: Float[Tensor, "b r m"]) -> Float[Tensor, "b r s"]:
-    """Give half of each pair's weight to either sample: sum w_i (c_i + c_i+1) / 2 = sum omega_i c_i."""
+    """Give each end half of its pair's weight: sum w_i (c_i + c_i+1) / 2 = sum omega_i c_i."""
     none = torch.zeros_like(weights[..., :1])
     return (torch.cat([none, weights], dim=-1) + torch.cat([weights, none], dim=-1)) / 2
 
@@ -54,7 +55,7 @@ def expected_depth(
     opacity: Float[Tensor, "b r 1"],
     background: Float[Tensor, "b r 1"],
 ) -> Float[Tensor, "b r 1"]:
-    """Expected distance of what stops the ray: sum w t / opacity, and the background's where nothing does."""
+    """Expected distance of what stops a ray, sum w t / opacity; else the background's."""
     return torch.where(opacity < EMPTY, background, depth_sum / opacity.clamp_min(EMPTY))
 
 
@@ -64,6 +65,7 @@ def clamped_depth(
     nearest: Float[Tensor, ""],
     farthest: Float[Tensor, ""],
 ) -> Float[Tensor, "b r 1"]:
-    """EG3D's depth: sum w t / sum w, not a number becoming infinite, clamped to the samples of the whole batch."""
-    depth = torch.where(opacity > 0, depth_sum / opacity.clamp_min(1e-38), torch.inf)
+    """EG3D's depth: sum w t / sum w (0 / 0 is infinite), clamped to the samples of the batch."""
+    some = opacity > 0
+    depth = torch.where(some, depth_sum / torch.where(some, opacity, 1.0), torch.inf)
     return torch.minimum(torch.maximum(depth, nearest), farthest)

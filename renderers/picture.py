@@ -1,4 +1,4 @@
-"""A scene that is a picture, and the renderer that shows it: what the 2D baseline needs to take a field's place."""
+"""A scene that is a picture, and the renderer that shows it, so that a 2D baseline fits in."""
 
 from dataclasses import dataclass
 
@@ -28,11 +28,13 @@ class PictureRenderer(Renderer):
 
     accepts = Picture
 
-    def __init__(self, cfg: PictureRendererConfig, scene: SceneConfig) -> None:
+    def __init__(
+        self,
+        cfg: PictureRendererConfig,  # noqa: ARG002  # empty
+        scene: SceneConfig,  # noqa: ARG002  # a picture has no box
+    ) -> None:
         """Take the arguments of every renderer; none has an effect on a picture."""
         super().__init__()
-        self.cfg = cfg
-        self.scene_cfg = scene
 
     def forward(
         self,
@@ -48,7 +50,5 @@ class PictureRenderer(Renderer):
             raise ValueError(
                 f"{views} cameras for {scene.batch} pictures: use a multiple of {scene.batch}"
             )
-        image = scene.image
-        if views != scene.batch:
-            image = repeat(image, "b c h w -> (b k) c h w", k=views // scene.batch)
+        image = repeat(scene.image, "b c h w -> (b k) c h w", k=views // scene.batch)
         return Rendering(image, None, None)

@@ -1,6 +1,7 @@
-"""Where a ray is sampled: its part within the bounds, strata along it, and importance sampling.
+"""Where a ray is sampled: its part within the bounds, strata along it, importance sampling.
 
-`t` is distance along a unit-length ray, in world units. EG3D's variants (Chan et al. 2022, as released) are options.
+`t` is distance along a unit-length ray, in world units. What EG3D's release (Chan et al. 2022) does
+differently is an option.
 """
 
 from typing import Literal, NamedTuple
@@ -11,42 +12,31 @@ from torch import Tensor
 
 Bounds = Literal["near_far", "box", "sphere"]
 Strata = Literal["within", "eg3d"]
-Importance = Literal["standard", "eg3d"]
 
 
 class Span(NamedTuple):
-    """The part of each ray that is rendered. A ray that misses the bounds has near = far, length zero."""
+    """The part of each ray that is rendered; of length zero where a ray misses the bounds."""
 
     near: Float[Tensor, "b r 1"]
     far: Float[Tensor, "b r 1"]
 
 
 def slab(origins: Float[Tensor, "b r 3"], dirs: Float[Tensor, "b r 3"], box: float) -> Span:
-    """Enter and leave the cube [-box/2, box/2]; a ray that misses it enters after it leaves (slab method)."""
-    # A direction within a face's plane would divide 0 by 0; this far below float32's resolution it moves nothing.
+    """Enter and leave the cube [-box/2, box/2]; near > far where a ray misses it (slab method)."""
+    # A ray parallel to a face would divide 0 by 0; so small a slope moves nothing in float32.
     tiny = torch.where(dirs < 0, -1e-12, 1e-12)
     inverse = 1 / torch.where(dirs.abs() < 1e-12, tiny, dirs)
     one, two = (-box / 2 - origins) * inverse, (box / 2 - origins) * inverse
-    return Span(
-        torch.minimum(one, two).amax(-1, keepdim=True),
-        torch.maximum(one, two).amin(-1, keepdim=True),
-    )
+    near = torch.minimum(one, two).amax(-1, keepdim=True)
+    return Span(near, torch.maximum(one, two).amin(-1, keepdim=True))
 
 
 def ball(origins: Float[Tensor, "b r 3"], dirs: Float[Tensor, "b r 3"], radius: float) -> Span:
-    """Enter and leave the ball around the world origin; a ray that misses it enters after it leaves."""
+    """Enter and leave the ball around the world's origin; near > far where a ray misses it."""
     closest = -(origins * dirs).sum(-1, keepdim=True)
     squared = radius**2 - (origins + closest * dirs).square().sum(-1, keepdim=True)
-    half = squared.clamp_min(1e-12).sqrt()  # the clamp keeps the gradient of a tangent ray finite
+    half = squared.clamp_min(1e-12).sqrt()  # the clamp keeps the gradient of a tangent finite
     return Span(closest - half, torch.where(squared > 0, closest + half, closest - 2 * half))
-
-
-def outer_distance(
-    origins: Float[Tensor, "b r 3"], box: float, bounds: Bounds
-) -> Float[Tensor, "b r 1"]:
-    """Distance beyond which nothing of the bounds can lie, seen from each origin: the depth of the background."""
-    reach = box / 2 if bounds == "sphere" else box / 2 * 3**0.5
-    return origins.norm(dim=-1, keepdim=True) + reach
 
 
 def span(
@@ -57,49 +47,51 @@ def span(
     near: float | None,
     far: float | None,
 ) -> tuple[Span, Float[Tensor, "b r 1"]]:
-    """Bound each ray, and return the depth of its background: `far`, or the outer distance where none is given.
+    """Bound each ray, and return the depth of its background.
 
-    Decided for each ray alone. (EG3D gives a ray that misses the farthest end of the whole batch.)
+    That depth is `far`, or where none is given the distance beyond which nothing of the bounds can
+    lie. A ray that misses the bounds begins and ends there. Each ray is decided alone. (EG3D gives
+    rays that miss the farthest end in the whole batch.)
     """
-    outer = outer_distance(origins, box, bounds)
-    if far is not None:
-        outer = torch.full_like(outer, far)
+    if far is None:
+        reach = box / 2 if bounds == "sphere" else box / 2 * 3**0.5
+        background = origins.norm(dim=-1, keepdim=True) + reach
+    else:
+        background = torch.full_like(origins[..., :1], far)
     if bounds == "near_far":
-        assert near is not None and far is not None, "checked by the configuration"
-        return Span(torch.full_like(outer, near), outer), outer
+        return Span(torch.full_like(background, near or 0.0), background), background
     enter, leave = slab(origins, dirs, box) if bounds == "box" else ball(origins, dirs, box / 2)
-    enter = enter.clamp_min(0.0 if near is None else near)
-    leave = torch.minimum(leave, outer)
+    enter = enter.clamp_min(near or 0.0)
+    leave = torch.minimum(leave, background)
     hit = leave > enter
-    return Span(torch.where(hit, enter, outer), torch.where(hit, leave, outer)), outer
+    part = Span(torch.where(hit, enter, background), torch.where(hit, leave, background))
+    return part, background
 
 
 def stratified(
-    bounds: Span, num: int, jitter: Float[Tensor, "b r s"] | None, strata: Strata
-) -> tuple[Float[Tensor, "b r s"], Float[Tensor, "b r 1"]]:
-    """Place one sample in each stratum (NeRF, Mildenhall et al. 2020, eq. 2); return them and where the last one ends.
+    part: Span, num: int, jitter: Float[Tensor, "b r s"] | None, strata: Strata
+) -> tuple[Float[Tensor, "b r s"], Span]:
+    """Place one sample in each stratum: NeRF (Mildenhall et al. 2020) eq. 2.
 
-    `jitter` in [0, 1) places it within the stratum; None takes the middle. `within` cuts [near, far] into `num`
-    strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is [far, far + step].
+    `jitter` in [0, 1) places it within its stratum, None in the middle. `within` cuts [near, far]
+    into `num` strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is
+    [far, far + step]. Returned with the samples: what the strata span.
     """
-    step = (bounds.far - bounds.near) / (num if strata == "within" else num - 1)
+    step = (part.far - part.near) / (num if strata == "within" else num - 1)
     index = torch.arange(num, device=step.device, dtype=step.dtype)
-    index = index + (0.5 if jitter is None else jitter)
-    t = torch.addcmul(bounds.near, index, step)
-    return t, (bounds.far if strata == "within" else bounds.far + step)
+    t = torch.addcmul(part.near, index + (0.5 if jitter is None else jitter), step)
+    return t, part if strata == "within" else Span(part.near, part.far + step)
 
 
-def edges_of(
-    t: Float[Tensor, "b r s"], near: Float[Tensor, "b r 1"], end: Float[Tensor, "b r 1"]
-) -> Float[Tensor, "b r e"]:
-    """Cut the ray into one interval per sample: at near, midway between samples, and at its end."""
-    return torch.cat([near, (t[..., 1:] + t[..., :-1]) / 2, end], dim=-1)
+def edges_of(t: Float[Tensor, "b r s"], part: Span) -> Float[Tensor, "b r e"]:
+    """Cut the ray into an interval per sample: at near, midway between samples, and at far."""
+    return torch.cat([part.near, (t[..., 1:] + t[..., :-1]) / 2, part.far], dim=-1)
 
 
 def invert_cdf(
     edges: Float[Tensor, "b r e"], mass: Float[Tensor, "b r m"], u: Float[Tensor, "b r f"]
 ) -> Float[Tensor, "b r f"]:
-    """Map u in [0, 1) through the inverse of a piecewise-constant distribution; e = m + 1 edges."""
+    """Map u in [0, 1) by the inverse of a piecewise-constant distribution; e = m + 1 edges."""
     mass = mass + 1e-5  # an empty ray is sampled everywhere
     cdf = torch.cumsum(mass / mass.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
@@ -113,11 +105,11 @@ def invert_cdf(
 def eg3d_importance(
     t: Float[Tensor, "b r s"], weights: Float[Tensor, "b r m"], u: Float[Tensor, "b r f"]
 ) -> Float[Tensor, "b r f"]:
-    """Importance sampling as EG3D's release does it, from the m = s - 1 weights of adjacent pairs.
+    """Importance sampling as EG3D's release does it, from the m = s - 1 weights between samples.
 
-    Weights are max-pooled and averaged over neighbours and get +0.01; the interior ones, without the first and the
-    last, meet the midpoints counted from the first: mass moves half an interval toward the camera, and the last
-    midpoint is out of reach.
+    Weights are max-pooled, averaged over neighbours, and raised by 0.01. The interior ones, without
+    the first and the last, then meet the midpoints counted from the first: mass moves half an
+    interval toward the camera, and the last midpoint is out of reach.
     """
     padded = torch.nn.functional.pad(weights, (1, 1), value=-torch.inf)
     pooled = torch.maximum(padded[..., :-1], padded[..., 1:])

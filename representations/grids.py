@@ -1,21 +1,26 @@
 """What the explicit representations share: a check of their size, and features read at points.
 
-Grids are sampled multilinearly with the half-texel convention (`align_corners=False`) and fade to zero outside. The
-gather is torch's `grid_sample`, which is twice differentiable.
+Grids are read multilinearly with the half-texel convention (`align_corners=False`) and fade to zero
+outside. All reads are twice differentiable, in the grid and in the points.
 """
 
+import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
 
+MAX_SLICED_ROWS = 4096
+"""Rows of a stack of slices that float32 coordinates address to 1e-4 of a texel."""
+
 
 def check_resolution(resolution: int) -> None:
     """Refuse sizes that a synthesis network, which doubles from 4, cannot make."""
     if resolution < 4 or resolution & (resolution - 1):
-        nearest = 1 << max(2, resolution.bit_length() - 1) if resolution > 0 else 4
+        near = 1 << max(2, resolution.bit_length() - 1) if resolution > 0 else 4
         raise ConfigError(
-            f"representation.resolution={resolution}: use a power of two from 4 on, e.g. {nearest}",
+            f"representation.resolution={resolution}: use a power of two from 4 on, e.g. {near}",
             "resolution",
         )
 
@@ -26,12 +31,60 @@ def check_channels(channels: int) -> None:
         raise ConfigError(f"representation.channels={channels}: use 1 or more", "channels")
 
 
-def sample_grid(
-    grid: Float[Tensor, "b c *size"], coords: Float[Tensor, "b n d"]
+def full_precision(grid: Tensor) -> Tensor:
+    """Store in float32 what a mixed-precision network made: gradients add up over many points."""
+    return grid.to(torch.promote_types(grid.dtype, torch.float32))
+
+
+def sample_plane(
+    plane: Float[Tensor, "b c h w"], coords: Float[Tensor, "b 2 n"]
 ) -> Float[Tensor, "b c n"]:
-    """Read a grid with d = 2 or 3 axes at coordinates in [-1, 1], given from its last axis (x, width) to its first."""
-    index = coords.reshape(coords.shape[0], *[1] * (coords.shape[2] - 1), *coords.shape[1:])
+    """Read planes at (x, y) in [-1, 1], x along the width."""
+    # A view of contiguous rows: the order that the CPU's vectorised gather reads best.
+    index = rearrange(coords, "b a n -> b 1 n a")
+    out = nn.functional.grid_sample(plane.to(coords.dtype), index, align_corners=False)
+    return rearrange(out, "b c 1 n -> b c n")
+
+
+def sample_volume(
+    volume: Float[Tensor, "b c d h w"], coords: Float[Tensor, "b 3 n"]
+) -> Float[Tensor, "b c n"]:
+    """Read volumes at (x, y, z) in [-1, 1], x along the last axis (the width), z along the first.
+
+    On a CPU torch's 3D gather is a scalar loop, and two of its vectorised 2D gathers are faster.
+    """
+    depth, height = volume.shape[2:4]
+    if volume.is_cpu and volume.is_contiguous() and depth * height <= MAX_SLICED_ROWS:
+        return _sample_slices(volume, coords)
+    index = rearrange(coords, "b a n -> b 1 1 n a")
+    out = nn.functional.grid_sample(volume.to(coords.dtype), index, align_corners=False)
+    return rearrange(out, "b c 1 1 n -> b c n")
+
+
+def _sample_slices(
+    volume: Float[Tensor, "b c d h w"], coords: Float[Tensor, "b 3 n"]
+) -> Float[Tensor, "b c n"]:
+    """Read bilinearly from the two slices around each point, and mix them.
+
+    The slices lie above one another in one tall image, a view of the volume. So that a read stays
+    within its slice, the row is clamped, and its fading to zero outside becomes a factor.
+    """
+    depth, height = volume.shape[2:4]
+    x, y, z = coords.unbind(dim=1)
+    row, layer = ((y + 1) * height - 1) / 2, ((z + 1) * depth - 1) / 2
+    within = row.clamp(0, height - 1)
+    fade = (1 - (row - within).abs()).clamp_min(0)
+    first = layer.detach().floor()
+    share = layer - first
+    layers = torch.stack([first, first + 1], dim=1)
+    weights = torch.stack([1 - share, share], dim=1) * fade[:, None]
+    weights = torch.where((layers >= 0) & (layers <= depth - 1), weights, 0.0)
+    rows = layers.clamp(0, depth - 1) * height + within[:, None]
+    tall = (2 * rows + 1) / (depth * height) - 1
+    index = torch.stack([x[:, None].expand_as(tall), tall], dim=1)
     out = nn.functional.grid_sample(
-        grid.to(coords.dtype), index, padding_mode="zeros", align_corners=False
+        rearrange(volume, "b c d h w -> b c (d h) w").to(coords.dtype),
+        rearrange(index, "b a k n -> b k n a"),
+        align_corners=False,
     )
-    return out.reshape(*out.shape[:2], -1)
+    return (out * weights[:, None]).sum(dim=2)

@@ -1,4 +1,4 @@
-"""The 2D baseline: StyleGAN2 (Karras et al. 2020) that sees the camera only as a label, and renders no field."""
+"""The 2D baseline: StyleGAN2 (Karras et al. 2020), which sees the camera only as a label."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ class Image2dConfig:
     """The network that draws the picture."""
 
     output: Literal["linear", "sigmoid"] = "linear"
-    """`linear`: unbounded, as StyleGAN2. `sigmoid`: within [-1, 1], as a rendering is; steadier at small sizes."""
+    """`linear`: unbounded, as StyleGAN2. `sigmoid`: within [-1, 1], steadier at small sizes."""
     synthesis: SynthesisConfig = SynthesisConfig()
     """The StyleGAN2 network."""
 
@@ -29,8 +29,14 @@ class Image2d(Representation):
     scene_type = Picture
     view_in_label = True
 
-    def __init__(self, cfg: Image2dConfig, scene: SceneConfig, w_dim: int, resolution: int) -> None:  # noqa: ARG002
-        """Build the network. `resolution` is that of the image; `scene`, a field's, has no part in it."""
+    def __init__(
+        self,
+        cfg: Image2dConfig,
+        scene: SceneConfig,  # noqa: ARG002  # a picture has no box, density or decoder
+        w_dim: int,
+        resolution: int,
+    ) -> None:
+        """Build the network for images of `resolution`."""
         super().__init__()
         self.cfg = cfg
         self.synthesis = Synthesis2d(cfg.synthesis, w_dim, resolution, 3)

@@ -1,10 +1,10 @@
-"""The tri-plane hybrid (EG3D, Chan et al. 2022): three feature planes and a small decoder; with depth, a tri-grid."""
+"""The tri-plane hybrid (EG3D, Chan et al. 2022): three planes, a small decoder; or a tri-grid."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,7 +13,13 @@ from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representati
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
-from representations.grids import check_channels, check_resolution, sample_grid
+from representations.grids import (
+    check_channels,
+    check_resolution,
+    full_precision,
+    sample_plane,
+    sample_volume,
+)
 
 PlaneAxes = Literal["standard", "eg3d"]
 
@@ -21,10 +27,10 @@ AXES: dict[PlaneAxes, tuple[tuple[int, int, int], ...]] = {
     "standard": ((0, 1, 2), (0, 2, 1), (2, 1, 0)),
     "eg3d": ((0, 1, 2), (0, 2, 1), (2, 0, 1)),
 }
-"""Of each plane: the world axis along its width, the one along its height, and the one across it (its depth).
+"""Of each plane: the world axis along its width, along its height, and across it (its depth).
 
-`standard` spans (x, y), (x, z), (z, y). EG3D's released models span (x, y), (x, z), (z, x), so that no plane of theirs
-sees y and z together; `eg3d` reads their checkpoints.
+`standard` spans (x, y), (x, z), (z, y). EG3D's released models span (x, y), (x, z), (z, x): none of
+their planes sees y and z together. `eg3d` reads their checkpoints.
 """
 
 
@@ -37,11 +43,11 @@ class TriPlaneConfig:
     channels: int = 32
     """Features of a texel."""
     depth: int = 1
-    """Texels across each plane. 1: planes. More: a tri-grid (PanoHead, An et al. 2023), which tells front from back."""
+    """Texels across each plane. More than 1: a tri-grid (PanoHead, An et al. 2023)."""
     axes: Literal["standard", "eg3d"] = "standard"
     """World axes of the planes: three distinct pairs, or those of EG3D's released models."""
     synthesis: SynthesisConfig = SynthesisConfig()
-    """The StyleGAN2 network that draws the planes as one image of 3 * depth * channels channels."""
+    """The StyleGAN2 network that draws the planes as an image of 3 * depth * channels channels."""
 
     def __post_init__(self) -> None:
         """Check sizes."""
@@ -67,17 +73,15 @@ class TriPlaneField(Field):
         """Gather the mean feature of the planes, before decoding."""
         x = points.mT * (2 / self.box)
         depth = self.planes.shape[1] // 3
-        num_axes = 2 if depth == 1 else 3
-        coords = torch.stack(
-            [x[:, axis] for plane in AXES[self.axes] for axis in plane[:num_axes]], dim=-1
-        )
-        coords = rearrange(coords, "b n (p a) -> (b p) n a", a=num_axes)
+        used = 2 if depth == 1 else 3
+        coords = torch.stack([x[:, a] for plane in AXES[self.axes] for a in plane[:used]], dim=1)
+        coords = rearrange(coords, "b (p a) n -> (b p) a n", a=used)
         if depth == 1:
-            grid = rearrange(self.planes, "b p c h w -> (b p) c h w")
+            read = sample_plane(rearrange(self.planes, "b p c h w -> (b p) c h w"), coords)
         else:
             grid = rearrange(self.planes, "b (p d) c h w -> (b p) c d h w", d=depth)
-        gathered = rearrange(sample_grid(grid, coords), "(b p) c n -> b p c n", p=3)
-        return gathered.mean(dim=1).mT
+            read = sample_volume(grid, coords)
+        return reduce(read, "(b p) c n -> b c n", "mean", p=3).mT
 
     def __call__(
         self,
@@ -95,15 +99,18 @@ class TriPlane(Representation):
     scene_type = TriPlaneField
 
     def __init__(
-        self, cfg: TriPlaneConfig, scene: SceneConfig, w_dim: int, resolution: int
-    ) -> None:  # noqa: ARG002
-        """Build backbone and decoder. `resolution`, the image's, has no part in it."""
+        self,
+        cfg: TriPlaneConfig,
+        scene: SceneConfig,
+        w_dim: int,
+        resolution: int,  # noqa: ARG002  # that of the image has no part in the planes
+    ) -> None:
+        """Build backbone and decoder."""
         super().__init__()
         self.cfg = cfg
         self.scene_cfg = scene
-        self.synthesis = Synthesis2d(
-            cfg.synthesis, w_dim, cfg.resolution, 3 * cfg.depth * cfg.channels
-        )
+        out_channels = 3 * cfg.depth * cfg.channels
+        self.synthesis = Synthesis2d(cfg.synthesis, w_dim, cfg.resolution, out_channels)
         self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
         self.num_ws = self.synthesis.num_ws
 
@@ -114,6 +121,6 @@ class TriPlane(Representation):
         draws: Draws | None = None,
     ) -> TriPlaneField:
         """Make the planes of a batch of styles."""
-        image = self.synthesis(ws, noise_mode, draws)
+        image = full_precision(self.synthesis(ws, noise_mode, draws))
         planes = rearrange(image, "b (p c) h w -> b p c h w", c=self.cfg.channels)
         return TriPlaneField(planes, self.decoder, self.scene_cfg, self.cfg.axes)

@@ -1,4 +1,4 @@
-"""The dense voxel grid: features on C x R^3 voxels from a modulated 3D convolution network, and a small decoder."""
+"""The dense voxel grid: C x R^3 features from modulated 3D convolutions, and a small decoder."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representati
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
-from representations.grids import check_channels, check_resolution, sample_grid
+from representations.grids import check_channels, check_resolution, full_precision, sample_volume
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,21 @@ class VoxelConfig:
 
 @dataclass(frozen=True, eq=False)
 class VoxelField(Field):
-    """Features of a point: trilinear between the voxels around it. The last axis of the grid is x, the first is z."""
+    """Features of a point: trilinear between the voxels around it."""
 
     voxels: Float[Tensor, "b c d h w"]
+    """The last axis is x, the one before it y, the first z."""
     decoder: Decoder
     scene_cfg: SceneConfig
 
     def features(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n c"]:
         """Gather the feature of the grid, before decoding."""
-        return sample_grid(self.voxels, points * (2 / self.box)).mT
+        return sample_volume(self.voxels, points.mT * (2 / self.box)).mT
 
     def __call__(
         self,
         points: Float[Tensor, "b n 3"],
-        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # no view dependence, as the tri-plane
+        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # as the tri-plane
     ) -> FieldSample:
         """Query density and features."""
         sigma_raw, feature = self.decoder(self.features(points))
@@ -56,8 +57,14 @@ class Voxel(Representation):
 
     scene_type = VoxelField
 
-    def __init__(self, cfg: VoxelConfig, scene: SceneConfig, w_dim: int, resolution: int) -> None:  # noqa: ARG002
-        """Build backbone and decoder. `resolution`, the image's, has no part in it."""
+    def __init__(
+        self,
+        cfg: VoxelConfig,
+        scene: SceneConfig,
+        w_dim: int,
+        resolution: int,  # noqa: ARG002  # that of the image has no part in the grid
+    ) -> None:
+        """Build backbone and decoder."""
         super().__init__()
         self.cfg = cfg
         self.scene_cfg = scene
@@ -72,4 +79,5 @@ class Voxel(Representation):
         draws: Draws | None = None,
     ) -> VoxelField:
         """Make the voxels of a batch of styles."""
-        return VoxelField(self.synthesis(ws, noise_mode, draws), self.decoder, self.scene_cfg)
+        voxels = full_precision(self.synthesis(ws, noise_mode, draws))
+        return VoxelField(voxels, self.decoder, self.scene_cfg)

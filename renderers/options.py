@@ -1,0 +1,73 @@
+"""The options of the volume renderer."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import RenderSettings
+
+
+@dataclass(frozen=True)
+class VolumeRendererConfig:
+    """How rays are sampled and composited. The rules of EG3D's release are the values `eg3d`."""
+
+    samples_coarse: int = 48
+    """Stratified samples of a ray."""
+    samples_fine: int = 48
+    """Samples of a ray placed where the coarse ones found density; 0 leaves that pass out."""
+    bounds: Literal["near_far", "box", "sphere"] = "box"
+    """What of a ray is rendered: [near, far], or its part within the field's box, or its part
+    within the ball inscribed in the box; the latter two cut to near and far where these are set."""
+    near: float | None = None
+    """Distance from the camera at which rays begin, in world units. None: where the bounds do."""
+    far: float | None = None
+    """Distance at which rays end, and the depth of the background. None: behind the bounds."""
+    outside: Literal["empty", "field"] = "empty"
+    """Density of samples outside the box: none, or whatever the field says there."""
+    background: float = 0.0
+    """Every channel of what lies behind the field, in [0, 1]: 0 is black, 1 white."""
+    strata: Literal["within", "eg3d"] = "within"
+    """`within`: they fill [near, far]. `eg3d`: spaced so that the last one begins at far."""
+    compositing: Literal["standard", "eg3d"] = "standard"
+    """`standard`: an interval around each sample, from near to far. `eg3d`: between samples."""
+    importance: Literal["standard", "eg3d"] = "standard"
+    """`standard`: by the weights. `eg3d`: pooled, and half an interval toward the camera."""
+    depth: Literal["far", "eg3d"] = "far"
+    """Depth of an empty ray: that of the background. `eg3d`: of the whole batch's farthest sample,
+    and all depths clamped to the batch's samples."""
+    density_noise: float = 0.0
+    """Standard deviation of noise on the raw density, against fog. Absent where draws is None."""
+    chunk: int = 131072
+    """Most points in a call of the field: bounds memory without changing results. About 2^14 stays
+    in the cache of a CPU."""
+    recompute: bool = False
+    """Keep no samples for the backward pass, compute each chunk again: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and what the rules need of each other."""
+        pairs = self.compositing == "eg3d" or self.strata == "eg3d"
+        least = 4 if self.samples_fine and self.importance == "eg3d" else 2 if pairs else 1
+        self._check(self.samples_coarse >= least, "samples_coarse", f"these rules need {least} up")
+        self._check(self.samples_fine >= 0, "samples_fine", "use 0 (none) or more")
+        if self.bounds == "near_far":
+            for name in ("near", "far"):
+                given = getattr(self, name) is not None
+                self._check(given, name, "bounds=near_far needs it; or use bounds=box")
+        near = self.near or 0.0
+        self._check(near >= 0, "near", "use 0 or more, in world units")
+        self._check(self.far is None or self.far > near, "far", f"use more than near={near}")
+        self._check(0 <= self.background <= 1, "background", "use 0 (black) to 1 (white)")
+        self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
+        most = max(self.samples_coarse, self.samples_fine)
+        self._check(self.chunk >= most, "chunk", f"use at least the samples of a ray, {most}")
+
+    def _check(self, passed: bool, name: str, remedy: str) -> None:
+        if not passed:
+            raise ConfigError(f"renderer.{name}={getattr(self, name)}: {remedy}", name)
+
+    def under(self, settings: RenderSettings | None) -> "VolumeRendererConfig":
+        """Lay the settings of a call over these; the combination is checked like any other."""
+        if settings is None:
+            return self
+        given = {f.name: getattr(settings, f.name) for f in fields(settings)}
+        return replace(self, **{k: v for k, v in given.items() if v is not None})
