@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.networks.synthesis import SynthesisConfig, widths
+from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
 
 MAX_SLICED_ROWS = 4096
 """Rows of a stack of slices that float32 coordinates address to 1e-4 of a texel."""
@@ -23,6 +25,15 @@ def check_resolution(resolution: int) -> None:
             f"representation.resolution={resolution}: use a power of two from 4 on, e.g. {near}",
             "resolution",
         )
+
+
+def check_widths(synthesis: SynthesisConfig | Synthesis3dConfig, resolution: int) -> None:
+    """Refuse widths that are not one for each resolution of the network, before it is built."""
+    s = synthesis
+    try:
+        widths("synthesis", resolution, s.channel_base, s.channel_max, s.channels)
+    except ConfigError as error:
+        raise ConfigError(f"representation.{error}", "synthesis.channels") from None
 
 
 def check_channels(channels: int) -> None:

@@ -18,6 +18,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import FullyConnected
+from lightning_gan3d.networks.precision import without_autocast
 from representations.grids import full_precision
 
 
@@ -128,7 +129,7 @@ class NerfField(Field):
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
     ) -> FieldSample:
         """Query density and features, in float32: half precision would blur a sine's phase."""
-        with torch.autocast(points.device.type, enabled=False):
+        with without_autocast(points.device):
             x = self._trunk(points)
             sigma_raw = _head(self.net.to_sigma, x).mT + self.prior(points)
             if self.needs_dirs:
@@ -140,7 +141,7 @@ class NerfField(Field):
 
     def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
         """Raw density alone, without the layer and the head of the features."""
-        with torch.autocast(points.device.type, enabled=False):
+        with without_autocast(points.device):
             return _head(self.net.to_sigma, self._trunk(points)).mT + self.prior(points)
 
 
@@ -153,6 +154,8 @@ class ViewNerfField(NerfField):
 
 class NerfMlp(Representation):
     """Makes the scales and shifts of every layer, each affine in one style."""
+
+    scene_type: type[NerfField] = NerfField
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from representations.grids import (
     check_channels,
     check_resolution,
+    check_widths,
     full_precision,
     sample_plane,
     sample_volume,
@@ -53,6 +54,7 @@ class TriPlaneConfig:
         """Check sizes."""
         check_resolution(self.resolution)
         check_channels(self.channels)
+        check_widths(self.synthesis, self.resolution)
         if self.depth < 1:
             raise ConfigError(
                 f"representation.depth={self.depth}: use 1 (planes) or more (a tri-grid)", "depth"

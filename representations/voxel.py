@@ -9,7 +9,13 @@ from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representati
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
-from representations.grids import check_channels, check_resolution, full_precision, sample_volume
+from representations.grids import (
+    check_channels,
+    check_resolution,
+    check_widths,
+    full_precision,
+    sample_volume,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class VoxelConfig:
         """Check sizes."""
         check_resolution(self.resolution)
         check_channels(self.channels)
+        check_widths(self.synthesis, self.resolution)
 
 
 @dataclass(frozen=True, eq=False)

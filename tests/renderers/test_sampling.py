@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+from analytic_fields import ray
+
+from lightning_gan3d.cameras import Cameras
+from renderers.sampling import (
+    Span,
+    ball,
+    edges_of,
+    eg3d_importance,
+    invert_cdf,
+    slab,
+    span,
+    stratified,
+)
+
+
+@pytest.mark.parametrize(
+    ("origin", "direction", "near", "far"),
+    [
+        ((0, 0, 3.0), (0, 0, -1.0), 2.0, 4.0),
+        ((0.5, -0.3, -3.0), (0, 0, 1.0), 2.0, 4.0),
+        ((0, 0, 0.0), (1.0, 0, 0), -1.0, 1.0),
+        ((3.0, 3, 3), (-1.0, -1, -1), 2 * 3**0.5, 4 * 3**0.5),
+    ],
+)
+def test_the_slab_of_known_rays(origin, direction, near, far):
+    part = slab(*ray(origin, direction), 2.0)
+    assert part.near.item() == pytest.approx(near, abs=1e-5)
+    assert part.far.item() == pytest.approx(far, abs=1e-5)
+
+
+def test_rays_enter_and_leave_the_cube_on_its_surface():
+    rays = Cameras.orbit(3, 0.4, 3.2, 1.4).rays(16)
+    part = slab(*rays, 2.0)
+    hit = (part.far > part.near)[..., 0]
+    assert 0.2 < hit.float().mean() < 1
+    for t in part:
+        surface = (rays.origins + t * rays.dirs).abs().amax(-1)
+        torch.testing.assert_close(surface[hit], torch.ones_like(surface[hit]))
+    middle = rays.origins + (part.near + part.far) / 2 * rays.dirs
+    assert bool((middle.abs().amax(-1)[hit] < 1).all())
+
+
+@pytest.mark.parametrize("x", [0.0, 0.4, 1.5])
+def test_rays_parallel_to_faces(x):
+    part = slab(*ray((x, 0.0, 3.0), (0, 0, -1.0)), 2.0)
+    assert bool(part.far > part.near) == (x < 1)
+
+
+def test_the_ball_of_known_rays():
+    part = ball(*ray((0.6, 0.0, 3.0), (0, 0, -1.0)), 1.0)
+    assert part.near.item() == pytest.approx(2.2)
+    assert part.far.item() == pytest.approx(3.8)
+    missed = ball(*ray((1.2, 0.0, 3.0), (0, 0, -1.0)), 1.0)
+    assert bool(missed.far < missed.near)
+
+
+def test_a_tangent_has_a_finite_gradient():
+    origins = torch.tensor([[[1.0, 0.0, 3.0]]], requires_grad=True)
+    part = ball(origins, torch.tensor([[[0.0, 0.0, -1.0]]]), 1.0)
+    (part.near + part.far).sum().backward()
+    assert bool(origins.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("bounds", ["box", "sphere"])
+def test_a_ray_that_misses_has_no_length_and_lies_behind_everything(bounds):
+    part, background = span(*ray((0, 0, 3.0), (0, 1.0, -0.1)), 2.0, bounds, None, None)
+    reach = 1.0 if bounds == "sphere" else 3**0.5
+    assert part.near.item() == part.far.item() == background.item() == pytest.approx(3 + reach)
+    part, background = span(*ray((0, 0, 3.0), (0, 1.0, -0.1)), 2.0, bounds, 1.0, 9.0)
+    assert part.near.item() == part.far.item() == background.item() == 9
+
+
+def test_near_and_far_cut_the_box():
+    rays = ray((0, 0, 3.0), (0, 0, -1.0))
+    part, background = span(*rays, 2.0, "box", 2.5, 3.5)
+    assert (part.near.item(), part.far.item(), background.item()) == (2.5, 3.5, 3.5)
+    part, _ = span(*ray((0, 0, 0.0), (0, 0, -1.0)), 2.0, "box", None, None)
+    assert (part.near.item(), part.far.item()) == (0, 1)  # from within: nothing behind the camera
+
+
+def test_strata_fill_the_span_and_jitter_stays_within_them():
+    part = Span(torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 4.0))
+    t, end = stratified(part, 4, None, "within")
+    assert t.flatten().tolist() == [2.25, 2.75, 3.25, 3.75]
+    assert end.far.item() == 4
+    assert edges_of(t, end).flatten().tolist() == [2, 2.5, 3, 3.5, 4]
+    t, _ = stratified(part, 4, torch.tensor([0.0, 0.5, 0.2, 0.9]).expand(1, 1, 4), "within")
+    torch.testing.assert_close(t.flatten(), torch.tensor([2.0, 2.75, 3.1, 3.95]))
+
+
+def test_strata_of_eg3d_reach_beyond_far():
+    # FFHQ's: linspace(2.25, 3.3, 48) + u * delta ends at 3.322.
+    part = Span(torch.full((1, 1, 1), 2.25), torch.full((1, 1, 1), 3.3))
+    u = np.random.default_rng(0).random(48, dtype=np.float32)
+    u[-1] = 1 - 1e-6
+    t, end = stratified(part, 48, torch.tensor(u)[None, None], "eg3d")
+    expected = np.linspace(2.25, 3.3, 48) + u * (3.3 - 2.25) / 47
+    np.testing.assert_allclose(t.flatten().numpy(), expected, rtol=1e-6)
+    assert t[..., -1].item() == pytest.approx(3.3223, abs=1e-4)
+    assert end.far.item() == pytest.approx(3.3223, abs=1e-4)
+
+
+def test_inverse_of_a_known_distribution():
+    edges = torch.tensor([0.0, 1, 3, 4]).expand(1, 1, 4)
+    mass = torch.tensor([1.0, 2, 1]).expand(1, 1, 3)
+    u = torch.tensor([0.0, 0.125, 0.25, 0.5, 0.75, 0.875, 0.99999]).expand(1, 1, 7)
+    t = invert_cdf(edges, mass, u)
+    expected = torch.tensor([0.0, 0.5, 1, 2, 3, 3.5, 4]).expand(1, 1, 7)
+    torch.testing.assert_close(t, expected, atol=1e-4, rtol=0)
+
+
+def test_an_empty_ray_is_sampled_evenly_over_its_intervals():
+    edges = torch.linspace(2, 4, 9).expand(1, 1, 9)
+    u = ((torch.arange(16) + 0.5) / 16).expand(1, 1, 16)
+    t = invert_cdf(edges, torch.zeros(1, 1, 8), u)
+    torch.testing.assert_close(t, 2 + 2 * u, atol=1e-5, rtol=0)
+
+
+def importance_by_hand(t, w, u):
+    """EG3D's importance sampling, one number at a time."""
+    n = len(t)
+    pooled = []
+    for i in range(n):  # max-pool of 2 with a pad of 1 on the n - 1 weights
+        pooled.append(max(w[j] for j in (i - 1, i) if 0 <= j < n - 1))
+    smooth = [(pooled[i] + pooled[i + 1]) / 2 + 0.01 for i in range(n - 1)]
+    mass = [s + 1e-5 for s in smooth[1:-1]]
+    middle = [(t[i] + t[i + 1]) / 2 for i in range(n - 1)]
+    cdf = [0.0]
+    for m in mass:
+        cdf.append(cdf[-1] + m / sum(mass))
+    out = []
+    for x in u:
+        i = max(j for j in range(len(mass)) if cdf[j] <= x)
+        out.append(middle[i] + (x - cdf[i]) / (cdf[i + 1] - cdf[i]) * (middle[i + 1] - middle[i]))
+    return out
+
+
+def test_eg3d_importance_against_the_same_by_hand():
+    rng = np.random.default_rng(1)
+    t, w, u = np.sort(rng.random(9)) + 2, rng.random(8) ** 4, rng.random(12)
+    got = eg3d_importance(*(torch.tensor(x)[None, None] for x in (t, w, u)))
+    np.testing.assert_allclose(got.flatten().numpy(), importance_by_hand(t, w, u), rtol=1e-6)
+
+
+def test_eg3d_importance_moves_half_an_interval_toward_the_camera():
+    t = torch.arange(48, dtype=torch.float64)[None, None]
+    w = torch.zeros(1, 1, 47, dtype=torch.float64)
+    w[..., 20] = 1e6  # the segment from 20 to 21, centred at 20.5
+    u = ((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)[None, None]
+    assert eg3d_importance(t, w, u).mean().item() == pytest.approx(20.0, abs=1e-3)
+    edges = torch.cat([t[..., :1], (t[..., 1:] + t[..., :-1]) / 2, t[..., -1:]], -1)
+    w = torch.zeros(1, 1, 48, dtype=torch.float64)
+    w[..., 20] = 1e6  # the standard rule samples where the weight is
+    assert invert_cdf(edges, w, u).mean().item() == pytest.approx(20.0, abs=1e-3)
+
+
+def test_eg3d_importance_never_reaches_the_last_midpoint():
+    t = torch.arange(10.0)[None, None]
+    w = torch.zeros(1, 1, 9)
+    w[..., -1] = 1e6
+    u = torch.linspace(0, 1 - 1e-6, 50)[None, None]
+    got = eg3d_importance(t, w, u)
+    assert got.max() <= 7.5  # the midpoints are 0.5 ... 8.5
+    assert got.min() >= 0.5

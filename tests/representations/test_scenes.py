@@ -1,0 +1,152 @@
+"""What every scene of ours can do, whatever it holds."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.decoder import DecoderConfig
+from lightning_gan3d.networks.synthesis import SynthesisConfig
+from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.registry import module_of
+from renderers import RENDERERS
+from renderers.picture import PictureRenderer, PictureRendererConfig
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from representations import REPRESENTATIONS
+from representations.image2d import Image2dConfig
+from representations.nerf_mlp import NerfMlpConfig
+from representations.triplane import TriPlaneConfig
+from representations.voxel import VoxelConfig
+
+SCENE = SceneConfig(
+    box=2.0,
+    feature_dim=5,
+    decoder=DecoderConfig(hidden_dim=8),
+    density=DensityConfig(scale=4.0, prior_strength=2.0),
+)
+WIDTHS = SynthesisConfig(channels=(8, 8))
+CONFIGS = {
+    "triplane": TriPlaneConfig(resolution=8, channels=4, synthesis=WIDTHS),
+    "trigrid": TriPlaneConfig(resolution=8, channels=4, depth=2, synthesis=WIDTHS),
+    "voxel": VoxelConfig(resolution=8, channels=4, synthesis=Synthesis3dConfig(channels=(8, 8))),
+    "film_siren": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0),
+    "posenc_relu": NerfMlpConfig(variant="posenc_relu", hidden_dim=8, num_layers=2, octaves=2),
+    "view_dirs": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0, view_dirs=True),
+    "image2d": Image2dConfig(synthesis=WIDTHS),
+}
+FIELDS = [name for name in CONFIGS if name != "image2d"]
+
+
+def build(name, num=3):
+    torch.manual_seed(0)
+    cfg = CONFIGS[name]
+    rep = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
+    return rep, rep(torch.randn(num, rep.num_ws, 16))
+
+
+def test_every_plug_in_is_tested_here():
+    assert {type(c) for c in CONFIGS.values()} == {cfg for cfg, _ in REPRESENTATIONS.values()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_renderer_accepts_it(name):
+    rep, scene = build(name)
+    assert isinstance(scene, rep.scene_type)
+    accepting = [cls for _, cls in RENDERERS.values() if issubclass(rep.scene_type, cls.accepts)]
+    assert accepting == [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
+    assert rep.view_in_label is (name == "image2d")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_maps_select_and_count(name):
+    _, scene = build(name)
+    leaves, spec = pytree.tree_flatten(scene)
+    assert all(isinstance(x, torch.Tensor) for x in leaves)
+    assert pytree.tree_unflatten(leaves, spec).tensors()[0] is leaves[0]
+    assert scene.batch == 3
+    assert scene.nbytes == sum(x.numel() * 4 for x in leaves)
+    assert scene.to(dtype=torch.float16).nbytes == scene.nbytes / 2
+    assert leaves[0].requires_grad
+    assert not scene.detach().tensors()[0].requires_grad
+    for items in (slice(1, 3), torch.tensor([2, 0])):
+        for whole, part in zip(leaves, scene.index(items).tensors(), strict=True):
+            assert torch.equal(part, whole[items])
+    twice = scene.map(lambda x: 2 * x)
+    assert type(twice) is type(scene)
+    assert torch.equal(twice.tensors()[0], 2 * leaves[0])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scene.scene_cfg = None
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_scenes_of_a_batch_do_not_mix(name):
+    _, scene = build(name)
+    points, dirs = torch.rand(3, 9, 3) * 2 - 1, torch.randn(3, 9, 3)
+    together = scene(points, dirs)
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = scene.index(one)(points[one], dirs[one])
+        torch.testing.assert_close(alone.feature, together.feature[one], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone.sigma_raw, together.sigma_raw[one], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_density_adds_the_prior_once(name):
+    _, scene = build(name)
+    points = torch.rand(3, 9, 3) * 2 - 1
+    plain = dataclasses.replace(
+        scene, scene_cfg=dataclasses.replace(SCENE, density=DensityConfig(scale=4.0))
+    )
+    ball = 2 * (0.6 - points.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(scene.density(points) - plain.density(points), ball)
+    dirs = torch.zeros_like(points) if scene.needs_dirs else None
+    torch.testing.assert_close(scene(points, dirs).sigma_raw, scene.density(points))
+    assert scene(points, dirs).feature.shape == (3, 9, 5)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_gradients_reach_every_parameter(name):
+    rep, scene = build(name)
+    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8, chunk=64), SCENE)
+    out = o(scene, Cameras.orbit(3, 0.3, 3.2, 1.4), 6, draws=Draws(0))
+    assert out.feature.shape == (3, 5, 6, 6)
+    (out.feature.square().sum() + out.depth.sum()).backward()
+    missing = [
+        k for k, p in rep.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_sixteen_bit_scene_renders_much_the_same(name):
+    _, scene = build(name)
+    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8), SCENE)
+    view = Cameras.orbit(3, 0.3, 3.2, 1.4)
+    with torch.no_grad():
+        full, half = o(scene, view, 6), o(scene.to(dtype=torch.float16), view, 6)
+    torch.testing.assert_close(half.feature, full.feature, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["triplane", "voxel", "film_siren"])
+def test_training_in_mixed_precision_stores_full_scenes(name):
+    torch.manual_seed(0)
+    cfg = CONFIGS[name]
+    rep = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scene = rep(torch.randn(1, rep.num_ws, 16))
+    assert {x.dtype for x in scene.tensors()} == {torch.float32}
+
+
+def test_the_2d_baseline_is_bounded_only_by_option():
+    for output, bounded in (("linear", False), ("sigmoid", True)):
+        torch.manual_seed(0)
+        cfg = Image2dConfig(output=output, synthesis=WIDTHS)
+        rep = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
+        picture = rep(20 * torch.randn(3, rep.num_ws, 16))
+        assert bool(picture.image.abs().max() <= 1) is bounded
+        out = PictureRenderer(PictureRendererConfig(), SCENE)(picture, Cameras.orbit(6), 4)
+        assert torch.equal(out.feature[5], picture.image[2])
