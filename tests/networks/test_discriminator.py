@@ -1,0 +1,184 @@
+import pytest
+import torch
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import Images
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.augment import Augment, AugmentConfig
+from lightning_gan3d.networks.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    minibatch_deviation,
+)
+
+
+def make(resolution=16, **options):
+    torch.manual_seed(0)
+    options = {"channels": (8, 6, 4)[: resolution.bit_length() - 2]} | options
+    return Discriminator(DiscriminatorConfig(**options), resolution)
+
+
+def batch(n=4, size=16, raw=8, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(n, 3, size, size, generator=generator, dtype=dtype)
+    image_raw = torch.randn(n, 3, raw, raw, generator=generator, dtype=dtype)
+    return Images(image, image_raw), torch.randn(n, 25, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 16])
+@pytest.mark.parametrize("raw", [4, 8, 24])
+def test_shape(resolution, raw):
+    images, label = batch(size=resolution, raw=raw)
+    assert make(resolution)(images, label).shape == (4, 1)
+
+
+def test_names_and_shapes_of_eg3d():
+    net = Discriminator(DiscriminatorConfig(channel_base=1024, channel_max=32), 512)
+    shapes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    names = {
+        "b512.fromrgb.weight",
+        "b512.fromrgb.bias",
+        "mapping.embed.weight",
+        "mapping.embed.bias",
+    }
+    for r in (512, 256, 128, 64, 32, 16, 8):
+        names |= {f"b{r}.conv{i}.{p}" for i in (0, 1) for p in ("weight", "bias")}
+        names |= {f"b{r}.skip.weight"}
+    names |= {f"b4.{layer}.{p}" for layer in ("conv", "fc", "out") for p in ("weight", "bias")}
+    names |= {f"mapping.fc{i}.{p}" for i in range(8) for p in ("weight", "bias")}
+    assert set(shapes) == names
+    assert shapes["b512.fromrgb.weight"] == (2, 6, 1, 1)
+    assert shapes["b4.conv.weight"] == (32, 33, 3, 3)
+    assert shapes["b4.fc.weight"] == (32, 512)
+    assert shapes["b4.out.weight"] == (32, 32)
+
+
+def test_projection_depends_on_the_label():
+    images, label = batch()
+    net = make()
+    assert (net(images, label) - net(images, label.flip(0))).abs().min() > 1e-4
+    blind = make(conditioning="none")
+    assert torch.equal(blind(images, label), blind(images, label.flip(0)))
+
+
+def test_dual_discrimination_sees_the_raw_rendering():
+    images, label = batch()
+    other = images._replace(image_raw=images.image_raw.flip(0))
+    net = make()
+    assert not torch.allclose(net(images, label), net(other, label))
+    net = make(dual=False)
+    assert torch.equal(net(images, label), net(other, label))
+
+
+def test_minibatch_deviation_matches_definition():
+    x = torch.randn(6, 5, 4, 4)
+    y = minibatch_deviation(x, 3)
+    torch.testing.assert_close(y[:, :5], x)
+    for k in (0, 3):
+        std = (x[k : k + 3].var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[k : k + 3, 5], std.expand(3, 4, 4))
+
+
+def test_groups_are_consecutive_in_the_microbatch():
+    images, label = batch(8)
+    net = make(mbstd_group=4)
+    logits = net(images, label)
+    changed = images._replace(image=images.image.clone())
+    changed.image[0] *= 30
+    moved = (net(changed, label) - logits).abs().squeeze(1) > 1e-6
+    assert moved.tolist() == [True] * 4 + [False] * 4
+    parts = [
+        net(Images(images.image[s], images.image_raw[s]), label[s]) for s in (slice(4), slice(4, 8))
+    ]
+    torch.testing.assert_close(torch.cat(parts), logits, atol=1e-5, rtol=1e-4)
+    alone = make(mbstd_group=0)
+    moved = (alone(changed, label) - alone(images, label)).abs().squeeze(1) > 1e-6
+    assert moved.tolist() == [True] + [False] * 7
+
+
+def test_groups_that_do_not_fit():
+    images, label = batch(2)
+    assert make(mbstd_group=4)(images, label).shape == (2, 1)
+    images, label = batch(6)
+    with pytest.raises(ValueError, match="6 is not divisible into groups of 4"):
+        make(mbstd_group=4)(images, label)
+
+
+def test_unconditional_term_is_added():
+    images, label = batch()
+    net = make(unconditional_term=True)
+    logits = net(images, label)
+    net.b4.plain.bias.data += 2.0
+    torch.testing.assert_close(net(images, label), logits + 2)
+
+
+def test_options_have_effect():
+    images, label = batch()
+    assert not torch.allclose(make(conv_clamp=0.1)(images, label), make()(images, label))
+    assert not any("fc2" in k for k in make(mapping_layers=2).mapping.state_dict())
+    assert make(channels=None, channel_base=64, channel_max=10).b16.conv0.bias.shape == (4,)
+
+
+def test_autocast_returns_full_precision():
+    images, label = batch()
+    net = make()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(images, label)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, net(images, label), atol=0.05, rtol=0.1)
+
+
+@pytest.mark.parametrize("augment", ["none", "fixed"])
+@pytest.mark.parametrize("raw", [4, 8])
+def test_gradient_penalty_has_the_right_gradient(augment, raw):
+    """R1 by finite differences in float64, to images and weights, through augmentation."""
+    net = make(8, mapping_layers=1, unconditional_term=True).double()
+    pipeline = Augment(AugmentConfig(mode=augment, probability=0.7)).double()
+    images, label = batch(4, 8, raw, torch.float64)
+    names = ["b8.conv0.weight", "b8.conv1.weight", "b4.conv.weight", "b4.fc.weight"]
+    weights = [net.get_parameter(n).detach().clone().requires_grad_() for n in names]
+
+    def penalty(image, image_raw, *weights):
+        seen = pipeline(Images(image, image_raw), Draws(seed=5))
+        parameters = dict(zip(names, weights, strict=True))
+        logits = torch.func.functional_call(net, parameters, (seen, label))
+        grads = torch.autograd.grad(logits.sum(), [image, image_raw], create_graph=True)
+        return sum(g.square().sum() for g in grads)
+
+    inputs = [images.image.requires_grad_(), images.image_raw.requires_grad_(), *weights]
+    assert torch.autograd.gradcheck(penalty, inputs, fast_mode=True)
+    assert penalty(*inputs) > 0
+
+
+def test_gradient_penalty_of_small_images_in_full():
+    net = make(4, channels=(3,), mbstd_group=2, mapping_layers=0).double()
+    images, label = batch(2, 4, 4, torch.float64)
+
+    def logits(image, image_raw):
+        return net(Images(image, image_raw), label)
+
+    inputs = (images.image.requires_grad_(), images.image_raw.requires_grad_())
+    assert torch.autograd.gradcheck(logits, inputs)
+    assert torch.autograd.gradgradcheck(logits, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"channel_base": 0},
+        {"channel_max": 0},
+        {"channels": ()},
+        {"mbstd_group": -1},
+        {"mapping_layers": -1},
+        {"conv_clamp": 0.0},
+        {"unconditional_term": True, "conditioning": "none"},
+    ],
+)
+def test_bad_values_are_refused(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        DiscriminatorConfig(**bad)
+
+
+def test_wrong_number_of_channels_is_refused():
+    with pytest.raises(ConfigError, match=r"discriminator\.channels.*16 needs 3"):
+        make(16, channels=(8, 8))

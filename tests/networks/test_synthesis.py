@@ -1,0 +1,145 @@
+import pytest
+import torch
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.resample import upsample
+from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
+
+
+def make(dims, resolution=16, out_channels=5, **options):
+    torch.manual_seed(0)
+    options = {"channels": (8, 6, 4)} | options
+    if dims == 2:
+        return Synthesis2d(SynthesisConfig(**options), 10, resolution, out_channels)
+    return Synthesis3d(Synthesis3dConfig(**options), 10, resolution, out_channels)
+
+
+def test_backbone_of_eg3d_has_its_names_and_14_styles():
+    net = Synthesis2d(SynthesisConfig(channel_base=2048, channel_max=32), 512, 256, 96)
+    assert net.num_ws == 14
+    state = net.state_dict()
+    names = {"b4.const"}
+    for r in (4, 8, 16, 32, 64, 128, 256):
+        for conv in ["conv1"] if r == 4 else ["conv0", "conv1"]:
+            names |= {
+                f"b{r}.{conv}.{p}" for p in ("weight", "bias", "noise_strength", "noise_const")
+            }
+            names |= {f"b{r}.{conv}.affine.weight", f"b{r}.{conv}.affine.bias"}
+        names |= {f"b{r}.torgb.{p}" for p in ("weight", "bias", "affine.weight", "affine.bias")}
+    assert set(state) == names
+    widths = [state[f"b{r}.conv1.weight"].shape[0] for r in (4, 64, 128, 256)]
+    assert widths == [32, 32, 16, 8]
+    assert state["b256.conv0.weight"].shape == (8, 16, 3, 3)
+    assert state["b256.conv0.affine.weight"].shape == (16, 512)
+    assert state["b256.torgb.weight"].shape == (96, 8, 1, 1)
+    assert state["b64.conv0.noise_const"].shape == (64, 64)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_shapes_and_number_of_styles(dims):
+    net = make(dims)
+    assert net.num_ws == 6
+    out = net(torch.randn(3, 6, 10))
+    assert out.shape == (3, 5, *[16] * dims)
+    assert 0.1 < out.std() < 10
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_styles_reach_the_layers_they_belong_to(dims):
+    net, ws = make(dims), torch.randn(2, 6, 10)
+    calls = {}
+
+    def remember(name):
+        return lambda _module, args, _out: calls.update({name: args[1]})
+
+    for r in (4, 8, 16):
+        block = getattr(net, f"b{r}")
+        for name in ("conv0", "conv1", "torgb"):
+            if hasattr(block, name):
+                getattr(block, name).register_forward_hook(remember(f"{r}.{name}"))
+    net(ws)
+    order = {
+        name: next(i for i in range(6) if torch.equal(w, ws[:, i])) for name, w in calls.items()
+    }
+    assert order == {
+        **{"4.conv1": 0, "4.torgb": 1},
+        **{"8.conv0": 1, "8.conv1": 2, "8.torgb": 3},
+        **{"16.conv0": 3, "16.conv1": 4, "16.torgb": 5},
+    }
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_outputs_of_all_resolutions_add_up(dims):
+    net, ws = make(dims, use_noise=False), torch.randn(2, 6, 10)
+    x, a = net.b4(None, None, ws[:, 0:2])
+    x, b = net.b8(x, None, ws[:, 1:4])
+    _, c = net.b16(x, None, ws[:, 3:6])
+    torch.testing.assert_close(net(ws), upsample(upsample(a) + b) + c)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_noise_is_keyed_by_layer_and_step(dims):
+    net, ws, draws = make(dims), torch.randn(2, 6, 10), Draws(seed=3)
+    torch.testing.assert_close(net(ws, "none"), net(ws, "const"))
+    for name, p in net.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.fill_(0.5)
+    random = net(ws, "random", draws)
+    torch.testing.assert_close(net(ws, "random", draws), random)
+    assert not torch.allclose(net(ws, "random", draws.at(1)), random)
+    assert not torch.allclose(net(ws, "none"), net(ws, "const"))
+    seen = []
+    for block in (net.b8.conv0, net.b8.conv1):
+        block.register_forward_hook(lambda _m, args, _o: seen.append(args[3].normal("noise", (4,))))
+    net(ws, "random", draws)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_options_have_effect():
+    ws = 50 * torch.randn(2, 6, 10)
+    clamped = make(2, conv_clamp=0.1)(ws)
+    assert clamped.abs().max() <= 0.3 + 1e-6 < make(2)(ws).abs().max()
+    assert not any("noise" in k for k in make(2, use_noise=False).state_dict())
+    assert not any("noise" in k for k in make(3, use_noise=False).state_dict())
+    for dims in (2, 3):
+        net = make(dims, channels=None, channel_base=64, channel_max=12)
+        assert [net.b4.const.shape[0], net.b16.conv1.bias.shape[0]] == [12, 4]
+
+
+def test_sample_does_not_depend_on_its_batch():
+    net, ws = make(2), torch.randn(4, 6, 10)
+    torch.testing.assert_close(net(ws)[2:3], net(ws[2:3]), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_keeps_the_output_in_full_precision():
+    net, ws = make(2), torch.randn(4, 6, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(ws)
+    assert low.dtype == torch.float32
+    error = (low - net(ws)).std() / low.std()
+    assert 1e-5 < error < 0.03
+
+
+@pytest.mark.parametrize(
+    ("options", "resolution", "words"),
+    [
+        ({"channels": (8, 6)}, 16, "needs 3 numbers, one for each of 4, 8, 16"),
+        ({}, 12, "power of two"),
+        ({}, 2, "power of two"),
+        ({"channels": ()}, 16, "channels"),
+        ({"channels": (8, 0, 4)}, 16, "channels"),
+        ({"channel_base": 0}, 16, "channel_base"),
+        ({"channel_max": -1}, 16, "channel_max"),
+    ],
+)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bad_values_are_refused(dims, options, resolution, words):
+    with pytest.raises(ConfigError, match=words):
+        make(dims, resolution, **options)
+
+
+def test_bad_clamp_is_refused():
+    with pytest.raises(ConfigError, match="conv_clamp"):
+        SynthesisConfig(conv_clamp=0.0)
