@@ -1,0 +1,1 @@
+"""Measures of generators: image distribution, view consistency, pose."""

@@ -1,12 +1,35 @@
 """All measures of one generator, each with its protocol in words."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metrics.consistency import ConsistencyConfig
-from lightning_gan3d.metrics.pose import PoseConfig
-from lightning_gan3d.metrics.refit import RefitConfig
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics.cache import kept_measures
+from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.pose import (
+    PoseConfig,
+    PoseRegressor,
+    kept_regressor,
+    pose_errors,
+    pose_errors_of,
+)
+from lightning_gan3d.metrics.refit import RefitConfig, measure_refit
+from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
 from lightning_gan3d.metrics.swd import SwdConfig
+
+SEED = 0
+"""Keys latents, directions and the regressor, whatever the seed of a run: all runs meet the same
+measure."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +37,10 @@ class EvaluationConfig:
     """What is measured, and on how many images."""
 
     num_images: int = 1000
-    """Generated images that serve the distribution and pose measures."""
+    """Generated images that serve the distribution and pose measures; at most as many as are held
+    out."""
+    num_images_training: int = 250
+    """The same for the image distance that is measured while training."""
     batch: int = 32
     """Images generated at a time."""
     swd: SwdConfig | None = SwdConfig()
@@ -28,9 +54,223 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for field in ("num_images", "batch"):
+        for field in ("num_images", "num_images_training", "batch"):
             if getattr(self, field) < 1:
                 raise ConfigError(
                     f"evaluation.{field}={getattr(self, field)}: use a whole number from 1",
                     field=field,
                 )
+
+
+@contextmanager
+def evaluating(generator: Generator) -> Iterator[None]:
+    """Put a generator into evaluation mode, and back."""
+    training = generator.training
+    generator.eval()
+    try:
+        yield
+    finally:
+        generator.train(training)
+
+
+def source_of(
+    generator: Generator, labels: Float[Tensor, "n 25"], device: torch.device | str, seed: int
+) -> GeneratorSource:
+    """See a generator as a source of views; its labels are drawn from those given."""
+    return GeneratorSource(generator, generator.cfg.z_dim, torch.as_tensor(labels), seed, device)
+
+
+def evaluate(
+    generator: Generator,
+    train: ImageSet,
+    test: ImageSet | None,
+    cfg: EvaluationConfig,
+    device: torch.device | str = "cpu",
+    seed: int = SEED,
+    *,
+    initial: Generator | None = None,
+    truth: ViewSource | None = None,
+    cache: Path | None = None,
+) -> list[Measure]:
+    """Take all measures of a generator that is on `device`.
+
+    `initial` is the generator before training, from which the share of the way to the floor is
+    reckoned; `truth` shows the data's own objects, which say what the consistency measures can
+    reach. What depends on the data alone is kept in `cache`. A measure that could not be taken is
+    missing, with its reason.
+    """
+    with evaluating(generator):
+        source = source_of(generator, train.labels, device, seed)
+        start = None
+        if initial is not None and cfg.swd is not None:
+            with evaluating(initial):
+                distance = ImageDistance(train, test, cfg.swd, cfg.num_images, seed, cache)
+                start = distance.of(source_of(initial, train.labels, device, seed), cfg.batch)[
+                    "mean"
+                ]
+        return evaluate_source(
+            source, train, test, cfg, device, seed, initial_swd=start, truth=truth, cache=cache
+        )
+
+
+def evaluate_source(
+    source: ViewSource,
+    train: ImageSet,
+    test: ImageSet | None,
+    cfg: EvaluationConfig,
+    device: torch.device | str = "cpu",
+    seed: int = SEED,
+    *,
+    initial_swd: float | None = None,
+    truth: ViewSource | None = None,
+    cache: Path | None = None,
+) -> list[Measure]:
+    """Take all measures of whatever shows views; see `evaluate`."""
+    labels = torch.as_tensor(train.labels)
+    result = _images(source, train, test, cfg, device, seed, initial_swd, cache)
+    if cfg.consistency is not None:
+        result += measure_consistency(source, cfg.consistency, cfg.batch)
+        if truth is not None:
+            consistency = cfg.consistency
+            result += kept_measures(
+                cache,
+                "consistency-truth",
+                [train.fingerprint, asdict(consistency), seed],
+                lambda: measure_consistency(truth, consistency, cfg.batch, "_truth"),
+            )
+    if cfg.refit is not None:
+        refit = cfg.refit
+        result += measure_refit(source, labels, refit, seed, cfg.batch, device)
+        if truth is not None:
+            result += kept_measures(
+                cache,
+                "refit-truth",
+                [train.fingerprint, asdict(refit), seed],
+                lambda: measure_refit(truth, labels, refit, seed, cfg.batch, "cpu", "_truth"),
+            )
+    return result
+
+
+def _images(
+    source: ViewSource,
+    train: ImageSet,
+    test: ImageSet | None,
+    cfg: EvaluationConfig,
+    device: torch.device | str,
+    seed: int,
+    initial_swd: float | None,
+    cache: Path | None,
+) -> list[Measure]:
+    """Take the measures of single images, all on the same ones: distribution and pose."""
+    distance = regressor = None
+    num_images = cfg.num_images
+    if cfg.swd is not None:
+        distance = ImageDistance(train, test, cfg.swd, num_images, seed, cache)
+        num_images = distance.num_images
+    if cfg.pose is not None:
+        regressor = kept_regressor(train, cfg.pose, seed, device, cache)
+    if distance is None and regressor is None:
+        return []
+    collected = distance.collect() if distance is not None else None
+    angles: list[Tensor] = []
+    for images, cameras in fakes(source, num_images, cfg.batch):
+        if collected is not None:
+            collected.add(images)
+        if regressor is not None:
+            angles.append(pose_errors(regressor, images, cameras).cpu())
+    result: list[Measure] = []
+    if distance is not None and collected is not None:
+        result += _distances(distance, distance.real.distance(collected), initial_swd)
+    if regressor is not None and cfg.pose is not None:
+        result += _poses(regressor, torch.cat(angles), train, test, cfg.pose, device)
+    return result
+
+
+def _distances(
+    distance: ImageDistance, found: dict[str, float], initial: float | None
+) -> list[Measure]:
+    n, note = distance.num_images, distance.protocol
+    if not math.isfinite(found["mean"]):
+        return [missing("quality.swd", f"the generator's images are not finite ({note})")]
+    result = [Measure("quality.swd", found["mean"], "", n, note=note)]
+    for name, value in found.items():
+        if name != "mean":
+            whole = f"whole images reduced to {distance.cfg.coarsest} pixels"
+            level = whole if name == "pixels" else f"level {name} alone"
+            result.append(Measure(f"quality.swd_{name}", value, "", n, note=f"{level}: {note}"))
+    floor = distance.floor["mean"]
+    if distance.held_out:
+        real = "as many training images in the generator's place"
+    else:
+        real = "disjoint halves of the training images"
+    result.append(Measure("quality.swd_floor", floor, "", n, note=f"{real}: {note}"))
+    way = "share of the way from the generator before training to real images"
+    if initial is None or not math.isfinite(initial):
+        why = "the generator before training was not measured"
+        return [
+            *result,
+            missing("quality.swd_init", why),
+            missing("quality.swd_way", f"{way}: {why}", "share"),
+        ]
+    result.append(Measure("quality.swd_init", initial, "", n, note=f"before training: {note}"))
+    if initial <= floor:
+        why = f"before training it was {initial:.4g}, not above the floor of {floor:.4g}"
+        return [*result, missing("quality.swd_way", f"{way}: {why}", "share")]
+    share = (initial - found["mean"]) / (initial - floor)
+    return [*result, Measure("quality.swd_way", share, "share", n, note=f"{way}: {note}")]
+
+
+def _poses(
+    regressor: PoseRegressor,
+    angles: Float[Tensor, " n"],
+    train: ImageSet,
+    test: ImageSet | None,
+    cfg: PoseConfig,
+    device: torch.device | str,
+) -> list[Measure]:
+    real = pose_errors_of(regressor, test if test is not None else train, device)
+    whose = "held-out" if test is not None else "its own training"
+    note = (
+        "angle of the rotation between the camera asked for and the one read by a regressor "
+        "trained on "
+        f"{cfg.iterations} x {cfg.batch} real images at "
+        f"{regressor.resolution}x{regressor.resolution} pixels"
+    )
+    result = []
+    for suffix, values, words in (
+        ("", angles, "generated images"),
+        ("_real", real, f"{whose} real images, the most that can be read"),
+    ):
+        share_name = f"pose.within_{cfg.threshold_degrees:g}deg{suffix}"
+        median_name = f"pose.median_deg{suffix}"
+        if not bool(values.isfinite().all()):
+            why = f"the generator's images are not finite ({note})"
+            result += [missing(share_name, why, "share"), missing(median_name, why, "deg")]
+            continue
+        degrees = values.rad2deg()
+        share = float((degrees <= cfg.threshold_degrees).float().mean())
+        result += [
+            Measure(share_name, share, "share", len(values), note=f"{words}: {note}"),
+            Measure(
+                median_name, float(degrees.median()), "deg", len(values), note=f"{words}: {note}"
+            ),
+        ]
+    return result
+
+
+def swd_of(
+    generator: Generator,
+    images: ImageSet,
+    cfg: EvaluationConfig,
+    device: torch.device | str = "cpu",
+    seed: int = SEED,
+) -> dict[str, float]:
+    """Return the image distance to `num_images_training` real images.
+
+    Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. For use while training. It
+    is larger than the final one, for it is taken over fewer images.
+    """
+    distance = ImageDistance(images, images, cfg.swd or SwdConfig(), cfg.num_images_training, seed)
+    with evaluating(generator):
+        found = distance.of(source_of(generator, images.labels, device, seed), cfg.batch)
+    return {"swd" if k == "mean" else f"swd_{k}": v for k, v in found.items()}

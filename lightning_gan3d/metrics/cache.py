@@ -1,0 +1,74 @@
+"""What is worth keeping between generators of one data set, named by all that it depends on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lightning_gan3d.measure import Measure
+
+SCHEMA = 1
+"""Counts up when a protocol changes in the code, so that what was kept before is not used."""
+
+
+def default_folder() -> Path:
+    """Where measures keep what they reuse: under `XDG_CACHE_HOME`, or `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "lightning_gan3d" / "metrics"
+
+
+def kept(
+    folder: Path | None, name: str, key: Any, make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return tensors from the folder where they are there, else make and keep them.
+
+    `key` holds whatever the tensors depend on, as plain values. A damaged file is made anew; a
+    folder that cannot be written to costs only the time that keeping would have saved. `folder`
+    None keeps nothing.
+    """
+    if folder is None:
+        return make()
+    path = folder / f"{name}-{_digest(key)}.safetensors"
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError):
+        tensors = make()
+    _write(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+    return tensors
+
+
+def kept_measures(
+    folder: Path | None, name: str, key: Any, make: Callable[[], list[Measure]]
+) -> list[Measure]:
+    """The same for measures."""
+    if folder is None:
+        return make()
+    path = folder / f"{name}-{_digest(key)}.json"
+    try:
+        return [Measure(**row) for row in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        measures = make()
+    _write(path, json.dumps([asdict(m) for m in measures]).encode())
+    return measures
+
+
+def _digest(key: Any) -> str:
+    text = json.dumps([SCHEMA, key], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

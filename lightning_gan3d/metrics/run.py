@@ -1,0 +1,79 @@
+"""Measure the generator of a run directory, and write what was found beside it."""
+
+from pathlib import Path
+
+import torch
+
+from lightning_gan3d.data.archive import open_source
+from lightning_gan3d.data.datamodule import open_test
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.labels import read_index
+from lightning_gan3d.data.synth import SynthObjects
+from lightning_gan3d.measure import Measure, write_measures
+from lightning_gan3d.metrics.cache import default_folder
+from lightning_gan3d.metrics.evaluate import SEED, evaluate
+from lightning_gan3d.metrics.sources import ObjectSource
+from lightning_gan3d.training.module import make_networks
+from lightning_gan3d.training.rundir import Run
+
+EVALUATION = "evaluation.json"
+"""The file of a run directory that holds its measures."""
+
+
+def truth_of(
+    cfg: DataConfig, train: ImageDataset, test: ImageDataset | None, seed: int = SEED
+) -> ObjectSource | None:
+    """The objects of a procedural data set, held-out ones if there are any; None for others."""
+    if "synth" not in read_index(open_source(cfg.path)):
+        return None
+    objects = SynthObjects.open(cfg.path)
+    numbers = (test or train).objects
+    known = range(objects.cfg.num_objects) if numbers is None else sorted(set(numbers.tolist()))
+    return ObjectSource(objects.render, known, train.labels, train.resolution, seed)
+
+
+def evaluate_run(path: str | Path, device: str = "auto", cache: Path | None = None) -> "Evaluation":
+    """Measure the averaged generator of a run's newest checkpoint, and write `evaluation.json`.
+
+    `cache` is the folder of what generators of the same data share; None means the user's.
+    """
+    run = Run(path)
+    config = run.config()
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    train = ImageDataset(config.data, "train")
+    test = open_test(config.data, train)
+    generator = run.generator(where)
+    initial, _ = make_networks(config, train.resolution)
+    initial.rendering_resolution = generator.rendering_resolution
+    measures = evaluate(
+        generator,
+        train,
+        test,
+        config.evaluation,
+        where,
+        initial=initial.to(where),
+        truth=truth_of(config.data, train, test),
+        cache=cache or default_folder(),
+    )
+    write_measures(run.path / EVALUATION, measures)
+    return Evaluation(run.path / EVALUATION, measures)
+
+
+class Evaluation:
+    """What was measured, and where it is written; printed as a table."""
+
+    def __init__(self, path: Path, measures: list[Measure]) -> None:
+        """Keep both."""
+        self.path, self.measures = path, measures
+
+    def __str__(self) -> str:
+        """One line for each measure: name, value, unit, spread and count, or why it is missing."""
+        width = max((len(m.metric) for m in self.measures), default=0)
+        lines = []
+        for m in self.measures:
+            if m.value is None:
+                lines.append(f"{m.metric:{width}}  missing: {m.note}")
+                continue
+            spread = f" ± {m.spread:.3g}" if m.spread is not None else ""
+            lines.append(f"{m.metric:{width}}  {m.value:.4g}{spread} {m.unit}  (n = {m.n})")
+        return "\n".join([*lines, f"written to {self.path}"])
