@@ -31,7 +31,7 @@ endif
 	@touch $@
 
 demo: $(READY)  ## train, measure and compare the four generators on procedural data, in minutes
-	$(BIN)/gan3d data synth data/synth32.zip
+	@test -f data/synth32.zip || $(BIN)/gan3d data synth data/synth32.zip
 	$(BIN)/gan3d sweep run demo --root $(DEMO)
 	$(BIN)/gan3d bench $(DEMO) --quick
 	$(BIN)/gan3d report $(DEMO)

@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import Refusal
 from lightning_gan3d.version import __version__
 
 app = typer.Typer(
@@ -24,20 +23,14 @@ app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 
 
-class Exit(IntEnum):
-    """Exit codes; a refusal is 2 unless stated."""
-
-    DONE = 0
-    FIX_INPUT = 2
-    UNSAFE = 3
-    FAILED = 4
-    STOPPED = 75
-
-
 Root = Annotated[Path, typer.Option(help="Folder under which run directories are made.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
 ]
+Options = Annotated[
+    list[str] | None, typer.Argument(help="Options: key=value ...", metavar="[K=V]...")
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -53,12 +46,14 @@ def train(
 ) -> None:
     """Train one generator, then measure it."""
     from lightning_gan3d.experiment import load_experiment
-    from lightning_gan3d.training.run import plan, train_run
-
     config = load_experiment(file, overrides or [])
     if dry_run:
+        from lightning_gan3d.training.plan import plan
+
         typer.echo(plan(config))
         return
+    from lightning_gan3d.training.run import train_run
+
     raise typer.Exit(train_run(config, root=root, resume=resume, command=sys.argv))
 
 
@@ -163,31 +158,30 @@ def generate(
 @data_app.command("synth")
 def data_synth(
     out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
-    num_images: Annotated[int, typer.Option(help="Images in all.")] = 3000,
-    resolution: Annotated[int, typer.Option(help="Pixels on a side.")] = 32,
-    seed: Annotated[int, typer.Option(help="Keys figures and cameras.")] = 0,
-    background: Annotated[str, typer.Option(help="white, black or grey.")] = "white",
-    force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    options: Options = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make procedural figures with known shape, pose and depth."""
+    from lightning_gan3d.config import from_options
     from lightning_gan3d.data.synth import SynthConfig, make_synth
 
-    cfg = SynthConfig(
-        num_images=num_images, resolution=resolution, seed=seed, background=background
-    )
-    typer.echo(make_synth(cfg, out, force=force))
+    make_synth(from_options(SynthConfig, options or []), out, overwrite=overwrite)
+    typer.echo(out)
 
 
 @data_app.command("coil100")
 def data_coil100(
     source: Annotated[Path, typer.Argument(help="coil-100.zip as downloaded.")],
-    out: Annotated[Path, typer.Argument(help="The .zip file to make.")],
-    resolution: Annotated[int, typer.Option(help="Pixels on a side, up to 128.")] = 64,
+    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    options: Options = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
+    from lightning_gan3d.config import from_options
     from lightning_gan3d.data.coil100 import Coil100Config, prepare_coil100
 
-    typer.echo(prepare_coil100(Coil100Config(resolution=resolution), source, out))
+    prepare_coil100(from_options(Coil100Config, options or []), source, out, overwrite=overwrite)
+    typer.echo(out)
 
 
 @data_app.command("check")
@@ -210,7 +204,7 @@ def doctor() -> None:
     findings = examine()
     for f in findings:
         typer.echo(f"{marks[f.state]}  {f.what}: {f.detail}")
-    raise typer.Exit(Exit.FIX_INPUT if any(f.state == "fault" for f in findings) else Exit.DONE)
+    raise typer.Exit(2 if any(f.state == "fault" for f in findings) else 0)
 
 
 def _version(asked: bool) -> None:
@@ -232,9 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a refusal is one line and an exit code, not a traceback."""
     try:
         app(args=arguments)
-    except ConfigError as error:
+    except Refusal as error:
         typer.echo(f"error: {error}", err=True)
-        raise SystemExit(Exit.FIX_INPUT) from None
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

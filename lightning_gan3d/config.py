@@ -17,7 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class Refusal(ValueError):
+    """Input that must be fixed before anything starts; the command line prints it and exits."""
+
+    exit_code: typing.ClassVar[int] = 2
+
+
+class ConfigError(Refusal):
     """A configuration that must be fixed; the message names field, value, choices and remedy."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -166,6 +172,12 @@ def build(
         raise ConfigError(
             f"{path}{missing[0]}: required, but not given ({cls.__name__})"
         ) from error
+
+
+def from_options(cls: type[T], options: typing.Sequence[str]) -> T:
+    """Build a dataclass from `key=value` arguments alone."""
+    origins = Origins()
+    return build(cls, apply_overrides({}, options, origins), origins)
 
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:

@@ -73,7 +73,7 @@ HASH_IGNORES = {
     "seed": None,
     "logging": None,
     "data": ("path", "num_workers", "memory_mb"),
-    "training": ("device", "ranks", "threads"),
+    "training": ("device", "devices", "threads"),
 }
 """What does not change the experiment: seed, paths, device, workers, threads and logging."""
 

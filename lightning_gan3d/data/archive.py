@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol, runtime_checkable
 
+from lightning_gan3d.config import Refusal
+
 MAX_FILE_BYTES = 256 * 2**20
 """No file of a data set may be larger; `dataset.json` of 200,000 images is under 100 MB."""
 MAX_RATIO = 100
@@ -19,10 +21,8 @@ HEAD_BYTES = 2**16
 """A folder's files are known to the fingerprint by their name, size and this much of their content."""
 
 
-class DataError(ValueError):
+class DataError(Refusal):
     """A data set that must be fixed; the message names the file and the remedy."""
-
-    exit_code: ClassVar[int] = 2
 
 
 class UnsafeDataError(DataError):

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+
+import pytest
+
+from lightning_gan3d import cli
+from lightning_gan3d.version import __version__
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    shown = capsys.readouterr()
+    return ended.value.code or 0, shown.out, shown.err
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; sys.argv = ['gan3d', '--help']\n"
+        "from lightning_gan3d import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Train, measure and compare" in done.stdout
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"gan3d {__version__}\n", "")
+
+
+def test_config_prints_every_default_with_overrides(capsys):
+    code, out, _ = run(capsys, "config", "triplane", "seed=3", "training.kimg=2")
+    assert code == 0
+    assert "seed: 3\n" in out
+    assert "kimg: 2.0\n" in out
+    assert "kind: triplane\n" in out
+    assert "importance: standard\n" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "triplan"], ["no preset `triplan`", "did you mean `triplane`"]),
+        (["train", "gone.yaml"], ["gone.yaml: no such configuration file"]),
+        (["train", "triplane", "seeed=1"], ["unknown key `seeed` (command line)", "`seed`"]),
+        (["train", "triplane", "data.path=/nowhere/x.zip"], ["/nowhere/x.zip"]),
+        (["train", "triplane", "generator.representation.channels=0"], ["channels=0"]),
+        (["data", "synth", "out.zip", "resolutio=3"], ["unknown key `resolutio`", "`resolution`"]),
+        (["data", "check", "/nowhere"], ["/nowhere"]),
+        (["data", "coil100", "/nowhere.zip", "out.zip"], ["/nowhere.zip"]),
+        (["evaluate", "/nowhere"], ["/nowhere"]),
+        (["report", "/nowhere"], ["/nowhere"]),
+        (["generate", "/nowhere"], ["/nowhere"]),
+        (["bench", "/nowhere"], ["/nowhere"]),
+        (["sweep", "run", "/nowhere.yaml"], ["/nowhere.yaml"]),
+        (["sweep", "plan", "triplan"], ["triplan"]),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2_and_starts_nothing(
+    capsys, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "data", "synth", "few.zip", "num_images=40", "num_objects=20")
+    assert code == 0
+    code, out, _ = run(capsys, "train", "demo/voxel", "data.path=few.zip", "--dry-run")
+    assert code == 0
+    assert "parameters" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["few.zip"]
