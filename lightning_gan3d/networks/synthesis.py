@@ -134,9 +134,12 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws and draws.scope("conv1"))
         # The running output is kept in the styles' precision, whatever autocast does to the layers.
         out = self.torgb(x, ws[:, self.num_conv]).to(ws.dtype)
-        if rgb is not None:
-            out = out + (upsample(rgb) if self.up == 2 else rgb)
-        return x, out
+        if rgb is None:
+            return x, out
+        if self.up == 2:
+            with torch.autocast(rgb.device.type, enabled=False):
+                rgb = upsample(rgb)
+        return x, out + rgb
 
 
 class Synthesis(nn.Module):

@@ -115,11 +115,16 @@ def test_sample_does_not_depend_on_its_batch():
 
 def test_autocast_keeps_the_output_in_full_precision():
     net, ws = make(2), torch.randn(4, 6, 10)
+    x, rgb = torch.randn(4, 8, 4, 4), torch.randn(4, 5, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         low = net(ws)
+        features, out = net.b8(x, rgb, ws[:, 1:4])
+        _, without = net.b8(x, 0 * rgb, ws[:, 1:4])
+    assert features.dtype == torch.bfloat16
     assert low.dtype == torch.float32
     error = (low - net(ws)).std() / low.std()
     assert 1e-5 < error < 0.03
+    torch.testing.assert_close(out - without, upsample(rgb), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
