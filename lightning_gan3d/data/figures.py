@@ -150,7 +150,7 @@ def render_figures(
     parts = []
     for first in range(0, len(cameras.cam2world), views_at_once):
         some = torch.arange(first, min(first + views_at_once, len(cameras.cam2world)))
-        parts.append(_render(figures.index(some), cameras.index(some), side, background, far))
+        parts.append(_render(figures.index(some), cameras.select(some), side, background, far))
     return FigureView(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class SynthObjects:
         self.figures = draw_figures(cfg.num_objects, cfg.seed)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path) -> "SynthObjects":
         """Take the figures of a data set that `make_synth` wrote."""
         found = read_index(open_source(path)).get("synth")
         if not isinstance(found, dict):
@@ -140,7 +140,7 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
     with DatasetWriter(out, overwrite) as writer:
         for first in range(0, cfg.num_images, 256):
             some = slice(first, first + 256)
-            view = objects.render(ids[some], cameras.index(some), cfg.resolution)
+            view = objects.render(ids[some], cameras.select(some), cfg.resolution)
             pixels = rearrange(to_uint8(view.image), "v c h w -> v h w c").numpy()
             truth = torch.cat([view.depth, view.mask], dim=1).numpy()
             for k in range(len(pixels)):

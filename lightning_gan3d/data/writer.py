@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -40,7 +40,7 @@ class DatasetWriter:
         self._sha256: dict[str, str] = {}
         self._extra: dict[str, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DatasetWriter":
         """Open the temporary zip or folder."""
         if self.as_zip:
             self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
