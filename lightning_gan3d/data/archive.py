@@ -1,4 +1,6 @@
-"""A folder or a stored zip as a source of files, read in place; what could leave it or exhaust memory is refused.
+"""A folder or a stored zip as a source of files, read in place.
+
+What could leave the data set or exhaust memory is refused.
 
 Imports no torch, so that the command line can name these errors cheaply.
 """
@@ -18,7 +20,7 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_RATIO = 100
 """Zip entries may not expand more: images hardly compress, and labels as text do so by 2 to 5."""
 HEAD_BYTES = 2**16
-"""A folder's files are known to the fingerprint by their name, size and this much of their content."""
+"""How much of a file in a folder the fingerprint covers, besides its name and size."""
 
 
 class DataError(Refusal):

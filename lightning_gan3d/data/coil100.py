@@ -1,7 +1,7 @@
 """The Columbia Object Image Library (Nene, Nayar and Murase 1996) as a data set with cameras.
 
-Each of its views was cropped to the object and scaled to 128 pixels on the longer side. `docs/data.md` tells how that
-was found, how it is undone here, and what stays wrong.
+Each of its views was cropped to the object and scaled to 128 pixels on the longer side.
+`docs/data.md` tells how that was found, how it is undone here, and what stays wrong.
 """
 
 import math
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, Source, open_source
 from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.data.decode import decode
-from lightning_gan3d.data.silhouettes import background_of, outline, silhouette
+from lightning_gan3d.data.silhouettes import background_of, brightness, outline, silhouette
 from lightning_gan3d.data.turntable import Turntable, Views, solve_views
 from lightning_gan3d.data.writer import DatasetWriter
 from lightning_gan3d.draws import Draws
@@ -31,7 +31,10 @@ STEP = 5
 NUM_ANGLES = 72
 ELEVATION = math.radians(21.0)
 DISTANCE = 16.0
-"""Distance of the camera, in extents of the object; both numbers are those of least residual, see docs/data.md."""
+"""Distance of the camera, in extents of the object.
+
+Both numbers are those of least residual, see docs/data.md.
+"""
 EXTENT = 0.9
 """World units of an object's extent, so that objects fit a box of side 2."""
 FILL = 0.94
@@ -40,7 +43,10 @@ RADIUS = DISTANCE * EXTENT
 FOCAL = 0.5 * RADIUS * FILL / EXTENT
 """Focal length of the common camera, in image widths."""
 _THRESHOLDS = (9.0, 14.0, 22.0, 34.0, 50.0)
-"""Brightness above the background that counts as object; which one, each object's own residuals decide."""
+"""Brightness above the background that counts as object.
+
+Which one, each object's own residuals decide.
+"""
 _NAME = re.compile(r"obj(\d+)__(\d+)\.png$")
 
 
@@ -51,9 +57,10 @@ class CoilConfig:
     resolution: int = 128
     """Side of the images in pixels."""
     correction: Literal["images", "intrinsics", "none"] = "images"
-    """Where the zoom of each view is undone: resampled into one common camera, or written into its own intrinsics.
+    """Where the zoom of each view is undone.
 
-    `none` gives every view as it is the common camera, which is wrong, and shows what the correction is worth.
+    `images` resamples all views into one common camera; `intrinsics` writes it into each camera;
+    `none` gives every view the common camera, which is wrong, and shows what a correction is worth.
     """
     objects: str = "1-100"
     """Objects to use, such as `1-10,15`."""
@@ -81,7 +88,8 @@ class CoilConfig:
             )
         if not 0 <= self.holdout_objects < len(chosen):
             raise ConfigError(
-                f"holdout_objects={self.holdout_objects}: use 0 to {len(chosen) - 1}, for {len(chosen)} are used",
+                f"holdout_objects={self.holdout_objects}: use 0 to {len(chosen) - 1}, for "
+                f"{len(chosen)} are used",
                 field="holdout_objects",
             )
         if not 0 <= self.holdout_angles < NUM_ANGLES or (
@@ -107,9 +115,10 @@ def prepare_coil100(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, float]:
-    """Write the data set; returns the tangency residual of each object in pixels of 128: how far views disagree.
+    """Write the data set and return each object's tangency residual: by how much views disagree.
 
-    `progress(done, total)` is called after each object.
+    Residuals are in pixels of the photographs (128 a side). `progress(done, total)` is called after
+    each object.
     """
     source = open_source(archive)
     files = _files(source)
@@ -142,7 +151,8 @@ def read_shot(source: Source, files: dict[tuple[int, int], str], number: int) ->
     missing = [k for k in range(NUM_ANGLES) if (number, STEP * k) not in files]
     if missing:
         raise DataError(
-            f"{source.path} lacks obj{number}__{STEP * missing[0]}.png ({len(missing)} of {NUM_ANGLES} views of object "
+            f"{source.path} lacks obj{number}__{STEP * missing[0]}.png ({len(missing)} of "
+            f"{NUM_ANGLES} views of object "
             f"{number}): give the archive of COIL-100 as it is downloaded"
         )
     names = [files[number, STEP * k] for k in range(NUM_ANGLES)]
@@ -151,13 +161,15 @@ def read_shot(source: Source, files: dict[tuple[int, int], str], number: int) ->
 
 
 def find_views(shot: Shot, angles: Float[np.ndarray, " k"], number: int) -> Views:
-    """Recover zoom and shift of all views, with the silhouettes that contradict one another least."""
+    """Recover zoom and shift of all views.
+
+    The threshold is that whose silhouettes contradict one another least.
+    """
     best: Views | None = None
     table = Turntable(ELEVATION, DISTANCE)
+    above = [brightness(p, b) for p, b in zip(shot.pixels, shot.backgrounds, strict=True)]
     for threshold in _THRESHOLDS:
-        masks = [
-            silhouette(p, b, threshold) for p, b in zip(shot.pixels, shot.backgrounds, strict=True)
-        ]
+        masks = [silhouette(a, threshold) for a in above]
         outlines = [o for o in (outline(m) for m in masks) if o is not None]
         if len(outlines) == len(masks):
             views = solve_views(outlines, angles, table)
@@ -170,9 +182,10 @@ def find_views(shot: Shot, angles: Float[np.ndarray, " k"], number: int) -> View
 def view_cameras(
     cfg: CoilConfig, views: Views, angles: Float[np.ndarray, " k"], side: int
 ) -> Cameras:
-    """Return the cameras of all views: around the object on a circle, all with the same pose towards it.
+    """Return the cameras of all views, on a circle around the object.
 
-    The object turns clockwise as seen from above, so that to the object the camera's azimuth grows with the angle.
+    The object turns clockwise as seen from above, so that to the object the camera's azimuth grows
+    with the angle.
     """
     azimuth = torch.as_tensor(angles)
     cameras = Cameras.on_sphere(azimuth, torch.full_like(azimuth, ELEVATION), RADIUS, FOCAL)
@@ -222,19 +235,23 @@ def _files(source: Source) -> dict[tuple[int, int], str]:
     files = {(int(m[1]), int(m[2])): name for m, name in found if m}
     if not files:
         raise DataError(
-            f"{source.path} holds no objN__ANGLE.png: give the archive of COIL-100 as it is downloaded"
+            f"{source.path} holds no objN__ANGLE.png: give the archive of COIL-100 as it is "
+            "downloaded"
         )
     return files
 
 
 def _splits(cfg: CoilConfig, objects: Iterable[int]) -> Callable[[int, int], str]:
-    """Return the function from object and view to split; each object's held-out views start at a view of its own."""
+    """Return the function from object and view to split.
+
+    Each object's held-out views start at a view of its own.
+    """
     numbers = list(objects)
     draws = Draws(cfg.seed).scope("coil100")
     order = draws.permutation("objects", len(numbers))[: cfg.holdout_objects]
     unseen = {numbers[i] for i in order.tolist()}
     spacing = NUM_ANGLES // cfg.holdout_angles if cfg.holdout_angles else 0
-    starts: dict[int, Any] = {
+    starts: dict[int, int] = {
         n: int(draws.at(n).integers("angle", spacing, (1,))) if spacing else 0 for n in numbers
     }
 

@@ -1,4 +1,4 @@
-"""Batches that depend on (seed, step) alone: not on workers, ranks, or how often a run was resumed."""
+"""Batches that depend on seed and step alone: not on workers, ranks, or resumes."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class KeyedOrder:
-    """An endless order of `num` images: one keyed permutation after another, cut into global batches."""
+    """An endless order of images: keyed permutations one after another, cut into batches."""
 
     def __init__(self, num: int, batch: int, seed: int) -> None:
         """Remember the key; permutations are made when they are needed."""
@@ -39,7 +39,10 @@ class KeyedOrder:
         return self._epochs[epoch]
 
     def indices(self, step: int) -> Int[Tensor, " b"]:
-        """Return the images of the global batch of a step; it may run over the end of a permutation."""
+        """Return the images of the global batch of a step.
+
+        It may run over the end of a permutation.
+        """
         position, end, parts = step * self.batch, (step + 1) * self.batch, []
         while position < end:
             epoch, offset = divmod(position, self.num)
@@ -49,7 +52,10 @@ class KeyedOrder:
 
 
 class StepBatches(Dataset[Batch]):
-    """Item s is the share of one rank of the global batch of step s, so that workers have nothing to agree on."""
+    """Item s is one rank's share of the global batch of step s.
+
+    So workers have nothing to agree on.
+    """
 
     def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:
         """Rank r of w takes the r-th of w contiguous shares."""
@@ -83,8 +89,8 @@ def _unchanged(batch: Any) -> Any:
 class DataModule(lightning.LightningDataModule):
     """Real images for training, `train` and (None where nothing is held out) `test`.
 
-    `batch` counts the images of all ranks. A microbatch is the unit of everything random, so that a rank's share
-    must be whole microbatches.
+    `batch` counts the images of all ranks. A microbatch is the unit of everything random, so that a
+    rank's share must be whole microbatches.
     """
 
     def __init__(
@@ -118,12 +124,16 @@ class DataModule(lightning.LightningDataModule):
     def train_dataloader(
         self, rank: int | None = None, world: int | None = None
     ) -> "DataLoader[Batch]":
-        """Return the endless stream of `Batch`. Rank and world size are the trainer's unless given."""
+        """Return the endless stream of `Batch`.
+
+        Rank and world size are the trainer's unless given.
+        """
         own_rank, own_world = self._world()
         rank, world = own_rank if rank is None else rank, own_world if world is None else world
         if self.batch % (self.microbatch * world):
             raise ConfigError(
-                f"batch {self.batch} in microbatches of {self.microbatch} does not divide among {world} ranks; "
+                f"batch {self.batch} in microbatches of {self.microbatch} does not divide among "
+                f"{world} ranks; "
                 f"use a batch that is a multiple of {self.microbatch * world}"
             )
         order = KeyedOrder(len(self.train), self.batch, self.seed)
@@ -139,7 +149,10 @@ class DataModule(lightning.LightningDataModule):
 
 
 def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
-    """Open the held-out images, or return None where the data set names no splits and `holdout` is 0."""
+    """Open the held-out images.
+
+    None where the data set names no splits and `holdout` is 0.
+    """
     if cfg.holdout == 0 and not train.index.get("splits"):
         return None
     test = ImageDataset(cfg, "test")

@@ -1,4 +1,7 @@
-"""Images with cameras, in EG3D's format: a folder or a stored zip with `dataset.json`, checked before use."""
+"""Images with cameras, in EG3D's format.
+
+A folder or a stored zip with `dataset.json`, checked before use.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,11 +30,11 @@ class DataConfig:
     path: str = ""
     """A folder or a zip of images with `dataset.json`."""
     resolution: int | None = None
-    """Side of the images in pixels; smaller than the files' by a whole factor averages pixels. None: as the files are."""
+    """Side in pixels: the files' own (None), or that divided by a whole number, averaging pixels."""
     mirror: bool = False
     """Double the training images by mirrored ones, with mirrored poses."""
     holdout: float = 0.0
-    """Share of images held out for testing, picked by name. Above 0 it replaces the splits that the data set names."""
+    """Share of images held out, picked by name. Above 0 it replaces the data set's own splits."""
     train_split: str = "train"
     """Which of the data set's own splits is trained on, where it names any."""
     test_split: str = "test"
@@ -39,11 +42,11 @@ class DataConfig:
     objects: str = ""
     """Object numbers to use, such as `1-10,15`, where the data set knows objects. Empty: all."""
     convert: Literal["none", "black", "white"] = "none"
-    """Convert gray, palette, CMYK and transparent images to RGB, over this background; `none` refuses them."""
+    """Background over which other images are converted to 8-bit RGB; `none` refuses them."""
     repair_cameras: bool = False
     """Take the nearest rotation where a pose holds none."""
     memory_mb: int = 2048
-    """Decode all images at the start if they take no more than this; else each time they are used."""
+    """Decode images at the start if they take no more than this; else each time they are used."""
     num_workers: int = 0
     """Processes that read images; the batches do not depend on it."""
 
@@ -90,10 +93,18 @@ def parse_ranges(text: str) -> set[int]:
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """One split of a data set, in the order of its names; mirrored images follow the plain ones.
 
-    `split` is "train" or "test" (which of the data set's splits that is, the configuration says), "all", or a split's
-    own name. Attributes: `labels` (n, 25) float32; `resolution`; `names`; `objects`, the object number of each image,
-    None where unknown; `fingerprint`, which stands for content and selection; `name`, that of the file; `index`, the
-    whole of `dataset.json`.
+    `split` is "train" or "test" (which of the data set's splits that is, the configuration says),
+    "all", or a split's own name.
+
+    Attributes:
+        labels: (n, 25), float32.
+        resolution: side of the images in pixels.
+        names: files of the plain images.
+        objects: object number of each image, -1 where unknown; None where none is known.
+        fingerprint: 16 hexadecimal digits that stand for content and selection.
+        name: that of the file or folder.
+        index: the whole of `dataset.json`.
+        mirrored: whether mirrored images follow the plain ones.
     """
 
     def __init__(self, cfg: DataConfig, split: str = "train") -> None:
@@ -119,7 +130,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         self.resolution = cfg.resolution or self._file_size
         if self._file_size % self.resolution:
             raise ConfigError(
-                f"data.resolution={self.resolution}: images of {cfg.path} have {self._file_size} pixels; "
+                f"data.resolution={self.resolution}: images of {cfg.path} have {self._file_size} "
+                "pixels; "
                 "use that number divided by a whole one",
                 field="resolution",
             )
@@ -185,7 +197,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return mean.round().to(torch.uint8)
 
     def _choose(self, names: list[str]) -> list[int]:
-        """Return the numbers of the images that are in the split and among the objects asked for."""
+        """Return the numbers of the images in the split that show the objects asked for."""
         cfg, place = self.cfg, {n: i for i, n in enumerate(names)}
         wanted = {"train": cfg.train_split, "test": cfg.test_split}.get(self.split, self.split)
         splits = self.index.get("splits") if cfg.holdout == 0 else None
@@ -206,7 +218,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             known = _mapping(self.index, "objects", int, cfg.path)
             if not known:
                 raise ConfigError(
-                    f"data.objects={cfg.objects}: {cfg.path} does not say which object is in an image",
+                    f"data.objects={cfg.objects}: {cfg.path} does not say which object is in an "
+                    "image",
                     field="objects",
                 )
             keep = parse_ranges(cfg.objects)
@@ -219,7 +232,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return sorted(chosen)
 
     def _held_out(self, names: list[str], wanted: str) -> set[int]:
-        """Split by the hash of the name, so that an image keeps its side when others are added or removed."""
+        """Split by the hash of the name.
+
+        An image keeps its side when others are added or removed.
+        """
         order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
         num_test = round(self.cfg.holdout * len(names))
         if wanted == self.cfg.test_split and wanted != self.cfg.train_split:

@@ -1,4 +1,7 @@
-"""One image file to uint8 RGB; headers are judged before pixels are decoded, and nothing is converted silently."""
+"""One image file to uint8 RGB.
+
+Headers are judged before pixels are decoded, and nothing is converted silently.
+"""
 
 import io
 import warnings
@@ -17,7 +20,8 @@ MAX_SIDE = 4096
 
 Convert = Literal["none", "black", "white"]
 _MODES = {
-    "1": "bilevel", "L": "gray", "LA": "gray with alpha", "P": "palette", "PA": "palette with alpha",
+    "1": "bilevel", "L": "gray", "LA": "gray with alpha", "P": "palette", "PA": "palette with "
+    "alpha",
     "RGBA": "RGBA", "CMYK": "CMYK", "I": "32-bit gray", "F": "float gray",
 }  # fmt: skip
 
@@ -30,7 +34,10 @@ def is_image(name: str) -> bool:
 def open_image(
     data: bytes, name: str, size: int | None = None, convert: Convert = "none"
 ) -> Image.Image:
-    """Read a header and check it. `size` is the side in pixels that the image must have, None any square one."""
+    """Read a header and check it.
+
+    `size` is the side in pixels that the image must have, None any square one.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -59,7 +66,10 @@ def open_image(
 def decode(
     data: bytes, name: str, size: int | None = None, convert: Convert = "none"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image; transparent ones are laid over the colour that `convert` names."""
+    """Return the pixels of an image.
+
+    Transparent ones are laid over the colour that `convert` names.
+    """
     image = open_image(data, name, size, convert)
     try:
         if _kind(image) == "RGB":

@@ -1,8 +1,11 @@
-"""A family of bird-like figures made of ellipsoids, intersected analytically: the ground truth of procedural data.
+"""A family of bird-like figures made of ellipsoids: the ground truth of procedural data.
 
-A figure stands upright inside the unit sphere and faces +z, where the frontal camera is. Its body has any hue, its head
-is skin-coloured with a red nose in front, one arm sticks out on its left (+x) at any angle, and a pack sits on its
-back. All is asymmetric and the parts hide one another, so that a wrong pose or a flat shape shows at a glance.
+Rays are intersected with them analytically.
+
+A figure stands upright inside the unit sphere and faces +z, where the frontal camera is. Its body
+has any hue, its head is skin-coloured with a red nose in front, one arm sticks out on its left (+x)
+at any angle, and a pack sits on its back. All is asymmetric and the parts hide one another, so that
+a wrong pose or a flat shape shows at a glance.
 """
 
 import math
@@ -28,19 +31,25 @@ _RAYS_AT_ONCE = 2**17
 
 
 class Figures(NamedTuple):
-    """Ellipsoids of m figures with p parts: |axes @ (x - centre)| = 1 on the surface. Colours are in [0, 1]."""
+    """Ellipsoids of m figures with p parts: |axes @ (x - centre)| = 1 on the surface.
+
+    Colours are in [0, 1].
+    """
 
     centre: Float[Tensor, "m p 3"]
     axes: Float[Tensor, "m p 3 3"]
     colour: Float[Tensor, "m p 3"]
 
-    def index(self, which: Int[Tensor, " k"]) -> "Figures":  # type: ignore[override]  # not a search, as tuples have
-        """Select figures."""
+    def select(self, which: Int[Tensor, " k"]) -> "Figures":
+        """Return some of the figures."""
         return Figures(self.centre[which], self.axes[which], self.colour[which])
 
 
 class FigureView(NamedTuple):
-    """Views of figures. `image` in [-1, 1]; `depth` along the ray, averaged over what was hit; `mask` in [0, 1]."""
+    """Views of figures.
+
+    `image` in [-1, 1]; `depth` along the ray, averaged over what was hit; `mask` in [0, 1].
+    """
 
     image: Float[Tensor, "v 3 h w"]
     depth: Float[Tensor, "v 1 h w"]
@@ -120,7 +129,10 @@ def draw_figures(num: int, seed: int) -> Figures:
 
 
 def _scaled(rows: Float[Tensor, "m 3 3"], size: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3 3"]:
-    """Return the map to the unit sphere of an ellipsoid whose axes are the rows and whose half-lengths are `size`."""
+    """Return the map of an ellipsoid to the unit sphere.
+
+    Its axes are the rows, its half-lengths `size`.
+    """
     return rows / size[:, :, None]
 
 
@@ -144,13 +156,16 @@ def _hsv(
 def render_figures(
     figures: Figures, cameras: Cameras, resolution: int, background: float = 1.0, far: float = 10.0
 ) -> FigureView:
-    """Render figure i from camera i with 2x2 rays a pixel. `background` is in [0, 1]; depth is `far` where none is hit."""
+    """Render figure i from camera i with 2x2 rays a pixel.
+
+    `background` is in [0, 1]; depth is `far` where none is hit.
+    """
     side = _SUPERSAMPLING * resolution
     views_at_once = max(1, _RAYS_AT_ONCE // side**2)
     parts = []
     for first in range(0, len(cameras.cam2world), views_at_once):
         some = torch.arange(first, min(first + views_at_once, len(cameras.cam2world)))
-        parts.append(_render(figures.index(some), cameras.select(some), side, background, far))
+        parts.append(_render(figures.select(some), cameras.select(some), side, background, far))
     return FigureView(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -168,8 +183,8 @@ def _render(
         -1,
     )
     mean = reduce(
-        sums, "v (h p w q) c -> v c h w", "mean", p=_SUPERSAMPLING, q=_SUPERSAMPLING, w=side // _SUPERSAMPLING,
-        h=side // _SUPERSAMPLING,
+        sums, "v (h p w q) c -> v c h w", "mean", p=_SUPERSAMPLING, q=_SUPERSAMPLING, w=side //
+        _SUPERSAMPLING, h=side // _SUPERSAMPLING,
     )  # fmt: skip
     colour, t, mask = mean[:, :3], mean[:, 3:4], mean[:, 4:]
     image = 2 * (colour + (1 - mask) * background) - 1
@@ -180,7 +195,10 @@ def _render(
 def _nearest(
     figures: Figures, origins: Float[Tensor, "v 3"], dirs: Float[Tensor, "v r 3"]
 ) -> _Hits:
-    """Solve |axes (o + t d - centre)|^2 = 1 for every ray and part, and shade the nearest hit (Lambert's law)."""
+    """Solve |axes (o + t d - centre)|^2 = 1 for every ray and part.
+
+    The nearest hit is shaded by Lambert's law.
+    """
     metric = figures.axes.mT @ figures.axes
     offset = rearrange(origins, "v c -> v 1 c") - figures.centre
     m_offset = torch.einsum("vpij,vpj->vpi", metric, offset)

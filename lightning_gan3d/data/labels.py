@@ -1,4 +1,4 @@
-"""Labels of a data set: the 25 numbers of each image, checked before anything is trained on them."""
+"""The labels of a data set, 25 numbers an image, checked before anything is trained on them."""
 
 import json
 import math
@@ -15,11 +15,14 @@ from lightning_gan3d.data.archive import DataError, Source
 
 ROTATION_TOLERANCE = 1e-3
 MAX_FOCAL = 50.0
-"""Focal lengths are in image widths: 50 sees one degree, and what is larger was measured in pixels."""
+"""In image widths, and 50 sees one degree: what is larger was measured in pixels."""
 
 
 def read_index(source: Source) -> dict[str, Any]:
-    """Read `dataset.json`: `labels`, and as extras of ours `splits`, `objects`, `sha256` and the maker's settings."""
+    """Read `dataset.json`.
+
+    `labels`, and as extras of ours `splits`, `objects`, `sha256` and the maker's settings.
+    """
     if "dataset.json" not in source.names:
         raise DataError(
             f"{source.path} has no dataset.json at its root: poses are needed for every image"
@@ -31,7 +34,8 @@ def read_index(source: Source) -> dict[str, Any]:
     if not isinstance(index, dict) or not isinstance(index.get("labels"), list):
         found = "null" if isinstance(index, dict) and index.get("labels", 0) is None else "no list"
         raise DataError(
-            f'dataset.json of {source.path}: `labels` must be [["name.png", [25 numbers]], ...], it is {found}'
+            f'dataset.json of {source.path}: `labels` must be [["name.png", [25 numbers]], ...], '
+            f"it is {found}"
         )
     return index
 
@@ -53,7 +57,8 @@ def read_labels(
     without = [n for n in names if n not in rows]
     if without:
         raise DataError(
-            f"{len(without):,} of {len(names):,} images lack a label: {_some(without)} in {source.path}"
+            f"{len(without):,} of {len(names):,} images lack a label: {_some(without)} in "
+            f"{source.path}"
         )
     known = set(names)
     orphans = [n for n in rows if n not in known]
@@ -82,7 +87,10 @@ def _numbers(name: str, label: Any) -> list[float]:
 def check_cameras(
     labels: Float[Tensor, "n 25"], names: Sequence[str], repair: bool = False
 ) -> Float[Tensor, "n 25"]:
-    """Return the labels after checking that they are cameras; `repair` takes the nearest rotation instead of refusing."""
+    """Return the labels after checking that they are cameras.
+
+    `repair` takes the nearest rotation instead of refusing.
+    """
     pose, intrinsics = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
     last = labels.new_tensor([0.0, 0.0, 0.0, 1.0])
     wrong = (pose[:, 3] - last).abs().amax(dim=1) > 1e-6
@@ -95,7 +103,8 @@ def check_cameras(
     off = (rotation.mT @ rotation - torch.eye(3, dtype=labels.dtype)).norm(dim=(1, 2))
     for i in _first(torch.linalg.det(rotation) <= 0):
         raise DataError(
-            f"{names[i]}: the rotation mirrors (determinant {float(torch.linalg.det(rotation[i])):.3f}, must be +1); "
+            f"{names[i]}: the rotation mirrors (determinant "
+            f"{float(torch.linalg.det(rotation[i])):.3f}, must be +1); "
             "is an axis flipped? Poses are cam2world in OpenCV axes"
         )
     for i in _first(off > ROTATION_TOLERANCE):
@@ -105,7 +114,8 @@ def check_cameras(
             labels[:, :16].view(-1, 4, 4)[:, :3, :3] = u @ vh
             break
         raise DataError(
-            f"{names[i]}: the pose holds no rotation (|R'R - I| = {float(off[i]):.3g}, limit {ROTATION_TOLERANCE}); "
+            f"{names[i]}: the pose holds no rotation (|R'R - I| = {float(off[i]):.3g}, limit "
+            f"{ROTATION_TOLERANCE}); "
             "`repair_cameras: true` takes the nearest one"
         )
     _check_intrinsics(intrinsics, names)
@@ -118,17 +128,20 @@ def _check_intrinsics(k: Float[Tensor, "n 3 3"], names: Sequence[str]) -> None:
         raise DataError(f"{names[i]}: focal lengths {_show(focal[i])} must be positive")
     for i in _first((focal > MAX_FOCAL).any(dim=1)):
         raise DataError(
-            f"{names[i]}: fx={float(focal[i, 0]):g} looks like pixels; divide the intrinsics by the image size"
+            f"{names[i]}: fx={float(focal[i, 0]):g} looks like pixels; divide the intrinsics by "
+            "the image size"
         )
     centre = k[:, :2, 2]
     for i in _first((centre.sub(0.5).abs() > 5).any(dim=1)):
         raise DataError(
-            f"{names[i]}: principal point {_show(centre[i])} looks like pixels; divide the intrinsics by the image size"
+            f"{names[i]}: principal point {_show(centre[i])} looks like pixels; divide the "
+            "intrinsics by the image size"
         )
     rest = torch.cat([k[:, 2], k[:, 1, :1]], dim=1) - k.new_tensor([0.0, 0.0, 1.0, 0.0])
     for i in _first(rest.abs().amax(dim=1) > 1e-6):
         raise DataError(
-            f"{names[i]}: intrinsics must be [fx s cx; 0 fy cy; 0 0 1], found {_show(k[i].flatten())}"
+            f"{names[i]}: intrinsics must be [fx s cx; 0 fy cy; 0 0 1], found "
+            f"{_show(k[i].flatten())}"
         )
 
 

@@ -11,5 +11,5 @@ def to_float(image: UInt8[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 
 def to_uint8(image: Float[Tensor, "*s"]) -> UInt8[Tensor, "*s"]:
-    """Return an image as it is stored: values beyond [-1, 1] are clipped, the rest goes to the nearest of 0..255."""
+    """Return an image as it is stored: clipped to [-1, 1], then the nearest of 0..255."""
     return image.float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 
 from lightning_gan3d.data.archive import DataError
 
@@ -25,30 +25,36 @@ def background_of(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3"]:
     return np.asarray(np.median(dark, axis=0))
 
 
-def silhouette(
-    pixels: UInt8[np.ndarray, "h w 3"], background: Float[np.ndarray, "3"], threshold: float
-) -> Bool[np.ndarray, "h w"]:
-    """Return where a channel is brighter than the background by more than `threshold` (shadows are darker)."""
-    above = (pixels.astype(np.float64) - background).max(axis=-1) > threshold
-    mask = ndimage.binary_opening(above)
+def brightness(
+    pixels: UInt8[np.ndarray, "h w 3"], background: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "h w"]:
+    """Return by how much the brightest channel exceeds the background; shadows fall below it."""
+    red, green, blue = np.moveaxis(pixels.astype(np.float32) - background.astype(np.float32), 2, 0)
+    return np.asarray(np.maximum(np.maximum(red, green), blue))
+
+
+def silhouette(above: Float[np.ndarray, "h w"], threshold: float) -> Bool[np.ndarray, "h w"]:
+    """Return where `brightness` exceeds a threshold, without specks."""
+    mask = ndimage.binary_opening(above > threshold)
     pieces, count = ndimage.label(mask)
-    sizes = np.bincount(pieces.ravel())[1:]
     if count > 1:
+        sizes = np.bincount(pieces.ravel())[1:]
         mask = np.isin(pieces, 1 + np.flatnonzero(sizes > _SPECK * sizes.max()))
     return np.asarray(mask)
 
 
 def outline(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "p 2"] | None:
-    """Return the corners of the convex hull, in pixels from the image's centre, x right and y up; None if too small."""
-    ys, xs = np.nonzero(mask)
-    if len(xs) < 9:
-        return None
+    """Return the corners of the convex hull, in pixels from the centre, x right and y up.
+
+    None where the mask is too small to have one.
+    """
     h, w = mask.shape
-    corners = [
-        np.stack([xs + dx - w / 2, h / 2 - ys - dy], axis=1) for dx in (0, 1) for dy in (0, 1)
-    ]
-    points = np.concatenate(corners)
-    try:
-        return np.asarray(points[ConvexHull(points).vertices], dtype=np.float64)
-    except QhullError:
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) < 3:
         return None
+    left = mask[rows].argmax(axis=1) - w / 2
+    right = w / 2 - mask[rows, ::-1].argmax(axis=1)
+    up = h / 2 - rows
+    edges = [(left, up), (left, up - 1), (right, up), (right, up - 1)]
+    points = np.concatenate([np.stack(edge, axis=1) for edge in edges])
+    return np.asarray(points[ConvexHull(points).vertices], dtype=np.float64)

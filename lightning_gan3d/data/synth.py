@@ -1,4 +1,7 @@
-"""Procedural data with ground truth: figures seen from a hemisphere, with depth, mask and pose, from a seed."""
+"""Procedural data with ground truth, from a seed.
+
+Figures seen from a hemisphere, with depth, mask and pose.
+"""
 
 import dataclasses
 import io
@@ -46,7 +49,7 @@ class SynthConfig:
     elevation_min: float = 0.0
     """Lowest camera above the horizon, in radians."""
     elevation_max: float = 0.7
-    """Highest camera above the horizon, in radians; between both, directions are uniform on the sphere."""
+    """Highest camera, in radians; between both, directions are uniform on the sphere."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -59,7 +62,8 @@ class SynthConfig:
             )
         if not 0 <= self.holdout < 1 or (self.holdout and not 0 < self.num_test < self.num_objects):
             raise ConfigError(
-                f"holdout={self.holdout} of {self.num_objects} figures: use 0, or a share in (0, 1) that leaves "
+                f"holdout={self.holdout} of {self.num_objects} figures: use 0, or a share in (0, "
+                "1) that leaves "
                 "figures on both sides",
                 field="holdout",
             )
@@ -76,7 +80,8 @@ class SynthConfig:
             )
         if not -1.5 <= self.elevation_min <= self.elevation_max <= 1.5:
             raise ConfigError(
-                f"elevation_min={self.elevation_min}, elevation_max={self.elevation_max}: use radians in [-1.5, 1.5], "
+                f"elevation_min={self.elevation_min}, elevation_max={self.elevation_max}: use "
+                "radians in [-1.5, 1.5], "
                 "the smaller one first",
                 field="elevation_min",
             )
@@ -98,7 +103,7 @@ class SynthConfig:
 
 
 class SynthObjects:
-    """The figures of a procedural data set, to be seen from any camera: the yardstick of consistency and geometry."""
+    """The figures of a procedural data set, seen from any camera: a yardstick for geometry."""
 
     def __init__(self, cfg: SynthConfig) -> None:
         """Draw the figures."""
@@ -119,7 +124,7 @@ class SynthObjects:
         """Return view i, of object `object_ids[i]` from camera i."""
         cfg = self.cfg
         return render_figures(
-            self.figures.index(object_ids), cameras, resolution, cfg.background_value, cfg.far
+            self.figures.select(object_ids), cameras, resolution, cfg.background_value, cfg.far
         )
 
 
@@ -132,7 +137,10 @@ def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
 
 
 def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
-    """Write the data set: images, labels, splits, and `truth/NAME.npy` with depth and mask of each image."""
+    """Write the data set: images, labels, splits, and the truth.
+
+    `truth/NAME.npy` holds depth and mask of each image.
+    """
     objects = SynthObjects(cfg)
     ids = torch.arange(cfg.num_images) % cfg.num_objects
     cameras = sample_cameras(cfg, cfg.num_images, Draws(cfg.seed).scope("synth"))
@@ -155,7 +163,10 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
 def read_truth(
     dataset: ImageDataset, index: int
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
-    """Return depth along the ray and mask of an image of a procedural data set, at the files' resolution."""
+    """Return depth along the ray and mask of an image of a procedural data set.
+
+    Both have the files' resolution.
+    """
     name = dataset.names[index % len(dataset.names)]
     file = name.replace("images/", "truth/").replace(".png", ".npy")
     values: Any = np.load(io.BytesIO(dataset.source.read(file)), allow_pickle=False)

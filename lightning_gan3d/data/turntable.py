@@ -1,11 +1,12 @@
 """Recover the zoom and shift of each view of a turning object from its silhouettes.
 
-An object turns on a table before a fixed camera, and each photograph was then cropped to the object and scaled, which
-hides how large and where the object was. The silhouettes tell: a plane through two camera centres that touches the
-object touches its silhouette in both views (epipolar tangency; Cipolla and Giblin, "Visual Motion of Curves and
-Surfaces", 2000, ch. 4). Each pair of views gives two such equations; all pairs together fix zoom and shift of all views
-up to five numbers that no silhouette shows: the size, and where the object's middle is. We take the middle as the
-point that the cameras look at.
+An object turns on a table before a fixed camera, and each photograph was then cropped to the object
+and scaled, which hides how large and where the object was. The silhouettes tell: a plane through
+two camera centres that touches the object touches its silhouette in both views (epipolar tangency;
+Cipolla and Giblin, "Visual Motion of Curves and Surfaces", 2000, ch. 4). Each pair of views gives
+two such equations; all pairs together fix zoom and shift of all views up to five numbers that no
+silhouette shows: the size, and where the object's middle is. We take the middle as the point that
+the cameras look at.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _STEPS = (1 / 72, 3 / 72, 6 / 72, 13 / 72, 24 / 72, 36 / 72)
-"""Which views are paired: neighbours fix the height, opposite ones the width, those between the shape."""
+"""Which views are paired.
+
+Neighbours fix the height, opposite ones the width, those between the shape.
+"""
 _ROBUST = 1.0
 """Residuals far above this many pixels count little: black parts are missing in silhouettes."""
 _CAP = 5.0
@@ -28,19 +32,23 @@ _ITERATIONS = 7
 
 @dataclass(frozen=True)
 class Turntable:
-    """How the camera stands to the table. Angles in radians; the distance is in extents of the object.
+    """How the camera stands to the table.
 
-    The extent is the largest excursion, sideways or up, from the middle over all views.
+    Angles are in radians, the distance in extents of the object: the extent is the largest
+    excursion, sideways or up, from the middle over all views.
     """
 
     elevation: float
     distance: float
     direction: int = 1
-    """+1: the camera's azimuth grows with the angle (the object turns clockwise as seen from above)."""
+    """+1: the azimuth of the camera grows with the angle (seen from above, clockwise turning)."""
 
 
 class Views(NamedTuple):
-    """Position of pixel p of view k in the picture of one fixed camera: scale[k] * p + shift[k]; mean scale is 1."""
+    """Where views lie in the picture of one fixed camera.
+
+    Pixel p of view k is at scale[k] * p + shift[k]; the mean scale is 1.
+    """
 
     scale: Float[np.ndarray, " k"]
     shift: Float[np.ndarray, "k 2"]
@@ -66,7 +74,9 @@ class _Pairs(NamedTuple):
 def solve_views(
     outlines: Sequence[Float[np.ndarray, "_ 2"]], angles: Float[np.ndarray, " k"], table: Turntable
 ) -> Views:
-    """Find zoom and shift of every view by Gauss-Newton. `angles`: of the table, radians, evenly spaced over a turn.
+    """Find zoom and shift of every view by Gauss-Newton.
+
+    `angles`: of the table, radians, evenly spaced over one turn.
 
     `outlines`: corners of the silhouettes' hulls, in pixels from the image's centre, y up.
     """
@@ -124,7 +134,7 @@ def _pairs(axes: _Axes, num: int) -> _Pairs:
 
 
 def _gauge(axes: _Axes, middle: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "5 m"]:
-    """Rows that fix what silhouettes leave open: mean scale 1, the views' middles at the centre, and off no side."""
+    """Rows that fix what silhouettes leave open: mean scale 1, and the middle at the centre."""
     num = len(middle)
     rows = np.zeros((5, 3, num))
     rows[0, 0] = 1
@@ -146,7 +156,10 @@ def _tangency(
     pairs: _Pairs,
     distance: float,
 ) -> tuple[Float[np.ndarray, "e m"], Float[np.ndarray, " e"]]:
-    """Return Jacobian and residuals, in pixels: angles of the tangent planes about the baseline, one view less the other."""
+    """Return Jacobian and residuals, in pixels.
+
+    A residual is the angle of a tangent plane about the baseline in one view less the other.
+    """
     num, n = len(corners), len(pairs.first)
     place = (
         x[:num, None, None] * corners + np.stack([x[num : 2 * num], x[2 * num :]], axis=1)[:, None]

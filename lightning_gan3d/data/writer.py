@@ -21,7 +21,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 class DatasetWriter:
     """A folder, or a stored zip where the path ends in `.zip`; equal content gives equal bytes.
 
-    Used as `with DatasetWriter(out) as writer:`. The data set appears under its name when the block ends well.
+    Used as `with DatasetWriter(out) as writer:`. The data set appears under its name when the block
+    ends well.
     """
 
     def __init__(self, out: Path, overwrite: bool = False) -> None:
