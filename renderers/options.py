@@ -15,6 +15,9 @@ class VolumeRendererConfig:
     """Stratified samples of a ray."""
     samples_fine: int = 48
     """Samples of a ray placed where the coarse ones found density; 0 leaves that pass out."""
+    oversample: int = 1
+    """Multiplies both counts where draws is None: few samples at fixed places draw rings, which
+    the jitter of training hides (the `sample_mult` of EG3D's videos)."""
     bounds: Literal["near_far", "box", "sphere"] = "box"
     """What of a ray is rendered: [near, far], or its part within the field's box, or its part
     within the ball inscribed in the box; the latter two cut to near and far where these are set."""
@@ -53,21 +56,31 @@ class VolumeRendererConfig:
             for name in ("near", "far"):
                 given = getattr(self, name) is not None
                 self._check(given, name, "bounds=near_far needs it; or use bounds=box")
+        self._check(self.oversample >= 1, "oversample", "use 1 (as in training) or more")
         near = self.near or 0.0
         self._check(near >= 0, "near", "use 0 or more, in world units")
         self._check(self.far is None or self.far > near, "far", f"use more than near={near}")
         self._check(0 <= self.background <= 1, "background", "use 0 (black) to 1 (white)")
         self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
-        most = max(self.samples_coarse, self.samples_fine)
+        most = max(self.samples_coarse, self.samples_fine) * self.oversample
         self._check(self.chunk >= most, "chunk", f"use at least the samples of a ray, {most}")
 
     def _check(self, passed: bool, name: str, remedy: str) -> None:
         if not passed:
             raise ConfigError(f"renderer.{name}={getattr(self, name)}: {remedy}", name)
 
-    def under(self, settings: RenderSettings | None) -> "VolumeRendererConfig":
-        """Lay the settings of a call over these; the combination is checked like any other."""
-        if settings is None:
-            return self
-        given = {f.name: getattr(settings, f.name) for f in fields(settings)}
-        return replace(self, **{k: v for k, v in given.items() if v is not None})
+    def under(self, settings: RenderSettings | None, random: bool = True) -> "VolumeRendererConfig":
+        """Lay the settings of a call over these; the combination is checked like any other.
+
+        Where nothing is `random`, the counts of samples come back multiplied by `oversample`.
+        """
+        given = (
+            {}
+            if settings is None
+            else {f.name: getattr(settings, f.name) for f in fields(settings)}
+        )
+        over = replace(self, **{k: v for k, v in given.items() if v is not None})
+        if random or self.oversample == 1:
+            return over
+        coarse, fine = (n * self.oversample for n in (over.samples_coarse, over.samples_fine))
+        return replace(over, samples_coarse=coarse, samples_fine=fine, oversample=1)

@@ -107,12 +107,11 @@ def eg3d_importance(
 ) -> Float[Tensor, "b r f"]:
     """Importance sampling as EG3D's release does it, from the m = s - 1 weights between samples.
 
-    Weights are max-pooled, averaged over neighbours, and raised by 0.01. The interior ones, without
-    the first and the last, then meet the midpoints counted from the first: mass moves half an
-    interval toward the camera, and the last midpoint is out of reach.
+    Neighbouring weights are max-pooled, then averaged, and raised by 0.01. These masses leave out
+    both ends, but meet the midpoints counted from the first: mass moves half an interval toward the
+    camera, and the last midpoint is out of reach.
     """
-    padded = torch.nn.functional.pad(weights, (1, 1), value=-torch.inf)
-    pooled = torch.maximum(padded[..., :-1], padded[..., 1:])
+    pooled = torch.maximum(weights[..., :-1], weights[..., 1:])
     smooth = (pooled[..., :-1] + pooled[..., 1:]) / 2 + 0.01
     midpoints = (t[..., 1:] + t[..., :-1]) / 2
-    return invert_cdf(midpoints[..., :-1], smooth[..., 1:-1], u)
+    return invert_cdf(midpoints[..., :-1], smooth, u)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.contract import Field, Renderer, Rendering, RenderSettings, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.precision import without_autocast
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.march import Sums, draw, march
 from renderers.options import VolumeRendererConfig
@@ -56,7 +57,7 @@ class VolumeRenderer(Renderer):
             raise ValueError(
                 f"{views} cameras for {scene.batch} scenes: use a multiple of {scene.batch}"
             )
-        with torch.autocast(cameras.cam2world.device.type, enabled=False):
+        with without_autocast(cameras.cam2world.device):
             rays = cameras.rays(resolution)  # half precision would bend them
         # The views of a scene become more rays of it, so that the scene is not copied.
         rays = Rays(*(rearrange(x, "(b k) r c -> b (k r) c", b=scene.batch) for x in rays))
@@ -79,7 +80,7 @@ class VolumeRenderer(Renderer):
         at once: they are the one thing here that grows with rays times samples, and they are
         scalars.
         """
-        o = self.cfg.under(settings)
+        o = self.cfg.under(settings, random=draws is not None)
         part, background = span(*rays, field.box, o.bounds, o.near, o.far)
         random = draw(o, rays.origins, draws)
         again = o.recompute and torch.is_grad_enabled()

@@ -42,7 +42,7 @@ def test_every_option_has_an_effect(name):
 
 def test_no_option_is_left_out():
     names = {f.name for f in dataclasses.fields(BASE)}
-    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | {"outside"}  # tested with the volumes
+    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | {"outside", "oversample"}  # elsewhere
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(RenderSettings), ids=lambda f: f.name)
@@ -81,3 +81,15 @@ def test_impossible_options_are_refused_by_name(options, field):
 def test_settings_are_checked_like_a_configuration():
     with pytest.raises(ConfigError, match=r"renderer\.background=2"):
         render(BASE, RenderSettings(background=2.0))
+
+
+def test_oversampling_multiplies_the_samples_where_nothing_is_random():
+    many = VolumeRenderer(dataclasses.replace(BASE, oversample=3), SceneConfig(box=2.0))
+    counted = VolumeRenderer(
+        dataclasses.replace(BASE, samples_coarse=24, samples_fine=24), SceneConfig(box=2.0)
+    )
+    plain = VolumeRenderer(BASE, SceneConfig(box=2.0))
+    scene, view = clouds(1), cameras(1)
+    assert torch.equal(many(scene, view, 8).feature, counted(scene, view, 8).feature)
+    jittered = many(scene, view, 8, None, Draws(0)).feature
+    assert torch.equal(jittered, plain(scene, view, 8, None, Draws(0)).feature)

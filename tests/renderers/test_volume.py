@@ -8,6 +8,8 @@ from analytic_fields import FormulaField, cameras, clouds, constant, floor, ray,
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
+from renderers.march import Random, march
+from renderers.sampling import span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 EG3D = dict(strata="eg3d", compositing="eg3d", importance="eg3d", depth="eg3d")
@@ -235,6 +237,19 @@ def test_rendering_is_deterministic_and_draws_are_keyed():
     one, two = o(field, view, 8, draws=Draws(1)), o(field, view, 8, draws=Draws(2))
     torch.testing.assert_close(one, o(field, view, 8, draws=Draws(1)), rtol=0, atol=0)
     assert not torch.equal(one.feature, two.feature)
+
+
+@pytest.mark.parametrize("noise", [[[0.0, 0, 9, 9]], [[9.0, 9, 0, 0]]])
+def test_coarse_and_fine_samples_have_their_own_noise(noise):
+    o = VolumeRendererConfig(samples_coarse=2, samples_fine=2)
+    rays = ray((0, 0, 3.0), (0, 0, -1.0))
+    part, _ = span(*rays, 2.0, "box", None, None)
+    random = Random(None, None, torch.tensor([noise]))
+    sums = march(o, FormulaField(key(0.0), constant), rays, part, random)
+    # Half of the ray is solid, whichever samples the noise makes so.
+    assert sums.opacity.item() == pytest.approx(1, abs=1e-2)
+    quiet = march(o, FormulaField(key(0.0), constant), rays, part, Random())
+    assert quiet.opacity.item() == 0
 
 
 def test_the_features_of_a_rendering_lie_around_zero():
