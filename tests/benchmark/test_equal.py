@@ -1,0 +1,63 @@
+"""The presets at equal budgets are equal by our own count."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lightning_gan3d.benchmark.cost import Cost, count_cost
+from lightning_gan3d.experiment import load_experiment, preset_names
+from lightning_gan3d.generator import Generator
+
+FIELDS = ("triplane", "voxel", "nerf_mlp")
+ALL = (*FIELDS, "image2d")
+GROUPS = {"parameters": ALL, "memory": ("triplane", "voxel"), "flops": ALL}
+NAMES = [f"equal/{group}_{kind}" for group, kinds in GROUPS.items() for kind in kinds]
+
+
+def cost(name: str) -> Cost:
+    config = load_experiment(name)
+    assert config.data.resolution is not None
+    with torch.device("meta"):
+        return count_cost(Generator(config.generator, config.data.resolution))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_equal_parameters_are_two_million_in_the_representation(kind: str) -> None:
+    parameters = cost(f"equal/parameters_{kind}").parameters["representation"]
+    assert parameters == pytest.approx(2e6, rel=0.05)
+
+
+def test_equal_scene_memory_is_equal_to_the_byte() -> None:
+    planes, voxels = cost("equal/memory_triplane"), cost("equal/memory_voxel")
+    assert planes.scene_bytes == 4 * 3 * 32 * 256**2
+    assert voxels.scene_bytes == 4 * 24 * 64**3
+    assert planes.scene_bytes == voxels.scene_bytes
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_equal_arithmetic_is_38_gflop_an_image(kind: str) -> None:
+    assert cost(f"equal/flops_{kind}").total_flops == pytest.approx(38e9, rel=0.05)
+
+
+def test_every_preset_of_the_folder_is_checked_here() -> None:
+    found = {n for n in preset_names() if n.startswith("equal/")}
+    assert found == {*NAMES, "equal/base"}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_presets_of_a_group_differ_in_the_representation_alone(group: str) -> None:
+    configs = [load_experiment(f"equal/{group}_{kind}") for kind in GROUPS[group]]
+    first = configs[0]
+    for config in configs[1:]:
+        for part in ("data", "discriminator", "augment", "optimizer", "training", "seed"):
+            assert getattr(config, part) == getattr(first, part), (config.name, part)
+        assert config.generator.mapping == first.generator.mapping
+        assert config.generator.scene == first.generator.scene
+        if config.generator.view_in_label:
+            continue
+        # `recompute` trades time for memory in training, and changes no number.
+        renderer = dataclasses.replace(config.generator.renderer, recompute=False)
+        assert renderer == first.generator.renderer
+        assert config.generator.superresolution == first.generator.superresolution
+        assert config.loss == first.loss
