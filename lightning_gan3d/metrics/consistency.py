@@ -18,6 +18,8 @@ from lightning_gan3d.metrics.summary import mean_of
 
 KINDS = {"psnr": "dB", "gain": "dB", "coverage": "share"}
 """What is measured, with its unit."""
+EDGE = 1e-3
+"""Pixels by which rounding may move a point over the outermost pixel centres."""
 LEAST_ERROR = 1e-10
 """Squared error at which PSNR stops, 100 dB: two equal images have no finite one."""
 
@@ -118,7 +120,7 @@ def warp(
     points = target.unproject(target_z / cosine)
     uv, z = source.project(points)
     x, y = uv[..., 0] * w - 0.5, uv[..., 1] * h - 0.5
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1) & (z > 0)
+    inside = (x > -EDGE) & (x < w - 1 + EDGE) & (y > -EDGE) & (y < h - 1 + EDGE) & (z > 0)
     inside &= target_opaque.flatten(1)
     left = x.nan_to_num().clamp(0, w - 1).floor().clamp(max=w - 2)
     top = y.nan_to_num().clamp(0, h - 1).floor().clamp(max=h - 2)

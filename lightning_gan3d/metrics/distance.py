@@ -110,8 +110,8 @@ class ImageDistance:
     def protocol(self) -> str:
         """The protocol in words."""
         cfg, n = self.cfg, self.num_images
-        sides = [name.removesuffix("/mass") for name in self.real.tensors if name.endswith("/mass")]
-        sides.remove("pixels")
+        names = {name.partition("/")[0] for name in self.real.tensors} - {"pixels"}
+        sides = sorted(names, key=int, reverse=True)
         whose = "the real images'" if cfg.normalisation == "real" else "each set's own"
         other = "held-out images" if self.held_out else "training images (none are held out)"
         return (

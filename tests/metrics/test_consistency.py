@@ -1,0 +1,277 @@
+import math
+
+import pytest
+import torch
+from metric_views import (
+    Disturbed,
+    change_colour,
+    figures,
+    flatten_depth,
+    scale_depth,
+    swap_views,
+    turn_pose,
+)
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import Images
+from lightning_gan3d.metrics.consistency import (
+    ConsistencyConfig,
+    carry,
+    measure_consistency,
+    neighbour_pairs,
+    pair_errors,
+    psnr,
+    resize_depth_z,
+    warp,
+)
+
+CFG = ConsistencyConfig(items=8)
+
+
+def measured(source, cfg=CFG):
+    return {m.metric.removeprefix("consistency."): m for m in measure_consistency(source, cfg)}
+
+
+def plane_view(cameras, size):
+    """The plane z = 0, coloured by an affine function of x and y: interpolating it is exact."""
+    rays = cameras.rays(size)
+    t = -rays.origins[..., 2] / rays.dirs[..., 2]
+    points = rays.origins + rays.dirs * t[..., None]
+    colour = torch.stack([points[..., 0], points[..., 1], points[..., 0] - points[..., 1]], 1) * 0.3
+    depth = t.view(-1, 1, size, size)
+    return colour.view(-1, 3, size, size), depth
+
+
+def two_cameras():
+    """Two cameras of one orientation, so that the map between their images is affine."""
+    cam2world = torch.eye(4).repeat(2, 1, 1)
+    cam2world[:, 1, 1] = cam2world[:, 2, 2] = -1  # looks along -z, y up
+    cam2world[0, :3, 3] = torch.tensor([0.0, 0.0, 3.0])
+    cam2world[1, :3, 3] = torch.tensor([0.3, -0.2, 2.5])
+    k = torch.tensor([[1.2, 0.0, 0.5], [0.0, 1.2, 0.5], [0.0, 0.0, 1.0]])
+    return Cameras(cam2world, k.repeat(2, 1, 1))
+
+
+def warped_pair(image, cameras, depth, tolerance=0.02, opaque=None):
+    z = cameras.depth_z(depth)
+    opaque = torch.ones_like(z, dtype=torch.bool) if opaque is None else opaque
+    a, b = slice(0, 1), slice(1, 2)
+    return warp(
+        image[a], cameras.select(a), z[a], opaque[a], cameras.select(b), z[b], opaque[b], tolerance
+    )
+
+
+def test_an_affine_plane_warps_exactly():
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    found = warped_pair(image, cameras, depth)
+    valid = found.valid[0, 0]
+    assert 300 < int(valid.sum()) < 24 * 24  # some of the second view lies outside the first
+    assert torch.allclose(found.image[0][:, valid], image[1][:, valid], atol=1e-5)
+    assert (image[0] - image[1])[:, valid].abs().mean() > 0.02
+
+
+def test_depth_along_the_ray_taken_for_camera_z_is_noticed():
+    """The mistake that is common among peers: off the axis the two differ by the cosine."""
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    wrong = depth.square() / cameras.depth_z(depth)  # as though `depth` were z
+    found = warped_pair(image, cameras, wrong, tolerance=0.5)
+    valid = found.valid[0, 0]
+    assert (found.image[0] - image[1])[:, valid].abs().max() > 1e-3
+
+
+def test_points_outside_the_source_are_excluded_not_clamped():
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    found = warped_pair(image, cameras, depth)
+    points = cameras.unproject(depth)[1:]
+    uv, _ = cameras.select(slice(0, 1)).project(points)
+    inside = ((uv * 24 >= 0.5) & (uv * 24 <= 23.5)).all(-1).view(24, 24)
+    assert torch.equal(found.valid[0, 0], inside)
+
+
+def test_what_an_occluder_hides_is_excluded():
+    """A square that only the source sees hides a part of the plane from it."""
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    clear = warped_pair(image, cameras, depth).valid
+    hidden = depth.clone()
+    hidden[0, :, 8:16, 8:16] *= 0.5
+    image[0, :, 8:16, 8:16] = 5.0
+    found = warped_pair(image, cameras, hidden)
+    assert found.valid.sum() < clear.sum() - 30
+    valid = found.valid[0, 0]
+    assert torch.allclose(found.image[0][:, valid], image[1][:, valid], atol=1e-5)
+
+
+def test_the_z_buffer_keeps_the_nearest_of_two_points_on_a_pixel():
+    """The source's own depth hides nothing here: only the target's points hide one another."""
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    depth[0] = 50.0
+    both = warped_pair(image, cameras, depth).valid
+    near = depth.clone()
+    near[1, :, :, ::2] *= 0.7  # every second column of the target lies in front
+    found = warped_pair(image, cameras, near).valid
+    behind = found[0, 0, :, 1::2].sum() / both[0, 0, :, 1::2].sum()
+    assert behind < 0.75
+    wide = warped_pair(image, cameras, near, tolerance=0.9).valid
+    assert wide[0, 0, :, 1::2].sum() > found[0, 0, :, 1::2].sum()
+
+
+def test_only_what_both_see_as_foreground_is_compared():
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    opaque = torch.ones_like(depth, dtype=torch.bool)
+    opaque[1, :, :12] = False
+    assert not warped_pair(image, cameras, depth, opaque=opaque).valid[0, 0, :12].any()
+    opaque = torch.ones_like(opaque)
+    opaque[0] = False
+    assert not warped_pair(image, cameras, depth, opaque=opaque).valid.any()
+
+
+def test_the_depth_of_a_tilted_plane_is_resized_exactly():
+    eye = torch.tensor([[0.8, 0.4, 2.0]])
+    cameras = Cameras.look_at(eye, focal=2.0)
+    _, low = plane_view(cameras, 16)
+    _, high = plane_view(cameras, 48)
+    z, _ = resize_depth_z(cameras.depth_z(low), torch.ones_like(low), 48)
+    inner = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+    assert torch.allclose(z[inner], cameras.depth_z(high)[inner], rtol=1e-5)
+
+
+def test_the_far_background_does_not_pull_the_depth_of_a_silhouette():
+    z = torch.full((1, 1, 8, 8), 100.0)
+    opacity = torch.zeros(1, 1, 8, 8)
+    z[..., 4:] = 2.0
+    opacity[..., 4:] = 1.0
+    found, alpha = resize_depth_z(z, opacity, 16)
+    assert found[alpha > 0.2].max() < 2.001
+
+
+def test_cameras_are_carried_around_the_y_axis():
+    start = Cameras.on_sphere(torch.tensor([0.3]), torch.tensor([0.4]), radius=2.0)
+    found = carry(start, torch.tensor([-0.2, 0.0, 0.5]))
+    expected = Cameras.on_sphere(torch.tensor([0.1, 0.3, 0.8]), torch.full((3,), 0.4), radius=2.0)
+    assert torch.allclose(found.cam2world, expected.cam2world, atol=1e-6)
+    assert torch.equal(found.intrinsics, expected.intrinsics)
+
+
+def test_neighbours_are_compared_in_both_directions():
+    first, second = neighbour_pairs(3)
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [
+        (0, 1),
+        (1, 2),
+        (1, 0),
+        (2, 1),
+    ]
+
+
+def test_psnr_of_a_known_error():
+    assert float(psnr(torch.tensor(0.01))) == pytest.approx(20.0)
+    assert float(psnr(torch.tensor(0.0))) == pytest.approx(100.0)
+
+
+def test_errors_are_in_unit_images():
+    """Two views from one camera that differ by 0.2 in [-1, 1]: 0.1 in [0, 1], 20 dB."""
+    camera = carry(two_cameras().select(slice(0, 1)), torch.zeros(2))
+    _, depth = plane_view(camera, 16)
+    image = torch.zeros(2, 3, 16, 16)
+    image[1] += 0.2
+    errors = pair_errors(image, camera, depth, torch.ones_like(depth), 2, CFG)
+    assert float(psnr(errors.warped / errors.compared)) == pytest.approx(20.0, abs=1e-3)
+    assert errors.compared == errors.foreground == 2 * 16 * 16
+
+
+@pytest.fixture(scope="module")
+def ceiling():
+    return measured(figures())
+
+
+def test_ground_truth_is_near_the_ceiling(ceiling):
+    assert ceiling["psnr_raw"].value > 34
+    assert ceiling["gain_raw"].value > 12
+    assert ceiling["coverage_raw"].value > 0.55
+    assert ceiling["psnr"].n == 8
+    assert ceiling["psnr"].unit == "dB"
+
+
+@pytest.mark.parametrize(
+    "change", [scale_depth, flatten_depth, turn_pose, swap_views, change_colour]
+)
+def test_each_disturbance_lowers_it(ceiling, change):
+    found = measured(Disturbed(figures(), change))
+    assert found["psnr_raw"].value < ceiling["psnr_raw"].value - 4
+    assert found["gain_raw"].value < ceiling["gain_raw"].value - 3
+
+
+def test_image_and_rendering_are_measured_apart(ceiling):
+    """After super-resolution the image has another size; the depth is resized to it."""
+
+    def upsampled(source, items, cameras):
+        low = source.views(items, cameras)
+        return Images(figures(64).views(items, cameras).image, low.image, low.depth, low.opacity)
+
+    found = measured(Disturbed(figures(), upsampled))
+    assert found["psnr_raw"].value == pytest.approx(ceiling["psnr_raw"].value)
+    assert found["psnr"].value != found["psnr_raw"].value
+    assert found["psnr"].value > 28
+    assert found["gain"].value > 8
+
+
+def test_without_depth_it_is_missing_with_the_reason():
+    def without(source, items, cameras):
+        return source.views(items, cameras)._replace(depth=None)
+
+    found = measured(Disturbed(figures(), without))
+    assert len(found) == 6
+    assert all(m.value is None and "no depth" in m.note for m in found.values())
+
+
+def test_without_foreground_it_is_missing_with_the_reason():
+    def transparent(source, items, cameras):
+        found = source.views(items, cameras)
+        return found._replace(opacity=found.opacity * 0.1)
+
+    found = measured(Disturbed(figures(), transparent))
+    assert all(m.value is None and "foreground" in m.note for m in found.values())
+
+
+def test_images_that_are_not_finite_are_missing_not_a_number():
+    def broken(source, items, cameras):
+        found = source.views(items, cameras)
+        return found._replace(image=found.image * math.nan)
+
+    assert measured(Disturbed(figures(), broken))["psnr"].value is None
+
+
+def test_it_does_not_depend_on_the_batch(ceiling):
+    small = {m.metric: m.value for m in measure_consistency(figures(), CFG, batch=1)}
+    assert small["consistency.psnr"] == pytest.approx(ceiling["psnr"].value, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"items": 4},
+        {"angle": 0.4},
+        {"steps": 1},
+        {"tolerance": 0.2},
+        {"foreground": 0.4},
+    ],
+)
+def test_each_option_has_an_effect(ceiling, other):
+    found = measured(figures(), ConsistencyConfig(**{"items": 8, **other}))
+    assert found["psnr"].value != ceiling["psnr"].value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("items", 0), ("angle", 2.0), ("steps", 0), ("tolerance", 0.0), ("foreground", 1.1)],
+)
+def test_impossible_protocols_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=f"consistency.{field}={value}") as error:
+        ConsistencyConfig(**{field: value})
+    assert error.value.field == field

@@ -1,0 +1,203 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from metric_views import Disturbed, RealFigures, change_colour, figures
+
+from lightning_gan3d.config import ConfigError, build, to_tree
+from lightning_gan3d.data.synth import SynthConfig, make_synth
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.measure import read_measures
+from lightning_gan3d.metrics.consistency import ConsistencyConfig
+from lightning_gan3d.metrics.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.evaluate import (
+    EvaluationConfig,
+    evaluate,
+    evaluate_source,
+    swd_of,
+)
+from lightning_gan3d.metrics.pose import PoseConfig
+from lightning_gan3d.metrics.refit import RefitConfig
+from lightning_gan3d.metrics.run import evaluate_run
+from lightning_gan3d.metrics.swd import SwdConfig
+from lightning_gan3d.training.module import make_networks
+from lightning_gan3d.training.rundir import write_config
+
+SMALL = EvaluationConfig(
+    num_images=40,
+    num_images_training=20,
+    batch=16,
+    swd=SwdConfig(patches=16, projections=32),
+    consistency=ConsistencyConfig(items=3, steps=1),
+    refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
+    pose=PoseConfig(resolution=16, iterations=3, batch=8),
+)
+ALL = {
+    *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
+    *("quality.swd_floor", "quality.swd_init", "quality.swd_way"),
+    *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
+    *(f"consistency.{k}{s}" for k in ("psnr", "gain", "coverage") for s in ("", "_raw")),
+    *("refit.psnr", "refit.psnr_fit", "refit.gain"),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return RealFigures(120, seed=1), RealFigures(60, seed=2)
+
+
+def by_name(measures):
+    assert len({m.metric for m in measures}) == len(measures)
+    return {m.metric: m for m in measures}
+
+
+def test_ground_truth_gets_all_measures(data):
+    found = by_name(evaluate_source(figures(), *data, SMALL, initial_swd=0.7, truth=figures()))
+    truth = {m for m in found if m.endswith("_truth")}
+    assert set(found) - truth == ALL
+    assert all(m.value is not None and m.note for m in found.values())
+    assert found["quality.swd"].n == 40
+    assert "n = 40 against 40 held-out images; 16 patches" in found["quality.swd"].note
+    assert found["quality.swd_way"].value > 0.9
+    for name in truth:
+        assert found[name].value == found[name.removesuffix("_truth")].value
+
+
+def test_the_share_of_the_way_is_that_from_start_to_floor(data):
+    cfg = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None)
+    source = Disturbed(figures(), change_colour)
+    found = by_name(evaluate_source(source, *data, cfg, initial_swd=0.7))
+    now, floor = found["quality.swd"].value, found["quality.swd_floor"].value
+    assert found["quality.swd_init"].value == 0.7
+    assert found["quality.swd_way"].value == pytest.approx((0.7 - now) / (0.7 - floor))
+    assert set(found) == {m for m in ALL if m.startswith("quality")}
+    low = by_name(evaluate_source(source, *data, cfg, initial_swd=0.0))
+    assert low["quality.swd_way"].value is None
+    assert "not above the floor" in low["quality.swd_way"].note
+    unknown = by_name(evaluate_source(source, *data, cfg))
+    assert "not measured" in unknown["quality.swd_way"].note
+
+
+def test_images_that_are_not_finite_make_measures_missing(data):
+    def broken(source, items, cameras):
+        found = source.views(items, cameras)
+        image = found.image.clone()
+        image[0, :, 3, 3] = math.nan
+        return found._replace(image=image, image_raw=image)
+
+    found = by_name(evaluate_source(Disturbed(figures(), broken), *data, SMALL))
+    for name in ("quality.swd", "pose.within_20deg", "refit.psnr"):
+        assert found[name].value is None
+        assert "not finite" in found[name].note
+
+
+def test_fakes_are_as_they_would_be_stored():
+    def out_of_range(source, items, cameras):
+        return source.views(items, cameras)._replace(image=torch.full((len(items), 3, 8, 8), 1.7))
+
+    (found,) = fakes(Disturbed(figures(), out_of_range), 2, 4)
+    assert torch.equal(found.images, torch.ones(2, 3, 8, 8))
+
+
+def test_where_nothing_is_held_out_disjoint_halves_take_the_places(data):
+    train, _ = data
+    distance = ImageDistance(train, None, SMALL.swd, 1000)
+    assert distance.num_images == 60
+    assert distance.floor["mean"] > 0
+    assert "none are held out" in distance.protocol
+    assert ImageDistance(train, train, SMALL.swd, 1000).num_images == 120
+
+
+def test_what_depends_on_data_alone_is_kept(data, tmp_path, monkeypatch):
+    first = evaluate_source(figures(), *data, SMALL, truth=figures(), cache=tmp_path)
+    for name in ("distance.reals", "pose.train_regressor"):
+        monkeypatch.setattr(f"lightning_gan3d.metrics.{name}", None)
+    again = evaluate_source(figures(), *data, SMALL, truth=figures(), cache=tmp_path)
+    assert again == first
+    other = dataclasses.replace(SMALL, swd=SwdConfig(patches=8, projections=32))
+    with pytest.raises(TypeError):
+        evaluate_source(figures(), *data, other, cache=tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"num_images": 30}, {"swd": SwdConfig(patches=8)}])
+def test_options_have_an_effect(data, other):
+    base = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None)
+    a, b = (
+        evaluate_source(figures(), *data, c) for c in (base, dataclasses.replace(base, **other))
+    )
+    assert a[0].value != b[0].value
+
+
+def test_parts_can_be_left_out_by_null():
+    tree = to_tree(EvaluationConfig(swd=None, refit=None))
+    assert tree["swd"] is None
+    assert build(EvaluationConfig, tree) == EvaluationConfig(swd=None, refit=None)
+    assert build(EvaluationConfig, {"swd": {"patches": 5}}).swd == SwdConfig(patches=5)
+
+
+@pytest.mark.parametrize("field", ["num_images", "num_images_training", "batch"])
+def test_impossible_values_name_the_field(field):
+    with pytest.raises(ConfigError, match=f"evaluation.{field}=0") as error:
+        EvaluationConfig(**{field: 0})
+    assert error.value.field == field
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """A function from a demo preset to its experiment on a small procedural data set."""
+    path = tmp_path_factory.mktemp("synth") / "figures"
+    make_synth(SynthConfig(num_images=120, num_objects=60, holdout=0.4), path)
+
+    def load(kind):
+        config = load_experiment(f"demo/{kind}", [f"data.path={path}"])
+        return dataclasses.replace(config, evaluation=SMALL)
+
+    return load
+
+
+@pytest.mark.parametrize("kind", ["triplane", "image2d"])
+def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, kind):
+    generator, _ = make_networks(experiment(kind), 32)
+    generator.train()
+    before = {k: v.clone() for k, v in generator.state_dict().items()}
+    found = by_name(evaluate(generator, *data, SMALL, initial=generator))
+    assert set(found) == ALL
+    assert generator.training
+    assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
+    assert found["quality.swd_way"].value == 0  # it is its own start
+    assert found["quality.swd"].value > 5 * found["quality.swd_floor"].value
+    flat = [m for m in found.values() if m.metric.startswith("consistency")]
+    if kind == "image2d":
+        assert all(m.value is None and "no depth" in m.note for m in flat)
+        assert found["refit.psnr"].value is not None
+    else:
+        assert found["consistency.psnr"].value > 25
+
+
+def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
+    generator, _ = make_networks(experiment("triplane"), 32)
+    found = swd_of(generator, data[1], SMALL)
+    assert set(found) == {"swd", "swd_32", "swd_16", "swd_pixels"}
+    assert found == swd_of(generator, data[1], SMALL)
+    more = dataclasses.replace(SMALL, num_images_training=40)
+    assert found["swd"] != swd_of(generator, data[1], more)["swd"]
+
+
+def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
+    from lightning_gan3d.checkpoints.native import save_generator
+
+    config = experiment("triplane")
+    path = tmp_path / "runs" / "a run"
+    generator, _ = make_networks(config, 32)
+    save_generator(path, generator, config)
+    write_config(path, config)
+    result = evaluate_run(path, "cpu", cache=tmp_path / "cache")
+    assert read_measures(path / "evaluation.json") == result.measures
+    found = by_name(result.measures)
+    assert {m for m in found if not m.endswith("_truth")} == ALL
+    assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
+    assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
+    text = str(result)
+    assert "quality.swd" in text
+    assert str(path / "evaluation.json") in text

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from metric_views import RealFigures
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metrics.pose import (
+    PoseConfig,
+    PoseRegressor,
+    angle_between,
+    kept_regressor,
+    pose_errors,
+    pose_errors_of,
+    rotation_from_6d,
+    rotations,
+    train_regressor,
+)
+
+CFG = PoseConfig(resolution=16, iterations=300, batch=16)
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    return train_regressor(RealFigures(600, seed=1), CFG)
+
+
+@pytest.mark.parametrize("degrees", [0.01, 1, 20, 90, 179])
+def test_the_angle_of_a_known_turn(degrees):
+    angle = math.radians(degrees)
+    a = Cameras.on_sphere(torch.tensor([0.4]), torch.tensor([0.5])).cam2world[:, :3, :3]
+    b = Cameras.on_sphere(torch.tensor([0.4 + angle]), torch.tensor([0.5])).cam2world[:, :3, :3]
+    assert float(angle_between(a, b)) == pytest.approx(angle, rel=1e-2 if degrees < 1 else 1e-4)
+    assert float(angle_between(a, a)) == 0
+    assert float(angle_between(b, a)) == pytest.approx(float(angle_between(a, b)))
+
+
+def test_the_angle_does_not_depend_on_the_world_frame():
+    g = torch.Generator().manual_seed(0)
+    a, b, frame = (rotation_from_6d(torch.randn(20, 6, generator=g)) for _ in range(3))
+    assert torch.allclose(angle_between(frame @ a, frame @ b), angle_between(a, b), atol=1e-4)
+    trace = (a.mT @ b).diagonal(dim1=1, dim2=2).sum(-1)
+    expected = torch.acos(((trace - 1) / 2).clamp(-1, 1))
+    assert torch.allclose(angle_between(a, b), expected, atol=1e-3)
+
+
+def test_six_numbers_make_a_rotation_and_a_rotation_stays():
+    r = rotation_from_6d(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(r.mT @ r, torch.eye(3).expand(50, 3, 3), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(r), torch.ones(50), atol=1e-5)
+    again = rotation_from_6d(torch.cat([r[:, :, 0], r[:, :, 1]], dim=-1))
+    assert torch.allclose(again, r, atol=1e-6)
+
+
+def test_it_reads_the_poses_of_images_it_has_not_seen(regressor):
+    held_out = pose_errors_of(regressor, RealFigures(200, seed=2)).rad2deg()
+    untrained = pose_errors_of(PoseRegressor(16).eval(), RealFigures(200, seed=2)).rad2deg()
+    assert held_out.median() < 20
+    assert untrained.median() > 60
+
+
+def test_images_from_another_camera_than_asked_for_are_noticed(regressor):
+    real = RealFigures(100, seed=2)
+    cameras = Cameras.from_label(real.labels)
+    image = real.floats()
+    right = pose_errors(regressor, image, cameras)
+    wrong = pose_errors(regressor, image, cameras.select(torch.arange(100).roll(1)))
+    assert (right.rad2deg() <= 20).float().mean() > 0.6
+    assert (wrong.rad2deg() <= 20).float().mean() < 0.2
+
+
+def test_it_depends_on_the_seed_alone():
+    torch.manual_seed(123)
+    short = PoseConfig(resolution=16, iterations=3, batch=8)
+    data = RealFigures(64, seed=1)
+    a = train_regressor(data, short, seed=0)
+    torch.rand(5)
+    b = train_regressor(data, short, seed=0)
+    c = train_regressor(data, short, seed=1)
+    weights = [torch.cat([p.flatten() for p in r.parameters()]) for r in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("other", [{"resolution": 32}, {"iterations": 4}, {"batch": 9}])
+def test_each_option_has_an_effect(other):
+    data = RealFigures(64, seed=1)
+    base = {"resolution": 16, "iterations": 3, "batch": 8}
+    readings = [
+        train_regressor(data, PoseConfig(**{**base, **o}))(data.floats()) for o in ({}, other)
+    ]
+    assert not torch.equal(*readings)
+
+
+def test_it_is_kept_under_the_data_and_the_protocol(tmp_path, monkeypatch):
+    short = PoseConfig(resolution=16, iterations=3, batch=8)
+    data = RealFigures(64, seed=1)
+    first = kept_regressor(data, short, cache=tmp_path)
+    monkeypatch.setattr("lightning_gan3d.metrics.pose.train_regressor", None)
+    again = kept_regressor(data, short, cache=tmp_path)
+    assert torch.equal(first(data.floats()), again(data.floats()))
+    wider = PoseConfig(resolution=16, iterations=3, batch=8, threshold_degrees=30.0)
+    kept_regressor(data, wider, cache=tmp_path)  # the threshold is no part of the training
+    with pytest.raises(TypeError):
+        kept_regressor(RealFigures(64, seed=2), short, cache=tmp_path)
+    with pytest.raises(TypeError):
+        kept_regressor(data, short, seed=1, cache=tmp_path)
+
+
+def test_rotations_are_those_of_the_labels():
+    labels = RealFigures(4, seed=1).labels
+    assert torch.equal(rotations(labels), labels[:, :16].view(4, 4, 4)[:, :3, :3])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("resolution", 8), ("iterations", 0), ("batch", 0), ("threshold_degrees", 0.0)],
+)
+def test_impossible_protocols_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=f"pose.{field}={value}") as error:
+        PoseConfig(**{field: value})
+    assert error.value.field == field
