@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import NoiseMode, SynthesisLayer, ToRGB
+from lightning_gan3d.networks.precision import without_autocast
 from lightning_gan3d.networks.resample import upsample
 
 
@@ -137,7 +138,7 @@ class SynthesisBlock(nn.Module):
         if rgb is None:
             return x, out
         if self.up == 2:
-            with torch.autocast(rgb.device.type, enabled=False):
+            with without_autocast(rgb.device):
                 rgb = upsample(rgb)
         return x, out + rgb
 

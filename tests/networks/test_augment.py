@@ -107,6 +107,18 @@ def test_warps_move_pixels_where_they_should():
     assert (y - x.rot90(1, (2, 3))).square().mean().sqrt() < 0.05
 
 
+def test_far_beyond_the_border_lies_the_mirror_image():
+    x = smooth(1, 32).double()
+    warp, colours = identity(1, torch.float64)
+    moved = warp.clone()
+    moved[0, 0, 2] = 20 * 2 / 32  # reads 20 pixels right
+    y = transform(x, moved, colours)[..., 16:]
+    assert (y - x[..., 12:28].flip(3)).abs().mean() < 0.02
+    moved[0, 0, 2] = -20 * 2 / 32
+    y = transform(x, moved, colours)[..., :16]
+    assert (y - x[..., 4:20].flip(3)).abs().mean() < 0.02
+
+
 def test_geometry_is_within_its_ranges_and_never_mirrors():
     u, n, _, _ = numbers(2000)
     warp = geometry(u, n, torch.tensor(1.0), 32)

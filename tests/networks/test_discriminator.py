@@ -1,5 +1,8 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
@@ -10,6 +13,7 @@ from lightning_gan3d.networks.discriminator import (
     DiscriminatorConfig,
     minibatch_deviation,
 )
+from lightning_gan3d.networks.layers import convolve
 
 
 def make(resolution=16, **options):
@@ -51,6 +55,17 @@ def test_names_and_shapes_of_eg3d():
     assert shapes["b4.conv.weight"] == (32, 33, 3, 3)
     assert shapes["b4.fc.weight"] == (32, 512)
     assert shapes["b4.out.weight"] == (32, 32)
+
+
+def test_residual_block_matches_definition():
+    block = make().b16
+    x = torch.randn(2, 6, 16, 16)
+    y = block.fromrgb(x)
+    shortcut = convolve(y, block.skip.weight / math.sqrt(4), down=2)
+    h = F.conv2d(y, block.conv0.weight / math.sqrt(4 * 9), padding=1)
+    h = convolve(F.leaky_relu(h, 0.2) * math.sqrt(2), block.conv1.weight / math.sqrt(4 * 9), down=2)
+    residual = F.leaky_relu(h, 0.2) * math.sqrt(2)
+    torch.testing.assert_close(block(x), (shortcut + residual) / math.sqrt(2))
 
 
 def test_projection_depends_on_the_label():
