@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.config import ConfigError
@@ -151,7 +151,7 @@ class RunLock:
         self._path = path
         self._file: IO[str] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLock":
         """Take the lock, or say who has it."""
         file = (self._path / LOCK).open("a+", encoding="utf-8")
         try:

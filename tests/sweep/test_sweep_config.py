@@ -1,0 +1,148 @@
+import pytest
+import yaml
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.sweep.config import expand, load_sweep
+from lightning_gan3d.sweep.record import SweepEntry, read_record, run_dirs, write_record
+
+
+def write(folder, **values):
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def plan(path, root):
+    sweep, file = load_sweep(path)
+    return expand(sweep, file, root)
+
+
+def test_runs_are_expanded_seed_by_seed_in_the_order_written(tmp_path):
+    path = write(
+        tmp_path,
+        runs=["demo/voxel", {"preset": "demo/triplane", "overrides": ["training.kimg=2"]}],
+        seeds=[3, 1],
+        overrides=["training.kimg=1", "training.batch=4"],
+        threads=2,
+    )
+    entries = plan(path, tmp_path / "runs")
+    assert [(e.representation, e.seed) for e in entries] == [
+        ("voxel", 3),
+        ("triplane", 3),
+        ("voxel", 1),
+        ("triplane", 1),
+    ]
+    assert entries[0].overrides == (
+        "training.kimg=1",
+        "training.batch=4",
+        "seed=3",
+        "training.threads=2",
+    )
+    assert entries[1].overrides[2] == "training.kimg=2"  # after, so above, that of the sweep
+    assert entries[0].path.parent == tmp_path / "runs" / entries[0].experiment
+    assert entries[0].path.name.endswith("-s3")
+    assert all(e.state == "planned" for e in entries)
+
+
+def test_directories_depend_on_what_is_trained_not_on_threads(tmp_path):
+    def path_of(**values):
+        (found,) = plan(write(tmp_path, runs=["demo/voxel"], **values), tmp_path)
+        return found.path
+
+    assert path_of() == path_of(threads=2) == path_of(jobs=2)
+    assert path_of(overrides=["training.kimg=1"]) != path_of()
+
+
+def test_a_name_defaults_to_that_of_the_file_and_files_are_relative_to_the_sweep(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: ./other.yaml\nname: mine\n")
+    preset = load_preset_text()
+    (tmp_path / "other.yaml").write_text(preset)
+    path = write(tmp_path, runs=["mine.yaml"])
+    sweep, _ = load_sweep(path)
+    assert sweep.name == "grid"
+    (entry,) = plan(path, tmp_path)
+    assert entry.experiment == "mine"
+    assert entry.preset == str(tmp_path / "mine.yaml")
+
+
+def load_preset_text():
+    from lightning_gan3d.config import to_yaml
+    from lightning_gan3d.experiment import load_experiment
+
+    return to_yaml(load_experiment("demo/voxel"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "runs: required"),
+        ({"runs": []}, "name at least one preset"),
+        ({"runs": "demo/voxel"}, "use a list"),
+        ({"runs": [3]}, r"runs\.0=3"),
+        ({"runs": [{"overrides": ["a=1"]}]}, r"runs\.0\.preset: required"),
+        ({"runs": ["demo/voxle"]}, r"runs\.0 \(demo/voxle\): no preset .* did you mean `demo/vo"),
+        ({"runs": ["demo/voxel"], "sede": [1]}, "unknown key `sede`.*did you mean `seeds`"),
+        ({"runs": ["demo/voxel"], "seeds": [1, 1]}, "different whole numbers"),
+        ({"runs": ["demo/voxel"], "seeds": []}, "different whole numbers"),
+        ({"runs": ["demo/voxel"], "seeds": [-1]}, "different whole numbers"),
+        ({"runs": ["demo/voxel"], "jobs": 0}, "jobs=0"),
+        ({"runs": ["demo/voxel"], "threads": 0}, "threads=0"),
+        ({"runs": ["demo/voxel"], "name": "a/b"}, "plain folder name"),
+        ({"runs": ["demo/voxel"], "overrides": ["seed=3"]}, "use `seeds`"),
+        (
+            {"runs": ["demo/voxel"], "overrides": ["training.threads=3"], "threads": 1},
+            "use `threads`",
+        ),
+        ({"runs": ["demo/voxel"], "overrides": ["trainin.kimg=3"]}, "did you mean `training`"),
+        ({"runs": ["voxel", {"preset": "voxel", "overrides": ["training.kimg=x"]}]}, r"runs\.1"),
+        ({"runs": ["demo/voxel", "demo/voxel"]}, "the same experiment as demo/voxel"),
+    ],
+)  # fmt: skip
+def test_a_faulty_sweep_is_refused_before_anything_starts(tmp_path, values, words):
+    with pytest.raises(ConfigError, match=words):
+        plan(write(tmp_path, **values), tmp_path)
+
+
+def test_sweeps_are_found_by_name_and_a_missing_one_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no preset `nothing_like_it`"):
+        load_sweep("nothing_like_it")
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_sweep(tmp_path / "gone.yaml")
+
+
+def test_the_record_comes_back_and_moves_with_its_folder(tmp_path):
+    root = tmp_path / "a folder" / "runs"
+    run = root / "voxel" / "00000000-s0"
+    run.mkdir(parents=True)
+    entries = [
+        SweepEntry("p", ("a=1", "seed=0"), 0, "voxel", "voxel", run, "done", 0, 3.5),
+        SweepEntry("p", (), 1, "voxel", "voxel", run.with_name("x"), "failed", 4, 1.0, "no memory"),
+    ]
+    record = root / "sweeps" / "grid" / "sweep.json"
+    write_record(record, entries)
+    assert [e.path.resolve() for e in read_record(record)] == [e.path.resolve() for e in entries]
+    assert [e.last_line for e in read_record(record)] == ["", "no memory"]
+    assert read_record(record)[0].overrides == ("a=1", "seed=0")
+    moved = tmp_path / "elsewhere"
+    root.rename(moved)
+    assert [p.resolve() for p in run_dirs(moved / "sweeps" / "grid" / "sweep.json")] == [
+        moved / "voxel" / "00000000-s0"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"runs": 3}', '{"runs": [{}]}', '{"runs": [{"path": "x", "overrides": []}]}'],
+)
+def test_a_broken_record_is_refused(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ConfigError, match="not the record of a sweep"):
+        read_record(tmp_path / "sweep.json")
+
+
+def test_a_state_that_does_not_exist_is_refused(tmp_path):
+    record = tmp_path / "sweep.json"
+    write_record(record, [SweepEntry("p", (), 0, "a", "b", tmp_path / "r")])
+    record.write_text(record.read_text().replace("planned", "asleep"))
+    with pytest.raises(ConfigError, match="asleep"):
+        read_record(record)
