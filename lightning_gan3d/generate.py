@@ -1,10 +1,10 @@
-"""Images of a generator: each seed a latent, each latent seen by the same cameras, with raw images, depth and opacity."""
+"""Images of a generator: every seed a latent, seen by the same cameras; depth and opacity too."""
 
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,19 +15,22 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
+from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.orbits import Orbit
+from lightning_gan3d.orbits import Orbit, read_orbit
 
 MAX_SEEDS = 100_000
+DEVICES = ("auto", "cpu", "cuda", "mps")
 FOREGROUND = 0.5
 """Opacity from which a pixel of a depth preview is coloured."""
 EMPTY = (128, 128, 128)
 """Colour of a depth preview where nothing is."""
 CELL = 96
-"""Least side of an image on a contact sheet, in pixels; smaller ones are enlarged without smoothing."""
+"""Least side of an image on a contact sheet, in pixels; smaller ones are enlarged."""
 
 
+@runtime_checkable
 class Views(Protocol):
     """What images are made with: a generator, or anything that shows latents to cameras."""
 
@@ -68,7 +71,7 @@ def see(
     cameras: Cameras,
     psi: float = 1.0,
 ) -> Images:
-    """See every latent from all k cameras: b * k views, latent by latent. `label` conditions the mapping of all."""
+    """See every latent from all k cameras, latent by latent; `label` conditions the mapping."""
     b = len(z)
     repeated = Cameras(cameras.cam2world.repeat(b, 1, 1), cameras.intrinsics.repeat(b, 1, 1))
     return generator.views(z, label.expand(b, -1), repeated, truncation_psi=psi)
@@ -86,8 +89,9 @@ def generate(
 ) -> Path:
     """Write the images of some seeds, and return the contact sheet.
 
-    For each seed and view: the image, `raw` (before super-resolution), and where the scene has them `depth` (`.npy` in
-    world units along the ray, 16-bit PNG in the steps that `generate.json` states, colour preview) and `opacity`.
+    For each seed and view: the image, `raw` (before super-resolution), and where the scene has them
+    `depth` (`.npy` in world units along the ray, 16-bit PNG in the steps that `generate.json`
+    states, colour preview) and `opacity`.
     """
     if not seeds:
         raise ConfigError("no seeds: write e.g. 0-7")
@@ -144,19 +148,25 @@ def to_array(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def depth_span(views: Sequence[Images]) -> tuple[float, float]:
-    """Return the depths between which previews are coloured: 1 % and 99 % of what lies in the foreground."""
+    """Return the depths that previews span: quantiles 1 % and 99 % of the foreground."""
     parts = []
     for images in views:
         if images.depth is None:
             continue
         solid = images.depth > -1 if images.opacity is None else images.opacity >= FOREGROUND
-        parts.append((images.depth[solid] if bool(solid.any()) else images.depth).float().flatten().cpu().numpy())
+        parts.append(
+            (images.depth[solid] if bool(solid.any()) else images.depth)
+            .float()
+            .flatten()
+            .cpu()
+            .numpy()
+        )
     low, high = np.quantile(np.concatenate(parts), [0.01, 0.99])
     return float(low), float(max(high, low + 1e-6))
 
 
 def depth_step(views: Sequence[Images]) -> float:
-    """Return the world units of one step of a 16-bit depth: a power of ten, fine enough and without overflow."""
+    """Return the world units of one step of a 16-bit depth: a power of ten without overflow."""
     top = max(float(images.depth.max()) for images in views if images.depth is not None)
     return float(10.0 ** max(-4, math.ceil(math.log10(max(top, 1e-9) / 65535))))
 
@@ -171,7 +181,8 @@ def depth_colours(
 
     near, far = span
     share = np.clip((far - depth) / (far - near), 0, 1)
-    colours = np.rint(colormaps["cividis"](share)[..., :3] * 255).astype(np.uint8)
+    rgb = np.asarray(colormaps["cividis"](share))[..., :3]
+    colours: np.ndarray = np.rint(rgb * 255).astype(np.uint8)
     if opacity is not None:
         colours[opacity < FOREGROUND] = EMPTY
     return colours
@@ -193,3 +204,38 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "h w 3"]]
             tile = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (margin + gap + i * (side + gap), top))
     return sheet
+
+
+def generate_to(
+    run: Path,
+    seeds: str = "0-7",
+    psi: float = 1.0,
+    views: int = 3,
+    out: Path | None = None,
+    device: str = "auto",
+) -> str:
+    """Generate from a run directory, a checkpoint or an export, and say what was written where.
+
+    The cameras turn around what the run's data set looks at; where that is not at hand, around the
+    box, and the answer says so.
+    """
+    from lightning_gan3d.checkpoints.native import CONFIG, load_generator, resolve
+    from lightning_gan3d.experiment import load_experiment
+    from lightning_gan3d.training.config import TrainingConfig
+    from lightning_gan3d.training.system import choose_device
+
+    numbers = parse_seeds(seeds)
+    if device not in DEVICES:
+        raise ConfigError(f"device={device}: use one of {', '.join(DEVICES)}")
+    where = choose_device(TrainingConfig(device=device))  # type: ignore[arg-type]  # one of them
+    generator = load_generator(run, where)
+    config = load_experiment(resolve(run, "generator") / CONFIG)
+    try:
+        orbit = read_orbit(config.data.path)
+        around = f"as the cameras of {config.data.path}"
+    except (DataError, OSError) as error:
+        orbit = Orbit.around_box(config.generator.scene.box)
+        around = f"around the box, for the data set cannot be read ({error})"
+    folder = out or (run if run.is_dir() else run.parent) / "generated"
+    sheet = generate(generator, folder, numbers, orbit, config.generator.z_dim, views, psi, where)
+    return f"{len(numbers)} seeds from {views} views, {around}\n{sheet}"

@@ -1,13 +1,16 @@
 """Cameras that turn around what a data set looks at, within the views that it has."""
 
 import math
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.data.archive import DataError, open_source
+from lightning_gan3d.data.labels import read_index
 
 FULL_CIRCLE_GAP = math.pi / 3
 """Azimuths with no hole wider than this go all around."""
@@ -30,13 +33,17 @@ class Orbit(NamedTuple):
     """Divided by image size."""
 
     @classmethod
-    def of_labels(cls, labels: Float[Tensor, "n 25"]) -> Self:
-        """Read the orbit off the labels of a data set: medians, and 90 % of the azimuths where they do not go around."""
+    def of_labels(cls, labels: Float[Tensor, "n 25"]) -> "Orbit":
+        """Read the orbit off labels: medians, and 90 % of azimuths that do not go around."""
         cameras = Cameras.from_label(labels.double())
         origins, forward = cameras.origins, cameras.cam2world[:, :3, 2]
-        # The point nearest to all optical axes: sum of (I - d d') (p - o) = 0.
+        # The point nearest to all optical axes: sum of (I - d d') (p - o) = 0. Axes that are all
+        # but parallel leave one direction open; the tolerance then keeps close to the origin.
         across = torch.eye(3, dtype=forward.dtype) - forward[:, :, None] * forward[:, None, :]
-        target = torch.linalg.pinv(across.sum(0)) @ (across @ origins[:, :, None]).sum(0)[:, 0]
+        target = (
+            torch.linalg.pinv(across.sum(0), rtol=1e-6)
+            @ (across @ origins[:, :, None]).sum(0)[:, 0]
+        )
         eye = origins - target
         radius = eye.norm(dim=1)
         elevation = (eye[:, 1] / radius).clamp(-1, 1).asin()
@@ -54,23 +61,32 @@ class Orbit(NamedTuple):
         x, y, z = target.tolist()
         intrinsics = cameras.intrinsics.median(dim=0).values.float()
         return cls(
-            float(radius.median()), float(elevation.median()), (low, high), full, (x, y, z), intrinsics
+            float(radius.median()),
+            float(elevation.median()),
+            (low, high),
+            full,
+            (x, y, z),
+            intrinsics,
         )
 
     @classmethod
-    def around_box(cls, box: float, radius: float | None = None, elevation: float = 0.35) -> Self:
-        """Go around a box so that its middle fills the frame; for a generator whose data set is not at hand."""
+    def around_box(
+        cls, box: float, radius: float | None = None, elevation: float = 0.35
+    ) -> "Orbit":
+        """Go around a box so that its middle fills the frame, where no data set is at hand."""
         radius = 2.7 * box if radius is None else radius
         focal = radius / box
         k = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
         return cls(radius, elevation, (0.0, 2 * math.pi), True, (0.0, 0.0, 0.0), k)
 
     def angles(self, num: int) -> Float[Tensor, " num"]:
-        """Return `num` azimuths in equal steps; a single one is the front of a circle or the middle of an arc."""
+        """Return azimuths in equal steps; a single one is the front of a circle, or mid-arc."""
         low, high = self.azimuths
         if num == 1 and not self.full:
             return torch.tensor([(low + high) / 2])
-        return torch.linspace(low, high, num + 1)[:-1] if self.full else torch.linspace(low, high, num)
+        return (
+            torch.linspace(low, high, num + 1)[:-1] if self.full else torch.linspace(low, high, num)
+        )
 
     def cameras(self, num: int) -> Cameras:
         """Return `num` cameras in equal steps."""
@@ -79,3 +95,17 @@ class Orbit(NamedTuple):
             azimuth, torch.full_like(azimuth, self.elevation), self.radius, target=self.target
         )
         return cameras._replace(intrinsics=self.intrinsics.expand(num, 3, 3).clone())
+
+
+def read_orbit(data: str | Path) -> Orbit:
+    """Read the orbit off the labels of a data set; its images are not touched."""
+    if not str(data):
+        raise DataError("no data set is named (data.path is empty)")
+    rows = read_index(open_source(data))["labels"]
+    try:
+        labels = torch.tensor([label for _, label in rows], dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{data}: labels that are no cameras: {error}") from error
+    if labels.ndim != 2 or labels.shape[1] != LABEL_DIM or not bool(labels.isfinite().all()):
+        raise DataError(f"{data}: labels must be rows of {LABEL_DIM} finite numbers")
+    return Orbit.of_labels(labels)
