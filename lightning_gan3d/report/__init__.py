@@ -1,0 +1,1 @@
+"""The comparison: what runs measured, as a page, tables and plots."""

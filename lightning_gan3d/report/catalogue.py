@@ -1,0 +1,179 @@
+"""What is known of each metric: a label in plain words, the better direction, how it is printed."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is shown."""
+
+    name: str
+    """Dotted name, as in `Measure.metric`."""
+    label: str
+    """What it says, in plain words."""
+    short: str
+    """The head of a narrow column."""
+    better: Better = ""
+    """Which direction is better; empty where neither is, or where it is not known."""
+    scale: float = 1.0
+    """Factor from the stored to the printed number."""
+    unit: str = ""
+    """Unit of the printed number."""
+    decimals: int | None = None
+    """Fixed decimals; None prints three significant digits."""
+
+    def format(self, value: float) -> str:
+        """Print a value without its unit."""
+        return self.format_like(value, value)
+
+    def format_like(self, value: float, model: float) -> str:
+        """Print a value with the decimals of another one, as a deviation beside its mean."""
+        if self.decimals is not None:
+            return f"{value * self.scale:,.{self.decimals}f}"
+        return rounded(value * self.scale, decimals_of(model * self.scale))
+
+    def with_unit(self, value: float) -> str:
+        """Print a value with its unit."""
+        return f"{self.format(value)} {self.unit}".rstrip()
+
+    @property
+    def heading(self) -> str:
+        """Label with unit and direction."""
+        direction = {"higher": "higher is better", "lower": "lower is better", "": ""}[self.better]
+        return f"{self.label} ({', '.join(x for x in (self.unit, direction) if x)})".replace(
+            " ()", ""
+        )
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Print with some significant digits, never in exponents: 0.0312, 3.12, 312, 31,200."""
+    return rounded(value, decimals_of(value, digits))
+
+
+def decimals_of(value: float, digits: int = 3) -> int:
+    """Return how many decimals some significant digits take; negative before the point."""
+    return digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+
+
+def rounded(value: float, decimals: int) -> str:
+    """Round to some decimals, negative ones before the point."""
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+_UNITS: dict[str, tuple[float, str, int | None]] = {
+    "share": (100.0, "%", 1),
+    "dB": (1.0, "dB", 2),
+    "B": (1e-3, "kB", None),
+    "count": (1.0, "", 0),
+}
+"""Units whose printed form differs from the stored one: factor, printed unit, decimals."""
+
+_KNOWN: dict[str, tuple[str, str, Better]] = {
+    "quality.swd": ("Distance of images from held-out ones (SWD)", "SWD", "lower"),
+    "quality.swd_way": ("Share of the way from untrained to ideal SWD", "SWD way", "higher"),
+    "quality.swd_floor": ("SWD of real against real images (floor)", "SWD floor", ""),
+    "quality.swd_init": ("SWD before training", "SWD start", ""),
+    "refit.psnr": ("View consistency without depth (refit)", "Refit", "higher"),
+    "consistency.psnr": ("View consistency by depth, final image", "Reproj.", "higher"),
+    "consistency.psnr_raw": ("View consistency by depth, rendering", "Reproj. raw", "higher"),
+    "consistency.gain": ("Gain of warping over not warping, final image", "Gain", "higher"),
+    "consistency.gain_raw": ("Gain of warping over not warping, rendering", "Gain raw", "higher"),
+    "consistency.coverage": ("Foreground that both views see", "Coverage", ""),
+    "pose.within_20deg": ("Images within 20° of the pose asked for", "Pose", "higher"),
+    "pose.median_deg": ("Median error of the pose", "Pose error", "lower"),
+    "speed.scene_ms": ("Time to make a scene, once a latent", "Scene", "lower"),
+    "speed.view_ms": ("Time of each view of a scene", "View", "lower"),
+    "speed.image_ms": ("Time of one image of a new latent", "Image", "lower"),
+    "speed.train_img_s": ("Training speed", "Training", "higher"),
+    "memory.scene_mb": ("Peak memory of making a scene", "Scene mem.", "lower"),
+    "memory.view_mb": ("Peak memory of one view", "View mem.", "lower"),
+    "memory.image_mb": ("Peak memory of one image", "Image mem.", "lower"),
+    "memory.train_mb": ("Peak memory of a training step", "Train mem.", "lower"),
+    "cost.parameters.total": ("Parameters of the generator", "Param.", ""),
+    "cost.parameters.representation": ("Parameters of the representation", "Repr. param.", ""),
+    "cost.scene_bytes": ("Size of a scene", "Scene size", "lower"),
+    "cost.gflop.total": ("Arithmetic of one image", "GFLOP", "lower"),
+    "training.kimg": ("Images seen in training, in thousands", "kimg", ""),
+    "training.seconds": ("Time of training", "Time", ""),
+}
+"""Label, head of a narrow column, and better direction of what this project measures."""
+
+HEADLINE = (
+    "quality.swd",
+    "quality.swd_way",
+    "refit.psnr",
+    "consistency.psnr",
+    "consistency.gain",
+    "pose.within_20deg",
+    "speed.scene_ms",
+    "speed.view_ms",
+    "speed.image_ms",
+    "speed.train_img_s",
+    "memory.image_mb",
+    "memory.train_mb",
+    "cost.parameters.representation",
+    "cost.scene_bytes",
+    "cost.gflop.total",
+    "training.kimg",
+    "training.seconds",
+)
+"""The metrics of the opening table, in this order."""
+
+FAMILIES = {
+    "quality": "Image quality",
+    "consistency": "View consistency by reprojection",
+    "refit": "View consistency without depth",
+    "pose": "Pose",
+    "speed": "Speed",
+    "memory": "Memory",
+    "cost": "Size and arithmetic",
+    "growth": "Growth with resolution",
+    "training": "Training",
+}
+"""Titles of the families of metrics, in the order of the report."""
+
+BENCHED = frozenset({"speed", "memory", "cost", "growth"})
+"""Families that `gan3d bench` measures; the others come from the evaluation."""
+
+
+def metric(name: str, unit: str = "") -> Metric:
+    """Return how a metric is shown. One that is not known keeps its name and stored unit."""
+    counted = not unit and name.startswith("cost.parameters")
+    scale, shown, decimals = _UNITS.get("count" if counted else unit, (1.0, unit, None))
+    label, short, better = _KNOWN.get(name, (name, name, ""))
+    return Metric(name, label, short, better, scale, shown, decimals)
+
+
+def family(name: str) -> str:
+    """Return the family of a metric: what stands before the first dot."""
+    return name.partition(".")[0]
+
+
+def order(name: str) -> tuple[int, int, str]:
+    """Sort key: known families first, known metrics first, then by name."""
+    families, known = list(FAMILIES), list(_KNOWN)
+    group = family(name)
+    return (
+        families.index(group) if group in families else len(families),
+        known.index(name) if name in known else len(known),
+        natural(name),
+    )
+
+
+def natural(name: str) -> str:
+    """Pad numbers, so that 64 sorts before 128."""
+    return re.sub(r"\d+", lambda found: found.group().zfill(8), name)
+
+
+_GROWTH = re.compile(r"growth\.(?P<axis>\w+)\.(?P<resolution>\d+)\.(?P<quantity>\w+)")
+
+
+def growth(name: str) -> tuple[str, int, str] | None:
+    """Split `growth.rendering.64.view_ms` into axis, resolution and quantity; None for others."""
+    found = _GROWTH.fullmatch(name)
+    return (found["axis"], int(found["resolution"]), found["quantity"]) if found else None

@@ -1,0 +1,156 @@
+"""Runs that differ only in seed make a group; a cell holds what a group says of one metric."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lightning_gan3d.measure import Measure
+from lightning_gan3d.report.catalogue import Metric, metric, order
+from lightning_gan3d.report.runs import RunRecord
+
+CANONICAL = ("triplane", "voxel", "nerf_mlp")
+BASELINES = ("image2d",)
+"""Representations without a third dimension, which stand last."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a group says of one metric. Without a value of each run, there is no mean."""
+
+    metric: Metric
+    measures: tuple[tuple[RunRecord, Measure], ...]
+    """Each run, and its value or the reason why there is none."""
+
+    @property
+    def values(self) -> list[float]:
+        """The values that there are, in the order of the runs."""
+        return [m.value for _, m in self.measures if m.value is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has a value."""
+        return len(self.values) == len(self.measures)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds; None where a run has no value."""
+        return statistics.fmean(self.values) if self.complete else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds; None for one seed, or where a run has no value."""
+        return statistics.stdev(self.values) if self.complete and len(self.values) > 1 else None
+
+    @property
+    def why(self) -> str:
+        """Why values are missing, seed by seed; one reason once."""
+        reasons: dict[str, list[str]] = {}
+        for run, m in self.measures:
+            if m.value is None:
+                reasons.setdefault(m.note, []).append(seed_name(run))
+        if len(self.measures) == 1 or (len(reasons) == 1 and not self.values):
+            return "; ".join(reasons)
+        return "; ".join(f"{', '.join(seeds)}: {why}" for why, seeds in reasons.items())
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the values lie, each widened by two standard errors where its spread is known."""
+        if not self.complete:
+            return None
+        ends = []
+        for _, m in self.measures:
+            error = 2 * m.spread / max(m.n, 1) ** 0.5 if m.spread is not None else 0.0
+            ends += [m.value - error, m.value + error]  # type: ignore[operator]  # complete
+        return min(ends), max(ends)
+
+    @property
+    def counts(self) -> str:
+        """The n of the values, once where all agree."""
+        counts = sorted({m.n for _, m in self.measures if m.value is not None})
+        return f"n = {', '.join(f'{n:,}' for n in counts)}" if counts else ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration that differ only in seed, paths or machine."""
+
+    label: str
+    """Its name everywhere: the representation, told apart by experiment and hash where needed."""
+    representation: str
+    """Which colour it has."""
+    runs: tuple[RunRecord, ...]
+    """Its runs by seed, gaps among them."""
+
+    def cell(self, name: str) -> Cell:
+        """Return what the runs say of a metric."""
+        measures = tuple((run, run.measure(name)) for run in self.runs)
+        unit = next((m.unit for _, m in measures if m.unit), "")
+        return Cell(metric(name, unit), measures)
+
+    @property
+    def finished(self) -> tuple[RunRecord, ...]:
+        """The runs that are no gaps."""
+        return tuple(run for run in self.runs if not run.gap)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a 2D baseline."""
+        return self.representation in BASELINES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups of a report."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """All runs, group by group."""
+        return [run for group in self.groups for run in group.runs]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Names of all metrics that any run has, or says it lacks."""
+        return sorted({m.metric for run in self.runs for m in run.measures}, key=order)
+
+    def cells(self, name: str) -> dict[str, Cell]:
+        """Return the cell of each group, by label."""
+        return {group.label: group.cell(name) for group in self.groups}
+
+    def unit(self, name: str) -> str:
+        """Return the unit in which a metric was stored; gaps have none."""
+        found = (m.unit for run in self.runs for m in run.measures if m.metric == name and m.unit)
+        return next(found, "")
+
+
+def seed_name(run: RunRecord) -> str:
+    """Name a run within its group."""
+    return f"seed {run.seed}" if run.seed is not None else run.name
+
+
+def compare(runs: Sequence[RunRecord]) -> Comparison:
+    """Group runs by configuration; representations in a fixed order, baselines last."""
+    by_key: dict[tuple[str, str, str], list[RunRecord]] = {}
+    for run in runs:
+        by_key.setdefault((run.representation, run.experiment, run.variant), []).append(run)
+    groups = []
+    for key in sorted(by_key, key=lambda k: (representation_order(k[0]), k[1:])):
+        kind, experiment, variant = key
+        same_kind = [k for k in by_key if k[0] == kind]
+        label = kind
+        if len(same_kind) > 1:
+            label = f"{kind} ({experiment})"
+            if sum(k[1] == experiment for k in same_kind) > 1:
+                label = f"{kind} ({experiment} {variant})"
+        members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
+        groups.append(Group(label, kind, tuple(members)))
+    return Comparison(tuple(groups))
+
+
+def representation_order(kind: str) -> tuple[int, str]:
+    """Sort key of representations: the project's own, then others by name, then baselines."""
+    if kind in CANONICAL:
+        return CANONICAL.index(kind), ""
+    return (len(CANONICAL) + 1 if kind in BASELINES else len(CANONICAL)), kind

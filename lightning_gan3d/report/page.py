@@ -1,0 +1,166 @@
+"""A report as one self-contained web page, without scripts: for desks, phones and paper."""
+
+import base64
+import html
+
+from lightning_gan3d.report.document import CellText, Document, Table
+from lightning_gan3d.report.markdown import MARKS
+from lightning_gan3d.report.page_style import STYLE
+from lightning_gan3d.report.plot import Plot
+from lightning_gan3d.report.statements import Statement
+from lightning_gan3d.report.style import inks
+from lightning_gan3d.version import __version__
+
+LONG = 12
+"""Lines of protocol from which they are folded away on screen."""
+
+
+def to_html(document: Document) -> str:
+    """Set a report as a page."""
+    colours = _colours(document)
+    body = [
+        f"<h1>{_t(document.title)}</h1>",
+        *(f"<p>{_t(line)}</p>" for line in document.opening),
+        _table(document.summary, document, "summary"),
+        '<h2 id="statements">Checked statements</h2>',
+        "<p>Each sentence is decided by the numbers of this report alone.</p>",
+        '<ul class="statements">',
+        *(_statement(s) for s in document.statements),
+        "</ul>",
+        '<h2 id="plots">Plots</h2>',
+        '<div class="plots">',
+        *(_plot(p) for p in document.plots),
+        "</div>",
+        '<h2 id="measures">Every measure</h2>',
+        *(_family(t, document) for t in document.tables),
+        '<h2 id="provenance">Provenance</h2>',
+        *_provenance(document),
+        f"<footer>Written by lightning_gan3d {__version__}. The same numbers are in results.csv, "
+        "table.tex and report.md.</footer>",
+    ]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{_t(document.title)}</title>",
+            f"<style>\n{STYLE}{colours}</style>",
+            "</head>",
+            "<body>",
+            '<nav><a href="#summary">Summary</a> <a href="#statements">Statements</a> '
+            '<a href="#plots">Plots</a> <a href="#measures">Measures</a> '
+            '<a href="#provenance">Provenance</a></nav>',
+            "<main>",
+            *body,
+            "</main>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _t(text: str) -> str:
+    return html.escape(text)
+
+
+def _statement(statement: Statement) -> str:
+    mark = f'<span class="mark">{MARKS[statement.verdict]}</span>'
+    return f'<li class="{statement.verdict}">{mark} {_t(statement.text)}</li>'
+
+
+def _colours(document: Document) -> str:
+    palette = inks(kind for _, kind in document.kinds)
+    light = "".join(f".k{i}{{--ink:{ink.light}}}" for i, ink in enumerate(palette.values()))
+    dark = "".join(f".k{i}{{--ink:{ink.dark}}}" for i, ink in enumerate(palette.values()))
+    return f"{light}\n@media screen and (prefers-color-scheme: dark){{{dark}}}\n"
+
+
+def _table(table: Table, document: Document, anchor: str = "") -> str:
+    order = list(inks(kind for _, kind in document.kinds))
+    kinds = {label: order.index(kind) for label, kind in document.kinds}
+    heads = "".join(
+        f'<th scope="col" class="k{kinds[g]}"><span class="dot"></span>{_t(g)}</th>'
+        for g in table.groups
+    )
+    rows = "\n".join(
+        f'<tr><th scope="row">{_t(shown.label)}'
+        f"<small>{_t(_direction(shown.unit, shown.better))}</small></th>"
+        + "".join(_cell(c) for c in cells)
+        + "</tr>"
+        for shown, cells in table.rows
+    )
+    notes = "".join(f"<li>{_t(why)}</li>" for why in table.footnotes)
+    mark = f' id="{anchor}"' if anchor else ""
+    return (
+        f'<div class="scroll"{mark}><table><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>\n{rows}\n</tbody></table></div>"
+        + (f'<ol class="notes">{notes}</ol>' if notes else "")
+    )
+
+
+def _direction(unit: str, better: str) -> str:
+    return ", ".join(x for x in (unit, f"{better} is better" if better else "") if x)
+
+
+def _cell(cell: CellText) -> str:
+    main = f"<b>{_t(cell.main)}</b>" if cell.best else _t(cell.main)
+    mark = f"<sup>{cell.note}</sup>" if cell.note else ""
+    detail = f"<small>{_t(cell.detail)}</small>" if cell.detail else ""
+    return f'<td class="{"gap" if cell.note else "value"}">{main}{mark}{detail}</td>'
+
+
+def _plot(plot: Plot) -> str:
+    wide = ' class="wide"' if plot.wide else ""
+    if plot.why:
+        why = f'<p class="gap">Missing: {_t(plot.why)}</p>'
+        return f"<figure{wide}><h3>{_t(plot.title)}</h3>{why}</figure>"
+    kind = {"png": "image/png", "svg": "image/svg+xml"}[plot.shown_as]
+    light, dark = _data(plot.files[plot.shown_as], kind), _data(plot.files["dark"], kind)
+    return (
+        f'<figure{wide}><h3>{_t(plot.title)}</h3><div class="scroll"><picture>'
+        f'<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{_t(plot.title)}"></picture></div>'
+        f"<figcaption>{_t(plot.caption)}</figcaption></figure>"
+    )
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _family(table: Table, document: Document) -> str:
+    parts = [f"<section><h3>{_t(table.title)}</h3>", _table(table, document)]
+    if table.protocols:
+        items = "".join(
+            f"<dt>{_t(label)}</dt>" + "".join(f"<dd>{_t(line)}</dd>" for line in lines)
+            for label, lines in table.protocols
+        )
+        folded = sum(len(lines) for _, lines in table.protocols) > LONG
+        parts.append(
+            f"<details{'' if folded else ' open'}><summary>How it was measured</summary>"
+            f"<dl>{items}</dl></details>"
+        )
+    return "\n".join([*parts, "</section>"])
+
+
+def _provenance(document: Document) -> list[str]:
+    parts = []
+    if document.shared:
+        parts.append(f"<section><h3>All runs</h3>{_facts(document.shared)}</section>")
+    for run in document.provenance:
+        problems = "".join(f'<p class="gap">Could not be read: {_t(p)}</p>' for p in run.problems)
+        parts.append(
+            f"<section><h3>{_t(run.run)} <small>{_t(run.state)}</small></h3>"
+            f"{_facts(run.facts)}{problems}</section>"
+        )
+    return parts
+
+
+def _facts(facts: tuple[tuple[str, str], ...]) -> str:
+    return (
+        f'<dl class="facts">{"".join(f"<dt>{_t(k)}</dt><dd>{_t(v)}</dd>" for k, v in facts)}</dl>'
+    )

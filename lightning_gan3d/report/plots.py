@@ -1,0 +1,200 @@
+"""Curves of a comparison: quality during training, growth with resolution. One line a run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lightning_gan3d.report.axes import label_ends, plain_log
+from lightning_gan3d.report.catalogue import growth, metric
+from lightning_gan3d.report.groups import Comparison, Group
+from lightning_gan3d.report.pareto import paretos
+from lightning_gan3d.report.plot import Plot, drawn
+from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.style import Ink, Theme, figure, inks
+
+CURVE = "eval/swd"
+"""What `metrics.jsonl` calls the image distance that is measured while training."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one run adds to a plot."""
+
+    group: Group
+    run: RunRecord
+    xs: list[float]
+    ys: list[float]
+
+
+def plots(comparison: Comparison) -> list[Plot]:
+    """All plots of numbers, in the order of the report."""
+    return [
+        quality(comparison, "kimg"),
+        quality(comparison, "seconds"),
+        *paretos(comparison),
+        *growths(comparison),
+    ]
+
+
+def quality(comparison: Comparison, axis: str) -> Plot:
+    """Image distance during training, over images (`kimg`) or over time (`seconds`)."""
+    words = {
+        "kimg": ("quality_images", "Image distance over images", "thousands of images", 1.0),
+        "seconds": ("quality_time", "Image distance over time", "minutes of training", 1 / 60),
+    }
+    name, title, axis_label, factor = words[axis]
+    shown = metric("quality.swd", comparison.unit("quality.swd"))
+    lines = []
+    for group in comparison.groups:
+        for run in group.runs:
+            xs, ys = run.curve(CURVE, axis)
+            lines.append(Line(group, run, [factor * x for x in xs], [shown.scale * y for y in ys]))
+    without = [line.run.name for line in lines if not line.xs]
+    lines = [line for line in lines if line.xs]
+    if not lines:
+        why = f"no run's metrics.jsonl holds {CURVE} (set training.eval_kimg)"
+        return Plot(name, title, "", why)
+    floors = [v for cell in comparison.cells("quality.swd_floor").values() for v in cell.values]
+
+    def draw(theme: Theme) -> Figure:
+        fig = figure()
+        ax = fig.subplots()
+        _draw_lines(ax, comparison, lines, theme)
+        for floor in sorted({round(shown.scale * v, 6) for v in floors}):
+            ax.axhline(floor, color=theme.text, linewidth=1, linestyle="--")
+        if floors:
+            ax.annotate(
+                "real against real",
+                (0.01, shown.scale * max(floors)),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
+        if all(y > 0 for line in lines for y in line.ys) and all(v > 0 for v in floors):
+            plain_log(ax, "y")
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        ax.set_xlabel(axis_label)
+        ax.set_ylabel(f"SWD{f' ({shown.unit})' if shown.unit else ''}, lower is better")
+        _label_lines(fig, ax, comparison, lines, theme)
+        return fig
+
+    caption = f"Sliced Wasserstein distance while training ({CURVE}); one line a run."
+    if any(line.run.gap for line in lines):
+        caption += " A dotted line that ends in a cross is an unfinished run."
+    if without:
+        caption += f" Not measured while training: {', '.join(without)}."
+    return drawn(name, title, caption, draw)
+
+
+_GROWTH_WORDS = {
+    ("rendering", "view_ms"): ("Time of a view", "resolution of the rendering, pixels", "ms"),
+    ("rendering", "view_mb"): ("Memory of a view", "resolution of the rendering, pixels", "MB"),
+    ("grid", "scene_ms"): ("Time to make a scene", "resolution of the stored grid", "ms"),
+    ("grid", "scene_mb"): ("Memory of making a scene", "resolution of the stored grid", "MB"),
+    ("grid", "bytes"): ("Size of a scene", "resolution of the stored grid", "MB"),
+}
+"""Title, axis and unit of the growths that are known; others are plotted under their own names."""
+
+
+def growths(comparison: Comparison) -> list[Plot]:
+    """How time and memory grow with resolution: one plot for each quantity that was measured."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for name in comparison.metrics:
+        parts = growth(name)
+        if parts:
+            found.setdefault((parts[0], parts[2]), set()).add(parts[1])
+    if not found:
+        why = "no run's bench.json holds growth.*: run `gan3d bench` on the runs"
+        return [Plot("growth", "Growth with resolution", "", why)]
+    known = list(_GROWTH_WORDS)
+    keys = sorted(found, key=lambda k: (known.index(k) if k in known else len(known), k))
+    return [_growth(comparison, *key, sorted(found[key])) for key in keys]
+
+
+def _growth(comparison: Comparison, axis: str, quantity: str, resolutions: list[int]) -> Plot:
+    title, axis_label, unit = _GROWTH_WORDS.get(
+        (axis, quantity), (f"{quantity} ({axis})", f"resolution ({axis})", quantity)
+    )
+    name, title = f"growth_{axis}_{quantity}", f"{title} by resolution"
+    factor = 1e-6 if quantity == "bytes" else 1.0
+    lines, absent = [], []
+    for group in comparison.groups:
+        for run in group.runs:
+            values = {r: run.measure(f"growth.{axis}.{r}.{quantity}") for r in resolutions}
+            points = {r: m.value for r, m in values.items() if m.value is not None and m.value > 0}
+            if points:
+                ys = [factor * v for v in points.values()]
+                lines.append(Line(group, run, [float(r) for r in points], ys))
+            else:
+                stated = next((m for m in run.measures if m.metric == f"growth.{axis}"), None)
+                why = stated.note if stated and not run.gap else values[resolutions[0]].note
+                absent.append(f"{group.label} seed {run.seed}: {why}")
+    if not lines:
+        return Plot(name, title, "", "; ".join(absent))
+
+    def draw(theme: Theme) -> Figure:
+        fig = figure()
+        ax = fig.subplots()
+        _draw_lines(ax, comparison, lines, theme)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(resolutions, [str(r) for r in resolutions])
+        plain_log(ax, "y")
+        ax.minorticks_off()
+        ax.set_xlabel(axis_label)
+        ax.set_ylabel(f"{unit}, lower is better")
+        _label_lines(fig, ax, comparison, lines, theme)
+        return fig
+
+    slopes: dict[str, list[str]] = {}
+    for line in lines:
+        if len(line.xs) > 1:
+            slopes.setdefault(line.group.label, []).append(f"{slope(line.xs, line.ys):.1f}")
+    caption = "Both axes are logarithmic; one line a run."
+    if slopes:
+        listed = "; ".join(f"{label} {', '.join(values)}" for label, values in slopes.items())
+        caption += f" Exponent of growth: {listed}."
+    if absent:
+        caption += f" Not shown: {'; '.join(absent)}."
+    return drawn(name, title, caption, draw)
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Exponent p of y ~ x^p, by least squares of the logarithms."""
+    u, v = [math.log(x) for x in xs], [math.log(y) for y in ys]
+    mean_u, mean_v = sum(u) / len(u), sum(v) / len(v)
+    above = sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True))
+    return above / sum((a - mean_u) ** 2 for a in u)
+
+
+def _draw_lines(ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme) -> None:
+    palette = inks(g.representation for g in comparison.groups)
+    for line in lines:
+        ink: Ink = palette[line.group.representation]
+        style = ":" if line.run.gap else _dashes(comparison, line.group)
+        colour = ink.on(theme)
+        ax.plot(line.xs, line.ys, style, color=colour, marker=ink.marker, markersize=4.5)
+        if line.run.gap:
+            ax.plot(line.xs[-1], line.ys[-1], "x", color=colour, markersize=10, markeredgewidth=2)
+
+
+def _dashes(comparison: Comparison, group: Group) -> str:
+    """Configurations of one representation share its colour, and differ in their lines."""
+    same = [g.label for g in comparison.groups if g.representation == group.representation]
+    return ("-", "--", "-.")[same.index(group.label) % 3]
+
+
+def _label_lines(
+    fig: Figure, ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme
+) -> None:
+    """Name each group at the end of the last of its lines, a finished one if there is any."""
+    palette = inks(g.representation for g in comparison.groups)
+    ends: dict[str, tuple[float, str]] = {}
+    for line in sorted(lines, key=lambda line: not line.run.gap):
+        ends[line.group.label] = (line.ys[-1], palette[line.group.representation].on(theme))
+    label_ends(fig, ax, ends)

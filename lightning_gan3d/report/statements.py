@@ -1,0 +1,227 @@
+"""Sentences that the numbers decide: what is fastest, what is consistent, what holds."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning_gan3d.report.catalogue import metric
+from lightning_gan3d.report.groups import Cell, Comparison, Group
+
+Verdict = Literal["found", "holds", "fails", "open"]
+
+SUPERLATIVES = (
+    ("speed.view_ms", "Fastest per view of a finished scene"),
+    ("speed.image_ms", "Fastest for one image of a new latent"),
+    ("speed.train_img_s", "Fastest in training"),
+    ("memory.train_mb", "Least memory in training"),
+    ("cost.scene_bytes", "Smallest scene"),
+    ("quality.swd", "Images nearest to the held-out ones"),
+    ("refit.psnr", "Most consistent between views, by the measure that needs no depth"),
+    ("consistency.psnr", "Most consistent between views, by reprojection"),
+    ("pose.within_20deg", "Poses followed best"),
+)
+"""Metrics whose best group is named."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One checked sentence."""
+
+    verdict: Verdict
+    """`found`: a finding. `holds`, `fails`: an expectation. `open`: the numbers do not decide."""
+    text: str
+    """The sentence, with its numbers."""
+
+
+def statements(comparison: Comparison) -> list[Statement]:
+    """Check everything that the numbers at hand can decide; what fails is said like what holds."""
+    out = [_all_finished(comparison), *_same_conditions(comparison)]
+    if len(comparison.groups) > 1:
+        out += [s for name, lead in SUPERLATIVES for s in _best(comparison, name, lead)]
+    out += _way_to_floor(comparison)
+    out += _baseline_is_less_consistent(comparison)
+    out += _warping_gains(comparison)
+    return out
+
+
+def _all_finished(comparison: Comparison) -> Statement:
+    runs = comparison.runs
+    gaps = [f"{run.name} ({run.gap})" for run in runs if run.gap]
+    if gaps:
+        return Statement(
+            "fails",
+            f"All runs are finished: {len(gaps)} of {len(runs)} not; shown as gaps, averaged "
+            f"nowhere: {'; '.join(gaps)}.",
+        )
+    return Statement("holds", f"All {len(runs)} runs are finished.")
+
+
+_CONDITIONS = {
+    "dataset": ("the same data", ("dataset_fingerprint", "fingerprint", "dataset")),
+    "device": ("the same device", ("device",)),
+    "threads": ("the same number of CPU threads", ("threads",)),
+    "commit": ("the same commit", ("commit",)),
+    "versions": ("the same versions of libraries", ("versions",)),
+}
+
+
+def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
+    runs = [run for run in comparison.runs if not run.gap]
+    if len(runs) < 2:
+        return
+    same: list[str] = []
+    unknown: list[str] = []
+    for words, keys in _CONDITIONS.values():
+        values: dict[str, list[str]] = {}
+        for run in runs:
+            value = next((run.manifest[k] for k in keys if k in run.manifest), None)
+            values.setdefault(_plain(value), []).append(run.name)
+        if len(values) == 1:
+            (same if "not recorded" not in values else unknown).append(words)
+        else:
+            listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+            yield Statement("fails", f"Not all runs had {words}, so compare with care: {listed}.")
+    if same:
+        yield Statement("holds", f"All finished runs had {_and(same)}.")
+    if unknown:
+        yield Statement("open", f"No run recorded whether it had {_and(unknown)}.")
+    goals = {g.label: {run.last.get("kimg") for run in g.finished} for g in comparison.groups}
+    seen = {kimg for values in goals.values() for kimg in values if kimg is not None}
+    if len(seen) > 1:
+        listed = ", ".join(
+            f"{label} {' and '.join(f'{k:g}' for k in sorted(x for x in values if x is not None))}"
+            for label, values in goals.items()
+            if values
+        )
+        yield Statement("fails", f"Not all runs saw as many images (kimg): {listed}.")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "not recorded"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in sorted(value.items()))
+    return str(value)
+
+
+def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
+    cells = comparison.cells(name)
+    shown = metric(name, comparison.unit(name))
+    ranked = sorted(
+        ((c.mean, label) for label, c in cells.items() if c.mean is not None),
+        reverse=shown.better == "higher",
+    )
+    absent = [label for label, c in cells.items() if c.mean is None]
+    if not any(c.values for c in cells.values()):
+        return
+    if len(ranked) < 2:
+        yield Statement("open", f"{lead}: cannot be said; {_absences(cells, absent)}.")
+        return
+    (best, winner), *others = ranked
+    rest = "; ".join(
+        f"{label} {shown.with_unit(value)}{_times(value, best, shown.unit)}"
+        for value, label in others
+    )
+    text = f"{lead}: {winner}, {shown.with_unit(best)} ({rest})."
+    close = [label for _, label in others if _overlap(cells[winner], cells[label])]
+    if close:
+        text += f" Too close to call against {_and(close)}."
+    if absent:
+        text += f" Not ranked: {_absences(cells, absent)}."
+    yield Statement("open" if close else "found", text)
+
+
+def _times(value: float, best: float, unit: str) -> str:
+    """Say ratios of times, speeds and sizes; ratios of decibels and shares mean nothing."""
+    if unit in ("dB", "%", "°", "deg") or min(value, best) <= 0:
+        return ""
+    return f", a factor of {max(value, best) / min(value, best):.2g}"
+
+
+def _overlap(a: Cell, b: Cell) -> bool:
+    one, two = a.interval, b.interval
+    return one is not None and two is not None and one[0] <= two[1] and two[0] <= one[1]
+
+
+def _absences(cells: dict[str, Cell], labels: list[str]) -> str:
+    return ", ".join(f"{label} ({cells[label].why})" for label in labels)
+
+
+def _way_to_floor(comparison: Comparison) -> Iterable[Statement]:
+    def check(group: Group) -> tuple[Verdict, str]:
+        share = group.cell("quality.swd_way").mean
+        if share is None:
+            return "open", group.cell("quality.swd_way").why
+        return ("holds" if share >= 0.5 else "fails"), f"{100 * share:.0f} % of the way"
+
+    lead = "Training brings the SWD of images at least half of the way from its start to its floor"
+    yield from _each(comparison, "quality.swd_way", lead, check)
+
+
+def _warping_gains(comparison: Comparison) -> Iterable[Statement]:
+    def check(group: Group) -> tuple[Verdict, str]:
+        cell = group.cell("consistency.gain")
+        if cell.mean is None:
+            return "open", cell.why
+        return ("holds" if cell.mean > 0 else "fails"), f"{cell.mean:+.2f} dB"
+
+    lead = "Warping one view into another by the depth beats not warping"
+    yield from _each(comparison, "consistency.gain", lead, check, lambda g: not g.is_baseline)
+
+
+def _each(
+    comparison: Comparison,
+    name: str,
+    lead: str,
+    check: Callable[[Group], tuple[Verdict, str]],
+    where: Callable[[Group], bool] = lambda _: True,
+) -> Iterable[Statement]:
+    groups = [g for g in comparison.groups if where(g)]
+    if name not in comparison.metrics or not groups:
+        return
+    by_verdict: dict[Verdict, list[str]] = {}
+    for group in groups:
+        verdict, text = check(group)
+        by_verdict.setdefault(verdict, []).append(f"{group.label}, {text}")
+    tails: dict[Verdict, str] = {"holds": "", "fails": " does not hold", "open": " is not decided"}
+    for verdict, tail in tails.items():
+        if verdict in by_verdict:
+            yield Statement(verdict, f"{lead}{tail}: {'; '.join(by_verdict[verdict])}.")
+
+
+def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
+    name = "refit.psnr"
+    cells = comparison.cells(name)
+    solid = [g.label for g in comparison.groups if not g.is_baseline]
+    for group in comparison.groups:
+        if not group.is_baseline or not solid or name not in comparison.metrics:
+            continue
+        lead = (
+            f"The 2D baseline {group.label} is less consistent between views than each 3D "
+            "representation, by the measure that needs no depth (refit)"
+        )
+        absent = [label for label in (group.label, *solid) if cells[label].mean is None]
+        if absent:
+            yield Statement("open", f"{lead}: not decided; {_absences(cells, absent)}.")
+            continue
+        mine = cells[group.label]
+        numbers = ", ".join(
+            f"{x} {cells[x].metric.with_unit(cells[x].mean or 0.0)}" for x in (group.label, *solid)
+        )
+        above = [x for x in solid if (cells[x].mean or 0.0) <= (mine.mean or 0.0)]
+        close = [x for x in solid if x not in above and _overlap(mine, cells[x])]
+        if above:
+            yield Statement(
+                "fails", f"{lead}: no, it is at least as consistent as {_and(above)} ({numbers})."
+            )
+        elif close:
+            yield Statement(
+                "open",
+                f"{lead}: on average, but too close to call against {_and(close)} ({numbers}).",
+            )
+        else:
+            yield Statement("holds", f"{lead}: {numbers}.")
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,124 @@
+"""`results.csv`, one row a run and metric, and `table.tex`, the opening table for a paper."""
+
+import csv
+import io
+
+from lightning_gan3d.report.catalogue import HEADLINE, metric, significant
+from lightning_gan3d.report.groups import Cell, Comparison, Group
+from lightning_gan3d.report.runs import RunRecord
+
+COLUMNS = ("run", "representation", "seed", "metric", "value", "unit", "n", "note")
+
+
+def results_csv(comparison: Comparison) -> str:
+    """Return all metrics of all runs in stored units; a missing value is empty, its note why."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for run in comparison.runs:
+        for name in comparison.metrics:
+            m = run.measure(name)
+            value = "" if m.value is None else repr(m.value)
+            spread = (
+                "" if m.spread is None else f"standard deviation {significant(m.spread)} over n; "
+            )
+            stood = _stood(run, name)
+            seed = "" if run.seed is None else run.seed
+            unit = m.unit or comparison.unit(name)
+            writer.writerow(
+                (
+                    run.name,
+                    run.representation,
+                    seed,
+                    name,
+                    value,
+                    unit,
+                    m.n,
+                    f"{spread}{m.note}{stood}",
+                )
+            )
+    return buffer.getvalue()
+
+
+def _stood(run: RunRecord, name: str) -> str:
+    """Say what an unfinished run had measured, where nobody averages it by accident."""
+    found = next((m for m in run.measures if m.metric == name), None)
+    if not run.gap or found is None or found.value is None:
+        return ""
+    return f" (it stood at {found.value:g} {found.unit}".rstrip() + ")"
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """Return the metrics of the opening table that any run has, or says it lacks."""
+    return [name for name in HEADLINE if name in comparison.metrics]
+
+
+def best_labels(comparison: Comparison, name: str) -> set[str]:
+    """Return the groups to set in bold: the best mean and its equals; none without a rival."""
+    better = metric(name).better
+    means = {label: c.mean for label, c in comparison.cells(name).items()}
+    values = [v for v in means.values() if v is not None]
+    if not better or len(values) < 2 or min(values) == max(values):
+        return set()
+    best = max(values) if better == "higher" else min(values)
+    return {label for label, v in means.items() if v == best}
+
+
+def table_tex(comparison: Comparison) -> str:
+    """Return a booktabs table: groups as rows, the opening table's metrics as columns."""
+    names = [n for n in headline(comparison) if any(c.values for c in comparison.cells(n).values())]
+    metrics = [metric(n, comparison.unit(n)) for n in names]
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
+    heads = [f"{latex(m.short)}{arrows[m.better]}" for m in metrics]
+    units = [f"({latex(m.unit)})" if m.unit else "" for m in metrics]
+    best = {n: best_labels(comparison, n) for n in names}
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{l{'r' * len(names)}}}",
+        "\\toprule",
+        " & ".join(["Representation", *heads]) + r" \\",
+        " & ".join(["", *units]) + r" \\",
+        "\\midrule",
+    ]
+    for group in comparison.groups:
+        cells = [_tex_cell(group.cell(n), group.label in best[n]) for n in names]
+        lines.append(" & ".join([latex(group.label), *cells]) + r" \\")
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    notes = [
+        f"% {group.label}, {n}: {' '.join(group.cell(n).why.split())}"
+        for group in comparison.groups
+        for n in names
+        if not group.cell(n).complete
+    ]
+    seeds = [f"% {g.label}: {_seeds(g)}" for g in comparison.groups]
+    return "\n".join([*lines, *seeds, *notes]) + "\n"
+
+
+def _seeds(group: Group) -> str:
+    seeds = ", ".join(str(run.seed) for run in group.runs)
+    return (
+        f"seed {seeds}" if len(group.runs) == 1 else f"seeds {seeds}; mean and standard deviation"
+    )
+
+
+def _tex_cell(cell: Cell, bold: bool) -> str:
+    if cell.mean is None:
+        return "--"
+    text = latex(cell.metric.format(cell.mean))
+    if bold:
+        text = f"\\textbf{{{text}}}"
+    if cell.deviation is not None:
+        text += f" $\\pm$ {latex(cell.metric.format_like(cell.deviation, cell.mean))}"
+    return text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "°": r"$^\circ$", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_LATEX.get(c, c) for c in text)

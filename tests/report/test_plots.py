@@ -1,0 +1,131 @@
+import itertools
+
+import numpy as np
+import pytest
+from fabricated_runs import NUMBERS, make_run
+from matplotlib.colors import to_rgb
+
+from lightning_gan3d.report.axes import apart, tick
+from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.pareto import front, pareto
+from lightning_gan3d.report.plots import growths, quality, slope
+from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.style import DARK, LIGHT, inks
+
+OWN = ("triplane", "voxel", "nerf_mlp", "image2d")
+
+
+def linear(colour):
+    rgb = np.array(to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def luminance(colour):
+    return float(linear(colour) @ [0.2126, 0.7152, 0.0722])
+
+
+def cielab(rgb):
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ rgb / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_every_colour_can_be_read_on_its_page(theme):
+    palette = inks([*OWN, "a", "b", "c", "d", "e"])
+    assert len({ink.light for ink in palette.values()}) == 9
+    assert len({ink.marker for ink in palette.values()}) == 9
+    for kind, ink in palette.items():
+        assert contrast(ink.on(theme), theme.page) > 3.5, kind
+    assert contrast(theme.text, theme.page) > 10
+
+
+# Machado et al. (2009), full deficiency, on linear RGB.
+DEFICIENT = {
+    "protan": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deutan": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6728, 0.0471], [-0.0118, 0.0429, 0.9689]],
+    "tritan": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0048, 0.6914, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("matrix", DEFICIENT.values(), ids=DEFICIENT)
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_the_colour_blind_tell_the_own_representations_apart(matrix, theme):
+    def seen(ink):
+        return cielab(np.clip(np.array(matrix) @ linear(ink.on(theme)), 0, 1))
+
+    for a, b in itertools.combinations(inks(OWN).values(), 2):
+        assert np.linalg.norm(seen(a) - seen(b)) > 20
+
+
+def test_a_colour_belongs_to_a_representation_whatever_else_is_shown():
+    assert inks(["voxel"])["voxel"] == inks(OWN)["voxel"]
+    assert inks(["zeta", "alpha"]) == inks(["alpha", "zeta"])
+
+
+def test_the_front_holds_what_nothing_beats():
+    points = {"a": (1.0, 5.0), "b": (2.0, 9.0), "c": (3.0, 8.0), "d": (1.0, 4.0)}
+    assert front(points, x_up=False, y_up=True) == {"a", "b"}
+    assert front(points, x_up=True, y_up=True) == {"b", "c"}
+    assert front(points, x_up=False, y_up=False) == {"d"}
+    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0)}, True, True) == {"a", "b"}
+
+
+def test_labels_are_moved_apart_and_keep_their_order():
+    out = apart([10.0, 11.0, 50.0, 0.0], 10.0, 0.0, 100.0)
+    assert out == pytest.approx([10.0, 20.0, 50.0, 0.0])
+    crowded = apart([99.0, 98.0, 97.0], 10.0, 0.0, 100.0)
+    assert crowded == pytest.approx([100.0, 90.0, 80.0])
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert slope([16.0, 32.0, 64.0], [3.0 * r**2.5 for r in (16, 32, 64)]) == pytest.approx(2.5)
+
+
+def test_ticks_are_plain_numbers():
+    assert [tick(x) for x in (0.05, 2.0, 1000.0, 15.0)] == ["0.05", "2", "1000", "15"]
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for kind in NUMBERS:
+        make_run(root, kind)
+    make_run(root, "voxel", 1, finished=False)
+    return compare(find_runs([root]))
+
+
+def test_curves_say_what_is_unfinished(comparison):
+    plot = quality(comparison, "seconds")
+    assert set(plot.files) == {"png", "svg", "dark"}
+    assert "unfinished run" in plot.caption
+    assert plot.files["svg"] != plot.files["dark"]
+
+
+def test_a_trade_off_without_a_mean_says_which_and_why(comparison):
+    plot = pareto(comparison, "speed.view_ms", "refit.psnr", "title")
+    assert "No mean: voxel: seed 1: unfinished: stopped at 4 of 8 kimg." in plot.caption
+    nothing = pareto(comparison, "speed.nothing", "refit.psnr", "title")
+    assert nothing.files == {}
+    assert "triplane: bench.json does not hold it" in nothing.why
+
+
+def test_growth_is_plotted_with_its_exponents_and_reasons(comparison):
+    plots = {p.name: p for p in growths(comparison)}
+    assert list(plots) == ["growth_rendering_view_ms", "growth_grid_bytes"]
+    assert "triplane 2.0; voxel 3.0" in plots["growth_grid_bytes"].caption
+    absent = plots["growth_grid_bytes"].caption
+    assert "nerf_mlp seed 0: this representation stores no grid" in absent
+    assert "image2d seed 0: a picture has one size" in plots["growth_rendering_view_ms"].caption
+
+
+def test_growth_that_was_not_measured_says_how_to_get_it(tmp_path):
+    make_run(tmp_path, "voxel", benched=False)
+    (plot,) = growths(compare(find_runs([tmp_path])))
+    assert "run `gan3d bench`" in plot.why

@@ -1,0 +1,247 @@
+import base64
+import csv
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fabricated_runs import NUMBERS, Ball, make_run, write_labels
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.report import make, turntable
+from lightning_gan3d.report.make import make_report
+from lightning_gan3d.report.plots import quality
+
+
+def ball_of(run):
+    return Ball(solid=run.representation != "image2d")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """One report of two seeds of everything, of which one run is unfinished."""
+    root = tmp_path_factory.mktemp("a folder of runs")
+    data = str(write_labels(root / "data"))
+    for kind in NUMBERS:
+        for seed in (0, 1):
+            make_run(
+                root,
+                kind,
+                seed,
+                data=data,
+                shift=0.002 * seed,
+                finished=(kind, seed) != ("voxel", 1),
+            )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turntable, "NUM_LATENTS", 1)
+        page = make_report([root], root / "report", ball_of)
+    assert page == root / "report" / "index.html"
+    return page.parent
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return (report / "index.html").read_text(encoding="utf-8")
+
+
+def test_everything_is_written(report):
+    names = {p.name for p in report.iterdir()}
+    assert names == {"index.html", "report.md", "results.csv", "table.tex", "plots"}
+    plots = sorted(p.name for p in (report / "plots").iterdir())
+    assert len(plots) == 2 * len({p.rpartition(".")[0] for p in plots})
+    for start in ("quality_images", "quality_time", "pareto_", "growth_rendering", "turntable_0"):
+        assert any(p.startswith(start) for p in plots), start
+    for path in (report / "plots").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    for path in (report / "plots").glob("*.svg"):
+        assert "</svg>" in path.read_text()
+
+
+def test_the_page_needs_nothing_else(html):
+    class Links(HTMLParser):
+        found: list = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attrs):
+            assert tag not in ("script", "link", "iframe", "object")
+            self.found += [(tag, k, v) for k, v in attrs if k in ("src", "href", "srcset")]
+
+    parser = Links()
+    parser.feed(html)
+    assert len(parser.found) > 20
+    for tag, key, value in parser.found:
+        assert value.startswith("#" if key == "href" else "data:image/"), (tag, key, value[:60])
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_pictures_on_the_page_are_those_on_disk(report, html):
+    sources = re.findall(r'<img src="data:image/(png|svg\+xml);base64,([^"]+)"', html)
+    on_disk = {p.read_bytes() for p in (report / "plots").iterdir()}
+    assert len(sources) >= 9
+    assert all(base64.b64decode(data) in on_disk for _, data in sources)
+
+
+def test_the_page_is_well_formed_and_fits_phones_dark_rooms_and_paper(html):
+    class Balance(HTMLParser):
+        open: list = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, _):
+            if tag not in ("meta", "img", "source", "br"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Balance()
+    parser.feed(html)
+    assert parser.open == []
+    assert '<meta name="viewport" content="width=device-width' in html
+    assert "@media print" in html
+    assert "prefers-color-scheme: dark" in html
+    assert html.count("<source media=") == html.count("<picture>")
+
+
+def test_summary_and_statements_come_first(html):
+    assert html.index('id="summary"') < html.index('id="statements"') < html.index('id="plots"')
+    assert "View consistency without depth (refit)" in html
+    assert "does not hold" in html  # one run is unfinished
+
+
+def test_seeds_are_shown_one_by_one_and_a_gap_has_no_mean(report):
+    lines = (report / "report.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| Distance of images"))
+    cells = [c.strip() for c in row.split("|")[2:-1]]
+    assert cells[0] == "0.0520 ± 0.0014<br>0.0510, 0.0530; n = 500"
+    assert cells[1] == r"0.0270, gap \[1]<br>no mean".replace(r"\[", "[")
+    assert cells[2].startswith("**0.0320 ± 0.0014**")
+    assert "[1] seed 1: unfinished: stopped at 4 of 8 kimg<br>" in lines
+
+
+def test_every_run_and_metric_is_in_the_table_of_results(report):
+    with (report / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "run",
+        "representation",
+        "seed",
+        "metric",
+        "value",
+        "unit",
+        "n",
+        "note",
+    ]
+    assert len({(r["run"], r["metric"]) for r in rows}) == len(rows)
+    assert len(rows) % 8 == 0
+
+    def row(kind, seed, metric):
+        (found,) = [
+            r
+            for r in rows
+            if (r["representation"], r["seed"], r["metric"]) == (kind, str(seed), metric)
+        ]
+        return found
+
+    plain = row("triplane", 0, "refit.psnr")
+    assert (plain["value"], plain["unit"], plain["n"]) == ("27.1", "dB", "8")
+    assert plain["note"] == "standard deviation 1.10 over n; 12 views fitted, 12 held out"
+    missing = row("image2d", 1, "consistency.psnr")
+    assert (missing["value"], missing["unit"]) == ("", "dB")
+    assert missing["note"] == "no depth is rendered, so nothing can be warped"
+    gap = row("voxel", 1, "speed.view_ms")
+    assert gap["value"] == ""
+    assert gap["note"] == "unfinished: stopped at 4 of 8 kimg (it stood at 4.42 ms)"
+    assert all(r["value"] or r["note"] for r in rows)
+
+
+def test_the_latex_table_is_complete_and_escaped(report):
+    text = (report / "table.tex").read_text()
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert body[0].startswith(r"\begin{tabular}{l")
+    assert body[-1] == r"\end{tabular}"
+    columns = len(body[0].partition("{l")[2].rstrip("}")) + 1
+    rows = [line for line in body if line.endswith(r"\\")]
+    assert len(rows) == 2 + 4
+    assert {line.count(" & ") + 1 for line in rows} == {columns}
+    assert r"nerf\_mlp" in text
+    assert r"$\uparrow$" in text
+    assert r"\textbf{0.0320} $\pm$ 0.0014" in text
+    assert re.search(r"^voxel & -- & ", text, re.MULTILINE)
+    assert "% voxel, quality.swd: seed 1: unfinished: stopped at 4 of 8 kimg" in text
+    assert not re.search(r"(?<!\\)[_%](?![^%\n]*$)", "\n".join(body))
+
+
+def test_protocol_and_n_stand_beside_the_numbers(report, html):
+    for text in ((report / "report.md").read_text(), html):
+        assert "n = 500; 500 against 500 held-out; levels 32 (Laplacian), 16" in text
+        assert "12 views fitted, 12 held out" in text
+        assert "median of 10 calls after 3 of warm-up" in text
+
+
+def test_provenance_of_every_run_is_told(html):
+    tail = html[html.index('id="provenance"') :]
+    for fact in (
+        "0123abc",
+        "torch 2.15.0",
+        "cpu (a processor)",
+        "f00dfeed",
+        "demo/voxel",
+        "threads",
+    ):
+        assert fact in tail, fact
+    assert tail.count("<section>") == 1 + 8
+    assert tail.count("0123abc") == 1  # what all share is said once
+
+
+@pytest.fixture
+def few_plots(monkeypatch):
+    """Drawing takes most of the time of a report."""
+    monkeypatch.setattr(make, "plots", lambda comparison: [quality(comparison, "kimg")])
+    monkeypatch.setattr(turntable, "NUM_LATENTS", 1)
+
+
+@pytest.mark.usefixtures("few_plots")
+def test_names_cannot_break_the_page(tmp_path):
+    bad = "<script>alert('1')</script> & \"x\""
+    make_run(tmp_path, "voxel", manifest={"command": ["gan3d", bad], "device": bad})
+    (tmp_path / "voxel" / "0000022e-s0" / "evaluation.json").write_text(f"[{bad}")
+    page = make_report([tmp_path], tmp_path / "out", ball_of)
+    assert "<script" not in page.read_text()
+    assert "&lt;script&gt;" in page.read_text()
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert markdown.count("<script>") == markdown.count("\\<script>") > 0
+
+
+@pytest.mark.usefixtures("few_plots")
+def test_the_same_runs_give_the_same_bytes(tmp_path):
+    make_run(tmp_path, "voxel", data=str(write_labels(tmp_path / "data")))
+    a, b = (make_report([tmp_path / "voxel"], tmp_path / x, ball_of).parent for x in "ab")
+    for path in a.rglob("*.*"):
+        assert path.read_bytes() == (b / path.relative_to(a)).read_bytes(), path.name
+
+
+@pytest.mark.usefixtures("few_plots")
+def test_an_unknown_metric_is_listed_under_its_own_name(tmp_path):
+    path = make_run(tmp_path, "voxel")
+    text = (path / "evaluation.json").read_text()
+    (path / "evaluation.json").write_text(text.replace("pose.within_20deg", "novelty.of_it"))
+    page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
+    assert "<h3>novelty</h3>" in page
+    assert "novelty.of_it" in page
+
+
+@pytest.mark.usefixtures("few_plots")
+def test_nothing_but_gaps_still_makes_a_report(tmp_path):
+    path = make_run(tmp_path, "voxel", finished=False)
+    (path / "metrics.jsonl").write_text("")
+    for file in ("evaluation.json", "bench.json", "manifest.json"):
+        (path / file).unlink()
+    page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
+    assert "unfinished: no step was logged of 8 kimg" in page
+    assert "Missing: no run is finished" in page
+    assert "no run&#x27;s metrics.jsonl holds eval/swd" in page
+
+
+def test_no_run_at_all_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(ConfigError, match="no run found"):
+        make_report([tmp_path], tmp_path / "out", ball_of)
+    assert not (tmp_path / "out").exists()
