@@ -46,6 +46,7 @@ def train(
 ) -> None:
     """Train one generator, then measure it."""
     from lightning_gan3d.experiment import load_experiment
+
     config = load_experiment(file, overrides or [])
     if dry_run:
         from lightning_gan3d.training.plan import plan
@@ -178,10 +179,19 @@ def data_coil100(
 ) -> None:
     """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.coil100 import Coil100Config, prepare_coil100
+    from lightning_gan3d.data.coil100 import CoilConfig, prepare_coil100
 
-    prepare_coil100(from_options(Coil100Config, options or []), source, out, overwrite=overwrite)
-    typer.echo(out)
+    def progress(done: int, total: int) -> None:
+        typer.echo(f"\r{done} of {total} objects", nl=done == total, err=True)
+
+    cfg = from_options(CoilConfig, options or [])
+    residuals = prepare_coil100(source, out, cfg, overwrite, progress)
+    worst = max(residuals, key=lambda k: residuals[k])
+    typer.echo(
+        f"{out}: {len(residuals)} objects; silhouettes of an object disagree by "
+        f"{sum(residuals.values()) / len(residuals):.2f} pixels of 128 in the mean, "
+        f"{residuals[worst]:.2f} at worst (object {worst})"
+    )
 
 
 @data_app.command("check")
@@ -192,7 +202,7 @@ def data_check(
     """Validate a data set, and show its images and cameras."""
     from lightning_gan3d.data.check import check_dataset
 
-    typer.echo(check_dataset(path, sheet))
+    typer.echo(check_dataset(str(path), sheet))
 
 
 @app.command()

@@ -21,9 +21,9 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import DecoderConfig
+from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
 
 SomeScene = TypeVar("SomeScene", bound="Scene")
-NoiseMode = Literal["const", "random", "none"]
 
 
 class FieldSample(NamedTuple):

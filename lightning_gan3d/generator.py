@@ -147,9 +147,10 @@ class Generator(nn.Module):
         k = len(cameras.cam2world) // len(z)
         if self.representation.view_in_label:
             z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
-        return self(
+        images: Images = self(
             z, label, cameras, truncation_psi, truncation_cutoff, resolution, settings=settings
-        )  # type: ignore[no-any-return]  # nn.Module
+        )
+        return images
 
     def forward(
         self,
