@@ -36,6 +36,27 @@ def test_memory_held_before_the_call_is_left_out() -> None:
     assert peak_bytes(lambda: (held.sum(), floats(1000)), CPU) in range(1000 * KB, 1001 * KB)
 
 
+def test_what_a_first_call_builds_for_good_is_left_out() -> None:
+    cache: list[torch.Tensor] = []
+
+    def fn() -> None:
+        if not cache:
+            cache.append(floats(9000))
+        floats(1000)
+
+    assert peak_bytes(fn, CPU) == 1000 * KB
+
+
+def test_what_replaces_something_released_before_is_no_growth() -> None:
+    kept = [floats(1)]
+
+    def fn() -> None:
+        kept.clear()
+        kept.append(floats(5000))
+
+    assert peak_bytes(fn, CPU) == 0
+
+
 def test_an_operations_own_workspace_is_seen() -> None:
     # Sorting makes values and indices; no Python name ever holds them.
     x = torch.rand(250_000)
