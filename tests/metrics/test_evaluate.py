@@ -160,10 +160,13 @@ def experiment(tmp_path_factory):
 def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, kind):
     generator, _ = make_networks(experiment(kind), 32)
     generator.train()
+    modes = set()
+    generator.register_forward_pre_hook(lambda module, _: modes.add(module.training))
     before = {k: v.clone() for k, v in generator.state_dict().items()}
     found = by_name(evaluate(generator, *data, SMALL, initial=generator))
     assert set(found) == ALL
     assert generator.training
+    assert modes == {False}
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
     assert found["quality.swd_way"].value == 0  # it is its own start
     assert found["quality.swd"].value > 5 * found["quality.swd_floor"].value
