@@ -1,7 +1,7 @@
 """What happens between steps, in this order: look at the gate, log, measure, sample, save, stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,14 @@ class Rhythm(lightning.Callback):
             self.stopped = trainer.should_stop = True
         self.clock.start()
 
-    def _position(self, module: AdversarialModule) -> dict[str, float]:
+    def _position(self, module: AdversarialModule) -> dict[str, float | int]:
         return {
             "step": module.steps_done,
             "kimg": module.images_seen / 1000,
             "seconds": round(self.clock.seconds, 3),
         }
 
-    def _write(self, module: AdversarialModule, values: dict[str, float]) -> None:
+    def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:
         row = {**self._position(module), **values}
         rundir.append_row(self.path / rundir.METRICS, row)
         self.mirror.row(row)

@@ -16,7 +16,8 @@ from lightning_gan3d.training.signals import WATCHED
 
 LOST = 75
 """Exit code when a process was lost: what was saved goes on."""
-_POLL, _GRACE = 0.2, 10.0
+POLL, GRACE = 0.2, 10.0
+"""Seconds between looks at the processes, and for the others to end when one has failed."""
 
 
 def processes(
@@ -45,10 +46,10 @@ def processes(
     with _passed_on(children):
         since: float | None = None
         while any(child.is_alive() for child in children):
-            time.sleep(_POLL)
+            time.sleep(POLL)
             if since is None and any(child.exitcode for child in children):
                 since = time.monotonic()
-            if since is not None and time.monotonic() - since > _GRACE:
+            if since is not None and time.monotonic() - since > GRACE:
                 for rank, child in enumerate(children):
                     if child.is_alive():
                         ended.add(rank)

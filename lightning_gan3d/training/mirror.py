@@ -9,6 +9,9 @@ from typing import Any
 from lightning_gan3d import config as cfg
 from lightning_gan3d.experiment import ExperimentConfig
 
+PATIENCE = 5.0
+"""Seconds beyond the configured ones that anything is waited for."""
+
 
 class Mirror:
     """Repeats rows and sample grids. The first failure switches it off, with a line that says so.
@@ -96,12 +99,13 @@ class Mirror:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        thread.join(self._timeout + 5)
+        patience = self._timeout + PATIENCE
+        thread.join(patience)
         if "value" in outcome:
             return outcome["value"]
-        why = outcome.get("error", TimeoutError(f"no answer within {self._timeout + 5:g} s"))
+        why = outcome.get("error", TimeoutError(f"no answer within {patience:g} s"))
         self._warn(
-            f"W&B could not {what} ({type(why).__name__}: {why}); the mirror is off, "
+            f"warning: W&B could not {what} ({type(why).__name__}: {why}); the mirror is off, "
             "metrics.jsonl goes on"
         )
         self._run = None

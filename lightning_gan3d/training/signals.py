@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """The keyboard, the system or a scheduler, and a scheduler's early warning."""
@@ -17,7 +17,7 @@ class StopRequest:
         self.reason: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         """Watch what is not ignored; outside the main thread signals are somebody else's."""
         if threading.current_thread() is threading.main_thread():
             found = {s: signal.getsignal(s) for s in WATCHED}

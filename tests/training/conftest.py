@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.data.synth import SynthConfig, make_synth
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.training.module import AdversarialModule
+
+TINY = """
+name: tiny
+data: {path: %s}
+generator:
+  z_dim: 8
+  w_dim: 8
+  mapping: {lr_mul: 1.0, condition: none}
+  scene:
+    box: 2.0
+    feature_dim: 3
+    decoder: {hidden_dim: 8, activation: lrelu}
+    density: {scale: 10.0, prior_strength: 4.0, prior_radius: 0.85}
+discriminator: {channels: [8, 8, 8], dual: false, mapping_layers: 1, unconditional_term: true}
+loss: {r1_gamma: 0.5, r1_interval: 2}
+training:
+  kimg: 0.064
+  batch: 8
+  threads: 1
+  device: cpu
+  log_kimg: 0.016
+  sample_kimg: 0
+  snapshot_kimg: 0.032
+  rendering_resolution: {initial: 8, final: 16, start_kimg: 0.032, fade_kimg: 0}
+logging: {sample_latents: 2, sample_views: 2}
+"""
+PARTS = {
+    "triplane": """
+  representation: {kind: triplane, resolution: 16, channels: 4, synthesis: {channels: [8, 8, 8]}}
+  renderer: {kind: volume, samples_coarse: 4, samples_fine: 0, background: 1.0}
+""",
+    "image2d": """
+  representation: {kind: image2d, output: sigmoid, synthesis: {channels: [8, 8, 8]}}
+  renderer: {kind: picture}
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny.zip"
+    make_synth(SynthConfig(num_images=32, num_objects=16, resolution=16), path)
+    return path
+
+
+@pytest.fixture
+def tiny(data_path, tmp_path):
+    """A function from overrides to an experiment of 8 steps of 8 images of 16 pixels."""
+
+    def make(*overrides, kind="triplane"):
+        file = tmp_path / f"{kind}.yaml"
+        text = (TINY % data_path).replace("generator:", "generator:" + PARTS[kind].rstrip(), 1)
+        if kind == "image2d":
+            text = text.replace("condition: none", "condition: camera")
+        file.write_text(text)
+        return load_experiment(file, overrides)
+
+    return make
+
+
+@pytest.fixture
+def train():
+    """A function that trains for some steps without Lightning, and returns the module."""
+
+    def run(config, steps=2, first=0):
+        data = DataModule(
+            config.data, config.training.batch, config.training.microbatch_size, config.seed
+        )
+        module = AdversarialModule(config, data.train.resolution, data.train.labels)
+        data.set_start_step(first)
+        for _, batch in zip(range(steps), data.train_dataloader(0, 1), strict=False):
+            module.training_step(batch, 0)
+        return module
+
+    return run
+
+
+@pytest.fixture
+def numbers():
+    """A function from a module to all that training changes, as one flat vector."""
+
+    def flat(module):
+        networks = (module.generator, module.discriminator, module.average)
+        return torch.cat([t.flatten().float() for n in networks for t in n.state_dict().values()])
+
+    return flat

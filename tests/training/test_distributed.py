@@ -1,0 +1,130 @@
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from lightning_gan3d.checkpoints import store
+from lightning_gan3d.training import distributed, launch, rundir
+from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.run import train_process
+
+CPU = torch.device("cpu")
+
+
+def train(config, path):
+    """Train in this process, or in one of several."""
+    torch.set_num_threads(1)
+    path.mkdir(exist_ok=True)
+    rundir.write_config(path, config)
+    return train_process(config, path, None, CPU, [], lambda _: None)
+
+
+def networks(path):
+    _, newest = store.steps_in(path / "checkpoints")[-1]
+    return {
+        f"{file.name}/{name}": value
+        for file in sorted(newest.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+OPTIONS = (
+    "loss.density_reg=0.1",
+    "loss.density_reg_interval=2",
+    "augment={mode: ada, interval: 2, speed_kimg: 0.1, target: -1.0}",
+    "loss.style_mixing=0.5",
+    "training.log_kimg=0.008",
+)
+
+
+def both_ways(tiny, path, *overrides):
+    """Train in one process and in two; return their networks and their rows."""
+    assert train(tiny(*OPTIONS, *overrides), path / "one") == 0
+    shared = tiny(*OPTIONS, *overrides, "training.devices=2")
+    assert launch.processes(train, (shared, path / "two"), 2, method="fork") == 0
+    return [(networks(path / n), rundir.Run(path / n).metrics()) for n in ("one", "two")]
+
+
+def assert_rows_agree(first, second):
+    for a, b in zip(first, second, strict=True):
+        for key in ("step", "loss/G", "loss/D", "D/real", "D/accuracy", "gradient/D loss"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4), key
+
+
+def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
+    half = ("training.microbatch=4", "training.kimg=0.032")
+    (one, rows_one), (two, rows_two) = both_ways(tiny, tmp_path, *half)
+    assert one.keys() == two.keys()
+    assert not [k for k in one if not torch.equal(one[k], two[k])]
+    assert_rows_agree(rows_one, rows_two)
+    assert len(rows_one) == 4
+
+
+def test_processes_that_accumulate_too_differ_by_rounding_alone(tiny, tmp_path):
+    quarter = ("training.microbatch=2", "training.kimg=0.008")
+    (one, rows_one), (two, rows_two) = both_ways(tiny, tmp_path, *quarter)
+    assert_rows_agree(rows_one, rows_two)
+    torch.testing.assert_close(
+        one["generator.safetensors/mapping.w_avg"], two["generator.safetensors/mapping.w_avg"]
+    )
+
+
+def interrupted(config, path):
+    genuine = AdversarialModule.training_step
+
+    def hooked(self, batch, index):
+        if batch.step == 3 and launch.rank_of_environment() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one process alone is told
+        genuine(self, batch, index)
+
+    AdversarialModule.training_step = hooked
+    return train(config, path)
+
+
+def test_all_processes_stop_after_the_same_step(tiny, tmp_path):
+    config = tiny("training.microbatch=4", "training.devices=2")
+    assert launch.processes(interrupted, (config, tmp_path / "run"), 2, method="fork") == 75
+    assert [s for s, _ in store.steps_in(tmp_path / "run" / "checkpoints")] == [4]
+
+
+def dies():
+    if launch.rank_of_environment() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+    return 0
+
+
+def test_a_lost_process_ends_the_others(monkeypatch):
+    monkeypatch.setattr(launch, "GRACE", 0.1)
+    said = []
+    assert launch.processes(dies, (), 2, said.append, method="fork") == 75
+    assert said == ["stopped: process 1 was lost; the same command continues"]
+
+
+def fails(code):
+    return code * launch.rank_of_environment()
+
+
+def test_the_exit_code_of_a_process_is_that_of_all():
+    assert launch.processes(fails, (4,), 2, method="fork") == 4
+    assert launch.processes(fails, (0,), 2, method="fork") == 0
+
+
+def test_sums_reach_every_tensor(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        original = dist.all_reduce
+        tensors = [torch.arange(6.0).view(2, 3), torch.tensor(2.0), torch.ones(4)]
+        expected = [t * 3 for t in tensors]
+        distributed.active, kept = (lambda: True), distributed.active
+        dist.all_reduce = lambda flat: flat.mul_(3)  # as if two others had sent twice as much
+        distributed.sum_all(tensors)
+    finally:
+        distributed.active, dist.all_reduce = kept, original
+        dist.destroy_process_group()
+    for found, wanted in zip(tensors, expected, strict=True):
+        assert torch.equal(found, wanted)
