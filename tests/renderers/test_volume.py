@@ -239,6 +239,26 @@ def test_rendering_is_deterministic_and_draws_are_keyed():
     assert not torch.equal(one.feature, two.feature)
 
 
+def test_fine_samples_are_one_per_stratum_and_carry_no_gradient():
+    asked = []
+
+    def formula(points, key):
+        asked.append(points)
+        return constant(points, key)
+
+    raw = torch.tensor([[0.0]], requires_grad=True)
+    field = FormulaField(raw, formula)
+    rays = ray((0, 0, 3.0), (0, 0, -1.0))
+    o = VolumeRendererConfig(samples_coarse=4, samples_fine=50)
+    u = torch.rand(1, 1, 50, generator=torch.Generator().manual_seed(0))
+    march(o, field, rays, span(*rays, 2.0, "box", None, None)[0], Random(None, u))
+    fine = asked[1]
+    assert not fine.requires_grad
+    # An empty ray is sampled evenly, so that strata of u are strata of the ray.
+    stratum = ((1 - fine[0, :, 2]) / 2 * 50).floor()
+    assert stratum.tolist() == list(range(50))
+
+
 @pytest.mark.parametrize("noise", [[[0.0, 0, 9, 9]], [[9.0, 9, 0, 0]]])
 def test_coarse_and_fine_samples_have_their_own_noise(noise):
     o = VolumeRendererConfig(samples_coarse=2, samples_fine=2)
