@@ -30,7 +30,7 @@ class DataConfig:
     path: str = ""
     """A folder or a zip of images with `dataset.json`."""
     resolution: int | None = None
-    """Side in pixels: the files' own (None), or that divided by a whole number, averaging pixels."""
+    """Side in pixels: the files' own (None), or that divided by a whole number (pixel means)."""
     mirror: bool = False
     """Double the training images by mirrored ones, with mirrored poses."""
     holdout: float = 0.0

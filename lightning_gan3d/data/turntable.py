@@ -24,7 +24,7 @@ Neighbours fix the height, opposite ones the width, those between the shape.
 _ROBUST = 1.0
 """Residuals far above this many pixels count little: black parts are missing in silhouettes."""
 _CAP = 5.0
-_GAUGE = 1e5
+_GAUGE = 1e7
 _DAMPING = 1e-3
 _FIRST_EXTENT = 0.53
 _ITERATIONS = 7

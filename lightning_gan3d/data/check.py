@@ -1,0 +1,172 @@
+"""Validate a data set in full, sum up its cameras, and draw both on a contact sheet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+
+_COLUMNS, _ROWS = 8, 6
+_MAX_ARROWS = 400
+_ASTRAY = 0.25
+"""Share of its distance by which a camera's axis may miss the origin without a warning."""
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What a data set holds: lengths in world units, angles in degrees, focal in widths."""
+
+    path: str
+    fingerprint: str
+    num_images: int
+    resolution: int
+    num_objects: int | None
+    splits: dict[str, int]
+    distance: tuple[float, float]
+    azimuth: tuple[float, float]
+    elevation: tuple[float, float]
+    focal: tuple[float, float]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the lines that a user reads."""
+        lines = [
+            f"{self.path}: {self.num_images:,} images of {self.resolution}x{self.resolution} "
+            f"pixels, fingerprint {self.fingerprint}",
+            f"objects: {'unknown' if self.num_objects is None else self.num_objects}",
+            "splits: " + (", ".join(f"{k} {v:,}" for k, v in self.splits.items()) or "none"),
+            _between("camera distance", self.distance, "world units from the origin"),
+            _between("azimuth", self.azimuth, "degrees"),
+            _between("elevation", self.elevation, "degrees"),
+            _between("focal length", self.focal, "image widths"),
+        ]
+        return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
+
+
+def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSummary:
+    """Read every image and label, and raise `DataError` at the first fault.
+
+    Writes a contact sheet as PNG if asked to.
+    """
+    dataset = ImageDataset(cfg if isinstance(cfg, DataConfig) else DataConfig(path=cfg), "all")
+    if not dataset.in_memory:
+        for i in range(len(dataset)):
+            dataset.images([i])
+    cameras = Cameras.from_label(dataset.labels)
+    summary = _summary(dataset, cameras)
+    if sheet is not None:
+        draw_sheet(dataset, summary, sheet)
+    return summary
+
+
+def _summary(dataset: ImageDataset, cameras: Cameras) -> DatasetSummary:
+    x, y, z = cameras.origins.unbind(-1)
+    distance = cameras.origins.norm(dim=-1)
+    splits = dataset.index.get("splits") or {}
+    return DatasetSummary(
+        path=str(dataset.source.path),
+        fingerprint=dataset.fingerprint,
+        num_images=len(dataset),
+        resolution=dataset.resolution,
+        num_objects=None if dataset.objects is None else len(set(dataset.objects.tolist())),
+        splits={name: len(names) for name, names in splits.items()},
+        distance=_range(distance),
+        azimuth=_range(torch.rad2deg(torch.atan2(x, z))),
+        elevation=_range(torch.rad2deg(torch.asin(y / distance.clamp(min=1e-9)))),
+        focal=_range(cameras.intrinsics[:, [0, 1], [0, 1]]),
+        warnings=_warnings(dataset, cameras),
+    )
+
+
+def _warnings(dataset: ImageDataset, cameras: Cameras) -> tuple[str, ...]:
+    """Return what is allowed, but seldom meant."""
+    found = []
+    forward, origins = cameras.cam2world[:, :3, 2], cameras.origins
+    ahead = -(origins * forward).sum(-1)
+    miss = (origins + ahead[:, None] * forward).norm(dim=-1) / origins.norm(dim=-1).clamp(min=1e-9)
+    away = int((ahead < 0).sum())
+    if away:
+        found.append(
+            f"{away:,} cameras look away from the origin: are the poses OpenGL's (z backward) or "
+            "world2cam? They must be cam2world in OpenCV axes"
+        )
+    astray = int(((miss > _ASTRAY) & (ahead >= 0)).sum())
+    if astray:
+        found.append(f"{astray:,} cameras look past the origin, where the box is")
+    if len(torch.unique(dataset.labels, dim=0)) == 1 and len(dataset) > 1:
+        found.append("all cameras are the same: no shape can be learned from one view direction")
+    up = -cameras.cam2world[:, 1, 1]
+    if int((up < 0).sum()) > len(dataset) // 2:
+        found.append("most cameras are upside down: the world's y must point up")
+    return tuple(found)
+
+
+def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> None:
+    """Draw images spread evenly over the data set, and all cameras from above and from the side."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.35, 1))
+    left, right = panels
+    num = min(_COLUMNS * _ROWS, len(dataset))
+    which = torch.linspace(0, len(dataset) - 1, num).round().long()
+    axes = left.subplots()
+    axes.imshow(_grid(dataset.images(which)))
+    axes.set_axis_off()
+    axes.set_title(f"{num} of {len(dataset):,} images, {dataset.resolution} pixels", fontsize=9)
+    some = torch.linspace(0, len(dataset) - 1, min(_MAX_ARROWS, len(dataset))).round().long()
+    cameras = Cameras.from_label(dataset.labels[some])
+    above, side = right.subplots(2, 1)
+    to_front = "z (toward the frontal camera)"
+    _draw_cameras(above, cameras, (0, 2), ("x (right)", to_front), "from above")
+    above.invert_yaxis()
+    _draw_cameras(side, cameras, (2, 1), (to_front, "y (up)"), "from the side")
+    figure.suptitle(
+        f"{Path(summary.path).name}: distance {summary.distance[0]:.2f} to "
+        f"{summary.distance[1]:.2f}, "
+        f"elevation {summary.elevation[0]:.0f} to {summary.elevation[1]:.0f} degrees, "
+        f"focal {summary.focal[0]:.2f} to {summary.focal[1]:.2f} image widths",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=90)
+
+
+def _draw_cameras(
+    axes: Axes, cameras: Cameras, plane: tuple[int, int], names: tuple[str, str], title: str
+) -> None:
+    place = cameras.origins[:, list(plane)].numpy()
+    length = 0.15 * float(cameras.origins.norm(dim=-1).mean())
+    forward = length * cameras.cam2world[:, list(plane), 2].numpy()
+    axes.quiver(
+        *place.T, *forward.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="tab:blue"
+    )
+    axes.plot(0, 0, "+", color="black")
+    axes.update_datalim(np.concatenate([place, place + forward]))
+    axes.autoscale_view()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set_title(f"cameras {title}", fontsize=9)
+    axes.grid(alpha=0.3)
+
+
+def _grid(images: UInt8[Tensor, "k 3 h w"]) -> UInt8[np.ndarray, "y x 3"]:
+    short = -len(images) % _COLUMNS
+    padded = torch.cat([images, torch.full((short, *images.shape[1:]), 255, dtype=torch.uint8)])
+    return np.asarray(rearrange(padded, "(r q) c h w -> (r h) (q w) c", q=_COLUMNS).numpy())
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _between(name: str, bounds: tuple[float, float], unit: str) -> str:
+    return f"{name}: {bounds[0]:.3g} to {bounds[1]:.3g} {unit}"

@@ -1,0 +1,250 @@
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError, build
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.figures import Figures, draw_figures, render_figures
+from lightning_gan3d.data.synth import (
+    SynthConfig,
+    SynthObjects,
+    make_synth,
+    read_truth,
+    sample_cameras,
+)
+from lightning_gan3d.draws import Draws
+
+SMALL = SynthConfig(num_images=12, num_objects=6, holdout=0.34, resolution=16)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("synth") / "small.zip"
+    make_synth(SMALL, path)
+    return path
+
+
+def one_ball(radius: float = 0.5, centre: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Figures:
+    axes = torch.eye(3)[None, None] / radius
+    return Figures(torch.tensor(centre)[None, None], axes, torch.ones(1, 1, 3))
+
+
+def test_depth_of_a_ball_is_exact():
+    cameras = Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]]), focal=1.5)
+    view = render_figures(one_ball(), cameras, 64, far=9.0)
+    dirs = cameras.rays(64).dirs[0]
+    b = -(dirs @ torch.tensor([0.0, 0.0, 3.0]))
+    root = b * b - (9 - 0.25)
+    inside = (root > 0.05).view(64, 64)
+    want = (b - root.clamp(min=0).sqrt()).view(64, 64)
+    torch.testing.assert_close(view.depth[0, 0][inside], want[inside], atol=3e-3, rtol=0)
+    outside = (root < -0.05).view(64, 64)
+    assert torch.all(view.depth[0, 0][outside] == 9.0)
+    assert torch.all(view.mask[0, 0][outside] == 0)
+    assert torch.all(view.mask[0, 0][inside] == 1)
+
+
+def test_mask_covers_the_area_of_the_outline():
+    cameras = Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]]), focal=1.5)
+    mask = render_figures(one_ball(), cameras, 64).mask
+    radius = 1.5 * math.tan(math.asin(0.5 / 3))
+    assert float(mask.mean()) == pytest.approx(math.pi * radius**2, rel=0.01)
+
+
+def test_nearer_parts_hide_farther_ones():
+    near, far = one_ball(0.3, (0.0, 0.0, 0.5)), one_ball(0.3, (0.0, 0.0, -0.5))
+    colours = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    both = Figures(
+        torch.cat([far.centre, near.centre], 1), torch.cat([far.axes, near.axes], 1), colours
+    )
+    view = render_figures(both, Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]]), focal=1.5), 8)
+    centre = (view.image[0, :, 4, 4] + 1) / 2
+    assert centre[1] > 0.5
+    assert centre[0] == 0
+
+
+def test_what_is_behind_the_camera_is_not_seen():
+    cameras = Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, 9.0]]))
+    assert float(render_figures(one_ball(), cameras, 8).mask.max()) == 0
+
+
+def test_figures_fit_the_unit_sphere_and_differ():
+    figures = draw_figures(200, seed=3)
+    directions = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
+    surface = torch.einsum("mpij,nj->mpni", torch.linalg.inv(figures.axes), directions)
+    reach = (surface + figures.centre[:, :, None]).norm(dim=-1).amax()
+    assert 0.9 < float(reach) <= 1.0
+    assert len(torch.unique(figures.colour[:, 0], dim=0)) == 200
+
+
+def test_figures_are_what_the_page_says():
+    """Nose in front (+z), pack behind, arm on the left (+x), which is right in the frontal view."""
+    figures = draw_figures(100, seed=0)
+    body, head, nose, arm, pack = figures.centre.unbind(1)
+    assert torch.all(nose[:, 2] > head[:, 2] + 0.2)
+    assert torch.all(pack[:, 2] < body[:, 2] - 0.2)
+    assert torch.all(arm[:, 0] > body[:, 0] + 0.2)
+    assert torch.all(head[:, 1] > body[:, 1] + 0.3)
+    red, skin = figures.colour[:, 2], figures.colour[:, 1]
+    assert torch.all(red[:, 0] > 3 * red[:, 1])
+    assert torch.all(skin[:, 0] > skin[:, 2])
+
+
+def test_a_figure_does_not_depend_on_how_many_there_are():
+    few, many = draw_figures(3, seed=5), draw_figures(9, seed=5)
+    for a, b in zip(few, many, strict=True):
+        torch.testing.assert_close(a, b[:3])
+
+
+def test_views_agree_through_their_depth():
+    """A point seen in one view is where another view's depth says, unless it is hidden."""
+    objects = SynthObjects(SMALL)
+    cameras = Cameras.orbit(8, 0.4, 3.2, 1.5)
+    views = objects.render(torch.zeros(8, dtype=torch.long), cameras, 96)
+    solid = torch.nn.functional.avg_pool2d(views.mask, 5, 1, 2) == 1
+    points = cameras.unproject(views.depth)
+    first, second = cameras.select(slice(0, 1)), cameras.select(slice(1, 2))
+    uv, _ = second.project(points[:1])
+    seen = torch.nn.functional.grid_sample(
+        views.depth[1:2], uv[:, None] * 2 - 1, align_corners=False
+    )
+    distance = (points[:1] - second.origins[:, None]).norm(dim=-1)
+    near = solid[0].flatten() & ((seen.flatten() - distance.flatten()).abs() < 0.03)
+    assert float(near.sum() / solid[0].sum()) > 0.5
+    assert not torch.equal(first.cam2world, second.cam2world)
+
+
+def test_equal_seeds_give_equal_bytes(tmp_path, small):
+    def digest(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    make_synth(SMALL, tmp_path / "again.zip")
+    assert digest(tmp_path / "again.zip") == digest(small)
+    other = build(
+        SynthConfig,
+        {"num_images": 12, "num_objects": 6, "holdout": 0.34, "resolution": 16, "seed": 1},
+    )
+    make_synth(other, tmp_path / "other.zip")
+    assert digest(tmp_path / "other.zip") != digest(small)
+
+
+def test_data_set_holds_what_its_labels_say(small):
+    dataset = ImageDataset(DataConfig(path=str(small)), "all")
+    objects = SynthObjects.open(small)
+    assert dataset.objects is not None
+    view = objects.render(dataset.objects, Cameras.from_label(dataset.labels), 16)
+    from lightning_gan3d.data.pixels import to_uint8
+
+    difference = to_uint8(view.image).int() - dataset.images(range(len(dataset))).int()
+    assert int(difference.abs().max()) <= 1
+    for i in (0, 7):
+        depth, mask = read_truth(dataset, i)
+        torch.testing.assert_close(depth, view.depth[i], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mask, view.mask[i])
+
+
+def test_held_out_figures_are_not_trained_on(small):
+    cfg = DataConfig(path=str(small))
+    train, test = ImageDataset(cfg, "train"), ImageDataset(cfg, "test")
+    assert train.objects is not None
+    assert test.objects is not None
+    assert not set(train.objects.tolist()) & set(test.objects.tolist())
+    assert (len(train), len(test)) == (8, 4)
+
+
+def test_truth_of_a_mirrored_image_is_mirrored(small):
+    dataset = ImageDataset(DataConfig(path=str(small), mirror=True))
+    plain, mirrored = read_truth(dataset, 1), read_truth(dataset, 1 + len(dataset) // 2)
+    assert torch.equal(mirrored[0], plain[0].flip(-1))
+
+
+def test_folder_and_zip_hold_the_same(tmp_path, small):
+    make_synth(SMALL, tmp_path / "folder")
+    a, b = (ImageDataset(DataConfig(path=str(p)), "all") for p in (small, tmp_path / "folder"))
+    assert torch.equal(a.images(range(12)), b.images(range(12)))
+    assert torch.equal(a.labels, b.labels)
+    assert len(b.index["sha256"]) == 12
+
+
+def test_other_readers_see_only_images_and_labels(small):
+    """Depth and mask are no image files, which other readers would take for unlabelled images."""
+    dataset = ImageDataset(DataConfig(path=str(small)), "all")
+    assert len(dataset) == 12
+    assert sum(n.endswith(".png") for n in dataset.source.names) == 12
+
+
+def test_cameras_are_uniform_between_the_elevations():
+    cfg = SynthConfig(elevation_min=-0.2, elevation_max=1.0)
+    cameras = sample_cameras(cfg, 4000, Draws(0))
+    y = cameras.origins[:, 1] / cfg.radius
+    torch.testing.assert_close(cameras.origins.norm(dim=1), torch.full((4000,), cfg.radius))
+    assert math.sin(-0.2) <= float(y.min()) < -0.19
+    assert math.sin(1.0) >= float(y.max()) > 0.83
+    assert float(y.mean()) == pytest.approx((math.sin(-0.2) + math.sin(1.0)) / 2, abs=0.02)
+    assert abs(float(cameras.origins[:, 0].mean())) < 0.1
+
+
+@pytest.mark.parametrize(("name", "value"), [("white", 1), ("gray", 0), ("black", -1)])
+def test_background(name, value):
+    objects = SynthObjects(build(SynthConfig, {"num_objects": 2, "holdout": 0, "background": name}))
+    view = objects.render(torch.tensor([0]), Cameras.orbit(1, 0.0, 3.2, 1.5), 8)
+    assert view.image[0, :, 0, 0].tolist() == [value] * 3
+
+
+def test_radius_and_focal_set_the_size():
+    def share(**options):
+        cfg = build(SynthConfig, {"num_objects": 1, "holdout": 0, **options})
+        cameras = Cameras.orbit(1, 0.0, cfg.radius, cfg.focal)
+        return float(SynthObjects(cfg).render(torch.tensor([0]), cameras, 32).mask.mean())
+
+    assert share(radius=6.4) < 0.4 * share()
+    assert share(focal=0.75) == pytest.approx(share() / 4, rel=0.1)
+
+
+def test_writing_refuses_a_taken_path_and_leaves_nothing_after_a_fault(tmp_path, monkeypatch):
+    out = tmp_path / "a.zip"
+    make_synth(SMALL, out)
+    with pytest.raises(DataError, match="exists"):
+        make_synth(SMALL, out)
+    before = out.read_bytes()
+    monkeypatch.setattr("lightning_gan3d.data.synth.to_uint8", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_synth(SMALL, out, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+    assert out.read_bytes() == before
+
+
+def test_only_procedural_data_can_be_rendered_anew(tmp_path):
+    from data_parts import Parts
+
+    with pytest.raises(DataError, match="not a procedural dataset"):
+        SynthObjects.open(Parts().zip(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"num_images": 0},
+        {"num_objects": 9000},
+        {"holdout": 0.0001},
+        {"resolution": 2},
+        {"radius": 0.9},
+        {"focal": 0},
+        {"elevation_min": 0.8},
+        {"background": "pink"},
+    ],
+)
+def test_impossible_values_are_refused(tree):
+    with pytest.raises(ConfigError, match=next(iter(tree))):
+        build(SynthConfig, tree)
+
+
+def test_arrays_need_no_pickle(small):
+    dataset = ImageDataset(DataConfig(path=str(small)), "all")
+    name = next(n for n in dataset.source.names if n.endswith(".npy"))
+    assert dataset.source.read(name).startswith(np.lib.format.MAGIC_PREFIX)
