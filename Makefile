@@ -49,7 +49,7 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## time and weigh the presets
-	$(BIN)/gan3d bench triplane voxel nerf_mlp image2d --root runs/bench
+	$(BIN)/gan3d bench triplane voxel nerf_mlp image2d --root runs
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --no-emit-index-url \

@@ -20,7 +20,7 @@ def test_every_preset_resolves_and_builds_a_generator_on_no_memory(name):
     config = load_experiment(name)
     with torch.device("meta"):
         generator = Generator(
-            config.generator, config.data.resolution or (32 if name.startswith("demo/") else 128)
+            config.generator, config.data.resolution or 64
         )
     assert generator.representation.num_ws >= 1
     assert generator.mapping.num_ws == generator.representation.num_ws

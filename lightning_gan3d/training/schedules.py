@@ -42,7 +42,7 @@ def learning_rate_factor(cfg: OptimizersConfig, images: int, total_images: int) 
     """Factor on both learning rates after `images` of `total_images`: warm-up, plateau, fall."""
     warmup = min(1.0, images / (cfg.warmup_kimg * 1000)) if cfg.warmup_kimg > 0 else 1.0
     start = cfg.decay_start * total_images
-    if images <= start:
+    if images <= start or start >= total_images:
         return warmup
     fallen = min(1.0, (images - start) / (total_images - start))
     return warmup * (1 + (cfg.decay_to - 1) * fallen)
