@@ -24,7 +24,7 @@ MAX_SEEDS = 100_000
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FOREGROUND = 0.5
 """Opacity from which a pixel of a depth preview is coloured."""
-EMPTY = (128, 128, 128)
+EMPTY = (229, 229, 229)
 """Colour of a depth preview where nothing is."""
 CELL = 96
 """Least side of an image on a contact sheet, in pixels; smaller ones are enlarged."""
@@ -181,7 +181,7 @@ def depth_colours(
 
     near, far = span
     share = np.clip((far - depth) / (far - near), 0, 1)
-    rgb = np.asarray(colormaps["cividis"](share))[..., :3]
+    rgb = np.asarray(colormaps["viridis"](share))[..., :3]
     colours: np.ndarray = np.rint(rgb * 255).astype(np.uint8)
     if opacity is not None:
         colours[opacity < FOREGROUND] = EMPTY

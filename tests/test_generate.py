@@ -10,6 +10,7 @@ from PIL import Image
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.generate import (
+    EMPTY,
     contact_sheet,
     depth_colours,
     generate,
@@ -120,7 +121,7 @@ def test_an_empty_scene_is_grey_and_breaks_nothing(tmp_path):
     away = ORBIT._replace(target=(9.0, 9.0, 9.0))
     generate(Ball(), tmp_path, [0], away, z_dim=4, num_views=1)
     preview = np.asarray(Image.open(tmp_path / "seed0000_view00_depth_colour.png"))
-    assert np.unique(preview).tolist() == [128]
+    assert np.unique(preview).tolist() == [EMPTY[0]]
 
 
 def test_near_is_brighter_than_far():

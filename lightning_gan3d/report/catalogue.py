@@ -68,7 +68,8 @@ def rounded(value: float, decimals: int) -> str:
 _UNITS: dict[str, tuple[float, str, int | None]] = {
     "share": (100.0, "%", 1),
     "dB": (1.0, "dB", 2),
-    "B": (1e-3, "kB", None),
+    "deg": (1.0, "°", 1),
+    "bytes": (1e-3, "kB", None),
     "count": (1.0, "", 0),
 }
 """Units whose printed form differs from the stored one: factor, printed unit, decimals."""
@@ -78,27 +79,44 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "quality.swd_way": ("Share of the way from untrained to ideal SWD", "SWD way", "higher"),
     "quality.swd_floor": ("SWD of real against real images (floor)", "SWD floor", ""),
     "quality.swd_init": ("SWD before training", "SWD start", ""),
-    "refit.psnr": ("View consistency without depth (refit)", "Refit", "higher"),
+    "quality.swd_pixels": ("SWD of whole images, reduced", "SWD pixels", "lower"),
     "consistency.psnr": ("View consistency by depth, final image", "Reproj.", "higher"),
     "consistency.psnr_raw": ("View consistency by depth, rendering", "Reproj. raw", "higher"),
     "consistency.gain": ("Gain of warping over not warping, final image", "Gain", "higher"),
     "consistency.gain_raw": ("Gain of warping over not warping, rendering", "Gain raw", "higher"),
-    "consistency.coverage": ("Foreground that both views see", "Coverage", ""),
+    "consistency.coverage": ("Foreground that both views see, final image", "Coverage", ""),
+    "consistency.coverage_raw": ("Foreground that both views see, rendering", "Cover. raw", ""),
+    "refit.psnr": ("View consistency without depth (refit)", "Refit", "higher"),
+    "refit.gain": ("Refit over showing the nearest fitted view", "Refit gain", "higher"),
+    "refit.psnr_fit": ("Refit on the views that were fitted", "Refit fitted", ""),
     "pose.within_20deg": ("Images within 20° of the pose asked for", "Pose", "higher"),
+    "pose.within_20deg_real": ("The same of real images (ceiling)", "Pose real", ""),
     "pose.median_deg": ("Median error of the pose", "Pose error", "lower"),
+    "pose.median_deg_real": ("The same of real images (floor)", "Pose error real", ""),
+    "speed.mapping_ms": ("Time of the mapping", "Mapping", "lower"),
     "speed.scene_ms": ("Time to make a scene, once a latent", "Scene", "lower"),
     "speed.view_ms": ("Time of each view of a scene", "View", "lower"),
     "speed.image_ms": ("Time of one image of a new latent", "Image", "lower"),
+    "speed.image_img_s": ("Images of new latents, in batches", "Images", "higher"),
     "speed.train_img_s": ("Training speed", "Training", "higher"),
+    "speed.threads": ("CPU threads of the benchmark", "Threads", ""),
+    "memory.weights_mb": ("Weights of the generator", "Weights", ""),
+    "memory.mapping_mb": ("Peak memory of the mapping", "Mapping mem.", "lower"),
     "memory.scene_mb": ("Peak memory of making a scene", "Scene mem.", "lower"),
     "memory.view_mb": ("Peak memory of one view", "View mem.", "lower"),
     "memory.image_mb": ("Peak memory of one image", "Image mem.", "lower"),
-    "memory.train_mb": ("Peak memory of a training step", "Train mem.", "lower"),
-    "cost.parameters.total": ("Parameters of the generator", "Param.", ""),
-    "cost.parameters.representation": ("Parameters of the representation", "Repr. param.", ""),
+    "memory.train_mb": ("Peak memory of training", "Train mem.", "lower"),
+    "cost.parameters": ("Parameters of the generator", "Param.", ""),
+    "cost.mapping_parameters": ("Parameters of the mapping", "Map. param.", ""),
+    "cost.representation_parameters": ("Parameters of the representation", "Repr. param.", ""),
+    "cost.superresolution_parameters": ("Parameters of super-resolution", "SR param.", ""),
     "cost.scene_bytes": ("Size of a scene", "Scene size", "lower"),
-    "cost.gflop.total": ("Arithmetic of one image", "GFLOP", "lower"),
-    "training.kimg": ("Images seen in training, in thousands", "kimg", ""),
+    "cost.flops": ("Arithmetic of one image", "Arithm.", "lower"),
+    "cost.mapping_flops": ("Arithmetic of the mapping", "Map. arithm.", "lower"),
+    "cost.representation_flops": ("Arithmetic of making a scene", "Scene arithm.", "lower"),
+    "cost.renderer_flops": ("Arithmetic of rendering a view", "View arithm.", "lower"),
+    "cost.superresolution_flops": ("Arithmetic of super-resolution", "SR arithm.", "lower"),
+    "training.kimg": ("Images seen in training, in thousands", "Images", ""),
     "training.seconds": ("Time of training", "Time", ""),
 }
 """Label, head of a narrow column, and better direction of what this project measures."""
@@ -116,13 +134,26 @@ HEADLINE = (
     "speed.train_img_s",
     "memory.image_mb",
     "memory.train_mb",
-    "cost.parameters.representation",
+    "cost.representation_parameters",
     "cost.scene_bytes",
-    "cost.gflop.total",
+    "cost.flops",
     "training.kimg",
     "training.seconds",
 )
 """The metrics of the opening table, in this order."""
+
+PAPER = (
+    "quality.swd",
+    "refit.psnr",
+    "consistency.psnr",
+    "pose.within_20deg",
+    "speed.view_ms",
+    "speed.train_img_s",
+    "memory.train_mb",
+    "cost.representation_parameters",
+    "cost.scene_bytes",
+)
+"""Those of them that fit the width of a page."""
 
 FAMILIES = {
     "quality": "Image quality",
@@ -143,9 +174,16 @@ BENCHED = frozenset({"speed", "memory", "cost", "growth"})
 
 def metric(name: str, unit: str = "") -> Metric:
     """Return how a metric is shown. One that is not known keeps its name and stored unit."""
-    counted = not unit and name.startswith("cost.parameters")
-    scale, shown, decimals = _UNITS.get("count" if counted else unit, (1.0, unit, None))
+    scale, shown, decimals = _UNITS.get(unit, (1.0, unit, None))
     label, short, better = _KNOWN.get(name, (name, name, ""))
+    parts = growth(name)
+    if parts is not None:
+        axis, quantity, resolution = parts
+        label = f"{growth_label(axis, quantity)}, {GROWTH_AXES.get(axis, axis)} {resolution}"
+        better = "lower"
+    elif name.startswith("growth.") and name.endswith("_exponent"):
+        axis, quantity = name.removeprefix("growth.").removesuffix("_exponent").split(".", 1)
+        label = f"{growth_label(axis, quantity)}: exponent of its growth ({axis})"
     return Metric(name, label, short, better, scale, shown, decimals)
 
 
@@ -170,10 +208,25 @@ def natural(name: str) -> str:
     return re.sub(r"\d+", lambda found: found.group().zfill(8), name)
 
 
-_GROWTH = re.compile(r"growth\.(?P<axis>\w+)\.(?P<resolution>\d+)\.(?P<quantity>\w+)")
+GROWTH_AXES = {"rendering": "rendering at", "grid": "grid of"}
+"""How the resolution that grows is named in a sentence."""
+
+_GROWTH_QUANTITIES = {
+    "view_ms": "Time of a view",
+    "view_mb": "Memory of a view",
+    "scene_ms": "Time to make a scene",
+    "scene_mb": "Memory of making a scene",
+    "scene_bytes": "Size of a scene",
+}
+_GROWTH = re.compile(r"growth\.(?P<axis>\w+)\.(?P<quantity>\w+)@(?P<resolution>\d+)")
 
 
-def growth(name: str) -> tuple[str, int, str] | None:
-    """Split `growth.rendering.64.view_ms` into axis, resolution and quantity; None for others."""
+def growth(name: str) -> tuple[str, str, int] | None:
+    """Split `growth.rendering.view_ms@64` into axis, quantity and resolution; None for others."""
     found = _GROWTH.fullmatch(name)
-    return (found["axis"], int(found["resolution"]), found["quantity"]) if found else None
+    return (found["axis"], found["quantity"], int(found["resolution"])) if found else None
+
+
+def growth_label(axis: str, quantity: str) -> str:
+    """Say what grows, in words where they are known."""
+    return _GROWTH_QUANTITIES.get(quantity, f"{quantity} ({axis})")

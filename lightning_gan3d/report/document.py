@@ -116,7 +116,7 @@ def _opening(comparison: Comparison) -> list[str]:
         f"{what} with the same training loop, renderer and measures: "
         f"{_listed([g.label for g in groups])}. "
         f"{len(finished)} of {len(runs)} runs are finished"
-        + (f"; seeds {', '.join(str(s) for s in seeds)}." if seeds else ".")
+        + (f"; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}." if seeds else ".")
     ]
     if len(seeds) > 1:
         lines.append(

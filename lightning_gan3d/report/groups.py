@@ -112,8 +112,13 @@ class Comparison:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Names of all metrics that any run has, or says it lacks."""
-        return sorted({m.metric for run in self.runs for m in run.measures}, key=order)
+        """Names of all metrics that any run has, or says it lacks.
+
+        `growth.grid`, missing as a whole, is left out where another run has parts of it.
+        """
+        names = {m.metric for run in self.runs for m in run.measures}
+        parents = {name[:i] for name in names for i, sign in enumerate(name) if sign == "."}
+        return sorted(names - parents, key=order)
 
     def cells(self, name: str) -> dict[str, Cell]:
         """Return the cell of each group, by label."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_gan3d.report.axes import label_ends, plain_log
-from lightning_gan3d.report.catalogue import growth, metric
+from lightning_gan3d.report.catalogue import growth, growth_label, metric
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.pareto import paretos
 from lightning_gan3d.report.plot import Plot, drawn
@@ -87,53 +87,49 @@ def quality(comparison: Comparison, axis: str) -> Plot:
     caption = f"Sliced Wasserstein distance while training ({CURVE}); one line a run."
     if any(line.run.gap for line in lines):
         caption += " A dotted line that ends in a cross is an unfinished run."
+    if floors:
+        caption += " The dashed floor is that of the final measure, which takes more images."
     if without:
         caption += f" Not measured while training: {', '.join(without)}."
     return drawn(name, title, caption, draw)
 
 
-_GROWTH_WORDS = {
-    ("rendering", "view_ms"): ("Time of a view", "resolution of the rendering, pixels", "ms"),
-    ("rendering", "view_mb"): ("Memory of a view", "resolution of the rendering, pixels", "MB"),
-    ("grid", "scene_ms"): ("Time to make a scene", "resolution of the stored grid", "ms"),
-    ("grid", "scene_mb"): ("Memory of making a scene", "resolution of the stored grid", "MB"),
-    ("grid", "bytes"): ("Size of a scene", "resolution of the stored grid", "MB"),
-}
-"""Title, axis and unit of the growths that are known; others are plotted under their own names."""
-
-
 def growths(comparison: Comparison) -> list[Plot]:
     """How time and memory grow with resolution: one plot for each quantity that was measured."""
-    found: dict[tuple[str, str], set[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for name in comparison.metrics:
         parts = growth(name)
-        if parts:
-            found.setdefault((parts[0], parts[2]), set()).add(parts[1])
+        if parts is not None:
+            found.setdefault(parts[:2], []).append(parts[2])
     if not found:
         why = "no run's bench.json holds growth.*: run `gan3d bench` on the runs"
         return [Plot("growth", "Growth with resolution", "", why)]
-    known = list(_GROWTH_WORDS)
-    keys = sorted(found, key=lambda k: (known.index(k) if k in known else len(known), k))
+    keys = sorted(found, key=lambda key: key[0] != "rendering")
     return [_growth(comparison, *key, sorted(found[key])) for key in keys]
 
 
+_AXIS_LABELS = {
+    "rendering": "resolution of the rendering, pixels",
+    "grid": "resolution of the stored grid",
+}
+
+
 def _growth(comparison: Comparison, axis: str, quantity: str, resolutions: list[int]) -> Plot:
-    title, axis_label, unit = _GROWTH_WORDS.get(
-        (axis, quantity), (f"{quantity} ({axis})", f"resolution ({axis})", quantity)
-    )
-    name, title = f"growth_{axis}_{quantity}", f"{title} by resolution"
-    factor = 1e-6 if quantity == "bytes" else 1.0
+    name = f"growth_{axis}_{quantity}"
+    metrics = {r: f"growth.{axis}.{quantity}@{r}" for r in resolutions}
+    shown = metric(metrics[resolutions[0]], comparison.unit(metrics[resolutions[0]]))
+    title = f"{growth_label(axis, quantity)} by resolution"
+    axis_label = _AXIS_LABELS.get(axis, f"resolution ({axis})")
     lines, absent = [], []
     for group in comparison.groups:
         for run in group.runs:
-            values = {r: run.measure(f"growth.{axis}.{r}.{quantity}") for r in resolutions}
+            values = {r: run.measure(metrics[r]) for r in resolutions}
             points = {r: m.value for r, m in values.items() if m.value is not None and m.value > 0}
             if points:
-                ys = [factor * v for v in points.values()]
+                ys = [shown.scale * v for v in points.values()]
                 lines.append(Line(group, run, [float(r) for r in points], ys))
             else:
-                stated = next((m for m in run.measures if m.metric == f"growth.{axis}"), None)
-                why = stated.note if stated and not run.gap else values[resolutions[0]].note
+                why = values[resolutions[0]].note
                 absent.append(f"{group.label} seed {run.seed}: {why}")
     if not lines:
         return Plot(name, title, "", "; ".join(absent))
@@ -147,7 +143,7 @@ def _growth(comparison: Comparison, axis: str, quantity: str, resolutions: list[
         plain_log(ax, "y")
         ax.minorticks_off()
         ax.set_xlabel(axis_label)
-        ax.set_ylabel(f"{unit}, lower is better")
+        ax.set_ylabel(", ".join(x for x in (shown.unit, "lower is better") if x))
         _label_lines(fig, ax, comparison, lines, theme)
         return fig
 

@@ -56,6 +56,9 @@ class RunRecord:
             return missing(name, self.gap, found.unit if found else "")
         if found is not None:
             return found
+        above = next((m for m in self.measures if name.startswith(f"{m.metric}.")), None)
+        if above is not None and above.value is None:  # missing as a whole, as `growth.grid`
+            return missing(name, above.note)
         source = "bench.json" if family(name) in BENCHED else "evaluation.json"
         broken = next((p for p in self.problems if p.startswith(source)), None)
         how = f"run `gan3d {'bench' if source == 'bench.json' else 'evaluate'}` on the run"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_gan3d.report.catalogue import metric
+from lightning_gan3d.report.catalogue import metric, significant
 from lightning_gan3d.report.groups import Cell, Comparison, Group
 
 Verdict = Literal["found", "holds", "fails", "open"]
@@ -135,7 +135,7 @@ def _times(value: float, best: float, unit: str) -> str:
     """Say ratios of times, speeds and sizes; ratios of decibels and shares mean nothing."""
     if unit in ("dB", "%", "°", "deg") or min(value, best) <= 0:
         return ""
-    return f", a factor of {max(value, best) / min(value, best):.2g}"
+    return f", a factor of {significant(max(value, best) / min(value, best), 2)}"
 
 
 def _overlap(a: Cell, b: Cell) -> bool:
@@ -183,10 +183,10 @@ def _each(
     for group in groups:
         verdict, text = check(group)
         by_verdict.setdefault(verdict, []).append(f"{group.label}, {text}")
-    tails: dict[Verdict, str] = {"holds": "", "fails": " does not hold", "open": " is not decided"}
+    tails: dict[Verdict, str] = {"holds": "", "fails": "no; ", "open": "not decided; "}
     for verdict, tail in tails.items():
         if verdict in by_verdict:
-            yield Statement(verdict, f"{lead}{tail}: {'; '.join(by_verdict[verdict])}.")
+            yield Statement(verdict, f"{lead}: {tail}{'; '.join(by_verdict[verdict])}.")
 
 
 def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:

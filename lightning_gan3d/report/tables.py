@@ -3,7 +3,7 @@
 import csv
 import io
 
-from lightning_gan3d.report.catalogue import HEADLINE, metric, significant
+from lightning_gan3d.report.catalogue import HEADLINE, PAPER, metric, significant
 from lightning_gan3d.report.groups import Cell, Comparison, Group
 from lightning_gan3d.report.runs import RunRecord
 
@@ -65,8 +65,8 @@ def best_labels(comparison: Comparison, name: str) -> set[str]:
 
 
 def table_tex(comparison: Comparison) -> str:
-    """Return a booktabs table: groups as rows, the opening table's metrics as columns."""
-    names = [n for n in headline(comparison) if any(c.values for c in comparison.cells(n).values())]
+    """Return a booktabs table: groups as rows, as many metrics as fit a page as columns."""
+    names = [n for n in PAPER if any(c.values for c in comparison.cells(n).values())]
     metrics = [metric(n, comparison.unit(n)) for n in names]
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
     heads = [f"{latex(m.short)}{arrows[m.better]}" for m in metrics]

@@ -109,20 +109,20 @@ def bench(kind: str, shift: float = 0.0) -> list[Measure]:
         Measure("speed.train_img_s", train, "img/s", 10, 1.0, note),
         Measure("memory.image_mb", memory / 20, "MB", 1, note="allocator record"),
         Measure("memory.train_mb", memory, "MB", 1, note="allocator record"),
-        Measure("cost.parameters.representation", 1000.0 * size / 512, "", 1),
-        Measure("cost.scene_bytes", float(size), "B", 1, note="of one scene, as stored"),
-        Measure("cost.gflop.total", view / 40, "GFLOP", 1, note="one image"),
+        Measure("cost.representation_parameters", 1000.0 * size / 512, "count", 1),
+        Measure("cost.scene_bytes", float(size), "bytes", 1, note="of one scene, as stored"),
+        Measure("cost.flops", view / 40, "GFLOP", 1, note="one image"),
     ]
     for r in (16, 32, 64):
         if kind == "image2d":
             continue
-        out.append(Measure(f"growth.rendering.{r}.view_ms", view * (r / 32) ** 1.9, "ms", 10, 0.1))
+        out.append(Measure(f"growth.rendering.view_ms@{r}", view * (r / 32) ** 1.9, "ms", 10, 0.1))
     if kind == "image2d":
         out.append(missing("growth.rendering", "a picture has one size"))
     if kind in ("triplane", "voxel"):
         power = 2 if kind == "triplane" else 3
         out += [
-            Measure(f"growth.grid.{r}.bytes", size * (r / 32) ** power, "B", 1)
+            Measure(f"growth.grid.scene_bytes@{r}", size * (r / 32) ** power, "bytes", 1)
             for r in (16, 32, 64)
         ]
     else:

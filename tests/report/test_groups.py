@@ -2,7 +2,7 @@ import pytest
 from fabricated_runs import make_run
 
 from lightning_gan3d.report.catalogue import growth, metric, order, rounded, significant
-from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.groups import Comparison, compare
 from lightning_gan3d.report.runs import find_runs
 
 
@@ -90,17 +90,33 @@ def test_numbers_have_three_significant_digits(value, text):
 
 def test_units_are_printed_as_people_read_them():
     assert metric("pose.within_20deg", "share").with_unit(0.9834) == "98.3 %"
-    assert metric("cost.scene_bytes", "B").with_unit(98304.0) == "98.3 kB"
-    assert metric("cost.parameters.representation").format(2000123.0) == "2,000,123"
+    assert metric("cost.scene_bytes", "bytes").with_unit(98304.0) == "98.3 kB"
+    assert metric("cost.representation_parameters", "count").format(2000123.0) == "2,000,123"
     assert metric("a.new_one", "K").with_unit(3.0) == "3.00 K"
     assert metric("a.new_one", "K").better == ""
     assert metric("speed.view_ms", "ms").format_like(0.0177, 3.11) == "0.02"
     assert rounded(31234.0, -2) == "31,200"
 
 
-def test_growth_metrics_are_taken_apart_and_sorted_by_size():
-    assert growth("growth.rendering.64.view_ms") == ("rendering", 64, "view_ms")
-    assert growth("growth.rendering.exponent.view_ms") is None
+def test_growth_metrics_are_taken_apart_named_and_sorted_by_size():
+    assert growth("growth.rendering.view_ms@64") == ("rendering", "view_ms", 64)
+    assert growth("growth.rendering.view_ms_exponent") is None
     assert growth("speed.view_ms") is None
-    names = ["growth.grid.128.bytes", "growth.grid.64.bytes", "odd.one", "quality.swd"]
+    assert metric("growth.grid.scene_bytes@64", "bytes").label == "Size of a scene, grid of 64"
+    exponent = metric("growth.rendering.view_ms_exponent")
+    assert exponent.label == "Time of a view: exponent of its growth (rendering)"
+    names = ["growth.grid.scene_bytes@128", "growth.grid.scene_bytes@64", "odd.one", "quality.swd"]
     assert sorted(names, key=order) == [names[3], names[1], names[0], names[2]]
+
+
+def test_what_is_missing_as_a_whole_is_missing_in_its_parts(tmp_path):
+    make_run(tmp_path, "triplane")
+    make_run(tmp_path, "nerf_mlp")
+    both = comparison(tmp_path)
+    assert "growth.grid" not in both.metrics
+    assert (
+        both.groups[1].cell("growth.grid.scene_bytes@32").why
+        == "this representation stores no grid"
+    )
+    (alone,) = [g for g in both.groups if g.label == "nerf_mlp"]
+    assert "growth.grid" in Comparison((alone,)).metrics

@@ -118,9 +118,9 @@ def test_a_trade_off_without_a_mean_says_which_and_why(comparison):
 
 def test_growth_is_plotted_with_its_exponents_and_reasons(comparison):
     plots = {p.name: p for p in growths(comparison)}
-    assert list(plots) == ["growth_rendering_view_ms", "growth_grid_bytes"]
-    assert "triplane 2.0; voxel 3.0" in plots["growth_grid_bytes"].caption
-    absent = plots["growth_grid_bytes"].caption
+    assert list(plots) == ["growth_rendering_view_ms", "growth_grid_scene_bytes"]
+    assert "triplane 2.0; voxel 3.0" in plots["growth_grid_scene_bytes"].caption
+    absent = plots["growth_grid_scene_bytes"].caption
     assert "nerf_mlp seed 0: this representation stores no grid" in absent
     assert "image2d seed 0: a picture has one size" in plots["growth_rendering_view_ms"].caption
 

@@ -104,6 +104,7 @@ def test_the_page_is_well_formed_and_fits_phones_dark_rooms_and_paper(html):
 def test_summary_and_statements_come_first(html):
     assert html.index('id="summary"') < html.index('id="statements"') < html.index('id="plots"')
     assert "View consistency without depth (refit)" in html
+    assert html.index("Parameters of the representation") < html.index('id="statements"')
     assert "does not hold" in html  # one run is unfinished
 
 

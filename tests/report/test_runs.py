@@ -40,7 +40,7 @@ def test_an_unfinished_run_has_no_values_and_says_how_far_it_came(tmp_path):
         ("evaluation.json", "refit.psnr", "no evaluation.json: run `gan3d evaluate`"),
         ("bench.json", "speed.view_ms", "no bench.json: run `gan3d bench`"),
         (None, "refit.other", "evaluation.json does not hold it"),
-        (None, "growth.grid.8.bytes", "bench.json does not hold it"),
+        (None, "growth.grid.scene_bytes@8", "bench.json does not hold it"),
     ],
 )
 def test_what_was_not_measured_says_how_to_get_it(tmp_path, missing_file, metric, words):

@@ -60,8 +60,8 @@ def test_the_way_to_the_floor_holds_and_fails_group_by_group(tmp_path, runs):
     (runs["nerf_mlp"] / "evaluation.json").unlink()
     found = [s for s in checked(tmp_path) if s.text.startswith("Training brings the SWD")]
     assert [s.verdict for s in found] == ["holds", "fails", "open"]
-    assert "does not hold: voxel, 36 % of the way." in found[1].text
-    assert "nerf_mlp, no evaluation.json" in found[2].text
+    assert "to its floor: no; voxel, 36 % of the way." in found[1].text
+    assert "not decided; nerf_mlp, no evaluation.json" in found[2].text
     assert "triplane" in found[0].text
     assert "voxel" not in found[0].text
 
@@ -86,7 +86,7 @@ def test_warping_is_expected_to_gain_where_there_is_depth(tmp_path, runs):
     edit(runs["triplane"], "consistency.gain", value=-0.4)
     found = [s for s in checked(tmp_path) if s.text.startswith("Warping one view")]
     assert [s.verdict for s in found] == ["holds", "fails"]
-    assert found[1].text.endswith("does not hold: triplane, -0.40 dB.")
+    assert found[1].text.endswith("beats not warping: no; triplane, -0.40 dB.")
     assert all("image2d" not in s.text for s in found)
 
 
