@@ -148,5 +148,6 @@ def test_the_2d_baseline_is_bounded_only_by_option():
         rep = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
         picture = rep(20 * torch.randn(3, rep.num_ws, 16))
         assert bool(picture.image.abs().max() <= 1) is bounded
+        assert picture.image.min() < -0.5
         out = PictureRenderer(PictureRendererConfig(), SCENE)(picture, Cameras.orbit(6), 4)
         assert torch.equal(out.feature[5], picture.image[2])
