@@ -281,7 +281,7 @@ class LoggingConfig:
     """Mirror `metrics.jsonl` and sample grids to Weights & Biases."""
     wandb_project: str = "lightning-gan3d"
     """Project of the mirror."""
-    wandb_timeout: float = 10.0
+    wandb_timeout: float = 30.0
     """Seconds after which the mirror is given up; the training goes on without it."""
 
     def __post_init__(self) -> None:

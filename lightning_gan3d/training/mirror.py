@@ -31,9 +31,14 @@ class Mirror:
         if mode == "off" or not leads:
             return
 
-        def begin() -> Any:
+        try:
+            # Not within the time allowed: a slow disk is no network failure.
             import wandb
+        except ImportError as error:
+            warn(f"warning: W&B cannot be imported ({error}); the mirror is off")
+            return
 
+        def begin() -> Any:
             tree = copy.deepcopy(cfg.to_tree(config))
             del tree["data"]["path"]
             return wandb.init(

@@ -243,13 +243,15 @@ def test_one_failed_save_is_survived_and_three_stop(tiny, start, monkeypatch):
 
     monkeypatch.setattr(run_file.state, "save", full)
     broken = {1}
-    code, path, said = start(tiny("training.snapshot_kimg=0.016"), "once")
+    often = ("training.snapshot_kimg=0.016", "training.keep_checkpoints=3")
+    code, path, said = start(tiny(*often), "once")
     assert code == 0
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [4, 6, 8]
     assert "step 2 could not be saved (OSError: [Errno 28]" in said
     assert "last good checkpoint: none" in said
     failures.clear()
     broken = {2, 3, 4}
-    code, path, said = start(tiny("training.snapshot_kimg=0.016"), "thrice")
+    code, path, said = start(tiny(*often), "thrice")
     assert code == 75
     assert [s for s, _ in store.steps_in(path / "checkpoints")] == [2]
 
@@ -351,8 +353,46 @@ def test_the_mirror_repeats_rows_and_never_fails_the_run(tiny, start, monkeypatc
         assert said.count("the mirror is off") == 1
 
 
-def test_logging_options_change_what_is_told(tiny, start):
-    _, path, said = start(tiny("logging.progress=false", "logging.alarms=false"))
+def test_alarms_are_said_when_they_begin_and_distances_are_logged(tiny, start, monkeypatch):
+    seen = []
+
+    def swd_of(generator, images, cfg, device):
+        seen.append((generator.rendering_resolution, len(images), cfg, device.type))
+        return {"swd": 0.5, "swd_16": 0.25}
+
+    monkeypatch.setattr("lightning_gan3d.metrics.evaluate.swd_of", swd_of)
+    empty = ("generator.scene.density.scale=1e-9", "training.eval_kimg=0.032")
+    config = tiny(*empty)
+    _, path, said = start(config)
+    assert said.count("alarm: the scene is empty") == 1
+    found = [(r["kimg"], r["eval/swd"]) for r in Run(path).metrics() if "eval/swd" in r]
+    assert found == [(0.032, 0.5), (0.064, 0.5)]
+    assert [r for r, *_ in seen] == [8, 16]
+    assert seen[0][2] == config.evaluation
+    quiet = ("logging.progress=false", "logging.alarms=false", "training.kimg=0.032")
+    _, path, said = start(tiny(*empty, *quiet))
     assert "img/s" not in said
-    assert "alarm" not in said
-    assert len(Run(path).metrics()) == 4
+    assert "alarm:" not in said
+    assert len(Run(path).metrics()) == 3
+
+
+def test_a_run_is_finished_when_it_is_measured(tiny, tmp_path, monkeypatch):
+    config, outcome = tiny("training.kimg=0.016"), []
+
+    def evaluate_run(path, device):
+        outcome.append((path, device, Run(path).finished))
+        if len(outcome) == 1:
+            raise KeyboardInterrupt
+        return "measured"
+
+    monkeypatch.setattr("lightning_gan3d.metrics.run.evaluate_run", evaluate_run)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, tmp_path / "runs", say=said.append)
+    trained = Run(run_path(config, tmp_path / "runs")).metrics()
+    assert train_run(config, tmp_path / "runs", say=said.append) == 0
+    assert "measured" in said
+    run = Run(run_path(config, tmp_path / "runs"))
+    assert run.finished
+    assert run.metrics() == trained
+    assert [(device, finished) for _, device, finished in outcome] == [("cpu", False)] * 2
