@@ -16,10 +16,6 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Discriminator
-from lightning_gan3d.networks.mapping import Mapping
-from lightning_gan3d.networks.superresolution import SuperResolution
-from lightning_gan3d.networks.synthesis import Synthesis2d
-from lightning_gan3d.networks.synthesis3d import Synthesis3d
 from lightning_gan3d.training import distributed, losses, pairs, schedules
 from lightning_gan3d.training.ema import ExponentialMovingAverage
 from lightning_gan3d.training.meter import Meter
@@ -367,12 +363,6 @@ class AdversarialModule(lightning.LightningModule):
             sign = torch.where(healthy, self.sign_sum / augment.interval, augment.target)
             self.augment.update(sign, augment.interval * self.config.training.batch)
             self.sign_sum.zero_()
-
-    def compile_generator(self) -> None:
-        """Compile the leaf networks in place; scenes stay eager, and the penalised network must."""
-        for part in self.generator.modules():
-            if isinstance(part, Mapping | Synthesis2d | Synthesis3d | SuperResolution):
-                part.compile()
 
     def training_state(self) -> dict[str, dict[str, Any]]:
         """What training changes besides the networks: tensors and plain values."""

@@ -156,7 +156,10 @@ def _fit(
     check_resolutions(config, data.train.resolution)
     module = AdversarialModule(config, data.train.resolution, data.train.labels)
     if training.compile:
-        module.compile_generator()
+        # Imported where it is asked for: the compiler alone takes seconds to load.
+        from lightning_gan3d.training.compilation import compile_leaves
+
+        compile_leaves(module.generator)
     seconds = _continue(module, config, path, start, data.train.fingerprint, say)
     if module.steps_done >= training.num_steps:
         return DONE

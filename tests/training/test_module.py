@@ -302,17 +302,6 @@ def test_bf16_stays_near_fp32(tiny, train):
     assert all(p.dtype == torch.float32 for p in rounded.parameters())
 
 
-def test_the_discriminator_is_never_compiled(tiny, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda part: compiled.append(part))
-    module, _ = batches(tiny("training.compile=true"), 1)
-    module.compile_generator()
-    for part in ("mapping", "representation.synthesis", "superresolution"):
-        assert any(m is module.generator.get_submodule(part) for m in compiled)
-    others = [*module.discriminator.modules(), module.generator, module.generator.representation]
-    assert not any(m is c for m in others for c in compiled)
-
-
 def test_a_step_never_asks_the_device(tiny, monkeypatch):
     module, all_batches = batches(tiny(), 3)
     module.training_step(all_batches[0], 0)

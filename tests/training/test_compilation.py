@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from lightning_gan3d.training import compilation, run
+from lightning_gan3d.training.module import AdversarialModule
+
+
+@pytest.fixture(autouse=True)
+def plain_draws(monkeypatch):
+    """Give the class back as it was."""
+    for name in compilation._UNTRACED:
+        monkeypatch.setattr(Draws, name, getattr(Draws, name))
+
+
+def test_leaves_are_compiled_and_what_is_penalised_never(tiny, tmp_path, monkeypatch):
+    compiled = []
+
+    def note(part, backend):
+        assert backend == "inductor"
+        compiled.append(part)
+
+    def caught(self, *_, **__):
+        trained.append(self)
+        raise KeyboardInterrupt
+
+    trained = []
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    monkeypatch.setattr(AdversarialModule, "training_step", caught)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run.train_run(tiny("training.compile=true"), tmp_path / "runs", say=lambda _: None)
+    generator, discriminator = trained[0].generator, trained[0].discriminator
+    for part in ("mapping", "representation.synthesis", "superresolution"):
+        assert any(m is generator.get_submodule(part) for m in compiled)
+    others = [*discriminator.modules(), generator, generator.representation, generator.renderer]
+    assert not any(m is c for m in others for c in compiled)
+
+
+def test_no_step_makes_a_new_graph():
+    torch.manual_seed(0)
+    network = Synthesis2d(SynthesisConfig(channels=(4,)), 8, 4, 3)
+    network.b4.conv1.noise_strength.data.fill_(1.0)
+    ws, draws = torch.randn(2, network.num_ws, 8), [Draws(0).at(step) for step in range(3)]
+    with torch.no_grad():
+        wanted = [network(ws, "random", d) for d in draws]
+        torch._dynamo.reset()
+        compilation.compile_leaves(network, backend="eager")
+        graphs = []
+        for d, image in zip(draws, wanted, strict=True):
+            torch.testing.assert_close(network(ws, "random", d), image)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert not torch.equal(wanted[0], wanted[1])
+    assert graphs[0] > 0
+    assert graphs == [graphs[0]] * 3
