@@ -217,7 +217,7 @@ def doctor() -> None:
     raise typer.Exit(2 if any(f.state == "fault" for f in findings) else 0)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"gan3d {__version__}")
         raise typer.Exit
@@ -226,8 +226,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
 ) -> None:
     del version  # answered by its callback
 

@@ -19,9 +19,7 @@ SHARED = ("z_dim", "w_dim", "scene")
 def test_every_preset_resolves_and_builds_a_generator_on_no_memory(name):
     config = load_experiment(name)
     with torch.device("meta"):
-        generator = Generator(
-            config.generator, config.data.resolution or 64
-        )
+        generator = Generator(config.generator, config.data.resolution or 64)
     assert generator.representation.num_ws >= 1
     assert generator.mapping.num_ws == generator.representation.num_ws
 

@@ -11,8 +11,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from lightning_gan3d.checkpoints import store
-from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.config import ConfigError, Refusal
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.training import distributed, launch, rundir, state, system
@@ -46,10 +45,15 @@ def train_run(
     device = system.choose_device(config.training)
     if resume and not (path / rundir.CONFIG).is_file():
         raise ConfigError(f"{path}: no such run to resume; leave out --resume to start it")
+    new = rundir.missing_folders(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with rundir.RunLock(path):
             return _locked(config, path, device, command, say, measure)
+    except Refusal:
+        if path in new and not (path / rundir.MANIFEST).is_file():
+            rundir.remove_traces(path, new)
+        raise
     except (PermissionError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: cannot be written ({error}); choose another --root") from error
 
@@ -116,7 +120,7 @@ def train_process(
         with StopRequest() as stop, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             return _fit(config, path, start, device, command, say, stop)
-    except (ConfigError, DataError):
+    except Refusal:
         raise
     except BrokenGradient as error:
         say(f"failed: {error}; weights and averages are as they were before that")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -68,6 +69,21 @@ class Run:
 def run_path(config: "ExperimentConfig", root: str | Path) -> Path:
     """Return the directory of a run: equal for equal experiments and seeds."""
     return Path(root) / config.name / f"{config.hash}-s{config.seed}"
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Return the folders that making `path` would make, outermost first."""
+    return [p for p in (*reversed(path.parents), path) if not p.exists()]
+
+
+def remove_traces(path: Path, made: Sequence[Path]) -> None:
+    """Remove the directory of a run that never began, and those of `made` that are then empty."""
+    shutil.rmtree(path)
+    for folder in reversed([p for p in made if p != path]):
+        try:
+            folder.rmdir()
+        except OSError:  # another run has moved in meanwhile
+            return
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -91,3 +93,11 @@ def numbers():
         return torch.cat([t.flatten().float() for n in networks for t in n.state_dict().values()])
 
     return flat
+
+
+@pytest.fixture(autouse=True)
+def _hear_ctrl_c():
+    """A process in the background of a shell ignores Ctrl-C, and training respects that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
