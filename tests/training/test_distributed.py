@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +14,9 @@ from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.run import train_process
 
 CPU = torch.device("cpu")
+# Children are forked from a server that has imported but not computed: autograd does not survive
+# the fork of a process that has, and importing anew in each child takes seconds.
+multiprocessing.set_forkserver_preload(["lightning_gan3d.training.run"])
 
 
 def train(config, path):
@@ -45,7 +49,7 @@ def both_ways(tiny, path, *overrides):
     """Train in one process and in two; return their networks and their rows."""
     assert train(tiny(*OPTIONS, *overrides), path / "one") == 0
     shared = tiny(*OPTIONS, *overrides, "training.devices=2")
-    assert launch.processes(train, (shared, path / "two"), 2, method="fork") == 0
+    assert launch.processes(train, (shared, path / "two"), 2, method="forkserver") == 0
     return [(networks(path / n), rundir.Run(path / n).metrics()) for n in ("one", "two")]
 
 
@@ -87,7 +91,7 @@ def interrupted(config, path):
 
 def test_all_processes_stop_after_the_same_step(tiny, tmp_path):
     config = tiny("training.microbatch=4", "training.devices=2")
-    assert launch.processes(interrupted, (config, tmp_path / "run"), 2, method="fork") == 75
+    assert launch.processes(interrupted, (config, tmp_path / "run"), 2, method="forkserver") == 75
     assert [s for s, _ in store.steps_in(tmp_path / "run" / "checkpoints")] == [4]
 
 
@@ -101,7 +105,7 @@ def dies():
 def test_a_lost_process_ends_the_others(monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.1)
     said = []
-    assert launch.processes(dies, (), 2, said.append, method="fork") == 75
+    assert launch.processes(dies, (), 2, said.append, method="forkserver") == 75
     assert said == ["stopped: process 1 was lost; the same command continues"]
 
 
@@ -110,8 +114,8 @@ def fails(code):
 
 
 def test_the_exit_code_of_a_process_is_that_of_all():
-    assert launch.processes(fails, (4,), 2, method="fork") == 4
-    assert launch.processes(fails, (0,), 2, method="fork") == 0
+    assert launch.processes(fails, (4,), 2, method="forkserver") == 4
+    assert launch.processes(fails, (0,), 2, method="forkserver") == 0
 
 
 def test_sums_reach_every_tensor(tmp_path):
