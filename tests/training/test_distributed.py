@@ -22,8 +22,9 @@ multiprocessing.set_forkserver_preload(["lightning_gan3d.training.run"])
 def train(config, path):
     """Train in this process, or in one of several."""
     torch.set_num_threads(1)
-    path.mkdir(exist_ok=True)
-    rundir.write_config(path, config)
+    if launch.rank_of_environment() == 0:
+        path.mkdir()
+        rundir.write_config(path, config)
     return train_process(config, path, None, CPU, [], lambda _: None)
 
 
