@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PLATFORM := $(shell uname -s)-$(shell uname -m)
-# The newest supported interpreter at hand; `make PYTHON=/path/to/python` picks another.
+# The first supported interpreter at hand; `make PYTHON=/path/to/python` picks another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
 DEMO := runs/demo

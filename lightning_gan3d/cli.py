@@ -71,11 +71,20 @@ def show_config(
 
 
 @app.command()
-def presets() -> None:
+def presets(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="With parameters, bytes of a scene, FLOPs of an image.")
+    ] = False,
+) -> None:
     """List the presets."""
+    if cost:
+        from lightning_gan3d.benchmark.bench import cost_of_presets
+
+        typer.echo(cost_of_presets())
+        return
     from lightning_gan3d.experiment import preset_names
 
-    typer.echo("\n".join(preset_names()))
+    typer.echo("\n".join([*preset_names("runs"), *preset_names("sweeps")]))
 
 
 @sweep_app.command("run")
@@ -134,7 +143,8 @@ def report(
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
     from lightning_gan3d.report.make import make_report
 
-    typer.echo(make_report(folders, out or folders[0] / "report"))
+    beside = folders[0].parent if folders[0].is_file() else folders[0]
+    typer.echo(make_report(folders, out or beside / "report"))
 
 
 @app.command()

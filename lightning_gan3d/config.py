@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -89,7 +90,10 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
         )
     base = tree.pop("base", None)
     merged: dict[str, Any] = {}
-    for parent in [base] if isinstance(base, str) else base or []:
+    parents = [base] if isinstance(base, str) else base or []
+    if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
+        raise ConfigError(f"{path}: base={base!r}: name a YAML file, or a list of them")
+    for parent in parents:
         merged = merge(merged, load_tree(path.parent / parent, origins, (*_seen, path)))
     origins.add_file(path, text)
     return merge(merged, typing.cast("dict[str, Any]", tree))
@@ -235,7 +239,7 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
             raise ConfigError(
                 f"{dotted}={value}{origins.of(dotted)}: use one of {choices}{hint_text}"
             )
-        return value
+        return args[args.index(value)]  # the choice: 2 where 2.0 was written
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong_type(value, "a list", dotted, origins)
@@ -262,16 +266,13 @@ def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
             return value
         if isinstance(value, float) and value.is_integer():
             return int(value)
-    if hint is float and not isinstance(value, bool):
-        if isinstance(value, int | float):
-            if value != value:
-                raise _wrong_type(value, "a number", dotted, origins)
-            return float(value)
-        if isinstance(value, str):
-            try:
-                return float(value)
-            except ValueError:
-                pass
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
     if hint is str and isinstance(value, str):
         return value
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):

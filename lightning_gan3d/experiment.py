@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import lightning_gan3d
 from lightning_gan3d import config as cfg
@@ -56,7 +57,13 @@ class ExperimentConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: use 0 or more", field="seed")
-        if self.loss.density_reg > 0 and self.generator.view_in_label:
+        if self.training.eval_kimg > 0 and self.evaluation.swd is None:
+            raise ConfigError(
+                f"training.eval_kimg={self.training.eval_kimg} measures the sliced Wasserstein "
+                "distance, which evaluation.swd=null leaves out; set one of them otherwise",
+                field="training",
+            )
+        if self.loss.density_reg > 0 and not self.generator.is_field:
             raise ConfigError(
                 f"loss.density_reg={self.loss.density_reg}: this representation has no density "
                 "field; set loss.density_reg=0",
@@ -94,10 +101,18 @@ def presets_folder() -> Path:
     return Path(lightning_gan3d.__file__).parent.parent / "experiments"
 
 
-def preset_names() -> list[str]:
-    """Names under which presets can be asked for, e.g. `triplane` or `equal/parameters_voxel`."""
+def preset_names(group: Literal["runs", "sweeps", "all"] = "all") -> list[str]:
+    """Names under which presets can be asked for, e.g. `triplane` or `equal/parameters_voxel`.
+
+    `runs` leaves out sweeps, and the bases that others start from.
+    """
     folder = presets_folder()
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    if group == "sweeps":
+        return [n for n in names if n.startswith("sweeps/")]
+    if group == "runs":
+        return [n for n in names if not n.startswith("sweeps/") and n.split("/")[-1] != "base"]
+    return names
 
 
 def find_file(name: str | Path) -> Path:
@@ -108,10 +123,11 @@ def find_file(name: str | Path) -> Path:
     preset = presets_folder() / f"{name}.yaml"
     if preset.is_file():
         return preset
-    near = difflib.get_close_matches(str(name), preset_names(), n=1)
+    names = preset_names("runs")
+    near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean `{near[0]}`? " if near else ""
     raise ConfigError(
-        f"no preset `{name}` and no file of that name; {hint}presets: {', '.join(preset_names())}"
+        f"no preset `{name}` and no file of that name; {hint}presets: {', '.join(names)}"
     )
 
 

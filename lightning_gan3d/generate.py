@@ -21,7 +21,6 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.orbits import Orbit, read_orbit
 
 MAX_SEEDS = 100_000
-DEVICES = ("auto", "cpu", "cuda", "mps")
 FOREGROUND = 0.5
 """Opacity from which a pixel of a depth preview is coloured."""
 EMPTY = (229, 229, 229)
@@ -221,13 +220,10 @@ def generate_to(
     """
     from lightning_gan3d.checkpoints.native import CONFIG, load_generator, resolve
     from lightning_gan3d.experiment import load_experiment
-    from lightning_gan3d.training.config import TrainingConfig
-    from lightning_gan3d.training.system import choose_device
+    from lightning_gan3d.training.system import resolve_device
 
     numbers = parse_seeds(seeds)
-    if device not in DEVICES:
-        raise ConfigError(f"device={device}: use one of {', '.join(DEVICES)}")
-    where = choose_device(TrainingConfig(device=device))  # type: ignore[arg-type]  # one of them
+    where = resolve_device(device)
     generator = load_generator(run, where)
     config = load_experiment(resolve(run, "generator") / CONFIG)
     try:

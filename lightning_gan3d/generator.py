@@ -10,6 +10,7 @@ from lightning_gan3d import registry
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import (
+    Field,
     Images,
     NoiseMode,
     Renderer,
@@ -70,6 +71,12 @@ class GeneratorConfig:
                 "camera only through its label; use condition: camera",
                 field="mapping",
             )
+
+    @property
+    def is_field(self) -> bool:
+        """Whether its scenes can be queried at points."""
+        module = registry.module_of("representations", self.representation)
+        return issubclass(module.scene_type, Field)  # type: ignore[attr-defined]  # a Representation
 
     @property
     def view_in_label(self) -> bool:

@@ -54,6 +54,8 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["report", "/nowhere"], ["/nowhere"]),
         (["generate", "/nowhere"], ["/nowhere"]),
         (["bench", "/nowhere"], ["/nowhere"]),
+        (["evaluate", "/nowhere", "--device", "banana"], ["/nowhere"]),
+        (["train", "triplane", "training.kimg=.inf"], ["training.kimg", "a number"]),
         (["sweep", "run", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["sweep", "plan", "triplan"], ["triplan"]),
     ],
@@ -79,3 +81,16 @@ def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert "parameters" in out
     assert [p.name for p in tmp_path.iterdir()] == ["few.zip"]
+    assert "GFLOP" in out
+
+
+def test_presets_are_listed_without_bases_and_with_their_cost(capsys):
+    code, out, _ = run(capsys, "presets")
+    assert code == 0
+    names = out.split()
+    assert {"triplane", "demo/voxel", "sweeps/demo"} <= set(names)
+    assert not [n for n in names if n.endswith("base")]
+    code, out, _ = run(capsys, "presets", "--cost")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("demo/nerf_mlp"))
+    assert row.split()[1:4] == ["40,724", "32,404", "1,536"]

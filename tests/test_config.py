@@ -105,6 +105,9 @@ def test_the_resolved_yaml_builds_the_same_again(tmp_path):
         ("name: a\ninner: {betas: [0.1]}\n", [], ["inner.betas", "a list of 2"]),
         ("name: a\ninner:\n  lr: -1\n", [], ["lr=-1.0: use a positive number", "main.yaml:3"]),
         ("name: a\ninner: {lr: .nan}\n", [], ["inner.lr", "a number"]),
+        ("name: a\ninner: {lr: .inf}\n", [], ["inner.lr", "a number"]),
+        ("name: a\ninner: {lr: nan}\n", [], ["inner.lr", "a number"]),
+        ("base: 5\n", [], ["main.yaml", "base=5", "name a YAML file"]),
         ("steps: 2\n", [], ["name: required"]),
         (
             "name: a\npart: {kind: plag}\n",

@@ -10,8 +10,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import load_experiment, preset_names, presets_folder, run_hash
 from lightning_gan3d.generator import Generator
 
-SETTINGS = [n for n in preset_names() if not n.startswith("sweeps/")]
-RUNNABLE = [n for n in SETTINGS if not n.endswith("base")]
+RUNNABLE = preset_names("runs")
 SHARED = ("z_dim", "w_dim", "scene")
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 import torch
 
@@ -19,11 +18,8 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.report.runs import find_runs
-from lightning_gan3d.training.config import TrainingConfig
 from lightning_gan3d.training.rundir import Run
-from lightning_gan3d.training.system import choose_device, keep_freed_memory
-
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+from lightning_gan3d.training.system import keep_freed_memory, resolve_device
 
 RENDERING_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0, 4.0)}
 """Sizes of the rendering, relative to its own; by `quick`."""
@@ -79,13 +75,6 @@ def measure_generator(generator: Generator, quick: bool, batch: int) -> list[Mea
     ]
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device of that name, or refuse; `auto` takes CUDA where there is one."""
-    if device not in get_args(DeviceName):
-        raise ConfigError(f"device={device}: use one of {', '.join(get_args(DeviceName))}")
-    return choose_device(TrainingConfig(device=cast(DeviceName, device)))
-
-
 def image_resolution(config: ExperimentConfig) -> int:
     """Return the side of the images: as configured, else as the data set has them."""
     if config.data.resolution is not None:
@@ -139,3 +128,17 @@ def table(name: str, measures: Sequence[Measure]) -> str:
         for m in measures
     ]
     return "\n".join([name, *lines])
+
+
+def cost_of_presets() -> str:
+    """Return a table of what every preset costs; counted without data and without computing."""
+    rows = ["preset                      parameters  representation   scene bytes   GFLOP an image"]
+    for name in experiment.preset_names("runs"):
+        config = experiment.load_experiment(name)
+        with torch.device("meta"):
+            cost = count_cost(Generator(config.generator, image_resolution(config)))
+        rows.append(
+            f"{name:<26}{cost.total_parameters:>12,}{cost.parameters['representation']:>16,}"
+            f"{cost.scene_bytes:>14,}{cost.total_flops / 1e9:>17.4g}"
+        )
+    return "\n".join(rows)

@@ -215,7 +215,6 @@ def reproject(
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
     parts: dict[str, list[PairErrors]] = {"raw": [], "image": []}
     for items in torch.split(torch.arange(cfg.items), max(1, batch // k)):
-        # of torch
         base = source.base(items)
         cameras = carry(base, azimuth.to(base.cam2world))
         views: Images = source.views(items, cameras)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
@@ -15,6 +13,7 @@ from lightning_gan3d.metrics.evaluate import SEED, evaluate
 from lightning_gan3d.metrics.sources import ObjectSource
 from lightning_gan3d.training.module import make_networks
 from lightning_gan3d.training.rundir import Run
+from lightning_gan3d.training.system import resolve_device
 
 EVALUATION = "evaluation.json"
 """The file of a run directory that holds its measures."""
@@ -39,10 +38,10 @@ def evaluate_run(path: str | Path, device: str = "auto", cache: Path | None = No
     """
     run = Run(path)
     config = run.config()
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = resolve_device(device)
     train = ImageDataset(config.data, "train")
     test = open_test(config.data, train)
-    generator = run.generator(where)
+    generator = run.generator(str(where))
     initial, _ = make_networks(config, train.resolution)
     initial.rendering_resolution = generator.rendering_resolution
     measures = evaluate(

@@ -121,7 +121,7 @@ class Rhythm(lightning.Callback):
         if samples:
             self._sample(module)
         if saves:
-            self._save(module)
+            self._save(module, last)
         if stopping:
             self.stopped = trainer.should_stop = True
         self.clock.start()
@@ -197,8 +197,8 @@ class Rhythm(lightning.Callback):
         save_png(grid, file)
         self.mirror.picture(kimg, file)
 
-    def _save(self, module: AdversarialModule) -> None:
-        """Save; a full disk or the like does not end the training before the third time."""
+    def _save(self, module: AdversarialModule, last: bool) -> None:
+        """Save; a full disk or the like ends the training the third time, or when it is over."""
         if distributed.rank() != 0:
             return
         try:
@@ -207,12 +207,12 @@ class Rhythm(lightning.Callback):
         except (OSError, RuntimeError) as error:
             self._failed_saves += 1
             good = steps_in(self.path / "checkpoints")
-            last = good[-1][1].name if good else "none"
+            newest = good[-1][1].name if good else "none"
             self.say(
                 f"warning: step {module.steps_done} could not be saved "
-                f"({type(error).__name__}: {error}); last good checkpoint: {last}"
+                f"({type(error).__name__}: {error}); last good checkpoint: {newest}"
             )
-            if self._failed_saves >= 3 or self.stop.reason is not None:
+            if last or self._failed_saves >= 3 or self.stop.reason is not None:
                 raise CannotSave(str(error)) from error
 
 

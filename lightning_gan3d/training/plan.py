@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
+from lightning_gan3d.benchmark.cost import count_cost
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig
-from lightning_gan3d.generator import num_parameters
+from lightning_gan3d.generator import Generator, num_parameters
 from lightning_gan3d.training import system
 from lightning_gan3d.training.module import AdversarialModule, make_networks
 
@@ -59,6 +60,8 @@ def plan(config: ExperimentConfig) -> str:
     representation = num_parameters(generator.representation)
     # Weights, gradients and two moments of both, and the averaged generator; 4 bytes each.
     fixed = 4 * (4 * (g + d) + g) / 1e6
+    with torch.device("meta"):
+        cost = count_cost(Generator(config.generator, resolution))
     held_out = 0 if data.test is None else len(data.test)
     lines = [
         f"run             {config.name} {config.hash}, seed {config.seed}",
@@ -68,6 +71,8 @@ def plan(config: ExperimentConfig) -> str:
         f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
         f"images in {training.num_microbatches} microbatch(es)",
         f"generator       {g:,} parameters, of which the representation {representation:,}",
+        f"image           a scene of {cost.scene_bytes:,} bytes, "
+        f"{cost.total_flops / 1e9:.3g} GFLOP for one image of it",
         f"discriminator   {d:,} parameters",
         f"memory          {fixed:,.1f} MB for weights, gradients, moments and average; "
         f"activations of {training.microbatch_size} images come on top",

@@ -80,15 +80,47 @@ def _locked(
     if config.training.devices == 1:
         code = train_process(config, path, start, device, command, say)
     else:
+        check_data(config, path)  # here, where a refusal is one line, not in each process
         arguments = (path, start, list(command))
         code = launch.processes(_one_of_many, arguments, config.training.devices, say)
     if code != DONE:
         return code
     if measure:
-        from lightning_gan3d.metrics.run import evaluate_run
-
-        say(str(evaluate_run(path, device.type)))
+        code = _measure(path, device, say)
+        if code != DONE:
+            return code
     rundir.write_json(path / rundir.MANIFEST, {**rundir.Run(path).manifest(), "finished": True})
+    return DONE
+
+
+def check_data(config: ExperimentConfig, path: Path) -> DataModule:
+    """Open the data and refuse what cannot be trained on, or is not what the run began with."""
+    training = config.training
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    check_resolutions(config, data.train.resolution)
+    began = rundir.Run(path).manifest().get("dataset_fingerprint", data.train.fingerprint)
+    if began != data.train.fingerprint:
+        raise ConfigError(
+            f"{config.data.path} is not the data that {path} began with (fingerprint "
+            f"{data.train.fingerprint}, then {began}); restore it, or start another run"
+        )
+    return data
+
+
+def _measure(path: Path, device: torch.device, say: Say) -> int:
+    """Measure the trained generator; what was trained is safe whatever happens here."""
+    from lightning_gan3d.metrics.run import evaluate_run
+
+    with StopRequest(at_once=True):
+        try:
+            say(str(evaluate_run(path, device.type)))
+        except KeyboardInterrupt:
+            say("stopped: trained, but not measured; the same command continues")
+            return STOPPED
+        except Exception as error:
+            say(f"failed: trained, but not measured: {type(error).__name__}: {error}")
+            say(traceback.format_exc())
+            return FAILED
     return DONE
 
 
@@ -156,15 +188,14 @@ def _fit(
     stop: StopRequest,
 ) -> int:
     training = config.training
-    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
-    check_resolutions(config, data.train.resolution)
+    data = check_data(config, path)
     module = AdversarialModule(config, data.train.resolution, data.train.labels)
     if training.compile:
         # Imported where it is asked for: the compiler alone takes seconds to load.
         from lightning_gan3d.training.compilation import compile_leaves
 
         compile_leaves(module.generator)
-    seconds = _continue(module, config, path, start, data.train.fingerprint, say)
+    seconds = _continue(module, config, start, say)
     if module.steps_done >= training.num_steps:
         return DONE
     data.set_start_step(module.steps_done)
@@ -217,22 +248,11 @@ def _fit(
 
 
 def _continue(
-    module: AdversarialModule,
-    config: ExperimentConfig,
-    path: Path,
-    start: Path | None,
-    fingerprint: str,
-    say: Say,
+    module: AdversarialModule, config: ExperimentConfig, start: Path | None, say: Say
 ) -> float:
     """Load the checkpoint to start from, if any; return the seconds trained before it."""
     if start is None:
         return 0.0
-    before = rundir.Run(path).manifest().get("dataset_fingerprint", fingerprint)
-    if before != fingerprint:
-        raise ConfigError(
-            f"{config.data.path} is not the data that {path} began with (fingerprint "
-            f"{fingerprint}, then {before}); restore it, or start another run"
-        )
     about = state.load(module, config, start)
     say(f"continuing from {about['kimg']:g} kimg ({start.name})")
     if about["threads"] != torch.get_num_threads():

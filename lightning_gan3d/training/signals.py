@@ -12,8 +12,9 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Remembers that somebody asked to stop; nothing is done inside a signal's handler."""
 
-    def __init__(self) -> None:
-        """Nobody asked yet."""
+    def __init__(self, at_once: bool = False) -> None:
+        """Nobody asked yet. `at_once`: the first request interrupts, for there is no step."""
+        self._at_once = at_once
         self.reason: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -42,6 +43,6 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT and self.reason is not None:
+        if self._at_once or (number == signal.SIGINT and self.reason is not None):
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name

@@ -4,6 +4,7 @@ import ctypes
 import platform
 import resource
 import sys
+from typing import Literal, cast
 
 import torch
 
@@ -23,20 +24,26 @@ def choose_device(cfg: TrainingConfig) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if found < cfg.devices:
             raise ConfigError(
-                f"training.device=cuda with training.devices={cfg.devices}: {found or 'no'} CUDA "
-                "device(s) visible; check CUDA_VISIBLE_DEVICES and the driver, or use device=cpu",
+                f"device=cuda with devices={cfg.devices}: {found or 'no'} CUDA device(s) visible; "
+                "check CUDA_VISIBLE_DEVICES and the driver, or use device=cpu",
                 field="device",
             )
     if kind == "mps":
         if not torch.backends.mps.is_available():
-            raise ConfigError(
-                "training.device=mps: no such device here; use device=cpu", field="device"
-            )
+            raise ConfigError("device=mps: no such device here; use device=cpu", field="device")
         if cfg.devices > 1:
             raise ConfigError(
                 f"training.devices={cfg.devices}: MPS has one device; use 1", field="devices"
             )
     return torch.device(kind)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of that name, or refuse; `auto` takes CUDA where there is one."""
+    names = ("auto", "cpu", "cuda", "mps")
+    if name not in names:
+        raise ConfigError(f"device={name}: use one of {', '.join(names)}")
+    return choose_device(TrainingConfig(device=cast(Literal["auto", "cpu", "cuda", "mps"], name)))
 
 
 def tune(cfg: TrainingConfig, device: torch.device) -> None:

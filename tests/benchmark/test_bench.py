@@ -16,6 +16,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, missing, read_measures
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.rundir import Run
+from lightning_gan3d.training.system import resolve_device
 
 CPU = torch.device("cpu")
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
@@ -141,7 +142,7 @@ def test_images_of_unknown_size_are_refused(tiny: Path) -> None:
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"device=tpu: use one of auto, cpu, cuda, mps"):
-        bench.resolve_device("tpu")
+        resolve_device("tpu")
 
 
 def test_threads_are_those_of_the_run_and_are_given_back() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.native import load_generator
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Refusal
 from lightning_gan3d.training import run as run_file
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.run import train_run
@@ -387,8 +387,8 @@ def test_a_run_is_finished_when_it_is_measured(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr("lightning_gan3d.metrics.run.evaluate_run", evaluate_run)
     said = []
-    with pytest.raises(KeyboardInterrupt):
-        train_run(config, tmp_path / "runs", say=said.append)
+    assert train_run(config, tmp_path / "runs", say=said.append) == 75
+    assert "trained, but not measured" in said[-1]
     trained = Run(run_path(config, tmp_path / "runs")).metrics()
     assert train_run(config, tmp_path / "runs", say=said.append) == 0
     assert "measured" in said
@@ -396,3 +396,32 @@ def test_a_run_is_finished_when_it_is_measured(tiny, tmp_path, monkeypatch):
     assert run.finished
     assert run.metrics() == trained
     assert [(device, finished) for _, device, finished in outcome] == [("cpu", False)] * 2
+
+
+def test_a_failing_measure_is_a_line_and_a_failed_run(tiny, tmp_path, monkeypatch):
+    def evaluate_run(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("lightning_gan3d.metrics.run.evaluate_run", evaluate_run)
+    config, said = tiny("training.kimg=0.016"), []
+    assert train_run(config, tmp_path / "runs", say=said.append) == 4
+    assert any("not measured: RuntimeError: no memory" in line for line in said)
+    assert not Run(run_path(config, tmp_path / "runs")).finished
+
+
+def test_a_last_save_that_fails_does_not_finish_the_run(tiny, tmp_path, monkeypatch):
+    config, said = tiny("training.kimg=0.016", "training.snapshot_kimg=0"), []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning_gan3d.training.state.save", full)
+    assert train_run(config, tmp_path / "runs", say=said.append, measure=False) == 75
+    assert not Run(run_path(config, tmp_path / "runs")).finished
+
+
+def test_several_processes_are_refused_bad_data_in_one_line(tiny, tmp_path):
+    config = tiny("training.devices=2", "training.microbatch=4", "data.path=gone.zip")
+    with pytest.raises(Refusal, match="gone"):
+        train_run(config, tmp_path / "runs", measure=False)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,54 @@
+"""What the README shows works as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from lightning_gan3d.checkpoints.native import save_generator
+from lightning_gan3d.cli import app
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs(tmp_path, capsys):
+    (example,) = blocks("python")
+    config = load_experiment("demo/voxel")
+    save_generator(tmp_path / "run", Generator(config.generator, 32), config)
+    path = re.search(r'load_generator\("(.*?)"\)', example)
+    assert path is not None
+    exec(example.replace(path.group(1), (tmp_path / "run").as_posix()), {})
+    assert capsys.readouterr().out == "torch.Size([8, 3, 32, 32]) torch.Size([8, 1, 32, 32])\n"
+
+
+COMMANDS = [
+    line for block in blocks("sh") for line in block.splitlines() if line.startswith("gan3d")
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_understood(line):
+    words = shlex.split(line, comments=True)[1:]
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, line
+        command = command.commands[name]
+    context = command.make_context(command.name, words)  # parses, runs nothing
+    assert context.params
+
+
+def test_every_link_leads_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
