@@ -43,8 +43,8 @@ def test_every_command_is_understood(line):
         name = words.pop(0)
         assert name in command.commands, line
         command = command.commands[name]
-    context = command.make_context(command.name, words)  # parses, runs nothing
-    assert context.params
+    context = command.make_context(command.name, words)  # parses, runs nothing; refuses by raising
+    assert context.command is command
 
 
 def test_every_link_leads_somewhere():

@@ -66,8 +66,7 @@ def _locked(
     say: Say,
     measure: bool,
 ) -> int:
-    known = rundir.Run(path).manifest() if (path / rundir.CONFIG).is_file() else {}
-    if known.get("finished"):
+    if rundir.read_manifest(path).get("finished"):
         say(f"{path}: finished before, nothing to do")
         return DONE
     left = store.remove_unfinished(path / "checkpoints")
@@ -98,7 +97,7 @@ def check_data(config: ExperimentConfig, path: Path) -> DataModule:
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     check_resolutions(config, data.train.resolution)
-    began = rundir.Run(path).manifest().get("dataset_fingerprint", data.train.fingerprint)
+    began = rundir.read_manifest(path).get("dataset_fingerprint", data.train.fingerprint)
     if began != data.train.fingerprint:
         raise ConfigError(
             f"{config.data.path} is not the data that {path} began with (fingerprint "

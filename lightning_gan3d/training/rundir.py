@@ -42,8 +42,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """Where the run comes from: commit, versions, device, data, command; empty before."""
-        file = self.path / MANIFEST
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        return read_manifest(self.path)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, without a last one that was cut off."""
@@ -69,6 +68,12 @@ class Run:
 def run_path(config: "ExperimentConfig", root: str | Path) -> Path:
     """Return the directory of a run: equal for equal experiments and seeds."""
     return Path(root) / config.name / f"{config.hash}-s{config.seed}"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a directory; empty before there is one."""
+    file = path / MANIFEST
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def missing_folders(path: Path) -> list[Path]:
