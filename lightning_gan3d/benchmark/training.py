@@ -125,7 +125,7 @@ def _peak(
     device: torch.device,
 ) -> Measure:
     try:
-        peak = max(peak_bytes(lambda k=kind: step(k), device) for kind in kinds)  # type: ignore[misc]
+        peak = max(peak_bytes(lambda k=kind: step(k), device) for kind in kinds)  # type: ignore[misc]  # bound
     except MemoryUnknownError as error:
         return missing("memory.train_mb", str(error), "MB")
     held = held_bytes(module)

@@ -27,7 +27,7 @@ def compile_leaves(network: nn.Module, backend: str = "inductor") -> None:
     for name in _UNTRACED:
         method = getattr(Draws, name)
         if not getattr(method, "_torchdynamo_disable", False):
-            untraced: Any = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
+            untraced: Any = torch.compiler.disable(method)  # type: ignore[no-untyped-call]  # torch
             setattr(Draws, name, untraced)
     for part in network.modules():
         if isinstance(part, _LEAVES):

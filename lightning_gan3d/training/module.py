@@ -336,7 +336,7 @@ class AdversarialModule(lightning.LightningModule):
         network = phase[0]
         optimizer = self.optimizer_g if network == "G" else self.optimizer_d
         for term in terms:
-            (term / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]
+            (term / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
         gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
         if phase == "D loss":
             statistics = torch.stack(self._batch_statistics).sum(0)
