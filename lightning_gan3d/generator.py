@@ -134,11 +134,10 @@ class Generator(nn.Module):
         """Render v = b * k views of b scenes; camera i sees scene i // k."""
         resolution = resolution or self.rendering_resolution
         feature, depth, opacity = self.renderer(scene, cameras, resolution, settings, draws)
-        # A picture comes at full size: reduce it, so that the discriminator sees the same pair.
-        image_raw = resize(feature[:, :3], resolution)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
-        image = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
-        return Images(image, image_raw, depth, opacity)
+        image, raw = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
+        # A picture comes at full size: reduce it, so that the discriminator sees the same pair.
+        return Images(image, resize(raw, resolution), depth, opacity)
 
     def views(
         self,

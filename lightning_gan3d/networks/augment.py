@@ -117,11 +117,12 @@ class Augment(nn.Module):
         """Adapt p (Karras et al. 2020a, section 3.1), without asking the device.
 
         `mean_sign_real` is the mean sign of the real logits over the `num_images` seen since the
-        last update, on all ranks: above the target, the discriminator overfits and p rises.
+        last update, on all ranks: above the target, the discriminator overfits and p rises. It has
+        no ceiling: what lies above 1 acts as 1, and must be gone before p falls below it.
         """
         if self.cfg.mode == "ada":
             step = num_images / (self.cfg.speed_kimg * 1000)
-            self.p.add_(torch.sign(mean_sign_real - self.cfg.target) * step).clamp_(0, 1)
+            self.p.add_(torch.sign(mean_sign_real - self.cfg.target) * step).clamp_min_(0)
 
 
 def geometry(
@@ -135,7 +136,7 @@ def geometry(
     1 - sqrt(1 - p), so that one or both happen with p. `u`: uniform, `n`: normal numbers.
     """
     on = (u[:, :5] < p).to(u.dtype)
-    rotates = (u[:, 5:7] < 1 - (1 - p).sqrt()).to(u.dtype)
+    rotates = (u[:, 5:7] < 1 - (1 - p).clamp_min(0).sqrt()).to(u.dtype)
     angles = (u[:, 7:9] * 2 - 1) * math.pi * rotates
     quarter = torch.floor(u[:, 9] * 4) * (math.pi / 2) * on[:, 0]
     whole = torch.round((u[:, 10:] * 2 - 1) * (size / 8)) * (2 / size) * on[:, 1:2]

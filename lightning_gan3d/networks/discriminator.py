@@ -29,7 +29,7 @@ class DiscriminatorConfig:
     dual: bool = True
     """Dual discrimination (Chan et al. 2022): see the raw rendering beside the image."""
     mbstd_group: int = 4
-    """Images of a minibatch-deviation group, consecutive in a microbatch. 0: none."""
+    """Images of a minibatch-deviation group. 0: none."""
     conditioning: Literal["projection", "none"] = "projection"
     """How the camera enters: as a projection (Miyato & Koyama 2018), or not at all."""
     mapping_layers: int = 8
@@ -61,9 +61,10 @@ class DiscriminatorConfig:
 
 
 def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor, "v c1 h w"]:
-    """Append the deviation within groups of consecutive images (Karras et al. 2018, section 3).
+    """Append the deviation within groups of images (Karras et al. 2018, section 3).
 
-    It is averaged over features and pixels. A batch smaller than `group` is one group; a batch that
+    It is averaged over features and pixels. Of n groups, image i belongs to group i mod n, as in
+    StyleGAN2. A batch smaller than `group` is one group; a batch that
     groups do not divide is an error.
     """
     group = min(group, x.shape[0])
@@ -72,11 +73,11 @@ def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor
             f"minibatch deviation: a batch of {x.shape[0]} is not divisible into groups of {group}"
         )
     y = rearrange(
-        x.to(torch.promote_types(x.dtype, torch.float32)), "(n g) c h w -> n g c h w", g=group
+        x.to(torch.promote_types(x.dtype, torch.float32)), "(g n) c h w -> n g c h w", g=group
     )
     std = (y.var(dim=1, unbiased=False) + 1e-8).sqrt()
     mean = reduce(std, "n c h w -> n 1 1 1", "mean")
-    channel = mean.repeat_interleave(group, dim=0).expand(-1, 1, *x.shape[2:]).to(x.dtype)
+    channel = mean.repeat(group, 1, 1, 1).expand(-1, 1, *x.shape[2:]).to(x.dtype)
     return torch.cat([x, channel], dim=1)
 
 

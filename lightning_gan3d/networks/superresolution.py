@@ -1,7 +1,7 @@
 """Super-resolution: rendered colours and features to the image, as EG3D's 2X, 4X, 8X and 8XDC."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from einops import repeat
 from jaxtyping import Float
@@ -28,6 +28,10 @@ class SuperResolutionConfig:
     """Layer noise at most of this kind; a caller can ask for less."""
     conv_clamp: float | None = None
     """Clamp activations to this magnitude; EG3D uses 256."""
+    residual_in_raw: bool = False
+    """Return `image_raw` with the first block's colours added, where that block keeps the size and
+    the rendering needs no resizing: what EG3D's 2X and 4X do in place, so what the discriminator of
+    its 128-pixel models has seen."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -37,6 +41,19 @@ class SuperResolutionConfig:
                 "channels",
             )
         check_clamp("superresolution", self.conv_clamp)
+        if self.residual_in_raw and self.factor not in (2, 4):
+            raise ConfigError(
+                f"superresolution.residual_in_raw=true: with factor={self.factor} there is no "
+                "block that keeps the size; use factor 2 or 4, or false",
+                "residual_in_raw",
+            )
+
+
+class Upscaled(NamedTuple):
+    """The image, and the rendered colours that go with it, both in [-1, 1]."""
+
+    image: Float[Tensor, "v 3 r r"]
+    image_raw: Float[Tensor, "v 3 h w"]
 
 
 NOISE_RANK: dict[NoiseMode, int] = {"none": 0, "const": 1, "random": 2}
@@ -89,14 +106,15 @@ class SuperResolution(nn.Module):
         ws: Float[Tensor, "v num_ws w_dim"],
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
-    ) -> Float[Tensor, "v 3 r r"]:
-        """Return the image in [-1, 1]. Neither input is changed."""
-        rgb = resize(rgb, self.work_resolution, self.cfg.antialias)
+    ) -> Upscaled:
+        """Return the image, and `rgb` or what `residual_in_raw` makes of it. No input changes."""
+        small = resize(rgb, self.work_resolution, self.cfg.antialias)
         if self.cfg.factor == 1:
-            return rgb
+            return Upscaled(small, rgb)
         x = resize(feature, self.work_resolution, self.cfg.antialias)
         mode = min(noise_mode, self.cfg.noise, key=NOISE_RANK.__getitem__)
         styles = repeat(ws[:, -1], "v d -> v n d", n=3)
-        for name in ("block0", "block1"):
-            x, rgb = getattr(self, name)(x, rgb, styles, mode, draws and draws.scope(name))
-        return rgb
+        x, half = self.block0(x, small, styles, mode, draws and draws.scope("block0"))
+        _, image = self.block1(x, half, styles, mode, draws and draws.scope("block1"))
+        leaks = self.cfg.residual_in_raw and half.shape == rgb.shape
+        return Upscaled(image, half if leaks else rgb)

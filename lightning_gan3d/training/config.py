@@ -196,6 +196,9 @@ class TrainingConfig:
     """Thousands of images over which it fades; EG3D: 200 for each 32 of batch. 0: no blur."""
     blur_raw: Literal["alike", "eg3d"] = "alike"
     """`alike` blurs `image_raw` to scale; `eg3d` only reals', sigma being in its own pixels."""
+    w_avg_from: Literal["global", "eg3d"] = "global"
+    """The running mean of w follows the mean of the global batch, once a step; or (`eg3d`) that of
+    each microbatch in turn, those of the first process alone."""
     swap_initial: float = 1.0
     """Probability that a generated image is conditioned on its neighbour's camera, at first."""
     swap_final: float = 0.5

@@ -191,7 +191,8 @@ class AdversarialModule(lightning.LightningModule):
     def _density_penalties(self, now: Now, microbatches: list[Microbatch]) -> Iterator[Tensor]:
         for mb in microbatches:
             draws = mb.draws.scope("G density")
-            ws = self.styles(self.fake_labels(mb, draws), draws, now)
+            # As EG3D: the images of a microbatch all swap their cameras here, or none does.
+            ws = self.styles(self.fake_labels(mb, draws), draws, now, num_coins=1)
             scene = self.generator.scene(ws, "random", draws.scope("noise"))
             yield self._density_penalty(scene, draws) * self.config.loss.density_reg_interval
 
@@ -205,7 +206,6 @@ class AdversarialModule(lightning.LightningModule):
     def _discriminator_losses(self, now: Now, microbatches: list[Microbatch]) -> Iterator[Tensor]:
         loss = self.config.loss
         penalised = loss.penalises_discriminator and loss.r1_interval == 1
-        share = 1 / self.config.training.num_microbatches
         self._batch_statistics = []
         for mb in microbatches:
             draws = mb.draws.scope("D")
@@ -225,7 +225,7 @@ class AdversarialModule(lightning.LightningModule):
                 "D/accuracy", losses.accuracy(loss.adversarial, fake_logits, real_logits)
             )
             self._batch_statistics.append(
-                torch.cat([ws[:, 0].mean(0), real_logits.detach().sign().mean()[None]]) * share
+                torch.cat([ws[:, 0].mean(0), real_logits.detach().sign().mean()[None]])
             )
             if penalised:
                 total = total + self._penalty(real_logits, real, fake_logits, fake)
@@ -272,12 +272,20 @@ class AdversarialModule(lightning.LightningModule):
         return self.camera_labels[rows].to(self.device, non_blocking=True)
 
     def styles(
-        self, label: Float[Tensor, "b 25"], draws: Draws, now: Now
+        self,
+        label: Float[Tensor, "b 25"],
+        draws: Draws,
+        now: Now,
+        num_coins: int | None = None,
     ) -> Float[Tensor, "b num_ws w_dim"]:
-        """Styles of fresh latents; conditioned on a swapped camera, and mixed, now and then."""
+        """Styles of fresh latents; conditioned on a swapped camera, and mixed, now and then.
+
+        `num_coins` decide on the swaps: one for each image (None), or 1 for all.
+        """
         batch, z_dim = len(label), self.config.generator.z_dim
         if self._swaps and now.swap_probability > 0:
-            swapped = draws.uniform("swap", (batch, 1), self.device) < now.swap_probability
+            coins = draws.uniform("swap", (num_coins or batch, 1), self.device)
+            swapped = coins < now.swap_probability
             label = torch.where(swapped, label.roll(1, dims=0), label)
         ws: Tensor = self.generator.mapping(draws.normal("z", (batch, z_dim), self.device), label)
         num_ws, mixing = ws.shape[1], self.config.loss.style_mixing
@@ -305,7 +313,8 @@ class AdversarialModule(lightning.LightningModule):
 
     def reals(self, mb: Microbatch, now: Now) -> Images:
         """The real images of a microbatch, as a generator would return them."""
-        return pairs.real_pair(mb.images, now.rendering_resolution, self._reduces_reals)
+        raw_sigma = now.blur_sigma if self.config.training.blur_raw == "eg3d" else 0.0
+        return pairs.real_pair(mb.images, now.rendering_resolution, self._reduces_reals, raw_sigma)
 
     def discriminate(
         self,
@@ -317,9 +326,8 @@ class AdversarialModule(lightning.LightningModule):
         twice: bool = False,
     ) -> Float[Tensor, "b 1"]:
         """Logits of blurred and augmented images; in float32 if to be differentiated twice."""
-        images = pairs.blur_pair(
-            images, now.blur_sigma, real, self.config.training.blur_raw == "eg3d"
-        )
+        eg3d = self.config.training.blur_raw == "eg3d"
+        images = pairs.blur_pair(images, now.blur_sigma, eg3d)
         if self.config.augment.mode != "none":
             images = self.augment(images, draws.scope("augment real" if real else "augment fake"))
         in_bf16 = self.config.training.precision == "bf16" and not twice
@@ -335,11 +343,13 @@ class AdversarialModule(lightning.LightningModule):
         """Accumulate the gradient of the mean over the global batch, then step behind the gate."""
         network = phase[0]
         optimizer = self.optimizer_g if network == "G" else self.optimizer_d
+        num = self.config.training.num_microbatches
         for term in terms:
-            (term / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
+            (term / num).backward()  # type: ignore[no-untyped-call]  # torch
         gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
         if phase == "D loss":
-            statistics = torch.stack(self._batch_statistics).sum(0)
+            own_means = [row[:-1] for row in self._batch_statistics]
+            statistics = torch.stack(self._batch_statistics).sum(0) / num
             distributed.sum_all([*gradients, statistics])
         else:
             distributed.sum_all(gradients)
@@ -348,12 +358,19 @@ class AdversarialModule(lightning.LightningModule):
         self.gate.observe(norm, phase, now.step)
         gated_step(optimizer, self.adam[network].lr * now.learning_rate_factor, self.gate.healthy)
         if phase == "D loss":
-            self._follow(now, statistics)
+            one_by_one = self.config.training.w_avg_from == "eg3d"
+            self._follow(now, statistics, own_means if one_by_one else [statistics[:-1]])
 
-    def _follow(self, now: Now, statistics: Float[Tensor, " n"]) -> None:
-        """Move what follows the global batch: the mean style, and the strength of augmentation."""
+    def _follow(
+        self,
+        now: Now,
+        statistics: Float[Tensor, " n"],
+        mean_styles: list[Float[Tensor, " w_dim"]],
+    ) -> None:
+        """Move what follows the batch: the mean style, and the strength of augmentation."""
         healthy, mapping = self.gate.healthy, self.generator.mapping
-        mapping.update_w_avg(torch.where(healthy, statistics[:-1], mapping.w_avg))
+        for w in mean_styles:
+            mapping.update_w_avg(torch.where(healthy, w, mapping.w_avg))
         augment = self.config.augment
         if augment.mode != "ada":
             return
