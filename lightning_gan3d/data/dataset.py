@@ -20,6 +20,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, open_source
 from lightning_gan3d.data.decode import decode, is_image, open_image
 from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
+from lightning_gan3d.data.splits import hold_out
 from lightning_gan3d.draws import Draws
 
 
@@ -234,18 +235,18 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def _held_out(self, names: list[str], wanted: str) -> set[int]:
         """Split by the hash of the name.
 
-        An image keeps its side when others are added or removed.
+        Copies of one picture stay together, where `dataset.json` tells of them.
         """
-        order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
-        num_test = round(self.cfg.holdout * len(names))
+        copies = _mapping(self.index, "copies", str, self.cfg.path)
+        held = hold_out(names, self.cfg.holdout, copies)
         if wanted == self.cfg.test_split and wanted != self.cfg.train_split:
-            if not num_test:
+            if not held:
                 raise DataError(
                     f"{self.cfg.path} names no splits: set `holdout`, e.g. 0.1, to hold images out"
                 )
-            return set(order[:num_test])
+            return {i for i, n in enumerate(names) if n in held}
         if wanted == self.cfg.train_split:
-            return set(order[num_test:])
+            return {i for i, n in enumerate(names) if n not in held}
         raise DataError(f"{self.cfg.path} has no split `{wanted}`")
 
     def _fingerprint(self, names: list[str]) -> str:
