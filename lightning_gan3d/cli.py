@@ -204,6 +204,59 @@ def data_coil100(
     )
 
 
+Raw = Annotated[Path, typer.Argument(help="A folder or zip; docs/data.md tells of which layouts.")]
+Out = Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")]
+
+
+@data_app.command("ffhq")
+def data_ffhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare FFHQ: EG3D's data set, or aligned images with a file of cameras."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
+
+    cfg = from_options(FacesConfig, options or [])
+    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite, _count_images))
+
+
+@data_app.command("celebahq")
+def data_celebahq(
+    source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False
+) -> None:
+    """Prepare CelebA-HQ: images with a file of cameras."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
+
+    cfg = from_options(FacesConfig, options or [])
+    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite, _count_images))
+
+
+@data_app.command("afhq")
+def data_afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare AFHQ: images with the rotations of their cameras, or EG3D's data set."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.afhq import AfhqConfig, prepare_afhq
+
+    cfg = from_options(AfhqConfig, options or [])
+    typer.echo(prepare_afhq(source, out, cfg, overwrite, _count_images))
+
+
+@data_app.command("shapenet")
+def data_shapenet(
+    source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False
+) -> None:
+    """Prepare renders of ShapeNet: those of Scene Representation Networks, or EG3D's data set."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.shapenet import ShapenetConfig, prepare_shapenet
+
+    cfg = from_options(ShapenetConfig, options or [])
+    typer.echo(prepare_shapenet(source, out, cfg, overwrite, _count_images))
+
+
+def _count_images(done: int, total: int) -> None:
+    if done == total or done % 100 == 0:
+        typer.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
+
+
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],

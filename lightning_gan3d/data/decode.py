@@ -32,11 +32,16 @@ def is_image(name: str) -> bool:
 
 
 def open_image(
-    data: bytes, name: str, size: int | None = None, convert: Convert = "none"
+    data: bytes,
+    name: str,
+    size: int | None = None,
+    convert: Convert = "none",
+    square: bool = True,
 ) -> Image.Image:
     """Read a header and check it.
 
-    `size` is the side in pixels that the image must have, None any square one.
+    `size` is the side in pixels that the image must have, None any; then `square` says whether its
+    sides must be equal.
     """
     try:
         with warnings.catch_warnings():
@@ -53,7 +58,7 @@ def open_image(
         raise UnsafeDataError(f"{name} claims {w}x{h}, limit {MAX_SIDE}x{MAX_SIDE}")
     if size is not None and (w, h) != (size, size):
         raise DataError(f"{name} is {w}x{h}, need {size}x{size}")
-    if w != h:
+    if square and w != h:
         raise DataError(f"{name} is {w}x{h}, need square images")
     kind = _kind(image)
     if kind != "RGB" and convert == "none":
@@ -64,13 +69,18 @@ def open_image(
 
 
 def decode(
-    data: bytes, name: str, size: int | None = None, convert: Convert = "none"
+    data: bytes,
+    name: str,
+    size: int | None = None,
+    convert: Convert = "none",
+    square: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pixels of an image.
 
-    Transparent ones are laid over the colour that `convert` names.
+    Transparent ones are laid over the colour that `convert` names; `size` and `square` as in
+    `open_image`.
     """
-    image = open_image(data, name, size, convert)
+    image = open_image(data, name, size, convert, square)
     try:
         if _kind(image) == "RGB":
             return np.array(image)

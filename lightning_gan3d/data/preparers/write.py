@@ -1,0 +1,168 @@
+"""The common end of all preparers: cut, resize, copy and write images, and sum up."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.archive import DataError, Source
+from lightning_gan3d.data.decode import decode
+from lightning_gan3d.data.preparers.conventions import azimuth
+from lightning_gan3d.data.preparers.options import PrepareConfig
+from lightning_gan3d.data.preparers.plan import Planned, View, plan_views
+from lightning_gan3d.data.writer import DatasetWriter
+
+Progress = Callable[[int, int], None]
+Cut = Callable[[Image.Image, str], Image.Image]
+"""Takes a square image as it is stored, and its name, and returns the square part to show."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written: lengths in world units, angles in degrees, focal in image widths.
+
+    Of cameras the smallest, the median and the largest value.
+    """
+
+    out: str
+    resolution: int
+    num_images: int
+    num_sources: int
+    num_mirrored: int
+    images_without: int
+    cameras_without: int
+    splits: dict[str, int]
+    distance: tuple[float, float, float]
+    yaw: tuple[float, float, float]
+    focal: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        """Return the lines that a user reads."""
+        lines = [
+            f"{self.out}: {self.num_images:,} images of {self.resolution}x{self.resolution} pixels "
+            f"({self.num_mirrored:,} of them mirrored) from {self.num_sources:,} images",
+            "splits: " + (", ".join(f"{k} {v:,}" for k, v in self.splits.items()) or "none"),
+            _three("camera distance", self.distance, "world units from the origin"),
+            _three("yaw", self.yaw, "degrees"),
+            _three("focal length", self.focal, "image widths"),
+        ]
+        if self.images_without or self.cameras_without:
+            lines.append(
+                f"left out: {self.images_without:,} images without a camera, "
+                f"{self.cameras_without:,} cameras without an image"
+            )
+        return "\n".join(lines)
+
+
+def write_views(
+    source: Source,
+    out: Path,
+    views: Sequence[View],
+    cfg: PrepareConfig,
+    kind: str,
+    where: str,
+    cut: Cut | None = None,
+    without: tuple[int, int] = (0, 0),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write the data set, and sum it up.
+
+    Args:
+        source: the images.
+        out: a folder or `.zip` to make.
+        views: images and cameras, in the order in which the source lists them.
+        cfg: what to do with them.
+        kind: key of `dataset.json` that keeps the options.
+        where: the file of the cameras, for errors.
+        cut: what to cut out of each image; None: all is shown.
+        without: images without a camera and cameras without an image that were left out.
+        overwrite: replace what is there.
+        progress: called with the images read and their number.
+
+    Raises:
+        DataError: an image or a camera is not as it must be; nothing is written.
+    """
+    planned = plan_views(views, cfg, source, where, len(views) + without[1])
+    num_objects = 1 + max((v.object_id or 0 for v in views), default=0)
+    copies: dict[str, str] = {}
+    rows: list[torch.Tensor] = []
+    splits: Counter[str] = Counter()
+    with DatasetWriter(out, overwrite) as writer:
+        for done, plan in enumerate(planned, 1):
+            labels = (plan.label, Cameras.from_label(plan.label[None]).mirror().to_label()[0])
+            pictures = _pictures(source, plan, cfg, cut) if plan.names else {}
+            for (mirrored, _), name in plan.names.items():
+                number = plan.view.object_id
+                if number is not None and mirrored:
+                    number += num_objects  # a mirrored object is another one
+                writer.image(name, pictures[mirrored], labels[mirrored].numpy(), plan.split, number)
+                rows.append(labels[mirrored])
+                if plan.split:
+                    splits[plan.split] += 1
+                if name != plan.original:
+                    copies[name] = plan.original
+            if progress is not None:
+                progress(done, len(planned))
+        writer.note("copies", copies)
+        # where the files were is nobody's business
+        files = {key: Path(getattr(cfg, key)).name for key in ("cameras", "rebalance")}
+        writer.note(kind, {**asdict(cfg), **files})
+    written = torch.stack(rows)
+    return Prepared(
+        out=str(out),
+        resolution=cfg.resolution,
+        num_images=len(rows),
+        num_sources=len(planned),
+        num_mirrored=sum(mirrored for plan in planned for mirrored, _ in plan.names),
+        images_without=without[0],
+        cameras_without=without[1],
+        splits=dict(splits),
+        distance=_spread(Cameras.from_label(written).origins.norm(dim=1).numpy()),
+        yaw=_spread(np.degrees(azimuth(written))),
+        focal=_spread(written[:, [16, 20]].numpy()),
+    )
+
+
+def centred(image: Image.Image, side: int) -> Image.Image:
+    """Cut out the centred square of `side` pixels."""
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _pictures(
+    source: Source, plan: Planned, cfg: PrepareConfig, cut: Cut | None
+) -> dict[bool, UInt8[np.ndarray, "r r 3"]]:
+    """Return the image as it is written, and mirrored (True)."""
+    name = plan.view.source
+    data = source.read(name)
+    image = Image.fromarray(
+        decode(data, name, convert=cfg.background, square=not cfg.centre_square)
+    )
+    image = centred(image, min(image.size))
+    if cut is not None:
+        image = cut(image, name)
+    if image.size[0] < cfg.resolution:
+        raise DataError(
+            f"{name} shows {image.size[0]} pixels a side, resolution={cfg.resolution} would "
+            f"enlarge it: give resolution={image.size[0]} or less"
+        )
+    size = (cfg.resolution, cfg.resolution)
+    pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
+    return {False: pixels, True: pixels[:, ::-1].copy()}
+
+
+def _spread(values: Float[np.ndarray, "..."]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, (0, 0.5, 1))
+    return float(low), float(middle), float(high)
+
+
+def _three(name: str, spread: tuple[float, float, float], unit: str) -> str:
+    low, middle, high = spread
+    return f"{name}: {low:.3g} to {high:.3g}, median {middle:.3g} {unit}"
