@@ -77,7 +77,7 @@ def parse_cameras(data: bytes, where: str) -> CameraFile:
         tree = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(tree, dict) or not tree:
+    if not isinstance(tree, dict) or not tree.get("labels", tree):
         raise DataError(f"{where} holds no cameras: it must map names of images to cameras")
     numbers: dict[str, Float[np.ndarray, " k"]] = {}
     if "labels" in tree:

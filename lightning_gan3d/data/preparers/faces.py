@@ -115,6 +115,12 @@ def _normalised(
     """Return intrinsics of what is shown, and whether the file has them in pixels."""
     share = cfg.crop / cfg.aligned_size if cfg.crop else 1.0
     in_pixels = listed.kind == "poses" and bool((k[:, 0, 0] > MAX_FOCAL).all())
+    if in_pixels and cfg.labels_of != "unstated":
+        raise ConfigError(
+            f"labels_of={cfg.labels_of}: intrinsics of {listed.where} are in pixels of the aligned "
+            "image; leave it out",
+            field="labels_of",
+        )
     if in_pixels:
         k = k / np.array([cfg.aligned_size, cfg.aligned_size, 1.0])[:, None]
         off = np.abs(k[:, :2, 2] - 0.5).max(axis=1)

@@ -39,14 +39,7 @@ class Listed(NamedTuple):
         self, pose: Float[np.ndarray, "n 4 4"], intrinsics: Float[np.ndarray, "n 3 3"]
     ) -> list[View]:
         """Return the images with these cameras, and the object and split that the file knows."""
-        objects = self.tree.get("objects")
-        splits = self.tree.get("splits")
-        number_of = objects if isinstance(objects, dict) else {}
-        split_of = {
-            name: split
-            for split, names in (splits.items() if isinstance(splits, dict) else ())
-            for name in names
-        }
+        number_of, split_of = self._objects(), self._splits()
         labels = np.concatenate([pose.reshape(-1, 16), intrinsics.reshape(-1, 9)], axis=1)
         return [
             View(
@@ -61,6 +54,21 @@ class Listed(NamedTuple):
                 self.names, self.keys, labels, self.numbers, strict=True
             )
         ]
+
+    def _objects(self) -> dict[str, int]:
+        found = self.tree.get("objects", {}) if self.kind == "labels" else {}
+        if not isinstance(found, dict) or not all(type(v) is int for v in found.values()):
+            raise DataError(f"{self.where}: `objects` must map image names to int")
+        return found
+
+    def _splits(self) -> dict[str, str]:
+        found = self.tree.get("splits", {}) if self.kind == "labels" else {}
+        if not isinstance(found, dict) or not all(
+            isinstance(names, list) and all(isinstance(n, str) for n in names)
+            for names in found.values()
+        ):
+            raise DataError(f"{self.where}: `splits` must map names of splits to lists of images")
+        return {name: split for split, names in found.items() for name in names}
 
 
 def images_of(source: Source) -> list[str]:

@@ -175,12 +175,29 @@ def test_images_that_are_not_square_are_cut_on_request(tmp_path):
     assert (image.numpy() == ramp(24, 16)[:, 4:20].transpose(2, 0, 1)).all()
 
 
+def test_stripes_finer_than_the_new_pixels_become_gray(tmp_path):
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2] = 255
+    files = {n: encoded(stripes) for n in NAMES}
+    files["dataset.json"] = labels_json(NAMES, cameras())
+    source = save(files, tmp_path / "raw")
+    prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=8))
+    inner = opened(tmp_path / "out").images([0])[0, :, :, 2:-2].float()
+    assert inner == pytest.approx(torch.full_like(inner, 127.5), abs=4)
+
+
 BROKEN = {
     "crop without meaning": (
         {"dataset.json": labels_json(NAMES, cameras())},
         {"crop": CROP},
         ConfigError,
         "labels_of=image or labels_of=crop",
+    ),
+    "meaning that pixels do not need": (
+        {"cameras.json": poses_json(NAMES, cameras())},
+        {"crop": CROP, "labels_of": "crop"},
+        ConfigError,
+        "labels_of=crop: intrinsics of .* are in pixels",
     ),
     "cropped before, not said": (
         {"cameras.json": poses_json(NAMES, cameras(), 100)},
@@ -216,6 +233,24 @@ BROKEN = {
     "no such file of cameras": ({}, {"cameras": "/no.json"}, DataError, "/no.json cannot be read"),
     "not JSON": ({"cameras.json": b"{"}, {}, DataError, "cameras.json.*not valid JSON"),
     "nothing in it": ({"cameras.json": b"{}"}, {}, DataError, "holds no cameras"),
+    "no labels in it": (
+        {"dataset.json": b'{"labels": []}'},
+        {"missing": "skip"},
+        DataError,
+        "holds no cameras",
+    ),
+    "objects that are no numbers": (
+        {"dataset.json": labels_json(NAMES, cameras(), objects={NAMES[0]: "cup"})},
+        {},
+        DataError,
+        "`objects` must map image names to int",
+    ),
+    "splits that are no lists": (
+        {"dataset.json": labels_json(NAMES, cameras(), splits={"test": 3})},
+        {},
+        DataError,
+        "`splits` must map names of splits to lists",
+    ),
     "a camera too few": (
         {"dataset.json": labels_json(NAMES[1:], cameras(5))},
         {},
