@@ -257,6 +257,39 @@ def _count_images(done: int, total: int) -> None:
         typer.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
 
 
+@data_app.command("from-poses")
+def data_from_poses(
+    source: Annotated[
+        Path, typer.Argument(help="Images with COLMAP's model or transforms.json (a folder).")
+    ],
+    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    options: Options = None,
+    overwrite: Overwrite = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Picture of the cameras; OUT.cameras.png by default.")
+    ] = None,
+) -> None:
+    """Prepare your own images with poses; propose box, near and far."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.camera_plot import draw_cameras
+    from lightning_gan3d.data.check import check_dataset
+    from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+    from lightning_gan3d.data.from_poses import prepare_from_poses
+    from lightning_gan3d.data.pose_options import FromPosesConfig
+
+    def progress(done: int, total: int) -> None:
+        if done % 20 == 0 or done == total:
+            typer.echo(f"\r{done} of {total} images", nl=done == total, err=True)
+
+    cfg = from_options(FromPosesConfig, options or [])
+    made = prepare_from_poses(source, out, cfg, overwrite, progress)
+    data = DataConfig(path=str(out), memory_mb=0)
+    typer.echo(check_dataset(data))
+    sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
+    draw_cameras(ImageDataset(data, "all"), made.framing, made.points, sheet)
+    typer.echo(f"{made}\ncameras drawn in {sheet}: look at it before you train")
+
+
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],

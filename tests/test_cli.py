@@ -54,6 +54,7 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["data", "celebahq", ".", "out.zip", "crop=700.5"], ["crop=700.5", "a whole number"]),
         (["data", "afhq", ".", "out.zip", "animal=bird"], ["animal=bird", "cat, dog, wild"]),
         (["data", "shapenet", ".", "out.zip"], ["no images"]),
+        (["data", "from-poses", "/nowhere", "out.zip"], ["/nowhere"]),
         (["evaluate", "/nowhere"], ["/nowhere"]),
         (["report", "/nowhere"], ["/nowhere"]),
         (["generate", "/nowhere"], ["/nowhere"]),

@@ -43,28 +43,37 @@ def open_image(
     `size` is the side in pixels that the image must have, None any; then `square` says whether its
     sides must be equal.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP"))
-    except Image.DecompressionBombError as error:
-        raise UnsafeDataError(
-            f"{name} claims too many pixels, limit {MAX_SIDE}x{MAX_SIDE}: {error}"
-        ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{name} is not a readable PNG, JPEG, WebP or BMP image: {error}") from None
+    image = open_header(io.BytesIO(data), name)
     w, h = image.size
-    if max(w, h) > MAX_SIDE:
-        raise UnsafeDataError(f"{name} claims {w}x{h}, limit {MAX_SIDE}x{MAX_SIDE}")
     if size is not None and (w, h) != (size, size):
         raise DataError(f"{name} is {w}x{h}, need {size}x{size}")
     if square and w != h:
         raise DataError(f"{name} is {w}x{h}, need square images")
-    kind = _kind(image)
+    kind = kind_of(image)
     if kind != "RGB" and convert == "none":
         raise DataError(
             f"{name} is {kind}, need 8-bit RGB; `convert: black` or `convert: white` converts it"
         )
+    return image
+
+
+def open_header(
+    file: io.BytesIO | io.BufferedReader, name: str, max_side: int = MAX_SIDE
+) -> Image.Image:
+    """Read the header of an image of any shape, and refuse what is no image or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP"))
+    except Image.DecompressionBombError as error:
+        raise UnsafeDataError(
+            f"{name} claims too many pixels, limit {max_side}x{max_side}: {error}"
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name} is not a readable PNG, JPEG, WebP or BMP image: {error}") from None
+    w, h = image.size
+    if max(w, h) > max_side:
+        raise UnsafeDataError(f"{name} claims {w}x{h}, limit {max_side}x{max_side}")
     return image
 
 
@@ -80,11 +89,17 @@ def decode(
     Transparent ones are laid over the colour that `convert` names; `size` and `square` as in
     `open_image`.
     """
-    image = open_image(data, name, size, convert, square)
+    return pixels_of(open_image(data, name, size, convert, square), name, convert)
+
+
+def pixels_of(
+    image: Image.Image, name: str, convert: Convert = "none"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of an image whose header was judged."""
     try:
-        if _kind(image) == "RGB":
+        if kind_of(image) == "RGB":
             return np.array(image)
-        if _kind(image).startswith("16-bit gray"):  # Pillow would clip at 255, not scale
+        if kind_of(image).startswith("16-bit gray"):  # Pillow would clip at 255, not scale
             gray = np.array(image).astype(np.float64) / 257
             return np.repeat(np.rint(gray).astype(np.uint8)[:, :, None], 3, axis=2)
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
@@ -95,7 +110,8 @@ def decode(
         raise DataError(f"{name} cannot be decoded: {error}") from None
 
 
-def _kind(image: Image.Image) -> str:
+def kind_of(image: Image.Image) -> str:
+    """Return what an image holds, in words; "RGB" where that is 8-bit RGB."""
     tile = getattr(image, "tile", None)
     raw = str(tile[0][3]) if tile else ""
     if image.mode.startswith("I;16") or (image.mode == "I" and "16" in raw):

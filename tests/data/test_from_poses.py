@@ -1,0 +1,470 @@
+"""Known points of a turned, moved and scaled world come back in the pixels that showed them."""
+
+import json
+import math
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from captures import (
+    CENTRE,
+    SCALE,
+    capture,
+    ramp,
+    transforms,
+    write_colmap_bin,
+    write_colmap_txt,
+    write_images,
+    write_transforms,
+)
+from PIL import Image
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cli import main
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import DataError, UnsafeDataError
+from lightning_gan3d.data.check import check_dataset
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.from_poses import centre_square, prepare_from_poses, square
+from lightning_gan3d.data.pose_options import FromPosesConfig
+from lightning_gan3d.experiment import load_experiment
+
+RESOLUTION = 32
+
+
+def make(folder, out, overwrite=False, **options):
+    cfg = FromPosesConfig(**{"resolution": RESOLUTION, **options})
+    return prepare_from_poses(folder, out, cfg, overwrite)
+
+
+def opened(path, **options):
+    return ImageDataset(DataConfig(path=str(path), **options), "all")
+
+
+def back(dataset, name="all"):
+    return np.array(dataset.index["from_poses"]["worlds"][name]["matrix"])
+
+
+@pytest.fixture(scope="module")
+def shot():
+    return capture()
+
+
+@pytest.fixture(scope="module", params=["txt", "bin", "transforms"])
+def made(request, shot, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    write_images(folder / "images", shot)
+    if request.param == "txt":
+        write_colmap_txt(folder / "sparse" / "0", shot)
+    elif request.param == "bin":
+        write_colmap_bin(folder / "sparse" / "0", shot)
+    else:
+        write_transforms(folder, shot)
+    out = folder / "out.zip"
+    return make(folder, out), opened(out)
+
+
+def test_known_points_project_to_the_pixels_that_showed_them(made, shot):
+    """The squares are cut from the middle: u of the square is u of the image, less what was cut."""
+    _, dataset = made
+    assert dataset.names == [f"images/{n}" for n in shot.names]
+    matrix = back(dataset)
+    points = torch.from_numpy(shot.points @ matrix[:3, :3].T + matrix[:3, 3]).float()
+    uv, depth = Cameras.from_label(dataset.labels).project(points.expand(len(dataset), -1, -1))
+    assert float(depth.min()) > 0
+    left, top, side = centre_square(shot.width, shot.height)
+    for i in range(len(dataset)):
+        wanted = (shot.pixels_of(i, shot.points) - (left, top)) / side
+        np.testing.assert_allclose(uv[i].numpy(), wanted, atol=1e-5)
+
+
+def test_colours_tell_that_pixels_and_labels_were_cut_alike(made, shot):
+    """Each pixel of the original says where it was; what is read at a projection must agree."""
+    _, dataset = made
+    left, top, side = centre_square(shot.width, shot.height)
+    image = dataset.images([0])[0].double().numpy()
+    centres = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * side
+    inner = slice(2, -2)
+    red, green = (centres + left) / shot.width * 255, (centres + top) / shot.height * 255
+    np.testing.assert_allclose(image[0].mean(axis=0)[inner], red[inner], atol=1.0)
+    np.testing.assert_allclose(image[1].mean(axis=1)[inner], green[inner], atol=1.0)
+
+
+def test_the_world_is_upright_centred_and_at_the_radius(made, shot):
+    _, dataset = made
+    matrix = back(dataset)
+    rotation = matrix[:3, :3] * SCALE * 3.0 / 2.7
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(rotation @ shot.turn @ [0, 1, 0], [0, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(matrix @ [*CENTRE, 1], [0, 0, 0, 1], atol=1e-5)
+    distance = Cameras.from_label(dataset.labels).origins.norm(dim=-1)
+    torch.testing.assert_close(distance, torch.full_like(distance, 2.7))
+    assert dataset.index["from_poses"]["worlds"]["all"]["scale"] == pytest.approx(2.7 / 3.0 / SCALE)
+
+
+def test_all_formats_give_one_data_set(shot, tmp_path):
+    """But for the points, which only COLMAP has; they are too few to change the framing."""
+    for kind in ("txt", "bin", "json"):
+        write_images(tmp_path / kind / "images", shot)
+    write_colmap_txt(tmp_path / "txt" / "sparse", shot)
+    write_colmap_bin(tmp_path / "bin", shot)
+    write_transforms(tmp_path / "json", shot)
+    made = {k: make(tmp_path / k, tmp_path / f"{k}.zip") for k in ("txt", "bin", "json")}
+    first = opened(tmp_path / "txt.zip")
+    for kind in ("bin", "json"):
+        other = opened(tmp_path / f"{kind}.zip")
+        torch.testing.assert_close(other.labels, first.labels, rtol=1e-6, atol=1e-6)
+        assert torch.equal(other.images(range(len(other))), first.images(range(len(first))))
+        assert made[kind].framing.box == made["txt"].framing.box
+
+
+def test_the_result_passes_the_check_and_its_cameras_look_at_the_origin(made):
+    prepared, dataset = made
+    summary = check_dataset(str(dataset.source.path))
+    assert summary.warnings == ()
+    assert summary.num_images == prepared.num_images == 12
+    assert prepared.warnings == ()
+
+
+def test_what_is_proposed_can_be_pasted_into_an_experiment(made, tmp_path):
+    prepared, dataset = made
+    text = str(prepared).partition("paste into an experiment:\n")[2]
+    (tmp_path / "own.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\n{text}")
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"base": str(preset()), "name": "own"}))
+    config = load_experiment(tmp_path / "own.yaml")
+    assert config.generator.scene.box == prepared.framing.box
+    assert config.generator.renderer.near == prepared.framing.near
+    assert config.generator.renderer.far == prepared.framing.far
+    assert config.data.path == str(dataset.source.path)
+
+
+def preset():
+    from lightning_gan3d.experiment import find_file
+
+    return find_file("triplane")
+
+
+def test_frames_of_one_side_get_a_front_and_a_warning(tmp_path):
+    """Cameras within 60 degrees: their mean direction becomes +z, and back views are missing."""
+    shot = capture(azimuths=torch.linspace(0.5, 1.5, 9))
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    prepared = make(tmp_path / "a", tmp_path / "out.zip")
+    dataset = opened(tmp_path / "out.zip")
+    x, _, z = Cameras.from_label(dataset.labels).origins.mean(dim=0)
+    assert abs(math.atan2(x, z)) < 0.01
+    assert "no camera stands in 303 degrees" in " ".join(prepared.warnings)
+    make(tmp_path / "a", tmp_path / "none.zip", front="none")
+    x, _, z = Cameras.from_label(opened(tmp_path / "none.zip").labels).origins.mean(dim=0)
+    assert abs(math.atan2(x, z)) > 0.3
+
+
+def blender(folder, num=8, distance=4.0, alpha=True, **keys):
+    """As NeRF's synthetic scenes: z up, origin at the object, angle of view, no extension."""
+    shot = capture(num, size=(32, 32))
+    azimuth = torch.arange(num) * (2 * math.pi / num)
+    poses = Cameras.on_sphere(azimuth.double(), torch.full((num,), 0.5).double(), distance)
+    to_z_up = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    pose = poses.cam2world.numpy().copy()
+    pose[:, :3] = to_z_up @ pose[:, :3]
+    shot = shot._replace(cam2world=pose)
+    folder.mkdir(parents=True)
+    for split, some in (("train", range(0, num - 2)), ("test", range(num - 2, num))):
+        (folder / split).mkdir()
+        frames = []
+        for i in some:
+            pixels = np.zeros((32, 32, 4 if alpha else 3), np.uint8)
+            pixels[8:24, 8:24] = 200
+            Image.fromarray(pixels).save(folder / split / f"r_{i}.png")
+            matrix = (pose[i] @ np.diag([1.0, -1, -1, 1])).tolist()
+            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": matrix})
+        tree = {"camera_angle_x": 0.6911112070083618, "frames": frames, **keys}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(tree))
+    return shot
+
+
+def test_nerf_synthetic_splits_transparency_and_angle(tmp_path):
+    blender(tmp_path / "a")
+    with pytest.raises(DataError, match=r"RGBA.*background=white"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    assert not (tmp_path / "out.zip").exists()
+    prepared = make(tmp_path / "a", tmp_path / "out.zip", background="white")
+    dataset = opened(tmp_path / "out.zip")
+    assert len(ImageDataset(DataConfig(path=str(tmp_path / "out.zip")), "train")) == 6
+    assert len(ImageDataset(DataConfig(path=str(tmp_path / "out.zip")), "test")) == 2
+    intrinsics = Cameras.from_label(dataset.labels).intrinsics
+    focal = 0.5 / math.tan(0.5 * 0.6911112070083618)
+    torch.testing.assert_close(intrinsics[:, 0, 0], torch.full((8,), focal))
+    torch.testing.assert_close(intrinsics[:, 1, 2], torch.full((8,), 0.5))
+    assert dataset.images([0])[0, :, 0, 0].tolist() == [255, 255, 255]
+    assert prepared.tree["generator"]["renderer"]["background"] == 1.0
+    # Blender's front, -y, is ours: the camera there keeps its place
+    matrix = back(dataset)
+    np.testing.assert_allclose(matrix[:3, :3] @ [0, -1, 0], [0, 0, 2.7 / 4], atol=1e-6)
+
+
+def test_framing_of_known_cameras(tmp_path):
+    """Cameras at 2.7 see a ball of 2.7 sin(fov / 2); near and far are those of its cube."""
+    blender(tmp_path / "a", alpha=False)
+    framing = make(tmp_path / "a", tmp_path / "out.zip").framing
+    visible = 2.7 * math.sin(0.5 * 0.6911112070083618)
+    assert framing.visible == pytest.approx(visible, rel=1e-5)
+    assert framing.fov == pytest.approx(math.degrees(0.6911112070083618), rel=1e-5)
+    assert 0 <= framing.box - 2 * visible <= 0.01
+    assert 0 < framing.near <= 2.7 - framing.box / 2
+    assert 2.7 + framing.box / 2 <= framing.far <= 2.7 + framing.box * math.sqrt(3) / 2 + 0.01
+
+
+def test_objects_in_folders_are_normalised_alone_or_together(tmp_path):
+    blender(tmp_path / "set" / "big", distance=8.0, alpha=False)
+    blender(tmp_path / "set" / "small", distance=2.0, alpha=False)
+    with pytest.raises(DataError, match=r"2 of its folders have, such as big: objects=folder"):
+        make(tmp_path / "set", tmp_path / "out")
+    make(tmp_path / "set", tmp_path / "alone", objects="folder")
+    dataset = opened(tmp_path / "alone")
+    assert dataset.names[0] == "big/test/r_6.png"
+    assert dataset.objects.tolist() == [0] * 8 + [1] * 8
+    distance = Cameras.from_label(dataset.labels).origins.norm(dim=-1)
+    torch.testing.assert_close(distance, torch.full_like(distance, 2.7))
+    prepared = make(
+        tmp_path / "set", tmp_path / "both", objects="folder", per_object=False, radius=None
+    )
+    distance = Cameras.from_label(opened(tmp_path / "both").labels).origins.norm(dim=-1)
+    torch.testing.assert_close(distance, torch.tensor([8.0] * 8 + [2.0] * 8))
+    assert any("distances vary from 2.00 to 8.00" in w for w in prepared.warnings)
+
+
+def test_objects_within_one_set_of_cameras(tmp_path):
+    one, two = capture(), capture()
+    names = [f"cup/{n}" for n in one.names] + [f"jug/{n}" for n in one.names]
+    poses = np.concatenate([one.cam2world, two.cam2world + 0])
+    poses[12:, :3, 3] += 100
+    both = one._replace(cam2world=poses, names=names)
+    write_images(tmp_path / "a" / "images", both)
+    write_colmap_bin(tmp_path / "a" / "sparse", both)
+    make(tmp_path / "a", tmp_path / "out", objects="folder")
+    dataset = opened(tmp_path / "out")
+    assert dataset.objects.tolist() == [0] * 12 + [1] * 12
+    torch.testing.assert_close(dataset.labels[:12], dataset.labels[12:], rtol=1e-5, atol=1e-5)
+    assert dataset.index["from_poses"]["objects"] == {"cup": 0, "jug": 1}
+
+
+def test_scaled_images_keep_their_relative_pixels(shot, tmp_path):
+    """`images_2` of other tools: half the size that the cameras speak of."""
+    write_images(tmp_path / "a" / "images", shot)
+    write_colmap_bin(tmp_path / "a" / "sparse", shot)
+    make(tmp_path / "a", tmp_path / "one.zip")
+    half = shot._replace(width=45, height=32)
+    write_images(tmp_path / "half", half)
+    shutil.rmtree(tmp_path / "a" / "images")
+    with pytest.raises(DataError, match=r"12 of 12 images.*images=FOLDER"):
+        make(tmp_path / "a", tmp_path / "two.zip")
+    make(tmp_path / "a", tmp_path / "two.zip", images=str(tmp_path / "half"))
+    torch.testing.assert_close(
+        opened(tmp_path / "one.zip").labels, opened(tmp_path / "two.zip").labels
+    )
+    Image.fromarray(ramp(64, 90)).save(tmp_path / "half" / shot.names[3])
+    with pytest.raises(DataError, match=r"shot 03.png is 64x90, but its camera is for 90x64"):
+        make(tmp_path / "a", tmp_path / "three.zip", images=str(tmp_path / "half"))
+
+
+def test_axes_that_are_parallel_have_no_nearest_point(tmp_path):
+    shot = capture(azimuths=torch.zeros(6))
+    shot.cam2world[:, :3, :3] = shot.cam2world[0, :3, :3]
+    write_images(tmp_path / "a" / "images", shot)
+    write_colmap_txt(tmp_path / "a", shot)
+    with pytest.raises(DataError, match=r"look in parallel.*centre=origin"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    assert not (tmp_path / "out.zip").exists()
+    make(tmp_path / "a", tmp_path / "out.zip", centre="points", up="auto")
+    matrix = back(opened(tmp_path / "out.zip"))
+    middle = np.median(shot.points, axis=0)
+    np.testing.assert_allclose(matrix @ [*middle, 1], [0, 0, 0, 1], atol=1e-6)
+
+
+def test_cameras_from_inside_out_are_refused(tmp_path):
+    shot = capture()
+    shot.cam2world[:, :3, [0, 2]] *= -1
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    with pytest.raises(DataError, match=r"12 of 12 cameras do not have the centre"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+
+
+def test_cameras_that_disagree_about_up_are_refused(tmp_path):
+    shot = capture()
+    shot.cam2world[::2, :3, :2] *= -1
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    with pytest.raises(DataError, match=r"disagree about what is up.*up=y"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    prepared = make(tmp_path / "a", tmp_path / "out.zip", up="z")
+    assert any("rolled" in w for w in prepared.warnings)
+
+
+def test_points_shrink_the_box(tmp_path):
+    shot = capture()
+    cloud = CENTRE + SCALE * np.random.default_rng(0).uniform(-0.2, 0.2, (500, 3))
+    shot = shot._replace(points=np.concatenate([cloud, CENTRE + 90 + cloud[:100]]))
+    write_images(tmp_path / "a" / "images", shot)
+    write_colmap_bin(tmp_path / "a", shot)
+    framing = make(tmp_path / "a", tmp_path / "out.zip").framing
+    # corners of the cloud, turned: at most 0.2 sqrt(3), scaled by 2.7 / 3, and a tenth of room
+    assert 0.9 * 0.4 < framing.box < 0.9 * 0.4 * math.sqrt(3) * 1.1
+    assert framing.points_inside == pytest.approx(5 / 6, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"k1": 0.1}, r"distortion k1=0.1.*ignore_distortion=true"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE is no pinhole"),
+        ({"is_fisheye": True}, "fisheye is no pinhole"),
+        ({"fl_x": math.nan}, "fl_x=nan must be a finite number"),
+        ({"fl_x": None}, "no fl_x"),
+        ({"fl_x": None, "camera_angle_x": 40}, "in radians"),
+        ({"fl_x": "88"}, "fl_x=88 must be a finite number"),
+        ({"w": 0}, "for images of 0x64"),
+        ({"fl_x": 1e6}, "looks like pixels"),
+    ],
+)
+def test_transforms_that_are_refused(shot, tmp_path, keys, words):
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot, **keys)
+    with pytest.raises(DataError, match=words):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda f: f.update(file_path="images/gone.png"), DataError, r"1 of 12.*gone\.png"),
+        (lambda f: f.update(file_path="../../x.png"), UnsafeDataError, "lies outside"),
+        (lambda f: f.update(file_path="/etc/x.png"), UnsafeDataError, "lies outside"),
+        (lambda f: f.update(file_path="images/shot 01.png"), DataError, "two cameras"),
+        (lambda f: f.update(transform_matrix=[[1, 2]]), DataError, "4 rows of 4"),
+        (lambda f: f.pop("file_path"), DataError, r"frames\[0\]: a frame has a file_path"),
+        (lambda f: f["transform_matrix"][0].__setitem__(0, math.nan), DataError, "not finite"),
+        (
+            lambda f: f.update(transform_matrix=np.diag([2.0, 2, 2, 1]).tolist()),
+            DataError,
+            "no rotation, it scales by 2",
+        ),
+        (
+            lambda f: f.update(transform_matrix=np.diag([-1.0, 1, 1, 1]).tolist()),
+            DataError,
+            "it mirrors",
+        ),
+        (
+            lambda f: f.update(transform_matrix=np.array(f["transform_matrix"]).T.tolist()),
+            DataError,
+            "transposed",
+        ),
+    ],
+)
+def test_frames_that_are_refused(shot, tmp_path, change, error, words):
+    write_images(tmp_path / "a" / "images", shot)
+    tree = transforms(shot)
+    change(tree["frames"][0])
+    (tmp_path / "a" / "transforms.json").write_text(json.dumps(tree))
+    with pytest.raises(error, match=words):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_distortion_is_ignored_when_asked_and_told(shot, tmp_path):
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot, k1=0.1)
+    prepared = make(tmp_path / "a", tmp_path / "out.zip", ignore_distortion=True)
+    assert "distortion is ignored" in prepared.warnings
+
+
+def test_images_without_a_camera_are_counted(shot, tmp_path):
+    write_images(tmp_path / "a" / "images", shot)
+    Image.fromarray(ramp(90, 64)).save(tmp_path / "a" / "images" / "lost.png")
+    write_colmap_txt(tmp_path / "a" / "sparse" / "0", shot)
+    write_colmap_txt(tmp_path / "a" / "sparse" / "1", shot)
+    prepared = make(tmp_path / "a", tmp_path / "out.zip", resolution=128)
+    told = " ".join(prepared.warnings)
+    assert "1 of 13 images have no camera" in told
+    assert "1 more models beside sparse/0" in told
+    assert "12 images are smaller than 128" in told
+
+
+def test_two_kinds_of_cameras_need_a_choice(shot, tmp_path):
+    write_images(tmp_path / "a" / "images", shot)
+    write_colmap_txt(tmp_path / "a", shot)
+    write_transforms(tmp_path / "a", shot)
+    with pytest.raises(DataError, match="format=colmap or format=transforms"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    make(tmp_path / "a", tmp_path / "out.zip", format="colmap")
+    make(tmp_path / "a" / "transforms.json", tmp_path / "b.zip")
+
+
+def test_rectangles_are_refused_where_nothing_may_be_cut(shot, tmp_path):
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    with pytest.raises(DataError, match=r"is 90x64, need squares; crop=centre"):
+        make(tmp_path / "a", tmp_path / "out.zip", crop="none")
+
+
+def test_names_that_would_fall_together(shot, tmp_path):
+    twice = shot._replace(names=[*shot.names[:-1], "shot 00.jpg"])
+    write_images(tmp_path / "a" / "images", twice)
+    write_transforms(tmp_path / "a", twice)
+    with pytest.raises(DataError, match=r"would both be images/shot 00\.png"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resolution": 4}, "resolution=4"),
+        ({"radius": 0.0}, "radius=0.0"),
+        ({"images": "x", "objects": "folder"}, "images=x"),
+    ],
+)
+def test_options_that_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        FromPosesConfig(**options)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="has no cameras"):
+        make(tmp_path, tmp_path / "out.zip")
+    with pytest.raises(DataError, match="does not exist"):
+        make(tmp_path / "gone", tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w"):
+        pass
+    with pytest.raises(DataError, match="unpack"):
+        make(tmp_path / "x.zip", tmp_path / "out.zip")
+
+
+def test_fine_stripes_do_not_alias():
+    """Stripes of one pixel, reduced eightfold, are gray."""
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(square(stripes, 8).astype(int) - 127).max() < 12
+
+
+def test_the_command(shot, tmp_path, capsys):
+    write_images(tmp_path / "a" / "images", shot)
+    write_colmap_bin(tmp_path / "a" / "sparse" / "0", shot)
+    out = tmp_path / "out.zip"
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "from-poses", str(tmp_path / "a"), str(out), "resolution=32"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "12 images of 32x32 pixels" in text
+    assert "scene: {box:" in text
+    picture = np.asarray(Image.open(tmp_path / "out.cameras.png").convert("RGB"))
+    assert picture.shape[1] > 1000
+    assert (picture.std(axis=(0, 1)) > 10).all()
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "from-poses", str(tmp_path / "a"), str(out), "up=w"])
+    assert ended.value.code == 2
+    assert "up=w" in capsys.readouterr().err
