@@ -67,7 +67,8 @@ def draw_cameras(
         f"near {framing.near:g}, far {framing.far:g}",
         fontsize=12,
     )
-    figure.savefig(path, dpi=90)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90, format="png")
 
 
 def frustum_corners(
@@ -135,7 +136,8 @@ def _draw_view(
         # a camera that looks into the page has no way back in this plane: beside it is as good
         label = apex + away * 0.045 * reach
         axes.text(
-            *label,
+            float(label[0]),
+            float(label[1]),
             str(number),
             ha="center",
             va="center",

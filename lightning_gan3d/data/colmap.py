@@ -5,7 +5,7 @@ skipped, of `points3D` only the places are kept.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -72,12 +72,12 @@ def read_model(folder: Path) -> ColmapModel:
         raise DataError(f"{folder} holds no cameras and images of COLMAP (.bin or .txt)")
     points = folder / f"points3D{suffix}"
     if suffix == ".bin":
-        cameras = dict(_records(folder / "cameras.bin", "cameras", 48, _camera_bin))
-        images = dict(_records(folder / "images.bin", "images", 73, _image_bin))
+        cameras = _by_number(folder, _records(folder / "cameras.bin", "cameras", 48, _camera_bin))
+        images = _by_number(folder, _records(folder / "images.bin", "images", 73, _image_bin))
         found = list(_records(points, "points", 51, _point_bin)) if points.exists() else []
     else:
-        cameras = _cameras_txt(folder / "cameras.txt")
-        images = _images_txt(folder / "images.txt")
+        cameras = _by_number(folder, _cameras_txt(folder / "cameras.txt"))
+        images = _by_number(folder, _images_txt(folder / "images.txt"))
         found = list(_points_txt(points)) if points.exists() else []
     for image in images.values():
         if image.camera not in cameras:
@@ -128,6 +128,15 @@ def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
     pose[:3, :3] = rotation.T
     pose[:3, 3] = -rotation.T @ np.array(image.translation)
     return pose
+
+
+def _by_number(folder: Path, records: Iterable[tuple[int, T]]) -> dict[int, T]:
+    found: dict[int, T] = {}
+    for number, record in records:
+        if number in found:
+            raise DataError(f"{folder}: two cameras or images have the number {number}")
+        found[number] = record
+    return found
 
 
 def _suffix(folder: Path) -> str | None:
@@ -253,8 +262,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def _cameras_txt(path: Path) -> dict[int, ColmapCamera]:
-    cameras = {}
+def _cameras_txt(path: Path) -> Iterator[tuple[int, ColmapCamera]]:
     lengths = dict(MODELS)
     for number, line in enumerate(_lines(path), 1):
         words = line.split()
@@ -265,13 +273,12 @@ def _cameras_txt(path: Path) -> dict[int, ColmapCamera]:
         if len(words) < 4 or len(words) != 4 + lengths[words[1]]:
             raise DataError(f"{path}:{number}: write ID MODEL WIDTH HEIGHT and the parameters")
         key, width, height = (_whole(path, number, w) for w in (words[0], *words[2:4]))
-        cameras[key] = _camera(path, words[1], width, height, _numbers(path, number, words[4:]))
-    return cameras
+        params = _numbers(path, number, words[4:])
+        yield key, _camera(path, words[1], width, height, params)
 
 
-def _images_txt(path: Path) -> dict[int, ColmapImage]:
+def _images_txt(path: Path) -> Iterator[tuple[int, ColmapImage]]:
     """Read images: a line with the pose, then a line of 2D points, which may be empty."""
-    images = {}
     lines = enumerate(_lines(path), 1)
     for number, line in lines:
         if not line.strip() or line.startswith("#"):
@@ -281,14 +288,14 @@ def _images_txt(path: Path) -> dict[int, ColmapImage]:
             raise DataError(f"{path}:{number}: an image is ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         pose = _numbers(path, number, words[1:8])
         key, camera = (_whole(path, number, w) for w in (words[0], words[8]))
-        images[key] = ColmapImage(words[9].strip(), camera, pose[:4], pose[4:])
+        image = ColmapImage(words[9].strip(), camera, pose[:4], pose[4:])
         below, points = next(lines, (number, ""))
         if len(points.split()) % 3:
             raise DataError(
                 f"{path}:{below}: the line below an image holds its 2D points (X Y POINT3D_ID ...) "
                 "or nothing; leave an empty line there"
             )
-    return images
+        yield key, image
 
 
 def _points_txt(path: Path) -> Iterator[tuple[float, ...]]:

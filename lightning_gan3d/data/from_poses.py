@@ -149,9 +149,7 @@ def _note(move: Similarity, members: Sequence[World]) -> dict[str, Any]:
 def _shots(world: World) -> list[Shot]:
     shots = []
     for frame, name in zip(world.posed.frames, world.objects, strict=True):
-        path = PurePosixPath(frame.name).with_suffix(".png")
-        if name and name not in path.parts:
-            path = name / path
+        path = world.prefix / PurePosixPath(frame.name).with_suffix(".png")
         shots.append(Shot(path.as_posix(), frame, world.images, name))
     return shots
 

@@ -4,6 +4,7 @@ import itertools
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -92,21 +93,24 @@ class ImageFolder:
 
     def size(self, name: str) -> tuple[int, int]:
         """Return width and height in pixels, by the header."""
-        with self._path(name).open("rb") as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
+        with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
             return image.size
 
     def kind(self, name: str) -> str:
         """Return what the image holds, by the header: "RGB" where it needs no conversion."""
-        with self._path(name).open("rb") as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
+        with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
             return kind_of(image)
 
     def pixels(self, name: str, convert: Convert) -> UInt8[np.ndarray, "h w 3"]:
         """Return the pixels."""
-        with self._path(name).open("rb") as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
+        with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
             return pixels_of(image, name, convert)
 
-    def _path(self, name: str) -> Path:
-        return self.root / name
+    def _open(self, name: str) -> BufferedReader:
+        try:
+            return (self.root / name).open("rb")
+        except OSError as error:
+            raise DataError(f"{name} in {self.root} cannot be read: {error.strerror}") from None
 
 
 def fit_intrinsics(

@@ -27,6 +27,8 @@ from lightning_gan3d.data.posed import (
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
 _SPLITS = {"train_filenames": "train", "val_filenames": "val", "test_filenames": "test"}
+_MOST = 1e300
+"""JSON knows whole numbers that no float can hold."""
 _UNDISTORT = "undistort images and cameras first (docs/data.md)"
 
 
@@ -94,7 +96,7 @@ def _named_splits(tree: dict[str, Any]) -> dict[str, str]:
     found = {}
     for key, split in _SPLITS.items():
         names = tree.get(key)
-        found.update({n: split for n in names if isinstance(n, str)} if names else {})
+        found.update({n: split for n in names if isinstance(n, str)} if type(names) is list else {})
     return found
 
 
@@ -161,7 +163,7 @@ def _focal(camera: dict[str, Any], axis: str, side: float, name: str) -> float |
 
 def _number(tree: dict[str, Any], key: str, where: str) -> float:
     value = tree[key]
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -_MOST < value < _MOST:
         raise DataError(f"{where}: {key}={str(value)[:40]} must be a finite number")
     return float(value)
 
@@ -169,7 +171,9 @@ def _number(tree: dict[str, Any], key: str, where: str) -> float:
 def _rows(value: Any, least: int, where: str) -> tuple[tuple[float, ...], ...]:
     good = isinstance(value, list) and len(value) in (least, 4)
     if not good or not all(
-        isinstance(row, list) and len(row) == 4 and all(type(x) in (int, float) for x in row)
+        isinstance(row, list)
+        and len(row) == 4
+        and all(type(x) in (int, float) and not abs(x) > _MOST for x in row)
         for row in value
     ):
         raise DataError(f"{where} must be {least} rows of 4 numbers")

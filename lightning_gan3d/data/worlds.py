@@ -29,6 +29,8 @@ class World(NamedTuple):
     images: ImageFolder
     objects: tuple[str, ...]
     """Names; empty strings where objects are not told apart."""
+    prefix: str = ""
+    """Folder of its images within the data set; empty where there is one world."""
 
 
 def read_worlds(source: Path, cfg: FromPosesConfig) -> list[World]:
@@ -58,7 +60,7 @@ def read_worlds(source: Path, cfg: FromPosesConfig) -> list[World]:
     worlds = []
     for folder in folders:
         posed, images = _read(folder, cfg)
-        worlds.append(World(posed, images, (folder.name,) * len(posed.frames)))
+        worlds.append(World(posed, images, (folder.name,) * len(posed.frames), folder.name))
     return worlds
 
 
@@ -134,7 +136,9 @@ def group_worlds(worlds: Sequence[World], cfg: FromPosesConfig) -> dict[str, lis
                 f for f, o in zip(world.posed.frames, world.objects, strict=True) if o == name
             )
             part = PosedImages(frames, world.posed.points, (), world.posed.applied)
-            groups.setdefault(name, []).append(World(part, world.images, (name,) * len(frames)))
+            groups.setdefault(name, []).append(
+                World(part, world.images, (name,) * len(frames), world.prefix)
+            )
     return groups
 
 

@@ -125,6 +125,7 @@ FOCAL_PAIRS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
         ("images.txt", lambda t: t.replace(" 7 shot 00", " 8 shot 00"), "has camera 8, which"),
         ("images.txt", lambda t: "\n".join(line for line in t.split("\n") if line), "empty line"),
         ("images.txt", lambda t: t.replace(" 7 shot 00", " x shot 00"), "images.txt:2.*whole"),
+        ("images.txt", lambda t: t.replace("\n2 ", "\n1 "), "have the number 1"),
         ("images.txt", lambda t: "1 2 3\n" + t, "images.txt:1: an image is ID QW"),
         ("points3D.txt", lambda t: t + "9 a b c\n", "points3D.txt:8: a b c must be numbers"),
         ("points3D.txt", lambda t: t + "9 nan 0 0\n", "a point is not finite"),

@@ -24,7 +24,7 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.cli import main
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.data.archive import DataError, UnsafeDataError
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
@@ -328,6 +328,8 @@ def test_points_shrink_the_box(tmp_path):
         ({"fl_x": None, "camera_angle_x": 40}, "in radians"),
         ({"fl_x": "88"}, "fl_x=88 must be a finite number"),
         ({"w": 0}, "for images of 0x64"),
+        ({"fl_y": 10**400}, "fl_y=1000"),
+        ({"fl_y": -3}, "fl_y=-3 must be positive"),
         ({"fl_x": 1e6}, "looks like pixels"),
     ],
 )
@@ -349,6 +351,7 @@ def test_transforms_that_are_refused(shot, tmp_path, keys, words):
         (lambda f: f.update(transform_matrix=[[1, 2]]), DataError, "4 rows of 4"),
         (lambda f: f.pop("file_path"), DataError, r"frames\[0\]: a frame has a file_path"),
         (lambda f: f["transform_matrix"][0].__setitem__(0, math.nan), DataError, "not finite"),
+        (lambda f: f["transform_matrix"][0].__setitem__(0, 10**400), DataError, "4 rows of 4"),
         (
             lambda f: f.update(transform_matrix=np.diag([2.0, 2, 2, 1]).tolist()),
             DataError,
@@ -418,6 +421,33 @@ def test_names_that_would_fall_together(shot, tmp_path):
     write_transforms(tmp_path / "a", twice)
     with pytest.raises(DataError, match=r"would both be images/shot 00\.png"):
         make(tmp_path / "a", tmp_path / "out.zip")
+
+
+def test_a_damaged_image_leaves_nothing(shot, tmp_path):
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    last = tmp_path / "a" / "images" / shot.names[-1]
+    last.write_bytes(last.read_bytes()[:120])
+    with pytest.raises(DataError, match=r"shot 11\.png cannot be decoded"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("up", ["y", "-y", "x", "-x", "z", "-z"])
+def test_axes_that_are_said_are_taken(up, tmp_path):
+    """On the command line too: YAML must not read `y` as yes."""
+    shot = capture()
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    cfg = from_options(FromPosesConfig, [f"up={up}", "resolution=8", "radius=null"])
+    prepare_from_poses(tmp_path / "a", tmp_path / "out.zip", cfg)
+    matrix = back(opened(tmp_path / "out.zip"))
+    axis = np.zeros(3)
+    axis["xyz".index(up[-1])] = -1 if up[0] == "-" else 1
+    np.testing.assert_allclose(matrix[:3, :3] @ axis, [0, 1, 0], atol=1e-9)
+    assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1)
+    with pytest.raises(DataError, match="front and up"):
+        make(tmp_path / "a", tmp_path / "b.zip", up=up, front=up)
 
 
 @pytest.mark.parametrize(
