@@ -204,6 +204,55 @@ MUTATIONS = [
         ".div_(255.0).sub_(0.5)",
         "tests/data",
     ),
+    Mutation(
+        "own images: OpenGL's camera axes are taken for OpenCV's",
+        "lightning_gan3d/data/transforms.py",
+        "np.diag([1.0, -1.0, -1.0, 1.0])",
+        "np.eye(4)",
+        "tests/data/test_from_poses.py",
+    ),
+    Mutation(
+        "own images: the pose of COLMAP is not inverted",
+        "lightning_gan3d/data/colmap.py",
+        "-rotation.T @ np.array(image.translation)",
+        "np.array(image.translation)",
+        "tests/data/test_colmap.py",
+    ),
+    Mutation(
+        "own images: the principal point does not follow the crop",
+        "lightning_gan3d/data/from_poses.py",
+        "[0, 1 / side, -top / side]",
+        "[0, 1 / side, 0]",
+        "tests/data/test_from_poses.py",
+    ),
+    Mutation(
+        "own images: what is seen is cut elsewhere than the labels say",
+        "lightning_gan3d/data/from_poses.py",
+        "box = (left, top, left + side, top + side)",
+        "box = (0, top, side, top + side)",
+        "tests/data/test_from_poses.py",
+    ),
+    Mutation(
+        "own images: the similarity that is stored leaves out the scale",
+        "lightning_gan3d/data/normalise.py",
+        "matrix[:3, :3] = self.scale * self.rotation",
+        "matrix[:3, :3] = self.rotation",
+        "tests/data/test_from_poses.py",
+    ),
+    Mutation(
+        "own images: a count in a binary file is believed",
+        "lightning_gan3d/data/colmap.py",
+        "if num * least > left:",
+        "if num < 0:",
+        "tests/data/test_colmap.py",
+    ),
+    Mutation(
+        "own images: near lies within the box",
+        "lightning_gan3d/data/framing.py",
+        "np.linalg.norm(beyond, axis=1).min()",
+        "np.linalg.norm(beyond, axis=1).max() + box",
+        "tests/data/test_from_poses.py",
+    ),
 ]
 
 

@@ -68,9 +68,21 @@ def made(request, shot, tmp_path_factory):
 
 
 def test_known_points_project_to_the_pixels_that_showed_them(made, shot):
-    """The squares are cut from the middle: u of the square is u of the image, less what was cut."""
     _, dataset = made
     assert dataset.names == [f"images/{n}" for n in shot.names]
+    check_projections(dataset, shot)
+
+
+def test_portraits_are_cut_above_and_below(tmp_path):
+    shot = capture(size=(64, 90))
+    write_images(tmp_path / "a" / "images", shot)
+    write_transforms(tmp_path / "a", shot)
+    make(tmp_path / "a", tmp_path / "out.zip")
+    check_projections(opened(tmp_path / "out.zip"), shot)
+
+
+def check_projections(dataset, shot):
+    """The squares are cut from the middle: u of the square is u of the image, less what was cut."""
     matrix = back(dataset)
     points = torch.from_numpy(shot.points @ matrix[:3, :3].T + matrix[:3, 3]).float()
     uv, depth = Cameras.from_label(dataset.labels).project(points.expand(len(dataset), -1, -1))
