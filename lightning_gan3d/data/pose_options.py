@@ -37,6 +37,8 @@ class FromPosesConfig:
     """How rectangles become squares; `none` refuses them."""
     background: Convert = "none"
     """Colour that is laid under transparent images, and turns gray ones to RGB; none refuses."""
+    skip_missing: bool = False
+    """Leave out cameras whose image is not there."""
     ignore_distortion: bool = False
     """Take distorted images for undistorted ones: wrong by as much as the lens bends."""
 

@@ -162,13 +162,19 @@ def rigid_pose(name: str, matrix: Float[np.ndarray, "4 4"]) -> Float[np.ndarray,
     return pose
 
 
-def missing_images(missing: Sequence[str], total: int, root: Path) -> DataError:
-    """Return the refusal that names images which have a camera but no file."""
+def without_image(missing: Sequence[str], total: int, root: Path, skip: bool) -> tuple[str, ...]:
+    """Return a note on cameras whose image is not there, where these are to be skipped.
+
+    Else refuses them; and in any case if none is left.
+    """
+    if not missing:
+        return ()
     some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    return DataError(
-        f"{len(missing):,} of {total:,} images with a camera are not below {root}: {some}; "
-        "images=FOLDER tells where they are"
-    )
+    found = f"{len(missing):,} of {total:,} images with a camera are not below {root}: {some}"
+    if skip and len(missing) < total:
+        return (found,)
+    remedy = "images=FOLDER tells where they are, skip_missing=true leaves them out"
+    raise DataError(f"{found}; {remedy}")
 
 
 def in_order(frames: Sequence[Frame], where: Path) -> tuple[Frame, ...]:

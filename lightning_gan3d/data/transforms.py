@@ -14,14 +14,15 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.pose_options import FromPosesConfig
 from lightning_gan3d.data.posed import (
     Frame,
     ImageFolder,
     PosedImages,
     fit_intrinsics,
     in_order,
-    missing_images,
     rigid_pose,
+    without_image,
 )
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -39,7 +40,7 @@ def transforms_files(folder: Path) -> list[Path]:
 
 
 def read_transforms(
-    files: Sequence[Path], images: ImageFolder, place: str | None, ignore_distortion: bool = False
+    files: Sequence[Path], images: ImageFolder, place: str | None, cfg: FromPosesConfig
 ) -> PosedImages:
     """Read files that share a world; `transforms_train.json` is the split `train`.
 
@@ -69,13 +70,12 @@ def read_transforms(
             pose = np.array(_rows(entry.get("transform_matrix"), 4, f"{where}: transform_matrix"))
             pose = rigid_pose(name, pose) @ np.diag([1.0, -1.0, -1.0, 1.0])
             size = images.size(name)
-            matrix = _intrinsics({**tree, **entry}, name, size, ignore_distortion)
+            matrix = _intrinsics({**tree, **entry}, name, size, cfg.ignore_distortion)
             frames.append(Frame(name, pose, matrix, size, split or splits.get(written)))
-    if missing:
-        raise missing_images(missing, total, images.root)
+    notes = without_image(missing, total, images.root, cfg.skip_missing)
     if len(applied) > 1:
         raise DataError(f"{files[0].parent}: its files differ in applied_transform")
-    notes = ("distortion is ignored",) if ignore_distortion else ()
+    notes += ("distortion is ignored",) if cfg.ignore_distortion else ()
     ordered = in_order(frames, files[0])
     return PosedImages(ordered, np.zeros((0, 3)), notes, next(iter(applied), None))
 

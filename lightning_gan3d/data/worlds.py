@@ -13,7 +13,7 @@ from lightning_gan3d.data.posed import (
     PosedImages,
     fit_intrinsics,
     in_order,
-    missing_images,
+    without_image,
 )
 from lightning_gan3d.data.transforms import read_transforms, transforms_files
 
@@ -82,9 +82,9 @@ def _read(folder: Path, cfg: FromPosesConfig) -> tuple[PosedImages, ImageFolder]
     if kind == "transforms":
         files = [folder] if folder.is_file() else transforms_files(folder)
         place = None if cfg.images else ""
-        return read_transforms(files, images, place, cfg.ignore_distortion), images
+        return read_transforms(files, images, place, cfg), images
     place = next(p for p in _MODEL_PLACES if has_model(folder / p))
-    posed = _read_colmap(folder / place, images, cfg.ignore_distortion)
+    posed = _read_colmap(folder / place, images, cfg)
     others = [d for d in (folder / "sparse").glob("*") if has_model(d) and d != folder / place]
     if place == "sparse/0" and others:
         note = f"{folder} has {len(others)} more models beside {place}, which are not used"
@@ -100,7 +100,7 @@ def _image_root(folder: Path, cfg: FromPosesConfig) -> Path:
     return root
 
 
-def _read_colmap(folder: Path, images: ImageFolder, ignore_distortion: bool) -> PosedImages:
+def _read_colmap(folder: Path, images: ImageFolder, cfg: FromPosesConfig) -> PosedImages:
     model = read_model(folder)
     frames, missing = [], []
     for image in model.images:
@@ -109,12 +109,11 @@ def _read_colmap(folder: Path, images: ImageFolder, ignore_distortion: bool) -> 
             missing.append(image.name)
             continue
         camera, size = model.cameras[image.camera], images.size(name)
-        matrix = intrinsics_of(camera, name, ignore_distortion)
+        matrix = intrinsics_of(camera, name, cfg.ignore_distortion)
         matrix = fit_intrinsics(name, matrix, camera.size, size)
         frames.append(Frame(name, cam2world_of(image), matrix, size))
-    if missing:
-        raise missing_images(missing, len(model.images), images.root)
-    notes = ("distortion is ignored",) if ignore_distortion else ()
+    notes = without_image(missing, len(model.images), images.root, cfg.skip_missing)
+    notes += ("distortion is ignored",) if cfg.ignore_distortion else ()
     return PosedImages(in_order(frames, folder), model.points, notes)
 
 

@@ -398,6 +398,21 @@ def test_distortion_is_ignored_when_asked_and_told(shot, tmp_path):
     assert "distortion is ignored" in prepared.warnings
 
 
+@pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])
+def test_cameras_without_an_image_are_left_out_when_asked(shot, tmp_path, write):
+    write_images(tmp_path / "a" / "images", shot)
+    write(tmp_path / "a", shot)
+    (tmp_path / "a" / "images" / shot.names[4]).unlink()
+    with pytest.raises(DataError, match=r"1 of 12.*shot 04\.png; .*skip_missing=true"):
+        make(tmp_path / "a", tmp_path / "out.zip")
+    prepared = make(tmp_path / "a", tmp_path / "out.zip", skip_missing=True)
+    assert prepared.num_images == 11
+    assert "1 of 12 images with a camera are not below" in prepared.warnings[0]
+    shutil.rmtree(tmp_path / "a" / "images")
+    with pytest.raises(DataError, match="12 of 12"):
+        make(tmp_path / "a", tmp_path / "b.zip", skip_missing=True)
+
+
 def test_images_without_a_camera_are_counted(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     Image.fromarray(ramp(90, 64)).save(tmp_path / "a" / "images" / "lost.png")
