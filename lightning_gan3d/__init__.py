@@ -7,7 +7,7 @@ from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
     from lightning_gan3d.cameras import Cameras
-    from lightning_gan3d.checkpoints.native import load_discriminator, load_generator
+    from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
     from lightning_gan3d.contract import Images
     from lightning_gan3d.generator import Generator
 
@@ -17,8 +17,8 @@ _HOMES = {
     "Cameras": "cameras",
     "Generator": "generator",
     "Images": "contract",
-    "load_discriminator": "checkpoints.native",
-    "load_generator": "checkpoints.native",
+    "load_discriminator": "checkpoints.load",
+    "load_generator": "checkpoints.load",
 }
 
 

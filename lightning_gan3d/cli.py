@@ -301,6 +301,19 @@ def data_check(
     typer.echo(check_dataset(str(path), sheet))
 
 
+@app.command("import")
+def import_network(
+    source: Annotated[Path, typer.Argument(help="A network pickle of EG3D or StyleGAN2 (.pkl).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn an NVIDIA pickle into a native checkpoint, without running any of its code."""
+    from lightning_gan3d.checkpoints.importer import import_file
+
+    typer.echo(import_file(source, out, overrides or [], overwrite))
+
+
 @app.command()
 def doctor() -> None:
     """Tell what this machine can do."""

@@ -15,6 +15,7 @@ from lightning_gan3d.metrics.evaluate import EvaluationConfig
 from lightning_gan3d.networks.augment import AugmentConfig
 from lightning_gan3d.networks.discriminator import DiscriminatorConfig
 from lightning_gan3d.training.config import (
+    InitConfig,
     LoggingConfig,
     LossConfig,
     OptimizersConfig,
@@ -46,6 +47,8 @@ class ExperimentConfig:
     """Budget, batch, schedules, precision and device."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured at the end, and how."""
+    init_from: InitConfig = InitConfig()
+    """What to fine-tune."""
     logging: LoggingConfig = LoggingConfig()
     """Where progress goes besides the run's own files."""
 

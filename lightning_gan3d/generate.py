@@ -213,25 +213,28 @@ def generate_to(
     out: Path | None = None,
     device: str = "auto",
 ) -> str:
-    """Generate from a run directory, a checkpoint or an export, and say what was written where.
+    """Generate from a run, a checkpoint, an export or a pickle, and say what was written where.
 
-    The cameras turn around what the run's data set looks at; where that is not at hand, around the
-    box, and the answer says so.
+    The cameras turn around what the run's data set looks at; where that is not at hand, as an
+    imported checkpoint says, or around the box, and the answer says so.
     """
-    from lightning_gan3d.checkpoints.native import CONFIG, load_generator, resolve
-    from lightning_gan3d.experiment import load_experiment
+    from lightning_gan3d.checkpoints.load import read_networks
     from lightning_gan3d.training.system import resolve_device
 
     numbers = parse_seeds(seeds)
     where = resolve_device(device)
-    generator = load_generator(run, where)
-    config = load_experiment(resolve(run, "generator") / CONFIG)
+    stored = read_networks(run, ["generator"])
+    generator, config = stored.generator("generator").to(where), stored.config
     try:
         orbit = read_orbit(config.data.path)
         around = f"as the cameras of {config.data.path}"
     except (DataError, OSError) as error:
-        orbit = Orbit.around_box(config.generator.scene.box)
-        around = f"around the box, for the data set cannot be read ({error})"
+        if "orbit" in stored.about:
+            orbit = Orbit.of_eg3d(**stored.about["orbit"])
+            around = "as the checkpoint says"
+        else:
+            orbit = Orbit.around_box(config.generator.scene.box)
+            around = f"around the box, for the data set cannot be read ({error})"
     folder = out or (run if run.is_dir() else run.parent) / "generated"
     sheet = generate(generator, folder, numbers, orbit, config.generator.z_dim, views, psi, where)
     return f"{len(numbers)} seeds from {views} views, {around}\n{sheet}"

@@ -65,12 +65,6 @@ class GeneratorConfig:
                 f"{representation.scene_type.__name__}; choose a renderer that accepts these",  # type: ignore[attr-defined]
                 field="renderer",
             )
-        if self.view_in_label and self.mapping.condition == "none":
-            raise ConfigError(
-                "generator.mapping.condition=none: a representation without a 3D scene sees the "
-                "camera only through its label; use condition: camera",
-                field="mapping",
-            )
 
     @property
     def is_field(self) -> bool:

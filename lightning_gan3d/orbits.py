@@ -1,6 +1,7 @@
 """Cameras that turn around what a data set looks at, within the views that it has."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from lightning_gan3d.data.labels import read_index
 
 FULL_CIRCLE_GAP = math.pi / 3
 """Azimuths with no hole wider than this go all around."""
+
+FACE_FOCAL, CAR_FOCAL = 4.2647, 1.7074
+"""Focal lengths, in image widths, of EG3D's FFHQ and AFHQ, and of its ShapeNet cars."""
 
 
 class Orbit(NamedTuple):
@@ -78,6 +82,20 @@ class Orbit(NamedTuple):
         focal = radius / box
         k = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
         return cls(radius, elevation, (0.0, 2 * math.pi), True, (0.0, 0.0, 0.0), k)
+
+    @classmethod
+    def of_eg3d(cls, radius: float, target: Sequence[float]) -> "Orbit":
+        """Go where EG3D's own videos go, which its checkpoints name by radius and target.
+
+        At 2.7 (faces) before the front, by 0.35 radians to either side and a diagonal field of view
+        of 18.8 degrees; else (ShapeNet's cars) around, at the focal length of that data set.
+        """
+        faces = abs(radius - 2.7) < 1e-6
+        focal = FACE_FOCAL if faces else CAR_FOCAL
+        k = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+        azimuths = (-0.35, 0.35) if faces else (0.0, 2 * math.pi)
+        x, y, z = target
+        return cls(radius, 0.05 if faces else 0.35, azimuths, not faces, (x, y, z), k)
 
     def angles(self, num: int) -> Float[Tensor, " num"]:
         """Return azimuths in equal steps; a single one is the front of a circle, or mid-arc."""

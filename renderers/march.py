@@ -52,12 +52,13 @@ def draw(o: VolumeRendererConfig, origins: Float[Tensor, "b r 3"], draws: Draws 
     def uniform(purpose: str, num: int) -> Tensor:
         return draws.uniform(purpose, (*rays, num), device, on_device=True).to(origins.dtype)
 
+    jitter = uniform("jitter", o.samples_coarse)
     u = uniform("importance", o.samples_fine) if o.samples_fine else None
     noise = None
     if o.density_noise:
         shape = (*rays, o.samples_coarse + o.samples_fine)
         noise = o.density_noise * draws.normal("density_noise", shape, device, on_device=True)
-    return Random(uniform("jitter", o.samples_coarse), u, noise)
+    return Random(jitter, u, noise)
 
 
 def march(o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random) -> Sums:

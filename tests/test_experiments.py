@@ -114,5 +114,3 @@ def test_impossible_experiments_are_refused(overrides, words):
 def test_what_needs_a_field_is_refused_for_a_picture():
     with pytest.raises(ConfigError, match="no density field"):
         load_experiment("image2d", ["loss.density_reg=0.25"])
-    with pytest.raises(ConfigError, match="condition: camera"):
-        load_experiment("image2d", ["generator.mapping.condition=none"])

@@ -4,30 +4,31 @@ An exported folder holds `config.yaml` and `generator.safetensors` (the averaged
 checkpoint is such a folder with more in it, so that run, checkpoint and export load alike.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_gan3d import config as cfg
-from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.store import CheckpointError
+from lightning_gan3d.checkpoints.stored import NAMES, Network, Stored
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.networks.discriminator import Discriminator
 
 FORMAT = "lightning_gan3d"
 CONFIG = "config.yaml"
-Network = Literal["generator", "generator_raw", "discriminator"]
-"""The averaged generator, the one that is trained, and the discriminator."""
 
 
 def save_network(
-    folder: Path, kind: Network, network: nn.Module, resolution: int, rendering_resolution: int
+    folder: Path,
+    kind: Network,
+    tensors: Mapping[str, Tensor],
+    resolution: int,
+    rendering_resolution: int,
 ) -> None:
     """Write one network, with the two resolutions that it needs besides its configuration."""
     about = {
@@ -36,8 +37,8 @@ def save_network(
         "resolution": str(resolution),
         "rendering_resolution": str(rendering_resolution),
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(tensors, folder / f"{kind}.safetensors", metadata=about)
+    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(whole, folder / f"{kind}.safetensors", metadata=about)
 
 
 def save_generator(folder: str | Path, generator: Generator, config: ExperimentConfig) -> Path:
@@ -45,47 +46,37 @@ def save_generator(folder: str | Path, generator: Generator, config: ExperimentC
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(cfg.to_yaml(config), encoding="utf-8")
-    save_network(
-        folder, "generator", generator, generator.resolution, generator.rendering_resolution
-    )
+    sizes = (generator.resolution, generator.rendering_resolution)
+    save_network(folder, "generator", generator.state_dict(), *sizes)
     return folder
 
 
-def load_generator(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    which: Literal["average", "raw"] = "average",
-) -> Generator:
-    """Load a generator from a run directory (its newest checkpoint), a checkpoint, or an export.
+def read_networks(path: str | Path, kinds: Sequence[Network]) -> Stored:
+    """Read those of `kinds` that a run (its newest checkpoint), checkpoint or export holds.
 
-    `which`: the average over training that is measured and shown, or the weights as trained.
+    Raises `CheckpointError` where it holds none of them, or is damaged.
     """
-    kind: Network = "generator" if which == "average" else "generator_raw"
-    folder = resolve(path, kind)
-    tensors, about = read_tensors(folder / f"{kind}.safetensors")
-    generator = Generator(_config(folder).generator, int(about["resolution"]))
-    generator.rendering_resolution = int(about["rendering_resolution"])
-    _fill(generator, tensors, folder / f"{kind}.safetensors")
-    return generator.to(device)
+    folder, about = resolve(path, kinds)
+    tensors: dict[Network, dict[str, Tensor]] = {}
+    sizes: dict[str, str] = {}
+    for kind in kinds:
+        file = folder / f"{kind}.safetensors"
+        if file.is_file():
+            tensors[kind], sizes = read_tensors(file)
+    resolution, raw = (int(sizes[k]) for k in ("resolution", "rendering_resolution"))
+    return Stored(folder, _config(folder), resolution, raw, tensors, about)
 
 
-def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:
-    """Load the discriminator of a run directory (its newest checkpoint) or of a checkpoint."""
-    folder = resolve(path, "discriminator")
-    tensors, about = read_tensors(folder / "discriminator.safetensors")
-    network = Discriminator(_config(folder).discriminator, int(about["resolution"]), LABEL_DIM)
-    _fill(network, tensors, folder / "discriminator.safetensors")
-    return network.to(device)
-
-
-def resolve(path: str | Path, kind: Network) -> Path:
-    """Return the folder that holds a network: verified if it is a checkpoint."""
+def resolve(path: str | Path, kinds: Sequence[Network]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder that holds a network, and what its index says: verified if it has one."""
     path = Path(path)
+    about: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         path = path.parent
     if not path.is_dir():
         raise CheckpointError(
-            f"{path}: no such folder; name a run directory, a checkpoint or an exported generator"
+            f"{path}: no such folder; name a run directory, a checkpoint, an exported generator, "
+            "or an NVIDIA pickle (.pkl)"
         )
     if (path / "checkpoints").is_dir():
         warnings: list[str] = []
@@ -94,12 +85,14 @@ def resolve(path: str | Path, kind: Network) -> Path:
             seen = f" ({'; '.join(warnings)})" if warnings else ""
             raise CheckpointError(f"{path}: the run has no whole checkpoint yet{seen}")
         path = found
+        about = store.read_index(path)
     elif (path / store.INDEX).is_file():
-        store.verify(path)
-    if not (path / f"{kind}.safetensors").is_file():
+        about = store.verify(path)
+    if not any((path / f"{kind}.safetensors").is_file() for kind in kinds):
         there = ", ".join(sorted(p.name for p in path.glob("*.safetensors"))) or "no networks"
-        raise CheckpointError(f"{path}: holds no {kind}.safetensors; it holds {there}")
-    return path
+        wanted = " or ".join(f"{kind}.safetensors ({NAMES[kind]})" for kind in kinds)
+        raise CheckpointError(f"{path}: holds no {wanted}; it holds {there}")
+    return path, about
 
 
 def _config(folder: Path) -> ExperimentConfig:
@@ -123,20 +116,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: written by schema {about.get('schema')}; this version reads {store.SCHEMA}"
         )
     return tensors, about
-
-
-def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load strictly; a mismatch is named."""
-    wanted = network.state_dict()
-    faults = [f"{k} is missing" for k in wanted if k not in tensors]
-    faults += [f"{k} is not part of the network" for k in tensors if k not in wanted]
-    faults += [
-        f"{k} is {tuple(tensors[k].shape)}, not {tuple(v.shape)}"
-        for k, v in wanted.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{path} does not fit its {CONFIG}: {'; '.join(faults[:3])}{more}")
-    network.load_state_dict(tensors)
-    network.eval().requires_grad_(False)

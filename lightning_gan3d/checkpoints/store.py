@@ -62,17 +62,22 @@ def save(
     temporary = folder / f"{_UNFINISHED}{os.getpid()}-{step}"
     temporary.mkdir()
     write(temporary)
-    files = {p.name: _fingerprint(p) for p in sorted(temporary.iterdir())}
-    index = {"schema": SCHEMA, "step": step, **about, "files": files}
-    (temporary / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    for path in temporary.iterdir():
-        _flush(path)
-    _flush(temporary)
+    seal(temporary, {"step": step, **about})
     temporary.rename(target)
     _flush(folder)
     for _, old in steps_in(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def seal(folder: Path, about: dict[str, Any]) -> None:
+    """List the checksums of a folder's files, with what it is, and flush all of it to the disk."""
+    files = {p.name: _fingerprint(p) for p in sorted(folder.iterdir())}
+    index = {"schema": SCHEMA, **about, "files": files}
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        _flush(path)
+    _flush(folder)
 
 
 def remove_unfinished(folder: Path) -> list[str]:
@@ -109,6 +114,11 @@ def verify(path: Path) -> dict[str, Any]:
                 "the checkpoint is damaged, use an earlier one"
             )
     return dict(index)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint that was verified says of itself."""
+    return dict(json.loads((path / INDEX).read_text(encoding="utf-8")))
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:

@@ -19,6 +19,9 @@ class LossConfig:
     """Weight of R1 (Mescheder et al. 2018): gamma / 2 * |grad D|^2 on both real images. 0: none."""
     r2_gamma: float | None = None
     """The same on fakes. None: `r1_gamma` for the relativistic loss, which needs both, else 0."""
+    penalty_at: Literal["image", "discriminator"] = "image"
+    """By what R1 and R2 differentiate: the images before blur and augmentation, as Mescheder et
+    al. and StyleGAN2-ADA; or those that the discriminator is given, after both, as EG3D's code."""
     r1_interval: int = 16
     """Steps between penalties, weighted by this number; 1: within every step."""
     style_mixing: float = 0.0
@@ -264,6 +267,29 @@ class TrainingConfig:
     def num_steps(self) -> int:
         """Steps of the whole run, a G step and a D step each; whole batches, rounded up."""
         return max(1, -(-round(self.kimg * 1000) // self.batch))
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """A trained generator to start from (fine-tuning), instead of from the seed alone."""
+
+    path: str = ""
+    """A run directory, a checkpoint, an export or an NVIDIA pickle. Empty: start from the seed."""
+    schedules: Literal["restart", "keep", "eg3d"] = "restart"
+    """Blur, swapping, rendering resolution and the average's ramp-up: `restart` begins them anew;
+    `keep` goes on after the images that the source has seen; `eg3d` does as EG3D's `--resume`: no
+    blur, swapping at its final probability, no ramp-up, the rendering resolution anew."""
+    kimg: float | None = None
+    """Thousands of images that the source has seen, for `keep`. None: as the source says; NVIDIA
+    pickles do not say it."""
+
+    def __post_init__(self) -> None:
+        """Check what needs what."""
+        if self.kimg is not None and (self.kimg < 0 or self.schedules != "keep"):
+            raise ConfigError(
+                f"init_from.kimg={self.kimg}: use 0 or more, and schedules: keep, which reads it",
+                field="kimg",
+            )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Now(NamedTuple):
 
     step: int
     images: int
+    """Seen before it, those of a source included whose schedules go on."""
     rendering_resolution: int
     blur_sigma: float
     swap_probability: float
@@ -89,6 +90,9 @@ class AdversarialModule(lightning.LightningModule):
         self.optimizer_d = make_adam(list(self.discriminator.parameters()), self.adam["D"])
         self.meter = Meter()
         self.steps_done = 0
+        self.images_before = 0
+        """Images that a source of `init_from` had seen, where its schedules go on."""
+        self._schedules = schedules.of_start(config.training, config.init_from)
         self.last_fake: tuple[Images, Cameras] | None = None
         self._natural_resolution = self.generator.rendering_resolution
         self._swaps = (
@@ -112,8 +116,9 @@ class AdversarialModule(lightning.LightningModule):
 
     def now(self, step: int) -> Now:
         """Ask the schedules."""
-        training = self.config.training
-        images, total = step * training.batch, training.num_steps * training.batch
+        training = self._schedules
+        trained, total = step * training.batch, training.num_steps * training.batch
+        images = trained + self.images_before
         return Now(
             step,
             images,
@@ -122,7 +127,7 @@ class AdversarialModule(lightning.LightningModule):
             ),
             schedules.blur_sigma(training, images),
             schedules.swap_probability(training, images),
-            schedules.learning_rate_factor(self.config.optimizer, images + training.batch, total),
+            schedules.learning_rate_factor(self.config.optimizer, trained + training.batch, total),
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
@@ -131,7 +136,7 @@ class AdversarialModule(lightning.LightningModule):
         microbatches = self.split(batch)
         self.generator_step(now, microbatches)
         self.discriminator_step(now, microbatches)
-        decay = schedules.ema_decay(self.config.training, now.images)
+        decay = schedules.ema_decay(self._schedules, now.images)
         self.moving_average.update(decay, self.gate.healthy)
         self.average.rendering_resolution = now.rendering_resolution
         self.steps_done = now.step + 1
@@ -214,9 +219,11 @@ class AdversarialModule(lightning.LightningModule):
                 fake, _, ws = self.generate(label, draws, now)
             real = self.reals(mb, now)
             if penalised:
-                real, fake = losses.with_gradient(real), losses.with_gradient(fake)
-            fake_logits = self.discriminate(fake, label, draws, now, False, penalised)
-            real_logits = self.discriminate(real, mb.labels, draws, now, True, penalised)
+                fake_logits, fake = self.discriminate_smoothly(fake, label, draws, now, False)
+                real_logits, real = self.discriminate_smoothly(real, mb.labels, draws, now, True)
+            else:
+                fake_logits = self.discriminate(fake, label, draws, now, real=False)
+                real_logits = self.discriminate(real, mb.labels, draws, now, real=True)
             total = losses.discriminator_loss(loss.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", total)
             self.meter.add("D/real", real_logits.mean())
@@ -237,15 +244,14 @@ class AdversarialModule(lightning.LightningModule):
         loss = self.config.loss
         for mb in microbatches:
             draws = mb.draws.scope("D penalty")
-            real = losses.with_gradient(self.reals(mb, now))
-            real_logits = self.discriminate(real, mb.labels, draws, now, True, True)
+            real = self.reals(mb, now)
+            real_logits, real = self.discriminate_smoothly(real, mb.labels, draws, now, True)
             fake = fake_logits = None
             if loss.r2 > 0:
                 label = self.fake_labels(mb, draws)
                 with torch.no_grad():
                     fake, _, _ = self.generate(label, draws, now)
-                fake = losses.with_gradient(fake)
-                fake_logits = self.discriminate(fake, label, draws, now, False, True)
+                fake_logits, fake = self.discriminate_smoothly(fake, label, draws, now, False)
             yield self._penalty(real_logits, real, fake_logits, fake) * loss.r1_interval
 
     def _penalty(
@@ -313,8 +319,7 @@ class AdversarialModule(lightning.LightningModule):
 
     def reals(self, mb: Microbatch, now: Now) -> Images:
         """The real images of a microbatch, as a generator would return them."""
-        raw_sigma = now.blur_sigma if self.config.training.blur_raw == "eg3d" else 0.0
-        return pairs.real_pair(mb.images, now.rendering_resolution, self._reduces_reals, raw_sigma)
+        return pairs.real_pair(mb.images, now.rendering_resolution, self._reduces_reals)
 
     def discriminate(
         self,
@@ -323,16 +328,42 @@ class AdversarialModule(lightning.LightningModule):
         draws: Draws,
         now: Now,
         real: bool,
-        twice: bool = False,
     ) -> Float[Tensor, "b 1"]:
-        """Logits of blurred and augmented images; in float32 if to be differentiated twice."""
-        eg3d = self.config.training.blur_raw == "eg3d"
-        images = pairs.blur_pair(images, now.blur_sigma, eg3d)
+        """Logits of blurred and augmented images."""
+        return self.logits(self.seen(images, draws, now, real), label)
+
+    def discriminate_smoothly(
+        self,
+        images: Images,
+        label: Float[Tensor, "b 25"],
+        draws: Draws,
+        now: Now,
+        real: bool,
+    ) -> tuple[Float[Tensor, "b 1"], Images]:
+        """Logits in float32, and the leaves by which a penalty differentiates them."""
+        if self.config.loss.penalty_at == "image":
+            leaves = losses.with_gradient(images)
+            seen = self.seen(leaves, draws, now, real)
+        else:
+            leaves = seen = losses.with_gradient(self.seen(images, draws, now, real))
+        return self.logits(seen, label, twice=True), leaves
+
+    def seen(self, images: Images, draws: Draws, now: Now, real: bool) -> Images:
+        """What the discriminator is given of images: blurred and augmented."""
+        images = pairs.blur_pair(
+            images, now.blur_sigma, real, self.config.training.blur_raw == "eg3d"
+        )
         if self.config.augment.mode != "none":
             images = self.augment(images, draws.scope("augment real" if real else "augment fake"))
+        return images
+
+    def logits(
+        self, seen: Images, label: Float[Tensor, "b 25"], twice: bool = False
+    ) -> Float[Tensor, "b 1"]:
+        """Logits of what the discriminator is given; float32 if to be differentiated twice."""
         in_bf16 = self.config.training.precision == "bf16" and not twice
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
-            logits: Tensor = self.discriminator(images, label)
+            logits: Tensor = self.discriminator(seen, label)
         return logits.float()
 
     def _discriminator_learns(self, yes: bool) -> None:

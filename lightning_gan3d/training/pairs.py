@@ -13,21 +13,15 @@ from lightning_gan3d.data.pixels import to_float
 from lightning_gan3d.generator import resize
 
 
-def real_pair(
-    stored: UInt8[Tensor, "v 3 h w"],
-    rendering_resolution: int,
-    reduced: bool,
-    raw_sigma: float = 0.0,
-) -> Images:
+def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduced: bool) -> Images:
     """Real images as a generator would return them; `image_raw`: a bilinear antialiased reduction.
 
     `reduced`: the generator has no super-resolution, so that its image is its rendering enlarged.
     Then the real image is its own reduction enlarged, or the discriminator would tell the two apart
-    by sharpness alone. `raw_sigma`: blurs `image_raw`, in its own pixels, as EG3D does to reals
-    alone (and before the image that R1 differentiates by).
+    by sharpness alone.
     """
     image = to_float(stored)
-    image_raw = blur(resize(image, rendering_resolution), raw_sigma)
+    image_raw = resize(image, rendering_resolution)
     return Images(resize(image_raw, image.shape[-1]) if reduced else image, image_raw)
 
 
@@ -51,13 +45,13 @@ def blur(image: Float[Tensor, "v c h w"], sigma: float) -> Float[Tensor, "v c h 
     return rearrange(x, "(v c) 1 h w -> v c h w", v=image.shape[0])
 
 
-def blur_pair(images: Images, sigma: float, eg3d: bool) -> Images:
+def blur_pair(images: Images, sigma: float, real: bool, eg3d: bool) -> Images:
     """Blur both images alike: `sigma` in pixels of the image, to scale for `image_raw`.
 
-    `eg3d`: the image alone; real `image_raw` are blurred before, by `real_pair`.
+    `eg3d`: `image_raw` only where it is real, by the same number of its own, larger, pixels.
     """
     if sigma <= 0:
         return images
     image, image_raw = images.image, images.image_raw
-    scaled = sigma * image_raw.shape[-1] / image.shape[-1]
-    return Images(blur(image, sigma), image_raw if eg3d else blur(image_raw, scaled))
+    scaled = sigma if eg3d else sigma * image_raw.shape[-1] / image.shape[-1]
+    return Images(blur(image, sigma), blur(image_raw, scaled) if real or not eg3d else image_raw)

@@ -13,8 +13,14 @@ from lightning_gan3d.training import system
 from lightning_gan3d.training.module import AdversarialModule, make_networks
 
 
-def check_resolutions(config: ExperimentConfig, resolution: int) -> None:
-    """Refuse to render at more pixels than the images have."""
+def check_trainable(config: ExperimentConfig, resolution: int) -> None:
+    """Refuse to render at more pixels than the images have, and what could not learn views."""
+    generator = config.generator
+    if generator.view_in_label and generator.mapping.condition == "none":
+        raise ConfigError(
+            "generator.mapping.condition=none: a representation without a 3D scene sees the camera "
+            "only through its label; use condition: camera"
+        )
     for name in ("initial", "final"):
         value = getattr(config.training.rendering_resolution, name)
         if value is not None and value > resolution:
@@ -54,7 +60,7 @@ def plan(config: ExperimentConfig) -> str:
     device = system.choose_device(training)
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     resolution = data.train.resolution
-    check_resolutions(config, resolution)
+    check_trainable(config, resolution)
     generator, discriminator = make_networks(config, resolution)
     g, d = num_parameters(generator), num_parameters(discriminator)
     representation = num_parameters(generator.representation)

@@ -16,9 +16,10 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.training import distributed, launch, rundir, state, system
 from lightning_gan3d.training.callbacks import BrokenGradient, CannotSave, Clock, Rhythm
+from lightning_gan3d.training.initialise import check_init, initialise
 from lightning_gan3d.training.mirror import Mirror
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.plan import check_resolutions, describe, plan
+from lightning_gan3d.training.plan import check_trainable, describe, plan
 from lightning_gan3d.training.samples import sample_cameras
 from lightning_gan3d.training.signals import StopRequest
 
@@ -96,7 +97,9 @@ def check_data(config: ExperimentConfig, path: Path) -> DataModule:
     """Open the data and refuse what cannot be trained on, or is not what the run began with."""
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
-    check_resolutions(config, data.train.resolution)
+    check_trainable(config, data.train.resolution)
+    if config.init_from.path and not rundir.read_manifest(path):
+        check_init(config, data.train.resolution)
     began = rundir.read_manifest(path).get("dataset_fingerprint", data.train.fingerprint)
     if began != data.train.fingerprint:
         raise ConfigError(
@@ -251,6 +254,8 @@ def _continue(
 ) -> float:
     """Load the checkpoint to start from, if any; return the seconds trained before it."""
     if start is None:
+        if config.init_from.path:
+            initialise(module, config, say)
         return 0.0
     about = state.load(module, config, start)
     say(f"continuing from {about['kimg']:g} kimg ({start.name})")

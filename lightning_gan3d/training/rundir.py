@@ -55,7 +55,7 @@ class Run:
 
     def generator(self, device: str = "cpu") -> "Generator":
         """The averaged generator of the newest whole checkpoint."""
-        from lightning_gan3d.checkpoints.native import load_generator
+        from lightning_gan3d.checkpoints.load import load_generator
 
         return load_generator(self.path, device)
 

@@ -1,7 +1,10 @@
 """Schedules: plain functions of the images seen, so that a resumed run or another batch agrees."""
 
+from dataclasses import replace
+
 from lightning_gan3d.training.config import (
     AdamConfig,
+    InitConfig,
     OptimizersConfig,
     ResolutionScheduleConfig,
     TrainingConfig,
@@ -14,6 +17,13 @@ def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
     if fade_kimg <= 0:
         return 1.0 if passed >= 0 else 0.0
     return min(max(passed / (fade_kimg * 1000), 0.0), 1.0)
+
+
+def of_start(training: TrainingConfig, init: InitConfig) -> TrainingConfig:
+    """Return the schedules of a run: as EG3D's `--resume` where `init_from` asks for that."""
+    if not init.path or init.schedules != "eg3d":
+        return training
+    return replace(training, blur_fade_kimg=0.0, swap_fade_kimg=0.0, ema_rampup=None)
 
 
 def rendering_resolution(cfg: ResolutionScheduleConfig, images: int, natural: int) -> int:

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from lightning_gan3d import config as cfg
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import native, store
-from lightning_gan3d.checkpoints.native import load_discriminator, load_generator, save_generator
+from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
+from lightning_gan3d.checkpoints.native import save_generator
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
@@ -60,8 +61,8 @@ def run(tmp_path, generator, config):
 
     def write(directory):
         save_generator(directory, generator, config)
-        native.save_network(directory, "generator_raw", raw, 16, 16)
-        native.save_network(directory, "discriminator", discriminator, 16, 16)
+        native.save_network(directory, "generator_raw", raw.state_dict(), 16, 16)
+        native.save_network(directory, "discriminator", discriminator.state_dict(), 16, 16)
 
     for step in (1, 2):
         store.save(folder / "checkpoints", step, write, {}, 2)
@@ -89,9 +90,7 @@ def test_run_checkpoint_export_and_file_load_alike(run, exported, generator):
     newest = folder / "checkpoints" / store.name_of(2)
     for path in (folder, str(newest), exported, exported / "generator.safetensors"):
         assert torch.equal(picture(load_generator(path)).image, picture(generator).image)
-    assert torch.equal(
-        picture(load_generator(folder, which="raw")).image, picture(raw.eval()).image
-    )
+    assert torch.equal(picture(load_generator(folder, which="G")).image, picture(raw.eval()).image)
     found = load_discriminator(folder).state_dict()
     assert all(torch.equal(found[k], v) for k, v in discriminator.state_dict().items())
 
@@ -127,7 +126,7 @@ def test_what_does_not_fit_is_named(exported, config):
         cfg.to_yaml(config).replace("w_dim: 8", f"w_dim: {changed}")
     )
     save_file(tensors, file, metadata=about)
-    with pytest.raises(CheckpointError, match=r"does not fit its config.yaml: .* and \d+ more"):
+    with pytest.raises(CheckpointError, match=r"does not fit its configuration: .* and \d+ more"):
         load_generator(exported)
 
 
@@ -155,7 +154,7 @@ def test_paths_that_hold_nothing_are_named(tmp_path, exported):
     with pytest.raises(CheckpointError, match="no such folder"):
         load_generator(tmp_path / "nowhere")
     with pytest.raises(
-        CheckpointError, match=r"holds no discriminator\.safetensors; it holds generator"
+        CheckpointError, match=r"holds no discriminator\.safetensors \(D\); it holds generator"
     ):
         load_discriminator(exported)
     (exported / "config.yaml").unlink()

@@ -78,6 +78,7 @@ def test_an_option_changes_what_is_learned(changes, override):
         (("training.blur_fade_kimg=1.0",), "training.blur_sigma=2.0"),
         (("training.blur_fade_kimg=1.0", "discriminator.dual=true"), "training.blur_raw=eg3d"),
         (("loss.r1_gamma=3.0",), "loss.r1_interval=1"),
+        (("loss.r1_gamma=3.0", "training.blur_fade_kimg=1.0"), "loss.penalty_at=discriminator"),
         (("loss.density_reg=5.0",), "loss.density_reg_interval=1"),
         (("loss.density_reg=5.0",), "loss.density_reg_points=eg3d"),
         (("loss.density_reg=5.0",), "loss.density_reg_num_points=10"),

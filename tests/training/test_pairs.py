@@ -47,18 +47,16 @@ def test_a_small_blur_leaves_the_image():
     x = torch.randn(1, 3, 8, 8)
     assert blur(x, 0.3) is x
     images = Images(x, x)
-    assert blur_pair(images, 0.0, eg3d=False) is images
+    assert blur_pair(images, 0.0, real=True, eg3d=False) is images
 
 
 def test_both_images_are_blurred_to_scale_or_as_eg3d():
     x, raw = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 8, 8)
-    alike = blur_pair(Images(x, raw), 4.0, eg3d=False)
-    torch.testing.assert_close(alike.image, blur(x, 4.0))
-    torch.testing.assert_close(alike.image_raw, blur(raw, 1.0))
-    theirs = blur_pair(Images(x, raw), 4.0, eg3d=True)
-    torch.testing.assert_close(theirs.image, blur(x, 4.0))
-    assert theirs.image_raw is raw
-    real = real_pair(stored(), 8, reduced=False)
-    blurred = real_pair(stored(), 8, reduced=False, raw_sigma=4.0)
-    assert torch.equal(blurred.image, real.image)
-    torch.testing.assert_close(blurred.image_raw, blur(real.image_raw, 4.0))
+    for real in (True, False):
+        alike = blur_pair(Images(x, raw), 4.0, real, eg3d=False)
+        torch.testing.assert_close(alike.image, blur(x, 4.0))
+        torch.testing.assert_close(alike.image_raw, blur(raw, 1.0))
+    of_real = blur_pair(Images(x, raw), 4.0, real=True, eg3d=True)
+    torch.testing.assert_close(of_real.image_raw, blur(raw, 4.0))
+    of_fake = blur_pair(Images(x, raw), 4.0, real=False, eg3d=True)
+    assert of_fake.image_raw is raw

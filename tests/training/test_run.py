@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lightning_gan3d.checkpoints import store
-from lightning_gan3d.checkpoints.native import load_generator
+from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, Refusal
 from lightning_gan3d.training import run as run_file
 from lightning_gan3d.training.module import AdversarialModule

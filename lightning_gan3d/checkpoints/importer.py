@@ -1,0 +1,199 @@
+"""NVIDIA's network pickles to ours: read safely, translated, exported with their provenance."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gan3d import config as cfg
+from lightning_gan3d.checkpoints import native, nvidia, store
+from lightning_gan3d.checkpoints.store import CheckpointError
+from lightning_gan3d.checkpoints.stored import NAMES, Network, Stored
+from lightning_gan3d.checkpoints.unpickle import Record, read_pickle, tensors_of
+from lightning_gan3d.data.dataset import DataConfig
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment
+from lightning_gan3d.networks.discriminator import DiscriminatorConfig
+
+LICENCE = (
+    "The weights keep the licence of their source. NVIDIA's EG3D and StyleGAN checkpoints come "
+    "under NVIDIA source code licences: research or evaluation, no commercial use."
+)
+ALL: tuple[Network, ...] = ("generator", "generator_raw", "discriminator")
+
+
+def read_file(path: Path, kinds: Sequence[Network] = ALL) -> Stored:
+    """Read a network pickle; `about` says what it is, and what to know of it.
+
+    Raises `CheckpointError` for what is no network or holds what is not known, `UnsafePickle` for
+    what asks for code.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, Mapping) or not any(n in content for n in NAMES.values()):
+        raise CheckpointError(f"{path}: a pickle, but without the networks G, D or G_ema")
+    try:
+        return _translate(path, content, kinds)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except cfg.ConfigError as error:
+        raise CheckpointError(f"{path}: holds an impossible option: {error}") from None
+
+
+def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network]) -> Stored:
+    found: dict[Network, Record] = {}
+    for kind, name in NAMES.items():
+        record = content.get(name)
+        if isinstance(record, Record):
+            found[kind] = record
+        elif record is not None:
+            raise CheckpointError(f"its {name} is a {type(record).__name__}, not a network")
+    generators = [found[kind] for kind in ALL[:2] if kind in found]
+    if not generators:
+        raise CheckpointError("holds no generator; only pickles with G or G_ema can be read")
+    parts = nvidia.read_generator(_network(generators[0]))
+    tensors: dict[Network, Any] = {}
+    discriminator, notes = DiscriminatorConfig(), list(parts.notes)
+    if "discriminator" in found:
+        d = nvidia.read_discriminator(_network(found["discriminator"]))
+        if d.resolution != parts.resolution:
+            raise CheckpointError(
+                f"its D sees images of {d.resolution}, its generator makes {parts.resolution}"
+            )
+        discriminator = d.config
+        notes += d.notes
+        tensors["discriminator"] = d.tensors
+    for kind in ALL[:2]:
+        if kind in found:
+            other = nvidia.read_generator(_network(found[kind]))
+            if other.config != parts.config:
+                raise CheckpointError("its G and G_ema are not built alike")
+            tensors[kind] = other.tensors
+    preset = "eg3d/base" if parts.config.is_field else "image2d"
+    config = dataclasses.replace(
+        load_experiment(preset),
+        name=re.sub(r"[^\w.-]+", "-", path.stem).lstrip(".") or "imported",
+        data=DataConfig(),
+        generator=parts.config,
+        discriminator=discriminator,
+    )
+    config = _as_trained(config, generators[0], parts.rendering_resolution)
+    about: dict[str, Any] = {
+        "source": {
+            "file": path.name,
+            "sha256": _sha256(path),
+            "classes": {NAMES[k]: r.name for k, r in found.items()},
+            "code_sha256": {NAMES[k]: r.source_sha256 for k, r in found.items()},
+            "trained_on": _plain(content.get("training_set_kwargs")),
+        },
+        "licence": LICENCE,
+        "notes": notes,
+    }
+    if config.generator.is_field:
+        about["orbit"] = _orbit(generators[0].state["rendering_kwargs"])
+    wanted = {k: v for k, v in tensors.items() if k in kinds}
+    return Stored(path, config, parts.resolution, parts.rendering_resolution, wanted, about)
+
+
+def _network(record: Record) -> nvidia.Network:
+    return nvidia.Network(record.name, record.state, tensors_of(record))
+
+
+def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> ExperimentConfig:
+    """Set what the pickle says of its training, so that its configuration can be fine-tuned."""
+    if not config.generator.is_field:
+        return config
+    rendering = record.state["rendering_kwargs"]
+    kind = rendering.get("reg_type", "l1")
+    if kind != "l1":
+        raise CheckpointError(f"rendering_kwargs.reg_type={kind}: only l1 is known here")
+    loss = dataclasses.replace(
+        config.loss,
+        density_reg=float(rendering.get("density_reg", 0)),
+        density_reg_distance=float(rendering.get("density_reg_p_dist", 0.004)),
+    )
+    swap = rendering.get("gpc_reg_prob")
+    training = dataclasses.replace(
+        config.training,
+        swap_final=config.training.swap_final if swap is None else float(swap),
+        rendering_resolution=dataclasses.replace(
+            config.training.rendering_resolution, initial=raw, final=None
+        ),
+    )
+    return dataclasses.replace(config, loss=loss, training=training)
+
+
+def _orbit(rendering: Mapping[str, Any]) -> dict[str, Any]:
+    target = [float(x) for x in rendering.get("avg_camera_pivot", (0, 0, 0))]
+    return {"radius": float(rendering.get("avg_camera_radius", 2.7)), "target": target}
+
+
+def import_file(
+    path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool = False
+) -> str:
+    """Write a network pickle as a native export, whole or not at all; return what was done."""
+    path, out = Path(path), Path(out)
+    if out.exists() and not overwrite:
+        raise CheckpointError(f"{out} exists: give another folder, or ask to overwrite it")
+    if out.exists() and any(out.iterdir()) and not (out / store.INDEX).is_file():
+        raise CheckpointError(f"{out} exists and is no export: give another folder")
+    stored = read_file(path)
+    config = stored.config
+    if overrides:
+        origins = cfg.Origins()
+        tree = cfg.apply_overrides(cfg.to_tree(config), overrides, origins)
+        config = cfg.build(ExperimentConfig, tree, origins)
+    stored = stored._replace(config=config)
+    temporary = out.with_name(f".{out.name}.importing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        (temporary / native.CONFIG).write_text(cfg.to_yaml(config), encoding="utf-8")
+        for kind, tensors in stored.tensors.items():
+            _check(stored, kind)
+            sizes = (stored.resolution, stored.rendering_resolution)
+            native.save_network(temporary, kind, tensors, *sizes)
+        store.seal(temporary, stored.about)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _report(stored, out)
+
+
+def _check(stored: Stored, kind: Network) -> None:
+    """Build the network, so that what does not fit is refused before anything is written."""
+    if kind == "discriminator":
+        stored.discriminator()
+    else:
+        stored.generator(kind)
+
+
+def _report(stored: Stored, out: Path) -> str:
+    about, source = stored.about, stored.about["source"]
+    networks = ", ".join(f"{name} ({cls})" for name, cls in source["classes"].items())
+    lines = [
+        f"{out}: {networks}; images of {stored.resolution}², rendered at "
+        f"{stored.rendering_resolution}²",
+        f"source    {source['file']}, SHA-256 {source['sha256']}",
+        f"licence   {about['licence']}",
+        *(f"note      {note}" for note in about["notes"]),
+        f"use       gan3d generate {out}",
+        f"          gan3d train {out / native.CONFIG} init_from.path={out} data.path=DATA",
+    ]
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of the data set's options."""
+    if not isinstance(value, Mapping):
+        return None
+    return json.loads(json.dumps(dict(value), default=str))
