@@ -1,11 +1,15 @@
 """Write golden.npz: what the official code makes of the inputs of `CASES` and `PHASES`, thinned.
 
+And published.json: the options of the commands that its models were trained with.
+
     EG3D_CHECKOUT=path/to/eg3d python tests/eg3d/make_golden.py
 
 The checkout is NVlabs/eg3d at commit 7cf1fd1; its code runs on a CPU in float32, and its draws are
 replaced as `reference.py` says. Nothing of it is stored but numbers.
 """
 
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ import torch
 from reference import (
     CASES,
     PHASES,
+    PUBLISHED,
     Case,
     discriminator_kwargs,
     generator_kwargs,
@@ -20,12 +25,16 @@ from reference import (
     latents,
     official_discriminator,
     official_generator,
+    official_options,
+    official_schedules,
     run_official,
     run_official_phase,
+    run_official_stylegan2,
     thinned,
 )
 
 FILE = Path(__file__).with_name("golden.npz")
+OPTIONS = Path(__file__).with_name("published.json")
 
 
 def main() -> None:
@@ -50,7 +59,15 @@ def main() -> None:
         loss, gradient = run_official_phase(phase)
         few = thinned({"gradient": gradient})["gradient"]
         arrays |= {f"{phase}/loss": loss.numpy(), f"{phase}/gradient": few.numpy()}
+    arrays["schedules"] = np.array(official_schedules())
+    for c_dim in (0, 25):
+        found = run_official_stylegan2(c_dim)
+        for name, tensor in thinned(found).items():
+            arrays[f"stylegan2-{c_dim}/{name}"] = tensor.numpy()
     np.savez_compressed(FILE, **arrays)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {preset: official_options(preset, Path(folder)) for preset in PUBLISHED}
+    OPTIONS.write_text(json.dumps(options, indent=1) + "\n")
     print(f"{FILE}: {FILE.stat().st_size / 1000:.0f} kB")
 
 

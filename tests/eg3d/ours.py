@@ -1,15 +1,28 @@
 """Ours with the weights of `reference.numbers`, and what it makes of the same inputs."""
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import torch
-from reference import FADES, IMAGES_SEEN, TRAINED, Script, flat_gradient, numbers, training_batch
+from reference import (
+    FADES,
+    IMAGES_SEEN,
+    TRAINED,
+    Script,
+    flat_gradient,
+    labels,
+    latents,
+    numbers,
+    stylegan2_kwargs,
+    training_batch,
+)
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
 from lightning_gan3d.checkpoints.unpickle import Record
+from lightning_gan3d.contract import Images
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
@@ -54,11 +67,12 @@ def discriminator(kwargs: dict[str, Any]) -> Discriminator:
     return network
 
 
-def fill(network: nn.Module) -> None:
+def fill(network: nn.Module, name_of: Callable[[str], str] | None = None) -> None:
     """Set the weights that `reference.fill` gives to the official network."""
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
-            tensor.copy_(numbers(official_name(network, name), tuple(tensor.shape)))
+            theirs = name_of(name) if name_of else official_name(network, name)
+            tensor.copy_(numbers(theirs, tuple(tensor.shape)))
 
 
 def official_name(network: nn.Module, name: str) -> str:
@@ -167,3 +181,19 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
     }
     loss = term.detach() / scale.get(phase, 1.0)
     return loss, flat_gradient(network, lambda name: official_name(network, name))
+
+
+def run_stylegan2(c_dim: int) -> dict[str, Tensor]:
+    """Return styles, image and logits of our 2D baseline, as `reference.run_official_stylegan2`."""
+    g_kwargs, d_kwargs = stylegan2_kwargs(c_dim)
+    g_parts = nvidia.read_generator(source("Generator", g_kwargs))
+    d_parts = nvidia.read_discriminator(source("Discriminator", d_kwargs))
+    g = Generator(g_parts.config, g_parts.resolution).eval()
+    d = Discriminator(d_parts.config, d_parts.resolution).eval()
+    fill(g, lambda name: name.removeprefix("representation."))
+    fill(d)
+    z, label = latents(4), labels(256, 4)
+    with torch.no_grad():
+        ws = g.mapping(z, label, 0.7, 4)
+        image = g.render(g.scene(ws), ws, Cameras.from_label(label)).image
+        return {"ws": ws, "image": image, "logits": d(Images(image, image), label)}

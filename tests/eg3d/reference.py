@@ -7,8 +7,10 @@ ours drew.
 
 import contextlib
 import importlib
+import json
 import os
 import sys
+import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -397,3 +399,107 @@ def flat_gradient(network: nn.Module, official_name: Callable[[str], str]) -> Te
         if not (n.startswith("superresolution") and n.endswith(unused))
     ]
     return torch.cat([row.flatten() for row in rows])
+
+
+PUBLISHED = {
+    "ffhq512": "--cfg=ffhq --gamma=1 --gen_pose_cond=True",
+    "ffhq512_128": (
+        "--cfg=ffhq --gamma=1 --gen_pose_cond=True --neural_rendering_resolution_final=128 "
+        "--kimg=2000 --resume=ffhq-64.pkl"
+    ),
+    "ffhqrebalanced512": (
+        "--cfg=ffhq --gamma=1 --gen_pose_cond=True --gpc_reg_prob=0.8 --resume=ffhq-64.pkl"
+    ),
+    "ffhqrebalanced512_128": (
+        "--cfg=ffhq --gamma=1 --gen_pose_cond=True --gpc_reg_prob=0.8 "
+        "--neural_rendering_resolution_final=128 --resume=ffhq-rebalanced-64.pkl"
+    ),
+    "afhq512": (
+        "--cfg=afhq --gamma=5 --aug=ada --gen_pose_cond=True --gpc_reg_prob=0.8 "
+        "--neural_rendering_resolution_final=128 --resume=ffhq-64.pkl"
+    ),
+    "shapenet128": "--cfg=shapenet --gamma=0.3",
+}
+"""Our presets, and the arguments of the official `train.py` that its models were trained with."""
+
+
+def official_options(preset: str, folder: Path) -> dict[str, Any]:
+    """Return the options that the official `train.py --dry-run` prints for a preset."""
+    from click.testing import CliRunner
+    from PIL import Image
+
+    sys.modules.setdefault("psutil", types.ModuleType("psutil"))  # it reports memory in training
+    size = 128 if preset == "shapenet128" else 512
+    images = folder / f"images{size}"
+    images.mkdir(exist_ok=True)
+    Image.new("RGB", (size, size)).save(images / "a.png")
+    (images / "dataset.json").write_text(json.dumps({"labels": [["a.png", [1.0] * 25]]}))
+    arguments = ["--outdir=out", f"--data={images}", "--gpus=8", "--batch=32", "--dry-run"]
+    arguments += PUBLISHED[preset].split()
+    printed = CliRunner().invoke(official("train").main, arguments, catch_exceptions=False).output
+    text = printed.partition("Training options:")[2].partition("\nOutput directory:")[0]
+    options = json.loads(text)
+    for key in ("training_set_kwargs", "data_loader_kwargs", "run_dir", "metrics"):
+        del options[key]  # of this machine
+    return dict(options)
+
+
+SEEN = (0, 1000, 49_999, 64_000, 128_000, 199_999, 250_000, 640_123, 999_999, 2_000_000)
+"""Images seen, at which the schedules of the second preset are asked for."""
+
+
+def official_schedules() -> list[tuple[float, float, int]]:
+    """Return blur, swapping probability and rendering resolution after each number of images."""
+    loss = official("training.loss").StyleGAN2Loss(
+        torch.device("cpu"),
+        mock.Mock(rendering_kwargs={}),
+        mock.Mock(),
+        blur_init_sigma=10,
+        blur_fade_kimg=200,
+        gpc_reg_prob=0.5,
+        gpc_reg_fade_kimg=1000,
+        neural_rendering_resolution_initial=64,
+        neural_rendering_resolution_final=128,
+        neural_rendering_resolution_fade_kimg=1000,
+    )
+    rows = []
+    nothing = torch.zeros(1, 3, 4, 4)
+    for seen in SEEN:
+        with (
+            mock.patch.object(loss, "run_G", return_value=({}, None)) as run_g,
+            mock.patch.object(
+                loss, "run_D", return_value=torch.zeros(1, requires_grad=True)
+            ) as run_d,
+        ):
+            loss.accumulate_gradients("Gmain", nothing, None, None, None, 1, seen)
+        asked = run_g.call_args.kwargs
+        resolution = int(asked["neural_rendering_resolution"])
+        sigma = float(run_d.call_args.kwargs["blur_sigma"])
+        rows.append((sigma, float(asked["swapping_prob"]), resolution))
+    return rows
+
+
+def stylegan2_kwargs(c_dim: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the StyleGAN2 networks of the StyleGAN3 repository, which EG3D carries too."""
+    common = {"c_dim": c_dim, "img_resolution": 64, "img_channels": 3, **CHANNELS}
+    g = {"z_dim": 512, "w_dim": 512, "mapping_kwargs": {"num_layers": 8}}
+    return {**common, **g, "num_fp16_res": 4, "conv_clamp": 256}, {
+        **common,
+        "num_fp16_res": 4,
+        "conv_clamp": 256,
+        "epilogue_kwargs": {"mbstd_group_size": 4},
+    }
+
+
+def run_official_stylegan2(c_dim: int) -> dict[str, Tensor]:
+    """Return styles, image and logits of the official StyleGAN2."""
+    module = official("training.networks_stylegan2")
+    g_kwargs, d_kwargs = stylegan2_kwargs(c_dim)
+    g, d = module.Generator(**g_kwargs).eval(), module.Discriminator(**d_kwargs).eval()
+    fill(g)
+    fill(d)
+    z, label = latents(4), labels(256, 4)[:, :c_dim]
+    with torch.no_grad():
+        ws = g.mapping(z, label, truncation_psi=0.7, truncation_cutoff=4)
+        image = g.synthesis(ws, noise_mode="const")
+        return {"ws": ws, "image": image, "logits": d(image, label)}

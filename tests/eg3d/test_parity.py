@@ -9,6 +9,9 @@ import reference
 import torch
 from reference import CASES, PHASES
 
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.training import schedules
+
 GOLDEN = Path(__file__).with_name("golden.npz")
 LIMIT = 1e-5
 GRADIENT_LIMIT = 1e-4
@@ -115,6 +118,50 @@ def test_losses_and_gradients_agree_with_a_checkout(phase):
         ours.run_phase(phase), reference.run_official_phase(phase), strict=True
     ):
         assert relative(found, wanted) <= GRADIENT_LIMIT
+
+
+@pytest.mark.parametrize("c_dim", [0, 25])
+def test_the_2d_baseline_is_the_official_stylegan2(c_dim):
+    with np.load(GOLDEN) as arrays:
+        names = ("ws", "image", "logits")
+        wanted = {n: torch.from_numpy(arrays[f"stylegan2-{c_dim}/{n}"]) for n in names}
+    found = reference.thinned(ours.run_stylegan2(c_dim))
+    for name, limit in (("ws", LIMIT), ("image", LIMIT), ("logits", WIDER["logits"])):
+        assert relative(found[name], wanted[name]) <= limit, name
+
+
+@live
+@pytest.mark.parametrize("c_dim", [0, 25])
+def test_the_2d_baseline_agrees_with_a_checkout(c_dim):
+    wanted, found = reference.run_official_stylegan2(c_dim), ours.run_stylegan2(c_dim)
+    assert all(relative(found[k], v) <= WIDER.get(k, LIMIT) for k, v in wanted.items())
+
+
+def test_schedules_are_the_official_ones():
+    config = load_experiment("eg3d/ffhq512_128", ["init_from.schedules=restart"])
+    training = config.training
+    with np.load(GOLDEN) as arrays:
+        wanted = arrays["schedules"]
+    for seen, (sigma, swap, resolution) in zip(reference.SEEN, wanted, strict=True):
+        assert schedules.blur_sigma(training, seen) == pytest.approx(sigma, abs=1e-12)
+        assert schedules.swap_probability(training, seen) == pytest.approx(swap, abs=1e-12)
+        found = schedules.rendering_resolution(training.rendering_resolution, seen, 64)
+        assert found == resolution
+
+
+@live
+def test_the_stored_schedules_are_those_of_a_checkout():
+    with np.load(GOLDEN) as arrays:
+        np.testing.assert_array_equal(arrays["schedules"], np.array(reference.official_schedules()))
+
+
+def test_lazy_regularisation_scales_adam_as_officially():
+    config = load_experiment("eg3d/ffhq512")
+    g = schedules.lazy_adam(config.optimizer.generator, config.loss.density_reg_interval)
+    d = schedules.lazy_adam(config.optimizer.discriminator, config.loss.r1_interval)
+    assert (g.lr, g.betas[1]) == pytest.approx((0.0025 * 4 / 5, 0.99 ** (4 / 5)))
+    assert (d.lr, d.betas[1]) == pytest.approx((0.002 * 16 / 17, 0.99 ** (16 / 17)))
+    assert g.betas[0] == d.betas[0] == 0
 
 
 def relative(found, wanted):
