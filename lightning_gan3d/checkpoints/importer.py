@@ -17,6 +17,7 @@ from lightning_gan3d.checkpoints.unpickle import Record, read_pickle, tensors_of
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.networks.discriminator import DiscriminatorConfig
+from lightning_gan3d.training import rundir
 
 LICENCE = (
     "The weights keep the licence of their source. NVIDIA's EG3D and StyleGAN checkpoints come "
@@ -155,6 +156,7 @@ def import_file(
             _check(stored, kind)
             sizes = (stored.resolution, stored.rendering_resolution)
             native.save_network(temporary, kind, tensors, *sizes)
+        rundir.write_json(temporary / rundir.MANIFEST, _manifest(stored))
         store.seal(temporary, stored.about)
         if out.exists():
             shutil.rmtree(out)
@@ -162,6 +164,19 @@ def import_file(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _report(stored, out)
+
+
+def _manifest(stored: Stored) -> dict[str, Any]:
+    """What a run directory says of its run, so that measures and reports take an export for one."""
+    return {
+        "experiment": stored.config.name,
+        "hash": stored.config.hash,
+        "seed": stored.config.seed,
+        "resolution": stored.resolution,
+        "imported_from": stored.about["source"],
+        **rundir.provenance(["gan3d", "import", stored.path.name]),
+        "finished": True,
+    }
 
 
 def _check(stored: Stored, kind: Network) -> None:

@@ -15,8 +15,9 @@ from lightning_gan3d.training import schedules
 GOLDEN = Path(__file__).with_name("golden.npz")
 LIMIT = 1e-5
 GRADIENT_LIMIT = 1e-4
-STORED_GRADIENT_LIMIT = 3e-4
-"""Of gradients: on one machine, and of another's. Leaky ReLUs turn rounding into kinks."""
+STORED_GRADIENT_LIMIT = 1e-3
+"""Of gradients: of all numbers, and of the few stored ones, which another machine may have made.
+Where a ReLU or the L1 of two densities is at its kink, rounding decides on a whole term."""
 WIDER = {"image": 1e-4, "logits": 1e-4, "opacity": 1e-4}
 """Limits of relative errors. They are wider for what many layers made; and for opacity, whose
 1 - exp(-x) the official code rounds where a ray meets next to nothing (ours: expm1)."""
@@ -67,7 +68,7 @@ def test_the_numbers_are_the_official_ones(networks, case):
 
 
 def test_the_golden_numbers_tell_implementations_apart(networks):
-    case = CASES[3]
+    case = CASES[0]
     with np.load(GOLDEN) as arrays:
         depth = torch.from_numpy(arrays[f"{case.name}/depth"])
         opacity = torch.from_numpy(arrays[f"{case.name}/opacity"])
@@ -76,7 +77,7 @@ def test_the_golden_numbers_tell_implementations_apart(networks):
     assert opacity.max() > 0.9
     generator, discriminator = networks(case.resolution)
     kwargs = reference.generator_kwargs(case.resolution)
-    kwargs["rendering_kwargs"] = {**kwargs["rendering_kwargs"], "ray_end": 3.31}
+    kwargs["rendering_kwargs"] = {**kwargs["rendering_kwargs"], "ray_end": 2.61}
     moved = ours.generator(kwargs)
     settings = case.psi, case.noise_mode, case.rendering
     with_it = ours.run(generator, discriminator, *inputs(case), *settings)
