@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "losses: fakes judged under another camera than they were rendered from",
         "lightning_gan3d/training/module.py",
-        "logits = self.discriminate(fake, label, draws, now, real=False)",
-        "logits = self.discriminate(fake, label.roll(1, 0), draws, now, real=False)",
+        "            logits = self.discriminate(fake, label, draws, now, real=False)",
+        "            logits = self.discriminate(fake, label.roll(1, 0), draws, now, real=False)",
         "tests/training/test_module.py",
     ),
     Mutation(
