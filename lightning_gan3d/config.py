@@ -313,7 +313,22 @@ def to_tree(config: Any) -> Any:
 
 def to_yaml(config: Any) -> str:
     """Return the resolved configuration as YAML."""
-    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as 1e5, which PyYAML takes for text, but whoever reads it for a number."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def digest(tree: Any) -> str:
