@@ -41,7 +41,7 @@ def initialise(
             say(f"init_from: {stored.path} holds no {name}; it starts from the seed")
             continue
         training = network.training
-        fill(network, tensors, f"{stored.path} ({name})")
+        fill(network, tensors)
         network.train(training).requires_grad_(name != "G_ema")
     if config.init_from.schedules == "keep":
         module.images_before = round(_kimg(config, stored) * 1000)
@@ -80,12 +80,15 @@ def _read(config: ExperimentConfig, resolution: int) -> Stored:
         )
     if init.schedules == "keep":
         _kimg(config, stored)
+    for kind in stored.tensors:
+        stored.check(kind, config)
     return stored
 
 
 def _kimg(config: ExperimentConfig, stored: Stored) -> float:
-    known = config.init_from.kimg
-    known = stored.about.get("kimg") if known is None else known
+    about, known = stored.about, config.init_from.kimg
+    if known is None and "kimg" in about:
+        known = about["kimg"] + about.get("images_before", 0) / 1000
     if known is None:
         raise ConfigError(
             f"init_from.schedules=keep: {stored.path} does not say how many images it has seen; "
