@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gan3d import config as cfg
-from lightning_gan3d.checkpoints import native, nvidia, store
+from lightning_gan3d.checkpoints import arguments, native, nvidia, store
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored import NAMES, Network, Stored
 from lightning_gan3d.checkpoints.unpickle import Record, read_pickle, tensors_of
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.networks.discriminator import DiscriminatorConfig
 from lightning_gan3d.training import rundir
 
 LICENCE = (
@@ -56,7 +55,8 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
         raise CheckpointError("holds no generator; only pickles with G or G_ema can be read")
     parts = nvidia.read_generator(_network(generators[0]))
     tensors: dict[Network, Any] = {}
-    discriminator, notes = DiscriminatorConfig(), list(parts.notes)
+    preset = load_experiment("eg3d/base" if parts.config.is_field else "image2d")
+    discriminator, notes = preset.discriminator, list(parts.notes)
     if "discriminator" in found:
         d = nvidia.read_discriminator(_network(found["discriminator"]))
         if d.resolution != parts.resolution:
@@ -72,9 +72,8 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
             if other.config != parts.config:
                 raise CheckpointError("its G and G_ema are not built alike")
             tensors[kind] = other.tensors
-    preset = "eg3d/base" if parts.config.is_field else "image2d"
     config = dataclasses.replace(
-        load_experiment(preset),
+        preset,
         name=re.sub(r"[^\w.-]+", "-", path.stem).lstrip(".") or "imported",
         data=DataConfig(),
         generator=parts.config,
@@ -95,11 +94,14 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
     if config.generator.is_field:
         about["orbit"] = _orbit(generators[0].state["rendering_kwargs"])
     wanted = {k: v for k, v in tensors.items() if k in kinds}
+    if not wanted:
+        there, names = (", ".join(NAMES[k] for k in some) for some in (tensors, kinds))
+        raise CheckpointError(f"holds no {names}; it holds {there}")
     return Stored(path, config, parts.resolution, parts.rendering_resolution, wanted, about)
 
 
-def _network(record: Record) -> nvidia.Network:
-    return nvidia.Network(record.name, record.state, tensors_of(record))
+def _network(record: Record) -> arguments.Network:
+    return arguments.Network(record.name, record.state, tensors_of(record))
 
 
 def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> ExperimentConfig:
@@ -108,17 +110,23 @@ def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> Experimen
         return config
     rendering = record.state["rendering_kwargs"]
     kind = rendering.get("reg_type", "l1")
-    if kind != "l1":
-        raise CheckpointError(f"rendering_kwargs.reg_type={kind}: only l1 is known here")
+    if not isinstance(kind, str) or kind != "l1":
+        raise CheckpointError(
+            f"rendering_kwargs.reg_type={arguments.said(kind)}: only l1 is known here"
+        )
+
+    def number(key: str, default: float) -> float:
+        return arguments.number(f"rendering_kwargs.{key}", rendering.get(key, default))
+
     loss = dataclasses.replace(
         config.loss,
-        density_reg=float(rendering.get("density_reg", 0)),
-        density_reg_distance=float(rendering.get("density_reg_p_dist", 0.004)),
+        density_reg=number("density_reg", 0.0),
+        density_reg_distance=number("density_reg_p_dist", 0.004),
     )
     swap = rendering.get("gpc_reg_prob")
     training = dataclasses.replace(
         config.training,
-        swap_final=config.training.swap_final if swap is None else float(swap),
+        swap_final=config.training.swap_final if swap is None else number("gpc_reg_prob", 0.0),
         rendering_resolution=dataclasses.replace(
             config.training.rendering_resolution, initial=raw, final=None
         ),
@@ -127,8 +135,14 @@ def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> Experimen
 
 
 def _orbit(rendering: Mapping[str, Any]) -> dict[str, Any]:
-    target = [float(x) for x in rendering.get("avg_camera_pivot", (0, 0, 0))]
-    return {"radius": float(rendering.get("avg_camera_radius", 2.7)), "target": target}
+    name, pivot = "rendering_kwargs.avg_camera_pivot", rendering.get("avg_camera_pivot", (0, 0, 0))
+    if not isinstance(pivot, list | tuple) or len(pivot) != 3:
+        raise CheckpointError(f"{name}={arguments.said(pivot)}: this is three numbers elsewhere")
+    radius = rendering.get("avg_camera_radius", 2.7)
+    return {
+        "radius": arguments.number("rendering_kwargs.avg_camera_radius", radius),
+        "target": [arguments.number(name, x) for x in pivot],
+    }
 
 
 def import_file(
@@ -138,8 +152,8 @@ def import_file(
     path, out = Path(path), Path(out)
     if out.exists() and not overwrite:
         raise CheckpointError(f"{out} exists: give another folder, or ask to overwrite it")
-    if out.exists() and any(out.iterdir()) and not (out / store.INDEX).is_file():
-        raise CheckpointError(f"{out} exists and is no export: give another folder")
+    if out.exists() and not _is_ours(out):
+        raise CheckpointError(f"{out} exists and is no import: give another folder")
     stored = read_file(path)
     config = stored.config
     if overrides:
@@ -147,13 +161,34 @@ def import_file(
         tree = cfg.apply_overrides(cfg.to_tree(config), overrides, origins)
         config = cfg.build(ExperimentConfig, tree, origins)
     stored = stored._replace(config=config)
+    for kind in stored.tensors:
+        stored.check(kind, config)
+    try:
+        _write(stored, out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return _report(stored, out)
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a folder is empty, or an import: not a run's checkpoint, nor anything else."""
+    if not out.is_dir():
+        return False
+    if not any(out.iterdir()):
+        return True
+    try:
+        return "source" in store.read_index(out)
+    except (OSError, ValueError):
+        return False
+
+
+def _write(stored: Stored, out: Path) -> None:
     temporary = out.with_name(f".{out.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        (temporary / native.CONFIG).write_text(cfg.to_yaml(config), encoding="utf-8")
+        (temporary / native.CONFIG).write_text(cfg.to_yaml(stored.config), encoding="utf-8")
         for kind, tensors in stored.tensors.items():
-            _check(stored, kind)
             sizes = (stored.resolution, stored.rendering_resolution)
             native.save_network(temporary, kind, tensors, *sizes)
         rundir.write_json(temporary / rundir.MANIFEST, _manifest(stored))
@@ -163,7 +198,6 @@ def import_file(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _report(stored, out)
 
 
 def _manifest(stored: Stored) -> dict[str, Any]:
@@ -177,14 +211,6 @@ def _manifest(stored: Stored) -> dict[str, Any]:
         **rundir.provenance(["gan3d", "import", stored.path.name]),
         "finished": True,
     }
-
-
-def _check(stored: Stored, kind: Network) -> None:
-    """Build the network, so that what does not fit is refused before anything is written."""
-    if kind == "discriminator":
-        stored.discriminator()
-    else:
-        stored.generator(kind)
 
 
 def _report(stored: Stored, out: Path) -> str:

@@ -5,13 +5,23 @@ network is given as it lies in the file: class name, attributes, tensors by name
 means is known here or the network is refused; nothing is guessed.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM
+from lightning_gan3d.checkpoints.arguments import (
+    Arguments,
+    Network,
+    mapping,
+    number,
+    said,
+    whole,
+)
+from lightning_gan3d.checkpoints.records import Record
+from lightning_gan3d.checkpoints.source import shown
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import GeneratorConfig
@@ -44,16 +54,6 @@ _BUILT_FOR_SPEED = ("fused_modconv_default", "fp16_channels_last", "num_fp16_res
 """Arguments that change how layers are computed, not what."""
 
 
-class Network(NamedTuple):
-    """A network as it lies in a file."""
-
-    name: str
-    """Of its class, such as `TriPlaneGenerator`."""
-    attributes: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-    """Parameters and buffers by dotted name."""
-
-
 class GeneratorParts(NamedTuple):
     """A generator in our terms."""
 
@@ -82,8 +82,8 @@ def read_generator(network: Network) -> GeneratorParts:
     if network.name == "Generator":
         return _stylegan2(network)
     raise CheckpointError(
-        f"the generator is a {network.name}; known are EG3D's TriPlaneGenerator and StyleGAN2's "
-        "Generator"
+        f"the generator is a {shown(network.name)}; known are EG3D's TriPlaneGenerator and "
+        "StyleGAN2's Generator"
     )
 
 
@@ -92,60 +92,66 @@ def read_discriminator(network: Network) -> DiscriminatorParts:
     names = ("DualDiscriminator", "SingleDiscriminator", "Discriminator")
     if network.name not in names:
         raise CheckpointError(
-            f"the discriminator is a {network.name}; known are {', '.join(names)}"
+            f"the discriminator is a {shown(network.name)}; known are {', '.join(names)}"
         )
-    options = _Options(network)
-    resolution = options.take("img_resolution")
+    options = Arguments(network)
+    resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
     _rgb(options)
     options.expect("architecture", "resnet")
     options.expect("cmap_dim", None)
-    blocks, mapping = options.inner("block_kwargs"), options.inner("mapping_kwargs")
+    blocks, labels = options.inner("block_kwargs"), options.inner("mapping_kwargs")
     epilogue = options.inner("epilogue_kwargs")
     blocks.ignore("freeze_layers", *_BUILT_FOR_SPEED)
-    mapping.expect("lr_multiplier", 0.01)
+    _layers(blocks)
+    epilogue.expect("activation", "lrelu")
+    if c_dim:
+        _widths(labels)
+        labels.expect("lr_multiplier", 0.01)
+    else:
+        labels.ignore_all()  # there is no mapping that they could describe
     group = epilogue.take("mbstd_group_size", 4)
-    if epilogue.take("mbstd_num_channels", 1) == 0:
-        group = 0
     if group is None:
         raise CheckpointError(
             "mbstd_group_size=None (the whole batch) has no counterpart here: use a number"
         )
+    if epilogue.whole("mbstd_num_channels", 1) == 0:
+        group = 0
     notes = []
-    noise = options.take("disc_c_noise", 0)
+    noise = options.number("disc_c_noise", 0)
     if noise:
         notes.append(f"its training added noise of {noise} deviations to D's labels; ours does not")
     config = DiscriminatorConfig(
-        channel_base=options.take("channel_base", 32768),
-        channel_max=options.take("channel_max", 512),
+        channel_base=options.whole("channel_base", 32768),
+        channel_max=options.whole("channel_max", 512),
         dual=network.name == "DualDiscriminator",
-        mbstd_group=group,
+        mbstd_group=whole("epilogue_kwargs.mbstd_group_size", group),
         conditioning="projection" if c_dim else "none",
-        mapping_layers=mapping.take("num_layers", 8),
+        mapping_layers=labels.whole("num_layers", 8),
         conv_clamp=_clamp(options),
     )
-    options.finish(blocks, mapping, epilogue)
+    options.finish(blocks, labels, epilogue)
     tensors = _without(network.tensors, "resample_filter")
     return DiscriminatorParts(config, resolution, tensors, notes)
 
 
 def _triplane(network: Network) -> GeneratorParts:
-    options = _Options(network)
-    resolution = options.take("img_resolution")
+    options = Arguments(network)
+    resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
     _rgb(options)
     options.expect("w_dim", 512)
-    fp16 = options.take("sr_num_fp16_res", 0) > 0
+    fp16 = options.whole("sr_num_fp16_res", 0) > 0
     sr_kwargs = options.inner("sr_kwargs")
     sr_kwargs.ignore("channel_base", "channel_max", *_BUILT_FOR_SPEED)
     # Its attribute is what rendered; the argument is what it was once built with.
     options.ignore("rendering_kwargs")
-    rendering = _Options(network, "rendering_kwargs", _mapping(network, "rendering_kwargs"))
+    rendering = Arguments(network, "rendering_kwargs", mapping(network, "rendering_kwargs"))
     notes: list[str] = []
     superresolution = _superresolution(rendering, resolution, fp16)
-    scale = rendering.take("c_scale", 0)  # missing in old files, and then 0 in their code
-    if rendering.take("c_gen_conditioning_zero"):
-        scale = 0
+    scale = rendering.number("c_scale", 0)  # missing in old files, and then 0 in their code
+    if rendering.flag("c_gen_conditioning_zero"):
+        scale = 0.0
     config = GeneratorConfig(
         representation=TriPlaneConfig(
             resolution=PLANE_RESOLUTION,
@@ -154,13 +160,13 @@ def _triplane(network: Network) -> GeneratorParts:
             synthesis=_synthesis(options),
         ),
         renderer=_renderer(rendering, notes),
-        z_dim=options.take("z_dim"),
+        z_dim=options.whole("z_dim"),
         w_dim=512,
-        mapping=_map(options.inner("mapping_kwargs"), c_dim, float(scale)),
+        mapping=_map(options.inner("mapping_kwargs"), c_dim, scale),
         scene=SceneConfig(
-            box=float(rendering.take("box_warp")),
+            box=rendering.number("box_warp"),
             feature_dim=FEATURE_DIM,
-            decoder=DecoderConfig(lr_mul=float(rendering.take("decoder_lr_mul", 1))),
+            decoder=DecoderConfig(lr_mul=rendering.number("decoder_lr_mul", 1)),
         ),
         superresolution=superresolution,
     )
@@ -184,7 +190,8 @@ def _triplane(network: Network) -> GeneratorParts:
             for noise in ("noise_const", "noise_strength")
         ]
     tensors = {ours(name): x for name, x in _without(network.tensors, *unused).items()}
-    raw = int(network.attributes.get("neural_rendering_resolution", 64))
+    name = "neural_rendering_resolution"
+    raw = whole(name, network.attributes.get(name, 64))
     return GeneratorParts(config, resolution, raw, tensors, notes)
 
 
@@ -196,12 +203,12 @@ def ours(name: str) -> str:
     return f"representation.{name}" if name.startswith("decoder.") else name
 
 
-def _superresolution(rendering: "_Options", resolution: int, fp16: bool) -> SuperResolutionConfig:
-    name = str(rendering.take("superresolution_module"))
-    folder, _, module = name.rpartition(".")
+def _superresolution(rendering: Arguments, resolution: int, fp16: bool) -> SuperResolutionConfig:
+    name = rendering.take("superresolution_module")
+    folder, _, module = str(name).rpartition(".")
     if folder != "training.superresolution" or module not in SUPERRESOLUTIONS:
         raise CheckpointError(
-            f"rendering_kwargs.superresolution_module={name}: known are "
+            f"rendering_kwargs.superresolution_module={said(name)}: known are "
             f"{', '.join(SUPERRESOLUTIONS)} of training.superresolution"
         )
     wanted, factor, channels = SUPERRESOLUTIONS[module]
@@ -210,9 +217,10 @@ def _superresolution(rendering: "_Options", resolution: int, fp16: bool) -> Supe
     noise = rendering.take("superresolution_noise_mode", "none")
     if noise not in ("none", "const", "random"):
         raise CheckpointError(
-            f"rendering_kwargs.superresolution_noise_mode={noise}: use none, const or random"
+            f"rendering_kwargs.superresolution_noise_mode={said(noise)}: "
+            "known are none, const, random"
         )
-    antialias = bool(rendering.take("sr_antialias", False))
+    antialias = rendering.flag("sr_antialias", False)
     return SuperResolutionConfig(
         factor=factor,  # type: ignore[arg-type]  # of the table above
         channels=channels,
@@ -223,28 +231,30 @@ def _superresolution(rendering: "_Options", resolution: int, fp16: bool) -> Supe
     )
 
 
-def _renderer(rendering: "_Options", notes: list[str]) -> VolumeRendererConfig:
+def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
     rendering.expect("disparity_space_sampling", False)
     rendering.expect("clamp_mode", "softplus")
     near, far = rendering.take("ray_start"), rendering.take("ray_end")
-    box = near == far == "auto"
-    if not box and not all(isinstance(x, int | float) for x in (near, far)):
+    autos = [isinstance(x, str) and x == "auto" for x in (near, far)]
+    if any(autos) and not all(autos):
         raise CheckpointError(
-            f"rendering_kwargs: ray_start={near}, ray_end={far}: both are numbers, or both auto"
+            f"rendering_kwargs: ray_start={said(near)}, ray_end={said(far)}: both are numbers, or "
+            "both auto"
         )
+    box = all(autos)
     if box:
         notes.append("its rays that miss the box sampled the space before it; here they are empty")
-    noise = float(rendering.take("density_noise", 0))
+    noise = rendering.number("density_noise", 0)
     if noise:
         notes.append("its density noise also ran outside training; here evaluation has none")
     return VolumeRendererConfig(
-        samples_coarse=rendering.take("depth_resolution"),
-        samples_fine=rendering.take("depth_resolution_importance"),
+        samples_coarse=rendering.whole("depth_resolution"),
+        samples_fine=rendering.whole("depth_resolution_importance"),
         bounds="box" if box else "near_far",
-        near=None if box else float(near),
-        far=None if box else float(far),
+        near=None if box else number("rendering_kwargs.ray_start", near),
+        far=None if box else number("rendering_kwargs.ray_end", far),
         outside="field",
-        background=1.0 if rendering.take("white_back", False) else 0.0,
+        background=1.0 if rendering.flag("white_back", False) else 0.0,
         strata="eg3d",
         compositing="eg3d",
         importance="eg3d",
@@ -255,36 +265,38 @@ def _renderer(rendering: "_Options", notes: list[str]) -> VolumeRendererConfig:
 
 def _axes(network: Network) -> PlaneAxes:
     """Which third plane: the checkpoint says it, by three matrices whose inverses project."""
-    renderer = network.attributes.get("_modules", {}).get("renderer")
-    matrices = getattr(renderer, "state", {}).get("plane_axes")
-    if matrices is None:
-        raise CheckpointError("the TriPlaneGenerator does not say renderer.plane_axes")
-    inverse = torch.linalg.inv(matrices.float())
-    found = tuple(tuple(int(x) for x in m.abs().argmax(dim=0)) for m in inverse)
-    exact = torch.equal(inverse.abs().amax(dim=1), torch.ones(len(inverse), 3))
+    modules = network.attributes.get("_modules")
+    renderer = modules.get("renderer") if isinstance(modules, Mapping) else None
+    matrices = renderer.state.get("plane_axes") if isinstance(renderer, Record) else None
+    if not isinstance(matrices, Tensor) or matrices.shape != (3, 3, 3):
+        raise CheckpointError("the TriPlaneGenerator does not say renderer.plane_axes, three 3x3")
     for name, axes in AXES.items():
-        if exact and found == axes and bool((inverse >= 0).all()):
+        projections = torch.zeros(3, 3, 3, dtype=torch.float64)
+        for plane, source in enumerate(axes):
+            projections[plane, list(source), [0, 1, 2]] = 1
+        if torch.equal(matrices.double(), projections.mT):  # of a permutation, the inverse
             return name
     raise CheckpointError(
-        f"renderer.plane_axes={matrices.int().tolist()}: neither the planes of EG3D's release nor "
+        f"renderer.plane_axes={said(matrices.tolist())}: neither the planes of EG3D's release nor "
         "the mended ones"
     )
 
 
 def _stylegan2(network: Network) -> GeneratorParts:
-    options = _Options(network)
-    resolution = options.take("img_resolution")
+    options = Arguments(network)
+    resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
     _rgb(options)
-    synthesis = options.inner("synthesis_kwargs") if options.has("synthesis_kwargs") else options
+    nested = options.has("synthesis_kwargs")  # StyleGAN2-ADA's repository, not StyleGAN3's
+    synthesis = options.inner("synthesis_kwargs") if nested else options
     config = GeneratorConfig(
         representation=Image2dConfig(synthesis=_synthesis(synthesis)),
         renderer=PictureRendererConfig(),
-        z_dim=options.take("z_dim"),
-        w_dim=options.take("w_dim"),
-        mapping=_map(options.inner("mapping_kwargs"), c_dim, 1.0),
+        z_dim=options.whole("z_dim"),
+        w_dim=options.whole("w_dim"),
+        mapping=_map(options.inner("mapping_kwargs"), c_dim, 1.0, 0.995 if nested else 0.998),
     )
-    options.finish(*([] if synthesis is options else [synthesis]))
+    options.finish(*([synthesis] if nested else []))
     tensors = {
         f"representation.{name}" if name.startswith("synthesis.") else name: x
         for name, x in _without(network.tensors, "resample_filter").items()
@@ -293,43 +305,51 @@ def _stylegan2(network: Network) -> GeneratorParts:
     return GeneratorParts(config, resolution, resolution, tensors, notes)
 
 
-def _synthesis(options: "_Options") -> SynthesisConfig:
+def _synthesis(options: Arguments) -> SynthesisConfig:
     clamp = _clamp(options)
     options.expect("architecture", "skip")
-    options.expect("resample_filter", [1, 3, 3, 1])
-    options.expect("activation", "lrelu")
+    _layers(options)
     options.ignore(*_BUILT_FOR_SPEED)
     return SynthesisConfig(
-        channel_base=options.take("channel_base", 32768),
-        channel_max=options.take("channel_max", 512),
-        use_noise=bool(options.take("use_noise", True)),
+        channel_base=options.whole("channel_base", 32768),
+        channel_max=options.whole("channel_max", 512),
+        use_noise=options.flag("use_noise", True),
         conv_clamp=clamp,
     )
 
 
-def _map(options: "_Options", c_dim: int, label_scale: float) -> MappingConfig:
+def _layers(options: Arguments) -> None:
+    options.expect("resample_filter", [1, 3, 3, 1])
+    options.expect("activation", "lrelu")
+
+
+def _widths(options: Arguments) -> None:
     options.expect("embed_features", None)
     options.expect("layer_features", None)
     options.expect("activation", "lrelu")
+
+
+def _map(options: Arguments, c_dim: int, label_scale: float, decay: float = 0.998) -> MappingConfig:
+    _widths(options)
     config = MappingConfig(
-        num_layers=options.take("num_layers", 8),
-        lr_mul=float(options.take("lr_multiplier", 0.01)),
+        num_layers=options.whole("num_layers", 8),
+        lr_mul=options.number("lr_multiplier", 0.01),
         condition="camera" if c_dim else "none",
         label_scale=label_scale,
-        w_avg_decay=float(options.take("w_avg_beta", 0.998)),
+        w_avg_decay=options.number("w_avg_beta", decay),
     )
     options.finish()
     return config
 
 
-def _clamp(options: "_Options") -> float | None:
+def _clamp(options: Arguments) -> float | None:
     options.ignore("num_fp16_res")
     clamp = options.take("conv_clamp", 256)
-    return None if clamp is None else float(clamp)
+    return None if clamp is None else number("conv_clamp", clamp)
 
 
-def _label_dim(options: "_Options") -> int:
-    c_dim = int(options.take("c_dim"))
+def _label_dim(options: Arguments) -> int:
+    c_dim = options.whole("c_dim")
     if c_dim not in (0, LABEL_DIM):
         raise CheckpointError(
             f"c_dim={c_dim}: its labels are no cameras (those have {LABEL_DIM} numbers); "
@@ -338,85 +358,9 @@ def _label_dim(options: "_Options") -> int:
     return c_dim
 
 
-def _rgb(options: "_Options") -> None:
+def _rgb(options: Arguments) -> None:
     options.expect("img_channels", 3)
-
-
-def _mapping(network: Network, name: str) -> Mapping[str, Any]:
-    found = network.attributes.get(name)
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"the {network.name} has no {name}; it is not the release's")
-    return found
 
 
 def _without(tensors: Mapping[str, Tensor], *endings: str) -> dict[str, Tensor]:
     return {k: v for k, v in tensors.items() if not k.endswith(endings)}
-
-
-_MISSING = object()
-
-
-class _Options:
-    """Arguments that a network was built with; each must be taken, or it is foreign."""
-
-    def __init__(
-        self, network: Network, name: str = "", options: Mapping[str, Any] | None = None
-    ) -> None:
-        """Start with those of the constructor."""
-        self._name, self._class = name, network.name
-        if options is None:
-            options = _mapping(network, "_init_kwargs")
-            if network.attributes.get("_init_args"):
-                raise CheckpointError(
-                    f"the {network.name} was built with unnamed arguments; it is not the release's"
-                )
-        self._network, self._options = network, dict(options)
-
-    def has(self, key: str) -> bool:
-        """Whether it is given."""
-        return key in self._options
-
-    def take(self, key: str, default: Any = _MISSING) -> Any:
-        """Return an argument."""
-        value = self._options.pop(key, default)
-        if value is _MISSING:
-            raise CheckpointError(
-                f"the {self._class} does not say {self._path(key)}; it is not the release's"
-            )
-        return value
-
-    def inner(self, key: str) -> "_Options":
-        """Return arguments that are a mapping."""
-        value = self.take(key, {})
-        if not isinstance(value, Mapping):
-            raise CheckpointError(f"{self._path(key)} of the {self._class} is no mapping")
-        return _Options(self._network, self._path(key), value)
-
-    def expect(self, key: str, value: Any) -> None:
-        """Refuse another value than the only one known."""
-        found = self.take(key, value)
-        same = list(found) == value if isinstance(value, list) else found == value
-        if not same:
-            raise CheckpointError(
-                f"{self._path(key)}={found} of the {self._class}: only {value} is known here"
-            )
-
-    def ignore(self, *keys: str) -> None:
-        """Drop what has no effect on what is computed."""
-        for key in keys:
-            self._options.pop(key, None)
-
-    def left(self) -> list[str]:
-        """What nobody took, as `key=value`."""
-        return [f"{self._path(k)}={v}" for k, v in sorted(self._options.items())]
-
-    def finish(self, *others: "_Options") -> None:
-        """Refuse what nobody took, here and in the others."""
-        left: Iterable[str] = [item for o in (self, *others) for item in o.left()]
-        for item in left:
-            raise CheckpointError(
-                f"the {self._class} was built with {item}, which is not known here: a fork's?"
-            )
-
-    def _path(self, key: str) -> str:
-        return f"{self._name}.{key}" if self._name else key
