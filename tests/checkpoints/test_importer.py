@@ -24,6 +24,7 @@ from lightning_gan3d.contract import Images
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
+from lightning_gan3d.training.rundir import Run
 
 NARROW = "{channel_base: 256, channel_max: 4}"
 OFFICIAL = [
@@ -144,8 +145,11 @@ def test_an_export_is_whole_and_says_where_it_comes_from(pickles, exported):
     folder = exported
     assert sorted(p.name for p in folder.iterdir()) == [
         "checkpoint.json", "config.yaml", "discriminator.safetensors", "generator.safetensors",
-        "generator_raw.safetensors",
+        "generator_raw.safetensors", "manifest.json",
     ]  # fmt: skip
+    manifest = Run(folder).manifest()
+    assert manifest["finished"]  # measures and reports take it for a run
+    assert manifest["imported_from"]["file"] == "network-snapshot-000000.pkl"
     about = store.verify(folder)
     assert set(about["files"]) == {p.name for p in folder.iterdir()} - {"checkpoint.json"}
     source = about["source"]
