@@ -253,6 +253,48 @@ MUTATIONS = [
         "np.linalg.norm(beyond, axis=1).max() + box",
         "tests/data/test_from_poses.py",
     ),
+    Mutation(
+        "EG3D: the released planes are read as the mended ones",
+        "representations/triplane.py",
+        '"eg3d": ((0, 1, 2), (0, 2, 1), (2, 0, 1)),',
+        '"eg3d": ((0, 1, 2), (0, 2, 1), (2, 1, 0)),',
+        "tests/eg3d",
+    ),
+    Mutation(
+        "EG3D: importance sampling without its shift toward the camera",
+        "renderers/sampling.py",
+        "invert_cdf(midpoints[..., :-1], smooth, u)",
+        "invert_cdf(midpoints[..., 1:], smooth, u)",
+        "tests/eg3d",
+    ),
+    Mutation(
+        "EG3D: a checkpoint without c_scale is conditioned fully",
+        "lightning_gan3d/checkpoints/nvidia.py",
+        'rendering.number("c_scale", 0)',
+        'rendering.number("c_scale", 1)',
+        "tests/checkpoints/test_importer.py",
+    ),
+    Mutation(
+        "EG3D: R1 differentiates through the blur",
+        "lightning_gan3d/training/module.py",
+        "leaves = seen = losses.with_gradient(self.seen(images, draws, now, real))",
+        "leaves = losses.with_gradient(images); seen = self.seen(leaves, draws, now, real)",
+        "tests/eg3d",
+    ),
+    Mutation(
+        "EG3D: consecutive images form a group of the minibatch deviation",
+        "lightning_gan3d/networks/discriminator.py",
+        '"(g n) c h w -> n g c h w"',
+        '"(n g) c h w -> n g c h w"',
+        "tests/eg3d",
+    ),
+    Mutation(
+        "import: a view of a storage may claim more than it holds",
+        "lightning_gan3d/checkpoints/storages.py",
+        "if reach > available or math.prod(size) > available:",
+        "if reach > available:",
+        "tests/checkpoints/test_unpickle.py",
+    ),
 ]
 
 
