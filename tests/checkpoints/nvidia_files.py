@@ -126,6 +126,7 @@ def discriminator(
         "training.dual_discriminator" if name != "Discriminator" else NETWORKS,
         name,
         attributes=_arguments(arguments),
+        buffers={} if name == "Discriminator" else {"resample_filter": FILTER},
         modules=modules,
     )
     fill(network, numbers)
