@@ -96,6 +96,8 @@ def run_hash(config: ExperimentConfig) -> str:
             del tree[key]
         else:
             tree[key] = {k: v for k, v in tree[key].items() if k not in inner}
+    # Another source is another experiment, another folder is not; a run checks the content.
+    tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)
 
 

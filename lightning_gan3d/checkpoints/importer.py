@@ -53,25 +53,32 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
     generators = [found[kind] for kind in ALL[:2] if kind in found]
     if not generators:
         raise CheckpointError("holds no generator; only pickles with G or G_ema can be read")
+    wanted = [found[kind] for kind in ALL[:2] if kind in found and kind in kinds]
+    generators = wanted or generators[:1]
     parts = nvidia.read_generator(_network(generators[0]))
-    tensors: dict[Network, Any] = {}
     preset = load_experiment("eg3d/base" if parts.config.is_field else "image2d")
-    discriminator, notes = preset.discriminator, list(parts.notes)
-    if "discriminator" in found:
-        d = nvidia.read_discriminator(_network(found["discriminator"]))
-        if d.resolution != parts.resolution:
-            raise CheckpointError(
-                f"its D sees images of {d.resolution}, its generator makes {parts.resolution}"
-            )
-        discriminator = d.config
-        notes += d.notes
-        tensors["discriminator"] = d.tensors
-    for kind in ALL[:2]:
-        if kind in found:
-            other = nvidia.read_generator(_network(found[kind]))
-            if other.config != parts.config:
-                raise CheckpointError("its G and G_ema are not built alike")
-            tensors[kind] = other.tensors
+    discriminator, notes = preset.discriminator, list(parts.notes) if wanted else []
+    tensors: dict[Network, Any] = {}
+    for kind, record in found.items():
+        if kind not in kinds:
+            continue
+        if kind == "discriminator":
+            d = nvidia.read_discriminator(_network(record))
+            if d.resolution != parts.resolution:
+                raise CheckpointError(
+                    f"its D sees images of {d.resolution}, its generator makes {parts.resolution}"
+                )
+            discriminator = d.config
+            notes += d.notes
+            tensors[kind] = d.tensors
+            continue
+        same = parts if record is generators[0] else nvidia.read_generator(_network(record))
+        if same.config != parts.config:
+            raise CheckpointError("its G and G_ema are not built alike")
+        tensors[kind] = same.tensors
+    if not tensors:
+        there, names = (", ".join(NAMES[k] for k in some) for some in (found, kinds))
+        raise CheckpointError(f"holds no {names}; it holds {there}")
     config = dataclasses.replace(
         preset,
         name=re.sub(r"[^\w.-]+", "-", path.stem).lstrip(".") or "imported",
@@ -83,7 +90,6 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
     about: dict[str, Any] = {
         "source": {
             "file": path.name,
-            "sha256": _sha256(path),
             "classes": {NAMES[k]: r.name for k, r in found.items()},
             "code_sha256": {NAMES[k]: r.source_sha256 for k, r in found.items()},
             "trained_on": _plain(content.get("training_set_kwargs")),
@@ -93,11 +99,7 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
     }
     if config.generator.is_field:
         about["orbit"] = _orbit(generators[0].state["rendering_kwargs"])
-    wanted = {k: v for k, v in tensors.items() if k in kinds}
-    if not wanted:
-        there, names = (", ".join(NAMES[k] for k in some) for some in (tensors, kinds))
-        raise CheckpointError(f"holds no {names}; it holds {there}")
-    return Stored(path, config, parts.resolution, parts.rendering_resolution, wanted, about)
+    return Stored(path, config, parts.resolution, parts.rendering_resolution, tensors, about)
 
 
 def _network(record: Record) -> arguments.Network:
@@ -126,6 +128,7 @@ def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> Experimen
     swap = rendering.get("gpc_reg_prob")
     training = dataclasses.replace(
         config.training,
+        devices=1,  # how many GPUs it had is not said; the microbatches stay those of eight
         swap_final=config.training.swap_final if swap is None else number("gpc_reg_prob", 0.0),
         rendering_resolution=dataclasses.replace(
             config.training.rendering_resolution, initial=raw, final=None
@@ -155,6 +158,7 @@ def import_file(
     if out.exists() and not _is_ours(out):
         raise CheckpointError(f"{out} exists and is no import: give another folder")
     stored = read_file(path)
+    stored.about["source"]["sha256"] = _sha256(path)
     config = stored.config
     if overrides:
         origins = cfg.Origins()
@@ -183,8 +187,9 @@ def _is_ours(out: Path) -> bool:
 
 
 def _write(stored: Stored, out: Path) -> None:
-    temporary = out.with_name(f".{out.name}.importing")
+    temporary, replaced = (out.with_name(f".{out.name}.{what}") for what in ("importing", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         (temporary / native.CONFIG).write_text(cfg.to_yaml(stored.config), encoding="utf-8")
@@ -194,8 +199,9 @@ def _write(stored: Stored, out: Path) -> None:
         rundir.write_json(temporary / rundir.MANIFEST, _manifest(stored))
         store.seal(temporary, stored.about)
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)  # so that an import is under its name, or the old one is at hand
         temporary.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -223,7 +229,8 @@ def _report(stored: Stored, out: Path) -> str:
         f"licence   {about['licence']}",
         *(f"note      {note}" for note in about["notes"]),
         f"use       gan3d generate {out}",
-        f"          gan3d train {out / native.CONFIG} init_from.path={out} data.path=DATA",
+        f"          gan3d train {out / native.CONFIG} init_from.path={out} "
+        "init_from.schedules=eg3d data.path=DATA",
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import torch
 
 from lightning_gan3d.checkpoints import importer, native
 from lightning_gan3d.checkpoints.stored import Network, Stored
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
 
@@ -33,11 +34,11 @@ def load_generator(
         CheckpointError: the file is no network, is damaged, or holds what is not known (exit 2).
         UnsafePickle: the pickle asks for code; nothing was executed (exit 3).
     """
-    kind = _KINDS[which]
-    stored = read_networks(path, [kind])
-    for note in stored.about.get("notes", []):
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    return stored.generator(kind).to(device)
+    if which not in _KINDS:
+        raise ConfigError(f"which={which}: use G_ema, the average, or G, the weights as trained")
+    stored = read_networks(path, [_KINDS[which]])
+    _warn(stored)
+    return stored.generator(_KINDS[which]).to(device)
 
 
 def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:
@@ -45,7 +46,14 @@ def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> 
 
     Reads, warns and raises as `load_generator`.
     """
-    return read_networks(path, ["discriminator"]).discriminator().to(device)
+    stored = read_networks(path, ["discriminator"])
+    _warn(stored)
+    return stored.discriminator().to(device)
+
+
+def _warn(stored: Stored) -> None:
+    for note in stored.about.get("notes", []):
+        warnings.warn(f"{stored.path}: {note}", stacklevel=3)
 
 
 def read_networks(path: str | Path, kinds: Sequence[Network]) -> Stored:

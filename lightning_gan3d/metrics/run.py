@@ -42,15 +42,19 @@ def evaluate_run(path: str | Path, device: str = "auto", cache: Path | None = No
     train = ImageDataset(config.data, "train")
     test = open_test(config.data, train)
     generator = run.generator(str(where))
-    initial, _ = make_networks(config, train.resolution)
-    initial.rendering_resolution = generator.rendering_resolution
+    initial = None
+    # What began as another generator's weights has no untrained state to compare with.
+    if not config.init_from.path and "imported_from" not in run.manifest():
+        initial, _ = make_networks(config, train.resolution)
+        initial.rendering_resolution = generator.rendering_resolution
+        initial = initial.to(where)
     measures = evaluate(
         generator,
         train,
         test,
         config.evaluation,
         where,
-        initial=initial.to(where),
+        initial=initial,
         truth=truth_of(config.data, train, test),
         cache=cache or default_folder(),
     )

@@ -200,8 +200,8 @@ class TrainingConfig:
     blur_raw: Literal["alike", "eg3d"] = "alike"
     """`alike` blurs `image_raw` to scale; `eg3d` only reals', sigma being in its own pixels."""
     w_avg_from: Literal["global", "eg3d"] = "global"
-    """The running mean of w follows the mean of the global batch, once a step; or (`eg3d`) that of
-    each microbatch in turn, those of the first process alone."""
+    """The running mean of w follows the mean of the global batch; or (`eg3d`) that of its first
+    microbatch alone, as EG3D's does where each GPU has one."""
     swap_initial: float = 1.0
     """Probability that a generated image is conditioned on its neighbour's camera, at first."""
     swap_final: float = 0.5
@@ -285,6 +285,11 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         """Check what needs what."""
+        if self.schedules != "restart" and not self.path:
+            raise ConfigError(
+                f"init_from.schedules={self.schedules}: give init_from.path, or leave it out",
+                field="schedules",
+            )
         if self.kimg is not None and (self.kimg < 0 or self.schedules != "keep"):
             raise ConfigError(
                 f"init_from.kimg={self.kimg}: use 0 or more, and schedules: keep, which reads it",

@@ -1,5 +1,6 @@
 """Fine-tuning: start from networks that were trained before, ours or NVIDIA's."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,33 @@ def check_init(config: ExperimentConfig, resolution: int) -> None:
 
 
 def initialise(
-    module: AdversarialModule, config: ExperimentConfig, say: Callable[[str], None]
-) -> None:
+    module: AdversarialModule,
+    config: ExperimentConfig,
+    began: dict[str, Any] | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Load G, its average and D, as far as the source holds them, and say what differs.
 
-    A source without G (an export of the average alone) gives the average for both. Optimizers and
-    augmentation start afresh, as with EG3D's `--resume`.
+    A source without G (an export of the average alone) gives the average for both, one without the
+    average gives G. Optimizers and augmentation start afresh, as with EG3D's `--resume`. Returns
+    what a manifest says of the source; `began` is what it said when the run began, if it did.
     """
     stored = _read(config, module.generator.resolution)
+    content = fingerprint(stored)
+    if began is not None and began["content"] != content:
+        raise ConfigError(
+            f"init_from.path={config.init_from.path} is not what this run began with (content "
+            f"{content}, then {began['content']}); restore it, or give another `name`"
+        )
     for note in differences(stored.config, config):
         say(f"init_from: {note}")
-    average = stored.tensors.get("generator") or stored.tensors["generator_raw"]
+    average, raw = (stored.tensors.get(kind) for kind in ("generator", "generator_raw"))
+    if average is None or raw is None:
+        have, lack = ("G", "G_ema") if average is None else ("G_ema", "G")
+        say(f"init_from: {stored.path} holds no {lack}; it starts from {have}")
     networks = {
-        "G_ema": (module.average, average),
-        "G": (module.generator, stored.tensors.get("generator_raw") or average),
+        "G_ema": (module.average, average or raw),
+        "G": (module.generator, raw or average),
         "D": (module.discriminator, stored.tensors.get("discriminator")),
     }
     for name, (network, tensors) in networks.items():
@@ -46,6 +60,22 @@ def initialise(
     if config.init_from.schedules == "keep":
         module.images_before = round(_kimg(config, stored) * 1000)
     say(f"starting from {stored.path}, schedules: {config.init_from.schedules}")
+    return {
+        "source": stored.path.name,
+        "content": content,
+        "step": stored.about.get("step"),
+        "images_before": module.images_before,
+    }
+
+
+def fingerprint(stored: Stored) -> str:
+    """Return 16 hexadecimal digits of the networks' tensors, equal for a pickle and its export."""
+    digest = hashlib.sha256()
+    for kind in sorted(stored.tensors):
+        for name, tensor in sorted(stored.tensors[kind].items()):
+            digest.update(f"{kind}\0{name}\0{tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def differences(source: ExperimentConfig, config: ExperimentConfig) -> list[str]:

@@ -232,7 +232,7 @@ class AdversarialModule(lightning.LightningModule):
                 "D/accuracy", losses.accuracy(loss.adversarial, fake_logits, real_logits)
             )
             self._batch_statistics.append(
-                torch.cat([ws[:, 0].mean(0), real_logits.detach().sign().mean()[None]])
+                torch.cat([self._mean_style(ws, mb), real_logits.detach().sign().mean()[None]])
             )
             if penalised:
                 total = total + self._penalty(real_logits, real, fake_logits, fake)
@@ -379,7 +379,6 @@ class AdversarialModule(lightning.LightningModule):
             (term / num).backward()  # type: ignore[no-untyped-call]  # torch
         gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
         if phase == "D loss":
-            own_means = [row[:-1] for row in self._batch_statistics]
             statistics = torch.stack(self._batch_statistics).sum(0) / num
             distributed.sum_all([*gradients, statistics])
         else:
@@ -389,19 +388,22 @@ class AdversarialModule(lightning.LightningModule):
         self.gate.observe(norm, phase, now.step)
         gated_step(optimizer, self.adam[network].lr * now.learning_rate_factor, self.gate.healthy)
         if phase == "D loss":
-            one_by_one = self.config.training.w_avg_from == "eg3d"
-            self._follow(now, statistics, own_means if one_by_one else [statistics[:-1]])
+            self._follow(now, statistics)
 
-    def _follow(
-        self,
-        now: Now,
-        statistics: Float[Tensor, " n"],
-        mean_styles: list[Float[Tensor, " w_dim"]],
-    ) -> None:
-        """Move what follows the batch: the mean style, and the strength of augmentation."""
+    def _mean_style(
+        self, ws: Float[Tensor, "b num_ws w_dim"], mb: Microbatch
+    ) -> Float[Tensor, " w_dim"]:
+        """What the running mean of w follows, such that the mean over microbatches is that."""
+        mean = ws[:, 0].mean(0)
+        if self.config.training.w_avg_from == "global":
+            return mean
+        first = mb.draws.microbatch == 0
+        return mean * (self.config.training.num_microbatches if first else 0)
+
+    def _follow(self, now: Now, statistics: Float[Tensor, " n"]) -> None:
+        """Move what follows the global batch: the mean style, and the strength of augmentation."""
         healthy, mapping = self.gate.healthy, self.generator.mapping
-        for w in mean_styles:
-            mapping.update_w_avg(torch.where(healthy, w, mapping.w_avg))
+        mapping.update_w_avg(torch.where(healthy, statistics[:-1], mapping.w_avg))
         augment = self.config.augment
         if augment.mode != "ada":
             return

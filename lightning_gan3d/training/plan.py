@@ -10,6 +10,7 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator, num_parameters
 from lightning_gan3d.training import system
+from lightning_gan3d.training.initialise import check_init
 from lightning_gan3d.training.module import AdversarialModule, make_networks
 
 
@@ -61,6 +62,8 @@ def plan(config: ExperimentConfig) -> str:
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     resolution = data.train.resolution
     check_trainable(config, resolution)
+    if config.init_from.path:
+        check_init(config, resolution)
     generator, discriminator = make_networks(config, resolution)
     g, d = num_parameters(generator), num_parameters(discriminator)
     representation = num_parameters(generator.representation)

@@ -5,6 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -80,7 +81,8 @@ def _locked(
     if config.training.devices == 1:
         code = train_process(config, path, start, device, command, say)
     else:
-        check_data(config, path)  # here, where a refusal is one line, not in each process
+        # Here, where a refusal is one line, not in each process.
+        check_source(config, start, check_data(config, path))
         arguments = (path, start, list(command))
         code = launch.processes(_one_of_many, arguments, config.training.devices, say)
     if code != DONE:
@@ -98,8 +100,6 @@ def check_data(config: ExperimentConfig, path: Path) -> DataModule:
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     check_trainable(config, data.train.resolution)
-    if config.init_from.path and not rundir.read_manifest(path):
-        check_init(config, data.train.resolution)
     began = rundir.read_manifest(path).get("dataset_fingerprint", data.train.fingerprint)
     if began != data.train.fingerprint:
         raise ConfigError(
@@ -107,6 +107,12 @@ def check_data(config: ExperimentConfig, path: Path) -> DataModule:
             f"{data.train.fingerprint}, then {began}); restore it, or start another run"
         )
     return data
+
+
+def check_source(config: ExperimentConfig, start: Path | None, data: DataModule) -> None:
+    """Refuse what cannot be fine-tuned, where a run starts from it and not from a checkpoint."""
+    if start is None and config.init_from.path:
+        check_init(config, data.train.resolution)
 
 
 def _measure(path: Path, device: torch.device, say: Say) -> int:
@@ -191,13 +197,17 @@ def _fit(
 ) -> int:
     training = config.training
     data = check_data(config, path)
+    if training.devices == 1:
+        check_source(config, start, data)
     module = AdversarialModule(config, data.train.resolution, data.train.labels)
     if training.compile:
         # Imported where it is asked for: the compiler alone takes seconds to load.
         from lightning_gan3d.training.compilation import compile_leaves
 
         compile_leaves(module.generator)
-    seconds = _continue(module, config, start, say)
+    began = rundir.read_manifest(path).get("init_from")
+    seconds, source = _continue(module, config, start, began, say)
+    module.average.rendering_resolution = module.now(module.steps_done).rendering_resolution
     if module.steps_done >= training.num_steps:
         return DONE
     data.set_start_step(module.steps_done)
@@ -205,6 +215,8 @@ def _fit(
     if leads:
         rundir.drop_rows_after(path / rundir.METRICS, module.steps_done)
         about = {**describe(config, device, data, module), **rundir.provenance(command)}
+        if source is not None:
+            about["init_from"] = source
         rundir.write_json(path / rundir.MANIFEST, {**about, "finished": False})
     clock = Clock(seconds, device)
     mirror = Mirror(config, path, leads, say)
@@ -250,13 +262,21 @@ def _fit(
 
 
 def _continue(
-    module: AdversarialModule, config: ExperimentConfig, start: Path | None, say: Say
-) -> float:
-    """Load the checkpoint to start from, if any; return the seconds trained before it."""
+    module: AdversarialModule,
+    config: ExperimentConfig,
+    start: Path | None,
+    began: dict[str, Any] | None,
+    say: Say,
+) -> tuple[float, dict[str, Any] | None]:
+    """Load the checkpoint to start from, or what is to be fine-tuned, or nothing.
+
+    Returns the seconds trained before, and what the manifest says of the source (`began`, if the
+    run began before).
+    """
     if start is None:
-        if config.init_from.path:
-            initialise(module, config, say)
-        return 0.0
+        if not config.init_from.path:
+            return 0.0, None
+        return 0.0, initialise(module, config, began, say)
     about = state.load(module, config, start)
     say(f"continuing from {about['kimg']:g} kimg ({start.name})")
     if about["threads"] != torch.get_num_threads():
@@ -264,7 +284,7 @@ def _continue(
             f"resume is approximate: {about['threads']} CPU threads then, "
             f"{torch.get_num_threads()} now"
         )
-    return float(about["seconds"])
+    return float(about["seconds"]), began
 
 
 def _distance(

@@ -456,6 +456,16 @@ def test_foreign_arguments_are_refused_in_one_line(refused, changes, words):
         assert word in text
 
 
+def test_a_foreign_discriminator_does_not_keep_its_generator_from_being_read(tmp_path):
+    path = tmp_path / "fork.pkl"
+    foreign = discriminator(whole=False, name="DummyDualDiscriminator")
+    write_network_pickle(path, G_ema=triplane(), D=foreign)
+    with pytest.warns(UserWarning, match="16 bits"):
+        assert load_generator(path).resolution == 128
+    with pytest.raises(CheckpointError, match="DummyDualDiscriminator"):
+        load_discriminator(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -289,7 +289,7 @@ CASES = (
     Case(512, 0.7, "const", 64),
     Case(512, 1.0, "none", 128),
 )
-"""Every super-resolution, with and without truncation and noise, rendered at 32 to 128."""
+"""The published super-resolutions, with and without truncation and noise, rendered at 32 to 128."""
 
 KEPT = 2048
 """Numbers kept of a tensor, evenly spread."""

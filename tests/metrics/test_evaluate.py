@@ -21,6 +21,7 @@ from lightning_gan3d.metrics.pose import PoseConfig
 from lightning_gan3d.metrics.refit import RefitConfig
 from lightning_gan3d.metrics.run import evaluate_run
 from lightning_gan3d.metrics.swd import SwdConfig
+from lightning_gan3d.training.config import InitConfig
 from lightning_gan3d.training.module import make_networks
 from lightning_gan3d.training.rundir import write_config
 
@@ -201,6 +202,12 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
     assert {m for m in found if not m.endswith("_truth")} == ALL
     assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
     assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
+    write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))
+    tuned = by_name(evaluate_run(path, "cpu", cache=tmp_path / "cache").measures)
+    assert tuned["quality.swd"] == found["quality.swd"]
+    for name in ("quality.swd_init", "quality.swd_way"):  # it began as another generator
+        assert tuned[name].value is None
+        assert "fine-tuned or imported" in tuned[name].note
     text = str(result)
     assert "quality.swd" in text
     assert str(path / "evaluation.json") in text

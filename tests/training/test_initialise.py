@@ -21,8 +21,9 @@ from lightning_gan3d.training.config import InitConfig
 from lightning_gan3d.training.ema import ExponentialMovingAverage
 from lightning_gan3d.training.initialise import initialise
 from lightning_gan3d.training.module import AdversarialModule, make_networks
+from lightning_gan3d.training.plan import plan
 from lightning_gan3d.training.run import train_run
-from lightning_gan3d.training.rundir import run_path
+from lightning_gan3d.training.rundir import Run, run_path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
 
@@ -61,7 +62,7 @@ def begin(tiny):
         )
         data = DataModule(config.data, 8, 8, config.seed)
         module, said = AdversarialModule(config, 16, data.train.labels), []
-        initialise(module, config, said.append)
+        initialise(module, config, None, said.append)
         return module, "\n".join(said)
 
     return make
@@ -292,6 +293,44 @@ def test_other_networks_are_refused_before_any_process_starts(
             start(tiny(f"init_from.path={source[0]}", override, *split))
         assert words in str(caught.value)
         assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_begins_again_insists_on_its_source(source, tiny, start, stop_at):
+    path, module = source
+    overrides = (f"init_from.path={path}", "training.rendering_resolution={initial: 12}")
+    stop_at(0)
+    code, run, _ = start(tiny(*overrides))
+    assert code == 75
+    manifest = Run(run).manifest()
+    content = manifest["init_from"]["content"]
+    assert manifest["init_from"]["step"] == 3
+    shutil.rmtree(run / "checkpoints")  # as if it had been killed before the first
+    with torch.no_grad():
+        next(module.generator.parameters()).add_(1.0)
+    shutil.rmtree(path)
+    state.save(module, tiny("seed=5"), path / "checkpoints", 1.0)
+    stop_at(None)
+    with pytest.raises(ConfigError, match="is not what this run began with"):
+        start(tiny(*overrides))
+    assert Run(run).manifest()["init_from"]["content"] == content
+
+
+def test_the_name_of_a_source_tells_experiments_apart_and_its_folder_does_not(tiny):
+    one, moved, other = (
+        tiny(f"init_from.path={path}").hash for path in ("a/x.pkl", "/b/c/x.pkl", "a/y.pkl")
+    )
+    assert one == moved != other
+
+
+def test_schedules_of_no_source_are_refused(tiny):
+    with pytest.raises(ConfigError, match=r"init_from\.schedules=eg3d: give init_from\.path"):
+        tiny("init_from.schedules=eg3d")
+
+
+def test_a_dry_run_looks_at_the_source(tiny, source):
+    assert "generator" in plan(tiny(f"init_from.path={source[0]}"))
+    with pytest.raises(Refusal, match="no such folder"):
+        plan(tiny("init_from.path=nowhere"))
 
 
 def test_an_imported_eg3d_network_is_fine_tuned_stopped_and_continued(tmp_path, start, stop_at):
