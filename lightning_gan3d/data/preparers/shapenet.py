@@ -21,6 +21,11 @@ from lightning_gan3d.data.preparers.plan import View
 from lightning_gan3d.data.preparers.write import Prepared, Progress, write_views
 
 _RENDER = re.compile(r"^(?P<object>.+)/rgb/(?P<view>[^/]+)\.[^./]+$")
+_POSE = re.compile(r"/pose/[^/]+\.txt$")
+_UNNAMED = frozenset({"rgb", "image", "images", "train", "val", "test"})
+"""Folders that say what is in them, but not which object."""
+_NUMBERED = re.compile(r"(^|/)\d{5}/img\d{8}[^/]*$")
+"""Images as EG3D's dataset tool names them: by their number, a thousand to a folder."""
 _OFF_CENTRE = 0.05
 """Share of the image size by which a principal point may miss the middle."""
 
@@ -68,7 +73,7 @@ def prepare_shapenet(
     """
     source = open_source(source_path)
     names = images_of(source)
-    if any(_RENDER.match(n) for n in names) and not cfg.cameras:
+    if not cfg.cameras and _holds_renders(source, names):
         renders = find_renders(source, names, cfg)
         views, without, where = *renders, str(source.path)
     else:
@@ -90,6 +95,8 @@ def prepare_shapenet(
         if listed.intrinsics is None:
             raise DataError(f"{listed.where} holds rotations alone: poses are needed")
         views = listed.views(listed.pose, listed.intrinsics)
+        if cfg.holdout:
+            views = _with_objects(views, cfg.holdout, listed.where)
         # views of objects share their poses, so that equal poses tell of no copies
         views = [v._replace(group=_group(v)) for v in views]
         without, where = listed.without, listed.where
@@ -106,6 +113,15 @@ def prepare_shapenet(
     )
 
 
+def _holds_renders(source: Source, names: list[str]) -> bool:
+    """Tell whether cameras are beside the images; else `dataset.json` must have them."""
+    return (
+        any(_RENDER.match(n) for n in names)
+        and any(_POSE.search(n) for n in source.names)
+        and any(n.endswith("/intrinsics.txt") for n in source.names)
+    )
+
+
 def find_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Renders:
     """Pair images and poses, and read the intrinsics of each object.
 
@@ -118,7 +134,7 @@ def find_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Rende
     number = {name: i for i, name in enumerate(objects)}
     intrinsics = {name: _intrinsics(source, there, name, cfg.intrinsics_size) for name in objects}
     top = _common_folder(objects)
-    poses = {n for n in there if re.search(r"/pose/[^/]+\.txt$", n) and "__MACOSX" not in n}
+    poses = {n for n in there if _POSE.search(n) and "__MACOSX" not in n}
     views: list[View] = []
     without = 0
     for name, m in found.items():
@@ -210,6 +226,38 @@ def _common_folder(objects: list[str]) -> str:
     """Return the folder that all objects are in, such as `cars_train/`, or nothing."""
     tops = {name.rpartition("/")[0] for name in objects}
     return f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
+
+
+def _with_objects(views: list[View], holdout: float, where: str) -> list[View]:
+    """Return the views with the object that each shows, by the folders where no number is known."""
+    lacking = [v.source for v in views if v.object_id is None]
+    if not lacking:
+        return views
+    if len(lacking) < len(views):
+        raise DataError(
+            f"holdout={holdout}: `objects` of {where} lacks {len(lacking):,} of {len(views):,} "
+            f"images, e.g. {lacking[0]}: give all of them a number, or leave `objects` out"
+        )
+    folders = [_object_folder(v.source) for v in views]
+    known = sorted(set(folders))
+    if "" in known or (len(known) == 1 and not all(_RENDER.match(v.source) for v in views)):
+        name = views[folders.index(known[0])].source
+        raise DataError(
+            f"holdout={holdout}: {where} does not say which object an image shows, nor do names "
+            f"such as {name}: give the renders, or `objects` in dataset.json"
+        )
+    number = {folder: i for i, folder in enumerate(known)}
+    return [v._replace(object_id=number[f]) for v, f in zip(views, folders, strict=True)]
+
+
+def _object_folder(name: str) -> str:
+    """Return the folder that is named after the object in an image, or nothing."""
+    if _NUMBERED.search(name):
+        return ""
+    parts = name.split("/")[:-1]
+    while parts and parts[-1] in _UNNAMED:
+        parts.pop()
+    return "/".join(parts)
 
 
 def _group(view: View) -> str:

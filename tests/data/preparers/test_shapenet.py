@@ -1,5 +1,7 @@
 """Renders in the layout of Scene Representation Networks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,9 @@ BROKEN = {
     ),
     "corrupt image": (spoilt("2b7f/rgb/000001.png", b"PNG"), "2b7f/rgb/000001.png is not readable|"
                       "2b7f/rgb/000001.png is not a readable"),
+    "intrinsics of none": (
+        {n: d for n, d in renders("").items() if "intrinsics" not in n}, "neither OBJECT/rgb"
+    ),
     "images alone": ({"a/b.png": encoded(ramp())}, "neither OBJECT/rgb"),
 }  # fmt: skip
 
@@ -194,3 +199,57 @@ def test_the_data_set_of_eg3d_is_read_by_its_labels(tmp_path, capsys):
     assert done.value.code == 0
     assert "median 1.71 image widths" in capsys.readouterr().out
     assert (opened(tmp_path / "out.zip").images([0]) == 255).all()
+
+
+def labelled(names: list[str], **extra: Any) -> dict[str, bytes]:
+    """Images with labels alone, as EG3D's tools leave them: no key tells of objects."""
+    files = {n: encoded(ramp(16)) for n in names}
+    found = cameras(len(names), focal=1.1, radius=1.3)
+    return {**files, "dataset.json": labels_json(names, found, **extra)}
+
+
+@pytest.mark.parametrize("layout", ["{}/rgb/{}.png", "{}/{}.png", "top/{}/images/{}.png"])
+def test_objects_are_told_by_paths_where_labels_alone_are_there(tmp_path, layout):
+    names = [layout.format(name, k) for name in OBJECTS for k in range(VIEWS)]
+    source = save(labelled(names), tmp_path / "cars")
+    cfg = ShapenetConfig(resolution=16, mirror=True, holdout=0.5)
+    assert prepare_shapenet(source, tmp_path / "out", cfg).splits == {"train": 12, "test": 6}
+    index = index_of(tmp_path / "out")
+    sides = {
+        side: {next(o for o in OBJECTS if o in n) for n in names}
+        for side, names in index["splits"].items()
+    }
+    assert len(sides["train"]) == len(sides["test"]) == 2
+    assert not sides["train"] & sides["test"]
+    order = sorted(OBJECTS)
+    for name, number in index["objects"].items():
+        place = order.index(next(o for o in OBJECTS if o in name))
+        assert number == place + (len(OBJECTS) if "_mirror" in name else 0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"00000/img{i:08d}.png" for i in range(6)],  # as EG3D's dataset_tool numbers them
+        [f"cars/{i // 3:05d}/img{i:08d}_mirror.png" for i in range(6)],
+        [f"{i}.png" for i in range(6)],
+        [f"cars/{i}.png" for i in range(6)],
+        [f"{'train' if i < 3 else 'test'}/{i}.png" for i in range(6)],
+        [*(f"a/rgb/{i}.png" for i in range(5)), "b.png"],
+    ],
+)
+def test_objects_that_nothing_tells_cannot_be_held_out(tmp_path, names):
+    source = save(labelled(names), tmp_path / "cars.zip")
+    words = r"holdout=0.5: dataset.json of .* does not say which object .* give the renders, or `ob"
+    with pytest.raises(DataError, match=words):
+        prepare_shapenet(source, tmp_path / "out", ShapenetConfig(resolution=16, holdout=0.5))
+    summary = prepare_shapenet(source, tmp_path / "out", ShapenetConfig(resolution=16))
+    assert summary.num_images == 6
+    assert "objects" not in index_of(tmp_path / "out")
+
+
+def test_objects_of_some_images_alone_cannot_be_held_out(tmp_path):
+    names = [f"{name}/rgb/{k}.png" for name in OBJECTS for k in range(VIEWS)]
+    source = save(labelled(names, objects={names[0]: 3}), tmp_path / "cars.zip")
+    with pytest.raises(DataError, match=r"`objects` .* lacks 11 of 12 images, e.g. 1a0c/rgb/1.png"):
+        prepare_shapenet(source, tmp_path / "out", ShapenetConfig(resolution=16, holdout=0.5))
