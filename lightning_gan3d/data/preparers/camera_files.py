@@ -5,7 +5,7 @@ Three kinds of JSON: EG3D's labels (`dataset.json`), a pose and intrinsics for e
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -107,18 +107,26 @@ def parse_cameras(data: bytes, where: str) -> CameraFile:
 def match_cameras(names: Sequence[str], cameras: CameraFile, missing: str) -> Match:
     """Find the image of each camera: by path, else without the suffix, else by the file's name.
 
+    A file's name is enough only where nothing speaks against it: one of the two paths must be the
+    end of the other, as `img.png` is of `00000/img.png`. Exact paths go first.
+
     `missing="refuse"` raises `DataError` where an image or a camera has no partner; "skip" drops
     it.
     """
-    levels: list[dict[str, list[str]]] = [{}, {}, {}]
-    for name in names:
-        path = PurePosixPath(name)
-        for level, key in zip(levels, (name, str(path.with_suffix("")), path.stem), strict=True):
-            level.setdefault(key, []).append(name)
+    exact, there = dict[str, str](), set(names)
+    for key in cameras.numbers:
+        path = next((p for p in _paths(key, cameras.folder)[:2] if p in there), None)
+        if path is not None:
+            exact[key] = path
+    certain = set(exact.values())
+    bare, stems = _by(names, lambda p: str(p.with_suffix(""))), _by(names, lambda p: p.stem)
     pairs: list[tuple[str, str]] = []
     lonely, taken = [], dict[str, str]()
     for key in cameras.numbers:
-        image = _image_of(key, levels, cameras)
+        image = exact.get(key) or _by_bare_path(key, bare, cameras)
+        if image is None:
+            image = _by_file_name(key, stems, cameras)
+            image = None if image in certain else image  # it has a camera of its own
         if image is None:
             lonely.append(key)
             continue
@@ -142,28 +150,53 @@ def match_cameras(names: Sequence[str], cameras: CameraFile, missing: str) -> Ma
     return Match(pairs, len(without), len(lonely))
 
 
-def _image_of(key: str, levels: list[dict[str, list[str]]], cameras: CameraFile) -> str | None:
+def _by(names: Sequence[str], key: Callable[[PurePosixPath], str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(key(PurePosixPath(name)), []).append(name)
+    return found
+
+
+def _paths(key: str, folder: str) -> tuple[str, str, str, str]:
+    """Return what a key may mean as a path: below the file's folder or not, whole or cut.
+
+    A key without a suffix may hold a dot, so that it is tried whole before its suffix is cut.
+    """
     path = PurePosixPath(key.replace("\\", "/"))
-    if not path.name:
-        return None
-    # a key without a suffix may hold a dot, so that it is tried whole before its suffix is cut
-    bare = path.with_suffix("")
-    tries = (
-        (f"{cameras.folder}{path}", str(path)),
-        (f"{cameras.folder}{path}", f"{cameras.folder}{bare}", str(path), str(bare)),
-        (path.name, path.stem),
-    )
-    for level, keys in zip(levels, tries, strict=True):
-        for name in keys:
-            found = level.get(name, [])
-            if len(found) > 1:
-                raise DataError(
-                    f"camera `{key}` of {cameras.where} could be that of {found[0]} and of "
-                    f"{found[1]}: name images by their path"
-                )
-            if found:
-                return found[0]
+    bare = path.with_suffix("") if path.name else path
+    return f"{folder}{path}", str(path), f"{folder}{bare}", str(bare)
+
+
+def _by_bare_path(key: str, bare: dict[str, list[str]], cameras: CameraFile) -> str | None:
+    inside, whole, inside_cut, cut = _paths(key, cameras.folder)
+    for path in (inside, inside_cut, whole, cut):
+        if path in bare:
+            return _only(bare[path], key, cameras)
     return None
+
+
+def _by_file_name(key: str, stems: dict[str, list[str]], cameras: CameraFile) -> str | None:
+    parts = PurePosixPath(key.replace("\\", "/")).parts
+    for stem in (parts[-1], PurePosixPath(parts[-1]).stem) if parts else ():
+        mine = (*parts[:-1], stem)
+        alike = []
+        for name in stems.get(stem, []):
+            theirs = (*PurePosixPath(name).parts[:-1], stem)
+            depth = min(len(mine), len(theirs))
+            if mine[-depth:] == theirs[-depth:]:
+                alike.append(name)
+        if alike:
+            return _only(alike, key, cameras)
+    return None
+
+
+def _only(found: list[str], key: str, cameras: CameraFile) -> str:
+    if len(found) > 1:
+        raise DataError(
+            f"camera `{key}` of {cameras.where} could be that of {found[0]} and of {found[1]}: "
+            "name images by their path"
+        )
+    return found[0]
 
 
 def _numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, " k"]:

@@ -1,0 +1,62 @@
+"""Which camera is that of which image."""
+
+import numpy as np
+import pytest
+
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.preparers.camera_files import CameraFile, match_cameras
+
+
+def listing(*keys: str, folder: str = "") -> CameraFile:
+    return CameraFile("labels", "labels.json", {k: np.zeros(25) for k in keys}, {}, folder)
+
+
+@pytest.mark.parametrize("missing", ["refuse", "skip"])
+def test_an_image_of_the_same_name_in_another_folder_is_another_one(missing):
+    words = "train/cat/x.png" if missing == "skip" else "test/cat/x.png; `missing=skip`"
+    with pytest.raises(DataError, match=words):
+        match_cameras(["test/cat/x.png"], listing("train/cat/x.png"), missing)
+    both = listing("train/cat/x.png", "test/cat/x.png")
+    match = match_cameras(["test/cat/x.png"], both, "skip")
+    assert match == ([("test/cat/x.png", "test/cat/x.png")], 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "key"),
+    [
+        ("00000/img.png", "img.png"),
+        ("img.png", "00000/img.png"),
+        ("FFHQ/00000/img.jpg", "00000/img.png"),
+        ("00000/img.jpg", "/home/me/FFHQ/00000/img.png"),
+        ("a/00000/img.png", "00000\\img.png"),
+        ("cat/a.b.png", "a.b"),
+        ("cat/a.b.png", "cat/a.b"),
+    ],
+)
+def test_a_path_may_lack_its_first_folders_or_its_suffix(image, key):
+    match = match_cameras(["other/b.png", image], listing(key, "other/b.png"), "refuse")
+    assert match.pairs == [(image, key), ("other/b.png", "other/b.png")]
+
+
+def test_exact_paths_go_first_whatever_the_order():
+    names = ["cat/x.png"]
+    for keys in (("x.png", "cat/x.png"), ("cat/x.png", "x.png")):
+        match = match_cameras(names, listing(*keys), "skip")
+        assert match == ([("cat/x.png", "cat/x.png")], 0, 1)
+        with pytest.raises(DataError, match=r"1 of 2 cameras .* no image, e\.g\. x\.png"):
+            match_cameras(names, listing(*keys), "refuse")
+
+
+def test_pairs_keep_the_order_of_the_file_and_its_folder_counts():
+    names = ["top/a/x.png", "top/b/y.png", "b/y.png"]
+    match = match_cameras(names[:2], listing("y", "a/x.png", folder="top/"), "refuse")
+    assert match.pairs == [("top/b/y.png", "y"), ("top/a/x.png", "a/x.png")]
+    match = match_cameras(names, listing("b/y.png", folder="top/"), "skip")
+    assert match.pairs == [("top/b/y.png", "b/y.png")]
+
+
+def test_what_could_be_two_is_refused():
+    with pytest.raises(DataError, match=r"`x` of labels\.json could be that of a/x\.png and of b/x"):
+        match_cameras(["a/x.png", "b/x.png"], listing("x"), "skip")
+    with pytest.raises(DataError, match=r"x\.png: two cameras, `x\.png` and `x`"):
+        match_cameras(["x.png"], listing("x.png", "x"), "skip")
