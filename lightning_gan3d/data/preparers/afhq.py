@@ -56,8 +56,10 @@ def prepare_afhq(
         DataError: images or cameras are not as they must be.
     """
     source = open_source(source_path)
-    names = _within(images_of(source), cfg.animal, _ANIMALS, "animal")
-    listed = read_listed(source, cfg, _within(names, cfg.part, _PARTS, "part"))
+    everything = images_of(source)
+    names = _within(everything, cfg.animal, _ANIMALS, "animal")
+    names = _within(names, cfg.part, _PARTS, "part")
+    listed = read_listed(source, cfg, names, sorted(set(everything) - set(names)))
     pose, intrinsics = listed.pose, listed.intrinsics
     if intrinsics is None:
         pose = pose.copy()
@@ -74,6 +76,7 @@ def prepare_afhq(
         "afhq",
         listed.where,
         without=listed.without,
+        listed=listed.total,
         overwrite=overwrite,
         progress=progress,
     )

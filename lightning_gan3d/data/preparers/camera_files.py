@@ -5,7 +5,7 @@ Three kinds of JSON: EG3D's labels (`dataset.json`), a pose and intrinsics for e
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -104,31 +104,38 @@ def parse_cameras(data: bytes, where: str) -> CameraFile:
     return CameraFile(kind, where, numbers, tree)
 
 
-def match_cameras(names: Sequence[str], cameras: CameraFile, missing: str) -> Match:
+def match_cameras(
+    names: Sequence[str], cameras: CameraFile, missing: str, others: Sequence[str] = ()
+) -> Match:
     """Find the image of each camera: by path, else without the suffix, else by the file's name.
 
     A file's name is enough only where nothing speaks against it: one of the two paths must be the
     end of the other, as `img.png` is of `00000/img.png`. Exact paths go first.
 
     `missing="refuse"` raises `DataError` where an image or a camera has no partner; "skip" drops
-    it.
+    it. `others` are images that are there and not wanted: their cameras are passed over.
     """
-    exact, there = dict[str, str](), set(names)
+    exact, there, where = dict[str, str](), set(names), cameras.where
     for key in cameras.numbers:
         path = next((p for p in _paths(key, cameras.folder)[:2] if p in there), None)
         if path is not None:
             exact[key] = path
     certain = set(exact.values())
-    bare, stems = _by(names, lambda p: str(p.with_suffix(""))), _by(names, lambda p: p.stem)
+    bare, stems = _by_bare_path(names), _by_stem(names)
+    unwanted, unwanted_stems = {*others, *_by_bare_path(others)}, _by_stem(others)
     pairs: list[tuple[str, str]] = []
     lonely, taken = [], dict[str, str]()
     for key in cameras.numbers:
-        image = exact.get(key) or _by_bare_path(key, bare, cameras)
+        paths = _paths(key, cameras.folder)
+        if key not in exact and bare.keys().isdisjoint(paths) and unwanted.intersection(paths):
+            continue
+        image = exact.get(key) or _only(next((bare[p] for p in paths if p in bare), []), key, where)
         if image is None:
-            image = _by_file_name(key, stems, cameras)
+            image = _only(_alike(key, stems), key, where)
             image = None if image in certain else image  # it has a camera of its own
         if image is None:
-            lonely.append(key)
+            if not _alike(key, unwanted_stems):
+                lonely.append(key)
             continue
         if image in taken:
             raise DataError(f"{image}: two cameras, `{taken[image]}` and `{key}`")
@@ -137,45 +144,46 @@ def match_cameras(names: Sequence[str], cameras: CameraFile, missing: str) -> Ma
     without = [n for n in names if n not in taken]
     if missing == "refuse" and without:
         raise DataError(
-            f"{len(without):,} of {len(names):,} images have no camera in {cameras.where}, e.g. "
+            f"{len(without):,} of {len(names):,} images have no camera in {where}, e.g. "
             f"{without[0]}; `missing=skip` leaves them out"
         )
     if missing == "refuse" and lonely:
         raise DataError(
-            f"{len(lonely):,} of {len(cameras.numbers):,} cameras of {cameras.where} have no "
+            f"{len(lonely):,} of {len(cameras.numbers):,} cameras of {where} have no "
             f"image, e.g. {lonely[0]}; `missing=skip` leaves them out"
         )
     if not pairs:
-        raise DataError(f"no camera of {cameras.where} is of an image here, e.g. {lonely[0]}")
+        some = next(iter(cameras.numbers))
+        raise DataError(f"no camera of {where} is of an image that is wanted, e.g. {some}")
     return Match(pairs, len(without), len(lonely))
 
 
-def _by(names: Sequence[str], key: Callable[[PurePosixPath], str]) -> dict[str, list[str]]:
+def _by_bare_path(names: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(key(PurePosixPath(name)), []).append(name)
+        found.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
     return found
 
 
-def _paths(key: str, folder: str) -> tuple[str, str, str, str]:
-    """Return what a key may mean as a path: below the file's folder or not, whole or cut.
+def _by_stem(names: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(PurePosixPath(name).stem, []).append(name)
+    return found
 
-    A key without a suffix may hold a dot, so that it is tried whole before its suffix is cut.
+
+def _paths(key: str, folder: str) -> tuple[str, ...]:
+    """Return what a key may mean as a path: below the file's folder or not; both without suffix.
+
+    A key without a suffix may hold a dot, so that it is tried whole too.
     """
     path = PurePosixPath(key.replace("\\", "/"))
     bare = path.with_suffix("") if path.name else path
     return f"{folder}{path}", str(path), f"{folder}{bare}", str(bare)
 
 
-def _by_bare_path(key: str, bare: dict[str, list[str]], cameras: CameraFile) -> str | None:
-    inside, whole, inside_cut, cut = _paths(key, cameras.folder)
-    for path in (inside, inside_cut, whole, cut):
-        if path in bare:
-            return _only(bare[path], key, cameras)
-    return None
-
-
-def _by_file_name(key: str, stems: dict[str, list[str]], cameras: CameraFile) -> str | None:
+def _alike(key: str, stems: dict[str, list[str]]) -> list[str]:
+    """Return the images of this name whose path is the end of the key's path, or begins before."""
     parts = PurePosixPath(key.replace("\\", "/")).parts
     for stem in (parts[-1], PurePosixPath(parts[-1]).stem) if parts else ():
         mine = (*parts[:-1], stem)
@@ -186,17 +194,17 @@ def _by_file_name(key: str, stems: dict[str, list[str]], cameras: CameraFile) ->
             if mine[-depth:] == theirs[-depth:]:
                 alike.append(name)
         if alike:
-            return _only(alike, key, cameras)
-    return None
+            return alike
+    return []
 
 
-def _only(found: list[str], key: str, cameras: CameraFile) -> str:
+def _only(found: list[str], key: str, where: str) -> str | None:
     if len(found) > 1:
         raise DataError(
-            f"camera `{key}` of {cameras.where} could be that of {found[0]} and of {found[1]}: "
-            "name images by their path"
+            f"camera `{key}` of {where} could be that of {found[0]} and of {found[1]}: name images "
+            "by their path"
         )
-    return found[0]
+    return found[0] if found else None
 
 
 def _numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, " k"]:

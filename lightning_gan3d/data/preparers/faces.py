@@ -104,8 +104,8 @@ def prepare_faces(
         listed.where,
         _cutter(cfg, in_pixels),
         listed.without,
-        overwrite,
-        progress,
+        overwrite=overwrite,
+        progress=progress,
     )
 
 

@@ -22,7 +22,7 @@ class Listed(NamedTuple):
 
     `pose`: cam2world in our axes, at the origin where `kind` is "rotations", which have no
     `intrinsics` either (None). `intrinsics`: as the file has them. `tree`: the file as it is.
-    `numbers`: places of the images in it.
+    `numbers`: places of the images in it, which lists `total` cameras.
     """
 
     kind: Kind
@@ -34,6 +34,7 @@ class Listed(NamedTuple):
     tree: dict[str, Any]
     numbers: list[int]
     without: tuple[int, int]
+    total: int
 
     def views(
         self, pose: Float[np.ndarray, "n 4 4"], intrinsics: Float[np.ndarray, "n 3 3"]
@@ -79,14 +80,16 @@ def images_of(source: Source) -> list[str]:
     return names
 
 
-def read_listed(source: Source, cfg: PrepareConfig, names: Sequence[str]) -> Listed:
-    """Read the file of cameras, and match it to the images `names`.
+def read_listed(
+    source: Source, cfg: PrepareConfig, names: Sequence[str], others: Sequence[str] = ()
+) -> Listed:
+    """Read the file of cameras, and match it to the images `names`; those of `others` are left out.
 
     Raises:
         DataError: see `find_camera_file` and `match_cameras`.
     """
     cameras = find_camera_file(source, cfg.cameras)
-    match = match_cameras(names, cameras, cfg.missing)
+    match = match_cameras(names, cameras, cfg.missing, others)
     place = {key: i for i, key in enumerate(cameras.numbers)}
     rows = np.stack([cameras.numbers[key] for _, key in match.pairs])
     pose = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -106,6 +109,7 @@ def read_listed(source: Source, cfg: PrepareConfig, names: Sequence[str]) -> Lis
         cameras.tree,
         [place[key] for _, key in match.pairs],
         (match.images_without, match.cameras_without),
+        len(cameras.numbers),
     )
 
 

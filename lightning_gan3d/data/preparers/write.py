@@ -69,6 +69,7 @@ def write_views(
     where: str,
     cut: Cut | None = None,
     without: tuple[int, int] = (0, 0),
+    listed: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -83,13 +84,15 @@ def write_views(
         where: the file of the cameras, for errors.
         cut: what to cut out of each image; None: all is shown.
         without: images without a camera and cameras without an image that were left out.
+        listed: how many cameras `where` has; None: those of `views` and `without`.
         overwrite: replace what is there.
         progress: called with the images read and their number.
 
     Raises:
         DataError: an image or a camera is not as it must be; nothing is written.
     """
-    planned = plan_views(views, cfg, source, where, len(views) + without[1])
+    total = len(views) + without[1] if listed is None else listed
+    planned = plan_views(views, cfg, source, where, total)
     num_objects = 1 + max((v.object_id or 0 for v in views), default=0)
     copies: dict[str, str] = {}
     rows: list[torch.Tensor] = []

@@ -90,6 +90,40 @@ def test_folders_of_animals_and_parts_are_chosen(tmp_path):
         prepare_afhq(source, tmp_path / "out", AfhqConfig(part="val"))
 
 
+def test_cameras_of_other_animals_and_parts_are_passed_over(tmp_path):
+    """A file for all of AFHQ serves for the cats, and its missing cameras are still refused."""
+    source = save(folders(), tmp_path / "afhq")
+    stems = [*(f"flickr_dog_{i}" for i in range(3)), *STEMS, "flickr_cat_0", "flickr_cat_1"]
+    file = tmp_path / "all.json"
+    file.write_bytes(rotations(cameras(len(stems)), stems))
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps({str(i): 1 for i in range(len(stems))}))
+    cfg = AfhqConfig(cameras=str(file), rebalance=str(counts), resolution=16)
+    summary = prepare_afhq(source, tmp_path / "out", cfg)
+    assert (summary.num_images, summary.images_without, summary.cameras_without) == (6, 0, 0)
+    written = Cameras.from_label(opened(tmp_path / "out").labels).cam2world
+    assert written == pytest.approx(cameras(len(stems)).cam2world[3:9].float(), abs=1e-6)
+    file.write_bytes(rotations(cameras(len(stems)), [*stems[:-1], "nobody"]))
+    with pytest.raises(DataError, match=r"1 of 11 cameras .* have no image, e\.g\. nobody"):
+        prepare_afhq(source, tmp_path / "b", cfg)
+    file.write_bytes(rotations(cameras(8), [*stems[:3], *stems[4:9]][:8]))
+    with pytest.raises(DataError, match=rf"1 of 6 images have no camera .*{STEMS[0]}"):
+        prepare_afhq(source, tmp_path / "b", cfg)
+
+
+def test_a_camera_goes_to_the_image_that_is_wanted(tmp_path):
+    """Names may repeat in parts that are left out; exact paths still tell whose a camera is."""
+    files = {f"{part}/cat/{s}.png": encoded(ramp()) for part in ("train", "test") for s in STEMS}
+    source = save(files, tmp_path / "afhq")
+    file = tmp_path / "r.json"
+    cfg = AfhqConfig(cameras=str(file), resolution=16)
+    file.write_bytes(rotations(cameras()))
+    assert prepare_afhq(source, tmp_path / "a", cfg).num_images == 6
+    file.write_bytes(rotations(cameras(), [f"test/cat/{s}.png" for s in STEMS]))
+    with pytest.raises(DataError, match=r"6 of 6 images have no camera"):
+        prepare_afhq(source, tmp_path / "b", cfg)
+
+
 def test_a_prepared_data_set_keeps_its_cameras(tmp_path):
     names = [f"00000/img{i:08d}.png" for i in range(6)]
     files = {n: encoded(ramp(32)) for n in names}

@@ -56,7 +56,9 @@ def test_pairs_keep_the_order_of_the_file_and_its_folder_counts():
 
 
 def test_what_could_be_two_is_refused():
-    with pytest.raises(DataError, match=r"`x` of labels\.json could be that of a/x\.png and of b/x"):
+    with pytest.raises(
+        DataError, match=r"`x` of labels\.json could be that of a/x\.png and of b/x"
+    ):
         match_cameras(["a/x.png", "b/x.png"], listing("x"), "skip")
     with pytest.raises(DataError, match=r"x\.png: two cameras, `x\.png` and `x`"):
         match_cameras(["x.png"], listing("x.png", "x"), "skip")
