@@ -124,6 +124,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         labels = check_cameras(
             read_labels(self.index, names, self.source), names, cfg.repair_cameras
         ).float()
+        _check_copies(_mapping(self.index, "copies", str, cfg.path), names, cfg.path)
         self._checksums = _mapping(self.index, "sha256", str, cfg.path)
         self._file_size = open_image(
             self.source.read(names[0]), names[0], convert=cfg.convert
@@ -256,6 +257,15 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         digest.update(self.labels.numpy().tobytes())
         digest.update(repr((self.names, self.mirrored, self.resolution, self.cfg.convert)).encode())
         return digest.hexdigest()[:16]
+
+
+def _check_copies(copies: dict[str, str], names: list[str], path: str) -> None:
+    gone = sorted({*copies, *copies.values()} - set(names))
+    if gone:
+        raise DataError(
+            f"`copies` of {path} names {gone[0]}, which is not there: take the entry out of "
+            "dataset.json, or prepare the data set again"
+        )
 
 
 def _mapping(index: dict[str, Any], key: str, kind: type, path: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pytest
 from data_parts import Parts
 
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.splits import hold_out
 
@@ -36,3 +37,12 @@ def test_the_reader_keeps_copies_on_one_side(tmp_path):
     path = parts.zip(tmp_path / "b.zip")
     with pytest.raises(DataError, match="`copies` must map image names to str"):
         ImageDataset(DataConfig(path=path, holdout=0.3))
+
+
+def test_copies_of_images_that_are_not_there_are_refused(tmp_path):
+    parts = Parts()
+    for copies in ({"img3.png": "gone.png"}, {"gone.png": "img3.png"}):
+        parts.index["copies"] = copies
+        path = parts.zip(tmp_path / f"{next(iter(copies))}.zip")
+        with pytest.raises(DataError, match=r"`copies` .* names gone\.png, which is not there"):
+            check_dataset(path)

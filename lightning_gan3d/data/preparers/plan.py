@@ -32,7 +32,10 @@ class View(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A view, how often it is written, and under which names: each that of (mirrored, replica)."""
+    """A view, how often it is written, and under which names: each that of (mirrored, replica).
+
+    `original`: the file that its copies repeat, which is written wherever the view is.
+    """
 
     view: View
     label: Float[torch.Tensor, "25"]
@@ -86,13 +89,15 @@ def plan_views(
         )
     counts = replica_counts(cfg, [(v.source, v.number) for v in views], labels, train, listed)
     trained = set(train)
+    written: dict[str, str] = {}  # of each photograph the first image that its counts leave
     planned = []
     for i in chosen:
         sides = (False, True) if cfg.mirror and i in trained else (False,)
         num = int(counts[i]) if i in trained else 1
         names = {(m, r): _copy_name(views[i].name, m, r) for m in sides for r in range(num)}
         split = split_of.get(views[i].name)
-        planned.append(Planned(views[i], labels[i], split, names, f"{first[i]}.png"))
+        original = written.setdefault(first[i], views[i].name) if names else first[i]
+        planned.append(Planned(views[i], labels[i], split, names, f"{original}.png"))
     _check_names(planned)
     if not any(p.names for p in planned):
         raise DataError(f"rebalance={cfg.rebalance}: its counts leave no image")

@@ -153,3 +153,15 @@ def test_nothing_left_to_train_on_is_refused(tmp_path):
     all_alike = Cameras(same.cam2world.repeat(4, 1, 1), same.intrinsics.repeat(4, 1, 1))
     with pytest.raises(DataError, match="no training image is left of 4"):
         prepare(tmp_path, all_alike, holdout=0.5)
+
+
+def test_copies_name_an_image_that_is_written(tmp_path):
+    """Of images 1 and 3, which share a camera, a count of 0 leaves the first one out."""
+    same = [0, 1, 2, 1, 1]
+    found = Cameras(*(x[same] for x in cameras(3)))
+    (tmp_path / "counts.json").write_text(json.dumps({"0": 1, "1": 0, "2": 1, "3": 2, "4": 1}))
+    prepare(tmp_path, found, rebalance=str(tmp_path / "counts.json"))
+    index = index_of(tmp_path / "out.zip")
+    assert index["copies"] == {"00003_r01.png": "00003.png", "00004.png": "00003.png"}
+    assert set(index["copies"].values()) <= {name for name, _ in index["labels"]}
+    check_dataset(str(tmp_path / "out.zip"))
