@@ -83,10 +83,7 @@ def plan_views(
         split_of = {v.name: v.split for v in views if v.split is not None}
     train = [i for i in chosen if split_of.get(views[i].name, "train") == "train"]
     if not train:
-        raise DataError(
-            f"holdout={cfg.holdout}: no training image is left of {len(chosen)}: all are held out, "
-            "or are copies of one, or show one object"
-        )
+        raise _nothing_to_train_on(views, cfg, where, len(chosen))
     counts = replica_counts(cfg, [(v.source, v.number) for v in views], labels, train, listed)
     trained = set(train)
     written: dict[str, str] = {}  # of each photograph the first image that its counts leave
@@ -102,6 +99,26 @@ def plan_views(
     if not any(p.names for p in planned):
         raise DataError(f"rebalance={cfg.rebalance}: its counts leave no image")
     return planned
+
+
+def _nothing_to_train_on(
+    views: Sequence[View], cfg: PrepareConfig, where: str, num: int
+) -> DataError:
+    if cfg.holdout:
+        return DataError(
+            f"holdout={cfg.holdout}: no training image is left of {num}: all are held out, or are "
+            "copies of one, or show one object"
+        )
+    splits = sorted({v.split for v in views if v.split is not None})
+    if "train" in splits:
+        return DataError(
+            f"max_images={cfg.max_images}: none of the first {num} images is in the split `train` "
+            f"of {where}: use more"
+        )
+    return DataError(
+        f"{where} names the splits {', '.join(splits)}, but training images are those of `train`: "
+        "rename one, or split anew, e.g. holdout=0.1"
+    )
 
 
 def _copy_name(name: str, mirrored: bool, replica: int) -> str:

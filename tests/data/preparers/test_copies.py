@@ -165,3 +165,19 @@ def test_copies_name_an_image_that_is_written(tmp_path):
     assert index["copies"] == {"00003_r01.png": "00003.png", "00004.png": "00003.png"}
     assert set(index["copies"].values()) <= {name for name, _ in index["labels"]}
     check_dataset(str(tmp_path / "out.zip"))
+
+
+def test_a_source_whose_training_images_have_another_name_is_told(tmp_path):
+    names = [f"{i:05d}.png" for i in range(4)]
+    files = {n: encoded(ramp(8)) for n in names}
+    splits = {"training": names[:3], "test": names[3:]}
+    files["dataset.json"] = labels_json(names, cameras(4), splits=splits)
+    source = save(files, tmp_path / "raw.zip")
+    words = r"dataset.json of .* names the splits test, training, .*`train`.*holdout=0\.1"
+    with pytest.raises(DataError, match=words):
+        prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=8))
+    splits = {"train": names[3:], "test": names[:3]}
+    files["dataset.json"] = labels_json(names, cameras(4), splits=splits)
+    source = save(files, tmp_path / "late.zip")
+    with pytest.raises(DataError, match="max_images=2: none of the first 2 images is in the split"):
+        prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=8, max_images=2))
