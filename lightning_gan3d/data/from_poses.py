@@ -20,6 +20,7 @@ from lightning_gan3d.data.labels import check_cameras
 from lightning_gan3d.data.normalise import Similarity, find_similarity
 from lightning_gan3d.data.pose_options import FromPosesConfig
 from lightning_gan3d.data.posed import Frame, ImageFolder, PosedImages
+from lightning_gan3d.data.squares import centre_square
 from lightning_gan3d.data.worlds import World, group_worlds, read_worlds, without_pose
 from lightning_gan3d.data.writer import DatasetWriter
 
@@ -122,12 +123,6 @@ def square(pixels: UInt8[np.ndarray, "h w 3"], resolution: int) -> UInt8[np.ndar
     box = (left, top, left + side, top + side)
     image = Image.fromarray(pixels)
     return np.array(image.resize((resolution,) * 2, Image.Resampling.BICUBIC, box=box))
-
-
-def centre_square(width: int, height: int) -> tuple[float, float, int]:
-    """Return left, top and side of the middle square, in pixels."""
-    side = min(width, height)
-    return (width - side) / 2, (height - side) / 2, side
 
 
 def _similarity(members: Sequence[World], cfg: FromPosesConfig, name: str) -> Similarity:

@@ -11,14 +11,13 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.labels import MAX_FOCAL
 from lightning_gan3d.data.preparers.listed import Listed, crop_intrinsics, images_of, read_listed
 from lightning_gan3d.data.preparers.options import PrepareConfig
-from lightning_gan3d.data.preparers.write import Cut, Prepared, Progress, centred, write_views
+from lightning_gan3d.data.preparers.write import Cut, Prepared, Progress, write_views
 
 PIVOT = (0.0, 0.0, 0.175)
 """Centre of rotation of a head, about which `normalise=cor` sets the distance."""
@@ -158,16 +157,15 @@ def _at_radius(listed: Listed, about_pivot: bool, radius: float) -> Float[np.nda
 
 
 def _cutter(cfg: FacesConfig, in_pixels: bool) -> Cut:
-    def cut(image: Image.Image, name: str) -> Image.Image:
-        side = image.size[0]
+    def cut(side: int, name: str) -> int:
         if cfg.cropped or (not cfg.crop and not in_pixels):
-            return image
+            return side
         if side != cfg.aligned_size:
             raise DataError(
                 f"{name} is {side}x{side}, but crop={cfg.crop} and intrinsics count in pixels of "
                 f"an image of {cfg.aligned_size}: where it was cropped before, give cropped=true "
                 "and the crop, e.g. crop=700; where not, aligned_size=..."
             )
-        return centred(image, cfg.crop) if cfg.crop else image
+        return cfg.crop or side
 
     return cut

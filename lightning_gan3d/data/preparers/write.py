@@ -1,5 +1,6 @@
 """The common end of all preparers: cut, resize, copy and write images, and sum up."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,13 @@ from lightning_gan3d.data.decode import decode
 from lightning_gan3d.data.preparers.conventions import azimuth
 from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.plan import Planned, View, plan_views
+from lightning_gan3d.data.squares import centre_square
 from lightning_gan3d.data.writer import DatasetWriter
 
 Progress = Callable[[int, int], None]
-Cut = Callable[[Image.Image, str], Image.Image]
-"""Takes a square image as it is stored, and its name, and returns the square part to show."""
+Cut = Callable[[int, str], int]
+"""Takes the side of the square that is stored, and the image's name; returns that of the centred
+square to show. Both are in pixels."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def write_views(
         cfg: what to do with them.
         kind: key of `dataset.json` that keeps the options.
         where: the file of the cameras, for errors.
-        cut: what to cut out of each image; None: all is shown.
+        cut: which square to cut out of each image; None: all is shown.
         without: images without a camera and cameras without an image that were left out.
         listed: how many cameras `where` has; None: those of `views` and `without`.
         overwrite: replace what is there.
@@ -133,12 +136,6 @@ def write_views(
     )
 
 
-def centred(image: Image.Image, side: int) -> Image.Image:
-    """Cut out the centred square of `side` pixels."""
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side))
-
-
 def _pictures(
     source: Source, plan: Planned, cfg: PrepareConfig, cut: Cut | None
 ) -> dict[bool, UInt8[np.ndarray, "r r 3"]]:
@@ -148,17 +145,26 @@ def _pictures(
     image = Image.fromarray(
         decode(data, name, convert=cfg.background, square=not cfg.centre_square)
     )
-    image = centred(image, min(image.size))
-    if cut is not None:
-        image = cut(image, name)
-    if image.size[0] < cfg.resolution:
+    side = min(image.size) if cut is None else cut(min(image.size), name)
+    if side < cfg.resolution:
         raise DataError(
-            f"{name} shows {image.size[0]} pixels a side, resolution={cfg.resolution} would "
-            f"enlarge it: give resolution={image.size[0]} or less"
+            f"{name} shows {side} pixels a side, resolution={cfg.resolution} would enlarge it: "
+            f"give resolution={side} or less"
         )
-    size = (cfg.resolution, cfg.resolution)
-    pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
+    pixels = _shown(image, side, cfg.resolution)
     return {False: pixels, True: pixels[:, ::-1].copy()}
+
+
+def _shown(image: Image.Image, side: int, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
+    """Return the middle square of `side` pixels, to a half of a pixel, reduced with Lanczos.
+
+    What is cut off does not shine in: whole pixels outside go before the reduction, as in EG3D's.
+    """
+    left, top, _ = centre_square(*image.size, side)
+    x, y = math.floor(left), math.floor(top)
+    image = image.crop((x, y, math.ceil(left + side), math.ceil(top + side)))
+    box = (left - x, top - y, left - x + side, top - y + side)
+    return np.array(image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=box))
 
 
 def _spread(values: Float[np.ndarray, "..."]) -> tuple[float, float, float]:

@@ -175,6 +175,23 @@ def test_images_that_are_not_square_are_cut_on_request(tmp_path):
     assert (image.numpy() == ramp(24, 16)[:, 4:20].transpose(2, 0, 1)).all()
 
 
+@pytest.mark.parametrize(("width", "height"), [(17, 16), (16, 17), (33, 24), (21, 16)])
+def test_squares_are_cut_to_half_a_pixel(tmp_path, width, height):
+    """The label says that the image's middle is the square's; the ramp's middle is half its range.
+
+    For a width of 17, columns 0 to 16 alone would show a middle of 8 / 17.
+    """
+    files = {n: encoded(ramp(width, height)) for n in NAMES}
+    files["dataset.json"] = labels_json(NAMES, cameras())
+    source = save(files, tmp_path / "raw")
+    prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=8, centre_square=True))
+    image = opened(tmp_path / "out").images([0])[0].double()
+    for channel, axis in ((0, 0), (1, 1)):
+        line = image[channel].mean(dim=axis)
+        inner = line[1:-1]  # kernels are cut off at the border
+        assert float(inner.mean()) == pytest.approx(127.5, abs=0.5)
+
+
 def test_stripes_finer_than_the_new_pixels_become_gray(tmp_path):
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 255
