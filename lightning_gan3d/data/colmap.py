@@ -112,7 +112,9 @@ def intrinsics_of(
 
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
-    """Return the inverse of the image's pose."""
+    """Return the inverse of the image's pose; refuses one that is none."""
+    if not np.isfinite([*image.quaternion, *image.translation]).all():
+        raise DataError(f"{image.name}: its pose holds numbers that are not finite")
     norm = float(np.linalg.norm(image.quaternion))
     if not abs(norm - 1) < 1e-2:
         raise DataError(f"{image.name}: its quaternion has length {norm:g}, must be 1")

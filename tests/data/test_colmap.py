@@ -45,6 +45,18 @@ def test_a_quarter_turn_by_hand():
         cam2world_of(ColmapImage("x", 1, (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 5.0)))
 
 
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", range(7))
+def test_a_pose_that_is_not_finite_is_refused_by_its_image(shot, tmp_path, spoilt, place):
+    write_colmap_bin(tmp_path, shot)
+    image = read_model(tmp_path).images[3]
+    pose = [*image.quaternion, *image.translation]
+    pose[place] = spoilt
+    image = image._replace(quaternion=tuple(pose[:4]), translation=tuple(pose[4:]))
+    with pytest.raises(DataError, match=r"shot 03\.png: its pose holds numbers .* not finite"):
+        cam2world_of(image)
+
+
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
 def test_no_cut_of_a_binary_file_is_taken(shot, tmp_path, name):
     write_colmap_bin(tmp_path, shot)
