@@ -70,7 +70,7 @@ def read_transforms(
             pose = np.array(_rows(entry.get("transform_matrix"), 4, f"{where}: transform_matrix"))
             pose = rigid_pose(name, pose) @ np.diag([1.0, -1.0, -1.0, 1.0])
             size = images.size(name)
-            matrix = _intrinsics({**tree, **entry}, name, size, cfg.ignore_distortion)
+            matrix = _intrinsics(entry, tree, name, size, cfg.ignore_distortion)
             frames.append(Frame(name, pose, matrix, size, split or splits.get(written)))
     notes = without_image(missing, total, images.root, cfg.skip_missing)
     if len(applied) > 1:
@@ -113,9 +113,14 @@ def _find(images: ImageFolder, written: str, place: str | None) -> str | None:
 
 
 def _intrinsics(
-    camera: dict[str, Any], name: str, size: tuple[int, int], ignore_distortion: bool
+    frame: dict[str, Any],
+    tree: dict[str, Any],
+    name: str,
+    size: tuple[int, int],
+    ignore_distortion: bool,
 ) -> Float[np.ndarray, "3 3"]:
     """Return the pinhole in pixels of the image; keys of the frame go before those of the file."""
+    camera = {**tree, **{k: v for k, v in frame.items() if v is not None}}
     model = camera.get("camera_model", "PINHOLE")
     if camera.get("is_fisheye") or model not in _PINHOLES:
         kind = "fisheye" if camera.get("is_fisheye") else model
@@ -133,16 +138,33 @@ def _intrinsics(
     )
     if not (width >= 1 and height >= 1):
         raise DataError(f"{name}: its camera is for images of {width:g}x{height:g}")
-    fx = _focal(camera, "x", width, name)
-    if fx is None:
-        raise DataError(f"{name}: no fl_x (pixels) and no camera_angle_x (radians) for it")
-    fy = _focal(camera, "y", height, name) or fx
+    fx, fy = _focals(frame, tree, (width, height), name)
     cx, cy = (
         _number(camera, k, name) if camera.get(k) is not None else s / 2
         for k, s in (("cx", width), ("cy", height))
     )
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
     return fit_intrinsics(name, matrix, (round(width), round(height)), size)
+
+
+def _focals(
+    frame: dict[str, Any], tree: dict[str, Any], size: tuple[float, float], name: str
+) -> tuple[float, float]:
+    """Return both focal lengths in pixels.
+
+    The frame's come first, be they lengths or angles; and where they replace the file's along x,
+    the file's along y goes with it, for it belongs to another lens. Without one, pixels are square.
+    """
+    (fx, fy), (file_fx, file_fy) = (
+        tuple(_focal(d, axis, side, name) for axis, side in zip("xy", size, strict=True))
+        for d in (frame, tree)
+    )
+    if fy is None and (fx is None or file_fx is None):
+        fy = file_fy
+    fx = file_fx if fx is None else fx
+    if fx is None:
+        raise DataError(f"{name}: no fl_x (pixels) and no camera_angle_x (radians) for it")
+    return fx, fx if fy is None else fy
 
 
 def _focal(camera: dict[str, Any], axis: str, side: float, name: str) -> float | None:

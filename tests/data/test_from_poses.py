@@ -30,6 +30,8 @@ from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.from_poses import centre_square, prepare_from_poses, square
 from lightning_gan3d.data.pose_options import FromPosesConfig
+from lightning_gan3d.data.posed import ImageFolder
+from lightning_gan3d.data.transforms import read_transforms
 from lightning_gan3d.experiment import load_experiment
 
 RESOLUTION = 32
@@ -396,6 +398,37 @@ def test_distortion_is_ignored_when_asked_and_told(shot, tmp_path):
     write_transforms(tmp_path / "a", shot, k1=0.1)
     prepared = make(tmp_path / "a", tmp_path / "out.zip", ignore_distortion=True)
     assert "distortion is ignored" in prepared.warnings
+
+
+FOV = 0.8
+"""Horizontal field of view in radians; the focal length of 90 pixels for it is 106.4."""
+ANGLED = 0.5 / math.tan(0.5 * FOV) * 90
+
+
+@pytest.mark.parametrize(
+    ("file", "frame", "wanted"),
+    [
+        ({"fl_x": 88, "fl_y": 84}, {}, (88, 84)),
+        ({"fl_x": 88, "fl_y": 84}, {"camera_angle_x": FOV}, (ANGLED, ANGLED)),
+        ({"camera_angle_x": FOV}, {"fl_x": 88}, (88, 88)),
+        ({"fl_x": 88, "fl_y": 84}, {"fl_x": 70}, (70, 70)),
+        ({"fl_x": 88, "fl_y": 84}, {"fl_x": 70, "fl_y": 71}, (70, 71)),
+        ({"fl_x": 88, "fl_y": 84}, {"fl_y": 71}, (88, 71)),
+        ({"fl_x": 88, "fl_y": 84}, {"fl_x": None}, (88, 84)),
+        ({"fl_y": 84}, {"fl_x": 70}, (70, 84)),
+        ({"camera_angle_x": FOV}, {}, (ANGLED, ANGLED)),
+    ],
+)
+def test_keys_of_a_frame_go_before_those_of_the_file(shot, tmp_path, file, frame, wanted):
+    write_images(tmp_path / "images", shot)
+    tree = {**transforms(shot), "fl_x": None, "fl_y": None, **file}
+    tree["frames"][0].update(frame)
+    path = tmp_path / "transforms.json"
+    path.write_text(json.dumps({**tree, "frames": tree["frames"][:1]}))
+    found = (
+        read_transforms([path], ImageFolder(tmp_path), "", FromPosesConfig()).frames[0].intrinsics
+    )
+    assert (found[0, 0], found[1, 1]) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])
