@@ -104,13 +104,13 @@ def prepare_from_poses(
         writer.note(
             "from_poses",
             {
-                "source": str(source),
-                "options": asdict(cfg),
+                "source": source.resolve().name,
+                "options": {**asdict(cfg), "images": Path(cfg.images).name},
                 "worlds": moves,
                 "objects": numbers if cfg.objects == "folder" else {},
                 "framing": asdict(framing),
-                "experiment": tree,
-                "warnings": warnings,
+                "experiment": {**tree, "data": {**tree["data"], "path": out.name}},
+                "warnings": [_without_folders(w, source, cfg) for w in warnings],
             },
         )
     return Prepared(out, len(shots), framing, tree, tuple(warnings), points)
@@ -192,6 +192,15 @@ def _small(shots: Sequence[Shot], cfg: FromPosesConfig) -> list[str]:
         f"{small:,} images are smaller than {cfg.resolution} pixels (the smallest {min(sides)}), "
         "and were enlarged"
     ]
+
+
+def _without_folders(text: str, source: Path, cfg: FromPosesConfig) -> str:
+    """Return the text with names for paths: where files were is nobody's business."""
+    folder = source.parent if source.is_file() else source
+    for path in sorted({source, folder, Path(cfg.images).expanduser()}, key=lambda p: -len(str(p))):
+        if len(path.parts) > 1:  # a name alone tells nothing
+            text = text.replace(str(path), path.name)
+    return text
 
 
 def _tree(framing: Framing, out: Path, cfg: FromPosesConfig) -> dict[str, Any]:

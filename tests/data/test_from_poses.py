@@ -431,6 +431,30 @@ def test_keys_of_a_frame_go_before_those_of_the_file(shot, tmp_path, file, frame
     assert (found[0, 0], found[1, 1]) == pytest.approx(wanted)
 
 
+def test_no_path_of_the_user_is_written(shot, tmp_path):
+    private = tmp_path / "home of somebody"
+    write_images(private / "photos", shot)
+    write_transforms(private / "capture", shot)
+    tree = json.loads((private / "capture" / "transforms.json").read_text())
+    for frame in tree["frames"]:
+        frame["file_path"] = frame["file_path"].replace("./images/", "")
+    tree["frames"].append({**tree["frames"][0], "file_path": "gone.png"})
+    (private / "capture" / "transforms.json").write_text(json.dumps(tree))
+    (private / "photos" / "lost.png").write_bytes((private / "photos" / shot.names[0]).read_bytes())
+    options = {"images": str(private / "photos"), "skip_missing": True}
+    prepared = make(private / "capture", private / "out.zip", **options)
+    assert len(prepared.warnings) == 2
+    assert all(str(private / "photos") in w for w in prepared.warnings)  # in the terminal
+    index = opened(private / "out.zip").index
+    assert "somebody" not in json.dumps(index)
+    note = index["from_poses"]
+    assert (note["source"], note["options"]["images"]) == ("capture", "photos")
+    assert note["experiment"]["data"]["path"] == "out.zip"
+    assert "are not below photos: gone.png" in note["warnings"][0]
+    make(private / "capture" / "transforms.json", private / "b.zip", **options)
+    assert "somebody" not in json.dumps(opened(private / "b.zip").index)
+
+
 @pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])
 def test_cameras_without_an_image_are_left_out_when_asked(shot, tmp_path, write):
     write_images(tmp_path / "a" / "images", shot)
