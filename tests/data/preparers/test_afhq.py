@@ -119,9 +119,10 @@ def test_a_camera_goes_to_the_image_that_is_wanted(tmp_path):
     cfg = AfhqConfig(cameras=str(file), resolution=16)
     file.write_bytes(rotations(cameras()))
     assert prepare_afhq(source, tmp_path / "a", cfg).num_images == 6
-    file.write_bytes(rotations(cameras(), [f"test/cat/{s}.png" for s in STEMS]))
-    with pytest.raises(DataError, match=r"6 of 6 images have no camera"):
-        prepare_afhq(source, tmp_path / "b", cfg)
+    for suffix in ("", ".png"):
+        file.write_bytes(rotations(cameras(), [f"test/cat/{s}{suffix}" for s in STEMS]))
+        with pytest.raises(DataError, match=r"6 of 6 images have no camera"):
+            prepare_afhq(source, tmp_path / "b", cfg)
 
 
 def test_a_prepared_data_set_keeps_its_cameras(tmp_path):
