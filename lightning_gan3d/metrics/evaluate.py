@@ -206,7 +206,7 @@ def _distances(
     result.append(Measure("quality.swd_floor", floor, "", n, note=f"{real}: {note}"))
     way = "share of the way from the generator before training to real images"
     if initial is None or not math.isfinite(initial):
-        why = "the generator before training was not measured (a fine-tuned or imported one)"
+        why = "a state before training was not measured (fine-tuned or imported ones have none)"
         return [
             *result,
             missing("quality.swd_init", why),
