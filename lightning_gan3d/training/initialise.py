@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_gan3d import config as cfg
 from lightning_gan3d.checkpoints import load
 from lightning_gan3d.checkpoints.stored import Stored, fill
@@ -74,7 +76,8 @@ def fingerprint(stored: Stored) -> str:
     for kind in sorted(stored.tensors):
         for name, tensor in sorted(stored.tensors[kind].items()):
             digest.update(f"{kind}\0{name}\0{tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            # By bytes: NumPy has no bfloat16.
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from lightning_gan3d.checkpoints import native, store
 from lightning_gan3d.checkpoints.importer import import_file
+from lightning_gan3d.checkpoints.load import read_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.config import ConfigError, Refusal
 from lightning_gan3d.data.datamodule import DataModule
@@ -19,7 +20,7 @@ from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.training import state
 from lightning_gan3d.training.config import InitConfig
 from lightning_gan3d.training.ema import ExponentialMovingAverage
-from lightning_gan3d.training.initialise import initialise
+from lightning_gan3d.training.initialise import fingerprint, initialise
 from lightning_gan3d.training.module import AdversarialModule, make_networks
 from lightning_gan3d.training.plan import plan
 from lightning_gan3d.training.run import train_run
@@ -313,6 +314,19 @@ def test_a_run_that_begins_again_insists_on_its_source(source, tiny, start, stop
     with pytest.raises(ConfigError, match="is not what this run began with"):
         start(tiny(*overrides))
     assert Run(run).manifest()["init_from"]["content"] == content
+
+
+def test_a_fingerprint_is_of_the_weights_wherever_they_lie(tmp_path):
+    network = triplane()
+    pickle = write_network_pickle(tmp_path / "cars.pkl", G_ema=network)
+    import_file(pickle, tmp_path / "cars")
+    there, export = (read_networks(p, ["generator"]) for p in (pickle, tmp_path / "cars"))
+    assert fingerprint(there) == fingerprint(export)
+    tensors = export.tensors["generator"]
+    tensors["mapping.w_avg"] = tensors["mapping.w_avg"] + 1
+    assert fingerprint(there) != fingerprint(export)
+    tensors["mapping.w_avg"] = tensors["mapping.w_avg"].bfloat16()
+    assert len(fingerprint(export)) == 16
 
 
 def test_the_name_of_a_source_tells_experiments_apart_and_its_folder_does_not(tiny):
