@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.lowering import Lowered, NotLowered
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
 
@@ -195,6 +196,10 @@ class Field(Scene):
         """Raw density alone; twice differentiable in the points."""
         dirs = torch.zeros_like(points) if self.needs_dirs else None
         return self(points, dirs).sigma_raw
+
+    def lower(self) -> Lowered:
+        """Hand over to fused kernels what they need to do the work of `__call__` and `sigma`."""
+        return NotLowered(f"{type(self).__name__} has no kernel")
 
     def prior(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"] | float:
         """What the density prior adds to the raw density; subclasses add it in `__call__`."""

@@ -43,6 +43,9 @@ class VolumeRendererConfig:
     chunk: int = 131072
     """Most points in a call of the field: bounds memory without changing results. About 2^14 stays
     in the cache of a CPU."""
+    path: Literal["auto", "plain", "numba", "triton"] = "auto"
+    """Which code marches the rays: fused kernels (`numba` on a CPU, `triton` on CUDA), or `plain`
+    torch, which serves any field. `auto`: kernels where they can; what ran is reported."""
     recompute: bool = False
     """Keep no samples for the backward pass, compute each chunk again: less memory, more time."""
 

@@ -14,8 +14,9 @@ from lightning_gan3d.contract import Field, Renderer, Rendering, RenderSettings,
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.precision import without_autocast
 from renderers.compositing import clamped_depth, expected_depth
-from renderers.march import Sums, draw, march
+from renderers.march import Random, Sums, draw, march
 from renderers.options import VolumeRendererConfig
+from renderers.paths import Chosen, choose
 from renderers.sampling import Span, span
 
 __all__ = ["RayRendering", "VolumeRenderer", "VolumeRendererConfig"]
@@ -42,6 +43,8 @@ class VolumeRenderer(Renderer):
         """Keep the options."""
         super().__init__()
         self.cfg = cfg
+        self.path_taken: Chosen | None = None
+        """Which path the last rendering took, for reports; None before the first."""
 
     def forward(
         self,
@@ -83,28 +86,11 @@ class VolumeRenderer(Renderer):
         o = self.cfg.under(settings, random=draws is not None)
         part, background = span(*rays, field.box, o.bounds, o.near, o.far)
         random = draw(o, rays.origins, draws)
-        again = o.recompute and torch.is_grad_enabled()
-        rows = []
-        for scenes, columns in _chunks(rays.origins.shape[0], rays.origins.shape[1], o):
-            some = field.index(scenes)
-            row = []
-            for column in columns:
-                here = (scenes, column)
-                args = (
-                    o,
-                    some,
-                    Rays(rays.origins[here], rays.dirs[here]),
-                    Span(part.near[here], part.far[here]),
-                    random.part(*here),
-                )
-                sums = (
-                    checkpoint(march, *args, use_reentrant=False, preserve_rng_state=False)
-                    if again
-                    else march(*args)
-                )
-                row.append(sums)
-            rows.append(_join(row, dim=1))
-        total = _join(rows, dim=0)
+        self.path_taken, kernel, request = choose(o, field, rays, part, random)
+        if kernel is not None and request is not None:
+            total = kernel.march(request)
+        else:
+            total = _march_in_chunks(o, field, rays, part, random)
         if o.depth == "eg3d":
             ends = total.nearest.amin(), total.farthest.amax()
             depth = clamped_depth(total.depth, total.opacity, *ends)
@@ -114,6 +100,34 @@ class VolumeRenderer(Renderer):
         if o.background:
             feature = feature + (1 - total.opacity) * o.background
         return RayRendering(feature, depth, total.opacity)
+
+
+def _march_in_chunks(
+    o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random
+) -> Sums:
+    """The plain path: `march`, for as many rays at a time as the field may be asked points."""
+    again = o.recompute and torch.is_grad_enabled()
+    rows = []
+    for scenes, columns in _chunks(rays.origins.shape[0], rays.origins.shape[1], o):
+        some = field.index(scenes)
+        row = []
+        for column in columns:
+            here = (scenes, column)
+            args = (
+                o,
+                some,
+                Rays(rays.origins[here], rays.dirs[here]),
+                Span(part.near[here], part.far[here]),
+                random.part(*here),
+            )
+            sums = (
+                checkpoint(march, *args, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else march(*args)
+            )
+            row.append(sums)
+        rows.append(_join(row, dim=1))
+    return _join(rows, dim=0)
 
 
 def _chunks(

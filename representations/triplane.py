@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.lowering import Lowered
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from representations.grids import (
@@ -93,6 +94,11 @@ class TriPlaneField(Field):
         """Query density and features."""
         sigma_raw, feature = self.decoder(self.features(points))
         return FieldSample(sigma_raw + self.prior(points), feature)
+
+    def lower(self) -> Lowered:
+        """The planes with their channels last, and the decoder."""
+        grids = rearrange(self.planes, "b (p d) c h w -> b p d h w c", p=3)
+        return self.decoder.lower(grids, AXES[self.axes])
 
 
 class TriPlane(Representation):

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.lowering import Lowered
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
 from representations.grids import (
@@ -57,6 +59,11 @@ class VoxelField(Field):
         """Query density and features."""
         sigma_raw, feature = self.decoder(self.features(points))
         return FieldSample(sigma_raw + self.prior(points), feature)
+
+    def lower(self) -> Lowered:
+        """The grid with its channels last, and the decoder."""
+        grids = rearrange(self.voxels, "b c d h w -> b 1 d h w c")
+        return self.decoder.lower(grids, ((0, 1, 2),))
 
 
 class Voxel(Representation):

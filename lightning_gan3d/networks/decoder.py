@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.lowering import Lowered, LoweredGrid, NotLowered
 from lightning_gan3d.networks.layers import FullyConnected
 
 
@@ -46,6 +47,7 @@ class Decoder(nn.Module):
     def __init__(self, cfg: DecoderConfig, in_dim: int, feature_dim: int) -> None:
         """Build for `in_dim` gathered channels and `feature_dim` output features."""
         super().__init__()
+        self.cfg = cfg
         layers: list[nn.Module] = []
         for i in range(cfg.num_layers):
             layers.append(
@@ -59,6 +61,25 @@ class Decoder(nn.Module):
         last = in_dim if cfg.num_layers == 0 else cfg.hidden_dim
         layers.append(FullyConnected(last, 1 + feature_dim, lr_mul=cfg.lr_mul))
         self.net = nn.Sequential(*layers)
+
+    def lower(
+        self, grids: Float[Tensor, "b p d h w c"], axes: tuple[tuple[int, int, int], ...]
+    ) -> Lowered:
+        """Describe the decoding of the mean over `grids` to fused kernels; they know one layer."""
+        if self.cfg.num_layers != 1:
+            return NotLowered(f"decoder.num_layers={self.cfg.num_layers}; the kernels know 1")
+        first, last = self.net[0], self.net[2]
+        assert isinstance(first, FullyConnected)
+        assert isinstance(last, FullyConnected)
+        return LoweredGrid(
+            grids,
+            axes,
+            first.weight * first.weight_gain,
+            first.bias * first.bias_gain,
+            last.weight * last.weight_gain,
+            last.bias * last.bias_gain,
+            self.cfg.activation,
+        )
 
     def forward(
         self, x: Float[Tensor, "b n c"]

@@ -25,7 +25,7 @@ CHANGES = {
     "depth": "eg3d",
     "density_noise": 1.0,
 }
-NO_EFFECT_ON_RESULTS = {"chunk", "recompute"}
+NO_EFFECT_ON_RESULTS = {"chunk", "recompute", "path"}
 
 
 def render(cfg, settings=None):
@@ -42,7 +42,11 @@ def test_every_option_has_an_effect(name):
 
 def test_no_option_is_left_out():
     names = {f.name for f in dataclasses.fields(BASE)}
-    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | {"outside", "oversample"}  # elsewhere
+    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | {
+        "outside",
+        "oversample",
+        "path",
+    }  # elsewhere
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(RenderSettings), ids=lambda f: f.name)

@@ -1,0 +1,96 @@
+"""Fields that kernels know, and the comparison of a fused path with the plain one."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from representations.triplane import TriPlaneField
+from representations.voxel import VoxelField
+
+EG3D = dict(strata="eg3d", compositing="eg3d", importance="eg3d", depth="eg3d")
+
+
+def make_field(
+    kind: str = "triplane",
+    batch: int = 1,
+    size: int = 16,
+    channels: int = 8,
+    hidden: int = 16,
+    features: int = 5,
+    activation: str = "softplus",
+    density: DensityConfig | None = None,
+    depth: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Field:
+    """A random field of kind `triplane`, `eg3d` (its axes), `trigrid` or `voxel`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    density = density or DensityConfig(scale=4.0, prior_strength=2.0, prior_radius=0.8)
+    scene = SceneConfig(box=2.0, feature_dim=features, density=density)
+    decoder = Decoder(DecoderConfig(hidden, activation=activation), channels, features)  # type: ignore[arg-type]  # a literal
+    decoder = decoder.to(dtype)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(normal(*parameter.shape) * (2.0 if parameter.ndim == 2 else 0.3))
+    if kind == "voxel":
+        return VoxelField(normal(batch, channels, size, size, size), decoder, scene)
+    planes = normal(batch, 3 * (depth if kind == "trigrid" else 1), channels, size, size)
+    return TriPlaneField(planes, decoder, scene, "eg3d" if kind == "eg3d" else "standard")
+
+
+def views(num: int, dtype: torch.dtype = torch.float32) -> Cameras:
+    """Cameras all around; some rays of each miss the box."""
+    azimuth = torch.linspace(0.3, 5.8, num)
+    elevation = torch.linspace(-0.5, 0.7, num)
+    return Cameras.on_sphere(azimuth, elevation, 3.2, 1.0).to(dtype=dtype)
+
+
+class Outcome(NamedTuple):
+    """A rendering, and the gradient of a random functional of it."""
+
+    seen: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    path: str
+
+
+def render(
+    path: str, field: Field, cameras: Cameras, resolution: int, draws: Draws | None, **options: Any
+) -> Outcome:
+    """Render by `path`, and differentiate by the grids and the decoder."""
+    cfg = VolumeRendererConfig(
+        **{"samples_coarse": 12, "samples_fine": 12, **options, "path": path}
+    )
+    renderer = VolumeRenderer(cfg, field.scene_cfg)
+    name = "voxels" if isinstance(field, VoxelField) else "planes"
+    leaf = nn.Parameter(getattr(field, name).clone())
+    decoder: Any = getattr(field, "decoder")  # noqa: B009  # a Field has none
+    decoder.zero_grad()
+    out = renderer(dataclasses.replace(field, **{name: leaf}), cameras, resolution, None, draws)
+    seen = {k: x for k, x in out._asdict().items() if x is not None}
+    generator = torch.Generator().manual_seed(5)
+    weights = {k: torch.randn(x.shape, generator=generator).to(x) for k, x in seen.items()}
+    torch.stack([(seen[k] * weights[k]).sum() for k in seen]).sum().backward()
+    gradients = {name: leaf.grad, **{k: p.grad for k, p in decoder.named_parameters()}}
+    return Outcome(
+        {k: x.detach() for k, x in seen.items()},
+        {k: g.clone() for k, g in gradients.items() if g is not None},
+        str(renderer.path_taken),
+    )
+
+
+def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
+    """Largest difference over largest magnitude, of each value and each gradient."""
+    pairs = {**{k: (found.seen[k], wanted.seen[k]) for k in wanted.seen}}
+    pairs |= {f"d {k}": (found.gradients[k], wanted.gradients[k]) for k in wanted.gradients}
+    return {k: float((a - b).abs().max() / b.abs().max()) for k, (a, b) in pairs.items()}
