@@ -26,7 +26,7 @@ ifeq ($(PLATFORM),Linux-x86_64)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/linux-x86_64.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e . --group dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[numba]' --group dev
 endif
 	@touch $@
 
@@ -53,7 +53,7 @@ bench: $(READY)  ## time and weigh the presets
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --no-emit-index-url \
-		--python-version 3.11 --group dev pyproject.toml -o requirements/linux-x86_64.txt
+		--python-version 3.11 --group dev --extra numba pyproject.toml -o requirements/linux-x86_64.txt
 	echo uv | $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url \
 		--python-version 3.11 - -o requirements/uv.txt
 
