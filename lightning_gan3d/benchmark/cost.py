@@ -120,11 +120,11 @@ def count_flops(fn: Callable[[], Any]) -> dict[str, int]:
 def count_cost(generator: Generator, resolution: int | None = None) -> Cost:
     """Count one scene and one view; `resolution` is that of the rendering.
 
-    The count is of what really runs: a renderer that skips rays counts fewer. A generator that was
-    built under `torch.device("meta")` is counted at once, for nothing is computed.
+    Counted on the device `meta`, where nothing is computed and every renderer takes its plain path:
+    what fused kernels do cannot be seen, and is the same work.
     """
     # The counter's hooks take a view of a trained parameter for part of a graph, even without one.
-    generator = copy.deepcopy(generator).requires_grad_(False)
+    generator = copy.deepcopy(generator).requires_grad_(False).to("meta")
     inputs = make_inputs(generator)
     by_module = count_flops(
         lambda: generator(inputs.z, inputs.label, inputs.cameras, resolution=resolution)

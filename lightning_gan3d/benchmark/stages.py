@@ -1,48 +1,132 @@
-"""The stages of generating an image, each timed and weighed by itself."""
+"""The stages of generating an image, each timed and weighed by itself, beside its floor."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
 
+from lightning_gan3d.benchmark.cost import Cost, count_cost
+from lightning_gan3d.benchmark.floor import measure_peaks, share_of_floor
 from lightning_gan3d.benchmark.inputs import Inputs, make_inputs
 from lightning_gan3d.benchmark.memory import MB, measure_peak
 from lightning_gan3d.benchmark.speed import Protocol, time_calls
+from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure
 
-Calls = dict[str, tuple[str, Callable[[], Any]]]
-"""By name of the stage: what it is in words, and a call that does it once."""
+
+class Stage(NamedTuple):
+    """One stage, and what it cannot do without."""
+
+    what: str
+    """In words."""
+    call: Callable[[], Any]
+    """Does it once."""
+    flops: int
+    """Of one call, by the rule of `cost`."""
+    reads: int
+    """Bytes of the weights and inputs."""
 
 
-def stages(generator: Generator, inputs: Inputs) -> Calls:
-    """Return the stages of one image: mapping, scene (made once), view (each camera), image."""
+def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]:
+    """Return the stages of one image: mapping, scene (made once), view (each camera), image.
+
+    `rendering` and `superresolution` are the parts of a view, where the generator has them.
+    """
+    g = generator
     z, label, cameras = inputs
-    size = f"{generator.rendering_resolution}², image {generator.resolution}²"
+    size = f"{g.rendering_resolution}², image {g.resolution}²"
     with torch.no_grad():
-        ws = generator.mapping(z, label)
-        scene = generator.renderer.prepare(generator.scene(ws))
-    calls: Calls = {
-        "mapping": ("latent and camera to styles", lambda: generator.mapping(z, label)),
-        "scene": (
+        ws = g.mapping(z, label)
+        scene = g.renderer.prepare(g.scene(ws))
+    flops = cost.flops
+    held = scene.nbytes
+    found = {
+        "mapping": Stage(
+            "latent and camera to styles",
+            lambda: g.mapping(z, label),
+            flops["mapping"],
+            size_of(g.mapping),
+        ),
+        "scene": Stage(
             "styles to a scene, once a latent",
-            lambda: generator.renderer.prepare(generator.scene(ws)),
+            lambda: g.renderer.prepare(g.scene(ws)),
+            flops["representation"],
+            size_of(g.representation),
         ),
-        "view": (
+        "view": Stage(
             f"one view of a cached scene, super-resolution included; rendering {size}",
-            lambda: generator.render(scene, ws, cameras),
+            lambda: g.render(scene, ws, cameras),
+            flops["renderer"] + flops["superresolution"],
+            held + size_of(g.superresolution),
         ),
-        "image": (
+        "image": Stage(
             f"one image of a new latent; rendering {size}",
-            lambda: generator(z, label, cameras),
+            lambda: g(z, label, cameras),
+            cost.total_flops,
+            size_of(g),
         ),
     }
-    if generator.representation.view_in_label:
-        calls["view"] = (
-            f"one more view: nothing is cached, a picture of {generator.resolution}² is drawn anew",
-            lambda: generator.views(z, label, cameras),
+    if g.representation.view_in_label:
+        found["view"] = found["image"]._replace(
+            what=f"one more view: nothing is cached, a picture of {g.resolution}² is drawn anew",
+            call=lambda: g.views(z, label, cameras),
         )
-    return calls
+    if isinstance(scene, Field):
+        found |= _renderings(g, scene, inputs, flops["renderer"])
+    if g.cfg.superresolution.factor > 1:
+        found["superresolution"] = _superresolution(g, ws, flops["superresolution"])
+    return found
+
+
+def _renderings(generator: Generator, scene: Field, inputs: Inputs, flops: int) -> dict[str, Stage]:
+    """The rendering of a scene that lies there; and with its gradient, as in training."""
+    resolution = generator.rendering_resolution
+    leaf = scene.map(lambda x: x.detach().float().requires_grad_())
+
+    def backward() -> None:
+        with torch.enable_grad():
+            feature = generator.renderer(leaf, inputs.cameras, resolution).feature
+            torch.autograd.grad(feature.sum(), leaf.tensors())
+
+    def forward() -> Any:
+        return generator.renderer(scene, inputs.cameras, resolution)
+
+    return {
+        "rendering": Stage(f"rendering at {resolution}² alone", forward, flops, scene.nbytes),
+        "rendering_gradient": Stage(
+            f"rendering at {resolution}² and the gradient of the scene",
+            backward,
+            3 * flops,  # forward, and two products for each in the backward pass
+            2 * scene.nbytes,
+        ),
+    }
+
+
+def _superresolution(generator: Generator, ws: Tensor, flops: int) -> Stage:
+    size = generator.rendering_resolution
+    feature = torch.zeros(1, generator.cfg.scene.feature_dim, size, size, device=ws.device)
+    return Stage(
+        f"super-resolution alone, {size}² to {generator.resolution}²",
+        lambda: generator.superresolution(feature[:, :3], feature, ws),
+        flops,
+        size_of(generator.superresolution) + bytes_of(feature),
+    )
+
+
+def size_of(module: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(map(bytes_of, (*module.parameters(), *module.buffers())))
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes of all tensors of a result."""
+    if isinstance(value, Scene):
+        return value.nbytes
+    leaves = pytree.tree_leaves(value)
+    return sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
 
 
 def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Measure]:
@@ -51,12 +135,15 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
     generator.eval()
     inputs = make_inputs(generator)
     device = inputs.z.device
-    times: list[Measure] = []
-    peaks: list[Measure] = []
+    peaks = measure_peaks(device, torch.get_num_threads())
+    times, shares, memory = [], [], []
     with torch.no_grad():
-        for name, (note, call) in stages(generator, inputs).items():
-            times.append(time_calls(call, protocol, device).measure(f"speed.{name}_ms", note))
-            peaks.append(measure_peak(f"memory.{name}_mb", call, device, note))
+        for name, stage in stages(generator, inputs, count_cost(generator)).items():
+            written = bytes_of(stage.call())
+            timing = time_calls(stage.call, protocol, device)
+            times.append(timing.measure(f"speed.{name}_ms", stage.what))
+            shares.append(share_of_floor(name, timing, stage.flops, stage.reads + written, peaks))
+            memory.append(measure_peak(f"memory.{name}_mb", stage.call, device, stage.what))
         many = make_inputs(generator, batch)
         timing = time_calls(lambda: generator(*many), protocol, device)
     generator.train(was_training)
@@ -69,10 +156,20 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
         note=f"whole images of new latents by batches of {batch}; median of {len(timing.seconds)} "
         f"batches, quartiles {batch / high:.3g} to {batch / low:.3g} img/s",
     )
-    weights = sum(
-        t.numel() * t.element_size() for t in (*generator.parameters(), *generator.buffers())
-    )
     held = Measure(
-        "memory.weights_mb", weights / MB, "MB", 1, note="parameters and buffers of the generator"
+        "memory.weights_mb",
+        size_of(generator) / MB,
+        "MB",
+        1,
+        note="parameters and buffers of the generator",
     )
-    return [*times, throughput, held, *peaks]
+    return [*times, throughput, *_path(generator), *peaks.measures(), *shares, held, *memory]
+
+
+def _path(generator: Generator) -> list[Measure]:
+    """Which code marched the rays, where a renderer says so."""
+    path = getattr(generator.renderer, "path_taken", None)
+    if path is None:
+        return []
+    fused = path.name != "plain"
+    return [Measure("speed.fused", float(fused), "", 1, note=str(path))]

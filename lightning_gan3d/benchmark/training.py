@@ -15,6 +15,7 @@ import torch.utils._pytree as pytree
 
 from lightning_gan3d.benchmark.inputs import make_inputs
 from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, method, peak_bytes
+from lightning_gan3d.benchmark.phases import measure_discriminator, measure_phases
 from lightning_gan3d.benchmark.speed import FULL, QUICK, Timing, time_calls
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig
@@ -85,7 +86,9 @@ def measure_training(
         f"{fast:.3g} img/s"
     )
     speed = Measure("speed.train_img_s", rate, "img/s", repeats, note=note)
-    return [speed, _peak(module, step, list(often), device)]
+    phases = measure_phases(module, batch._replace(step=late), protocol, device)
+    logits = measure_discriminator(module, resolution, protocol, device)
+    return [speed, *phases, *logits, _peak(module, step, list(often), device)]
 
 
 def _at_least(config: ExperimentConfig, steps: int) -> ExperimentConfig:

@@ -74,6 +74,18 @@ _UNITS: dict[str, tuple[float, str, int | None]] = {
 }
 """Units whose printed form differs from the stored one: factor, printed unit, decimals."""
 
+_STAGES = {
+    "mapping": "mapping",
+    "scene": "scene",
+    "rendering": "rendering",
+    "rendering_gradient": "rendering and gradient",
+    "superresolution": "super-resolution",
+    "view": "view",
+    "image": "image",
+    "discriminator": "discriminator",
+}
+"""Stages of the benchmark whose floor is known."""
+
 _KNOWN: dict[str, tuple[str, str, Better]] = {
     "quality.swd": ("Distance of images from held-out ones (SWD)", "SWD", "lower"),
     "quality.swd_way": ("Share of the way from untrained to ideal SWD", "SWD way", "higher"),
@@ -104,12 +116,39 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "speed.image_ms": ("Time of one image of a new latent", "Image", "lower"),
     "speed.image_img_s": ("Images of new latents, in batches", "Images", "higher"),
     "speed.train_img_s": ("Training speed", "Training", "higher"),
+    "speed.rendering_ms": ("Time of rendering alone", "Rendering", "lower"),
+    "speed.rendering_gradient_ms": ("Time of rendering and its gradient", "Rend. grad.", "lower"),
+    "speed.superresolution_ms": ("Time of super-resolution alone", "SR", "lower"),
+    "speed.discriminator_ms": ("Time of a discriminator's logit", "D", "lower"),
+    "speed.train_g_ms": ("Time of the generator's phase", "G phase", "lower"),
+    "speed.train_g_density_ms": ("Time of the density penalty", "Density phase", "lower"),
+    "speed.train_d_ms": ("Time of the discriminator's phase", "D phase", "lower"),
+    "speed.train_d_penalty_ms": ("Time of the gradient penalty", "R1 phase", "lower"),
+    "speed.fused": ("Rays marched by a fused kernel (1) or plain torch (0)", "Fused", ""),
+    "speed.peak_gflop_s": ("Fastest matrix product of this device", "Peak", ""),
+    "speed.peak_gb_s": ("Fastest copy of this device", "Copy", ""),
+    **{
+        f"speed.{stage}_floor_share": (f"Floor over time: {words}", f"{words} floor", "higher")
+        for stage, words in _STAGES.items()
+    },
     "speed.threads": ("CPU threads of the benchmark", "Threads", ""),
     "memory.weights_mb": ("Weights of the generator", "Weights", ""),
     "memory.mapping_mb": ("Peak memory of the mapping", "Mapping mem.", "lower"),
     "memory.scene_mb": ("Peak memory of making a scene", "Scene mem.", "lower"),
     "memory.view_mb": ("Peak memory of one view", "View mem.", "lower"),
     "memory.image_mb": ("Peak memory of one image", "Image mem.", "lower"),
+    "memory.rendering_mb": ("Peak memory of rendering", "Rend. mem.", "lower"),
+    "memory.rendering_gradient_mb": (
+        "Peak memory of rendering and gradient",
+        "Grad. mem.",
+        "lower",
+    ),
+    "memory.superresolution_mb": ("Peak memory of super-resolution", "SR mem.", "lower"),
+    "memory.discriminator_mb": ("Peak memory of a logit", "D mem.", "lower"),
+    "memory.train_g_mb": ("Peak memory of the generator's phase", "G mem.", "lower"),
+    "memory.train_g_density_mb": ("Peak memory of the density penalty", "Density mem.", "lower"),
+    "memory.train_d_mb": ("Peak memory of the discriminator's phase", "D phase mem.", "lower"),
+    "memory.train_d_penalty_mb": ("Peak memory of the gradient penalty", "R1 mem.", "lower"),
     "memory.train_mb": ("Peak memory of training", "Train mem.", "lower"),
     "cost.parameters": ("Parameters of the generator", "Param.", ""),
     "cost.mapping_parameters": ("Parameters of the mapping", "Map. param.", ""),

@@ -38,6 +38,7 @@ def statements(comparison: Comparison) -> list[Statement]:
     out = [_all_finished(comparison), *_same_conditions(comparison)]
     if len(comparison.groups) > 1:
         out += [s for name, lead in SUPERLATIVES for s in _best(comparison, name, lead)]
+    out += _paths(comparison)
     out += _way_to_floor(comparison)
     out += _baseline_is_less_consistent(comparison)
     out += _warping_gains(comparison)
@@ -145,6 +146,17 @@ def _overlap(a: Cell, b: Cell) -> bool:
 
 def _absences(cells: dict[str, Cell], labels: list[str]) -> str:
     return ", ".join(f"{label} ({cells[label].why})" for label in labels)
+
+
+def _paths(comparison: Comparison) -> Iterable[Statement]:
+    """Which code marched the rays of each group, as the benchmark saw it."""
+    found = {
+        g.label: sorted({m.note for _, m in g.cell("speed.fused").measures if m.value is not None})
+        for g in comparison.groups
+    }
+    listed = [f"{label} by {' and by '.join(notes)}" for label, notes in found.items() if notes]
+    if listed:
+        yield Statement("found", f"Rays were marched: {'; '.join(listed)}.")
 
 
 def _way_to_floor(comparison: Comparison) -> Iterable[Statement]:

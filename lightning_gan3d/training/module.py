@@ -144,20 +144,30 @@ class AdversarialModule(lightning.LightningModule):
     def generator_step(self, now: Now, microbatches: list[Microbatch]) -> None:
         """Make fakes that the discriminator takes for real; every few steps, smooth the density."""
         loss = self.config.loss
-        self._discriminator_learns(False)
-        self._update("G loss", now, self._generator_losses(now, microbatches))
+        self.run_phase("G loss", now, microbatches)
         lazy = loss.density_reg > 0 and loss.density_reg_interval > 1
         if lazy and now.step % loss.density_reg_interval == 0:
-            self._update("G density penalty", now, self._density_penalties(now, microbatches))
-        self._discriminator_learns(True)
+            self.run_phase("G density penalty", now, microbatches)
 
     def discriminator_step(self, now: Now, microbatches: list[Microbatch]) -> None:
         """Tell fakes from reals; every few steps, penalise the gradient at both."""
         loss = self.config.loss
-        self._update("D loss", now, self._discriminator_losses(now, microbatches))
+        self.run_phase("D loss", now, microbatches)
         lazy = loss.penalises_discriminator and loss.r1_interval > 1
         if lazy and now.step % loss.r1_interval == 0:
-            self._update("D penalty", now, self._discriminator_penalties(now, microbatches))
+            self.run_phase("D penalty", now, microbatches)
+
+    def run_phase(self, phase: Phase, now: Now, microbatches: list[Microbatch]) -> None:
+        """Accumulate the gradient of one loss over the microbatches, and step its optimizer."""
+        losses_of = {
+            "G loss": self._generator_losses,
+            "G density penalty": self._density_penalties,
+            "D loss": self._discriminator_losses,
+            "D penalty": self._discriminator_penalties,
+        }
+        self._discriminator_learns(phase[0] == "D")
+        self._update(phase, now, losses_of[phase](now, microbatches))
+        self._discriminator_learns(True)
 
     def split(self, batch: Batch) -> list[Microbatch]:
         """Cut this process's share of the global batch into microbatches, numbered over all."""

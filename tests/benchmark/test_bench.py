@@ -1,5 +1,6 @@
 """The whole benchmark of a tiny generator, and the training step in it."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from lightning_gan3d.benchmark import bench, setup, training
+from lightning_gan3d.benchmark.phases import intervals
 from lightning_gan3d.benchmark.speed import Protocol, Timing
 from lightning_gan3d.checkpoints.native import save_generator
 from lightning_gan3d.config import ConfigError
@@ -35,6 +37,9 @@ loss: {r1_interval: 4, density_reg: 0.25, density_reg_interval: 2, density_reg_n
 """
 PLANES = "{kind: triplane, resolution: 8, channels: 4, synthesis: {channels: [8, 6]}}"
 PICTURE = "{kind: image2d, synthesis: {channels: [8, 8, 6]}}"
+STAGES = (
+    "mapping", "scene", "rendering", "rendering_gradient", "view", "image", "discriminator",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +73,14 @@ def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> 
     rows = bench.benchmark_run(load_experiment(tiny), "cpu", True, command, out)
     assert read_measures(out / "bench.json") == rows
     found = by_name(rows)
-    for stage in ("mapping", "scene", "view", "image"):
+    for stage in STAGES:
         assert (found[f"speed.{stage}_ms"].value or 0) > 0
         assert (found[f"memory.{stage}_mb"].value or 0) > 0
+        # No stage beats its floor. (Near it a noisy clock might: the stages here are far from it.)
+        assert 0 < (found[f"speed.{stage}_floor_share"].value or 0) < 1
+    for phase in ("g", "g_density", "d", "d_penalty"):
+        assert (found[f"speed.train_{phase}_ms"].value or 0) > 0
+        assert (found[f"memory.train_{phase}_mb"].value or 0) > 0
     assert (found["speed.train_img_s"].value or 0) > 0
     assert (found["speed.image_img_s"].value or 0) > 0
     assert found["cost.scene_bytes"].value == 4 * 3 * 4 * 8**2
@@ -88,10 +98,33 @@ def test_a_picture_has_no_cached_scene_and_says_so(tiny_picture: Path) -> None:
     generator = Generator(config.generator, 16)
     found = by_name(bench.measure_generator(generator, quick=True, batch=2))
     assert "nothing is cached" in found["speed.view_ms"].note
+    assert not {"speed.rendering_ms", "speed.superresolution_ms", "speed.fused"} & set(found)
     assert found["growth.grid"].value is None
     assert found["growth.rendering"].value is None
     # Another view is another picture: it takes what a whole image takes, and more than its scene.
     assert found["memory.view_mb"].value >= found["memory.scene_mb"].value  # type: ignore[operator]
+
+
+def test_the_path_of_the_rays_and_super_resolution_are_told(tiny: Path) -> None:
+    config = load_experiment(tiny, ["generator.superresolution.factor=2"])
+    generator = Generator(config.generator, 16)
+    generator.renderer.cfg = dataclasses.replace(generator.renderer.cfg, path="plain")
+    found = by_name(bench.measure_generator(generator, quick=True, batch=2))
+    assert found["speed.fused"].value == 0
+    assert found["speed.fused"].note == "plain (as configured)"
+    assert (found["speed.superresolution_ms"].value or 0) > 0
+
+
+def test_phases_that_a_configuration_lacks_are_not_listed() -> None:
+    assert intervals(LossConfig(r1_gamma=0.0, density_reg=0.0)) == {"G loss": 1, "D loss": 1}
+    every_step = LossConfig(r1_interval=1, density_reg=1.0, density_reg_interval=1)
+    assert intervals(every_step) == {"G loss": 1, "D loss": 1}
+    assert intervals(LossConfig(r1_interval=16, density_reg=1.0, density_reg_interval=4)) == {
+        "G loss": 1,
+        "D loss": 1,
+        "G density penalty": 4,
+        "D penalty": 16,
+    }
 
 
 def test_a_run_is_measured_in_its_own_directory(

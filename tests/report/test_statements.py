@@ -124,3 +124,16 @@ def test_a_seed_without_a_value_keeps_its_group_out_of_the_ranking(tmp_path):
 def test_one_group_alone_is_not_ranked(tmp_path):
     make_run(tmp_path, "triplane")
     assert not any("Fastest" in s.text for s in checked(tmp_path))
+
+
+def test_the_path_of_the_rays_is_said_of_each_group(tmp_path, runs):
+    def row(note):
+        return {"metric": "speed.fused", "value": 1.0, "unit": "", "n": 1, "note": note}
+
+    for kind, note in (("triplane", "numba, AVX-512"), ("nerf_mlp", "plain (no kernel)")):
+        path = runs[kind] / "bench.json"
+        path.write_text(json.dumps([*json.loads(path.read_text()), row(note)]))
+    said = one(tmp_path, "Rays were marched")
+    assert "triplane by numba, AVX-512" in said.text
+    assert "nerf_mlp by plain (no kernel)" in said.text
+    assert "image2d" not in said.text
