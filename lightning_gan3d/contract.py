@@ -58,9 +58,9 @@ class Images(NamedTuple):
 class Scene:
     """Base of scenes: frozen dataclasses with tensor fields batched over b, registered as pytrees.
 
-    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Tensor fields are what a latent
-    made (they count as the scene's bytes); everything else (sizes, a shared decoder) is context,
-    the same for the whole batch.
+    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Tensor fields, and scenes that a
+    scene wraps, are what a latent made (they count as the scene's bytes); everything else (sizes, a
+    shared decoder) is context, the same for the whole batch.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -108,9 +108,9 @@ class Scene:
 
 def _flatten_scene(
     scene: Scene,
-) -> tuple[list[Tensor], tuple[type[Scene], tuple[str, ...], dict[str, Any]]]:
+) -> tuple[list[Any], tuple[type[Scene], tuple[str, ...], dict[str, Any]]]:
     values = {f.name: getattr(scene, f.name) for f in dataclasses.fields(scene)}  # type: ignore[arg-type]  # subclasses are dataclasses
-    names = tuple(k for k, v in values.items() if isinstance(v, Tensor))
+    names = tuple(k for k, v in values.items() if isinstance(v, (Tensor, Scene)))
     return [values[k] for k in names], (
         type(scene),
         names,

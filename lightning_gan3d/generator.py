@@ -143,14 +143,18 @@ class Generator(nn.Module):
         resolution: int | None = None,
         settings: RenderSettings | None = None,
     ) -> Images:
-        """See each latent from its k = v / b cameras; where the view is in the label, by labels."""
+        """See each latent from its k = v / b cameras; where the view is in the label, by labels.
+
+        Work that pays over several views (`Renderer.prepare`) is done where there are some.
+        """
         k = len(cameras.cam2world) // len(z)
         if self.representation.view_in_label:
             z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
-        images: Images = self(
-            z, label, cameras, truncation_psi, truncation_cutoff, resolution, settings=settings
-        )
-        return images
+        ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
+        scene = self.scene(ws)
+        if k > 1:
+            scene = self.renderer.prepare(scene)
+        return self.render(scene, ws, cameras, resolution, settings)
 
     def forward(
         self,

@@ -43,6 +43,12 @@ class VolumeRendererConfig:
     chunk: int = 131072
     """Most points in a call of the field: bounds memory without changing results. About 2^14 stays
     in the cache of a CPU."""
+    skip_cells: int = 0
+    """Cells along each axis of a grid that tells where a prepared scene has anything: rays that
+    meet nothing are not marched. 0: none. It pays for several views of scenes with much empty
+    space; training and single images never use it."""
+    skip_opacity: float = 0.01
+    """A cell has something where density could stop this share of a ray across the box, or more."""
     path: Literal["auto", "plain", "numba", "triton"] = "auto"
     """Which code marches the rays: fused kernels (`numba` on a CPU, `triton` on CUDA), or `plain`
     torch, which serves any field. `auto`: kernels where they can; what ran is reported."""
@@ -65,6 +71,8 @@ class VolumeRendererConfig:
         self._check(self.far is None or self.far > near, "far", f"use more than near={near}")
         self._check(0 <= self.background <= 1, "background", "use 0 (black) to 1 (white)")
         self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
+        self._check(self.skip_cells >= 0, "skip_cells", "use 0 (none) or more, e.g. 64")
+        self._check(0 < self.skip_opacity < 1, "skip_opacity", "use a share in (0, 1), e.g. 0.01")
         most = max(self.samples_coarse, self.samples_fine) * self.oversample
         self._check(self.chunk >= most, "chunk", f"use at least the samples of a ray, {most}")
 

@@ -15,6 +15,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.precision import without_autocast
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.march import Random, Sums, draw, march
+from renderers.occupancy import OccupiedField, find_occupied
 from renderers.options import VolumeRendererConfig
 from renderers.paths import Chosen, choose
 from renderers.sampling import Span, span
@@ -45,6 +46,12 @@ class VolumeRenderer(Renderer):
         self.cfg = cfg
         self.path_taken: Chosen | None = None
         """Which path the last rendering took, for reports; None before the first."""
+
+    def prepare(self, scene: Field) -> Field:  # type: ignore[override]  # accepts fields
+        """Find where the scenes have anything, if `skip_cells` asks for it; without a gradient."""
+        if not self.cfg.skip_cells or isinstance(scene, OccupiedField):
+            return scene
+        return find_occupied(scene, self.cfg.skip_cells, self.cfg.skip_opacity)
 
     def forward(
         self,
@@ -86,11 +93,7 @@ class VolumeRenderer(Renderer):
         o = self.cfg.under(settings, random=draws is not None)
         part, background = span(*rays, field.box, o.bounds, o.near, o.far)
         random = draw(o, rays.origins, draws)
-        self.path_taken, kernel, request = choose(o, field, rays, part, random)
-        if kernel is not None and request is not None:
-            total = kernel.march(request)
-        else:
-            total = _march_in_chunks(o, field, rays, part, random)
+        total = self._march(o, field, rays, part, random)
         if o.depth == "eg3d":
             ends = total.nearest.amin(), total.farthest.amax()
             depth = clamped_depth(total.depth, total.opacity, *ends)
@@ -100,6 +103,45 @@ class VolumeRenderer(Renderer):
         if o.background:
             feature = feature + (1 - total.opacity) * o.background
         return RayRendering(feature, depth, total.opacity)
+
+    def _march(
+        self, o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random
+    ) -> Sums:
+        """March the rays by the path that serves them, and keep which one that was."""
+        if isinstance(field, OccupiedField) and not torch.is_grad_enabled():
+            return self._march_some(o, field, rays, part, random)
+        self.path_taken, kernel, request = choose(o, field, rays, part, random)
+        if kernel is not None and request is not None:
+            return kernel.march(request)
+        return _march_in_chunks(o, field, rays, part, random)
+
+    def _march_some(
+        self, o: VolumeRendererConfig, field: OccupiedField, rays: Rays, part: Span, random: Random
+    ) -> Sums:
+        """March what meets something, scene by scene; elsewhere the sums are zero."""
+        meets = field.meets(rays, part)
+        shape = part.near.shape
+        channels = field.scene_cfg.feature_dim
+        nothing = rays.origins.new_zeros
+        total = Sums(
+            nothing(*shape[:2], channels), nothing(shape), nothing(shape), part.near, part.far
+        )
+        total = Sums(*(x.clone() for x in total))
+        for i in range(field.batch):
+            keep = meets[i].nonzero()[:, 0]
+            if not len(keep):
+                continue
+            one = slice(i, i + 1)
+            some = self._march(
+                o,
+                field.field.index(one),
+                Rays(*(x[one, keep] for x in rays)),
+                Span(*(x[one, keep] for x in part)),
+                Random(*(None if x is None else x[one, keep] for x in random)),
+            )
+            for whole, marched in zip(total, some, strict=True):
+                whole[one, keep] = marched
+        return total
 
 
 def _march_in_chunks(

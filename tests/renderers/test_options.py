@@ -42,11 +42,8 @@ def test_every_option_has_an_effect(name):
 
 def test_no_option_is_left_out():
     names = {f.name for f in dataclasses.fields(BASE)}
-    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | {
-        "outside",
-        "oversample",
-        "path",
-    }  # elsewhere
+    elsewhere = {"outside", "oversample", "skip_cells", "skip_opacity"}
+    assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | elsewhere
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(RenderSettings), ids=lambda f: f.name)
@@ -74,6 +71,9 @@ def test_settings_of_a_call_are_those_of_the_configuration(field):
         ({"background": 1.5}, "background"),
         ({"density_noise": -1.0}, "density_noise"),
         ({"chunk": 47}, "chunk"),
+        ({"skip_cells": -1}, "skip_cells"),
+        ({"skip_opacity": 0.0}, "skip_opacity"),
+        ({"skip_opacity": 1.0}, "skip_opacity"),
     ],
 )
 def test_impossible_options_are_refused_by_name(options, field):
