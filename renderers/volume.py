@@ -23,6 +23,10 @@ from renderers.sampling import Span, span
 __all__ = ["RayRendering", "VolumeRenderer", "VolumeRendererConfig"]
 
 
+CHUNK, CACHED_CHUNK = 1 << 17, 1 << 14
+"""Points in a call of the field, where the configuration does not say."""
+
+
 class RayRendering(NamedTuple):
     """What rays see: features in [0, 1] over the background, expected distance, opacity."""
 
@@ -150,7 +154,7 @@ def _march_in_chunks(
     """The plain path: `march`, for as many rays at a time as the field may be asked points."""
     again = o.recompute and torch.is_grad_enabled()
     rows = []
-    for scenes, columns in _chunks(rays.origins.shape[0], rays.origins.shape[1], o):
+    for scenes, columns in _chunks(rays.origins, o):
         some = field.index(scenes)
         row = []
         for column in columns:
@@ -173,12 +177,17 @@ def _march_in_chunks(
 
 
 def _chunks(
-    num_scenes: int, num_rays: int, o: VolumeRendererConfig
+    origins: Float[Tensor, "b r 3"], o: VolumeRendererConfig
 ) -> Iterator[tuple[slice, list[slice]]]:
     """Cut scenes, then rays, so that no call of the field sees more than `chunk` points."""
+    num_scenes, num_rays = origins.shape[:2]
     samples = max(o.samples_coarse, o.samples_fine)
-    scenes = min(num_scenes, o.chunk // samples)
-    rays = o.chunk // (samples * scenes)
+    if (chunk := o.chunk) is None:
+        # With a gradient, each chunk costs a pass over the gradient of the whole scene.
+        cached = origins.device.type == "cpu" and not torch.is_grad_enabled()
+        chunk = max(CACHED_CHUNK if cached else CHUNK, samples)
+    scenes = min(num_scenes, chunk // samples)
+    rays = chunk // (samples * scenes)
     for i in range(0, num_scenes, scenes):
         columns = [slice(j, min(j + rays, num_rays)) for j in range(0, num_rays, rays)]
         yield slice(i, min(i + scenes, num_scenes)), columns

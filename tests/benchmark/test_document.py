@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_gan3d.benchmark import document
+from lightning_gan3d.measure import Measure, write_measures
+
+ROOT = Path(document.__file__).parents[2]
+ROW = {
+    "key": "image",
+    "what": "an image",
+    "precision": "fp32",
+    "official_ms": 3000.0,
+    "ours_ms": 1000.0,
+    "ratio": 3.0,
+    "ratio_low": 2.9,
+    "ratio_high": 3.1,
+    "rounds": 7,
+    "official_mb": 100.0,
+    "ours_mb": 50.0,
+    "agreement": "1e-6",
+    "path": "numba",
+    "every": 1.0,
+}
+ABOUT = {"device": "a cpu", "threads": 2, "versions": "v", "command": "gan3d", "official": "none"}
+PAGE = "before\n<!-- table: against cpu/against.json -->\nold\n<!-- end -->\nafter\n"
+
+
+def stored(folder: Path, **changes: object) -> Path:
+    (folder / "cpu").mkdir(exist_ok=True)
+    content = {"about": ABOUT, "rows": [ROW | changes]}
+    (folder / "cpu" / "against.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_table_replaces_the_old_one_and_filling_twice_changes_nothing(tmp_path: Path) -> None:
+    page = document.fill(PAGE, stored(tmp_path))
+    assert "old" not in page
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "| an image, fp32 | 3.00 s | 1.00 s | **3.00x** | 2.90 to 3.10 | ≥ 2.5x: reached" in page
+    assert document.fill(page, tmp_path) == page
+
+
+def test_a_goal_that_was_missed_is_said_to_be(tmp_path: Path) -> None:
+    assert "≥ 2.5x: missed" in document.fill(PAGE, stored(tmp_path, ratio=2.0))
+
+
+def test_unknown_tables_and_missing_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        document.fill(PAGE, tmp_path)
+    with pytest.raises(KeyError):
+        document.fill(PAGE.replace("against c", "other c"), stored(tmp_path))
+
+
+def test_stages_stand_side_by_side(tmp_path: Path) -> None:
+    for name, ms in (("voxel", 5.0), ("triplane", 2500.0)):
+        (tmp_path / name).mkdir()
+        rows = [
+            Measure("speed.threads", 2.0, note="a cpu"),
+            Measure("speed.rendering_ms", ms, "ms"),
+            Measure("speed.rendering_floor_share", 0.25, "share"),
+            Measure("memory.rendering_mb", 12.0, "MB"),
+            Measure("speed.fused", 1.0, note="numba"),
+            Measure("speed.peak_gflop_s", 100.0, "GFLOP/s"),
+            Measure("speed.peak_gb_s", 10.0, "GB/s"),
+        ]
+        write_measures(tmp_path / name / "bench.json", rows)
+    text = document.stages(tmp_path)
+    assert "| stage | triplane | voxel |" in text
+    assert "| 2.50 s, 25 % of floor, 12 MB | 5.00 ms, 25 % of floor, 12 MB |" in text
+    assert "| rays marched by | numba | numba |" in text
+
+
+@pytest.mark.parametrize("page", ["docs/performance.md"])
+def test_the_tables_of_the_documentation_are_those_of_the_results(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- table: against" in text
+    assert document.fill(text, ROOT / "benchmarks" / "results") == text
