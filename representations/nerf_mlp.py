@@ -59,6 +59,9 @@ class FilmNet(nn.Module):
     learning rate of 2e-3 moves the weights in use by 1e-5, about pi-GAN's own.
     """
 
+    compiles = True
+    """One graph serves `torch.compile`: products, and sines fused behind them."""
+
     def __init__(self, cfg: NerfMlpConfig, feature_dim: int) -> None:
         """Draw the weights: uniform as SIREN's and pi-GAN's, or normal as He et al. (2015)."""
         super().__init__()
@@ -90,6 +93,34 @@ class FilmNet(nn.Module):
         out = torch.baddbmm(bias[:, :, None], weight, x)
         return torch.sin(out) if self.siren else torch.relu(out)
 
+    def trunk(
+        self,
+        x: Float[Tensor, "b 3 n"],
+        scale: Float[Tensor, "b l o"],
+        shift: Float[Tensor, "b l o"],
+    ) -> Float[Tensor, "b o n"]:
+        """Run the layers that density and features share, on positions in [-1, 1]."""
+        x = self.encode(x)
+        for i in range(self.cfg.num_layers):
+            x = self.layer(i, x, scale[:, i], shift[:, i])
+        return x
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 n"],
+        dirs: Float[Tensor, "b 3 n"] | None,
+        scale: Float[Tensor, "b l o"],
+        shift: Float[Tensor, "b l o"],
+    ) -> tuple[Float[Tensor, "b 1 n"], Float[Tensor, "b c n"]]:
+        """Return raw density and features; the whole of a query, for `torch.compile`."""
+        h = self.trunk(x, scale, shift)
+        sigma_raw = _head(self.to_sigma, h)
+        if dirs is not None:
+            h = torch.cat([h, dirs], dim=1)
+        last = self.cfg.num_layers
+        h = self.layer(last, h, scale[:, last], shift[:, last])
+        return sigma_raw, torch.sigmoid(_head(self.to_feature, h))
+
     def encode(self, x: Float[Tensor, "b 3 n"]) -> Float[Tensor, "b i n"]:
         """Encode positions in [-1, 1] by sines and cosines; a SIREN takes them as they are."""
         if self.siren:
@@ -118,31 +149,22 @@ class NerfField(Field):
     net: FilmNet
     scene_cfg: SceneConfig
 
-    def _trunk(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b h n"]:
-        """Run the layers that density and features share."""
-        x = self.net.encode(points.mT * (2 / self.box))
-        for i in range(self.net.cfg.num_layers):
-            x = self.net.layer(i, x, self.scale[:, i], self.shift[:, i])
-        return x
-
     def __call__(
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
     ) -> FieldSample:
         """Query density and features, in float32: half precision would blur a sine's phase."""
         with without_autocast(points.device):
-            x = self._trunk(points)
-            sigma_raw = _head(self.net.to_sigma, x).mT + self.prior(points)
-            if self.needs_dirs:
-                assert dirs is not None, "this field needs directions"
-                x = torch.cat([x, dirs.mT], dim=1)
-            last = self.net.cfg.num_layers
-            x = self.net.layer(last, x, self.scale[:, last], self.shift[:, last])
-            return FieldSample(sigma_raw, torch.sigmoid(_head(self.net.to_feature, x)).mT)
+            assert dirs is not None or not self.needs_dirs, "this field needs directions"
+            toward = dirs.mT if dirs is not None and self.needs_dirs else None
+            position = points.mT * (2 / self.box)
+            sigma_raw, feature = self.net(position, toward, self.scale, self.shift)
+            return FieldSample(sigma_raw.mT + self.prior(points), feature.mT)
 
     def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
         """Raw density alone, without the layer and the head of the features."""
         with without_autocast(points.device):
-            return _head(self.net.to_sigma, self._trunk(points)).mT + self.prior(points)
+            x = self.net.trunk(points.mT * (2 / self.box), self.scale, self.shift)
+            return _head(self.net.to_sigma, x).mT + self.prior(points)
 
 
 @dataclass(frozen=True, eq=False)

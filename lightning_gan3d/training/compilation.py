@@ -13,6 +13,7 @@ from lightning_gan3d.networks.synthesis import Synthesis2d
 from lightning_gan3d.networks.synthesis3d import Synthesis3d
 
 _LEAVES = (Mapping, Synthesis2d, Synthesis3d, SuperResolution)
+"""The core's networks; a plug-in marks one of its own by `compiles = True`."""
 _UNTRACED = ("scope", "at", "generator", "uniform", "normal", "integers")
 _GRAPHS = 256
 """Graphs of one piece of code: each block of a network is one, with and without gradient."""
@@ -30,5 +31,5 @@ def compile_leaves(network: nn.Module, backend: str = "inductor") -> None:
             untraced: Any = torch.compiler.disable(method)  # type: ignore[no-untyped-call]  # torch
             setattr(Draws, name, untraced)
     for part in network.modules():
-        if isinstance(part, _LEAVES):
+        if isinstance(part, _LEAVES) or getattr(part, "compiles", False):
             part.compile(backend=backend)

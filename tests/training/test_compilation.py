@@ -53,3 +53,23 @@ def test_no_step_makes_a_new_graph():
     assert not torch.equal(wanted[0], wanted[1])
     assert graphs[0] > 0
     assert graphs == [graphs[0]] * 3
+
+
+def test_the_network_of_a_plug_in_is_compiled_where_it_says_so():
+    from lightning_gan3d.contract import SceneConfig
+    from representations.nerf_mlp import NerfMlp, NerfMlpConfig
+
+    torch.manual_seed(0)
+    mlp = NerfMlp(NerfMlpConfig(hidden_dim=8, num_layers=2), SceneConfig(feature_dim=3), 8, 16)
+    ws, points = torch.randn(2, mlp.num_ws, 8), torch.rand(2, 50, 3) - 0.5
+    wanted = mlp(ws)(points)
+    torch._dynamo.reset()
+    compilation.compile_leaves(mlp, backend="aot_eager")
+    leaf = ws.clone().requires_grad_()
+    field = mlp(leaf)
+    for num in (50, 30):  # chunks differ in length
+        for a, b in zip(field(points[:, :num]), wanted, strict=True):
+            torch.testing.assert_close(a, b[:, :num])
+    field(points).feature.sum().backward()
+    assert sum(torch._dynamo.utils.counters["frames"].values()) > 0
+    assert leaf.grad.abs().sum() > 0
