@@ -79,6 +79,7 @@ class Rhythm(lightning.Callback):
         self.stopped = False
         self._failed_saves = 0
         self._raised: list[str] = []
+        self._path_told = ""
         self._logged = (0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -166,6 +167,17 @@ class Rhythm(lightning.Callback):
             self.say(self._progress(module, means, speed, memory))
         if self.config.logging.alarms:
             self._alarm(scene)
+        self._tell_path(module)
+
+    def _tell_path(self, module: AdversarialModule) -> None:
+        """Say, and keep in the manifest, which code marched the rays, when that changes."""
+        taken = str(getattr(module.generator.renderer, "path_taken", None) or "")
+        if taken == self._path_told:
+            return
+        self._path_told = taken
+        self.say(f"rays are marched by {taken}")
+        manifest = {**rundir.read_manifest(self.path), "rendering_path": taken}
+        rundir.write_json(self.path / rundir.MANIFEST, manifest)
 
     def _progress(
         self, module: AdversarialModule, means: dict[str, float], speed: float, memory: float

@@ -120,6 +120,7 @@ def test_rows_and_manifest_say_what_reports_need(tiny, start):
     for key in ("commit", "versions", "device", "threads", "dataset_fingerprint", "command"):
         assert key in manifest
     assert manifest["command"] == ["gan3d", "train"]
+    assert manifest["rendering_path"].startswith(("numba", "plain"))
 
 
 @pytest.mark.parametrize("cut", [3, 4])
