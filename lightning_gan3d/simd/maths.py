@@ -1,0 +1,79 @@
+"""Exponentials of vectors, by polynomials. Errors are stated against float64.
+
+The coefficients minimise the largest relative error over the interval (Remez's criterion, found by
+iteratively reweighted least squares).
+"""
+
+from lightning_gan3d.simd.vector import Vec, absolute, fma, maximum, minimum, select
+
+LOWEST, HIGHEST = -87.0, 88.0
+"""Exponents beyond these count as these: exp stays normal and finite."""
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+_LOG2E, _LOG2E_REST = 1.44269502162933349609375, 1.925963033500e-08
+_EXP2M1 = (
+    0.6931471879,
+    0.2402264979,
+    0.05550357433,
+    0.009618237495,
+    0.001339073569,
+    0.0001540351266,
+)
+"""(2^f - 1) / f for |f| <= 1/2; relative error 1.1e-8."""
+_LOG1P = (
+    0.9999999699,
+    -0.4999949315,
+    0.3331909692,
+    -0.2484298273,
+    0.19106008,
+    -0.1366324725,
+    0.07822595849,
+    -0.02950523757,
+    0.005232692846,
+)
+"""log(1 + e) / e for 0 <= e <= 1; relative error 3.0e-8."""
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Vec) -> Vec:
+    *rest, last = coefficients
+    value = Vec(x.builder, x.like(last))
+    for c in reversed(rest):
+        value = fma(value, x, c)
+    return value
+
+
+def _power(x: Vec) -> tuple[Vec, Vec]:
+    """Return 2^n and exp(x) / 2^n - 1, in [-0.3, 0.42]; x within the range of exponents."""
+    shifted = fma(x, _LOG2E, _ROUND)
+    n = shifted - _ROUND
+    f = fma(x, _LOG2E_REST, fma(x, _LOG2E, -n))
+    scale = ((shifted.as_ints() + 127) << 23).as_floats()
+    return scale, f * _polynomial(_EXP2M1, f)
+
+
+def exp(x: Vec) -> Vec:
+    """Return e^x to 2e-7 of itself, for x clamped to [-87, 88]."""
+    scale, rest = _power(minimum(maximum(x, LOWEST), HIGHEST))
+    return fma(scale, rest, scale)
+
+
+def expm1(x: Vec) -> Vec:
+    """Return e^x - 1 to 3e-7 of itself, near 0 too, for x clamped to [-87, 88]."""
+    scale, rest = _power(minimum(maximum(x, LOWEST), HIGHEST))
+    return fma(scale, rest, scale - 1.0)
+
+
+def softplus(x: Vec) -> Vec:
+    """Return log(1 + e^x) to 4e-7 of itself, for x >= -87."""
+    scale, rest = _power(maximum(-absolute(x), LOWEST))
+    e = fma(scale, rest, scale)
+    return fma(_polynomial(_LOG1P, e), e, maximum(x, 0.0))
+
+
+def sigmoid(x: Vec) -> Vec:
+    """Return 1 / (1 + e^-x) to 4e-7 of itself, for x >= -87."""
+    return 1.0 / (exp(-x) + 1.0)
+
+
+def leaky_relu(x: Vec, slope: float) -> Vec:
+    """Return x, or slope x where that is negative."""
+    return select(x > 0.0, x, x * slope)

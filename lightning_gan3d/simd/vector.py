@@ -1,0 +1,280 @@
+"""Values in registers while a kernel is compiled, and the instructions between them.
+
+Each operation appends LLVM instructions to the kernel; nothing is computed here. `Int` is a 64-bit
+address or count, `Float` one float32, `Vec` WIDTH of float32 or of int32. An address is in bytes.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Union
+
+from llvmlite import ir
+from numba.core import cgutils as _untyped
+
+from lightning_gan3d.simd.target import WIDTH
+
+cgutils: Any = _untyped
+F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOATS, INTS = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
+HALVES = ir.VectorType(ir.IntType(16), WIDTH)
+
+
+class Int:
+    """A 64-bit integer: an address in bytes, or a count."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        """Wrap an LLVM value."""
+        self.builder, self.value = builder, value
+
+    def _other(self, other: Union["Int", int]) -> Any:
+        return other.value if isinstance(other, Int) else ir.Constant(I64, other)
+
+    def __add__(self, other: Union["Int", int]) -> "Int":
+        """Add."""
+        return Int(self.builder, self.builder.add(self.value, self._other(other)))
+
+    def __mul__(self, other: Union["Int", int]) -> "Int":
+        """Multiply."""
+        return Int(self.builder, self.builder.mul(self.value, self._other(other)))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def pointer(self, kind: Any) -> Any:
+        """See this address as one of values of an LLVM type."""
+        return self.builder.inttoptr(self.value, kind.as_pointer())
+
+
+class Float:
+    """One float32."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        """Wrap an LLVM value."""
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: "Float") -> "Float":
+        """Add."""
+        return Float(self.builder, self.builder.fadd(self.value, other.value))
+
+    def splat(self) -> "Vec":
+        """Repeat in every lane."""
+        none = ir.Constant(FLOATS, ir.Undefined)
+        one = self.builder.insert_element(none, self.value, ir.Constant(I32, 0))
+        lanes = ir.Constant(INTS, [0] * WIDTH)
+        return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
+
+
+class Vec:
+    """WIDTH float32 or int32; numbers beside it count as constants of its type."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        """Wrap an LLVM value."""
+        self.builder, self.value = builder, value
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the lanes are float32."""
+        return bool(self.value.type == FLOATS)
+
+    def like(self, other: Union["Vec", float]) -> Any:
+        """Return the LLVM value of `other`, a number being repeated in every lane."""
+        if isinstance(other, Vec):
+            return other.value
+        number = float(other) if self.is_float else int(other)
+        return ir.Constant(self.value.type, [number] * WIDTH)
+
+    def _do(self, name: str, other: Union["Vec", float]) -> "Vec":
+        instruction = getattr(self.builder, f"f{name}" if self.is_float else name)
+        return Vec(self.builder, instruction(self.value, self.like(other)))
+
+    def __add__(self, other: Union["Vec", float]) -> "Vec":
+        """Add."""
+        return self._do("add", other)
+
+    def __sub__(self, other: Union["Vec", float]) -> "Vec":
+        """Subtract."""
+        return self._do("sub", other)
+
+    def __mul__(self, other: Union["Vec", float]) -> "Vec":
+        """Multiply."""
+        return self._do("mul", other)
+
+    def __truediv__(self, other: Union["Vec", float]) -> "Vec":
+        """Divide float32."""
+        return Vec(self.builder, self.builder.fdiv(self.value, self.like(other)))
+
+    def __rsub__(self, other: float) -> "Vec":
+        """Subtract from a number."""
+        return Vec(self.builder, self.like(other)) - self
+
+    def __rtruediv__(self, other: float) -> "Vec":
+        """Divide a number."""
+        return Vec(self.builder, self.like(other)) / self
+
+    def __neg__(self) -> "Vec":
+        """Change the sign."""
+        return 0.0 - self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __lshift__(self, bits: int) -> "Vec":
+        """Shift int32 to the left."""
+        return Vec(self.builder, self.builder.shl(self.value, self.like(bits)))
+
+    def __rshift__(self, bits: int) -> "Vec":
+        """Shift int32 to the right, filling with zeros."""
+        return Vec(self.builder, self.builder.lshr(self.value, self.like(bits)))
+
+    def __and__(self, other: Union["Vec", int]) -> "Vec":
+        """Keep common bits of int32 or of masks."""
+        return Vec(self.builder, self.builder.and_(self.value, self.like(other)))
+
+    def _compare(self, sign: str, other: Union["Vec", float]) -> "Vec":
+        compare = self.builder.fcmp_ordered if self.is_float else self.builder.icmp_signed
+        return Vec(self.builder, compare(sign, self.value, self.like(other)))
+
+    def __lt__(self, other: Union["Vec", float]) -> "Vec":
+        """Return the mask of lanes that are less; not a number is never."""
+        return self._compare("<", other)
+
+    def __le__(self, other: Union["Vec", float]) -> "Vec":
+        """Return the mask of lanes that are less or equal."""
+        return self._compare("<=", other)
+
+    def __gt__(self, other: Union["Vec", float]) -> "Vec":
+        """Return the mask of lanes that are greater."""
+        return self._compare(">", other)
+
+    def as_ints(self) -> "Vec":
+        """See the bits of float32, or a mask (0 and -1), as int32."""
+        if self.is_float:
+            return Vec(self.builder, self.builder.bitcast(self.value, INTS))
+        return Vec(self.builder, self.builder.sext(self.value, INTS))
+
+    def as_floats(self) -> "Vec":
+        """See the bits of int32 as float32."""
+        return Vec(self.builder, self.builder.bitcast(self.value, FLOATS))
+
+
+def constant(near: Int | Float | Vec, number: float) -> Vec:
+    """Repeat a number in every lane, for the kernel that `near` belongs to."""
+    return Vec(near.builder, ir.Constant(FLOATS, [float(number)] * WIDTH))
+
+
+def load(at: Int) -> Vec:
+    """Load WIDTH float32."""
+    return Vec(at.builder, at.builder.load(at.pointer(FLOATS), align=4))
+
+
+def load_ints(at: Int) -> Vec:
+    """Load WIDTH int32."""
+    return Vec(at.builder, at.builder.load(at.pointer(INTS), align=4))
+
+
+def load_bfloat16(at: Int) -> Vec:
+    """Load WIDTH bfloat16 as float32: their bits are its upper half."""
+    half = at.builder.load(at.pointer(HALVES), align=2)
+    return (Vec(at.builder, at.builder.zext(half, INTS)) << 16).as_floats()
+
+
+def load_float(at: Int) -> Float:
+    """Load one float32."""
+    return Float(at.builder, at.builder.load(at.pointer(F32), align=4))
+
+
+def load_int(at: Int) -> Int:
+    """Load one int32."""
+    small = at.builder.load(at.pointer(I32), align=4)
+    return Int(at.builder, at.builder.sext(small, I64))
+
+
+def broadcast(at: Int) -> Vec:
+    """Load one float32 into every lane."""
+    return load_float(at).splat()
+
+
+def store(x: Vec, at: Int) -> None:
+    """Store WIDTH float32 or int32."""
+    at.builder.store(x.value, at.pointer(x.value.type), align=4)
+
+
+def store_bfloat16(x: Vec, at: Int) -> None:
+    """Store WIDTH float32 as bfloat16: to nearest, ties to even; what is not a number stays so."""
+    bits = x.as_ints()
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    number = Vec(x.builder, x.builder.fcmp_ordered("==", x.value, x.value))
+    kept = select(number, rounded, Vec(x.builder, rounded.like(0x7FC0)))
+    at.builder.store(at.builder.trunc(kept.value, HALVES), at.pointer(HALVES), align=2)
+
+
+def store_float(x: Float, at: Int) -> None:
+    """Store one float32."""
+    at.builder.store(x.value, at.pointer(F32), align=4)
+
+
+def _intrinsic(name: str, *args: Vec) -> Vec:
+    builder, kind = args[0].builder, args[0].value.type
+    of = ir.FunctionType(kind, [kind] * len(args))
+    function = cgutils.get_or_insert_function(builder.module, of, f"llvm.{name}.v{WIDTH}f32")
+    return Vec(builder, builder.call(function, [x.value for x in args]))
+
+
+def fma(a: Vec, b: Vec | float, c: Vec | float) -> Vec:
+    """Return a b + c, rounded once."""
+    return _intrinsic("fma", a, Vec(a.builder, a.like(b)), Vec(a.builder, a.like(c)))
+
+
+def floor(x: Vec) -> Vec:
+    """Round down, in float32."""
+    return _intrinsic("floor", x)
+
+
+def absolute(x: Vec) -> Vec:
+    """Return the magnitude."""
+    return _intrinsic("fabs", x)
+
+
+def square_root(x: Vec) -> Vec:
+    """Return the square root."""
+    return _intrinsic("sqrt", x)
+
+
+def round_down(x: Vec) -> Vec:
+    """Cut float32 to int32; only for what int32 can hold."""
+    return Vec(x.builder, x.builder.fptosi(x.value, INTS))
+
+
+def select(mask: Vec, yes: Vec, no: Vec | float) -> Vec:
+    """Choose lane by lane."""
+    return Vec(yes.builder, yes.builder.select(mask.value, yes.value, yes.like(no)))
+
+
+def maximum(x: Vec, bound: Vec | float) -> Vec:
+    """Return the larger; where `x` is not a number, `x`."""
+    return select(x < bound, Vec(x.builder, x.like(bound)), x)
+
+
+def minimum(x: Vec, bound: Vec | float) -> Vec:
+    """Return the smaller; where `x` is not a number, `x`."""
+    return select(x > bound, Vec(x.builder, x.like(bound)), x)
+
+
+def total(x: Vec) -> Float:
+    """Sum the lanes, by halves."""
+    builder, value, lanes = x.builder, x.value, WIDTH
+    while lanes > 1:
+        lanes //= 2
+        none = ir.Constant(value.type, ir.Undefined)
+        kind = ir.VectorType(I32, lanes)
+        low = ir.Constant(kind, list(range(lanes)))
+        high = ir.Constant(kind, list(range(lanes, 2 * lanes)))
+        value = builder.fadd(
+            builder.shuffle_vector(value, none, low), builder.shuffle_vector(value, none, high)
+        )
+    return Float(builder, builder.extract_element(value, ir.Constant(I32, 0)))
+
+
+@contextlib.contextmanager
+def loop(count: Int) -> Iterator[Int]:
+    """Repeat what is emitted within for 0, ..., count - 1; values pass on through memory alone."""
+    with cgutils.for_range(count.builder, count.value, intp=I64) as inner:
+        yield Int(count.builder, inner.index)

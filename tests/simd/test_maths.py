@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from lightning_gan3d.simd import (
+    WIDTH,
+    Int,
+    entry,
+    exp,
+    expm1,
+    helper,
+    leaky_relu,
+    load,
+    sigmoid,
+    simd,
+    softplus,
+    store,
+)
+
+
+@simd
+def all_of_them(x: Int, y: Int, row: Int) -> None:
+    v = load(x)
+    results = exp(v), expm1(v), softplus(v), sigmoid(v), leaky_relu(v, 0.2)
+    for i, result in enumerate(results):
+        store(result, y + row * i)
+
+
+@helper
+def one_vector(x, y, row):
+    all_of_them(x, y, row)
+
+
+@entry
+def maths(x: np.ndarray, y: np.ndarray) -> None:
+    for i in range(0, x.size, WIDTH):
+        one_vector(x.ctypes.data + 4 * i, y.ctypes.data + 4 * i, 4 * x.size)
+
+
+def evaluate(x: np.ndarray) -> dict[str, np.ndarray]:
+    padded = np.zeros(-(-x.size // 16) * 16, np.float32)
+    padded[: x.size] = x
+    y = np.empty((5, padded.size), np.float32)
+    maths(padded, y)
+    names = ("exp", "expm1", "softplus", "sigmoid", "leaky_relu")
+    return dict(zip(names, y[:, : x.size], strict=True))
+
+
+WANTED = {
+    "exp": (np.exp, (-87, 88), 2e-7),
+    "expm1": (np.expm1, (-87, 88), 3e-7),
+    "softplus": (lambda x: np.logaddexp(0, x), (-87, 1e6), 4e-7),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), (-87, 1e3), 4e-7),
+    "leaky_relu": (lambda x: np.where(x > 0, x, 0.2 * x), (-1e30, 1e30), 1e-7),
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_relative_error_against_float64(name):
+    function, (low, high), bound = WANTED[name]
+    wide = np.linspace(low, high, 200_001)
+    near_zero = np.geomspace(1e-12, 1, 20_000)
+    x = np.concatenate([wide, near_zero, -near_zero, np.linspace(-20, 20, 100_001)])
+    x = x.astype(np.float32)
+    exact = function(x.astype(np.float64))
+    np.testing.assert_allclose(evaluate(x)[name], exact, rtol=bound, atol=0)
+
+
+def test_beyond_the_range_values_stay_finite_and_in_order():
+    found = evaluate(np.array([-np.inf, -1e4, -87, 88, 1e4, np.inf], np.float32))
+    for name in ("exp", "sigmoid"):
+        assert np.isfinite(found[name]).all()
+        assert (np.diff(found[name]) >= 0).all()
+    assert found["softplus"][-2] == 1e4
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7F800001, 0xFFC00001, 0x7FFFFFFF])
+def test_what_is_not_a_number_stays_so(bits):
+    nan = np.array([bits], np.uint32).view(np.float32)
+    assert all(np.isnan(y).all() for y in evaluate(nan).values())
