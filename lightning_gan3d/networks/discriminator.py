@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
+from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize
 from lightning_gan3d.networks.synthesis import check_channels, check_clamp, widths
 
@@ -81,7 +82,7 @@ def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor
     return torch.cat([x, channel], dim=1)
 
 
-class ResBlock(nn.Module):
+class ResBlock(MixedPrecision):
     """Two convolutions, the second halving, beside a linear shortcut; each scaled by sqrt(1/2)."""
 
     def __init__(
@@ -100,11 +101,12 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "v i h w"]) -> Float[Tensor, "v o h2 w2"]:
-        """Halve the size."""
+        """Halve the size, in this block's precision."""
+        x = self.enter(x)
         if self.fromrgb is not None:
             x = self.fromrgb(x)
-        y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
-        return y
+        y: Tensor = self.conv1(self.conv0(x))
+        return self.skip(x).add_(y)  # type: ignore[no-any-return]  # of a module
 
 
 class Epilogue(nn.Module):
@@ -179,16 +181,19 @@ class Discriminator(nn.Module):
             self.mapping = LabelMapping(label_dim, self.out_dim, cfg.mapping_layers)
 
     def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
-        """Return one logit per image."""
+        """Return one logit per image, in the precision of the label."""
+        with without_autocast(label.device):  # the precision is a property of the blocks
+            return self._logits(images, label)
+
+    def _logits(self, images: Images, label: Tensor) -> Tensor:
         x = images.image
         if self.cfg.dual:
             x = torch.cat([x, resize(images.image_raw, (x.shape[-2], x.shape[-1]))], dim=1)
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
         logits: Tensor
-        logits, plain = self.b4(x)
+        logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation wants all digits
         if self.cfg.conditioning == "projection":
             logits = (logits * self.mapping(label)).sum(dim=1, keepdim=True)
             logits = logits / math.sqrt(self.out_dim)
-        # In the label's precision, whatever autocast does to the layers.
-        return (logits if plain is None else logits + plain).to(label.dtype)
+        return logits if plain is None else logits + plain

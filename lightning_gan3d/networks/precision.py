@@ -1,9 +1,63 @@
-"""Where mixed precision must not reach: cameras, points, and the phases of sines."""
+"""The precision in which networks compute, as a property of theirs.
 
+What multiplies large tensors - blocks of synthesis, super-resolution and discriminator - takes its
+input to the precision, and returns colours and planes in float32. Weights, styles, demodulation
+factors, running sums, cameras, points and the phases of sines are float32 whatever is chosen.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_gan3d.config import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""None: that of what comes in, so that a network in float64 computes in float64."""
+
+
+class MixedPrecision(nn.Module):
+    """A part whose activations have a precision of their own."""
+
+    precision: Precision = "fp32"
+
+    def enter(self, x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *size"]:
+        """Return what enters in this part's precision, images with their channels innermost."""
+        dtype = DTYPES[self.precision] or x.dtype
+        if x.ndim == 4:
+            return x.to(dtype, memory_format=torch.channels_last)
+        return x.to(dtype)
+
+
+def set_precision(network: nn.Module, precision: Precision) -> None:
+    """Compute in fp32, bf16 or fp16 from now on; in training and inference alike.
+
+    bf16 keeps the range of float32 and 8 bits; fp16 keeps 11 bits and is meant for GPUs.
+    """
+    if precision not in get_args(Precision):
+        choices = ", ".join(get_args(Precision))
+        raise ConfigError(f"precision={precision}: use one of {choices}", "precision")
+    for part in network.modules():
+        if isinstance(part, MixedPrecision):
+            part.precision = precision
+
+
+@contextlib.contextmanager
+def computing_in(network: nn.Module, precision: Precision) -> Iterator[None]:
+    """Compute in a precision for a while."""
+    parts = [part for part in network.modules() if isinstance(part, MixedPrecision)]
+    before = [part.precision for part in parts]
+    set_precision(network, precision)
+    try:
+        yield
+    finally:
+        for part, own in zip(parts, before, strict=True):
+            part.precision = own
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_gan3d.networks import fused
+
 FIR_TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 """The binomial filter [1, 3, 3, 1], normalised to keep a constant."""
 SMALL = 64
-"""Longest axis that is filtered by a banded matrix; longer ones by a depthwise convolution.
+"""Longest axis of a volume that is filtered by a banded matrix; else by a depthwise convolution.
 
 A CPU's matrix product over a few dozen samples is two to four times as fast as its convolution.
 """
@@ -29,7 +31,12 @@ def fir(
     `stride` 2 keeps every second sample. `gain` multiplies once per axis.
     """
     dims = x.ndim - 2
-    if max(x.shape[2:]) <= SMALL:
+    whole = stride == 1 or (pad == 1 and x.shape[-1] % 2 == x.shape[-2] % 2 == 0)
+    if whole and fused.serves(x, x.shape[1]):
+        from lightning_gan3d.networks.fused import filters
+
+        return filters.fir(x, pad, stride, gain)
+    if dims == 3 and max(x.shape[2:]) <= SMALL:
         for axis in range(x.ndim - 1, 1, -1):
             x = _along(x, axis, _fir_matrix(x.shape[axis], pad, stride, gain, x.dtype, x.device))
         return x
@@ -44,15 +51,22 @@ def upsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *double"]:
     Sample i of the input lies between samples 2i and 2i + 1 of the output, as pixel areas do.
     """
     dims = x.ndim - 2
+    if fused.serves(x, x.shape[1]):
+        from lightning_gan3d.networks.fused import filters
+
+        return filters.double(x, 2.0)
+    if dims == 2:
+        # Between two samples it is bilinear interpolation, with zeros beyond the border.
+        wide = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
+        return wide[..., 2:-2, 2:-2]
     if max(x.shape[2:]) <= SMALL // 2:
         for axis in range(x.ndim - 1, 1, -1):
             # The transpose of downsampling, whose gain is 1 where here it is 2.
             matrix = _fir_matrix(2 * x.shape[axis], 1, 2, 2.0, x.dtype, x.device)
             x = _along(x, axis, matrix.T)
         return x
-    transposed = F.conv_transpose2d if dims == 2 else F.conv_transpose3d
     kernel = _kernel(dims, x.shape[1], 2.0, x.dtype, x.device)
-    return transposed(x, kernel, stride=2, padding=1, groups=x.shape[1])
+    return F.conv_transpose3d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
 def downsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *half"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import NoiseMode, SynthesisLayer, ToRGB
-from lightning_gan3d.networks.precision import without_autocast
+from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import upsample
 
 
@@ -86,7 +86,7 @@ def widths(
     return dict(zip(resolutions, channels, strict=True))
 
 
-class SynthesisBlock(nn.Module):
+class SynthesisBlock(MixedPrecision):
     """One resolution of a synthesis network: conv0, which upsamples, conv1, a sum of outputs."""
 
     def __init__(
@@ -124,23 +124,22 @@ class SynthesisBlock(nn.Module):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> tuple[Float[Tensor, "v c *out"], Float[Tensor, "v o *out"]]:
-        """Return features and the running output.
+        """Return features, in this block's precision, and the running output, in that of `ws`.
 
         `ws`: one style for each convolution, then one for the output layer.
         """
-        if x is None:
-            x = self.const.expand(ws.shape[0], *self.const.shape)
-        else:
-            x = self.conv0(x, ws[:, 0], noise_mode, draws and draws.scope("conv0"))
-        x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws and draws.scope("conv1"))
-        # The running output is kept in the styles' precision, whatever autocast does to the layers.
-        out = self.torgb(x, ws[:, self.num_conv]).to(ws.dtype)
-        if rgb is None:
-            return x, out
-        if self.up == 2:
-            with without_autocast(rgb.device):
-                rgb = upsample(rgb)
-        return x, out + rgb
+        with without_autocast(ws.device):  # the precision is a property of ours
+            if x is None:
+                x = self.enter(self.const.expand(ws.shape[0], *self.const.shape))
+            else:
+                x = self.enter(x)
+                x = self.conv0(x, ws[:, 0], noise_mode, draws and draws.scope("conv0"))
+            x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws and draws.scope("conv1"))
+            out = self.torgb(x, ws[:, self.num_conv])
+            if rgb is None:
+                return x, out.to(ws.dtype)
+            # Doubled, it is new, so that the sum can take its place.
+            return x, upsample(rgb).add_(out) if self.up == 2 else rgb + out
 
 
 class Synthesis(nn.Module):

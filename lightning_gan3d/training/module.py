@@ -16,11 +16,11 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Discriminator
+from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.training import distributed, losses, pairs, schedules
 from lightning_gan3d.training.ema import ExponentialMovingAverage
 from lightning_gan3d.training.meter import Meter
 from lightning_gan3d.training.optimizers import Gate, Phase, gated_step, make_adam
-from lightning_gan3d.training.precision import run_in_bf16
 from lightning_gan3d.training.regularizers import density_l1, density_points
 
 
@@ -101,9 +101,8 @@ class AdversarialModule(lightning.LightningModule):
         self._reduces_reals = (
             config.generator.superresolution.factor == 1 and not config.generator.view_in_label
         )
-        if config.training.precision == "bf16":
-            for part in (self.generator.representation, self.generator.superresolution):
-                run_in_bf16(part)
+        set_precision(self.generator, config.training.precision)
+        set_precision(self.discriminator, config.training.precision)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Hand Lightning the two optimizers; it moves their state, the steps are ours."""
@@ -371,10 +370,10 @@ class AdversarialModule(lightning.LightningModule):
         self, seen: Images, label: Float[Tensor, "b 25"], twice: bool = False
     ) -> Float[Tensor, "b 1"]:
         """Logits of what the discriminator is given; float32 if to be differentiated twice."""
-        in_bf16 = self.config.training.precision == "bf16" and not twice
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
+        precision = "fp32" if twice else self.config.training.precision
+        with computing_in(self.discriminator, precision):
             logits: Tensor = self.discriminator(seen, label)
-        return logits.float()
+        return logits
 
     def _discriminator_learns(self, yes: bool) -> None:
         for parameter in self.optimizer_d.param_groups[0]["params"]:

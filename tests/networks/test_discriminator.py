@@ -14,6 +14,7 @@ from lightning_gan3d.networks.discriminator import (
     minibatch_deviation,
 )
 from lightning_gan3d.networks.layers import convolve
+from lightning_gan3d.networks.precision import computing_in
 
 
 def make(resolution=16, **options):
@@ -133,13 +134,19 @@ def test_options_have_effect():
     assert make(channels=None, channel_base=64, channel_max=10).b16.conv0.bias.shape == (4,)
 
 
-def test_autocast_returns_full_precision():
+def test_low_precision_returns_full_precision():
     images, label = batch()
     net = make()
-    with torch.autocast("cpu", torch.bfloat16):
+    exact = net(images, label)
+    seen = []
+    net.b16.conv1.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    with computing_in(net, "bf16"):
         low = net(images, label)
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low, net(images, label), atol=0.05, rtol=0.1)
+    assert not torch.equal(low, exact)
+    torch.testing.assert_close(low, exact, atol=0.05, rtol=0.1)
+    assert torch.equal(net(images, label), exact)
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 @pytest.mark.parametrize("augment", ["none", "fixed"])

@@ -3,6 +3,7 @@ import torch
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.networks.resample import upsample
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
@@ -113,18 +114,39 @@ def test_sample_does_not_depend_on_its_batch():
     torch.testing.assert_close(net(ws)[2:3], net(ws[2:3]), atol=1e-5, rtol=1e-5)
 
 
-def test_autocast_keeps_the_output_in_full_precision():
-    net, ws = make(2), torch.randn(4, 6, 10)
-    x, rgb = torch.randn(4, 8, 4, 4), torch.randn(4, 5, 4, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        low = net(ws)
-        features, out = net.b8(x, rgb, ws[:, 1:4])
-        _, without = net.b8(x, 0 * rgb, ws[:, 1:4])
-    assert features.dtype == torch.bfloat16
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_blocks_compute_in_their_precision_and_add_up_in_full(dims, precision):
+    net, ws = make(dims, channels=(16, 16, 16)), torch.randn(4, 6, 10)
+    x, rgb = torch.randn(4, 16, *[4] * dims), torch.randn(4, 5, *[4] * dims)
+    exact = net(ws)
+    set_precision(net, precision)
+    low = net(ws)
+    features, out = net.b8(x, rgb, ws[:, 1:4])
+    _, without = net.b8(x, 0 * rgb, ws[:, 1:4])
+    assert features.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     assert low.dtype == torch.float32
-    error = (low - net(ws)).std() / low.std()
-    assert 1e-5 < error < 0.03
+    error = (low - exact).std() / low.std()
+    assert 1e-5 < error < {"bf16": 0.03, "fp16": 0.004}[precision]
     torch.testing.assert_close(out - without, upsample(rgb), atol=1e-5, rtol=0)
+    set_precision(net, "fp32")
+    assert torch.equal(net(ws), exact)
+
+
+def test_autocast_around_changes_nothing():
+    net, ws = make(2), torch.randn(4, 6, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(ws)
+    torch.testing.assert_close(found, net(ws))
+
+
+def test_float16_survives_large_weights_and_styles():
+    net, ws = make(2, channels=(16, 16, 16)), torch.randn(4, 6, 10)
+    net.b8.conv0.affine.weight.data *= 1e4
+    net.b8.conv1.weight.data *= 1e4
+    exact = net(ws)
+    set_precision(net, "fp16")
+    torch.testing.assert_close(net(ws), exact, atol=0.02 * exact.std().item(), rtol=0.02)
 
 
 @pytest.mark.parametrize(

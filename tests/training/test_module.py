@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, SynthesisLayer
 from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.module import AdversarialModule, make_networks
 
@@ -305,20 +306,22 @@ def test_bf16_multiplies_in_bf16_but_penalises_in_fp32(tiny):
     config = tiny("training.precision=bf16", "loss.r1_interval=1")
     lazy = tiny("training.precision=bf16", "loss.r1_interval=2")
 
-    def autocast_in(config, network):
+    def dtypes_in(config, network, kind):
         module, (batch,) = batches(config, 1)
         seen = []
         part = getattr(module, network, None) or getattr(module.generator, network)
-        leaf = next(m for m in part.modules() if not list(m.children()))
-        leaf.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        leaf = next(m for m in part.modules() if isinstance(m, kind))
+        leaf.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
         module.training_step(batch, 0)
         assert module.gate.healthy
         return seen
 
-    assert autocast_in(lazy, "discriminator") == [True, True, True, False]  # G, fake, real, R1
-    assert autocast_in(config, "discriminator") == [True, False, False]  # G; R1 within D's step
-    assert set(autocast_in(lazy, "representation")) == {True}
-    assert set(autocast_in(lazy, "renderer")) == {False}
+    low, full = torch.bfloat16, torch.float32
+    of_d = "discriminator", Conv2dLayer
+    assert dtypes_in(lazy, *of_d) == [low, low, low, full]  # G, fake, real, R1
+    assert dtypes_in(config, *of_d) == [low, full, full]  # G; R1 within D's step
+    assert set(dtypes_in(lazy, "representation", SynthesisLayer)) == {low}
+    assert set(dtypes_in(lazy, "representation", FullyConnected)) == {full}  # styles
 
 
 def test_bf16_stays_near_fp32(tiny, train):
