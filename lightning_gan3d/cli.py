@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lightning_gan3d.config import Refusal
+from lightning_gan3d.config import ConfigError, Refusal
 from lightning_gan3d.version import __version__
 
 app = typer.Typer(
@@ -123,15 +123,49 @@ def evaluate(
 @app.command()
 def bench(
     targets: Annotated[
-        list[str], typer.Argument(help="Run directories, folders of runs, presets or files.")
-    ],
+        list[str] | None, typer.Argument(help="Run directories, folders of runs, presets or files.")
+    ] = None,
     root: Root = Path("runs"),
     device: Device = "auto",
     quick: Annotated[bool, typer.Option(help="Fewer repeats and sizes.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="A clone of NVlabs/eg3d, to be timed beside ours.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="With --against: work whose name begins so.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="With --against: fp32, bf16, fp16; fp32 and bf16.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="With --against: CPU threads; as torch chooses.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --against: the JSON file to write.")
+    ] = None,
 ) -> None:
-    """Measure speed, memory and cost, and how they grow with resolution."""
+    """Measure speed, memory and cost; or, with --against, ours beside the official EG3D."""
+    if against is not None:
+        from lightning_gan3d.benchmark.against import compare
+
+        typer.echo(
+            compare(
+                against,
+                device,
+                precision or ("fp32", "bf16"),
+                quick,
+                only or (),
+                threads,
+                sys.argv,
+                out,
+                lambda line: typer.echo(line, err=True),
+            )
+        )
+        return
     from lightning_gan3d.benchmark.bench import bench_targets
 
+    if not targets:
+        raise ConfigError("bench: name a run directory, a preset or a file; or --against PATH")
     typer.echo(bench_targets(targets, root=root, device=device, quick=quick, command=sys.argv))
 
 
