@@ -52,6 +52,9 @@ class VolumeRendererConfig:
     path: Literal["auto", "plain", "numba", "triton"] = "auto"
     """Which code marches the rays: fused kernels (`numba` on a CPU, `triton` on CUDA), or `plain`
     torch, which serves any field. `auto`: kernels where they can; what ran is reported."""
+    precision: Literal["fp32", "tf32", "fp16"] = "fp32"
+    """What the `triton` kernels multiply; sums are float32. `fp32`: as all other code does. `tf32`,
+    or `fp16` (grids too; gradients tf32): for tensor cores, at some 88 dB PSNR to fp32."""
     recompute: bool = False
     """Keep no samples for the backward pass, compute each chunk again: less memory, more time."""
 
@@ -70,6 +73,8 @@ class VolumeRendererConfig:
         self._check(near >= 0, "near", "use 0 or more, in world units")
         self._check(self.far is None or self.far > near, "far", f"use more than near={near}")
         self._check(0 <= self.background <= 1, "background", "use 0 (black) to 1 (white)")
+        read = self.precision == "fp32" or self.path in ("auto", "triton")
+        self._check(read, "precision", f"path={self.path} computes in fp32; use path=triton")
         self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
         self._check(self.skip_cells >= 0, "skip_cells", "use 0 (none) or more, e.g. 64")
         self._check(0 < self.skip_opacity < 1, "skip_opacity", "use a share in (0, 1), e.g. 0.01")

@@ -1,0 +1,343 @@
+"""Triton: the kernels over rays, which see one number per sample: depths, densities, weights.
+
+A program serves a few rays, each a row of the block; rows are padded to a power of two. Tables are
+(rays, samples), coarse samples before fine ones; `order` lists each row's columns by depth. A raw
+density of -inf marks a sample outside the box: it absorbs nothing, has no slope, and makes empty
+the intervals that it bounds.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+@no_type_check
+def shifted(x, by: tl.constexpr, WIDE: tl.constexpr):
+    """Each row's element `by` columns on; 0 beyond the ends."""
+    column = tl.arange(0, WIDE)[None, :] + by
+    inside = (column >= 0) & (column < WIDE)
+    index = tl.where(inside, column, 0) + tl.zeros_like(x).to(tl.int32)
+    return tl.where(inside, tl.gather(x, index, 1), 0.0)
+
+
+@triton.jit
+@no_type_check
+def absorbed(tau):
+    """1 - exp(-tau), to float32's relative precision also where tau is small."""
+    small = tau * (1 - tau / 2 * (1 - tau / 3 * (1 - tau / 4 * (1 - tau / 5 * (1 - tau / 6)))))
+    return tl.where(tau < 0.25, small, 1 - tl.exp(-tau))
+
+
+@triton.jit
+@no_type_check
+def density(raw, scale, DENSITY: tl.constexpr):
+    """Density per world unit (`Field.sigma`)."""
+    if DENSITY == "softplus":
+        x = raw - 1
+        y = tl.maximum(x, 0.0) + tl.log(1 + tl.exp(-tl.abs(x)))
+    elif DENSITY == "relu":
+        y = tl.maximum(raw, 0.0)
+    else:
+        y = tl.exp(tl.minimum(raw, 15.0))
+    return scale * y
+
+
+@triton.jit
+@no_type_check
+def density_slope(raw, scale, DENSITY: tl.constexpr):
+    """Derivative of `density`."""
+    if DENSITY == "softplus":
+        y = tl.sigmoid(raw - 1)
+    elif DENSITY == "relu":
+        y = tl.where(raw > 0, 1.0, 0.0)
+    else:
+        y = tl.where(raw <= 15, tl.exp(tl.minimum(raw, 15.0)), 0.0)
+    return scale * y
+
+
+@triton.jit
+@no_type_check
+def intervals(
+    t,
+    sigma,
+    near,
+    far,
+    order,
+    row,
+    row_ok,
+    samples,
+    num,
+    density_scale,
+    PAIRS: tl.constexpr,
+    SORTED: tl.constexpr,
+    WIDE: tl.constexpr,
+    DENSITY: tl.constexpr,
+):
+    """Columns, depths, raw densities and lengths of the intervals of rows, and their optical depth.
+
+    Not PAIRS: interval k surrounds sample k of the order, to near and far. PAIRS: it lies between
+    samples k and k + 1, and its raw density is their mean.
+    """
+    k = tl.arange(0, WIDE)[None, :]
+    ok = row_ok[:, None] & (k < num)
+    after = ok & (k + 1 < num)
+    at = row[:, None] * samples
+    column, next_column, last_column = k, k + 1, k - 1
+    if SORTED:
+        column = tl.load(order + at + k, mask=ok, other=0).to(tl.int32)
+        next_column = tl.load(order + at + k + 1, mask=after, other=0).to(tl.int32)
+        last_column = tl.load(order + at + k - 1, mask=ok & (k > 0), other=0).to(tl.int32)
+    depth = tl.load(t + at + column, mask=ok, other=0.0)
+    raw = tl.load(sigma + at + column, mask=ok, other=float("-inf"))
+    next_depth = tl.load(t + at + next_column, mask=after, other=0.0)
+    if PAIRS:
+        next_raw = tl.load(sigma + at + next_column, mask=after, other=float("-inf"))
+        raw = (raw + next_raw) / 2
+        length = tl.where(after, next_depth - depth, 0.0)
+    else:
+        last_depth = tl.load(t + at + last_column, mask=ok & (k > 0), other=0.0)
+        begin = tl.load(near + row, mask=row_ok, other=0.0)[:, None]
+        end = tl.load(far + row, mask=row_ok, other=0.0)[:, None]
+        begin = tl.where(k > 0, (last_depth + depth) / 2, begin)
+        end = tl.where(after, (depth + next_depth) / 2, end)
+        length = tl.where(ok, end - begin, 0.0)
+    tau = density(raw, density_scale, DENSITY) * length
+    return column, ok, depth, raw, length, tau
+
+
+@triton.jit
+@no_type_check
+def cdf_kernel(
+    t,
+    sigma,
+    near,
+    far,
+    cdf,
+    density_scale,
+    num_rays,
+    samples,
+    num,
+    masses,
+    PAIRS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    DENSITY: tl.constexpr,
+):
+    """Cumulative distribution of the fine samples, over the `num` coarse ones, without its 0.
+
+    PAIRS: EG3D's, over weights between samples, pooled and averaged. `masses`: its bins.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < num_rays
+    _, _, _, _, _, tau = intervals(
+        t,
+        sigma,
+        near,
+        far,
+        t,
+        row,
+        row_ok,
+        samples,
+        num,
+        density_scale,
+        PAIRS,
+        False,
+        WIDE,
+        DENSITY,
+    )
+    weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
+    if PAIRS:
+        pooled = tl.maximum(weight, shifted(weight, 1, WIDE))
+        weight = (pooled + shifted(pooled, 1, WIDE)) / 2 + 0.01
+    k = tl.arange(0, WIDE)[None, :]
+    mass = tl.where(k < masses, weight + 1e-5, 0.0)
+    total = tl.cumsum(mass / tl.sum(mass, 1)[:, None], 1)
+    tl.store(cdf + row[:, None] * masses + k, total, mask=row_ok[:, None] & (k < masses))
+
+
+@triton.jit
+@no_type_check
+def edge(t, near, far, row, k, samples, num, ok, PAIRS: tl.constexpr):
+    """Edge k of the bins of the distribution."""
+    at = row * samples + k
+    if PAIRS:
+        low = tl.load(t + at, mask=ok, other=0.0)
+        found = (low + tl.load(t + at + 1, mask=ok, other=0.0)) / 2
+    else:
+        low = tl.load(t + at - 1, mask=ok & (k > 0), other=0.0)
+        found = (low + tl.load(t + at, mask=ok & (k < num), other=0.0)) / 2
+        found = tl.where(k > 0, found, tl.load(near + row, mask=ok, other=0.0))
+        found = tl.where(k < num, found, tl.load(far + row, mask=ok, other=0.0))
+    return found
+
+
+@triton.jit
+@no_type_check
+def fine_kernel(
+    t,
+    near,
+    far,
+    cdf,
+    drawn,
+    num_rays,
+    samples,
+    num,
+    fine,
+    masses,
+    DRAWN: tl.constexpr,
+    STRATA: tl.constexpr,
+    PAIRS: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Depths of the fine samples, behind the `num` coarse ones: the distribution's inverse at u.
+
+    DRAWN: u is drawn, within its stratum if there are STRATA; else it is the stratum's middle.
+    STEPS: of the bisection, enough for all `masses`.
+    """
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ok = index < num_rays * fine
+    row = index // fine
+    stratum = index % fine
+    if DRAWN:
+        u = tl.load(drawn + index, mask=ok, other=0.0)
+        if STRATA:
+            u = (stratum + u) / fine
+    else:
+        u = (stratum + 0.5) / fine
+    low = tl.zeros((BLOCK,), tl.int32)
+    high = tl.zeros((BLOCK,), tl.int32) + masses
+    for _ in tl.static_range(STEPS):  # the first entry above u lies in [low, high]
+        middle = (low + high) // 2
+        busy = ok & (low < high)
+        below = tl.load(cdf + row * masses + middle, mask=busy, other=2.0) <= u
+        low = tl.where(busy & below, middle + 1, low)
+        high = tl.where(busy & ~below, middle, high)
+    low = tl.minimum(low, masses - 1)
+    left = tl.load(cdf + row * masses + low - 1, mask=ok & (low > 0), other=0.0)
+    right = tl.load(cdf + row * masses + low, mask=ok, other=1.0)
+    share = tl.minimum(tl.maximum((u - left) / tl.maximum(right - left, 1e-8), 0.0), 1.0)
+    start = edge(t, near, far, row, low, samples, num, ok, PAIRS)
+    stop = edge(t, near, far, row, low + 1, samples, num, ok, PAIRS)
+    tl.store(t + row * samples + num + stratum, start + share * (stop - start), mask=ok)
+
+
+@triton.jit
+@no_type_check
+def order_kernel(t, order, num_rays, samples, ROWS: tl.constexpr, WIDE: tl.constexpr):
+    """Order of the samples by depth, by counting how many come before each."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, WIDE)[None, :]
+    row_ok = row < num_rays
+    ok = row_ok[:, None] & (k < samples)
+    at = t + row[:, None] * samples
+    # As integers, depths (>= 0) are in the same order, and even NaN has a place: no two samples
+    # share a rank, so that every entry of the order is written.
+    own = tl.load(at + k, mask=ok, other=0.0).to(tl.int32, bitcast=True)
+    rank = tl.zeros((ROWS, WIDE), tl.int32)
+    for j in range(samples):
+        other = tl.load(t + row * samples + j, mask=row_ok, other=0.0)
+        other = other.to(tl.int32, bitcast=True)[:, None]
+        rank += ((other < own) | ((other == own) & (j < k))).to(tl.int32)
+    column = (k + tl.zeros_like(rank)).to(tl.int16)
+    tl.store(order + row[:, None] * samples + rank, column, mask=ok)
+
+
+@triton.jit
+@no_type_check
+def weigh_kernel(
+    t,
+    sigma,
+    near,
+    far,
+    order,
+    omega,
+    depth_sum,
+    opacity,
+    nearest,
+    farthest,
+    density_scale,
+    num_rays,
+    samples,
+    PAIRS: tl.constexpr,
+    SORTED: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    DENSITY: tl.constexpr,
+):
+    """Weight of each sample, and the sums over rows that need no feature."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < num_rays
+    column, ok, depth, _, _, tau = intervals(
+        t, sigma, near, far, order, row, row_ok, samples, samples, density_scale, PAIRS, SORTED,
+        WIDE, DENSITY,
+    )  # fmt: skip
+    weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
+    if PAIRS:
+        total = tl.sum(weight, 1)
+        weight = (weight + shifted(weight, -1, WIDE)) / 2
+    else:
+        total = absorbed(tl.sum(tau, 1))
+    weight = tl.where(ok, weight, 0.0)
+    tl.store(omega + row[:, None] * samples + column, weight, mask=ok)
+    tl.store(depth_sum + row, tl.sum(weight * depth, 1), mask=row_ok)
+    tl.store(opacity + row, total, mask=row_ok)
+    tl.store(nearest + row, tl.min(tl.where(ok, depth, float("inf")), 1), mask=row_ok)
+    tl.store(farthest + row, tl.max(tl.where(ok, depth, 0.0), 1), mask=row_ok)
+
+
+@triton.jit
+@no_type_check
+def weigh_backward_kernel(
+    t,
+    sigma,
+    near,
+    far,
+    order,
+    q,
+    d_depth,
+    d_opacity,
+    omega,
+    d_sigma,
+    density_scale,
+    num_rays,
+    samples,
+    PAIRS: tl.constexpr,
+    SORTED: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    DENSITY: tl.constexpr,
+):
+    """Weights once more, and the gradient by each sample's raw density.
+
+    With d_i the gradient by weight w_i = T_i (1 - exp(-tau_i)): that by tau_i is d_i T_i+1 less the
+    sum of d_j w_j behind it. `q` is the part of d that comes through the features.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < num_rays
+    column, ok, depth, raw, length, tau = intervals(
+        t, sigma, near, far, order, row, row_ok, samples, samples, density_scale, PAIRS, SORTED,
+        WIDE, DENSITY,
+    )  # fmt: skip
+    through = tl.cumsum(tau, 1)
+    weight = absorbed(tau) * tl.exp(tau - through)
+    at = row[:, None] * samples + column
+    d_weight = tl.load(q + at, mask=ok, other=0.0)
+    d_weight += tl.load(d_depth + row, mask=row_ok, other=0.0)[:, None] * depth
+    d_total = tl.load(d_opacity + row, mask=row_ok, other=0.0)[:, None]
+    if PAIRS:
+        d_weight = (d_weight + shifted(d_weight, 1, WIDE)) / 2 + d_total
+        last = tl.arange(0, WIDE)[None, :] + 1 < samples
+        d_weight = tl.where(ok & last, d_weight, 0.0)
+        d_total = tl.zeros_like(d_total)
+    passed = d_weight * weight
+    d_tau = d_weight * tl.exp(-through) - (tl.cumsum(passed, 1, reverse=True) - passed)
+    d_tau += d_total * tl.exp(-tl.sum(tau, 1))[:, None]
+    d_raw = tl.where(ok, d_tau * length * density_slope(raw, density_scale, DENSITY), 0.0)
+    if PAIRS:
+        d_raw = (d_raw + shifted(d_raw, -1, WIDE)) / 2
+        weight = (weight + shifted(weight, -1, WIDE)) / 2
+    tl.store(omega + at, weight, mask=ok)
+    tl.store(d_sigma + at, d_raw, mask=ok)

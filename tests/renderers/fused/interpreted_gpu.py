@@ -1,0 +1,112 @@
+"""Run by test_gpu.py in a process of its own, where Triton's interpreter stands in for a GPU.
+
+The interpreter takes a tenth of a second for a block of 64 rays at one sample: few of both.
+"""
+
+import pytest
+import torch
+from twins import EG3D, errors, make_field, render, views
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import DensityConfig
+from lightning_gan3d.draws import Draws
+from renderers.fused import launches
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
+
+NEAR_FAR = dict(bounds="near_far", near=2.2, far=4.4)
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """Fewer, larger blocks; `test_work_is_split...` puts back what a GPU gets."""
+    monkeypatch.setattr(launches, "PROGRAMS", 1)
+    monkeypatch.setattr(launches, "BACKWARD_TILE", (8, 8))
+
+
+def compare(field, resolution=4, num=None, draws=None, bound=5e-5, **options):
+    options = {"samples_coarse": 3, "samples_fine": 2, **options}
+    cameras = views(num or field.batch)
+    found = render("triton", field, cameras, resolution, draws, **options)
+    assert found.path == "triton, interpreted"
+    exact = {k: v for k, v in options.items() if k != "precision"}
+    wanted = render("plain", field, cameras, resolution, draws, **exact)
+    assert set(found.gradients) == set(wanted.gradients)
+    assert max(errors(found, wanted).values()) < bound, errors(found, wanted)
+    return found
+
+
+def test_planes_of_two_scenes_from_two_views_each():
+    compare(make_field(batch=2), num=4)
+
+
+def test_eg3d_rules_with_draws_and_noise():
+    options = dict(**EG3D, **NEAR_FAR, density_noise=0.5, background=1.0)
+    compare(make_field("eg3d"), samples_coarse=5, samples_fine=3, draws=Draws(3), **options)
+
+
+def test_odd_sizes_of_a_trigrid():
+    density = DensityConfig("relu", scale=9.0)
+    field = make_field(
+        "trigrid", channels=20, hidden=24, features=17, activation="lrelu", density=density
+    )
+    compare(field, compositing="eg3d", samples_fine=1, draws=Draws(1))
+
+
+def test_voxels_of_coarse_samples_alone_beyond_the_box():
+    field = make_field("voxel", density=DensityConfig("exp", scale=0.7))
+    compare(field, samples_fine=0, outside="field", **NEAR_FAR)
+
+
+def test_pairs_of_coarse_samples_in_a_ball():
+    compare(make_field(), samples_fine=0, compositing="eg3d", bounds="sphere", draws=Draws(2))
+
+
+def test_work_is_split_over_tiles_samples_and_programs(monkeypatch):
+    monkeypatch.setattr(launches, "PROGRAMS", 5)
+    monkeypatch.setattr(launches, "BACKWARD_PROGRAMS", 4)
+    monkeypatch.setattr(launches, "TILE", (4, 8))
+    monkeypatch.setattr(launches, "BACKWARD_TILE", (4, 8))
+    # Two tiles of an image of 8 x 8; five samples fall into parts of 2, 2 and 1.
+    compare(make_field(), resolution=8)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 5e-5), ("fp16", 1e-2)])
+def test_fewer_digits(precision, bound):
+    # The interpreter multiplies tf32 as float32.
+    compare(make_field(), precision=precision, bound=bound)
+
+
+def test_bytes_kept_for_the_backward_pass():
+    kept = []
+
+    def keep(x):
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        render("triton", make_field(), views(1), 4, Draws(0), samples_coarse=3, samples_fine=2)
+    mine = [x for x in kept if x.shape == (1, 16, 5)]
+    assert sum(x.numel() * x.element_size() for x in mine) == 16 * 5 * (4 + 4 + 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "why"),
+    [
+        (make_field(channels=96), r"\(96, 6, 16\); it knows up to 64"),
+        (make_field(), "adds gradients atomically, and deterministic"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch, field, why):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    o = VolumeRenderer(VolumeRendererConfig(path="triton"), field.scene_cfg)
+    with pytest.raises(ConfigError, match=f"renderer.path=triton: triton: .*{why}.* Use auto or"):
+        o(field, views(1), 4)
+
+
+def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    cfg = VolumeRendererConfig(path="triton", samples_coarse=2, samples_fine=0)
+    o = VolumeRenderer(cfg, make_field().scene_cfg)
+    with torch.no_grad():
+        o(make_field(), views(1), 2)
+    assert str(o.path_taken) == "triton, interpreted"
