@@ -110,9 +110,13 @@ def _width(rays: int, tile: tuple[int, int]) -> int:
     return width if fits else 0
 
 
-def _warps(precision: str) -> int:
-    """Warps of a program: so many that nothing spills at EG3D's sizes (a test compiles them)."""
-    return 8 if precision == "fp32" else 4
+def _schedule(precision: str) -> dict[str, int]:
+    """Warps of a program, so many that nothing spills at EG3D's sizes; a test compiles them.
+
+    One stage: loads ahead of their loop would hold over 100 KB of shared memory, and leave a
+    multiprocessor one program to hide latency with.
+    """
+    return {"num_warps": 8 if precision == "fp32" else 4, "num_stages": 1}
 
 
 def prepare(request: Request, grids: Tensor, weights: tuple[Tensor, ...], part: Span) -> Launch:
@@ -157,7 +161,7 @@ def find_sigma(x: Launch, t: Tensor, sigma: Tensor, first: int, num: int) -> Non
         PRIOR=d.prior_strength != 0,
         EMPTY_OUTSIDE=o.outside == "empty" and (o.bounds == "near_far" or o.strata == "eg3d"),
         **x.sizes(TILE),
-        num_warps=_warps(o.precision),
+        **_schedule(o.precision),
     )
 
 
@@ -307,7 +311,7 @@ def _decode(
         SUM=SUM,
         **x.features(),
         **x.sizes(TILE),
-        num_warps=_warps(x.request.options.precision),
+        **_schedule(x.request.options.precision),
     )
 
 
@@ -341,7 +345,7 @@ def find_gradients(
         tasks,
         **f,
         **s,
-        num_warps=_warps(x.request.options.precision),
+        **_schedule(x.request.options.precision),
     )
     sums = torch.split(partials.sum(0), [math.prod(shape) for shape in shapes])
     w1, b1, head, w2, b2, b0 = (y.reshape(shape) for y, shape in zip(sums, shapes, strict=True))

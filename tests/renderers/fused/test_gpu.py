@@ -1,9 +1,20 @@
+import dataclasses
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from twins import EG3D, errors, make_field, render, views
+
+from lightning_gan3d.draws import Draws
+from renderers.march import Random
+from renderers.paths import Request
+from renderers.sampling import span
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 HERE = Path(__file__).parent
 
@@ -25,3 +36,94 @@ def test_kernels_agree_with_the_plain_path_in_the_interpreter():
 
 def path() -> str:
     return os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
+    # 128 x 128 rays of 48 + 48 samples through planes of 256 x 256 x 32; compute capability 9.0.
+    pytest.importorskip("triton")
+    import compiled
+    from triton import knobs
+
+    from renderers.fused import gpu, launches
+
+    if not compiled.CUOBJDUMP.exists():
+        pytest.skip("this build of Triton brings no cuobjdump")
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+    usages = []
+    for name in vars(launches).copy():
+        if name.endswith("_kernel"):
+            monkeypatch.setattr(launches, name, compiled.Recorder(getattr(launches, name), usages))
+    field = make_field(size=256, channels=32, hidden=64, features=32)
+    o = VolumeRendererConfig(precision=precision, **EG3D)
+    rays = views(1).rays(128)
+    part, _ = span(*rays, field.box, o.bounds, o.near, o.far)
+    request = Request(o, field.lower(), field.scene_cfg, rays, part, Random())
+    gpu.march(request).feature.sum().backward()
+    names = [u.name for u in usages]
+    assert names.count("sigma_kernel") == names.count("feature_kernel") == 2
+    assert len(set(names)) == 8
+    for usage in usages:
+        print(usage._replace(ptx=""))
+        assert usage.stack == 0, usage._replace(ptx="")
+        assert usage.shared <= 227 * 1024 / 2, "room for two programs in a multiprocessor"
+    added = re.findall(r"red\.\S*global\S*\.v[24]\.f32|red\.\S*v[24]\S*f32", usages[-1].ptx)
+    assert len(added) == 12, "several channels of a corner are added at a time"
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+RULES = {
+    "standard": {},
+    "eg3d": EG3D,
+    "near_far": dict(bounds="near_far", near=2.2, far=4.4, compositing="eg3d"),
+}
+
+
+def full_size(kind="triplane"):
+    field = make_field(
+        kind, size=64 if kind == "voxel" else 256, channels=32, hidden=64, features=32
+    )
+    field = field.to("cuda")
+    field.decoder.to("cuda")
+    return field
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("kind", ["triplane", "voxel", "trigrid"])
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("tf32", 3e-2), ("fp16", 3e-2)])
+def test_full_size_agrees_with_the_plain_path(kind, rules, precision, bound):
+    field, cameras = full_size(kind), views(1).to("cuda")
+    counts = dict(samples_coarse=48, samples_fine=48, **RULES[rules])
+    draws = Draws(0)
+    found = render("triton", field, cameras, 128, draws, **counts, precision=precision)
+    wanted = render("plain", field, cameras, 128, draws, **counts, recompute=True)
+    difference = errors(found, wanted)
+    # Fine samples fall elsewhere where nothing is seen: so a mean, not the largest difference.
+    off = (found.seen["feature"] - wanted.seen["feature"]).square().mean()
+    assert -10 * math.log10(off / 4) > (80 if precision == "fp32" else 60), difference
+    worst = {
+        k: float((found.gradients[k] - g).norm() / g.norm()) for k, g in wanted.gradients.items()
+    }
+    assert max(worst.values()) < bound, worst
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 130e6), ("fp16", 120e6)])
+def test_memory_of_a_rendering_with_gradient(precision, most):
+    field, cameras = full_size(), views(1).to("cuda")
+    counts = dict(samples_coarse=48, samples_fine=48, precision=precision, path="triton")
+    o = VolumeRenderer(VolumeRendererConfig(**counts), field.scene_cfg)
+    planes = field.planes.clone().requires_grad_()
+    scene = dataclasses.replace(field, planes=planes)
+    o(scene, cameras, 128).feature.sum().backward()
+    planes.grad = None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    seen = o(scene, cameras, 128).feature.sum()
+    assert torch.cuda.memory_allocated() - before < 80e6
+    seen.backward()
+    assert torch.cuda.max_memory_allocated() - before < most
