@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from lightning_gan3d import graphs
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.graphs import GraphError, Recorded, record_forward, record_view
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Recording on a CPU: a replay runs the function on the recorded inputs, into its outputs."""
+
+    def record(function, _):
+        outputs = function()
+
+        def replay():
+            for old, new in zip(outputs, function(), strict=True):
+                old.copy_(new)
+
+        return outputs, replay
+
+    monkeypatch.setattr(graphs, "_record", record)
+    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+
+
+def inputs(device="cpu"):
+    generator = Generator(load_experiment("demo/triplane").generator, 32).eval().to(device)
+    cameras = Cameras.on_sphere(torch.tensor([0.4]), torch.tensor([0.2]), 3.2, focal=1.5)
+    z, label = Draws(1).normal("z", (1, generator.cfg.z_dim)), cameras.to_label()
+    return generator, z.to(device), label.to(device), cameras.to(device)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_replay_reads_new_inputs_and_returns_results_that_stay():
+    recorded = Recorded(lambda x, pair: (x + pair[0], x * pair[1]), *arguments(1.0))
+    first = recorded(*arguments(2.0))
+    second = recorded(*arguments(5.0))
+    assert [x.tolist() for x in first] == [[5.0, 5.0], [8.0, 8.0]]
+    assert [x.tolist() for x in second] == [[11.0, 11.0], [35.0, 35.0]]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_inputs_are_copied_so_that_the_first_ones_may_change():
+    x = torch.zeros(2)
+    recorded = Recorded(lambda y: (y + 1,), x)
+    recorded(torch.ones(2))
+    assert x.tolist() == [0, 0]
+
+
+def arguments(value):
+    return torch.full((2,), value), (torch.full((2,), value + 1), torch.full((2,), value + 2))
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((torch.ones(3), (torch.ones(2), torch.ones(2))), r"input 0 .*\(3,\).*recorded was .*\(2"),
+        ((torch.ones(2), (torch.ones(2), torch.ones(2).half())), "input 2 .*float16"),
+        ((torch.ones(2), torch.ones(2)), "recorded for inputs"),
+    ],
+)
+def test_other_inputs_than_the_recorded_are_refused(given, message):
+    recorded = Recorded(lambda x, _: (x + 1,), *arguments(1.0))
+    with pytest.raises(GraphError, match=message):
+        recorded(*given)
+
+
+def test_a_cpu_and_draws_are_refused():
+    generator, z, label, _ = inputs()
+    with pytest.raises(GraphError, match=r"input 0 of the graph is torch.float32 \(1, 64\) on cpu"):
+        record_forward(generator, z, label)
+    with pytest.raises(GraphError, match="leave draws out"):
+        record_forward(generator, z, label, draws=Draws(0))
+    assert GraphError("").exit_code == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_gives_what_the_generator_gives():
+    generator, z, label, cameras = inputs("cuda")
+    other = Cameras.on_sphere(torch.tensor([1.4]), torch.tensor([-0.2]), 3.2, focal=1.5).to("cuda")
+    recorded = record_forward(generator, torch.zeros_like(z), label, other)
+    with torch.no_grad():
+        wanted = generator(z, label, cameras)
+        ws = generator.mapping(z, label)
+        scene = generator.scene(ws)
+    view = record_view(generator, scene, ws, other)
+    for found in (recorded(z, label, cameras), view(cameras)):
+        for name in ("image", "image_raw", "depth"):
+            torch.testing.assert_close(
+                getattr(found, name), getattr(wanted, name), atol=1e-3, rtol=1e-3
+            )
