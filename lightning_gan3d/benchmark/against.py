@@ -99,7 +99,7 @@ def compare(
     with setup.cpu_threads(threads):
         told = setup.current(where, command)
         for source in (against_inference.works, against_training.works):
-            for work in source(code, where, tuple(precisions), wanted(only)):  # type: ignore[arg-type]  # checked
+            for work in source(code, where, tuple(precisions), wanted(only)):
                 for row in measure(work, where, QUICK if quick else FULL):
                     progress(line(row))
                     rows.append(row)

@@ -19,13 +19,12 @@ from lightning_gan3d.benchmark.sides import (
     styles,
 )
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.networks.precision import Precision
 
 
 def works(
     code: Checkout,
     device: torch.device,
-    precisions: tuple[Precision, ...],
+    precisions: tuple[str, ...],
     wanted: Callable[[str], bool],
 ) -> Iterator[Work]:
     """Yield the pieces of work that are wanted; networks are built when the first one is."""

@@ -21,7 +21,6 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.networks.precision import Precision
 from lightning_gan3d.training.module import AdversarialModule, Microbatch, Now
 from lightning_gan3d.training.optimizers import Phase
 
@@ -56,7 +55,7 @@ SETTINGS = {
 def works(
     code: Checkout,
     device: torch.device,
-    precisions: tuple[Precision, ...],
+    precisions: tuple[str, ...],
     wanted: Callable[[str], bool],
 ) -> Iterator[Work]:
     """Yield the phases that are wanted."""

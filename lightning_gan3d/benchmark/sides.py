@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import torch
@@ -31,7 +31,7 @@ class Side(NamedTuple):
     cameras: Cameras
 
 
-def build(code: Checkout, device: torch.device, precisions: tuple[Precision, ...]) -> Side:
+def build(code: Checkout, device: torch.device, precisions: tuple[str, ...]) -> Side:
     """Build both sides with one set of weights; the official density is made to be partly solid."""
     kwargs = generator_kwargs(RESOLUTION, SAMPLES, 32768)
     theirs: Any = code.generator(kwargs, device).eval().requires_grad_(False)
@@ -45,7 +45,7 @@ def build(code: Checkout, device: torch.device, precisions: tuple[Precision, ...
     sides = {}
     for precision in precisions:
         sides[precision] = copy.deepcopy(ours)
-        set_precision(sides[precision], precision)
+        set_precision(sides[precision], cast(Precision, precision))
     cameras = Cameras.on_sphere(
         torch.tensor([0.3]), torch.tensor([ELEVATION]), RADIUS, focal=FOCAL
     ).to(device)
