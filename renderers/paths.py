@@ -53,7 +53,10 @@ class Kernel(Protocol):
         ...
 
 
-KERNELS: dict[str, tuple[str, str]] = {"triton": ("renderers.fused.gpu", "cuda")}
+KERNELS: dict[str, tuple[str, str]] = {
+    "numba": ("renderers.fused.cpu", "cpu"),
+    "triton": ("renderers.fused.gpu", "cuda"),
+}
 """Modules of the fused paths, and the type of device that each serves."""
 
 

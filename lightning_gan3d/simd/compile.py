@@ -34,7 +34,8 @@ def entry(function: Function) -> Function:
 
 def helper(function: Function) -> Function:
     """Compile a function that kernels call; it is kept with them."""
-    wrap: Any = njit(error_model="numpy", fastmath=FAST)
+    inner: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # Python never calls it
+    wrap: Any = njit(error_model="numpy", fastmath=FAST, **inner)
     compiled: Function = wrap(inspect.unwrap(function))
     return compiled
 

@@ -27,6 +27,7 @@ def simd(emit: Callable[..., Any]) -> Any:
         return signature, lower
 
     def lower(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
         wrapped = (kind(builder, x) for kind, x in zip(notes.values(), args, strict=True))
         result = emit(*wrapped)
         return context.get_dummy_value() if result is None else result.value

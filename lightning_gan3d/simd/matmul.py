@@ -3,7 +3,7 @@
 from lightning_gan3d.simd.compile import helper
 from lightning_gan3d.simd.intrinsic import simd
 from lightning_gan3d.simd.target import MANY_REGISTERS, WIDTH
-from lightning_gan3d.simd.vector import FLOATS, I64, Int, Vec, broadcast, cgutils, fma, load, store
+from lightning_gan3d.simd.vector import Int, Registers, broadcast, fma, load, loop, store
 
 ROWS = 8 if MANY_REGISTERS else 4
 """Rows of a block: rows of a product are padded to a multiple of it."""
@@ -29,24 +29,21 @@ def emit_block(
     Of each matrix: the address of its first element, and the bytes from row to row or from step to
     step of the sum; the columns of `b`, `start` and `out` follow one another.
     """
-    builder = a.builder
-    sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(columns)] for _ in range(ROWS)]
-    for i in range(ROWS):
-        for j in range(columns):
-            builder.store(load(start + start_row * i + 4 * WIDTH * j).value, sums[i][j])
+    sums = [
+        Registers([load(start + start_row * i + 4 * WIDTH * j) for j in range(columns)])
+        for i in range(ROWS)
+    ]
     a_rows = [a + a_row * i for i in range(ROWS)]
-    with cgutils.for_range(builder, inner.value, intp=I64) as step:
-        k = Int(builder, step.index)
+    with loop(inner) as k:
         here = b + b_step * k
         operands = [load(here + 4 * WIDTH * j) for j in range(columns)]
         for i in range(ROWS):
             factor = broadcast(a_rows[i] + a_step * k)
             for j in range(columns):
-                held = Vec(builder, builder.load(sums[i][j]))
-                builder.store(fma(factor, operands[j], held).value, sums[i][j])
+                sums[i][j] = fma(factor, operands[j], sums[i][j])
     for i in range(ROWS):
         for j in range(columns):
-            store(Vec(builder, builder.load(sums[i][j])), out + out_row * i + 4 * WIDTH * j)
+            store(sums[i][j], out + out_row * i + 4 * WIDTH * j)
 
 
 @simd

@@ -5,7 +5,7 @@ address or count, `Float` one float32, `Vec` WIDTH of float32 or of int32. An ad
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
 from llvmlite import ir
@@ -39,6 +39,14 @@ class Int:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    def splat(self) -> "Vec":
+        """Repeat in every lane, cut to int32."""
+        none = ir.Constant(INTS, ir.Undefined)
+        small = self.builder.trunc(self.value, I32)
+        one = self.builder.insert_element(none, small, ir.Constant(I32, 0))
+        lanes = ir.Constant(INTS, [0] * WIDTH)
+        return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
+
     def pointer(self, kind: Any) -> Any:
         """See this address as one of values of an LLVM type."""
         return self.builder.inttoptr(self.value, kind.as_pointer())
@@ -64,7 +72,7 @@ class Float:
 
 
 class Vec:
-    """WIDTH float32 or int32; numbers beside it count as constants of its type."""
+    """WIDTH float32 or int32, or more (`join`); numbers beside it count as its constants."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         """Wrap an LLVM value."""
@@ -73,40 +81,45 @@ class Vec:
     @property
     def is_float(self) -> bool:
         """Whether the lanes are float32."""
-        return bool(self.value.type == FLOATS)
+        return bool(self.value.type.element == F32)
 
-    def like(self, other: Union["Vec", float]) -> Any:
+    @property
+    def lanes(self) -> int:
+        """How many values."""
+        return int(self.value.type.count)
+
+    def like(self, other: Union["Vec", float, int]) -> Any:
         """Return the LLVM value of `other`, a number being repeated in every lane."""
         if isinstance(other, Vec):
             return other.value
         number = float(other) if self.is_float else int(other)
-        return ir.Constant(self.value.type, [number] * WIDTH)
+        return ir.Constant(self.value.type, [number] * self.lanes)
 
-    def _do(self, name: str, other: Union["Vec", float]) -> "Vec":
+    def _do(self, name: str, other: Union["Vec", float, int]) -> "Vec":
         instruction = getattr(self.builder, f"f{name}" if self.is_float else name)
         return Vec(self.builder, instruction(self.value, self.like(other)))
 
-    def __add__(self, other: Union["Vec", float]) -> "Vec":
+    def __add__(self, other: Union["Vec", float, int]) -> "Vec":
         """Add."""
         return self._do("add", other)
 
-    def __sub__(self, other: Union["Vec", float]) -> "Vec":
+    def __sub__(self, other: Union["Vec", float, int]) -> "Vec":
         """Subtract."""
         return self._do("sub", other)
 
-    def __mul__(self, other: Union["Vec", float]) -> "Vec":
+    def __mul__(self, other: Union["Vec", float, int]) -> "Vec":
         """Multiply."""
         return self._do("mul", other)
 
-    def __truediv__(self, other: Union["Vec", float]) -> "Vec":
+    def __truediv__(self, other: Union["Vec", float, int]) -> "Vec":
         """Divide float32."""
         return Vec(self.builder, self.builder.fdiv(self.value, self.like(other)))
 
-    def __rsub__(self, other: float) -> "Vec":
+    def __rsub__(self, other: float | int) -> "Vec":
         """Subtract from a number."""
         return Vec(self.builder, self.like(other)) - self
 
-    def __rtruediv__(self, other: float) -> "Vec":
+    def __rtruediv__(self, other: float | int) -> "Vec":
         """Divide a number."""
         return Vec(self.builder, self.like(other)) / self
 
@@ -128,36 +141,76 @@ class Vec:
         """Keep common bits of int32 or of masks."""
         return Vec(self.builder, self.builder.and_(self.value, self.like(other)))
 
-    def _compare(self, sign: str, other: Union["Vec", float]) -> "Vec":
+    def _compare(self, sign: str, other: Union["Vec", float, int]) -> "Vec":
         compare = self.builder.fcmp_ordered if self.is_float else self.builder.icmp_signed
         return Vec(self.builder, compare(sign, self.value, self.like(other)))
 
-    def __lt__(self, other: Union["Vec", float]) -> "Vec":
+    def __lt__(self, other: Union["Vec", float, int]) -> "Vec":
         """Return the mask of lanes that are less; not a number is never."""
         return self._compare("<", other)
 
-    def __le__(self, other: Union["Vec", float]) -> "Vec":
+    def __le__(self, other: Union["Vec", float, int]) -> "Vec":
         """Return the mask of lanes that are less or equal."""
         return self._compare("<=", other)
 
-    def __gt__(self, other: Union["Vec", float]) -> "Vec":
+    def __gt__(self, other: Union["Vec", float, int]) -> "Vec":
         """Return the mask of lanes that are greater."""
         return self._compare(">", other)
 
+    def below(self, other: Union["Vec", int]) -> "Vec":
+        """Return the mask of int32 lanes in [0, other)."""
+        compare = self.builder.icmp_unsigned
+        return Vec(self.builder, compare("<", self.value, self.like(other)))
+
+    def to_floats(self) -> "Vec":
+        """Convert int32 to float32."""
+        return Vec(self.builder, self.builder.sitofp(self.value, ir.VectorType(F32, self.lanes)))
+
     def as_ints(self) -> "Vec":
         """See the bits of float32, or a mask (0 and -1), as int32."""
-        if self.is_float:
-            return Vec(self.builder, self.builder.bitcast(self.value, INTS))
-        return Vec(self.builder, self.builder.sext(self.value, INTS))
+        kind = ir.VectorType(I32, self.lanes)
+        convert = self.builder.bitcast if self.is_float else self.builder.sext
+        return Vec(self.builder, convert(self.value, kind))
 
     def as_floats(self) -> "Vec":
         """See the bits of int32 as float32."""
-        return Vec(self.builder, self.builder.bitcast(self.value, FLOATS))
+        return Vec(self.builder, self.builder.bitcast(self.value, ir.VectorType(F32, self.lanes)))
 
 
-def constant(near: Int | Float | Vec, number: float) -> Vec:
+def join(parts: Sequence[Vec]) -> Vec:
+    """See 2, 4, 8... vectors as one, to compute with them in step.
+
+    The processor looks ahead by some hundred instructions, which are three exponentials in turn:
+    one waits for the other. In step, it computes all at once.
+    """
+    vectors = list(parts)
+    while len(vectors) > 1:
+        lanes = ir.Constant(
+            ir.VectorType(I32, 2 * vectors[0].lanes), list(range(2 * vectors[0].lanes))
+        )
+        vectors = [
+            Vec(a.builder, a.builder.shuffle_vector(a.value, b.value, lanes))
+            for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def split(x: Vec) -> list[Vec]:
+    """Undo `join`."""
+    none = ir.Constant(x.value.type, ir.Undefined)
+    starts = range(0, x.lanes, WIDTH)
+    parts = (ir.Constant(INTS, list(range(i, i + WIDTH))) for i in starts)
+    return [Vec(x.builder, x.builder.shuffle_vector(x.value, none, part)) for part in parts]
+
+
+def constant(near: Int | Float | Vec, number: float | int) -> Vec:
     """Repeat a number in every lane, for the kernel that `near` belongs to."""
     return Vec(near.builder, ir.Constant(FLOATS, [float(number)] * WIDTH))
+
+
+def lanes(near: Int | Float | Vec) -> Vec:
+    """Return the int32 0, 1, ..., WIDTH - 1."""
+    return Vec(near.builder, ir.Constant(INTS, list(range(WIDTH))))
 
 
 def load(at: Int) -> Vec:
@@ -187,6 +240,11 @@ def load_int(at: Int) -> Int:
     return Int(at.builder, at.builder.sext(small, I64))
 
 
+def load_long(at: Int) -> Int:
+    """Load one int64."""
+    return Int(at.builder, at.builder.load(at.pointer(I64), align=8))
+
+
 def broadcast(at: Int) -> Vec:
     """Load one float32 into every lane."""
     return load_float(at).splat()
@@ -214,11 +272,13 @@ def store_float(x: Float, at: Int) -> None:
 def _intrinsic(name: str, *args: Vec) -> Vec:
     builder, kind = args[0].builder, args[0].value.type
     of = ir.FunctionType(kind, [kind] * len(args))
-    function = cgutils.get_or_insert_function(builder.module, of, f"llvm.{name}.v{WIDTH}f32")
+    function = cgutils.get_or_insert_function(
+        builder.module, of, f"llvm.{name}.v{args[0].lanes}f32"
+    )
     return Vec(builder, builder.call(function, [x.value for x in args]))
 
 
-def fma(a: Vec, b: Vec | float, c: Vec | float) -> Vec:
+def fma(a: Vec, b: Vec | float | int, c: Vec | float | int) -> Vec:
     """Return a b + c, rounded once."""
     return _intrinsic("fma", a, Vec(a.builder, a.like(b)), Vec(a.builder, a.like(c)))
 
@@ -243,17 +303,17 @@ def round_down(x: Vec) -> Vec:
     return Vec(x.builder, x.builder.fptosi(x.value, INTS))
 
 
-def select(mask: Vec, yes: Vec, no: Vec | float) -> Vec:
+def select(mask: Vec, yes: Vec, no: Vec | float | int) -> Vec:
     """Choose lane by lane."""
     return Vec(yes.builder, yes.builder.select(mask.value, yes.value, yes.like(no)))
 
 
-def maximum(x: Vec, bound: Vec | float) -> Vec:
+def maximum(x: Vec, bound: Vec | float | int) -> Vec:
     """Return the larger; where `x` is not a number, `x`."""
     return select(x < bound, Vec(x.builder, x.like(bound)), x)
 
 
-def minimum(x: Vec, bound: Vec | float) -> Vec:
+def minimum(x: Vec, bound: Vec | float | int) -> Vec:
     """Return the smaller; where `x` is not a number, `x`."""
     return select(x > bound, Vec(x.builder, x.like(bound)), x)
 
@@ -275,6 +335,35 @@ def total(x: Vec) -> Float:
 
 @contextlib.contextmanager
 def loop(count: Int) -> Iterator[Int]:
-    """Repeat what is emitted within for 0, ..., count - 1; values pass on through memory alone."""
+    """Repeat what is emitted within for 0, ..., count - 1; `Registers` carry values on."""
     with cgutils.for_range(count.builder, count.value, intp=I64) as inner:
         yield Int(count.builder, inner.index)
+
+
+@contextlib.contextmanager
+def when_within(x: Int, low: Int, high: Int) -> Iterator[None]:
+    """Run what is emitted within only if low <= x < high."""
+    builder = x.builder
+    above = builder.icmp_signed(">=", x.value, low.value)
+    below = builder.icmp_signed("<", x.value, high.value)
+    with builder.if_then(builder.and_(above, below)):
+        yield
+
+
+class Registers:
+    """Vectors that a loop changes; LLVM keeps them in registers."""
+
+    def __init__(self, values: Sequence[Vec]) -> None:
+        """Begin with these."""
+        self._builder = values[0].builder
+        self._places = [cgutils.alloca_once(self._builder, x.value.type) for x in values]
+        for i, x in enumerate(values):
+            self[i] = x
+
+    def __getitem__(self, i: int) -> Vec:
+        """Return what is held."""
+        return Vec(self._builder, self._builder.load(self._places[i]))
+
+    def __setitem__(self, i: int, value: Vec) -> None:
+        """Replace what is held."""
+        self._builder.store(value.value, self._places[i])

@@ -90,7 +90,10 @@ def render(
 
 
 def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
-    """Largest difference over largest magnitude, of each value and each gradient."""
+    """Largest difference over largest magnitude, of each value and each gradient; 0 if all are."""
     pairs = {**{k: (found.seen[k], wanted.seen[k]) for k in wanted.seen}}
     pairs |= {f"d {k}": (found.gradients[k], wanted.gradients[k]) for k in wanted.gradients}
-    return {k: float((a - b).abs().max() / b.abs().max()) for k, (a, b) in pairs.items()}
+    return {
+        k: float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+        for k, (a, b) in pairs.items()
+    }

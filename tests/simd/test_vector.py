@@ -8,6 +8,7 @@ from lightning_gan3d.simd import (
     WIDTH,
     Float,
     Int,
+    Registers,
     absolute,
     broadcast,
     entry,
@@ -83,8 +84,10 @@ def integers(x: Int, out: Int) -> None:
 
 @simd
 def add_up(x: Int, count: Int, out: Int) -> None:
+    held = Registers([load(out)])
     with loop(count) as i:
-        store(load(out) + load(x + i * (4 * WIDTH)), out)
+        held[0] = held[0] + load(x + i * (4 * WIDTH))
+    store(held[0], out)
 
 
 @entry
@@ -133,7 +136,7 @@ def test_operations_are_those_of_float32():
     np.testing.assert_array_equal(ints[3], -(x < 0).astype(np.int32))
 
 
-def test_loops_pass_values_through_memory():
+def test_registers_carry_values_through_loops():
     x = np.random.default_rng(2).standard_normal((7, WIDTH)).astype(np.float32)
     out = np.zeros(WIDTH, np.float32)
     sum_rows(x, out)
