@@ -1,6 +1,7 @@
 """The tri-plane hybrid (EG3D, Chan et al. 2022): three planes, a small decoder; or a tri-grid."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -80,11 +81,23 @@ class TriPlaneField(Field):
         coords = torch.stack([x[:, a] for plane in AXES[self.axes] for a in plane[:used]], dim=1)
         coords = rearrange(coords, "b (p a) n -> (b p) a n", a=used)
         if depth == 1:
-            read = sample_plane(rearrange(self.planes, "b p c h w -> (b p) c h w"), coords)
+            read = sample_plane(self._images(), coords)
         else:
             grid = rearrange(self.planes, "b (p d) c h w -> (b p) c d h w", d=depth)
             read = sample_volume(grid, coords)
         return reduce(read, "(b p) c n -> b c n", "mean", p=3).mT
+
+    def _images(self) -> Float[Tensor, "bp c h w"]:
+        """The planes row by row, as gathers read them best: where they are not, copied once."""
+        # Inside a graph and outside it the copies are different tensors.
+        key = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        if key not in self._copies:
+            self._copies[key] = rearrange(self.planes, "b p c h w -> (b p) c h w").contiguous()
+        return self._copies[key]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[bool, bool], Tensor]:
+        return {}
 
     def __call__(
         self,

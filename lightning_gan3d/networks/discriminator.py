@@ -105,8 +105,8 @@ class ResBlock(MixedPrecision):
         x = self.enter(x)
         if self.fromrgb is not None:
             x = self.fromrgb(x)
-        y: Tensor = self.conv1(self.conv0(x))
-        return self.skip(x).add_(y)  # type: ignore[no-any-return]  # of a module
+        y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
+        return y
 
 
 class Epilogue(nn.Module):

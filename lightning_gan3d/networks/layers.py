@@ -102,6 +102,9 @@ def convolve(
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     if down == 2:
         x = fir(x, 1 + k // 2, stride=2 if k == 1 else 1)
+    if k == 1 and x.ndim == 4:
+        # A product of matrices, for which torch's convolution has a slow path on a CPU.
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     conv, transposed = _CONVOLUTIONS[x.ndim]
     # On a CPU, volumes of odd widths are up to twice as fast with the channels innermost.
     wide = weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
@@ -148,7 +151,8 @@ class Conv2dLayer(nn.Module):
         bias = None if self.bias is None else self.bias * self.bias_gain
         y = convolve(x, self.weight * self.weight_gain, bias, down=self.down)
         if self.activation == "lrelu":
-            y = F.leaky_relu(y, SLOPE, inplace=True)  # a convolution does not need its result
+            # A convolution does not need its result; with a single tap that is a view of another.
+            y = F.leaky_relu(y, SLOPE, inplace=self.weight.shape[-1] > 1)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 

@@ -69,6 +69,18 @@ def upsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *double"]:
     return F.conv_transpose3d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
+def upsample_plus(
+    x: Float[Tensor, "v c *size"], added: Float[Tensor, "v c *double"]
+) -> Float[Tensor, "v c *double"]:
+    """Return upsample(x) + added, in the precision of `x`."""
+    both = x.dtype == torch.float32 and fused.serves(added, x.shape[1])
+    if both and fused.serves(x, x.shape[1]):
+        from lightning_gan3d.networks.fused import filters
+
+        return filters.double_plus(x, added)
+    return upsample(x).add_(added)  # doubled, it is new
+
+
 def downsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *half"]:
     """Halve every axis, of even length: the filter, then every second sample.
 

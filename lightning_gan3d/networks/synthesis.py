@@ -11,7 +11,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import NoiseMode, SynthesisLayer, ToRGB
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
-from lightning_gan3d.networks.resample import upsample
+from lightning_gan3d.networks.resample import upsample_plus
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ class SynthesisBlock(MixedPrecision):
             out = self.torgb(x, ws[:, self.num_conv])
             if rgb is None:
                 return x, out.to(ws.dtype)
-            # Doubled, it is new, so that the sum can take its place.
-            return x, upsample(rgb).add_(out) if self.up == 2 else rgb + out
+            return x, upsample_plus(rgb, out) if self.up == 2 else rgb + out
 
 
 class Synthesis(nn.Module):

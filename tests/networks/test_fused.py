@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks import fused, layers
 from lightning_gan3d.networks.layers import SynthesisLayer
-from lightning_gan3d.networks.resample import downsample, fir, upsample
+from lightning_gan3d.networks.resample import downsample, fir, upsample, upsample_plus
 
 pytest.importorskip("numba")
 
@@ -142,6 +142,21 @@ def test_filters_and_their_derivatives_equal_the_plain_ones(plainly, operation, 
         assert a.dtype == dtype
         scale = b.abs().max().item()
         torch.testing.assert_close(a.float(), b, atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, LOW])
+def test_a_running_sum_is_doubled_and_added_to_in_one_pass(plainly, dtype):
+    x, added = numbers(2, 32, 5, 6), numbers(2, 32, 10, 12, seed=1).to(dtype)
+
+    def both():
+        leaves = x.clone().requires_grad_(), added.clone().requires_grad_()
+        y = upsample_plus(*leaves)
+        y.square().sum().backward()
+        return y, *(leaf.grad for leaf in leaves)
+
+    for found, wanted in zip(both(), plainly(both), strict=True):
+        assert found.dtype == wanted.dtype
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_results_may_be_changed_in_place():

@@ -337,11 +337,26 @@ def _make_spread(kind: Kind) -> Any:
 _spread_32, _spread_16 = _make_spread(FLOAT32), _make_spread(BFLOAT16)
 
 
+def _make_plus(kind: Kind) -> Any:
+    @simd
+    def plus(x: Int, out: Int, vectors: Int) -> None:
+        with loop(vectors) as k:
+            at = out + k * BYTES
+            store(load(at) + kind.load(x + k * kind.size), at)
+
+    return plus
+
+
+_plus_32, _plus_16 = _make_plus(FLOAT32), _make_plus(BFLOAT16)
+
+
 @entry
 def double_rows(
     half: bool,
     x: int,
     out: int,
+    added: int,
+    added_half: bool,
     scratch: int,
     zeros: int,
     outer: float,
@@ -355,6 +370,7 @@ def double_rows(
     """Write the rows that rows `first` to `last` of an image become when it is doubled.
 
     The adjoint of `fir_rows` with pad 1 and stride 2. `scratch` holds width + 2 pixels of float32.
+    `added`: an image of the doubled size to add where all else is float32, or 0.
     """
     size = vectors * (BYTES // 2 if half else BYTES)
     pixel = vectors * BYTES
@@ -376,6 +392,12 @@ def double_rows(
                     _spread_16(at, to, outer, inner, vectors)
                 else:
                     _spread_32(at, to, outer, inner, vectors)
+            if added:
+                start = vectors * 2 * width * (2 * i + lower)
+                if added_half:
+                    _plus_16(added + BYTES // 2 * start, row, vectors * 2 * width)
+                else:
+                    _plus_32(added + BYTES * start, row, vectors * 2 * width)
 
 
 def _make_finish(kind: Kind) -> Any:

@@ -133,7 +133,8 @@ class _ModulatedLayer(Function):
         if needs[1]:
             if ctx.up == 2:
                 grad_weight = grad_weight.transpose(0, 1)
-            grad_weight = grad_weight.to(weight.dtype)
+            # In the layout of the weight, or the optimizer copies it.
+            grad_weight = grad_weight.to(weight.dtype, memory_format=torch.channels_last)
         return (
             *(grad_x, grad_weight, grad_style, grad_scale, grad_shift),
             *(None, grad_strength, None, None),

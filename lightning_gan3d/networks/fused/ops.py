@@ -189,9 +189,14 @@ def fir(
     return out
 
 
-def double(x: Float[Tensor, "v c h w"], gain: float) -> Float[Tensor, "v c h2 w2"]:
-    """Return the adjoint of `fir` with pad 1 and stride 2 at `x`, with `gain` per axis."""
-    x = channels_last(x)
+def double(
+    x: Float[Tensor, "v c h w"], gain: float, added: Float[Tensor, "v c h2 w2"] | None = None
+) -> Float[Tensor, "v c h2 w2"]:
+    """Return the adjoint of `fir` with pad 1 and stride 2 at `x`, with `gain` per axis.
+
+    `added`, in any precision, is added where `x` is float32.
+    """
+    x, added = channels_last(x), None if added is None else channels_last(added)
     v, c, h, w = x.shape
     out, zeros = _empty(x, 2 * h, 2 * w), x.new_zeros(w * c)
     size = x.element_size() * c
@@ -202,6 +207,8 @@ def double(x: Float[Tensor, "v c h w"], gain: float) -> Float[Tensor, "v c h2 w2
             x.dtype == torch.bfloat16,
             x.data_ptr() + n * h * w * size,
             out.data_ptr() + n * 4 * h * w * size,
+            0 if added is None else added[n].data_ptr(),
+            added is not None and added.dtype == torch.bfloat16,
             scratch.data_ptr(),
             zeros.data_ptr(),
             gain / 8,
