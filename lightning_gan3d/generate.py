@@ -212,19 +212,25 @@ def generate_to(
     views: int = 3,
     out: Path | None = None,
     device: str = "auto",
+    precision: str = "fp32",
 ) -> str:
     """Generate from a run, a checkpoint, an export or a pickle, and say what was written where.
+
+    `precision`: that of the convolutions, fp32, bf16 or fp16.
 
     The cameras turn around what the run's data set looks at; where that is not at hand, as an
     imported checkpoint says, or around the box, and the answer says so.
     """
     from lightning_gan3d.checkpoints.load import read_networks
+    from lightning_gan3d.networks.precision import check_precision, set_precision
     from lightning_gan3d.training.system import resolve_device
 
+    chosen = check_precision(precision)
     numbers = parse_seeds(seeds)
     where = resolve_device(device)
     stored = read_networks(run, ["generator"])
     generator, config = stored.generator("generator").to(where), stored.config
+    set_precision(generator, chosen)
     try:
         orbit = read_orbit(config.data.path)
         around = f"as the cameras of {config.data.path}"

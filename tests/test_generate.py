@@ -186,8 +186,22 @@ def test_without_the_data_the_cameras_go_around_the_box_and_it_says_so(exported,
     assert (tmp_path / "elsewhere" / "seed0000_view00.png").is_file()
 
 
+def test_convolutions_round_as_asked(exported, tmp_path):
+    folder, _ = exported
+    images = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        generate_to(folder, "0", views=1, out=out, precision=precision)
+        images[precision] = np.asarray(Image.open(out / "seed0000_view00.png")).astype(int)
+    moved = np.abs(images["fp32"] - images["bf16"])
+    assert 0 < moved.max() < 32
+    assert moved.mean() < 4
+
+
 def test_bad_requests_to_the_command_are_refused(exported, tmp_path):
     folder, _ = exported
+    with pytest.raises(ConfigError, match="precision=half: use one of fp32"):
+        generate_to(folder, precision="half")
     with pytest.raises(ConfigError, match="use one of auto, cpu"):
         generate_to(folder, device="gpu")
     with pytest.raises(ValueError, match="no such folder"):

@@ -34,14 +34,20 @@ class MixedPrecision(nn.Module):
         return x.to(dtype)
 
 
+def check_precision(asked: str) -> Precision:
+    """Return a precision by its name, or refuse it."""
+    for precision in get_args(Precision):
+        if asked == precision:
+            return precision  # type: ignore[no-any-return]  # one of them
+    choices = ", ".join(get_args(Precision))
+    raise ConfigError(f"precision={asked}: use one of {choices}", "precision")
+
+
 def set_precision(network: nn.Module, precision: Precision) -> None:
     """Compute in fp32, bf16 or fp16 from now on; in training and inference alike.
 
     bf16 keeps the range of float32 and 8 bits; fp16 keeps 11 bits and is meant for GPUs.
     """
-    if precision not in get_args(Precision):
-        choices = ", ".join(get_args(Precision))
-        raise ConfigError(f"precision={precision}: use one of {choices}", "precision")
     for part in network.modules():
         if isinstance(part, MixedPrecision):
             part.precision = precision

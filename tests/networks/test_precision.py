@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.networks.precision import check_precision, computing_in, set_precision
+from lightning_gan3d.networks.superresolution import SuperResolution, SuperResolutionConfig
+
+
+def make(**options):
+    torch.manual_seed(0)
+    cfg = SuperResolutionConfig(factor=2, channels=(32, 16), **options)
+    return SuperResolution(cfg, 16, 10, 64)
+
+
+def see(net):
+    generator = torch.Generator().manual_seed(1)
+    feature = torch.randn(2, 16, 32, 32, generator=generator)
+    ws = torch.randn(2, 5, 10, generator=generator)
+    return net(feature[:, :3], feature, ws).image
+
+
+def psnr(found, wanted):
+    """In decibels, of images that span `wanted`'s range."""
+    span = wanted.max() - wanted.min()
+    return float(10 * torch.log10(span**2 / (found - wanted).square().mean()))
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("bf16", 45, 70), ("fp16", 63, 90)])
+def test_images_keep_the_digits_of_their_precision(precision, least, most):
+    net = make()
+    with torch.no_grad():
+        exact = see(net)
+        set_precision(net, precision)
+        found = see(net)
+    assert found.dtype == torch.float32
+    assert least < psnr(found, exact) < most
+
+
+def test_a_precision_lasts_as_long_as_it_is_asked_for():
+    net = make()
+    set_precision(net, "bf16")
+
+    def interrupted():
+        with computing_in(net, "fp32"):
+            assert {net.block0.precision, net.block1.precision} == {"fp32"}
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert {net.block0.precision, net.block1.precision} == {"bf16"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_come_in_full_precision(precision):
+    net = make()
+    set_precision(net, precision)
+    see(net).square().mean().backward()
+    for name, p in net.named_parameters():
+        assert p.grad.dtype == torch.float32, name
+        if p.ndim == 4:  # in the layout of the weight, or optimizers copy it
+            assert p.grad.stride() == p.stride(), name
+
+
+def test_an_unknown_precision_is_refused_with_the_choices():
+    with pytest.raises(ConfigError, match=r"precision=half: use one of fp32, bf16, fp16"):
+        check_precision("half")
