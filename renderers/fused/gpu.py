@@ -58,14 +58,14 @@ def refuses(request: Request) -> str | None:
     grid, rays = request.grid, request.rays
     samples = request.options.samples_coarse + request.options.samples_fine
     b, r, _ = rays.origins.shape
-    widths = (grid.grids.shape[-1], *grid.out_weight.shape)
+    widths = (grid.grids.shape[-1], len(grid.hidden_bias), len(grid.out_bias) - 1)
     if rays.origins.dtype != torch.float32:
         return f"rays are {rays.origins.dtype}, the kernel computes in float32"
-    if max(widths) > MOST_WIDTH + 1:
-        return f"channels, features, hidden units are {widths}; it knows up to {MOST_WIDTH}"
+    if max(widths) > MOST_WIDTH:
+        return f"channels, hidden units, features are {widths}; it knows up to {MOST_WIDTH}"
     if samples > MOST_SAMPLES:
         return f"{samples} samples of a ray; it knows up to {MOST_SAMPLES}"
-    if max(grid.grids[0].numel(), b * r * max(samples, widths[1])) >= 2**31:
+    if max(grid.grids[0].numel(), b * r * max(samples, widths[2])) >= 2**31:
         return "more than 2^31 entries, which its indices do not reach"
     needed = torch.is_grad_enabled() and any(x.requires_grad for x in grid if isinstance(x, Tensor))
     if needed and torch.are_deterministic_algorithms_enabled():

@@ -92,7 +92,7 @@ def test_bytes_kept_for_the_backward_pass():
 @pytest.mark.parametrize(
     ("field", "why"),
     [
-        (make_field(channels=96), r"\(96, 6, 16\); it knows up to 64"),
+        (make_field(channels=96), r"\(96, 16, 5\); it knows up to 64"),
         (make_field(), "adds gradients atomically, and deterministic"),
     ],
 )

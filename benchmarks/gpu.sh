@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Check and measure everything that needs a CUDA GPU, in under nine minutes.
+#
+#     benchmarks/gpu.sh [RESULTS] [EG3D]
+#
+# RESULTS: folder for JSON and logs (benchmarks/results). EG3D: a checkout of the official code, to
+# be measured beside ours on the same device. Environment: PYTHON, the interpreter (that of .venv, else
+# python3); DRY_RUN=1 goes through all steps on a CPU at tiny sizes, with kernels interpreted.
+# Every step has a time limit and goes on where another failed; the exit code tells whether any did.
+
+set -u -o pipefail
+cd "$(dirname "$0")/.."
+results=${1:-benchmarks/results}
+eg3d=${2:-}
+python=${PYTHON:-$( [ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)}
+dry=${DRY_RUN:-}
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+device=cuda
+failed=()
+
+if [ -n "$dry" ]; then
+    device=cpu
+elif ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "gpu.sh: torch of $python sees no CUDA device; DRY_RUN=1 goes through the steps on a CPU" >&2
+    exit 2
+fi
+
+step() {  # name, seconds, command: runs it under a limit, and keeps what it said
+    local name=$1 limit=$2 begin=$SECONDS
+    shift 2
+    echo "== $name"
+    if timeout "$limit" "$@" > "$results/$name.log" 2>&1; then
+        echo "   done in $((SECONDS - begin)) s"
+    else
+        echo "   FAILED with $? after $((SECONDS - begin)) s; the end of $results/$name.log:"
+        tail -n 15 "$results/$name.log" | sed 's/^/   | /'
+        failed+=("$name")
+    fi
+}
+
+against=()
+[ -n "$eg3d" ] && against=(--against "$eg3d")
+preset=eg3d/ffhq512
+[ -n "$dry" ] && preset=demo/triplane
+
+step machine 20 "$python" -c '
+import json, platform, sys, torch, triton
+found = {"python": sys.version, "torch": torch.__version__, "triton": triton.__version__,
+         "machine": platform.machine()}
+if torch.cuda.is_available():
+    p = torch.cuda.get_device_properties(0)
+    found |= {"gpu": p.name, "memory": p.total_memory, "multiprocessors": p.multi_processor_count,
+              "capability": [p.major, p.minor], "cuda": torch.version.cuda}
+json.dump(found, open(sys.argv[1], "w"), indent=1)' "$results/machine.json"
+tests=(tests/renderers tests/kernels tests/benchmark/test_memory.py tests/test_graphs.py)
+step tests 180 "$python" -m pytest -m gpu -rs -q -p no:cacheprovider "${tests[@]}"
+if [ -n "$dry" ]; then
+    TRITON_INTERPRET=1 step kernels 150 "$python" benchmarks/gpu_kernels.py \
+        "$results/kernels.json" --dry-run
+else
+    step kernels 150 "$python" benchmarks/gpu_kernels.py "$results/kernels.json"
+fi
+step bench 180 "$python" -m lightning_gan3d.cli bench "$preset" --quick --root "$results" \
+    --device "$device" ${against[@]+"${against[@]}"}
+
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "gpu.sh: failed: ${failed[*]}; what the others found is in $results"
+    exit 4
+fi
+echo "gpu.sh: all done; see $results"

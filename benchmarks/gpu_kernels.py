@@ -1,0 +1,295 @@
+"""Times of the GPU's kernels, and of what bounds them; `gpu.sh` runs it.
+
+    python benchmarks/gpu_kernels.py OUT.json
+    TRITON_INTERPRET=1 python benchmarks/gpu_kernels.py OUT.json --dry-run   # tiny, on a CPU
+
+Each stage of the fused renderer stands beside a kernel that gathers (or scatters) the same texels
+and does nothing else. Scattering is measured with rays in rows and in tiles.
+"""
+
+import argparse
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.contract import SceneConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.graphs import record_forward
+from lightning_gan3d.kernels.epilogue import epilogue
+from lightning_gan3d.measure import Measure, write_measures
+from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
+from lightning_gan3d.networks.resample import fir
+from renderers.fused import launches
+from renderers.fused.decoded import gather, points_of, rays_of, scatter
+from renderers.march import draw
+from renderers.paths import Request
+from renderers.sampling import span
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from representations.triplane import TriPlaneField
+
+DRY = False
+
+
+@triton.jit
+def texels_kernel(
+    texels,
+    origins,
+    dirs,
+    t,
+    out,
+    scale,
+    num_rays,
+    samples,
+    tiles,
+    splits,
+    SCATTER: tl.constexpr,
+    C: tl.constexpr,
+    CP: tl.constexpr,
+    GRIDS: tl.constexpr,
+    AXES: tl.constexpr,
+    SHAPE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Gather all that samples read, or add 1 to all of it."""
+    pid = tl.program_id(0)
+    each = tl.cdiv(samples, splits)
+    begin = pid % splits * each
+    scene = pid // splits // tiles
+    ray, ok = rays_of(pid // splits % tiles, num_rays, TILE, WIDTH)
+    ray += scene * num_rays
+    texels += scene.to(tl.int64) * (GRIDS * SHAPE[0] * SHAPE[1] * SHAPE[2] * C)
+    for s in range(begin, min(begin + each, samples)):
+        distance = tl.load(t + ray * samples + s, mask=ok, other=0.0)
+        x, y, z = points_of(origins, dirs, ray, distance, ok)
+        x, y, z = x * scale, y * scale, z * scale
+        if SCATTER:
+            one = tl.full((TILE[0] * TILE[1], CP), 1.0, tl.float32)
+            scatter(texels, one, x, y, z, ok, C, CP, GRIDS, AXES, SHAPE)
+        else:
+            feature = gather(texels, x, y, z, ok, C, CP, GRIDS, AXES, SHAPE)
+            tl.store(out + ray * samples + s, tl.sum(feature, 1), mask=ok)
+
+
+def milliseconds(function: Callable[[], Any]) -> float:
+    """Median time on the device, from a cold L2 cache."""
+    if DRY:
+        start = time.perf_counter()
+        function()
+        return 1e3 * (time.perf_counter() - start)
+    return float(triton.testing.do_bench(function, warmup=20, rep=100, return_mode="median"))
+
+
+def scene(device: str, size: int, batch: int, dtype: torch.dtype) -> TriPlaneField:
+    """Random planes and decoder."""
+    torch.manual_seed(0)
+    channels, hidden, features = (4, 4, 4) if DRY else (32, 64, 32)
+    decoder = Decoder(DecoderConfig(hidden), channels, features).to(device)
+    planes = torch.randn(batch, 3, channels, size, size, device=device)
+    planes = planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3).to(dtype)
+    return TriPlaneField(planes, decoder, SceneConfig(feature_dim=features))
+
+
+def cameras(batch: int, device: str) -> Cameras:
+    """One view of each scene."""
+    return Cameras.orbit(batch, 0.3, 2.7, focal=2.7).to(device)
+
+
+def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
+    """EG3D's counts of samples."""
+    n = 2 if DRY else 48
+    return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]
+
+
+def stages(device: str) -> Iterator[Measure]:
+    """Time each kernel of one rendering, and the gathers and scatters alone."""
+    for precision in ("fp32",) if DRY else ("fp32", "tf32", "fp16"):
+        yield from stages_of(device, precision)
+
+
+def stages_of(device: str, precision: str) -> Iterator[Measure]:
+    """With one kind of products."""
+    size, resolution = (8, 8) if DRY else (256, 128)
+    field = scene(device, size, 1, torch.float32)
+    o, rays = config(precision), cameras(1, device).rays(resolution)
+    part, _ = span(*rays, field.box, o.bounds, o.near, o.far)
+    request = Request(
+        o, field.lower(), field.scene_cfg, rays, part, draw(o, rays.origins, Draws(0))
+    )
+    low = request.grid
+    weights = (low.hidden_weight, low.hidden_bias, low.out_weight, low.out_bias)
+    x = launches.prepare(request, low.grids, weights, part)
+    n, first = x.samples, o.samples_coarse
+    t = torch.linspace(0, 1, n, device=device) * (part.far - part.near) + part.near
+    sigma = torch.empty_like(t)
+    launches.find_sigma(x, t, sigma, 0, n)
+    order = launches.find_order(x, t)
+    omega, (depth, opacity, *_) = launches.weigh(x, t, sigma, order)
+    g = torch.randn_like(launches.sum_features(x, t, omega))
+    q = launches.find_q(x, t, g)
+    back = (q, torch.randn_like(depth), torch.randn_like(opacity))
+    _, d_sigma = launches.weigh_backward(x, t, sigma, order, *back)
+    dense = torch.full_like(omega, 1 / n)  # no sample is skipped
+    work = {
+        "sigma_coarse": lambda: launches.find_sigma(x, t, sigma, 0, first),
+        "sigma_fine": lambda: launches.find_sigma(x, t, sigma, first, n - first),
+        "place_fine": lambda: launches.place_fine(x, t.clone(), sigma),
+        "order": lambda: launches.find_order(x, t),
+        "weigh": lambda: launches.weigh(x, t, sigma, order),
+        "features": lambda: launches.sum_features(x, t, dense),
+        "q": lambda: launches.find_q(x, t, g),
+        "weigh_backward": lambda: launches.weigh_backward(x, t, sigma, order, *back),
+        "gradients": lambda: launches.find_gradients(x, t, dense, d_sigma, g),
+    }
+    note = f"{resolution} x {resolution} rays of {n} samples, {size}² planes, {precision}"
+    for name, function in work.items():
+        yield Measure(f"gpu.{name}_ms.{precision}", milliseconds(function), "ms", 1, note=note)
+    yield from bounds(x, t, precision, note)
+
+
+def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Measure]:
+    """Time gathers alone, and atomic additions alone, by the order of rays."""
+    names = ("C", "CP", "GRIDS", "AXES", "SHAPE", "WIDTH")
+    total = torch.zeros_like(x.texels, dtype=torch.float32)
+    out = torch.empty_like(t)
+    for order, tile in (("tiles", (8, 8)), ("tiles4", (4, 4)), ("rows", (1, 64))):
+        if DRY and order == "rows":
+            continue
+        tiles, splits, tasks = x.tiling(tile, x.samples)
+        sizes = {k: v for k, v in x.sizes(tile).items() if k in names} | {"TILE": tile}
+        for does, target in (("gather", x.texels), ("scatter", total)):
+            run = texels_kernel[(tasks,)]
+            args = (x.origins, x.dirs, t, out, 2 / x.request.scene_cfg.box, x.rays, x.samples)
+            args = (target, *args, tiles, splits, does == "scatter")
+            ms = milliseconds(functools.partial(run, *args, **sizes, num_stages=1))
+            yield Measure(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
+            if does == "scatter":
+                rate = t.numel() * 12 * sizes["C"] / ms / 1e6
+                why = "float32 additions a second, 12 corners of each point"
+                yield Measure(f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why)
+
+
+def renderings(device: str) -> Iterator[Measure]:
+    """Time and weigh whole renderings, plain and fused, without and with gradient."""
+    sizes = [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]
+    for resolution, batch in sizes:
+        paths = [("plain", "fp32"), ("triton", "fp32")]
+        paths += [] if DRY else [("triton", "tf32"), ("triton", "fp16")]
+        for path, precision in paths:
+            yield from rendering(device, resolution, batch, path, precision)
+
+
+def rendering(
+    device: str, resolution: int, batch: int, path: str, precision: str
+) -> Iterator[Measure]:
+    """One size, path and kind of products."""
+    field = scene(device, 8 if DRY else 256, batch, torch.float32)
+    planes = field.planes.clone().requires_grad_()
+    with_gradient = dataclasses.replace(field, planes=planes)
+    o = VolumeRenderer(config(precision, path), field.scene_cfg)
+    seen_from, draws = cameras(batch, device), Draws(0)
+
+    def forward() -> None:
+        with torch.no_grad():
+            o(field, seen_from, resolution, None, draws)
+
+    def both() -> None:
+        planes.grad = None
+        seen = o(with_gradient, seen_from, resolution, None, draws)
+        seen.feature.sum().backward()
+
+    name = f"gpu.render_{{}}.{resolution}.b{batch}.{path}.{precision}"
+    note = f"{batch} x {resolution}² rays, path taken: "
+    for kind, function in (("forward", forward), ("both", both)):
+        ms = milliseconds(function)
+        yield Measure(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.path_taken))
+        if not DRY:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            function()
+            peak = (torch.cuda.max_memory_allocated() - before) / 1e6
+            yield Measure(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
+
+
+def epilogues(device: str) -> Iterator[Measure]:
+    """Time what follows a convolution, in one kernel and in torch's operations."""
+    for filtered in (False, True):
+        yield from epilogue_times(device, filtered)
+
+
+def epilogue_times(device: str, filtered: bool) -> Iterator[Measure]:
+    """With the filter that follows upsampling, or without."""
+    size, channels = (6, 4) if DRY else (256, 128)
+    x = torch.randn(1, channels, size + filtered, size + filtered, device=device)
+    x = x.to(torch.float16, memory_format=torch.channels_last)
+    demod, bias = torch.rand(1, channels, device=device), torch.randn(channels, device=device)
+
+    def eager() -> None:
+        y = fir(x, 1, gain=2.0) if filtered else x
+        y = y * demod.half()[..., None, None] + bias.half()[:, None, None]
+        torch.nn.functional.leaky_relu(y, 0.2).clamp(-256, 256)
+
+    def fused() -> None:
+        epilogue(x, demod, bias, clamp=256.0, fir=filtered)
+
+    note = f"1 x {channels} x {size}² in float16, channels innermost, filter: {filtered}"
+    for name, function in (("eager", eager), ("fused", fused)):
+        metric = f"gpu.epilogue_{name}_ms.{'filter' if filtered else 'plain'}"
+        yield Measure(metric, milliseconds(function), "ms", 1, note=note)
+
+
+def recordings(device: str) -> Iterator[Measure]:
+    """Time an image at batch 1, called and replayed."""
+    if DRY:
+        return
+    experiment = load_experiment("eg3d/ffhq512")
+    generator = Generator(experiment.generator, 512).to(device).eval()
+    z, seen_from = torch.randn(1, 512, device=device), cameras(1, device)
+    label = seen_from.to_label()
+    recorded = record_forward(generator, z, label, resolution=128)
+    with torch.no_grad():
+        for name, function in (
+            ("called", lambda: generator(z, label, resolution=128)),
+            ("replayed", lambda: recorded(z, label)),
+        ):
+            ms = milliseconds(function)
+            note = "one 512² image from a 128² rendering"
+            yield Measure(f"gpu.image_{name}_ms", ms, "ms", 1, note=note)
+
+
+def main() -> None:
+    """Measure all and write it, also if a part fails."""
+    global DRY
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU, interpreted")
+    given = parser.parse_args()
+    DRY = given.dry_run
+    device, rows, failed = "cpu" if DRY else "cuda", [], []
+    for part in (stages, renderings, epilogues, recordings):
+        try:
+            for row in part(device):
+                print(f"{row.metric:<48} {row.value:>10.4g} {row.unit}", flush=True)
+                rows.append(row)
+        except Exception as error:  # the other parts' numbers are worth having
+            print(f"{part.__name__}: {type(error).__name__}: {error}", flush=True)
+            failed.append(part.__name__)
+            note = f"{type(error).__name__}: {error}"
+            rows.append(Measure(f"gpu.{part.__name__}", None, note=note))
+        write_measures(given.out, rows)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
