@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         _torch_pair(version("torch"), version("torchvision"), torch_wanted_by_torchvision()),
         _imports("torch", "torchvision", "lightning"),
         *_devices(),
+        *_kernels(),
         _shared_memory(),
         _wandb(),
     ]
@@ -114,6 +115,28 @@ def _devices() -> list[Finding]:
         found.append(Finding("note", "GPU", "Apple MPS is there; the project is not tested on it"))
     else:
         found.append(Finding("note", "GPU", "none visible to torch: training runs on the CPU"))
+    return found
+
+
+def _kernels() -> list[Finding]:
+    """Which fused renderers this machine can run."""
+    numba, triton = version("numba"), version("triton")
+    found = []
+    if numba is None:
+        remedy = "not installed: renderings on a CPU take the plain path; pip install numba"
+        found.append(Finding("note", "CPU kernels", remedy))
+    else:
+        try:
+            from lightning_gan3d.simd import describe
+
+            found.append(Finding("ok", "CPU kernels", f"numba {numba}, {describe()}"))
+        except Exception as error:
+            found.append(Finding("note", "CPU kernels", f"numba {numba} cannot be used: {error}"))
+    if triton is None:
+        why = "triton is not installed: renderings on CUDA take the plain path"
+        found.append(Finding("note", "GPU kernels", why))
+    else:
+        found.append(Finding("ok", "GPU kernels", f"triton {triton}, for CUDA devices"))
     return found
 
 

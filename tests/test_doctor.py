@@ -27,3 +27,12 @@ def test_the_installed_torchvision_tells_its_torch():
 def test_the_examination_covers_devices_and_never_raises():
     found = {f.what for f in doctor.examine()}
     assert {"Python", "torch and torchvision", "imports", "CPU", "GPU", "W&B"} <= found
+
+
+def test_kernels_are_told_and_their_absence_is_no_fault(monkeypatch):
+    assert [f.what for f in doctor._kernels()] == ["CPU kernels", "GPU kernels"]
+    monkeypatch.setattr(doctor, "version", lambda _: None)
+    cpu, gpu = doctor._kernels()
+    assert (cpu.state, gpu.state) == ("note", "note")
+    assert "plain path; pip install numba" in cpu.detail
+    assert "plain path" in gpu.detail
