@@ -16,6 +16,11 @@ Nothing checks an address: what is read and written is padded by the caller. Nee
 `numba`; importing any module of this package raises an `ImportError` without it.
 """
 
+try:
+    import numba as _numba  # noqa: F401  # asked for here, so that its absence is said in words
+except ImportError as error:
+    raise ImportError("numba is missing: pip install 'lightning-gan3d[numba]'") from error
+
 from lightning_gan3d.simd.compile import entry, helper
 from lightning_gan3d.simd.intrinsic import simd
 from lightning_gan3d.simd.maths import exp, expm1, leaky_relu, sigmoid, softplus

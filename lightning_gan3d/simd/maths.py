@@ -4,11 +4,11 @@ The coefficients minimise the largest relative error over the interval (Remez's 
 iteratively reweighted least squares).
 """
 
-from lightning_gan3d.simd.vector import Vec, absolute, fma, maximum, minimum, select
+from lightning_gan3d.simd.vector import Vec, absolute, fma, maximum, minimum, reciprocal, select
 
 LOWEST, HIGHEST = -87.0, 88.0
 """Exponents beyond these count as these: exp stays normal and finite."""
-_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+_ROUND = 12582912.0 + 127  # adding 1.5 * 2^23 leaves the nearest integer in the low bits; biased
 _LOG2E, _LOG2E_REST = 1.44269502162933349609375, 1.925963033500e-08
 _EXP2M1 = (
     0.6931471879,
@@ -46,7 +46,7 @@ def _power(x: Vec) -> tuple[Vec, Vec]:
     shifted = fma(x, _LOG2E, _ROUND)
     n = shifted - _ROUND
     f = fma(x, _LOG2E_REST, fma(x, _LOG2E, -n))
-    scale = ((shifted.as_ints() + 127) << 23).as_floats()
+    scale = (shifted.as_ints() << 23).as_floats()
     return scale, f * _polynomial(_EXP2M1, f)
 
 
@@ -71,7 +71,7 @@ def softplus(x: Vec) -> Vec:
 
 def sigmoid(x: Vec) -> Vec:
     """Return 1 / (1 + e^-x) to 4e-7 of itself, for x >= -87."""
-    return 1.0 / (exp(-x) + 1.0)
+    return reciprocal(exp(-x) + 1.0)
 
 
 def leaky_relu(x: Vec, slope: float) -> Vec:

@@ -11,7 +11,7 @@ from typing import Any, Union
 from llvmlite import ir
 from numba.core import cgutils as _untyped
 
-from lightning_gan3d.simd.target import WIDTH
+from lightning_gan3d.simd.target import FEATURES, WIDTH
 
 cgutils: Any = _untyped
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -296,6 +296,24 @@ def absolute(x: Vec) -> Vec:
 def square_root(x: Vec) -> Vec:
     """Return the square root."""
     return _intrinsic("sqrt", x)
+
+
+def reciprocal(x: Vec) -> Vec:
+    """Return 1 / x to 1.2e-7 of itself, for x of which 1 / x is normal and finite.
+
+    With AVX-512 from an estimate of 14 bits and a step of Newton's: a division takes as long as
+    ten other instructions.
+    """
+    if not (WIDTH == 16 and FEATURES.get("avx512f")):
+        return 1.0 / x
+    builder = x.builder
+    bits = ir.IntType(16)
+    of = ir.FunctionType(FLOATS, [FLOATS, FLOATS, bits])
+    estimate = cgutils.get_or_insert_function(builder.module, of, "llvm.x86.avx512.rcp14.ps.512")
+    none, every = ir.Constant(FLOATS, [0.0] * WIDTH), ir.Constant(bits, -1)
+    parts = [Vec(builder, builder.call(estimate, [y.value, none, every])) for y in split(x)]
+    r = join(parts)
+    return fma(r, fma(-x, r, 1.0), r)
 
 
 def round_down(x: Vec) -> Vec:

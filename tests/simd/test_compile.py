@@ -91,6 +91,16 @@ def test_importing_compiles_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
+def test_without_numba_the_reason_is_a_remedy():
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "try: import lightning_gan3d.simd\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "numba is missing: pip install 'lightning-gan3d[numba]'"
+
+
 def test_widths():
     assert choose_width(None, {"avx512f": True, "avx2": True}) == 16
     assert choose_width("", {"avx2": True}) == 8

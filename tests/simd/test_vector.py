@@ -14,6 +14,7 @@ from lightning_gan3d.simd import (
     entry,
     floor,
     fma,
+    join,
     load,
     load_bfloat16,
     load_ints,
@@ -23,13 +24,14 @@ from lightning_gan3d.simd import (
     round_down,
     select,
     simd,
+    split,
     square_root,
     store,
     store_bfloat16,
     store_float,
     total,
 )
-from lightning_gan3d.simd.vector import constant
+from lightning_gan3d.simd.vector import constant, reciprocal
 
 
 @simd
@@ -49,6 +51,7 @@ def convert(x: np.ndarray, half: np.ndarray, back: np.ndarray) -> None:
 @simd
 def operations(x: Int, y: Int, out: Int, factor: Float) -> None:
     a, b = load(x), load(y)
+    both = split(join([a, b, b, a]) * 2.0)
     results = [
         a + b,
         a - b,
@@ -66,6 +69,9 @@ def operations(x: Int, y: Int, out: Int, factor: Float) -> None:
         a * factor.splat(),
         a * broadcast(y),
         constant(x, 3.0) + a,
+        reciprocal(b),
+        both[0],
+        both[2],
     ]
     for i, result in enumerate(results):
         store(result, out + 4 * WIDTH * i)
@@ -120,15 +126,15 @@ def test_bfloat16_rounds_as_torch():
 def test_operations_are_those_of_float32():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, WIDTH)).astype(np.float32) * 3
-    out, ints = np.empty((17, WIDTH), np.float32), np.empty((4, WIDTH), np.int32)
+    out, ints = np.empty((20, WIDTH), np.float32), np.empty((4, WIDTH), np.int32)
     operate(x, y, out, ints, 0.75)
     f64 = x.astype(np.float64) * y + 0.5
     wanted = [x + y, x - y, x * y, x / y, 1 - x, 2 / y, f64.astype(np.float32)]
     wanted += [np.maximum(x, y), np.minimum(x, y), np.where(x <= y, x, 0), np.floor(x), np.abs(x)]
-    wanted += [np.sqrt(np.abs(x)), x * np.float32(0.75), x * y[0], 3 + x]
+    wanted += [np.sqrt(np.abs(x)), x * np.float32(0.75), x * y[0], 3 + x, 1 / y, 2 * x, 2 * y]
     for i, values in enumerate(wanted):
         np.testing.assert_allclose(out[i], values, rtol=1.3e-7, err_msg=str(i))
-    assert out[16, 0] == pytest.approx(x.sum(dtype=np.float64), rel=1e-5)
+    assert out[19, 0] == pytest.approx(x.sum(dtype=np.float64), rel=1e-5)
     whole = x.astype(np.int32)
     np.testing.assert_array_equal(ints[0], whole)
     np.testing.assert_array_equal(ints[1], (whole << 3) + 1)

@@ -12,7 +12,7 @@ from renderers.fused.cpu.decoder import blend, hide, project, unblend, unhide
 from renderers.fused.cpu.grids import TABLE, find_corners, gather, scatter
 from renderers.fused.cpu.lines import D_SIGMA, OMEGA, SHADE, SIGMA, SORTED_T, Q, Rules, T
 from renderers.fused.cpu.memory import SIDE, TILE, Along, Scratch, Seen, Sizes, Weights
-from renderers.fused.cpu.places import begin, cut, invert, pool, sort, stratify
+from renderers.fused.cpu.places import ascends, begin, cut, invert, pool, sort, stratify
 from renderers.fused.cpu.weights import share, sums, unweigh, weigh
 
 WIDER, LOWER = np.float32(1.002), np.float32(0.001)
@@ -105,7 +105,7 @@ def aim(along: Along, ray: int, scratch: Scratch, rules: Rules) -> np.float32:
 @helper
 def composite(num: int, near: np.float32, end: np.float32, scratch: Scratch, rules: Rules) -> None:
     """Sort all samples and weigh them."""
-    sort(scratch.lines, scratch.marks, num, rules.fine == 0)
+    sort(scratch.lines, scratch.marks, rules.coarse, rules.fine, ascends(rules))
     if not rules.pair_weights:
         cut(scratch.lines, num, near, end)
     weigh(scratch.lines, num, rules.pair_weights, rules)
@@ -141,7 +141,7 @@ def march_tile(
         near, end = along.near[r], aim(along, r, scratch, rules)
         decode(grid, half, table, 0, rules.coarse, along, r, s, weights, rules, scratch)
         if rules.fine > 0:
-            sort(lines, marks, rules.coarse, True)
+            sort(lines, marks, rules.coarse, 0, True)
             cut(lines, rules.coarse, near, end)
             masses = weigh(lines, rules.coarse, rules.pair_importance, rules)
             if rules.pair_importance:

@@ -73,6 +73,7 @@ def _count_below(values: Int, number: Int, x: Int, counts: Int) -> None:
 
 @simd
 def _count_among(x: Int, counts: Int) -> None:
+    """Count, for W values at `x`, those of themselves that come before: equals in turn."""
     at, found = load(x), load_ints(counts)
     for i in range(WIDTH):
         one = broadcast(x + 4 * i)
@@ -91,6 +92,12 @@ def stratify(
         within = jitter[ray, i] if rules.has_jitter else HALF
         lines[T, i] = near + (np.float32(i) + within) * step
     return far + step if rules.pair_strata else far
+
+
+@helper
+def ascends(rules: Rules) -> bool:
+    """Whether fine depths come in order: all but EG3D's, which are drawn independently."""
+    return not (rules.pair_importance and rules.has_u)
 
 
 @helper
@@ -132,28 +139,31 @@ def begin(
 
 
 @helper
-def sort(lines: np.ndarray, marks: np.ndarray, num: int, ordered: bool) -> None:
-    """Sort `num` samples by distance: RANK, and SORTED_* in that order; equals as they come.
+def sort(lines: np.ndarray, marks: np.ndarray, coarse: int, fine: int, ordered: bool) -> None:
+    """Sort samples by distance: RANK, and SORTED_* in that order; equals as they come in T.
 
-    Ranks are counted, each against all: no branches, and vectors of comparisons.
+    Ranks are counted: no branches, and vectors of comparisons. The coarse samples are in order,
+    and so are the fine ones if `ordered`: what comes before among their own kind is known.
     """
-    at, row = (
-        lines.ctypes.data + 4 * T * lines.shape[1],
-        marks.ctypes.data + 4 * RANK * marks.shape[1],
-    )
-    if ordered:
-        for i in range(num):
-            marks[RANK, i] = i
-    else:
+    num = coarse + fine
+    for i in range(num):
+        marks[RANK, i] = i
+    if fine > 0:
+        at = lines.ctypes.data + 4 * T * lines.shape[1]
+        row = marks.ctypes.data + 4 * RANK * marks.shape[1]
         for i in range(num, num + WIDTH):
             lines[T, i] = np.inf
-        for i in range(0, num, WIDTH):
-            x, ranks = at + 4 * i, row + 4 * i
-            for k in range(i, i + WIDTH):
-                marks[RANK, k] = 0
-            _count_up_to(at, i, x, ranks)
-            _count_among(x, ranks)
-            _count_below(x + 4 * WIDTH, max(num - i - WIDTH, 0), x, ranks)
+        for i in range(0, coarse, WIDTH):
+            _count_below(at + 4 * coarse, fine, at + 4 * i, row + 4 * i)
+        for i in range(coarse, num + WIDTH):  # the last vector has written beyond the coarse ones
+            marks[RANK, i] = i - coarse if ordered else 0
+        for i in range(coarse, num, WIDTH):
+            _count_up_to(at, coarse, at + 4 * i, row + 4 * i)
+            if not ordered:
+                _count_up_to(at + 4 * coarse, i - coarse, at + 4 * i, row + 4 * i)
+                _count_among(at + 4 * i, row + 4 * i)
+                after = at + 4 * (i + WIDTH)
+                _count_below(after, max(num - i - WIDTH, 0), at + 4 * i, row + 4 * i)
     for i in range(num):
         k = marks[RANK, i]
         lines[SORTED_T, k] = lines[T, i]
@@ -227,3 +237,8 @@ def invert(
         if part > ONE:
             part = ONE
         lines[T, rules.coarse + j] = start + part * length
+    if ascends(rules):
+        # Rounding aside they are in order, and `sort` relies on it.
+        for j in range(rules.coarse + 1, rules.coarse + num):
+            if lines[T, j] < lines[T, j - 1]:
+                lines[T, j] = lines[T, j - 1]
