@@ -40,40 +40,43 @@ def points_of(origins, dirs, ray, t, ok):
 
 @triton.jit
 @no_type_check
-def pick(x, y, z, AXIS: tl.constexpr):
-    """The coordinate along a world axis."""
-    return x if AXIS == 0 else (y if AXIS == 1 else z)
-
-
-@triton.jit
-@no_type_check
-def along(x, SIZE: tl.constexpr, UPPER: tl.constexpr):
-    """Lower or upper neighbour on an axis of texels, its weight, and whether it exists."""
-    texel = (x + 1) * (0.5 * SIZE) - 0.5
+def along(x, y, z, AXIS: tl.constexpr, SIZE: tl.constexpr):
+    """On an axis of SIZE texels, the world's AXIS: lower neighbour, and share of the upper one."""
+    texel = ((x if AXIS == 0 else (y if AXIS == 1 else z)) + 1) * (0.5 * SIZE) - 0.5
     first = tl.floor(texel)
-    share = texel - first
-    index = first.to(tl.int32) + UPPER
-    return index, (share if UPPER else 1 - share), (index >= 0) & (index < SIZE)
+    return first.to(tl.int32), texel - first
 
 
 @triton.jit
 @no_type_check
-def corner(x, y, z, ok, G: tl.constexpr, K: tl.constexpr, AXES: tl.constexpr, SHAPE: tl.constexpr):
-    """Row of corner K of grid G in the table of texels, its weight, and whether it exists.
+def neighbours(x, y, z, G: tl.constexpr, AXES: tl.constexpr, SHAPE: tl.constexpr):
+    """Of grid G, `along` its width, its height and its depth (a plane has none: its height).
 
     `x`, `y`, `z` are in [-1, 1] within the grids. AXES holds two bits for each axis of each grid.
     SHAPE: texels across (1: a plane, whose third axis is not read), down, and along.
     """
-    i, a, in_i = along(pick(x, y, z, (AXES >> (6 * G)) & 3), SHAPE[2], K & 1)
-    j, b, in_j = along(pick(x, y, z, (AXES >> (6 * G + 2)) & 3), SHAPE[1], (K >> 1) & 1)
-    row = (G * SHAPE[0] * SHAPE[1] + j) * SHAPE[2] + i
-    weight = a * b
-    exists = ok & in_i & in_j
+    i, a = along(x, y, z, (AXES >> (6 * G)) & 3, SHAPE[2])
+    j, b = along(x, y, z, (AXES >> (6 * G + 2)) & 3, SHAPE[1])
+    m, c = j, b
     if SHAPE[0] > 1:
-        k, c, in_k = along(pick(x, y, z, (AXES >> (6 * G + 4)) & 3), SHAPE[0], K >> 2)
-        row += k * (SHAPE[1] * SHAPE[2])
-        weight *= c
-        exists &= in_k
+        m, c = along(x, y, z, (AXES >> (6 * G + 4)) & 3, SHAPE[0])
+    return i, j, m, a, b, c
+
+
+@triton.jit
+@no_type_check
+def corner(i, j, m, a, b, c, ok, G: tl.constexpr, K: tl.constexpr, SHAPE: tl.constexpr):
+    """Row of corner K of grid G in the table of texels, its weight, and whether it exists."""
+    i += K & 1
+    j += (K >> 1) & 1
+    row = (G * SHAPE[0] * SHAPE[1] + j) * SHAPE[2] + i
+    weight = (a if K & 1 else 1 - a) * (b if K & 2 else 1 - b)
+    exists = ok & (i >= 0) & (i < SHAPE[2]) & (j >= 0) & (j < SHAPE[1])
+    if SHAPE[0] > 1:
+        m += K >> 2
+        row += m * (SHAPE[1] * SHAPE[2])
+        weight *= c if K & 4 else 1 - c
+        exists &= (m >= 0) & (m < SHAPE[0])
     return row, weight, exists
 
 
@@ -95,8 +98,9 @@ def gather(
     c = tl.arange(0, CP)
     total = tl.zeros((x.shape[0], CP), tl.float32)
     for g in tl.static_range(GRIDS):
+        i, j, m, a, b, r = neighbours(x, y, z, g, AXES, SHAPE)
         for k in tl.static_range(8 if SHAPE[0] > 1 else 4):
-            row, weight, exists = corner(x, y, z, ok, g, k, AXES, SHAPE)
+            row, weight, exists = corner(i, j, m, a, b, r, ok, g, k, SHAPE)
             mask = exists[:, None] & (c < C)[None, :]
             texel = tl.load(texels + (row * C)[:, None] + c[None, :], mask=mask, other=0.0)
             total += weight[:, None] * texel.to(tl.float32)
@@ -122,8 +126,9 @@ def scatter(
     c = tl.arange(0, CP)
     slope *= 1.0 / GRIDS
     for g in tl.static_range(GRIDS):
+        i, j, m, a, b, r = neighbours(x, y, z, g, AXES, SHAPE)
         for k in tl.static_range(8 if SHAPE[0] > 1 else 4):
-            row, weight, exists = corner(x, y, z, ok, g, k, AXES, SHAPE)
+            row, weight, exists = corner(i, j, m, a, b, r, ok, g, k, SHAPE)
             mask = exists[:, None] & (c < C)[None, :]
             at = gradient + (row * C)[:, None] + c[None, :]
             tl.atomic_add(at, weight[:, None] * slope, mask=mask, sem="relaxed")
