@@ -148,3 +148,19 @@ def test_planes_are_the_channels_of_one_image():
 def test_impossible_sizes_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         TriPlaneConfig(**options)
+
+
+def test_planes_with_their_channels_innermost_are_read_alike_inside_and_outside_a_graph():
+    rows = torch.randn(2, 3, 4, 8, 8)
+    inner = rows.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2).requires_grad_()
+    points, field = torch.rand(2, 20, 3) * 1.6 - 0.8, planes_field(inner)
+    with torch.no_grad():
+        outside = field.features(points)
+    inside = field.features(points)
+    torch.testing.assert_close(outside, planes_field(rows).features(points))
+    torch.testing.assert_close(inside, outside)
+    for _ in range(2):  # two losses of one scene
+        field.features(points).sum().backward()
+    # Three texels' weights sum to 1 a point, a third of it a plane: inside the planes.
+    weight = inner.grad.sum() / (2 * 4)
+    assert 0 < weight <= 2 * 20
