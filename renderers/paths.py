@@ -18,6 +18,7 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, SceneConfig
 from lightning_gan3d.lowering import LoweredGrid, NotLowered
+from renderers.fused.check import fault
 from renderers.march import Random, Sums
 from renderers.options import VolumeRendererConfig
 from renderers.sampling import Span
@@ -123,7 +124,13 @@ def _try(
     except ImportError as error:
         return str(error), None, None
     request = Request(o, grid, field.scene_cfg, rays, part, random)
-    reason = kernel.refuses(request)
+
+    def fused(some: Field, rays: Rays, part: Span, random: Random) -> Sums:
+        lowered = some.lower()
+        assert isinstance(lowered, LoweredGrid)
+        return kernel.march(Request(o, lowered, some.scene_cfg, rays, part, random))
+
+    reason = kernel.refuses(request) or fault(name, fused, o, field, grid, rays, part, random)
     return (reason, None, None) if reason else ("", kernel, request)
 
 

@@ -21,7 +21,7 @@ from lightning_gan3d.benchmark.resident import resident_peak
 from lightning_gan3d.benchmark.speed import Protocol
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.precision import Precision
-from lightning_gan3d.training.system import keep_freed_memory, resolve_device
+from lightning_gan3d.training.system import resolve_device
 
 THEIRS = "official"
 FULL = Protocol(warmup=1, min_repeats=7, max_repeats=30, budget=20.0)
@@ -93,8 +93,6 @@ def compare(
     if unknown:
         raise ConfigError(f"--precision {unknown[0]}: use one of {', '.join(known)}")
     code, where = Checkout(checkout), resolve_device(device)
-    if where.type == "cpu":
-        keep_freed_memory()
     rows: list[Result] = []
     with setup.cpu_threads(threads):
         told = setup.current(where, command)

@@ -1,6 +1,9 @@
 """All rays of all scenes, forward and backward: scenes in turn, tiles of rays over threads."""
 
-import math
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +17,8 @@ from renderers.fused.cpu.kernels import march_tile, scatter_tiles, unmarch_tile
 from renderers.fused.cpu.memory import TILE, Along, Scratch, Seen, Sizes, padded, scratch_of
 from renderers.march import Sums
 
-AHEAD, MOST_AHEAD = 8, 64
-"""Tiles between two scatters where threads meet for them; one takes 0.8 MB (96 samples of 32)."""
+AHEAD, MOST_AHEAD = 2, 32
+"""Tiles of a block for each thread, and in all; one takes 0.8 MB (96 samples of 32), twice."""
 
 
 def forward(job: Job, keep: bool) -> tuple[Sums, Float[Tensor, "b r f"]]:
@@ -66,52 +69,128 @@ def backward(
     """
     s, grid = job.sizes, job.request.grid
     workers = num_workers(job.tiles)
-    ahead = 1 if workers == 1 else min(max(AHEAD, workers), MOST_AHEAD)
+    ahead = 1 if workers == 1 else min(AHEAD * workers, MOST_AHEAD)
     scratches = [scratch_of(s, backward=True) for _ in range(workers)]
-    block = (ahead, TILE, s.rows, s.channels) if wants_grids else (1, 1, 1, 1)
+    block = (2, ahead, TILE, s.rows, s.channels) if wants_grids else (2, 1, 1, 1, 1)
     gathered: np.ndarray = torch.empty(block).numpy()
     d_weights = np.zeros(_num_weights(s))
     d_grids = torch.empty_like(grid.grids) if wants_grids else None
     for scene in range(len(grid.grids)):
         source = grid.grids[scene].detach()
-        along, depths = along_of(job, scene), array_of(fine[scene])
         feature, *scalars = (x[scene] for x in d_sums)
-        d_seen = Seen(array_of(feature), *(array_of(x[:, 0]) for x in scalars))
-        target = None
-        if d_grids is not None:
-            target = _target(d_grids[scene], grid.axes)
-        grids = texels.readable(source, grid.axes)
-        for first in range(0, job.tiles, ahead):
-            tiles = min(ahead, job.tiles - first)
-            parts = torch.zeros(tiles, padded(len(d_weights), 16)).numpy()
-
-            def differentiate(worker: int, i: int) -> None:
-                unmarch_tile(
-                    grids.address,  # noqa: B023  # run before these change
-                    grids.half,  # noqa: B023
-                    grids.table.ctypes.data,  # noqa: B023
-                    s,
-                    job.weights,
-                    job.rules,
-                    along,  # noqa: B023
-                    first + i,  # noqa: B023
-                    depths,  # noqa: B023
-                    d_seen,  # noqa: B023
-                    parts[i],  # noqa: B023
-                    gathered[i if wants_grids else 0],
-                    wants_weights,
-                    wants_grids,
-                    scratches[worker],
-                )
-
-            run(differentiate, tiles)
-            for part in parts:  # in this order: sums of float64, the same for any number of threads
+        target = None if d_grids is None else _target(d_grids[scene], grid.axes)
+        one = _Backward(
+            job,
+            along_of(job, scene),
+            array_of(fine[scene]),
+            Seen(array_of(feature), *(array_of(x[:, 0]) for x in scalars)),
+            texels.readable(source, grid.axes),
+            target,
+            wants_weights,
+            gathered,
+            scratches,
+        )
+        for parts in one.blocks(ahead):
+            # In this order: sums of float64, the same for any number of threads.
+            for part in parts:
                 d_weights += part[: len(d_weights)]
-            if target is not None:
-                _scatter(job, along, depths, first, tiles, gathered, target, scratches)
         if d_grids is not None and target is not None:
             _finish(target, d_grids[scene])
     return d_grids, _split(d_weights, job) if wants_weights else [None] * 4
+
+
+class _Backward(NamedTuple):
+    """The backward pass of one scene."""
+
+    job: Job
+    along: Along
+    depths: np.ndarray
+    d_seen: Seen
+    grids: texels.Texels
+    target: texels.Texels | None
+    wants_weights: bool
+    gathered: np.ndarray
+    """Gradients of the samples' features: of the block that is computed, and the one before."""
+    scratches: list[Scratch]
+
+    def blocks(self, ahead: int) -> Iterator[np.ndarray]:
+        """Compute blocks of `ahead` tiles, and yield the gradient of the decoder by each tile.
+
+        While one block is computed, what the one before it left is added to the texels.
+        """
+        starts = range(0, self.job.tiles, ahead)
+        for n in range(len(starts) + 1):
+            tasks: list[Callable[[int], None]] = []
+            if n > 0 and self.target is not None:
+                tasks += self._scatter(starts[n - 1], ahead, (n - 1) % 2)
+            parts = np.zeros((0, 0), np.float32)
+            if n < len(starts):
+                num = min(ahead, self.job.tiles - starts[n])
+                parts = torch.zeros(num, padded(_num_weights(self.job.sizes), 16)).numpy()
+                tasks += [
+                    functools.partial(self._unmarch, starts[n] + i, i, n % 2, parts[i])
+                    for i in range(num)
+                ]
+            run(functools.partial(_call, tasks), len(tasks))
+            yield parts
+
+    def _unmarch(self, tile: int, slot: int, half: int, part: np.ndarray, worker: int) -> None:
+        job = self.job
+        unmarch_tile(
+            self.grids.address,
+            self.grids.half,
+            self.grids.table.ctypes.data,
+            job.sizes,
+            job.weights,
+            job.rules,
+            self.along,
+            tile,
+            self.depths,
+            self.d_seen,
+            part,
+            self.gathered[half, slot if self.target is not None else 0],
+            self.wants_weights,
+            self.target is not None,
+            self.scratches[worker],
+        )
+
+    def _scatter(self, first: int, ahead: int, half: int) -> list[Callable[[int], None]]:
+        """Tasks that add the gradients of a block to the texels; each owns a part of one grid."""
+        assert self.target is not None
+        grids = self.job.sizes.grids
+        # A band looks at all samples for those that are its own: few bands, but enough tasks.
+        bands = max(1, len(self.scratches) // (4 * grids))
+        tiles = min(ahead, self.job.tiles - first)
+        tasks: list[Callable[[int], None]] = []
+        for p in range(grids):
+            start, stop = (int(x) for x in self.target.spans[p])
+            ends = [start + (stop - start) * k // bands for k in range(bands + 1)]
+            for low, high in itertools.pairwise(ends):
+                tasks.append(functools.partial(self._add, p, low, high, first, tiles, half))
+        return tasks
+
+    def _add(
+        self, p: int, low: int, high: int, first: int, tiles: int, half: int, worker: int
+    ) -> None:
+        assert self.target is not None
+        scatter_tiles(
+            self.target.address,
+            self.target.table[p].ctypes.data,
+            low,
+            high,
+            self.job.sizes,
+            self.job.rules,
+            self.along,
+            first,
+            tiles,
+            self.depths,
+            self.gathered[half],
+            self.scratches[worker],
+        )
+
+
+def _call(tasks: list[Callable[[int], None]], worker: int, i: int) -> None:
+    tasks[i](worker)
 
 
 def _target(
@@ -126,42 +205,6 @@ def _target(
 def _finish(target: texels.Texels, d_grids: Float[Tensor, "p d h w c"]) -> None:
     if target.address != d_grids.data_ptr():
         texels.transcribe(target.values[..., : d_grids.shape[-1]], d_grids)
-
-
-def _scatter(
-    job: Job,
-    along: Along,
-    depths: np.ndarray,
-    first: int,
-    tiles: int,
-    gathered: np.ndarray,
-    target: texels.Texels,
-    scratches: list[Scratch],
-) -> None:
-    """Add the gradients of some tiles to the texels; each task owns a part of one grid."""
-    grids = job.sizes.grids
-    bands = len(scratches) // math.gcd(len(scratches), grids)
-
-    def add(worker: int, i: int) -> None:
-        p, band = divmod(i, bands)
-        start, stop = (int(x) for x in target.spans[p])
-        low, high = (start + (stop - start) * k // bands for k in (band, band + 1))
-        scatter_tiles(
-            target.address,
-            target.table[p].ctypes.data,
-            low,
-            high,
-            job.sizes,
-            job.rules,
-            along,
-            first,
-            tiles,
-            depths,
-            gathered,
-            scratches[worker],
-        )
-
-    run(add, grids * bands)
 
 
 def _parts(s: Sizes) -> list[int]:

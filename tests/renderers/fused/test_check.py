@@ -1,0 +1,111 @@
+"""A kernel that errs is left aside; one that does not is checked once."""
+
+import types
+
+import pytest
+import torch
+from twins import make_field, views
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import SceneConfig
+from lightning_gan3d.draws import Draws
+from renderers import paths
+from renderers.fused import check
+from renderers.march import march
+from renderers.volume import VolumeRenderer, VolumeRendererConfig
+
+
+def renderer(**options):
+    options = {"samples_coarse": 8, "samples_fine": 8, **options}
+    return VolumeRenderer(VolumeRendererConfig(**options), SceneConfig(box=2.0))
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The plain path under the name of a kernel, with a fault that a test sets."""
+    module = types.ModuleType("renderers.faulty_kernel")
+    module.spoil, module.asked = lambda sums: sums, []
+    module.refuses = lambda _: None
+    module.describe = lambda: "a kernel"
+    module.field = make_field()
+
+    def fused(request):
+        module.asked.append(request.rays.origins.shape[1])
+        field = type(module.field)(
+            request.grid.grids[:, :, 0].movedim(-1, 2), module.field.decoder,
+            module.field.scene_cfg,
+        )  # fmt: skip
+        sums = march(request.options, field, request.rays, request.part, request.random)
+        return module.spoil(sums)
+
+    module.march = fused
+    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
+    monkeypatch.setattr(paths, "KERNELS", {"numba": (module.__name__, "cpu")})
+    monkeypatch.setattr(check, "_found", {})
+    return module
+
+
+def render(kernel, o, gradient=False):
+    with torch.set_grad_enabled(gradient):
+        field = kernel.field
+        if gradient:
+            leaf = field.planes.clone().requires_grad_()
+            field = type(field)(leaf, field.decoder, field.scene_cfg)
+        return o(field, views(1), 24).feature
+
+
+def test_a_sound_kernel_is_checked_once_and_used(kernel):
+    o = renderer()
+    for _ in range(2):
+        render(kernel, o)
+        assert str(o.path_taken) == "a kernel"
+    assert kernel.asked == [check.NUM_RAYS, 24**2, 24**2]
+    render(kernel, o, gradient=True)  # another kind: its gradient was not looked at
+    assert kernel.asked == [check.NUM_RAYS, 24**2, 24**2, check.NUM_RAYS, 24**2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: s._replace(feature=s.feature.roll(1, -1)), "feature is off by"),
+        (lambda s: s._replace(feature=s.feature * torch.nan), "feature is off by inf"),
+        (lambda s: s._replace(depth=s.depth * 1.1), "depth is off by"),
+        (lambda s: s._replace(opacity=s.opacity.roll(1, 1)), "opacity is off by"),
+    ],
+)
+def test_a_kernel_that_errs_is_left_aside_with_words(kernel, spoil, words):
+    kernel.spoil = spoil
+    o = renderer()
+    wanted = render(kernel, renderer(path="plain"))
+    assert torch.equal(render(kernel, o), wanted)
+    assert o.path_taken.name == "plain"
+    assert words in o.path_taken.why
+    with pytest.raises(ConfigError, match="checked against the plain path on this device"):
+        render(kernel, renderer(path="numba"))
+
+
+def test_a_wrong_gradient_is_noticed_where_one_is_needed(kernel):
+    kernel.spoil = lambda s: s._replace(feature=2 * s.feature - s.feature.detach())
+    o = renderer()
+    render(kernel, o)
+    assert str(o.path_taken) == "a kernel"
+    render(kernel, o, gradient=True)
+    assert "gradient of the scene is off by" in o.path_taken.why
+
+
+def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
+    o = renderer()
+    away = views(1)
+    away = away._replace(cam2world=away.cam2world * torch.tensor([1.0, 1, -1, 1]))
+    with torch.no_grad():
+        o(kernel.field, away, 24)
+    assert check._found == {}
+    render(kernel, o)
+    assert list(check._found.values()) == [""]
+
+
+def test_draws_go_with_their_rays(kernel):
+    o = renderer()
+    with torch.no_grad():
+        o(kernel.field, views(1), 24, None, Draws(0))
+    assert str(o.path_taken) == "a kernel"
