@@ -70,7 +70,9 @@ def backward(
     s, grid = job.sizes, job.request.grid
     workers = num_workers(job.tiles)
     ahead = 1 if workers == 1 else min(AHEAD * workers, MOST_AHEAD)
-    scratches = [scratch_of(s, backward=True) for _ in range(workers)]
+    # A single tile still leaves several grids to scatter to.
+    most = num_workers(job.tiles + _num_scatters(s.grids, workers))
+    scratches = [scratch_of(s, backward=True) for _ in range(most)]
     block = (2, ahead, TILE, s.rows, s.channels) if wants_grids else (2, 1, 1, 1, 1)
     gathered: np.ndarray = torch.empty(block).numpy()
     d_weights = np.zeros(_num_weights(s))
@@ -158,8 +160,7 @@ class _Backward(NamedTuple):
         """Tasks that add the gradients of a block to the texels; each owns a part of one grid."""
         assert self.target is not None
         grids = self.job.sizes.grids
-        # A band looks at all samples for those that are its own: few bands, but enough tasks.
-        bands = max(1, len(self.scratches) // (4 * grids))
+        bands = _num_scatters(grids, len(self.scratches)) // grids
         tiles = min(ahead, self.job.tiles - first)
         tasks: list[Callable[[int], None]] = []
         for p in range(grids):
@@ -187,6 +188,14 @@ class _Backward(NamedTuple):
             self.gathered[half],
             self.scratches[worker],
         )
+
+
+def _num_scatters(grids: int, workers: int) -> int:
+    """Tasks of a scatter: bands of each grid.
+
+    A band looks at all samples for those that are its own: few bands, but enough tasks.
+    """
+    return grids * max(1, workers // (4 * grids))
 
 
 def _call(tasks: list[Callable[[int], None]], worker: int, i: int) -> None:

@@ -130,12 +130,13 @@ def render_only(path, field, resolution, **options):
 
 
 @pytest.mark.parametrize("kind", ["triplane", "voxel"])
-def test_the_same_bits_for_any_number_of_threads_and_every_time(threads, kind):
+@pytest.mark.parametrize("side", [3, 24], ids=["one tile", "many tiles"])
+def test_the_same_bits_for_any_number_of_threads_and_every_time(threads, kind, side):
     field = make_field(kind, batch=2, channels=16)
     outcomes = []
     for number in (1, 2, 3, 3):
         threads(number)
-        outcomes.append(render("numba", field, views(4), 24, Draws(1), **EG3D))
+        outcomes.append(render("numba", field, views(4), side, Draws(1), **EG3D))
     for other in outcomes[1:]:
         for a, b in ((outcomes[0].seen, other.seen), (outcomes[0].gradients, other.gradients)):
             assert all(torch.equal(a[k], b[k]) for k in a)
