@@ -123,6 +123,14 @@ def convolve(
     return fir(y, 2 - k // 2, gain=2.0) if up == 2 else y
 
 
+def clamped(x: Float[Tensor, "*s"], bound: float | None) -> Float[Tensor, "*s"]:
+    """Clamp to [-bound, bound], if there is one.
+
+    By `hardtanh`, whose gradient is one pass where that of `clamp` is five.
+    """
+    return x if bound is None else F.hardtanh(x, -bound, bound)
+
+
 class Conv2dLayer(nn.Module):
     """Convolution with equalised learning rate, bias, activation: the discriminator's layer."""
 
@@ -153,7 +161,7 @@ class Conv2dLayer(nn.Module):
         if self.activation == "lrelu":
             # A convolution does not need its result; with a single tap that is a view of another.
             y = F.leaky_relu(y, SLOPE, inplace=self.weight.shape[-1] > 1)
-        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+        return clamped(y, self.clamp)
 
 
 def demodulation(
@@ -191,7 +199,7 @@ def modulated_layer(
         added = torch.addcmul(added, noise, strength)
     factors = scale.reshape(*scale.shape, *ones).to(y.dtype)
     y = F.leaky_relu(torch.addcmul(added.to(y.dtype), y, factors), SLOPE, inplace=True)
-    return y if clamp is None else y.clamp(-clamp, clamp)
+    return clamped(y, clamp)
 
 
 def _within_float16(
@@ -321,4 +329,4 @@ class ToRGB(nn.Module):
         else:
             bias = bias.reshape(1, -1, 1).expand(x.shape[0], -1, 1)
             y = torch.baddbmm(bias, weight, x.flatten(2)).reshape(*weight.shape[:2], *x.shape[2:])
-        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+        return clamped(y, self.clamp)
