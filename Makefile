@@ -48,8 +48,9 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time and weigh the presets
-	$(BIN)/gan3d bench triplane voxel nerf_mlp image2d --root runs
+bench: $(READY)  ## time and weigh the demo's presets; EG3D=CLONE adds the official code beside ours
+	$(BIN)/gan3d bench demo/triplane demo/voxel demo/nerf_mlp demo/image2d --root runs
+	@test -z "$(EG3D)" || $(BIN)/gan3d bench --against "$(EG3D)" --out runs/bench/against.json
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --no-emit-index-url \

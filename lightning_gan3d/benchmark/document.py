@@ -17,6 +17,7 @@ from typing import Any
 
 from lightning_gan3d.measure import Measure, read_measures
 from lightning_gan3d.report.catalogue import metric, significant
+from lightning_gan3d.report.groups import representation_order
 
 GOALS: dict[tuple[str, str, str], tuple[float, float | None]] = {
     ("cpu", "renderer_128_forward", "fp32"): (10.0, 20.0),
@@ -114,7 +115,7 @@ def stages(path: Path) -> str:
     }
     if not found:
         raise FileNotFoundError(f"{path}: no */bench.json there")
-    names = sorted(found, key=lambda n: ("triplane", "voxel", "nerf_mlp", "image2d").index(n))
+    names = sorted(found, key=lambda n: representation_order(n.rpartition("-")[2]))
     head = f"| stage | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
     rows = []
     for stage in STAGES:

@@ -55,7 +55,7 @@ def test_unknown_tables_and_missing_files_are_errors(tmp_path: Path) -> None:
 
 
 def test_stages_stand_side_by_side(tmp_path: Path) -> None:
-    for name, ms in (("voxel", 5.0), ("triplane", 2500.0)):
+    for name, ms in (("demo-voxel", 5.0), ("demo-triplane", 2500.0)):
         (tmp_path / name).mkdir()
         rows = [
             Measure("speed.threads", 2.0, note="a cpu"),
@@ -68,7 +68,7 @@ def test_stages_stand_side_by_side(tmp_path: Path) -> None:
         ]
         write_measures(tmp_path / name / "bench.json", rows)
     text = document.stages(tmp_path)
-    assert "| stage | triplane | voxel |" in text
+    assert "| stage | demo-triplane | demo-voxel |" in text
     assert "| 2.50 s, 25 % of floor, 12 MB | 5.00 ms, 25 % of floor, 12 MB |" in text
     assert "| rays marched by | numba | numba |" in text
 

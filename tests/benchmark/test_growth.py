@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -68,7 +68,8 @@ def test_a_scene_grows_with_the_square_or_the_cube(representation: Any, power: i
 
 
 def test_a_rendering_that_is_no_multiple_of_chunks_grows_by_its_points() -> None:
-    generator = Generator(config(PLANES), 16)
+    renderer = VolumeRendererConfig(samples_coarse=4, samples_fine=0, path="plain")
+    generator = Generator(config(PLANES, renderer), 16)
     rows = growth_with_rendering(generator, (8, 16, 32), ONCE)
     peaks = dict(curve(rows, "rendering", "view_mb"))
     assert peaks[16] == pytest.approx(4 * peaks[8], rel=0.1)
@@ -77,13 +78,25 @@ def test_a_rendering_that_is_no_multiple_of_chunks_grows_by_its_points() -> None
 
 def test_small_chunks_bound_the_memory_of_a_large_rendering() -> None:
     def peak(chunk: int) -> float:
-        renderer = VolumeRendererConfig(samples_coarse=4, samples_fine=0, chunk=chunk)
+        renderer = VolumeRendererConfig(samples_coarse=4, samples_fine=0, chunk=chunk, path="plain")
         generator = Generator(config(PLANES, renderer), 16)
         return dict(curve(growth_with_rendering(generator, (64,), ONCE), "rendering", "view_mb"))[
             64
         ]
 
     assert peak(1024) < 0.5 * peak(1 << 20)
+
+
+def test_a_fused_rendering_needs_less_than_a_plain_one() -> None:
+    pytest.importorskip("numba")
+
+    def peak(path: Literal["plain", "numba"]) -> float:
+        renderer = VolumeRendererConfig(samples_coarse=16, samples_fine=16, path=path)
+        generator = Generator(config(PLANES, renderer), 16)
+        rows = growth_with_rendering(generator, (64,), ONCE)
+        return dict(curve(rows, "rendering", "view_mb"))[64]
+
+    assert peak("numba") < 0.2 * peak("plain")
 
 
 def test_what_does_not_grow_is_missing_with_a_reason() -> None:
