@@ -112,6 +112,29 @@ def test_second_derivatives_equal_the_plain_ones(plainly, up):
         torch.testing.assert_close(found[name], value, atol=3e-5 * scale, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("up", [1, 2])
+def test_gradients_to_be_differentiated_again_count_every_way_once(plainly, up):
+    """The demodulation factors depend on weight and style, by which the layer differentiates too."""
+    made, x, w = layer(up, 0.9), numbers(2, 32, 6, 6), numbers(2, 8, seed=1)
+    named = dict(made.named_parameters())
+
+    def twice():
+        leaves = {"x": x.clone().requires_grad_(), "w": w.clone().requires_grad_(), **named}
+        inputs = list(leaves.values())
+        y = made(leaves["x"], leaves["w"])
+        first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        return {
+            **{f"first by {name}": g for name, g in zip(leaves, first, strict=True)},
+            **{f"second by {name}": g for name, g in zip(leaves, second, strict=True)},
+        }
+
+    found, wanted = twice(), plainly(twice)
+    for name, value in wanted.items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(found[name], value, atol=3e-5 * scale, rtol=0, msg=name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, LOW])
 @pytest.mark.parametrize("size", [(6, 10), (20, 4)])
 @pytest.mark.parametrize(

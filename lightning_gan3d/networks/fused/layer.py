@@ -152,8 +152,12 @@ def _plain_gradients(
 
     plain: Any = modulated_layer
     wanted = [i for i, x in enumerate(given) if x is not None and needs[i]]
-    y = plain(*given, up, clamp if math.isfinite(clamp) else None)
-    inputs = [x for i, x in enumerate(given) if x is not None and i in wanted]
+    # `scale` was computed from `weight` and `style`: what reaches these through it is found from
+    # the gradient of `scale` that is returned, and must not be found here too. Of aliases, none
+    # was computed from another.
+    aliases = [None if x is None else x.view_as(x) for x in given]
+    y = plain(*aliases, up, clamp if math.isfinite(clamp) else None)
+    inputs = [x for i, x in enumerate(aliases) if x is not None and i in wanted]
     found = dict(zip(wanted, torch.autograd.grad(y, inputs, grad, create_graph=True), strict=True))
     return tuple(found.get(i) for i in range(len(given) + 2))
 
