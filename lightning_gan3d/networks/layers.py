@@ -273,7 +273,8 @@ class SynthesisLayer(nn.Module):
         if self.use_noise and noise_mode != "none":
             noise, strength = self._noise(x, noise_mode, draws), self.noise_strength * gain
         shift = self.bias * gain
-        if fused.serves(x, *weight.shape[:2]):
+        sides = weight, style, shift, noise, strength
+        if fused.serves(x, *weight.shape[:2]) and fused.reads(*sides):
             from lightning_gan3d.networks.fused import layer
 
             if len(x) == 1 and not torch.is_grad_enabled():

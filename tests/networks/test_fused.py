@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks import fused, layers
 from lightning_gan3d.networks.layers import SynthesisLayer
+from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.networks.resample import downsample, fir, upsample, upsample_plus
 
 pytest.importorskip("numba")
@@ -114,7 +117,7 @@ def test_second_derivatives_equal_the_plain_ones(plainly, up):
 
 @pytest.mark.parametrize("up", [1, 2])
 def test_gradients_to_be_differentiated_again_count_every_way_once(plainly, up):
-    """The demodulation factors depend on weight and style, by which the layer differentiates too."""
+    """The demodulation factors depend on weight and style, and these are differentiated by too."""
     made, x, w = layer(up, 0.9), numbers(2, 32, 6, 6), numbers(2, 8, seed=1)
     named = dict(made.named_parameters())
 
@@ -222,6 +225,47 @@ def test_what_kernels_do_not_serve_is_computed_plainly():
     torch.testing.assert_close(
         made.double()(x.double(), w.double()).float(), made.float()(x, w), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [LOW, torch.float64])
+def test_a_generator_converted_as_a_whole_equals_the_plain_one(plainly, dtype, precision):
+    """Kernels read weights, styles and noise as float32: they must not meet others."""
+    torch.manual_seed(0)
+    generator = Generator(load_experiment("demo/triplane").generator, 32)
+    for name, p in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.fill_(0.5)
+    set_precision(generator, precision)
+    generator.to(dtype)
+    ws = numbers(2, generator.representation.num_ws, 64).to(dtype)
+    with torch.no_grad():
+        found = generator.scene(ws).planes.double()
+        wanted = plainly(generator.scene, ws).planes.double()
+    # Filters serve images alone, and round where the plain ones do not.
+    assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_default_dtype_and_device_do_not_matter():
+    x, w, noisy, bare = numbers(2, 32, 6, 6), numbers(2, 8), layer(2, 0.9), layer(1, 0.9, False)
+
+    def results():
+        found = [downsample(upsample(x))]
+        for made in (noisy, bare):
+            leaves = [x.clone().requires_grad_(), *made.parameters()]
+            y = made(leaves[0], w)
+            found += [y, *torch.autograd.grad(y.square().sum(), leaves)]
+        return found
+
+    wanted = results()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_a_number_that_is_none_is_not_hidden():

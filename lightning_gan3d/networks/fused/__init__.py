@@ -29,3 +29,11 @@ def serves(x: Tensor, *channels: int) -> bool:
         and _width() > 0
         and all(c % _width() == 0 for c in channels)
     )
+
+
+def reads(*sides: Tensor | None) -> bool:
+    """Whether kernels can read what goes with an image: weight, style, shift, noise, strength.
+
+    These are float32 whatever the image is, but where somebody converts the network itself.
+    """
+    return all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in sides)

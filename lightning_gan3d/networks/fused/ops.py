@@ -14,6 +14,17 @@ ROWS = 16
 """Rows of a task. It does not depend on the number of threads, nor do sums over tasks."""
 
 
+# Kernels read and write float32 of the CPU, whatever the caller's default dtype and device are.
+
+
+def _zeros(*size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.float32, device="cpu")
+
+
+def _scratch(size: int) -> Float[Tensor, " size"]:
+    return torch.empty(size, dtype=torch.float32, device="cpu")
+
+
 class Noise:
     """Noise as kernels read it: const (h w), or one image a sample, times a strength; or none."""
 
@@ -22,8 +33,8 @@ class Noise:
     ) -> None:
         """Keep what addresses point to."""
         some = values is not None and strength is not None
-        self.values = values.contiguous() if values is not None and some else torch.zeros(1)
-        self.strength = strength if strength is not None and some else torch.zeros(())
+        self.values = values.contiguous() if values is not None and some else _zeros(1)
+        self.strength = strength if strength is not None and some else _zeros()
         self.step = self.values.element_size() if some else 0
         """Bytes from pixel to pixel."""
         single = not some or self.values.ndim == 2 or len(self.values) == 1
@@ -45,7 +56,7 @@ def _empty(
     like: Float[Tensor, "v c h w"], height: int, width: int
 ) -> Float[Tensor, "v c height width"]:
     size = *like.shape[:2], height, width
-    return torch.empty(size, dtype=like.dtype, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=like.dtype, device="cpu", memory_format=torch.channels_last)
 
 
 def _each(samples: int, rows: int, task: Callable[[int, int, int], None]) -> int:
@@ -107,7 +118,7 @@ def activate_backward(
     sample, row = (c * w * n * out.element_size() for n in (h, 1))
     half, scale = out.dtype == torch.bfloat16, scale.contiguous()
     per_sample = math.ceil(h / ROWS)
-    sums = torch.zeros(v, per_sample, 3, c)
+    sums = _zeros(v, per_sample, 3, c)
 
     def task(n: int, first: int, last: int) -> None:
         at = n * sample + first * row
@@ -138,7 +149,7 @@ def modulate_backward(
     sample, row = (c * w * n * x.element_size() for n in (h, 1))
     half, scale = x.dtype == torch.bfloat16, scale.contiguous()
     per_sample = math.ceil(h / ROWS)
-    sums = torch.zeros(v, per_sample, c)
+    sums = _zeros(v, per_sample, c)
 
     def task(n: int, first: int, last: int) -> None:
         at = n * sample + first * row
@@ -167,7 +178,7 @@ def fir(
     size = x.element_size() * c
 
     def task(n: int, first: int, last: int) -> None:
-        scratch = torch.empty((w + 2 * pad) * c)
+        scratch = _scratch((w + 2 * pad) * c)
         kernels.fir_rows(
             x.dtype == torch.bfloat16,
             x.data_ptr() + n * h * w * size,
@@ -202,7 +213,7 @@ def double(
     size = x.element_size() * c
 
     def task(n: int, first: int, last: int) -> None:
-        scratch = torch.empty((w + 2) * c)
+        scratch = _scratch((w + 2) * c)
         kernels.double_rows(
             x.dtype == torch.bfloat16,
             x.data_ptr() + n * h * w * size,
@@ -238,7 +249,7 @@ def merge(
     size, scale, shift = oo.element_size() * c, scale.contiguous(), shift.contiguous()
 
     def task(n: int, first: int, last: int) -> None:
-        scratch = torch.empty((2 * w + 3) * c)
+        scratch = _scratch((2 * w + 3) * c)
         kernels.merge_rows(
             oo.dtype == torch.bfloat16,
             ee.data_ptr() + n * (h + 1) * (w + 1) * size,

@@ -4,7 +4,7 @@ Memory comes from torch, which aligns it to vectors and keeps count of it.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,15 @@ from renderers.fused.cpu.lines import NUM_LINES, NUM_MARKS
 TILE = 64
 """Rays of a tile: 8 x 8 of an image, which read neighbouring texels."""
 SIDE = 8
+
+
+class _Floats(TypedDict):
+    dtype: torch.dtype
+    device: str
+
+
+FLOATS = _Floats(dtype=torch.float32, device="cpu")
+"""What kernels read and write, whatever the caller's default dtype and device are."""
 
 
 class Sizes(NamedTuple):
@@ -123,7 +132,7 @@ def sizes_of(grid: LoweredGrid, samples: int, box: float) -> Sizes:
 
 
 def _pad(matrix: Float[Tensor, "i j"], rows: int, columns: int) -> Tensor:
-    whole = torch.zeros(rows, columns)
+    whole = torch.zeros(rows, columns, **FLOATS)
     whole[: matrix.shape[0], : matrix.shape[1]] = matrix.detach()
     return whole
 
@@ -139,7 +148,7 @@ def weights_of(grid: LoweredGrid, s: Sizes) -> tuple[Weights, list[Tensor]]:
         "out_bias": _pad(grid.out_bias[None, 1:], 1, s.out),
         "hidden_t": _pad(hidden, s.hidden, s.channels),
         "out_t": _pad(out[1:], s.out, s.hidden),
-        "zeros": torch.zeros(1, max(s.hidden, s.channels)),
+        "zeros": torch.zeros(1, max(s.hidden, s.channels), **FLOATS),
     }
     addresses = {name: x.data_ptr() for name, x in matrices.items()}
     bias = float(grid.out_bias[0].detach())
@@ -163,7 +172,8 @@ def scratch_of(s: Sizes, backward: bool) -> Scratch:
     }
     ints = {"marks": (NUM_MARKS, length), "offsets": (corners, columns)}
     # One block, so that its parts fall on different sets of the cache.
-    whole = torch.zeros(sum(padded(math.prod(x), 16) for x in (floats | ints).values()))
+    size = sum(padded(math.prod(x), 16) for x in (floats | ints).values())
+    whole = torch.zeros(size, **FLOATS)
     parts: dict[str, Any] = {}
     begin = 0
     for name, shape in (floats | ints).items():

@@ -14,7 +14,16 @@ from lightning_gan3d.simd import num_workers, run
 from renderers.fused.cpu import texels
 from renderers.fused.cpu.job import Job, along_of, array_of
 from renderers.fused.cpu.kernels import march_tile, scatter_tiles, unmarch_tile
-from renderers.fused.cpu.memory import TILE, Along, Scratch, Seen, Sizes, padded, scratch_of
+from renderers.fused.cpu.memory import (
+    FLOATS,
+    TILE,
+    Along,
+    Scratch,
+    Seen,
+    Sizes,
+    padded,
+    scratch_of,
+)
 from renderers.march import Sums
 
 AHEAD, MOST_AHEAD = 2, 32
@@ -25,9 +34,9 @@ def forward(job: Job, keep: bool) -> tuple[Sums, Float[Tensor, "b r f"]]:
     """Render all scenes; return the fine depths too if they are to be kept."""
     origins = job.request.rays.origins
     b, r, _ = origins.shape
-    feature = torch.empty(b, r, job.sizes.features)
-    scalars = [torch.empty(b, r, 1) for _ in range(4)]
-    fine = torch.empty(b, r, job.rules.fine) if keep else torch.empty(b, 0, 0)
+    feature = torch.empty(b, r, job.sizes.features, **FLOATS)
+    scalars = [torch.empty(b, r, 1, **FLOATS) for _ in range(4)]
+    fine = torch.empty((b, r, job.rules.fine) if keep else (b, 0, 0), **FLOATS)
     scratches = [scratch_of(job.sizes, backward=False) for _ in range(num_workers(job.tiles))]
     for scene in range(b):
         grids = texels.readable(job.request.grid.grids[scene].detach(), job.request.grid.axes)
@@ -74,7 +83,7 @@ def backward(
     most = num_workers(job.tiles + _num_scatters(s.grids, workers))
     scratches = [scratch_of(s, backward=True) for _ in range(most)]
     block = (2, ahead, TILE, s.rows, s.channels) if wants_grids else (2, 1, 1, 1, 1)
-    gathered: np.ndarray = torch.empty(block).numpy()
+    gathered: np.ndarray = torch.empty(block, **FLOATS).numpy()
     d_weights = np.zeros(_num_weights(s))
     d_grids = torch.empty_like(grid.grids) if wants_grids else None
     for scene in range(len(grid.grids)):
@@ -128,7 +137,8 @@ class _Backward(NamedTuple):
             parts = np.zeros((0, 0), np.float32)
             if n < len(starts):
                 num = min(ahead, self.job.tiles - starts[n])
-                parts = torch.zeros(num, padded(_num_weights(self.job.sizes), 16)).numpy()
+                size = num, padded(_num_weights(self.job.sizes), 16)
+                parts = torch.zeros(size, **FLOATS).numpy()
                 tasks += [
                     functools.partial(self._unmarch, starts[n] + i, i, n % 2, parts[i])
                     for i in range(num)

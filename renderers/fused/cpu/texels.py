@@ -66,7 +66,8 @@ def describe(values: Float[Tensor, "p d h w c"], axes: tuple[tuple[int, int, int
 
 def zeros(grids: Float[Tensor, "p d h w c"], dtype: torch.dtype) -> Float[Tensor, "p d h w k"]:
     """Allocate such grids with their channels innermost, in whole vectors."""
-    return torch.zeros(*grids.shape[:-1], padded(grids.shape[-1]), dtype=dtype)
+    size = *grids.shape[:-1], padded(grids.shape[-1])
+    return torch.zeros(size, dtype=dtype, device="cpu")
 
 
 def transcribe(source: Float[Tensor, "p d h w c"], target: Float[Tensor, "p d h w c"]) -> None:
@@ -98,6 +99,7 @@ def readable(grids: Float[Tensor, "p d h w c"], axes: tuple[tuple[int, int, int]
     if in_place(grids):
         return describe(grids, axes)
     whole = grids.shape[-1] == padded(grids.shape[-1])
-    copy = torch.empty(grids.shape, dtype=grids.dtype) if whole else zeros(grids, grids.dtype)
+    dtype = grids.dtype
+    copy = torch.empty(grids.shape, dtype=dtype, device="cpu") if whole else zeros(grids, dtype)
     transcribe(grids, copy[..., : grids.shape[-1]])
     return describe(copy, axes)

@@ -15,6 +15,7 @@ from twins import EG3D, errors, make_field, render, views
 from lightning_gan3d.benchmark.memory import peak_bytes
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
+from renderers.fused import cpu
 from renderers.fused.cpu.job import side_of
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -198,6 +199,38 @@ def test_other_types_are_refused_with_words(field, reason):
     renderer(field, views(1, dtype), 4)
     assert renderer.path_taken is not None
     assert reason in renderer.path_taken.why
+
+
+@pytest.mark.parametrize("channels", [6, 16])
+def test_default_dtype_and_device_do_not_matter(channels):
+    field = make_field(batch=2, channels=channels)
+    renderer = VolumeRenderer(VolumeRendererConfig(samples_coarse=8), field.scene_cfg)
+    leaves = [field.planes.requires_grad_(), *field.decoder.parameters()]
+    requests = []
+
+    def march(request):
+        requests.append(request)
+        return marched(request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        marched = cpu.march
+        patch.setattr(cpu, "march", march)
+        renderer(field, views(2), 8)
+
+    def results():
+        sums = cpu.march(requests[-1])
+        total = sums.feature.sum() + sums.depth.sum() + sums.opacity.square().sum()
+        return [*sums, *torch.autograd.grad(total, leaves, retain_graph=True)]
+
+    wanted = results()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_a_field_that_is_not_a_number_shows():
