@@ -274,7 +274,9 @@ class SynthesisLayer(nn.Module):
             noise, strength = self._noise(x, noise_mode, draws), self.noise_strength * gain
         shift = self.bias * gain
         sides = weight, style, shift, noise, strength
-        if fused.serves(x, *weight.shape[:2]) and fused.reads(*sides):
+        # Projectors optimise the noise, by which the fused layer does not differentiate.
+        by_noise = noise is not None and noise.requires_grad and torch.is_grad_enabled()
+        if fused.serves(x, *weight.shape[:2]) and fused.reads(*sides) and not by_noise:
             from lightning_gan3d.networks.fused import layer
 
             if len(x) == 1 and not torch.is_grad_enabled():

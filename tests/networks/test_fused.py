@@ -86,6 +86,20 @@ def test_bfloat16_rounds_as_its_digits_do(up):
         assert error < (0.01 if name == "y" else 0.1), name
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_noise_that_is_optimised_has_a_gradient(plainly, batch):
+    """As projections of photographs into a generator's latents optimise it."""
+    made, x, w = layer(2, 0.9), numbers(batch, 32, 6, 6), numbers(batch, 8)
+    made.noise_const.requires_grad_()
+
+    def gradient():
+        return torch.autograd.grad(made(x, w).square().sum(), made.noise_const)[0]
+
+    wanted = plainly(gradient)
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(gradient(), wanted, atol=1e-5, rtol=1e-4)
+
+
 def test_what_a_layer_keeps_for_its_gradient_is_what_it_returns():
     made, w = layer(1), numbers(3, 8)
     x = numbers(3, 32, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -28,9 +28,11 @@ def modulated(
 ) -> Float[Tensor, "v o h2 w2"]:
     """Return leaky_relu(scale convolve(x style, weight, up) + shift + strength noise), clamped.
 
-    In the precision of `x`; all else is float32. Its second derivatives are those of the plain
-    layer, at its cost.
+    In the precision of `x`; all else is float32, and `noise` has no gradient. Second derivatives
+    are those of the plain layer, at its cost.
     """
+    lost = noise is not None and noise.requires_grad and torch.is_grad_enabled()
+    assert not lost, "`noise` would get no gradient"
     bound = float("inf") if clamp is None else clamp
     given = ops.channels_last(x)  # before, for what is saved has to be in the graph
     y: Tensor = _ModulatedLayer.apply(
