@@ -17,6 +17,7 @@ from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, write_measures
+from lightning_gan3d.networks.fused.report import describe
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.training.rundir import Run
 from lightning_gan3d.training.system import keep_freed_memory, resolve_device
@@ -51,7 +52,8 @@ def benchmark_run(
         )
         measures = measure_generator(generator, quick, config.training.microbatch_size)
         measures += measure_training(config, generator.resolution, where, quick)
-        measures.insert(0, setup.current(where, command).measure(quick))
+        told = setup.current(where, command).measure(quick, describe(generator))
+        measures.insert(0, told)
     folder = target.path if isinstance(target, Run) else out
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,10 +27,13 @@ class Setup:
     command: str
     """The command line."""
 
-    def measure(self, quick: bool) -> Measure:
-        """Return the row that heads a benchmark."""
+    def measure(self, quick: bool, layers: str) -> Measure:
+        """Return the row that heads a benchmark; `layers` says what computes these."""
         rhythm = "quick: few repeats" if quick else "full number of repeats"
-        note = f"{self.device}; {self.versions}; fp32 inference; {rhythm}; command: {self.command}"
+        note = (
+            f"{self.device}; {self.versions}; fp32 inference; layers: {layers}; {rhythm}; "
+            f"command: {self.command}"
+        )
         return Measure("speed.threads", float(self.threads), "count", 1, note=note)
 
 

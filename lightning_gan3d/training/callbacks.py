@@ -11,6 +11,7 @@ import torch
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.store import steps_in
 from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.networks.fused.report import describe
 from lightning_gan3d.training import distributed, rundir, system
 from lightning_gan3d.training.alarms import alarms, scene_statistics
 from lightning_gan3d.training.mirror import Mirror
@@ -79,7 +80,7 @@ class Rhythm(lightning.Callback):
         self.stopped = False
         self._failed_saves = 0
         self._raised: list[str] = []
-        self._path_told = ""
+        self._told: dict[str, str] = {}
         self._logged = (0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -167,17 +168,23 @@ class Rhythm(lightning.Callback):
             self.say(self._progress(module, means, speed, memory))
         if self.config.logging.alarms:
             self._alarm(scene)
-        self._tell_path(module)
+        self._tell_paths(module)
 
-    def _tell_path(self, module: AdversarialModule) -> None:
-        """Say, and keep in the manifest, which code marched the rays, when that changes."""
-        taken = str(getattr(module.generator.renderer, "path_taken", None) or "")
-        if taken == self._path_told:
-            return
-        self._path_told = taken
-        self.say(f"rays are marched by {taken}")
-        manifest = {**rundir.read_manifest(self.path), "rendering_path": taken}
-        rundir.write_json(self.path / rundir.MANIFEST, manifest)
+    def _tell_paths(self, module: AdversarialModule) -> None:
+        """Say, and keep in the manifest, which code works, when that changes."""
+        compiled = self.config.training.compile
+        now = {"layers": "torch.compile" if compiled else describe(module.generator)}
+        taken = getattr(module.generator.renderer, "path_taken", None)
+        if taken is not None:  # a picture has no rays
+            now["rendering_path"] = str(taken)
+        words = {"layers": "synthesis layers:", "rendering_path": "rays are marched by"}
+        for key, code in now.items():
+            if code != self._told.get(key):
+                self.say(f"{words[key]} {code}")
+        if now != self._told:
+            self._told = now
+            manifest = {**rundir.read_manifest(self.path), **now}
+            rundir.write_json(self.path / rundir.MANIFEST, manifest)
 
     def _progress(
         self, module: AdversarialModule, means: dict[str, float], speed: float, memory: float

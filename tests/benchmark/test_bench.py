@@ -89,7 +89,14 @@ def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> 
     # The first row says on what all this was measured.
     assert rows[0].metric == "speed.threads"
     assert rows[0].value == 1.0
-    for words in ("cpu", f"torch {torch.__version__}", "Python", "gan3d bench 'a b'", "quick"):
+    for words in (
+        "cpu",
+        f"torch {torch.__version__}",
+        "Python",
+        "gan3d bench 'a b'",
+        "quick",
+        "layers: ",
+    ):
         assert words in rows[0].note
 
 

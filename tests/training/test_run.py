@@ -12,6 +12,7 @@ import yaml
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, Refusal
+from lightning_gan3d.networks.fused.report import describe
 from lightning_gan3d.training import run as run_file
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.run import train_run
@@ -121,6 +122,7 @@ def test_rows_and_manifest_say_what_reports_need(tiny, start):
         assert key in manifest
     assert manifest["command"] == ["gan3d", "train"]
     assert manifest["rendering_path"].startswith(("numba", "plain"))
+    assert manifest["layers"] == describe(Run(path).generator())
 
 
 @pytest.mark.parametrize("cut", [3, 4])
