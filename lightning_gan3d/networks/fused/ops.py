@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.networks.fused import kernels
+from lightning_gan3d.networks.fused.kernels import activation, filtering, merging
 from lightning_gan3d.simd import WIDTH, run
 
 ROWS = 16
@@ -86,7 +86,7 @@ def activate(
 
     def task(n: int, first: int, last: int) -> None:
         at = x.data_ptr() + n * sample + first * row
-        kernels.activate(
+        activation.activate(
             half,
             at,
             at,
@@ -111,7 +111,7 @@ def activate_backward(
     noise: Noise,
     clamp: float,
 ) -> tuple[Float[Tensor, "v c h w"], Float[Tensor, "v 3 c"]]:
-    """Return the gradient of `x` in `activate`, and the sums of `kernels.activate_backward`."""
+    """Return the gradient of `x` in `activate`, and the sums of `activation.activate_backward`."""
     grad = channels_last(grad)
     v, c, h, w = out.shape
     grad_x = _empty(out, h, w)
@@ -122,7 +122,7 @@ def activate_backward(
 
     def task(n: int, first: int, last: int) -> None:
         at = n * sample + first * row
-        kernels.activate_backward(
+        activation.activate_backward(
             half,
             grad.data_ptr() + at,
             out.data_ptr() + at,
@@ -153,7 +153,7 @@ def modulate_backward(
 
     def task(n: int, first: int, last: int) -> None:
         at = n * sample + first * row
-        kernels.modulate_backward(
+        activation.modulate_backward(
             half,
             grad.data_ptr() + at,
             x.data_ptr() + at,
@@ -179,7 +179,7 @@ def fir(
 
     def task(n: int, first: int, last: int) -> None:
         scratch = _scratch((w + 2 * pad) * c)
-        kernels.fir_rows(
+        filtering.fir_rows(
             x.dtype == torch.bfloat16,
             x.data_ptr() + n * h * w * size,
             out.data_ptr() + n * height * width * size,
@@ -214,7 +214,7 @@ def double(
 
     def task(n: int, first: int, last: int) -> None:
         scratch = _scratch((w + 2) * c)
-        kernels.double_rows(
+        filtering.double_rows(
             x.dtype == torch.bfloat16,
             x.data_ptr() + n * h * w * size,
             out.data_ptr() + n * 4 * h * w * size,
@@ -250,7 +250,7 @@ def merge(
 
     def task(n: int, first: int, last: int) -> None:
         scratch = _scratch((2 * w + 3) * c)
-        kernels.merge_rows(
+        merging.merge_rows(
             oo.dtype == torch.bfloat16,
             ee.data_ptr() + n * (h + 1) * (w + 1) * size,
             eo.data_ptr() + n * (h + 1) * w * size,
