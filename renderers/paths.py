@@ -121,8 +121,8 @@ def _try(
         return f"serves {kind}, the rays are on {rays.origins.device.type}", None, None
     try:
         kernel = cast(Kernel, importlib.import_module(module))
-    except ImportError as error:
-        return str(error), None, None
+    except Exception as error:  # a broken installation raises more than ImportError
+        return f"it cannot be imported, {type(error).__name__}: {error}", None, None
     request = Request(o, grid, field.scene_cfg, rays, part, random)
 
     def fused(some: Field, rays: Rays, part: Span, random: Random) -> Sums:

@@ -22,6 +22,9 @@ VALUE, GRADIENT = 0.02, 0.1
 """Largest differences, over the largest magnitude. Rounding, of 16 bits too, stays far below: a
 kernel with a fault in it is off by as much as the result itself."""
 
+MOST_WORDS = 300
+"""Characters of the message of what a kernel raised: compilers add whole programs to theirs."""
+
 TELLING = 0.05
 """Opacity that some ray must reach; else the next rendering is checked again."""
 
@@ -95,13 +98,18 @@ def _compare(
     def plain(field: Field, *args: object) -> Sums:
         return march(o, field, *args)  # type: ignore[arg-type]  # those of `Marched`
 
-    found, wanted = (_results(f, first, rays, part, random, gradient) for f in (fused, plain))
+    wanted = _results(plain, first, rays, part, random, gradient)
     telling = bool(wanted[2].max() > TELLING)
+    try:
+        found = _results(fused, first, rays, part, random, gradient)
+    except Exception as error:  # of a compiler, a driver or the kernel itself: any type at all
+        message = " ".join(str(error).split())[:MOST_WORDS]
+        return f"tried on this device, it raised {type(error).__name__}: {message}", telling
     for name, a, b in zip(_names(gradient), found, wanted, strict=True):
         scale = b.abs().max().clamp_min(1e-6)
-        error = float(((a - b).abs().max() / scale).nan_to_num(torch.inf))
-        if not error <= (GRADIENT if name.startswith("gradient") else VALUE):
-            wrong = f"its {name} is off by {100 * error:.3g} %"
+        off = float(((a - b).abs().max() / scale).nan_to_num(torch.inf))
+        if not off <= (GRADIENT if name.startswith("gradient") else VALUE):
+            wrong = f"its {name} is off by {100 * off:.3g} %"
             return f"checked against the plain path on this device, {wrong}", telling
     return "", telling
 

@@ -121,4 +121,12 @@ def test_decoders_of_other_depths_are_not_lowered():
 def test_an_unknown_module_is_a_reason_not_a_crash(monkeypatch):
     monkeypatch.setattr(paths, "KERNELS", {"numba": ("renderers.not_there", "cpu")})
     outcome = render("auto", make_field(), views(1), 4, None)
-    assert "No module named" in outcome.path
+    assert "ModuleNotFoundError: No module named" in outcome.path
+
+
+def test_a_module_that_breaks_while_it_is_imported_is_a_reason_too(monkeypatch, tmp_path):
+    (tmp_path / "broken_kernel.py").write_text("raise OSError('no C compiler')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(paths, "KERNELS", {"numba": ("broken_kernel", "cpu")})
+    outcome = render("auto", make_field(), views(1), 4, None)
+    assert "OSError: no C compiler" in outcome.path

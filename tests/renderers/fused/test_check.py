@@ -84,6 +84,33 @@ def test_a_kernel_that_errs_is_left_aside_with_words(kernel, spoil, words):
         render(kernel, renderer(path="numba"))
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_kernel_that_raises_is_left_aside_with_words_and_not_tried_again(kernel, gradient):
+    def spoil(_):
+        raise IndexError("no such\n  register")
+
+    kernel.spoil = spoil
+    o = renderer()
+    wanted = render(kernel, renderer(path="plain"), gradient)
+    for _ in range(2):
+        assert torch.equal(render(kernel, o, gradient), wanted)
+        assert o.path_taken.name == "plain"
+        assert o.path_taken.why.endswith("it raised IndexError: no such register")
+    assert len(kernel.asked) == 1
+    with pytest.raises(ConfigError, match="it raised IndexError: no such register"):
+        render(kernel, renderer(path="numba"), gradient)
+
+
+def test_what_the_plain_path_raises_is_not_the_kernels_fault(kernel, monkeypatch):
+    def plain(*_):
+        raise RuntimeError("the field is wrong")
+
+    monkeypatch.setattr(check, "march", plain)
+    with pytest.raises(RuntimeError, match="the field is wrong"):
+        render(kernel, renderer())
+    assert check._found == {}
+
+
 def test_a_wrong_gradient_is_noticed_where_one_is_needed(kernel):
     kernel.spoil = lambda s: s._replace(feature=2 * s.feature - s.feature.detach())
     o = renderer()
