@@ -4,11 +4,12 @@ Some rays of the first rendering of each kind are marched both ways. A processor
 on which a kernel never ran can so be used, and a kernel that errs there is left aside, with words.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field
@@ -31,12 +32,19 @@ TELLING = 0.05
 Marched = Callable[[Field, Rays, Span, Random], Sums]
 
 
+class Wanted(NamedTuple):
+    """Which gradients will be asked for."""
+
+    scene: bool
+    decoder: bool
+
+
 class Kind(NamedTuple):
     """What is checked once: code paths of a kernel that differ."""
 
     kernel: str
     device: torch.device
-    gradient: bool
+    gradient: Wanted
     grids: int
     depth: bool
     dtype: torch.dtype
@@ -59,7 +67,7 @@ def fault(
     random: Random,
 ) -> str:
     """Return what is wrong with a kernel on this device for this kind of field, or nothing."""
-    needed = torch.is_grad_enabled() and any(x.requires_grad for x in field.tensors())
+    needed = _gradients_of(grid)
     device = rays.origins.device
     kind = Kind(
         kernel,
@@ -86,7 +94,7 @@ def _compare(
     rays: Rays,
     part: Span,
     random: Random,
-    gradient: bool,
+    gradient: Wanted,
 ) -> tuple[str, bool]:
     """Return what is wrong, and whether these rays met enough to tell."""
     some = torch.linspace(0, rays.origins.shape[1] - 1, NUM_RAYS, device=rays.origins.device).long()
@@ -99,13 +107,13 @@ def _compare(
         return march(o, field, *args)  # type: ignore[arg-type]  # those of `Marched`
 
     wanted = _results(plain, first, rays, part, random, gradient)
-    telling = bool(wanted[2].max() > TELLING)
+    telling = bool(wanted["opacity"].max() > TELLING)
     try:
         found = _results(fused, first, rays, part, random, gradient)
     except Exception as error:  # of a compiler, a driver or the kernel itself: any type at all
         message = " ".join(str(error).split())[:MOST_WORDS]
         return f"tried on this device, it raised {type(error).__name__}: {message}", telling
-    for name, a, b in zip(_names(gradient), found, wanted, strict=True):
+    for (name, b), a in zip(wanted.items(), found.values(), strict=True):
         scale = b.abs().max().clamp_min(1e-6)
         off = float(((a - b).abs().max() / scale).nan_to_num(torch.inf))
         if not off <= (GRADIENT if name.startswith("gradient") else VALUE):
@@ -114,19 +122,49 @@ def _compare(
     return "", telling
 
 
-def _names(gradient: bool) -> tuple[str, ...]:
-    return ("feature", "depth", "opacity", *(["gradient of the scene"] if gradient else []))
+def _gradients_of(grid: LoweredGrid) -> Wanted:
+    """Tell what the kernel will be asked to differentiate by."""
+    decoder = grid.hidden_weight, grid.hidden_bias, grid.out_weight, grid.out_bias
+    enabled = torch.is_grad_enabled()
+    return Wanted(
+        enabled and grid.grids.requires_grad, enabled and any(x.requires_grad for x in decoder)
+    )
+
+
+def _parameters(field: Field) -> dict[str, Tensor]:
+    """What the plain and the lowered field share: the parameters of the field's networks."""
+    found: dict[str, Tensor] = {}
+    for f in dataclasses.fields(field):  # type: ignore[arg-type]  # subclasses are dataclasses
+        value = getattr(field, f.name)
+        if isinstance(value, nn.Module):
+            named = value.named_parameters(prefix=f.name)
+            found |= {name: x for name, x in named if x.requires_grad}
+        elif isinstance(value, Field):
+            found |= _parameters(value)
+    return found
 
 
 def _results(
-    marched: Marched, field: Field, rays: Rays, part: Span, random: Random, gradient: bool
-) -> list[Tensor]:
-    with torch.set_grad_enabled(gradient):
-        leaf = field.map(lambda x: x.detach().requires_grad_(gradient and x.is_floating_point()))
+    marched: Marched, field: Field, rays: Rays, part: Span, random: Random, gradient: Wanted
+) -> dict[str, Tensor]:
+    """Return what is seen, by name, and its gradients where they are wanted."""
+    with torch.set_grad_enabled(any(gradient)):
+        leaf = field.map(
+            lambda x: x.detach().requires_grad_(gradient.scene and x.is_floating_point())
+        )
         sums = marched(leaf, rays, part, random)
-        values = [sums.feature, sums.depth, sums.opacity]
-        if not gradient:
-            return values
-        total = torch.stack([x.float().sum() for x in values]).sum()
-        (found,) = torch.autograd.grad(total, leaf.tensors()[:1])  # the grid
-        return [x.detach() for x in (*values, found)]
+        seen = {"feature": sums.feature, "depth": sums.depth, "opacity": sums.opacity}
+        by = {"the scene": leaf.tensors()[0]} if gradient.scene else {}  # the grid
+        by |= _parameters(leaf) if gradient.decoder else {}
+        if not by:
+            return seen
+        # Weights that differ, so that channels or rays that changed places are noticed.
+        total = torch.stack([(x.float() * _ramp(x)).sum() for x in seen.values()]).sum()
+        found = torch.autograd.grad(total, list(by.values()))
+    seen |= {f"gradient of {name}": x for name, x in zip(by, found, strict=True)}
+    return {name: x.detach() for name, x in seen.items()}
+
+
+def _ramp(x: Tensor) -> Tensor:
+    """Weights from 1/2 to 3/2: of one sign, so that sums do not cancel."""
+    return torch.linspace(0.5, 1.5, x.numel(), device=x.device).view(x.shape)

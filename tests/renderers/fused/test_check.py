@@ -120,6 +120,55 @@ def test_a_wrong_gradient_is_noticed_where_one_is_needed(kernel):
     assert "gradient of the scene is off by" in o.path_taken.why
 
 
+def spoil_gradient(monkeypatch, kernel, name, spoil):
+    """Make the kernel's gradient of one parameter of the decoder wrong, and nothing else."""
+    march_well = kernel.march
+    module, _, leaf = f"net.{name}".rpartition(".")
+
+    def march_ill(request):
+        layer = kernel.field.decoder.get_submodule(module)
+        sound = getattr(layer, leaf)
+        passed = sound * 1
+        if passed.requires_grad:
+            passed.register_hook(spoil)
+        del layer._parameters[leaf]
+        setattr(layer, leaf, passed)
+        try:
+            return march_well(request)
+        finally:
+            delattr(layer, leaf)
+            layer.register_parameter(leaf, sound)
+
+    monkeypatch.setattr(kernel, "march", march_ill)
+
+
+@pytest.mark.parametrize("by_scene", [False, True])
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "2.weight", "2.bias"])
+def test_a_wrong_gradient_of_the_decoder_is_noticed(monkeypatch, kernel, name, by_scene):
+    o = renderer()
+    spoil_gradient(monkeypatch, kernel, name, lambda g: g.roll(1, 0))
+    with torch.no_grad():
+        render(kernel, o)
+    assert str(o.path_taken) == "a kernel"
+    with torch.enable_grad():
+        field = kernel.field
+        if by_scene:
+            leaf = field.planes.clone().requires_grad_()
+            field = type(field)(leaf, field.decoder, field.scene_cfg)
+        o(field, views(1), 24)
+    assert f"gradient of decoder.net.{name} is off by" in o.path_taken.why
+    kernel.field.decoder.requires_grad_(False)  # then nobody asks for that gradient
+    o(field, views(1), 24)
+    assert str(o.path_taken) == "a kernel"
+
+
+def test_the_check_leaves_no_gradient_behind(kernel):
+    o = renderer()
+    o(kernel.field, views(1), 24)
+    assert len(kernel.asked) == 2
+    assert all(p.grad is None for p in kernel.field.decoder.parameters())
+
+
 def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
     o = renderer()
     away = views(1)
