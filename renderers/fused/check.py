@@ -1,7 +1,8 @@
 """A kernel is tried on this machine before it is trusted: once a process, against the plain path.
 
-Some rays of the first rendering of each kind are marched both ways. A processor, driver or compiler
-on which a kernel never ran can so be used, and a kernel that errs there is left aside, with words.
+Some rays of the first and the last scene of the first rendering of each kind are marched both ways.
+A processor, driver or compiler on which a kernel never ran can so be used, and a kernel that errs
+there is left aside, with words.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ from renderers.march import Random, Sums, march
 from renderers.options import VolumeRendererConfig
 from renderers.sampling import Span
 
-NUM_RAYS = 64
+NUM_RAYS = 16 * 16
+"""Rays of a scene: a square, as kernels tell pictures from other rays, and several tiles."""
 VALUE, GRADIENT = 0.02, 0.1
 """Largest differences, over the largest magnitude. Rounding, of 16 bits too, stays far below: a
 kernel with a fault in it is off by as much as the result itself."""
@@ -45,12 +47,23 @@ class Kind(NamedTuple):
     kernel: str
     device: torch.device
     gradient: Wanted
-    grids: int
+    axes: tuple[tuple[int, int, int], ...]
     depth: bool
     dtype: torch.dtype
+    widths: tuple[int, int, int]
+    """Channels, hidden units, features: kernels pad them, and share them among threads."""
     activation: str
-    precision: str
+    density: str
+    prior: bool
+    several: bool
+    """Scenes."""
+    rules: tuple[object, ...]
+    """The options that kernels branch by: `BRANCHES`, and whether there is a fine pass."""
+    drawn: tuple[bool, ...]
+    """Whether jitter, importance samples and density noise are given."""
 
+
+BRANCHES = ("bounds", "strata", "compositing", "importance", "outside", "precision")
 
 _found: dict[Kind, str] = {}
 """What was found wrong with each kind; empty: nothing."""
@@ -68,23 +81,40 @@ def fault(
 ) -> str:
     """Return what is wrong with a kernel on this device for this kind of field, or nothing."""
     needed = _gradients_of(grid)
-    device = rays.origins.device
-    kind = Kind(
-        kernel,
-        device,
-        needed,
-        len(grid.axes),
-        grid.grids.shape[2] > 1,
-        grid.grids.dtype,
-        grid.activation,
-        o.precision,
-    )
+    kind = _kind(kernel, needed, o, field, grid, rays, random)
     if kind in _found:
         return _found[kind]
     wrong, telling = _compare(fused, o, field, rays, part, random, needed)
     if telling or wrong:
         _found[kind] = wrong
     return wrong
+
+
+def _kind(
+    kernel: str,
+    gradient: Wanted,
+    o: VolumeRendererConfig,
+    field: Field,
+    grid: LoweredGrid,
+    rays: Rays,
+    random: Random,
+) -> Kind:
+    density = field.scene_cfg.density
+    return Kind(
+        kernel,
+        rays.origins.device,
+        gradient,
+        grid.axes,
+        grid.grids.shape[2] > 1,
+        grid.grids.dtype,
+        (grid.grids.shape[-1], len(grid.hidden_bias), len(grid.out_bias) - 1),
+        grid.activation,
+        density.activation,
+        density.prior_strength != 0,
+        len(rays.origins) > 1,
+        (o.samples_fine > 0, *(getattr(o, name) for name in BRANCHES)),
+        tuple(x is not None for x in random),
+    )
 
 
 def _compare(
@@ -97,19 +127,22 @@ def _compare(
     gradient: Wanted,
 ) -> tuple[str, bool]:
     """Return what is wrong, and whether these rays met enough to tell."""
-    some = torch.linspace(0, rays.origins.shape[1] - 1, NUM_RAYS, device=rays.origins.device).long()
-    here = slice(0, 1), some
+    num_scenes, num_rays, _ = rays.origins.shape
+    scenes = slice(0, None, max(num_scenes - 1, 1))  # the first and the last
+    num = min(NUM_RAYS, num_rays)
+    some = torch.linspace(0, num_rays - 1, num, device=rays.origins.device).long()
+    here = scenes, some
     rays, part = Rays(*(x[here] for x in rays)), Span(*(x[here] for x in part))
     random = Random(*(None if x is None else x[here] for x in random))
-    first = field.index(slice(0, 1))
+    field = field.index(scenes)
 
     def plain(field: Field, *args: object) -> Sums:
         return march(o, field, *args)  # type: ignore[arg-type]  # those of `Marched`
 
-    wanted = _results(plain, first, rays, part, random, gradient)
+    wanted = _results(plain, field, rays, part, random, gradient)
     telling = bool(wanted["opacity"].max() > TELLING)
     try:
-        found = _results(fused, first, rays, part, random, gradient)
+        found = _results(fused, field, rays, part, random, gradient)
     except Exception as error:  # of a compiler, a driver or the kernel itself: any type at all
         message = " ".join(str(error).split())[:MOST_WORDS]
         return f"tried on this device, it raised {type(error).__name__}: {message}", telling

@@ -4,10 +4,11 @@ import types
 
 import pytest
 import torch
-from twins import make_field, views
+from twins import make_field
+from twins import views as orbit
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import SceneConfig
+from lightning_gan3d.contract import DensityConfig, SceneConfig
 from lightning_gan3d.draws import Draws
 from renderers import paths
 from renderers.fused import check
@@ -45,13 +46,13 @@ def kernel(monkeypatch):
     return module
 
 
-def render(kernel, o, gradient=False):
+def render(kernel, o, gradient=False, views=1):
     with torch.set_grad_enabled(gradient):
         field = kernel.field
         if gradient:
             leaf = field.planes.clone().requires_grad_()
             field = type(field)(leaf, field.decoder, field.scene_cfg)
-        return o(field, views(1), 24).feature
+        return o(field, orbit(views), 24).feature
 
 
 def test_a_sound_kernel_is_checked_once_and_used(kernel):
@@ -111,6 +112,74 @@ def test_what_the_plain_path_raises_is_not_the_kernels_fault(kernel, monkeypatch
     assert check._found == {}
 
 
+OTHER_KINDS = [
+    dict(samples_fine=0),
+    dict(strata="eg3d"),
+    dict(compositing="eg3d"),
+    dict(importance="eg3d"),
+    dict(bounds="near_far", near=2.0, far=5.0),
+    dict(bounds="near_far", near=2.0, far=5.0, outside="field"),
+]
+
+
+@pytest.mark.parametrize("options", OTHER_KINDS, ids=str)
+def test_a_fault_under_other_options_is_noticed_after_a_sound_rendering(kernel, options):
+    render(kernel, renderer())
+    kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
+    render(kernel, renderer())
+    o = renderer(**options)
+    render(kernel, o)
+    assert "feature is off by" in o.path_taken.why
+
+
+OTHER_FIELDS = [
+    dict(density=DensityConfig("relu", scale=4.0)),
+    dict(density=DensityConfig(scale=4.0)),
+    dict(channels=12),
+    dict(hidden=24),
+    dict(features=9),
+    dict(batch=2),
+]
+
+
+@pytest.mark.parametrize("options", OTHER_FIELDS, ids=str)
+def test_a_fault_with_other_fields_is_noticed_after_a_sound_rendering(kernel, options):
+    kernel.field = make_field(density=DensityConfig(scale=4.0, prior_strength=2.0))
+    render(kernel, renderer())
+    kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
+    kernel.field = make_field(
+        **{"density": DensityConfig(scale=4.0, prior_strength=2.0), **options}
+    )
+    o = renderer()
+    render(kernel, o, views=2)
+    assert "feature is off by" in o.path_taken.why
+
+
+def test_a_fault_with_draws_or_noise_is_noticed_after_a_sound_rendering(kernel):
+    o = renderer(density_noise=0.3)
+    render(kernel, o)
+    kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
+    for some in (o, renderer()):
+        with torch.no_grad():
+            some(kernel.field, orbit(1), 24, None, Draws(0))
+        assert "feature is off by" in some.path_taken.why
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: torch.cat([x[:1], x[1:].roll(1, -1)]),  # but for the first scene
+        lambda x: torch.cat([x[:, :64], x[:, 64:].roll(1, -1)], dim=1),  # but for the first tile
+    ],
+)
+def test_a_fault_beyond_the_first_scene_and_tile_is_noticed(kernel, spoil):
+    kernel.field = make_field(batch=3)
+    kernel.spoil = lambda s: s._replace(feature=spoil(s.feature))
+    o = renderer()
+    render(kernel, o, views=3)
+    assert "feature is off by" in o.path_taken.why
+
+
 def test_a_wrong_gradient_is_noticed_where_one_is_needed(kernel):
     kernel.spoil = lambda s: s._replace(feature=2 * s.feature - s.feature.detach())
     o = renderer()
@@ -155,23 +224,23 @@ def test_a_wrong_gradient_of_the_decoder_is_noticed(monkeypatch, kernel, name, b
         if by_scene:
             leaf = field.planes.clone().requires_grad_()
             field = type(field)(leaf, field.decoder, field.scene_cfg)
-        o(field, views(1), 24)
+        o(field, orbit(1), 24)
     assert f"gradient of decoder.net.{name} is off by" in o.path_taken.why
     kernel.field.decoder.requires_grad_(False)  # then nobody asks for that gradient
-    o(field, views(1), 24)
+    o(field, orbit(1), 24)
     assert str(o.path_taken) == "a kernel"
 
 
 def test_the_check_leaves_no_gradient_behind(kernel):
     o = renderer()
-    o(kernel.field, views(1), 24)
+    o(kernel.field, orbit(1), 24)
     assert len(kernel.asked) == 2
     assert all(p.grad is None for p in kernel.field.decoder.parameters())
 
 
 def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
     o = renderer()
-    away = views(1)
+    away = orbit(1)
     away = away._replace(cam2world=away.cam2world * torch.tensor([1.0, 1, -1, 1]))
     with torch.no_grad():
         o(kernel.field, away, 24)
@@ -183,5 +252,5 @@ def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
 def test_draws_go_with_their_rays(kernel):
     o = renderer()
     with torch.no_grad():
-        o(kernel.field, views(1), 24, None, Draws(0))
+        o(kernel.field, orbit(1), 24, None, Draws(0))
     assert str(o.path_taken) == "a kernel"
