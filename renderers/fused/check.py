@@ -31,6 +31,9 @@ MOST_WORDS = 300
 TELLING = 0.05
 """Opacity that some ray must reach; else the next rendering is checked again."""
 
+MOST_TRIES = 3
+"""Checks of a kind that tell nothing, after which it is trusted: each waits for the device."""
+
 Marched = Callable[[Field, Rays, Span, Random], Sums]
 
 
@@ -68,6 +71,9 @@ BRANCHES = ("bounds", "strata", "compositing", "importance", "outside", "precisi
 _found: dict[Kind, str] = {}
 """What was found wrong with each kind; empty: nothing."""
 
+_tries: dict[Kind, int] = {}
+"""Checks of each kind so far."""
+
 
 def fault(
     kernel: str,
@@ -79,15 +85,27 @@ def fault(
     part: Span,
     random: Random,
 ) -> str:
-    """Return what is wrong with a kernel on this device for this kind of field, or nothing."""
+    """Return what is wrong with a kernel on this device for this kind of field, or nothing.
+
+    While a CUDA graph is recorded, nothing can be compared: what is not known yet is trusted.
+    """
     needed = _gradients_of(grid)
     kind = _kind(kernel, needed, o, field, grid, rays, random)
     if kind in _found:
         return _found[kind]
+    if _recording():
+        return ""
     wrong, telling = _compare(fused, o, field, rays, part, random, needed)
-    if telling or wrong:
+    _tries[kind] = _tries.get(kind, 0) + 1
+    if telling or wrong or _tries[kind] >= MOST_TRIES:
         _found[kind] = wrong
     return wrong
+
+
+def _recording() -> bool:
+    """Tell whether a CUDA graph is being recorded; without a driver, asking CUDA raises."""
+    begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's
+    return bool(begun) and torch.cuda.is_current_stream_capturing()
 
 
 def _kind(
@@ -140,12 +158,15 @@ def _compare(
         return march(o, field, *args)  # type: ignore[arg-type]  # those of `Marched`
 
     wanted = _results(plain, field, rays, part, random, gradient)
-    telling = bool(wanted["opacity"].max() > TELLING)
+    sound = all(bool(x.isfinite().all()) for x in wanted.values())
+    telling = sound and bool(wanted["opacity"].max() > TELLING)
     try:
         found = _results(fused, field, rays, part, random, gradient)
     except Exception as error:  # of a compiler, a driver or the kernel itself: any type at all
         message = " ".join(str(error).split())[:MOST_WORDS]
         return f"tried on this device, it raised {type(error).__name__}: {message}", telling
+    if not sound:  # there is nothing to compare with
+        return "", False
     for (name, b), a in zip(wanted.items(), found.values(), strict=True):
         scale = b.abs().max().clamp_min(1e-6)
         off = float(((a - b).abs().max() / scale).nan_to_num(torch.inf))

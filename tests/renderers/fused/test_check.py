@@ -43,6 +43,7 @@ def kernel(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
     monkeypatch.setattr(paths, "KERNELS", {"numba": (module.__name__, "cpu")})
     monkeypatch.setattr(check, "_found", {})
+    monkeypatch.setattr(check, "_tries", {})
     return module
 
 
@@ -247,6 +248,41 @@ def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
     assert check._found == {}
     render(kernel, o)
     assert list(check._found.values()) == [""]
+
+
+def test_what_tells_nothing_is_tried_a_few_times_and_then_trusted(kernel):
+    o = renderer()
+    away = orbit(1)
+    away = away._replace(cam2world=away.cam2world * torch.tensor([1.0, 1, -1, 1]))
+    for _ in range(check.MOST_TRIES + 2):
+        with torch.no_grad():
+            o(kernel.field, away, 24)
+        assert str(o.path_taken) == "a kernel"
+    tried = [check.NUM_RAYS, 24**2] * check.MOST_TRIES
+    assert kernel.asked == [*tried, 24**2, 24**2]
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_field_that_is_not_finite_says_nothing_about_a_kernel(kernel, gradient):
+    o = renderer()
+    sound = kernel.field
+    kernel.field = type(sound)(sound.planes * torch.nan, sound.decoder, sound.scene_cfg)
+    render(kernel, o, gradient)
+    assert str(o.path_taken) == "a kernel"
+    assert check._found == {}
+    kernel.field = sound
+    kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
+    render(kernel, o, gradient)
+    assert "feature is off by" in o.path_taken.why
+
+
+def test_nothing_is_compared_while_a_graph_is_recorded(kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    o = renderer()
+    render(kernel, o)
+    assert kernel.asked == [24**2]
+    assert check._found == {}
 
 
 def test_draws_go_with_their_rays(kernel):
