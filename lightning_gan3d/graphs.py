@@ -40,6 +40,8 @@ class Recorded(Generic[Result]):
 
     def __init__(self, function: Callable[..., Result], *inputs: Any) -> None:
         """Call `function(*inputs)` a few times and record it; its result holds tensors too."""
+        # A graph reads tensors where they lie: what the function holds must outlive the caller's.
+        self._function = function
         leaves, self._structure = pytree.tree_flatten(inputs)
         _check_devices(leaves)
         self._inputs = [x.detach().clone() for x in leaves]

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -48,6 +51,25 @@ def test_inputs_are_copied_so_that_the_first_ones_may_change():
     recorded = Recorded(lambda y: (y + 1,), x)
     recorded(torch.ones(2))
     assert x.tolist() == [0, 0]
+
+
+def test_what_the_function_holds_lives_as_long_as_the_recording(monkeypatch):
+    # As a CUDA graph: a replay holds addresses, not the tensors.
+    monkeypatch.setattr(graphs, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+
+    def view_of(scene):
+        return Recorded(lambda x: (x + scene,), torch.zeros(2))
+
+    scene = torch.ones(2)
+    alive = weakref.ref(scene)
+    recorded = view_of(scene)
+    del scene
+    gc.collect()
+    assert alive() is not None
+    del recorded
+    gc.collect()
+    assert alive() is None
 
 
 def arguments(value):
