@@ -89,14 +89,21 @@ class TriPlaneField(Field):
 
     def _images(self) -> Float[Tensor, "bp c h w"]:
         """The planes row by row, as gathers read them best: where they are not, copied once."""
-        # Inside a graph and outside it the copies are different tensors.
+        # Inside a graph and outside it the copies are different tensors. Inference tensors do not
+        # count their changes: for them alone, planes must not change in place.
+        version = None if self.planes.is_inference() else self.planes._version
         key = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        if key not in self._copies:
-            self._copies[key] = rearrange(self.planes, "b p c h w -> (b p) c h w").contiguous()
-        return self._copies[key]
+        made, copy = self._copies.get(key, (None, None))
+        if copy is None or made != version:
+            for old in [k for k, (v, _) in self._copies.items() if v != version]:
+                del self._copies[old]
+            copy = rearrange(self.planes, "b p c h w -> (b p) c h w").contiguous()
+            self._copies[key] = version, copy
+        return copy
 
     @cached_property
-    def _copies(self) -> dict[tuple[bool, bool], Tensor]:
+    def _copies(self) -> dict[tuple[bool, bool], tuple[int | None, Tensor]]:
+        """By the mode of gradients and of inference: the version copied, and the copy."""
         return {}
 
     def __call__(

@@ -164,3 +164,27 @@ def test_planes_with_their_channels_innermost_are_read_alike_inside_and_outside_
     # Three texels' weights sum to 1 a point, a third of it a plane: inside the planes.
     weight = inner.grad.sum() / (2 * 4)
     assert 0 < weight <= 2 * 20
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_planes_changed_in_place_are_read_anew(mode):
+    planes = torch.randn(1, 3, 16, 16, 8).permute(0, 1, 4, 2, 3)  # channels innermost: copied
+    decoder = Decoder(DecoderConfig(16), 8, 5)
+    field = TriPlaneField(planes, decoder, SceneConfig(box=2.0, feature_dim=5))
+    points = torch.rand(1, 50, 3) * 2 - 1
+    with torch.no_grad():
+        field(points)
+    with mode():
+        field(points)
+        with torch.no_grad():
+            planes.mul_(-2)
+        wanted = TriPlaneField(planes.contiguous(), decoder, field.scene_cfg)(points).feature
+        assert torch.equal(field(points).feature, wanted)
+    assert len(field._copies) == 1  # those of older planes hold no memory
+
+
+def test_planes_of_inference_mode_are_copied_once():
+    with torch.inference_mode():
+        planes = torch.randn(1, 3, 16, 16, 8).permute(0, 1, 4, 2, 3)
+        field = TriPlaneField(planes, Decoder(DecoderConfig(16), 8, 5), SceneConfig(feature_dim=5))
+        assert field._images() is field._images()
