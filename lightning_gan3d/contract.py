@@ -88,8 +88,10 @@ class Scene:
     def to(
         self: SomeScene, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SomeScene:
-        """Move the scene, or store it in another precision."""
-        return self.map(lambda x: x.to(device=device, dtype=dtype))
+        """Move the scene, or store it in another precision: its floating tensors, masks stay so."""
+        return self.map(
+            lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+        )
 
     def index(self: SomeScene, items: slice | Tensor) -> SomeScene:
         """Select scenes of the batch."""

@@ -40,7 +40,8 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
     size = f"{g.rendering_resolution}², image {g.resolution}²"
     with torch.no_grad():
         ws = g.mapping(z, label)
-        scene = g.renderer.prepare(g.scene(ws))
+        made = g.scene(ws)
+        scene = g.renderer.prepare(made)
     flops = cost.flops
     held = scene.nbytes
     found = {
@@ -74,22 +75,31 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
             what=f"one more view: nothing is cached, a picture of {g.resolution}² is drawn anew",
             call=lambda: g.views(z, label, cameras),
         )
-    if isinstance(scene, Field):
-        found |= _renderings(g, scene, inputs, flops["renderer"])
+    if isinstance(made, Field) and isinstance(scene, Field):
+        found |= _renderings(g, made, scene, inputs, flops["renderer"])
     if g.cfg.superresolution.factor > 1:
         found["superresolution"] = _superresolution(g, ws, flops["superresolution"])
     return found
 
 
-def _renderings(generator: Generator, scene: Field, inputs: Inputs, flops: int) -> dict[str, Stage]:
-    """The rendering of a scene that lies there; and with its gradient, as in training."""
+def _renderings(
+    generator: Generator, made: Field, scene: Field, inputs: Inputs, flops: int
+) -> dict[str, Stage]:
+    """The rendering of a scene that lies there; and with its gradient, as in training.
+
+    The former takes the scene prepared for views, the latter as it was made: training prepares
+    nothing.
+    """
     resolution = generator.rendering_resolution
-    leaf = scene.map(lambda x: x.detach().float().requires_grad_())
+    leaf = (
+        made.detach().to(dtype=torch.float32).map(lambda x: x.requires_grad_(x.is_floating_point()))
+    )
+    differentiated = [x for x in leaf.tensors() if x.requires_grad]
 
     def backward() -> None:
         with torch.enable_grad():
             feature = generator.renderer(leaf, inputs.cameras, resolution).feature
-            torch.autograd.grad(feature.sum(), leaf.tensors())
+            torch.autograd.grad(feature.sum(), differentiated)
 
     def forward() -> Any:
         return generator.renderer(scene, inputs.cameras, resolution)
@@ -100,7 +110,7 @@ def _renderings(generator: Generator, scene: Field, inputs: Inputs, flops: int) 
             f"rendering at {resolution}² and the gradient of the scene",
             backward,
             3 * flops,  # forward, and two products for each in the backward pass
-            2 * scene.nbytes,
+            2 * made.nbytes,
         ),
     }
 

@@ -118,6 +118,17 @@ def test_a_prepared_field_is_a_scene_and_answers_as_its_field():
     assert (prepared.box, prepared.needs_dirs) == (field.box, field.needs_dirs)
 
 
+def test_another_precision_leaves_the_cells_a_mask():
+    o = renderer(skip_cells=4, path="plain")
+    prepared = o.prepare(make_field())
+    half = prepared.to(dtype=torch.bfloat16)
+    assert half.tensors()[0].dtype == torch.bfloat16
+    assert torch.equal(half.occupied, prepared.occupied)
+    with torch.no_grad():
+        back = half.to(dtype=torch.float32)
+        assert o(back, views(1), 4).opacity.max() > 0
+
+
 @pytest.mark.parametrize("bounds", ["box", "sphere"])
 def test_no_ray_through_an_occupied_cell_is_missed(bounds):
     # One cell of 16^3, hit by rays through random points within it.

@@ -1,0 +1,41 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lightning_gan3d.benchmark.cost import count_cost
+from lightning_gan3d.benchmark.inputs import make_inputs
+from lightning_gan3d.benchmark.stages import stages
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
+
+
+@pytest.mark.parametrize("skip_cells", [0, 4])
+def test_every_stage_runs_and_training_prepares_nothing(
+    skip_cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = load_experiment("demo/triplane").generator
+    renderer = dataclasses.replace(
+        cfg.renderer,  # type: ignore[type-var]  # a dataclass
+        skip_cells=skip_cells,
+        samples_coarse=4,
+        samples_fine=0,
+        path="plain",
+    )
+    generator = Generator(dataclasses.replace(cfg, renderer=renderer), 32).eval()
+    found = stages(generator, make_inputs(generator), count_cost(generator))
+    assert {"rendering", "rendering_gradient"} <= set(found)
+    rendered = []
+    march = type(generator.renderer)._march  # type: ignore[attr-defined]  # of a volume renderer
+
+    def watched(self: object, o: object, field: object, *args: object) -> object:
+        rendered.append(type(field).__name__)
+        return march(self, o, field, *args)
+
+    monkeypatch.setattr(type(generator.renderer), "_march", watched)
+    for name, stage in found.items():
+        with torch.no_grad():
+            rendered.clear()
+            stage.call()
+        if name == "rendering_gradient":
+            assert rendered == ["TriPlaneField"]
