@@ -150,16 +150,39 @@ def _place_fine(
     part: Span,
     u: Float[Tensor, "b r f"] | None,
 ) -> Float[Tensor, "b r f"]:
-    """Place the fine samples. Drawn u are one per stratum of [0, 1); EG3D's are independent."""
-    stratum = torch.arange(o.samples_fine, device=t.device, dtype=t.dtype)
-    if u is None:
-        u = ((stratum + 0.5) / o.samples_fine).expand(*t.shape[:2], -1)
-    elif o.importance == "standard":
-        u = (stratum + u) / o.samples_fine
+    """Place the fine samples by what the coarse ones found."""
+    u = _shares(o, t, u)
     if o.importance == "eg3d":
         return eg3d_importance(t, _weigh_pairs(field, coarse.sigma_raw, coarse.inside, t), u)
     weights, _ = _weigh("standard", field, coarse.sigma_raw, coarse.inside, t, part)
     return invert_cdf(edges_of(t, part), weights, u)
+
+
+def _shares(
+    o: VolumeRendererConfig, t: Float[Tensor, "b r s"], u: Float[Tensor, "b r f"] | None
+) -> Float[Tensor, "b r f"]:
+    """Shares of mass to place at. Drawn u are one per stratum of [0, 1); EG3D's are independent."""
+    stratum = torch.arange(o.samples_fine, device=t.device, dtype=t.dtype)
+    if u is None:
+        return ((stratum + 0.5) / o.samples_fine).expand(*t.shape[:2], -1)
+    return (stratum + u) / o.samples_fine if o.importance == "standard" else u
+
+
+def ends_of_empty(
+    o: VolumeRendererConfig, part: Span, random: Random
+) -> tuple[Float[Tensor, "b r 1"], Float[Tensor, "b r 1"]]:
+    """Return the first and the last sample that `march` would take of rays that meet nothing."""
+    t, part = stratified(part, o.samples_coarse, random.jitter, o.strata)
+    ends = t[..., :1], t[..., -1:]
+    if o.samples_fine:
+        u = _shares(o, t, random.u)
+        u = torch.cat([u.amin(-1, keepdim=True), u.amax(-1, keepdim=True)], dim=-1)
+        if o.importance == "eg3d":
+            fine = eg3d_importance(t, torch.zeros_like(t[..., 1:]), u)
+        else:
+            fine = invert_cdf(edges_of(t, part), torch.zeros_like(t), u)
+        ends = torch.minimum(ends[0], fine[..., :1]), torch.maximum(ends[1], fine[..., 1:])
+    return ends
 
 
 def _weighted(

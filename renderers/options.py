@@ -77,6 +77,10 @@ class VolumeRendererConfig:
         self._check(read, "precision", f"path={self.path} computes in fp32; use path=triton")
         self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
         self._check(self.skip_cells >= 0, "skip_cells", "use 0 (none) or more, e.g. 64")
+        # The cells know nothing of density beyond the box, where these rules place samples.
+        beyond = self.outside == "field" and (self.bounds == "near_far" or self.strata == "eg3d")
+        remedy = "it would lose density outside the box: use outside=empty, or 0 (none)"
+        self._check(not (self.skip_cells and beyond), "skip_cells", remedy)
         self._check(0 < self.skip_opacity < 1, "skip_opacity", "use a share in (0, 1), e.g. 0.01")
         most = max(self.samples_coarse, self.samples_fine) * self.oversample
         enough = self.chunk is None or self.chunk >= most

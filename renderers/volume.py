@@ -14,7 +14,7 @@ from lightning_gan3d.contract import Field, Renderer, Rendering, RenderSettings,
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.precision import without_autocast
 from renderers.compositing import clamped_depth, expected_depth
-from renderers.march import Random, Sums, draw, march
+from renderers.march import Random, Sums, draw, ends_of_empty, march
 from renderers.occupancy import OccupiedField, find_occupied
 from renderers.options import VolumeRendererConfig
 from renderers.paths import Chosen, choose
@@ -127,10 +127,14 @@ class VolumeRenderer(Renderer):
         shape = part.near.shape
         channels = field.scene_cfg.feature_dim
         nothing = rays.origins.new_zeros
+        # The clamp of depth=eg3d reads the ends of all rays; else nobody reads those of empty ones.
+        ends = ends_of_empty(o, part, random) if o.depth == "eg3d" else tuple(part)
         total = Sums(
-            nothing(*shape[:2], channels), nothing(shape), nothing(shape), part.near, part.far
+            nothing(*shape[:2], channels),
+            nothing(shape),
+            nothing(shape),
+            *(x.clone() for x in ends),
         )
-        total = Sums(*(x.clone() for x in total))
         for i in range(field.batch):
             keep = meets[i].nonzero()[:, 0]
             if not len(keep):

@@ -73,6 +73,11 @@ def test_settings_of_a_call_are_those_of_the_configuration(field):
         ({"precision": "tf32", "path": "plain"}, "precision"),
         ({"chunk": 47}, "chunk"),
         ({"skip_cells": -1}, "skip_cells"),
+        (
+            {"skip_cells": 8, "outside": "field", "bounds": "near_far", "near": 1.0, "far": 2.0},
+            "skip_cells",
+        ),
+        ({"skip_cells": 8, "outside": "field", "strata": "eg3d"}, "skip_cells"),
         ({"skip_opacity": 0.0}, "skip_opacity"),
         ({"skip_opacity": 1.0}, "skip_opacity"),
     ],
