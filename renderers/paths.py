@@ -45,7 +45,7 @@ class Kernel(Protocol):
         """Say why this request has to take the plain path, or None."""
         ...
 
-    def describe(self) -> str:
+    def describe(self, request: Request) -> str:
         """Say what runs, for reports: such as `numba, AVX-512, 2 threads`."""
         ...
 
@@ -62,7 +62,7 @@ KERNELS: dict[str, tuple[str, str]] = {
 
 
 class Chosen(NamedTuple):
-    """The path of a rendering, in words for the reports; `why` it is the plain one."""
+    """The path of a rendering, in words for the reports; `why` it is not what was asked for."""
 
     name: str
     why: str = ""
@@ -84,15 +84,22 @@ def choose(
     why = []
     for name in _candidates(o.path, rays.origins.device):
         reason, kernel, request = _try(name, o, field, rays, part, random)
-        if kernel is not None:
-            return Chosen(kernel.describe()), kernel, request
+        if kernel is not None and request is not None:
+            read = name == "triton" or o.precision == "fp32"
+            return Chosen(kernel.describe(request), "" if read else _in_fp32(o)), kernel, request
         why.append(f"{name}: {reason}")
     if o.path != "auto":
         raise ConfigError(
             f"renderer.path={o.path}: {'; '.join(why)}. Use auto or plain", field="path"
         )
     reason = "; ".join(why) or f"no kernels for device {rays.origins.device.type}"
+    if o.precision != "fp32":
+        reason = f"{reason}; {_in_fp32(o)}"
     return Chosen("plain", reason), None, None
+
+
+def _in_fp32(o: VolumeRendererConfig) -> str:
+    return f"in fp32: renderer.precision={o.precision} is for triton"
 
 
 def _candidates(asked: PathName, device: torch.device) -> Iterator[str]:

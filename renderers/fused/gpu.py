@@ -26,6 +26,8 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_gan3d.cameras import Rays
+from lightning_gan3d.lowering import LoweredGrid
 from renderers.fused.launches import (
     Launch,
     find_gradients,
@@ -40,7 +42,7 @@ from renderers.fused.launches import (
 )
 from renderers.march import Random, Sums
 from renderers.paths import Request
-from renderers.sampling import stratified
+from renderers.sampling import Span, stratified
 
 MOST_WIDTH = 64
 """Most channels, hidden units or features: registers and shared memory hold a block of them."""
@@ -75,11 +77,13 @@ def refuses(request: Request) -> str | None:
     return None
 
 
-def describe() -> str:
-    """Say what runs."""
+def describe(request: Request) -> str:
+    """Say what runs, where the rays are, and in which precision."""
+    precision = request.options.precision
     if interpreted():
-        return "triton, interpreted"
-    return f"triton {triton.__version__}, {torch.cuda.get_device_name()}"
+        return f"triton, interpreted, {precision}"
+    device = torch.cuda.get_device_name(request.rays.origins.device)
+    return f"triton {triton.__version__}, {device}, {precision}"
 
 
 def march(request: Request) -> Sums:
@@ -110,17 +114,21 @@ class _March(torch.autograd.Function):
         omega, (depth, opacity, nearest, farthest) = weigh(x, t, sigma, order)
         feature = sum_features(x, t, omega)
         # Without the draws, which the backward pass does not read.
-        ctx.launch = x._replace(request=request._replace(random=Random()))
+        ctx.save_for_backward(t, sigma, order, x.texels, x.origins, x.dirs, *x.part, *x.weights)
+        ctx.rest = o, request.grid.axes, request.grid.activation, request.scene_cfg
         ctx.dtypes = [y.dtype for y in (grids, *weights)]
-        ctx.save_for_backward(t, sigma, order, x.texels)  # texels to see that nobody changes them
         ctx.mark_non_differentiable(nearest, farthest)
         return feature, depth, opacity, nearest, farthest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        t, sigma, order, _ = ctx.saved_tensors
-        x: Launch = ctx.launch
+        t, sigma, order, texels, origins, dirs, near, far, w1, b1, w2, b2 = ctx.saved_tensors
+        options, axes, activation, scene_cfg = ctx.rest
+        grid = LoweredGrid(texels, axes, w1, b1, w2, b2, activation)
+        rays, part = Rays(origins, dirs), Span(near, far)
+        request = Request(options, grid, scene_cfg, rays, part, Random())
+        x = Launch(request, texels, (w1, b1, w2, b2), origins, dirs, part)
         d_feature, d_depth, d_opacity = (g.contiguous() for g in gradients[:3])
         q = find_q(x, t, d_feature)
         omega, d_sigma = weigh_backward(x, t, sigma, order, q, d_depth, d_opacity)

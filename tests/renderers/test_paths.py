@@ -24,7 +24,7 @@ def kernel(monkeypatch):
     module = types.ModuleType("renderers.fake_kernel")
     module.refusal = None
     module.refuses = lambda _: module.refusal
-    module.describe = lambda: "fake kernel"
+    module.describe = lambda _: "fake kernel"
 
     def march(request):
         b, r, _ = request.rays.origins.shape
@@ -45,6 +45,20 @@ def test_a_kernel_serves_fields_that_it_knows_and_says_so():
     seen = o(make_field(), views(1), 4)
     assert seen.feature.unique().item() == -0.5
     assert str(o.path_taken) == "fake kernel"
+
+
+def test_a_precision_that_is_not_used_is_told(kernel):
+    o = renderer(precision="tf32")
+    o(make_field(), views(1), 4)
+    told = "in fp32: renderer.precision=tf32 is for triton"
+    assert str(o.path_taken) == f"fake kernel ({told})"
+    kernel.refusal = "too many samples"
+    o(make_field(), views(1), 4)
+    assert o.path_taken.why == f"numba: too many samples; {told}"
+    kernel.refusal = None
+    exact = renderer()
+    exact(make_field(), views(1), 4)
+    assert "fp32" not in str(exact.path_taken)
 
 
 @pytest.mark.parametrize("path", ["auto", "plain"])

@@ -24,7 +24,7 @@ from renderers.sampling import Span
 __all__ = ["describe", "march", "refuses"]
 
 
-def describe() -> str:
+def describe(request: Request) -> str:  # noqa: ARG001  # it runs alike for all
     """Say what runs, such as `numba, AVX-512, 2 threads`."""
     threads = torch.get_num_threads()
     return f"numba, {describe_vectors()}, {threads} thread{'s' if threads > 1 else ''}"

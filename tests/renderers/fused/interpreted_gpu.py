@@ -7,6 +7,7 @@ import pytest
 import torch
 from twins import EG3D, errors, make_field, render, views
 
+from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
@@ -27,7 +28,7 @@ def compare(field, resolution=4, num=None, draws=None, bound=5e-5, **options):
     options = {"samples_coarse": 3, "samples_fine": 2, **options}
     cameras = views(num or field.batch)
     found = render("triton", field, cameras, resolution, draws, **options)
-    assert found.path == "triton, interpreted"
+    assert found.path == f"triton, interpreted, {options.get('precision', 'fp32')}"
     exact = {k: v for k, v in options.items() if k != "precision"}
     wanted = render("plain", field, cameras, resolution, draws, **exact)
     assert set(found.gradients) == set(wanted.gradients)
@@ -89,6 +90,18 @@ def test_bytes_kept_for_the_backward_pass():
     assert sum(x.numel() * x.element_size() for x in mine) == 16 * 5 * (4 + 4 + 2)
 
 
+def test_rays_that_change_before_the_backward_pass_are_noticed():
+    field = make_field()
+    cfg = VolumeRendererConfig(path="triton", samples_coarse=2, samples_fine=0)
+    o = VolumeRenderer(cfg, field.scene_cfg)
+    rays = views(1).rays(2)
+    rays = Rays(*(x.contiguous() for x in rays))
+    seen = o.render_rays(field, rays).feature.sum()
+    rays.dirs.neg_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        seen.backward()
+
+
 @pytest.mark.parametrize(
     ("field", "why"),
     [
@@ -109,4 +122,4 @@ def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
     o = VolumeRenderer(cfg, make_field().scene_cfg)
     with torch.no_grad():
         o(make_field(), views(1), 2)
-    assert str(o.path_taken) == "triton, interpreted"
+    assert str(o.path_taken) == "triton, interpreted, fp32"

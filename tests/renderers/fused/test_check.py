@@ -27,7 +27,7 @@ def kernel(monkeypatch):
     module = types.ModuleType("renderers.faulty_kernel")
     module.spoil, module.asked = lambda sums: sums, []
     module.refuses = lambda _: None
-    module.describe = lambda: "a kernel"
+    module.describe = lambda _: "a kernel"
     module.field = make_field()
 
     def fused(request):
