@@ -84,8 +84,10 @@ def test_bytes_kept_for_the_backward_pass():
         kept.append(x)
         return x
 
+    arguments = ("triton", make_field(), views(1), 4, Draws(0))
+    render(*arguments, samples_coarse=3, samples_fine=2)  # checked, which keeps samples too
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        render("triton", make_field(), views(1), 4, Draws(0), samples_coarse=3, samples_fine=2)
+        render(*arguments, samples_coarse=3, samples_fine=2)
     mine = [x for x in kept if x.shape == (1, 16, 5)]
     assert sum(x.numel() * x.element_size() for x in mine) == 16 * 5 * (4 + 4 + 2)
 
