@@ -123,8 +123,9 @@ def _kernels() -> list[Finding]:
     numba, triton = version("numba"), version("triton")
     found = []
     if numba is None:
-        remedy = "not installed: renderings on a CPU take the plain path; pip install numba"
-        found.append(Finding("note", "CPU kernels", remedy))
+        remedy = "pip install 'lightning-gan3d[numba]'"
+        why = f"numba is not installed: renderings on a CPU take the plain path; {remedy}"
+        found.append(Finding("note", "CPU kernels", why))
     else:
         try:
             from lightning_gan3d.simd import describe
@@ -132,12 +133,29 @@ def _kernels() -> list[Finding]:
             found.append(Finding("ok", "CPU kernels", f"numba {numba}, {describe()}"))
         except Exception as error:
             found.append(Finding("note", "CPU kernels", f"numba {numba} cannot be used: {error}"))
+    return [*found, _gpu_kernels(triton)]
+
+
+def _gpu_kernels(triton: str | None) -> Finding:
+    """Whether the Triton kernels would run: asked of the installation and of the GPU."""
+    what, plain = "GPU kernels", "renderings on CUDA take the plain path"
     if triton is None:
-        why = "triton is not installed: renderings on CUDA take the plain path"
-        found.append(Finding("note", "GPU kernels", why))
-    else:
-        found.append(Finding("ok", "GPU kernels", f"triton {triton}, for CUDA devices"))
-    return found
+        return Finding("note", what, f"triton is not installed: {plain}")
+    try:
+        import torch
+
+        if not torch.cuda.is_available():
+            return Finding("note", what, f"triton {triton}, but torch sees no CUDA device")
+        capabilities = {
+            i: torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())
+        }
+    except Exception as error:
+        return Finding("note", what, f"triton {triton}, but CUDA cannot be asked: {error}")
+    old = [f"GPU {i} has {a}.{b}" for i, (a, b) in capabilities.items() if (a, b) < (8, 0)]
+    if old:
+        why = f"triton {triton}, which needs compute capability 8.0: {', '.join(old)}; {plain}"
+        return Finding("note", what, why)
+    return Finding("ok", what, f"triton {triton}; a first rendering checks them")
 
 
 def _shared_memory() -> Finding:

@@ -1,3 +1,6 @@
+import pytest
+import torch
+
 from lightning_gan3d import doctor
 
 
@@ -34,5 +37,37 @@ def test_kernels_are_told_and_their_absence_is_no_fault(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda _: None)
     cpu, gpu = doctor._kernels()
     assert (cpu.state, gpu.state) == ("note", "note")
-    assert "plain path; pip install numba" in cpu.detail
+    assert "plain path; pip install 'lightning-gan3d[numba]'" in cpu.detail
     assert "plain path" in gpu.detail
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "state", "words"),
+    [
+        ([], "note", "torch sees no CUDA device"),
+        ([(7, 5)], "note", "needs compute capability 8.0: GPU 0 has 7.5; renderings on CUDA"),
+        ([(9, 0), (6, 1)], "note", "GPU 1 has 6.1"),
+        ([(8, 0)], "ok", "triton 3.9"),
+    ],
+)
+def test_gpu_kernels_are_well_only_on_a_gpu_that_runs_them(monkeypatch, capabilities, state, words):
+    monkeypatch.setattr(doctor, "version", lambda _: "3.9")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
+    found = doctor._kernels()[1]
+    assert found.state == state
+    assert words in found.detail
+
+
+def test_a_driver_that_cannot_be_asked_is_a_note(monkeypatch):
+    def broken():
+        raise RuntimeError("driver mismatch")
+
+    monkeypatch.setattr(doctor, "version", lambda _: "3.9")
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    found = doctor._kernels()[1]
+    assert (found.state, found.detail) == (
+        "note",
+        "triton 3.9, but CUDA cannot be asked: driver mismatch",
+    )
