@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning
 import torch
@@ -47,7 +48,7 @@ def current(device: torch.device, command: Sequence[str]) -> Setup:
         device_name(device),
         torch.get_num_threads(),
         versions,
-        shlex.join(command) if command else "called from Python",
+        shlex.join([Path(command[0]).name, *command[1:]]) if command else "called from Python",
     )
 
 

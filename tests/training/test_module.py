@@ -333,7 +333,8 @@ def test_bf16_stays_near_fp32(tiny, train):
 
 
 def test_a_step_never_asks_the_device(tiny, monkeypatch):
-    module, all_batches = batches(tiny(), 3)
+    # Kernels for a CPU read its tensors as arrays, which is no wait.
+    module, all_batches = batches(tiny("generator.renderer.path=plain"), 3)
     module.training_step(all_batches[0], 0)
 
     def refuse(*_, **__):
