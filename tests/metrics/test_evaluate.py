@@ -162,7 +162,7 @@ def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, k
     generator, _ = make_networks(experiment(kind), 32)
     generator.train()
     modes = set()
-    generator.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
     before = {k: v.clone() for k, v in generator.state_dict().items()}
     found = by_name(evaluate(generator, *data, SMALL, initial=generator))
     assert set(found) == ALL
