@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from lightning_gan3d.benchmark.official import (
     Checkout,
     Trainer,
     described,
+    ours_of,
+)
+from lightning_gan3d.benchmark.official_arguments import (
     discriminator_kwargs,
     generator_kwargs,
-    ours_of,
+    rendering_kwargs,
 )
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
@@ -30,6 +33,11 @@ PHASES: dict[str, Phase] = {
     "Dmain": "D loss",
     "Dreg": "D penalty",
 }
+
+
+TrainingPrecision = Literal["fp32", "bf16"]
+NOT_COMPARED = "not compared here (docs/eg3d.md)"
+"""Of phases: both sides draw, so that losses differ; the tests hand them equal draws."""
 
 
 class Setting(NamedTuple):
@@ -62,17 +70,25 @@ def works(
     keys = {name: f"train_{name}" for name in PHASES}
     if not any(map(wanted, keys.values())):
         return
-    s = SETTINGS[device.type]
-    g_kwargs = generator_kwargs(s.resolution, s.samples, s.channel_base)
+    s = SETTINGS["cuda" if device.type == "cuda" else "cpu"]
+    trained = [p for p in precisions if p in get_args(TrainingPrecision)]
+    if not trained:
+        return
+    rendering = rendering_kwargs(
+        s.resolution,
+        depth_resolution=s.samples,
+        depth_resolution_importance=s.samples,
+        c_gen_conditioning_zero=False,
+        gpc_reg_prob=0.5,
+    )
+    g_kwargs = generator_kwargs(s.resolution, s.channel_base, rendering_kwargs=rendering)
     d_kwargs = discriminator_kwargs(s.resolution, s.channel_base)
     theirs = code.generator(g_kwargs, device), code.discriminator(d_kwargs, device)
     parts = ours_of(theirs[0], g_kwargs)
     critic = nvidia.read_discriminator(described(theirs[1], "DualDiscriminator", d_kwargs))
-    trainer = Trainer(code, *theirs, s.resolution, s.rendering, device)
+    trainer = Trainer(code, *theirs, s.rendering, device)
     images, label, z = _inputs(s, device)
-    modules = {
-        p: _module(s, p, parts, critic, label, device) for p in precisions if p in ("fp32", "bf16")
-    }
+    modules = {p: _module(s, p, parts, critic, label, device) for p in trained}
     for name, key in keys.items():
         if not wanted(key):
             continue
@@ -84,7 +100,7 @@ def works(
             f"{s.samples} + {s.samples} samples, batch {s.batch}, channel base {s.channel_base}",
             functools.partial(_and, run, trainer.follow) if main else run,
             {p: _phase(m, PHASES[name], images, label, main) for p, m in modules.items()},
-            lambda _: "in tests/eg3d",
+            lambda _: NOT_COMPARED,
             lambda: str(next(iter(modules.values())).generator.renderer.path_taken),
             INTERVALS[name],
         )

@@ -19,8 +19,6 @@ from lightning_gan3d.checkpoints.arguments import Network
 from lightning_gan3d.checkpoints.records import Record
 from lightning_gan3d.config import ConfigError
 
-SUPERRESOLUTIONS = {128: "2X", 256: "4X", 512: "8XDC"}
-
 
 class Checkout:
     """A clone of NVlabs/eg3d."""
@@ -69,80 +67,6 @@ class Checkout:
         return f"its CUDA operations built: {', '.join(built) or 'none'}"
 
 
-def rendering_kwargs(resolution: int, samples: int) -> dict[str, Any]:
-    """The options that its `train.py` sets: those of ShapeNet for 128, else of FFHQ."""
-    name = f"training.superresolution.SuperresolutionHybrid{SUPERRESOLUTIONS[resolution]}"
-    options: dict[str, Any] = {
-        "image_resolution": resolution,
-        "disparity_space_sampling": False,
-        "clamp_mode": "softplus",
-        "superresolution_module": name,
-        "c_gen_conditioning_zero": False,
-        "gpc_reg_prob": 0.5,
-        "c_scale": 1,
-        "superresolution_noise_mode": "none",
-        "density_reg": 0.25,
-        "density_reg_p_dist": 0.004,
-        "reg_type": "l1",
-        "decoder_lr_mul": 1,
-        "sr_antialias": True,
-        "depth_resolution": samples,
-        "depth_resolution_importance": samples,
-        "ray_start": 2.25,
-        "ray_end": 3.3,
-        "box_warp": 1,
-        "avg_camera_radius": 2.7,
-        "avg_camera_pivot": [0, 0, 0.2],
-    }
-    if resolution == 128:
-        options |= {
-            "ray_start": 0.1,
-            "ray_end": 2.6,
-            "box_warp": 1.6,
-            "white_back": True,
-            "avg_camera_radius": 1.7,
-            "avg_camera_pivot": [0, 0, 0],
-        }
-    return options
-
-
-def generator_kwargs(resolution: int, samples: int, channel_base: int) -> dict[str, Any]:
-    """Arguments of the official generator as its `train.py` sets them."""
-    widths = {"channel_base": channel_base, "channel_max": 512}
-    return {
-        "z_dim": 512,
-        "c_dim": 25,
-        "w_dim": 512,
-        "img_resolution": resolution,
-        "img_channels": 3,
-        "sr_num_fp16_res": 4,
-        "mapping_kwargs": {"num_layers": 2},
-        "rendering_kwargs": rendering_kwargs(resolution, samples),
-        "sr_kwargs": {**widths, "fused_modconv_default": "inference_only"},
-        "num_fp16_res": 0,
-        "conv_clamp": None,
-        "fused_modconv_default": "inference_only",
-        **widths,
-    }
-
-
-def discriminator_kwargs(resolution: int, channel_base: int) -> dict[str, Any]:
-    """Arguments of the official discriminator as its `train.py` sets them."""
-    return {
-        "c_dim": 25,
-        "img_resolution": resolution,
-        "img_channels": 3,
-        "num_fp16_res": 4,
-        "conv_clamp": 256,
-        "disc_c_noise": 0,
-        "block_kwargs": {"freeze_layers": 0},
-        "mapping_kwargs": {},
-        "epilogue_kwargs": {"mbstd_group_size": 4},
-        "channel_base": channel_base,
-        "channel_max": 512,
-    }
-
-
 def described(network: Any, kind: str, kwargs: Mapping[str, Any]) -> Network:
     """Return a network as the importer of checkpoints takes it, tensors included."""
     attributes: dict[str, Any] = {"_init_kwargs": dict(kwargs)}
@@ -173,7 +97,6 @@ class Trainer:
         checkout: Checkout,
         generator: nn.Module,
         discriminator: nn.Module,
-        resolution: int,
         rendering: int,
         device: torch.device,
     ) -> None:
@@ -200,7 +123,6 @@ class Trainer:
             betas = 0.0, 0.99**ratio
             adam = torch.optim.Adam(net.parameters(), lr=rate * ratio, betas=betas, eps=1e-8)
             self.optimizers[name] = adam
-        self.device, self.resolution = device, resolution
 
     def phase(
         self, name: str, real: Tensor, real_label: Tensor, z: Tensor, label: Tensor

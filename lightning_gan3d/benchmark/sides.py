@@ -9,7 +9,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from lightning_gan3d.benchmark.official import Checkout, generator_kwargs, ours_of
+from lightning_gan3d.benchmark.official import Checkout, ours_of
+from lightning_gan3d.benchmark.official_arguments import generator_kwargs
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.stored import fill
 from lightning_gan3d.generator import Generator
@@ -33,7 +34,7 @@ class Side(NamedTuple):
 
 def build(code: Checkout, device: torch.device, precisions: tuple[str, ...]) -> Side:
     """Build both sides with one set of weights; the official density is made to be partly solid."""
-    kwargs = generator_kwargs(RESOLUTION, SAMPLES, 32768)
+    kwargs = generator_kwargs(RESOLUTION)
     theirs: Any = code.generator(kwargs, device).eval().requires_grad_(False)
     with torch.no_grad():
         theirs.decoder.net[2].weight[0] *= 16.0  # else every ray ends in fog

@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_gan3d.benchmark import official_arguments
+from lightning_gan3d.benchmark.official_arguments import rendering_kwargs
+
 VARIABLE = "EG3D_CHECKOUT"
 
 
@@ -44,85 +47,18 @@ def official(module: str) -> Any:
     return importlib.import_module(module)
 
 
-SR_MODULES = {128: "2X", 256: "4X", 512: "8XDC"}
 CHANNELS = {"channel_base": 2048, "channel_max": 32}
 """Narrow networks: every layer and every rule, in seconds."""
 
 
-def rendering_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
-    """The options that the official `train.py` sets: those of ShapeNet for 128, else of FFHQ."""
-    name = f"training.superresolution.SuperresolutionHybrid{SR_MODULES[resolution]}"
-    options: dict[str, Any] = {
-        "image_resolution": resolution,
-        "disparity_space_sampling": False,
-        "clamp_mode": "softplus",
-        "superresolution_module": name,
-        "c_gen_conditioning_zero": resolution == 128,
-        "gpc_reg_prob": None if resolution == 128 else 0.5,
-        "c_scale": 1,
-        "superresolution_noise_mode": "none",
-        "density_reg": 0.25,
-        "density_reg_p_dist": 0.004,
-        "reg_type": "l1",
-        "decoder_lr_mul": 1,
-        "sr_antialias": True,
-        "depth_resolution": 48,
-        "depth_resolution_importance": 48,
-        "ray_start": 2.25,
-        "ray_end": 3.3,
-        "box_warp": 1,
-        "avg_camera_radius": 2.7,
-        "avg_camera_pivot": [0, 0, 0.2],
-    }
-    if resolution == 128:
-        options |= {
-            "depth_resolution": 64,
-            "depth_resolution_importance": 64,
-            "ray_start": 0.1,
-            "ray_end": 2.6,
-            "box_warp": 1.6,
-            "white_back": True,
-            "avg_camera_radius": 1.7,
-            "avg_camera_pivot": [0, 0, 0],
-        }
-    return options | changes
-
-
 def generator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official generator, narrowed."""
-    return {
-        "z_dim": 512,
-        "c_dim": 25,
-        "w_dim": 512,
-        "img_resolution": resolution,
-        "img_channels": 3,
-        "sr_num_fp16_res": 4,
-        "mapping_kwargs": {"num_layers": 2},
-        "rendering_kwargs": rendering_kwargs(resolution),
-        "sr_kwargs": {**CHANNELS, "fused_modconv_default": "inference_only"},
-        "num_fp16_res": 0,
-        "conv_clamp": None,
-        "fused_modconv_default": "inference_only",
-        **CHANNELS,
-        **changes,
-    }
+    return official_arguments.generator_kwargs(resolution, **{**CHANNELS, **changes})
 
 
 def discriminator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official discriminator, narrowed."""
-    return {
-        "c_dim": 25,
-        "img_resolution": resolution,
-        "img_channels": 3,
-        "num_fp16_res": 4,
-        "conv_clamp": 256,
-        "disc_c_noise": 0,
-        "block_kwargs": {"freeze_layers": 0},
-        "mapping_kwargs": {},
-        "epilogue_kwargs": {"mbstd_group_size": 4},
-        **CHANNELS,
-        **changes,
-    }
+    return official_arguments.discriminator_kwargs(resolution, **{**CHANNELS, **changes})
 
 
 def official_generator(kwargs: Mapping[str, Any]) -> nn.Module:
