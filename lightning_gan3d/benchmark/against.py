@@ -1,7 +1,8 @@
 """`gan3d bench --against`: ours beside the official EG3D, on equal weights, in one process.
 
-Each piece of work is checked for agreement first, then timed in turns; memory is what each adds at
-its peak. The work is EG3D's own: its 512-pixel model for images, its 128-pixel one for training.
+Each piece of work is timed in turns; memory is what each adds at its peak. How far ours is from
+theirs is printed beside it, but for phases of training, which tests hand equal draws (tests/eg3d).
+The work is EG3D's own: its 512-pixel model for images, its 128-pixel one for training.
 """
 
 import dataclasses
@@ -93,6 +94,8 @@ def compare(
     if unknown:
         raise ConfigError(f"--precision {unknown[0]}: use one of {', '.join(known)}")
     code, where = Checkout(checkout), resolve_device(device)
+    if out is not None:
+        make_folder(out)
     rows: list[Result] = []
     with setup.cpu_threads(threads):
         told = setup.current(where, command)
@@ -203,9 +206,18 @@ def table(rows: Sequence[Result]) -> str:
     return "\n".join([head, *map(line, rows)])
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder of a result before minutes of work are spent on it, or refuse."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error}; name a file in a folder of yours") from error
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; name a file, such as {out / 'against.json'}")
+
+
 def write(path: Path, about: dict[str, Any], rows: Sequence[Result]) -> None:
     """Write a comparison as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "rows": [dataclasses.asdict(r) for r in rows]}
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -104,6 +104,15 @@ def test_work_can_be_picked_and_unknown_work_is_refused(tmp_path: Path) -> None:
         compare(tmp_path, "cpu", ("int8",), quick=True)
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_result_that_cannot_be_written_costs_no_measurement(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--out .*name a file in a folder of yours"):
+        compare(tmp_path, "cpu", ("fp32",), quick=True, out=tmp_path / "file" / "against.json")
+    with pytest.raises(ConfigError, match=r"--out .*is a folder"):
+        compare(tmp_path, "cpu", ("fp32",), quick=True, out=tmp_path)
+
+
 def test_a_folder_without_the_official_code_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
