@@ -146,6 +146,8 @@ def bench(
 ) -> None:
     """Measure speed, memory and cost; or, with --against, ours beside the official EG3D."""
     if against is not None:
+        if targets:
+            raise ConfigError(f"bench --against: compares EG3D's own model; leave out {targets[0]}")
         from lightning_gan3d.benchmark.against import compare
 
         typer.echo(
@@ -164,6 +166,10 @@ def bench(
         return
     from lightning_gan3d.benchmark.bench import bench_targets
 
+    beside = {"--only": only, "--precision": precision, "--threads": threads, "--out": out}
+    unread = [name for name, value in beside.items() if value is not None]
+    if unread:
+        raise ConfigError(f"bench {unread[0]}: goes with --against PATH alone")
     if not targets:
         raise ConfigError("bench: name a run directory, a preset or a file; or --against PATH")
     typer.echo(bench_targets(targets, root=root, device=device, quick=quick, command=sys.argv))

@@ -57,6 +57,8 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["data", "from-poses", "/nowhere", "out.zip"], ["/nowhere"]),
         (["evaluate", "/nowhere"], ["/nowhere"]),
         (["report", "/nowhere"], ["/nowhere"]),
+        (["bench", "triplane", "--against", "/nowhere"], ["leave out triplane"]),
+        (["bench", "triplane", "--threads", "2"], ["bench --threads", "--against PATH"]),
         (["generate", "/nowhere"], ["/nowhere"]),
         (["bench", "/nowhere"], ["/nowhere"]),
         (["evaluate", "/nowhere", "--device", "banana"], ["/nowhere"]),
