@@ -63,7 +63,8 @@ def fill(page: str, results: Path) -> str:
 def against(path: Path) -> str:
     """The comparison with the official code."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    about, kind = content["about"], "cuda" if "cuda" in path.parts else "cpu"
+    about = content["about"]
+    kind = "cpu" if about["device"].startswith("cpu") else "cuda"
     head = (
         "| work | official | ours | faster | quartiles | goal | official | ours | less | goal | "
         "agreement |\n|---|---|---|---|---|---|---|---|---|---|---|"

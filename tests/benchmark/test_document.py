@@ -23,7 +23,13 @@ ROW = {
     "path": "numba",
     "every": 1.0,
 }
-ABOUT = {"device": "a cpu", "threads": 2, "versions": "v", "command": "gan3d", "official": "none"}
+ABOUT = {
+    "device": "cpu, a processor",
+    "threads": 2,
+    "versions": "v",
+    "command": "gan3d",
+    "official": "none",
+}
 PAGE = "before\n<!-- table: against cpu/against.json -->\nold\n<!-- end -->\nafter\n"
 
 
@@ -45,6 +51,14 @@ def test_a_table_replaces_the_old_one_and_filling_twice_changes_nothing(tmp_path
 
 def test_a_goal_that_was_missed_is_said_to_be(tmp_path: Path) -> None:
     assert "≥ 2.5x: missed" in document.fill(PAGE, stored(tmp_path, ratio=2.0))
+
+
+def test_goals_are_those_of_the_device_that_was_measured(tmp_path: Path) -> None:
+    stored(tmp_path, key="view", precision="bf16", ratio=6.0)
+    assert "≥ 7x: missed" in document.fill(PAGE, tmp_path)
+    file = tmp_path / "cpu" / "against.json"
+    file.write_text(file.read_text().replace("cpu, a processor", "NVIDIA H100"))
+    assert "≥ 5x: reached" in document.fill(PAGE, tmp_path)
 
 
 def test_unknown_tables_and_missing_files_are_errors(tmp_path: Path) -> None:
