@@ -39,29 +39,46 @@ def forward(job: Job, keep: bool) -> tuple[Sums, Float[Tensor, "b r f"]]:
     fine = torch.empty((b, r, job.rules.fine) if keep else (b, 0, 0), **FLOATS)
     scratches = [scratch_of(job.sizes, backward=False) for _ in range(num_workers(job.tiles))]
     for scene in range(b):
-        grids = texels.readable(job.request.grid.grids[scene].detach(), job.request.grid.axes)
-        along = along_of(job, scene)
-        seen = Seen(*(array_of(x[scene]) for x in (feature, *(y[..., 0] for y in scalars))))
-        depths = array_of(fine[scene])
-
-        def render(worker: int, tile: int) -> None:
-            march_tile(
-                grids.address,  # noqa: B023  # run before the next scene
-                grids.half,  # noqa: B023
-                grids.table.ctypes.data,  # noqa: B023
-                job.sizes,
-                job.weights,
-                job.rules,
-                along,  # noqa: B023
-                tile,
-                seen,  # noqa: B023
-                depths,  # noqa: B023
-                keep,
-                scratches[worker],
-            )
-
-        run(render, job.tiles)
+        task = functools.partial(
+            _render,
+            job,
+            texels.readable(job.request.grid.grids[scene].detach(), job.request.grid.axes),
+            along_of(job, scene),
+            Seen(*(array_of(x[scene]) for x in (feature, *(y[..., 0] for y in scalars)))),
+            array_of(fine[scene]),
+            keep,
+            scratches,
+        )
+        run(task, job.tiles)
     return Sums(feature, *scalars), fine
+
+
+def _render(
+    job: Job,
+    grids: texels.Texels,
+    along: Along,
+    seen: Seen,
+    depths: np.ndarray,
+    keep: bool,
+    scratches: list[Scratch],
+    worker: int,
+    tile: int,
+) -> None:
+    """Render a tile of a scene into its rows of `seen`, and of `depths` if these are kept."""
+    march_tile(
+        grids.address,
+        grids.half,
+        grids.table.ctypes.data,
+        job.sizes,
+        job.weights,
+        job.rules,
+        along,
+        tile,
+        seen,
+        depths,
+        keep,
+        scratches[worker],
+    )
 
 
 def backward(
