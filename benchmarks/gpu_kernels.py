@@ -108,7 +108,7 @@ def cameras(batch: int, device: str) -> Cameras:
 def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
     """EG3D's counts of samples."""
     n = 2 if DRY else 48
-    return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]
+    return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]  # names of theirs
 
 
 def stages(device: str) -> Iterator[Measure]:

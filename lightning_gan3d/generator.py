@@ -61,8 +61,8 @@ class GeneratorConfig:
             raise ConfigError(
                 f"generator.renderer.kind={registry.name_of('renderers')(type(self.renderer))} "
                 f"renders "
-                f"{renderer.accepts.__name__} scenes, but the representation makes "  # type: ignore[attr-defined]
-                f"{representation.scene_type.__name__}; choose a renderer that accepts these",  # type: ignore[attr-defined]
+                f"{renderer.accepts.__name__} scenes, but the representation makes "  # type: ignore[attr-defined]  # as above
+                f"{representation.scene_type.__name__}; choose a renderer that accepts these",  # type: ignore[attr-defined]  # as above
                 field="renderer",
             )
 

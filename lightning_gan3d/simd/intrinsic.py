@@ -34,7 +34,8 @@ def simd(emit: Callable[..., Any]) -> Any:
 
     names = ["context", *notes]
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    typing.__signature__ = inspect.Signature([inspect.Parameter(n, place) for n in names])  # type: ignore[attr-defined]
+    named = [inspect.Parameter(n, place) for n in names]
+    typing.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # read by numba
     typing.__name__ = emit.__name__
     typing.__doc__ = emit.__doc__
     return intrinsic(typing)
