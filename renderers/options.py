@@ -49,6 +49,9 @@ class VolumeRendererConfig:
     space; training and single images never use it."""
     skip_opacity: float = 0.01
     """A cell has something where density could stop this share of a ray across the box, or more."""
+    cache_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """How the grids of a prepared scene, which is kept for several views, are stored: 16 bits take
+    half the memory. What is no grid (the styles of an MLP) stays as it is; sums are float32."""
     path: Literal["auto", "plain", "numba", "triton"] = "auto"
     """Which code marches the rays: fused kernels (`numba` on a CPU, `triton` on CUDA), or `plain`
     torch, which serves any field. `auto`: kernels where they can; what ran is reported."""
@@ -75,6 +78,8 @@ class VolumeRendererConfig:
         self._check(0 <= self.background <= 1, "background", "use 0 (black) to 1 (white)")
         read = self.precision == "fp32" or self.path in ("auto", "triton")
         self._check(read, "precision", f"path={self.path} computes in fp32; use path=triton")
+        stored = self.cache_precision != "fp16" or self.path != "numba"
+        self._check(stored, "cache_precision", "path=numba reads fp32 and bf16; use bf16")
         self._check(self.density_noise >= 0, "density_noise", "use 0 (none) or more")
         self._check(self.skip_cells >= 0, "skip_cells", "use 0 (none) or more, e.g. 64")
         # The cells know nothing of density beyond the box, where these rules place samples.

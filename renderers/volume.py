@@ -1,5 +1,6 @@
 """The volume renderer: any field, queried along rays in chunks that bound its memory."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.contract import Field, Renderer, Rendering, RenderSettings, SceneConfig
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.precision import without_autocast
+from lightning_gan3d.lowering import LoweredGrid
+from lightning_gan3d.networks.precision import DTYPES, without_autocast
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.march import Random, Sums, draw, ends_of_empty, march
 from renderers.occupancy import OccupiedField, find_occupied
@@ -52,10 +54,22 @@ class VolumeRenderer(Renderer):
         """Which path the last rendering took, for reports; None before the first."""
 
     def prepare(self, scene: Field) -> Field:  # type: ignore[override]  # accepts fields
-        """Find where the scenes have anything, if `skip_cells` asks for it; without a gradient."""
-        if not self.cfg.skip_cells or isinstance(scene, OccupiedField):
+        """Do what pays over several views of the scenes; without a gradient.
+
+        Finds where they have anything, if `skip_cells` asks for it, and stores grids in
+        `cache_precision`.
+        """
+        if isinstance(scene, OccupiedField):
             return scene
-        return find_occupied(scene, self.cfg.skip_cells, self.cfg.skip_opacity)
+        dtype = DTYPES[self.cfg.cache_precision]
+        stored = scene
+        if dtype is not None and isinstance(scene.lower(), LoweredGrid):
+            stored = scene.detach().to(dtype=dtype)
+        if not self.cfg.skip_cells:
+            return stored
+        return dataclasses.replace(
+            find_occupied(scene, self.cfg.skip_cells, self.cfg.skip_opacity), field=stored
+        )
 
     def forward(
         self,

@@ -42,7 +42,14 @@ def test_every_option_has_an_effect(name):
 
 def test_no_option_is_left_out():
     names = {f.name for f in dataclasses.fields(BASE)}
-    elsewhere = {"outside", "oversample", "precision", "skip_cells", "skip_opacity"}
+    elsewhere = {
+        "outside",
+        "oversample",
+        "precision",
+        "cache_precision",
+        "skip_cells",
+        "skip_opacity",
+    }
     assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | elsewhere
 
 
@@ -72,6 +79,7 @@ def test_settings_of_a_call_are_those_of_the_configuration(field):
         ({"density_noise": -1.0}, "density_noise"),
         ({"precision": "tf32", "path": "plain"}, "precision"),
         ({"chunk": 47}, "chunk"),
+        ({"cache_precision": "fp16", "path": "numba"}, "cache_precision"),
         ({"skip_cells": -1}, "skip_cells"),
         (
             {"skip_cells": 8, "outside": "field", "bounds": "near_far", "near": 1.0, "far": 2.0},

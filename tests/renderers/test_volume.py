@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from analytic_fields import FormulaField, cameras, clouds, constant, floor, ray, sphere
+from twins import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.contract import SceneConfig
@@ -307,3 +308,38 @@ def test_gradients_reach_cameras():
         return out.feature, out.depth
 
     assert torch.autograd.gradcheck(picture, (view.cam2world.clone().requires_grad_(),))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["triplane", "voxel"])
+def test_a_prepared_scene_may_be_kept_in_half_the_memory(kind, precision):
+    field = make_field(kind, channels=16)
+    options = {"samples_coarse": 12, "samples_fine": 12}
+    whole = VolumeRenderer(VolumeRendererConfig(**options), field.scene_cfg)
+    half = VolumeRenderer(
+        VolumeRendererConfig(**options, cache_precision=precision), field.scene_cfg
+    )
+    assert whole.prepare(field) is field
+    prepared = half.prepare(field)
+    assert prepared.nbytes * 2 == field.nbytes
+    with torch.no_grad():
+        wanted, found = whole(field, views(2), 12), half(prepared, views(2), 12)
+    error = float((wanted.feature - found.feature).abs().max())
+    assert 1e-6 < error < (0.1 if precision == "bf16" else 0.02)
+
+
+def test_a_scene_without_grids_is_kept_as_it_is():
+    ball = FormulaField(torch.tensor([[30.0, 0.3]]), sphere)
+    cfg = VolumeRendererConfig(cache_precision="bf16")
+    assert VolumeRenderer(cfg, ball.scene_cfg).prepare(ball) is ball
+
+
+def test_cells_that_are_skipped_are_those_of_the_whole_precision():
+    field = make_field("triplane", channels=16)
+    options = {"skip_cells": 8}
+    whole = VolumeRenderer(VolumeRendererConfig(**options), field.scene_cfg).prepare(field)
+    half = VolumeRenderer(
+        VolumeRendererConfig(**options, cache_precision="bf16"), field.scene_cfg
+    ).prepare(field)
+    assert torch.equal(whole.occupied, half.occupied)
+    assert half.field.planes.dtype == torch.bfloat16
