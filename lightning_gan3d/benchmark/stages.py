@@ -14,6 +14,7 @@ from lightning_gan3d.benchmark.memory import MB, measure_peak
 from lightning_gan3d.benchmark.speed import Protocol, time_calls
 from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.graphs import record_forward, record_view
 from lightning_gan3d.measure import Measure
 
 
@@ -33,7 +34,8 @@ class Stage(NamedTuple):
 def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]:
     """Return the stages of one image: mapping, scene (made once), view (each camera), image.
 
-    `rendering` and `superresolution` are the parts of a view, where the generator has them.
+    `rendering` and `superresolution` are the parts of a view, where the generator has them. On
+    CUDA, `view_replayed` and `image_replayed` are the same as CUDA graphs.
     """
     g = generator
     z, label, cameras = inputs
@@ -77,6 +79,8 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
         )
     if isinstance(made, Field) and isinstance(scene, Field):
         found |= _renderings(g, made, scene, inputs, flops["renderer"])
+    if z.device.type == "cuda":
+        found |= _replays(g, found, inputs, ws, scene)
     if g.cfg.superresolution.factor > 1:
         found["superresolution"] = _superresolution(g, ws, flops["superresolution"])
     return found
@@ -112,6 +116,22 @@ def _renderings(
             3 * flops,  # forward, and two products for each in the backward pass
             2 * made.nbytes,
         ),
+    }
+
+
+def _replays(
+    generator: Generator, called: dict[str, Stage], inputs: Inputs, ws: Tensor, scene: Scene
+) -> dict[str, Stage]:
+    """A view and an image once more, each recorded as a CUDA graph and replayed."""
+    z, label, cameras = inputs
+    image = record_forward(generator, z, label, cameras)
+    found = {"image_replayed": called["image"]._replace(call=lambda: image(z, label, cameras))}
+    if not generator.representation.view_in_label:
+        view = record_view(generator, scene, ws, cameras)
+        found["view_replayed"] = called["view"]._replace(call=lambda: view(cameras))
+    return {
+        name: stage._replace(what=f"{stage.what}; a CUDA graph, replayed")
+        for name, stage in found.items()
     }
 
 

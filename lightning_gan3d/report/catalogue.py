@@ -83,6 +83,8 @@ _STAGES = {
     "view": "view",
     "image": "image",
     "discriminator": "discriminator",
+    "view_replayed": "replayed view",
+    "image_replayed": "replayed image",
 }
 """Stages of the benchmark whose floor is known."""
 
@@ -114,6 +116,8 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "speed.scene_ms": ("Time to make a scene, once a latent", "Scene", "lower"),
     "speed.view_ms": ("Time of each view of a scene", "View", "lower"),
     "speed.image_ms": ("Time of one image of a new latent", "Image", "lower"),
+    "speed.view_replayed_ms": ("Time of a view, as a CUDA graph", "View graph", "lower"),
+    "speed.image_replayed_ms": ("Time of one image, as a CUDA graph", "Image graph", "lower"),
     "speed.image_img_s": ("Images of new latents, in batches", "Images", "higher"),
     "speed.train_img_s": ("Training speed", "Training", "higher"),
     "speed.rendering_ms": ("Time of rendering alone", "Rendering", "lower"),
@@ -137,6 +141,8 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "memory.scene_mb": ("Peak memory of making a scene", "Scene mem.", "lower"),
     "memory.view_mb": ("Peak memory of one view", "View mem.", "lower"),
     "memory.image_mb": ("Peak memory of one image", "Image mem.", "lower"),
+    "memory.view_replayed_mb": ("Peak memory of a replayed view", "View graph mem.", "lower"),
+    "memory.image_replayed_mb": ("Peak memory of a replayed image", "Image graph mem.", "lower"),
     "memory.rendering_mb": ("Peak memory of rendering", "Rend. mem.", "lower"),
     "memory.rendering_gradient_mb": (
         "Peak memory of rendering and gradient",

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
+from lightning_gan3d import graphs
 from lightning_gan3d.benchmark.cost import count_cost
 from lightning_gan3d.benchmark.inputs import make_inputs
-from lightning_gan3d.benchmark.stages import stages
+from lightning_gan3d.benchmark.stages import _replays, stages
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 
@@ -39,3 +40,25 @@ def test_every_stage_runs_and_training_prepares_nothing(
             stage.call()
         if name == "rendering_gradient":
             assert rendered == ["TriPlaneField"]
+
+
+@pytest.mark.parametrize("preset", ["demo/triplane", "demo/image2d"])
+def test_graphs_replay_the_stages_whose_names_they_bear(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU records nothing: the function stands in for its recording."""
+    monkeypatch.setattr(graphs, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+    generator = Generator(load_experiment(preset).generator, 32).eval()
+    inputs = make_inputs(generator)
+    called = stages(generator, inputs, count_cost(generator))
+    with torch.no_grad():
+        ws = generator.mapping(inputs.z, inputs.label)
+        found = _replays(generator, called, inputs, ws, generator.scene(ws))
+        assert set(found) == {"image_replayed"} | (
+            set() if "image2d" in preset else {"view_replayed"}
+        )
+        for name, stage in found.items():
+            torch.testing.assert_close(
+                stage.call().image, called[name.removesuffix("_replayed")].call().image
+            )
