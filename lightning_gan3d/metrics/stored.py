@@ -1,0 +1,113 @@
+"""Images that somebody's generator made and stored, to be measured as they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.archive import DataError, Source, checksum, open_source
+from lightning_gan3d.data.decode import decode, is_image, open_image
+from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
+
+SAME_CAMERA = 1e-4
+"""Numbers of two labels may differ by this much and mean one camera."""
+
+
+class Orbits(NamedTuple):
+    """Items that were seen from the same cameras."""
+
+    images: Int64[Tensor, "m v"]
+    """Number of each item's image from each camera."""
+    cameras: Cameras
+    """The v cameras."""
+
+
+class StoredImages:
+    """A folder or zip of images, in the order of their names.
+
+    With a `dataset.json` in the format of data sets each image has the label of its camera, and
+    `objects` says which images show one item. Without one, measures that need these are missing.
+
+    Attributes:
+        names: files of the images.
+        resolution: side of the images in pixels.
+        labels: (n, 25) labels of their cameras; None without `dataset.json`.
+        objects: number of the item that each image shows, -1 where unknown; None without.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """List the images and read their labels; raises a `DataError` where they are unusable."""
+        self.source: Source = open_source(path)
+        self.names = [n for n in self.source.names if is_image(n)]
+        if not self.names:
+            raise DataError(f"{path} holds no images (.png, .jpg, .webp, .bmp)")
+        first = self.names[0]
+        self.resolution: int = open_image(self.source.read(first), first).size[0]
+        self.labels: Float[Tensor, "n 25"] | None = None
+        self.objects: Int64[Tensor, " n"] | None = None
+        self._checksums: dict[str, str] = {}
+        if "dataset.json" in self.source.names:
+            index = read_index(self.source)
+            labels = read_labels(index, self.names, self.source)
+            self.labels = check_cameras(labels, self.names, repair=False).float()
+            known = index.get("objects")
+            if isinstance(known, dict) and known:
+                self.objects = torch.tensor([int(known.get(n, -1)) for n in self.names])
+            self._checksums = dict(index.get("sha256", {}))
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.names)
+
+    @property
+    def path(self) -> Path:
+        """Where they lie."""
+        return self.source.path
+
+    def images(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k 3 h w"]:
+        """Read some images; raises a `DataError` for one that is damaged or of another size."""
+        return torch.stack([self._read(self.names[int(i)]) for i in indices])
+
+    def batches(
+        self, num: int, batch: int
+    ) -> Iterator[tuple[UInt8[Tensor, "k 3 h w"], Cameras | None]]:
+        """Read the first `num` images, and their cameras where these are known."""
+        for some in torch.split(torch.arange(min(num, len(self))), batch):
+            cameras = None if self.labels is None else Cameras.from_label(self.labels[some])
+            yield self.images(some), cameras
+
+    def orbits(self, views: int) -> Orbits | str:
+        """Find the items that the same `views` cameras or more have seen; else say why not."""
+        if self.labels is None:
+            return "the images come without cameras (dataset.json)"
+        if self.objects is None:
+            return "dataset.json does not say which images show one item (`objects`)"
+        items = sorted({i for i in self.objects.tolist() if i >= 0})
+        by_item = [(self.objects == item).nonzero()[:, 0] for item in items]
+        enough = [rows for rows in by_item if len(rows) >= views]
+        if not enough:
+            most = max((len(rows) for rows in by_item), default=0)
+            return f"it takes {views} views of an item, and there are {most} at most"
+        labels = self.labels[enough[0]]
+        alike = [
+            rows
+            for rows in enough
+            if len(rows) == len(labels)
+            and bool(((self.labels[rows] - labels).abs() < SAME_CAMERA).all())
+        ]
+        if len(alike) < len(enough):
+            return "items were not seen from the same cameras, in the same order of names"
+        return Orbits(torch.stack(alike), Cameras.from_label(labels))
+
+    def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
+        data = self.source.read(name)
+        if name in self._checksums and checksum(data) != self._checksums[name]:
+            raise DataError(f"{name}: bad checksum in {self.path}; copy the images again")
+        image: UInt8[np.ndarray, "h w 3"] = decode(data, name, self.resolution)
+        return rearrange(torch.from_numpy(image), "h w c -> c h w").contiguous()
