@@ -1,0 +1,53 @@
+"""Small TorchScript networks that answer the calls of the published ones, for tests alone."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = 10
+
+
+class Inception(nn.Module):
+    """2048 numbers of the image's cells, and a layer of classes."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.AvgPool2d(37), nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Flatten())
+        self.output = nn.Linear(2048, CLASSES)
+
+    def forward(
+        self, img: Tensor, return_features: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        x = nn.functional.interpolate(img.float(), (299, 299), mode="bilinear")
+        features = self.layers((x - 128) / 128)
+        if return_features:
+            return features
+        logits = torch.mm(features, self.output.weight.t())
+        if not no_output_bias:
+            logits = logits + self.output.bias
+        return logits.softmax(dim=1)
+
+
+class Vgg(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 64))
+
+    def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
+        features = self.layers(img / 255)
+        return features if return_features else features.softmax(dim=1)
+
+
+class Identity(nn.Module):
+    def forward(self, img: Tensor) -> Tensor:
+        return img
+
+
+def save(network: nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.jit.script(network.eval()).save(str(path))
+    return path

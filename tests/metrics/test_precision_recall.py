@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from lightning_gan3d.metrics import precision_recall as pr
+from lightning_gan3d.metrics.precision_recall import nearest, precision_recall
+from lightning_gan3d.metrics.store import Held
+
+G = torch.Generator().manual_seed(7)
+
+
+def normal(n, d=8, shift=0.0, scale=1.0):
+    return scale * torch.randn(n, d, generator=G) + shift
+
+
+def brute_force(real, fake, k):
+    """Plain loops in float64, straight from the paper's equations 1 and 2."""
+
+    def on_manifold(points, manifold):
+        hits = 0
+        for p in points:
+            for i, centre in enumerate(manifold):
+                others = torch.cat([manifold[:i], manifold[i + 1 :]])
+                reach = (others - centre).norm(dim=1).sort().values[k - 1]
+                if (p - centre).norm() <= reach:
+                    hits += 1
+                    break
+        return hits / len(points)
+
+    real, fake = real.double(), fake.double()
+    return on_manifold(fake, real), on_manifold(real, fake)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_equals_brute_force_in_any_blocks(monkeypatch, shift):
+    real, fake = normal(61), normal(47, shift=shift, scale=0.7)
+    wanted = brute_force(real, fake, 3)
+    assert 0 < wanted[0] < 1 or 0 < wanted[1] < 1
+    for block in (10, 1000):
+        monkeypatch.setattr(pr, "BLOCK", block)
+        monkeypatch.setattr(pr.nearest, "__defaults__", (block,))
+        assert precision_recall(Held(real), Held(fake)) == pytest.approx(wanted)
+
+
+def test_extremes():
+    real = normal(200)
+    assert precision_recall(Held(real), Held(normal(100, shift=50.0))) == (0, 0)
+    same = precision_recall(Held(real), Held(real.clone()))
+    assert same == (1, 1)
+    # One mode of two: all samples are good, but half of the real images are never made.
+    both = torch.cat([normal(300), normal(300, shift=50.0)])
+    one = precision_recall(Held(both), Held(normal(300)))
+    assert one.precision > 0.8
+    assert 0.35 < one.recall < 0.5
+
+
+def test_far_from_zero_digits_are_kept():
+    real, fake = normal(80), normal(80, scale=0.8)
+    near = precision_recall(Held(real), Held(fake))
+    assert precision_recall(Held(real + 1000), Held(fake + 1000)) == pytest.approx(near, abs=0.03)
+
+
+def test_neighbours_are_others_ascending_by_index():
+    line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    ((d, _),) = nearest(Held(line), Held(line.clone()), 2)
+    assert d[:, 0].tolist() == [0, 0, 0, 0]
+    one = Held(line)
+    found = list(nearest(one, one, 2, block=3))
+    assert torch.cat([d for d, _ in found]).tolist() == [[1, 3], [1, 2], [2, 3], [4, 6]]
+    assert torch.cat([w for _, w in found]).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match="more than 3 images"):
+        precision_recall(Held(normal(3)), Held(normal(9)))
