@@ -21,6 +21,8 @@ sweep_app = typer.Typer(no_args_is_help=True, help="Grids of runs.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, prepare and check data sets.")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
+weights_app = typer.Typer(no_args_is_help=True, help="Pretrained networks of the measures.")
+app.add_typer(weights_app, name="weights")
 
 
 Root = Annotated[Path, typer.Option(help="Folder under which run directories are made.")]
@@ -113,11 +115,17 @@ def sweep_plan(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     device: Device = "auto",
+    inception_weights: Annotated[
+        Path | None, typer.Option(help="Inception of FID, KID; `gan3d weights list` tells which.")
+    ] = None,
+    vgg_weights: Annotated[
+        Path | None, typer.Option(help="VGG16 of precision and recall, the same.")
+    ] = None,
 ) -> None:
     """Measure a trained generator: distances, view consistency, pose."""
-    from lightning_gan3d.metrics.run import evaluate_run
+    from lightning_gan3d.metrics.run import evaluate_run, given_weights
 
-    typer.echo(evaluate_run(run, device))
+    typer.echo(evaluate_run(run, device, None, given_weights(inception_weights, vgg_weights)))
 
 
 @app.command()
@@ -342,6 +350,28 @@ def data_check(
     from lightning_gan3d.data.check import check_dataset
 
     typer.echo(check_dataset(str(path), sheet))
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Tell which networks are known, and which are at hand."""
+    from lightning_gan3d.metrics.weights import describe
+
+    typer.echo(describe())
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of those listed; all by default.", metavar="[NAME]..."),
+    ] = None,
+) -> None:
+    """Download networks, and check them by their SHA-256."""
+    from lightning_gan3d.metrics.weights import KNOWN, fetch
+
+    for name in names or list(KNOWN):
+        typer.echo(f"{name}: {fetch(name).path}")
 
 
 @app.command("import")

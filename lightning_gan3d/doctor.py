@@ -39,6 +39,7 @@ def examine() -> list[Finding]:
         *_kernels(),
         _shared_memory(),
         _wandb(),
+        *_weights(),
     ]
 
 
@@ -184,3 +185,21 @@ def _wandb() -> Finding:
         else "not logged in: logging.wandb=offline works, online needs `wandb login`"
     )
     return Finding("ok" if known else "note", "W&B", f"wandb {installed}; {login}")
+
+
+def _weights() -> list[Finding]:
+    """Which pretrained networks of the measures are at hand."""
+    try:
+        from lightning_gan3d.metrics.weights import KNOWN, state_of
+
+        states = {name: state_of(name) for name in KNOWN}
+    except Exception as error:
+        return [Finding("note", "weights", f"cannot be looked for: {error}")]
+    return [
+        Finding(
+            "ok" if at_hand else "note",
+            f"weights {name}",
+            f"{KNOWN[name].purpose}: {detail.removeprefix(f'weights {name}: ')}",
+        )
+        for name, (at_hand, detail) in states.items()
+    ]

@@ -101,3 +101,21 @@ def test_presets_are_listed_without_bases_and_with_their_cost(capsys):
     assert code == 0
     row = next(line for line in out.splitlines() if line.startswith("demo/nerf_mlp"))
     assert row.split()[1:4] == ["40,724", "32,404", "1,536"]
+
+
+def test_weights_are_listed_and_unknown_ones_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, out, _ = run(capsys, "weights", "list")
+    assert code == 0
+    assert "inception: FID, KID, Inception score" in out
+    assert "missing: the weights vgg16 are not here: `gan3d weights fetch vgg16`" in out
+    code, _, err = run(capsys, "weights", "fetch", "vgg19")
+    assert code == 2
+    assert "weights vgg19: not known; use one of inception" in err
+
+
+def test_weights_given_by_hand_must_be_there(capsys, tmp_path):
+    given = ["--inception-weights", str(tmp_path / "absent.pt")]
+    code, _, err = run(capsys, "evaluate", str(tmp_path), *given)
+    assert code == 2
+    assert f"weights inception: no file {tmp_path / 'absent.pt'}" in err

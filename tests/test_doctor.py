@@ -29,7 +29,15 @@ def test_the_installed_torchvision_tells_its_torch():
 
 def test_the_examination_covers_devices_and_never_raises():
     found = {f.what for f in doctor.examine()}
-    assert {"Python", "torch and torchvision", "imports", "CPU", "GPU", "W&B"} <= found
+    assert {
+        "Python",
+        "torch and torchvision",
+        "imports",
+        "CPU",
+        "GPU",
+        "W&B",
+        "weights inception",
+    } <= found
 
 
 def test_kernels_are_told_and_their_absence_is_no_fault(monkeypatch):

@@ -1,7 +1,7 @@
 """All measures of one generator, each with its protocol in words."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.cache import kept_measures
 from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.distribution import measure_distribution
+from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.pose import (
     PoseConfig,
     PoseRegressor,
@@ -45,6 +47,8 @@ class EvaluationConfig:
     """Images generated at a time."""
     swd: SwdConfig | None = SwdConfig()
     """Sliced Wasserstein distance; null leaves it out."""
+    distribution: DistributionConfig | None = DistributionConfig()
+    """FID, KID and others of pretrained networks, and memorisation; null leaves them out."""
     consistency: ConsistencyConfig | None = ConsistencyConfig()
     """Reprojection between views; null leaves it out."""
     refit: RefitConfig | None = RefitConfig()
@@ -91,13 +95,16 @@ def evaluate(
     initial: Generator | None = None,
     truth: ViewSource | None = None,
     cache: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
+    folder: Path | None = None,
 ) -> list[Measure]:
     """Take all measures of a generator that is on `device`.
 
     `initial` is the generator before training, from which the share of the way to the floor is
     reckoned; `truth` shows the data's own objects, which say what the consistency measures can
-    reach. What depends on the data alone is kept in `cache`. A measure that could not be taken is
-    missing, with its reason.
+    reach. What depends on the data alone is kept in `cache`. `weights` are paths of pretrained
+    networks, given by hand; `folder` takes tables beside the measures. A measure that could not be
+    taken is missing, with its reason.
     """
     with evaluating(generator):
         source = source_of(generator, train.labels, device, seed)
@@ -109,7 +116,17 @@ def evaluate(
                     "mean"
                 ]
         return evaluate_source(
-            source, train, test, cfg, device, seed, initial_swd=start, truth=truth, cache=cache
+            source,
+            train,
+            test,
+            cfg,
+            device,
+            seed,
+            initial_swd=start,
+            truth=truth,
+            cache=cache,
+            weights=weights,
+            folder=folder,
         )
 
 
@@ -124,10 +141,26 @@ def evaluate_source(
     initial_swd: float | None = None,
     truth: ViewSource | None = None,
     cache: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
+    folder: Path | None = None,
 ) -> list[Measure]:
     """Take all measures of whatever shows views; see `evaluate`."""
     labels = torch.as_tensor(train.labels)
     result = _images(source, train, test, cfg, device, seed, initial_swd, cache)
+    if cfg.distribution is not None:
+        result += measure_distribution(
+            source,
+            train,
+            test,
+            cfg.distribution,
+            cfg.num_images,
+            cfg.batch,
+            device,
+            seed,
+            cache,
+            weights,
+            folder,
+        )
     if cfg.consistency is not None:
         result += measure_consistency(source, cfg.consistency, cfg.batch)
         if truth is not None:

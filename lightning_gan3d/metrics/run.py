@@ -1,5 +1,6 @@
 """Measure the generator of a run directory, and write what was found beside it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_gan3d.data.archive import open_source
@@ -11,6 +12,7 @@ from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.evaluate import SEED, evaluate
 from lightning_gan3d.metrics.sources import ObjectSource
+from lightning_gan3d.metrics.weights import find
 from lightning_gan3d.training.module import make_networks
 from lightning_gan3d.training.rundir import Run
 from lightning_gan3d.training.system import resolve_device
@@ -31,11 +33,20 @@ def truth_of(
     return ObjectSource(objects.render, known, train.labels, train.resolution, seed)
 
 
-def evaluate_run(path: str | Path, device: str = "auto", cache: Path | None = None) -> "Evaluation":
+def evaluate_run(
+    path: str | Path,
+    device: str = "auto",
+    cache: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
+) -> "Evaluation":
     """Measure the averaged generator of a run's newest checkpoint, and write `evaluation.json`.
 
     `cache` is the folder of what generators of the same data share; None means the user's.
+    `weights` are paths of pretrained networks by the names that `gan3d weights list` shows; one
+    that cannot be used is refused before anything is measured.
     """
+    for name, given in (weights or {}).items():
+        find(name, given)
     run = Run(path)
     config = run.config()
     where = resolve_device(device)
@@ -57,9 +68,20 @@ def evaluate_run(path: str | Path, device: str = "auto", cache: Path | None = No
         initial=initial,
         truth=truth_of(config.data, train, test),
         cache=cache or default_folder(),
+        weights=weights,
+        folder=run.path,
     )
     write_measures(run.path / EVALUATION, measures)
     return Evaluation(run.path / EVALUATION, measures)
+
+
+def given_weights(inception: Path | None, vgg16: Path | None) -> dict[str, Path]:
+    """Return the paths that were given by hand, by name.
+
+    Which of both Inceptions a path is, the configuration's mode decides.
+    """
+    given = {"inception": inception, "inception-pytorch": inception, "vgg16": vgg16}
+    return {name: path for name, path in given.items() if path is not None}
 
 
 class Evaluation:

@@ -215,3 +215,15 @@ def state_of(name: str, folder: Path | None = None) -> tuple[bool, str]:
     except WeightsError as error:
         return False, str(error)
     return True, f"{found.path} (SHA-256 {found.sha256[:16]}...)"
+
+
+def describe(folder: Path | None = None) -> str:
+    """Two lines for each known file: what it is for, and where it is or how to get it."""
+    lines = []
+    for name, entry in KNOWN.items():
+        at_hand, detail = state_of(name, folder)
+        lines += [
+            f"{name}: {entry.purpose}",
+            f"    {'at hand' if at_hand else 'missing'}: {detail}",
+        ]
+    return "\n".join(lines)

@@ -10,13 +10,14 @@ CLASSES = 10
 
 
 class Inception(nn.Module):
-    """2048 numbers of the image's cells, and a layer of classes."""
+    """32 numbers (or fewer) of each of 64 cells of the image, and a layer of classes."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, channels: int = 32) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.layers = nn.Sequential(nn.AvgPool2d(37), nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Flatten())
-        self.output = nn.Linear(2048, CLASSES)
+        convolution = nn.Conv2d(3, channels, 1)
+        self.layers = nn.Sequential(nn.AvgPool2d(37), convolution, nn.ReLU(), nn.Flatten())
+        self.output = nn.Linear(64 * channels, CLASSES)
 
     def forward(
         self, img: Tensor, return_features: bool = False, no_output_bias: bool = False

@@ -11,6 +11,7 @@ from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.measure import read_measures
 from lightning_gan3d.metrics.consistency import ConsistencyConfig
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.evaluate import (
     EvaluationConfig,
     evaluate,
@@ -30,6 +31,7 @@ SMALL = EvaluationConfig(
     num_images_training=20,
     batch=16,
     swd=SwdConfig(patches=16, projections=32),
+    distribution=None,
     consistency=ConsistencyConfig(items=3, steps=1),
     refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
@@ -142,6 +144,17 @@ def test_impossible_values_name_the_field(field):
     with pytest.raises(ConfigError, match=f"evaluation.{field}=0") as error:
         EvaluationConfig(**{field: 0})
     assert error.value.field == field
+
+
+def test_distribution_measures_are_among_them_and_can_be_left_out(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no weights"))
+    other = {"consistency": None, "refit": None, "pose": None, "swd": None}
+    cfg = dataclasses.replace(SMALL, **other, distribution=DistributionConfig(num_images=30))
+    found = by_name(evaluate_source(figures(), *data, cfg, folder=tmp_path))
+    assert found["quality.fid"].value is None
+    assert found["memorisation.excess"].n == 30
+    assert (tmp_path / "neighbours.json").is_file()
+    assert evaluate_source(figures(), *data, dataclasses.replace(SMALL, **other)) == []
 
 
 @pytest.fixture(scope="module")
