@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def missing(metric: str, why: str, unit: str = "") -> Measure:
 
 def write_measures(path: Path, measures: Iterable[Measure]) -> None:
     """Write measures as a JSON list, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(
         json.dumps([asdict(m) for m in measures], indent=1, allow_nan=False) + "\n"
     )

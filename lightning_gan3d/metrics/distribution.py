@@ -26,6 +26,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.features import Extractor, Network, ReducedPixels
+from lightning_gan3d.metrics.features import clip as load_clip
 from lightning_gan3d.metrics.features import inception as load_inception
 from lightning_gan3d.metrics.features import vgg16 as load_vgg16
 from lightning_gan3d.metrics.identity import identity_of
@@ -36,7 +37,13 @@ from lightning_gan3d.metrics.memorised import (
     no_memorisation,
     write_neighbours,
 )
-from lightning_gan3d.metrics.network_measures import Found, of_inception, of_vgg16, summarised
+from lightning_gan3d.metrics.network_measures import (
+    Found,
+    of_clip,
+    of_inception,
+    of_vgg16,
+    summarised,
+)
 from lightning_gan3d.metrics.posed import PosedSource
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 from lightning_gan3d.metrics.store import Chosen, Pictures, Rows, collect
@@ -59,6 +66,10 @@ _KINDS = {
             ("quality.kid", "kernel"),
             ("quality.inception_score", "class_score"),
         ),
+    ),
+    "clip": _Kind(
+        of_clip,
+        (("quality.frechet_clip", "frechet_clip"), ("quality.kernel_clip", "kernel_clip")),
     ),
     "vgg16": _Kind(of_vgg16, (("quality.precision", "precision"), ("quality.recall", "recall"))),
 }
@@ -163,10 +174,13 @@ def _networks(
 ) -> dict[str, Network | str]:
     """The networks at hand; in place of another, why it is not."""
     name = "inception-pytorch" if cfg.mode == "legacy_pytorch" else "inception"
-    return {
+    networks = {
         "inception": _tried(lambda: load_inception(cfg.mode, device, given.get(name))),
         "vgg16": _tried(lambda: load_vgg16(device, given.get("vgg16"))),
     }
+    if cfg.clip:
+        networks["clip"] = _tried(lambda: load_clip(device, given.get("clip")))
+    return networks
 
 
 def _tried(load: Callable[[], Network]) -> Network | str:

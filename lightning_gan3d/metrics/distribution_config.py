@@ -15,6 +15,8 @@ class DistributionConfig:
     """Generated images; null: as many as `evaluation.num_images`. Papers use 50000."""
     mode: Mode = "clean"
     """Resizing and network of clean-fid; StyleGAN's and EG3D's FID is `legacy_tensorflow`."""
+    clip: bool = False
+    """Whether to measure in CLIP's features too; needs its weights and OpenAI's package."""
     poses: PosesConfig | None = None
     """Cameras of the generated images; null: those of the training images."""
     repeats: int = 1

@@ -154,6 +154,30 @@ def vgg16(device: torch.device | str = "cpu", given: str | Path | None = None) -
     return Network(found, "VGG16", "", device, lambda x: x.float(), run)
 
 
+def clip(device: torch.device | str = "cpu", given: str | Path | None = None) -> Network:
+    """Return CLIP's image features (512 numbers of ViT-B/32) as clean-fid takes them.
+
+    Raises:
+        WeightsError: the weights or OpenAI's package `clip` are not at hand.
+    """
+    found = find("clip", given)
+    try:
+        from cleanfid.clip_features import CLIP_fx, img_preprocess_clip
+    except ImportError:
+        raise WeightsError(
+            "the package clip is not installed: pip install "
+            "git+https://github.com/openai/CLIP.git, or leave evaluation.distribution.clip off"
+        ) from None
+    network = CLIP_fx(str(found.path), device=device)
+
+    def prepare(images: Tensor) -> Tensor:
+        arrays = rearrange(images, "n c h w -> n h w c").numpy()
+        small = np.stack([img_preprocess_clip(x) for x in arrays])
+        return torch.from_numpy(rearrange(small, "n h w c -> n c h w")).float()
+
+    return Network(found, "CLIP ViT-B/32, images resized to 224", "", device, prepare, network)
+
+
 def _script(found: Found, device: torch.device | str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as published

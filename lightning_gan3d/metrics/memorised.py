@@ -1,6 +1,7 @@
 """Memorisation as measures, and the list of the samples nearest to training images."""
 
 import json
+import os
 from pathlib import Path
 
 from lightning_gan3d.measure import Measure, missing
@@ -64,6 +65,6 @@ def write_neighbours(path: Path, found: Memorisation, data: str, protocol: str) 
         "training_images": found.samples.indices[order].tolist(),
         "distances": found.samples.distances[order].tolist(),
     }
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
     temporary.replace(path)

@@ -65,6 +65,20 @@ def of_inception(
     ]
 
 
+def of_clip(
+    network: Network, real: Rows, fake: Rows, cfg: DistributionConfig, draws: Draws
+) -> list[Found]:
+    """Fréchet and kernel distance, under names of their own."""
+    del network
+    frechet = Frechet(moments(real.blocks())).distance(moments(fake.blocks()))
+    kernel = _kid(real, fake, cfg, draws)[0]
+    words = "Fréchet distance of CLIP's features"
+    return [
+        Found("quality.frechet_clip", "frechet_clip", frechet, len(fake), words),
+        kernel._replace(metric="quality.kernel_clip", otherwise="kernel_clip"),
+    ]
+
+
 def of_vgg16(
     network: Network, real: Rows, fake: Rows, cfg: DistributionConfig, draws: Draws
 ) -> list[Found]:

@@ -65,6 +65,13 @@ KNOWN: dict[str, Weights] = {
         "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3",
         "precision and recall (Kynkaanniemi et al. 2019)",
     ),
+    "clip": Weights(
+        "ViT-B-32.pt",
+        "https://openaipublic.azureedge.net/clip/models/"
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        "Fréchet and kernel distance of CLIP features (evaluation.distribution.clip)",
+    ),
     "lpips-alex": Weights("alexnet-owt-7be5be79.pth", "", "7be5be79", "LPIPS, AlexNet's trunk"),
     "lpips-vgg": Weights("vgg16-397923af.pth", "", "397923af", "LPIPS, VGG16's trunk"),
 }

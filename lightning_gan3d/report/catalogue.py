@@ -103,6 +103,8 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "quality.recall": ("Recall (VGG16)", "Recall", "higher"),
     "quality.precision_inception": ("Precision in Inception features", "Prec. I", "higher"),
     "quality.recall_inception": ("Recall in Inception features", "Recall I", "higher"),
+    "quality.frechet_clip": ("Fréchet distance of CLIP features", "FD CLIP", "lower"),
+    "quality.kernel_clip": ("Kernel distance of CLIP features", "KD CLIP", "lower"),
     "memorisation.excess": ("Samples nearest to a training image, beyond chance", "Memo.", ""),
     "memorisation.nearer": ("Samples nearer to training than held-out images are", "Nearer", ""),
     "memorisation.distance": ("Distance to the nearest training image", "Nearest", ""),

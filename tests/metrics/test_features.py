@@ -1,3 +1,6 @@
+import sys
+import types
+
 import pytest
 import stand_in
 import torch
@@ -6,7 +9,7 @@ from cleanfid.utils import ResizeDataset
 from PIL import Image
 
 from lightning_gan3d.metrics import weights
-from lightning_gan3d.metrics.features import ReducedPixels, inception, vgg16
+from lightning_gan3d.metrics.features import ReducedPixels, clip, inception, vgg16
 from lightning_gan3d.metrics.weights import WeightsError, digest_of
 
 IMAGES = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8, generator=torch.manual_seed(1))
@@ -109,3 +112,33 @@ def test_reduced_pixels_are_means_of_cells():
     assert torch.allclose(found.mean(), wide.float().mean() / 255, atol=0.01)
     constant = ReducedPixels(8)(torch.full((1, 3, 64, 64), 51, dtype=torch.uint8))
     assert torch.allclose(constant, torch.full((1, 192), 0.2), atol=1e-6)
+
+
+def test_clip_is_asked_through_clean_fid(tmp_path, monkeypatch):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(b"weights of clip")
+    monkeypatch.setitem(sys.modules, "clip", None)  # not installed
+    monkeypatch.delitem(sys.modules, "cleanfid.clip_features", raising=False)
+    with pytest.raises(WeightsError, match="package clip is not installed"):
+        clip(given=path)
+
+    class Model:
+        def eval(self):
+            return self
+
+        def encode_image(self, x):
+            return x[:, :, ::32, ::32].flatten(1)
+
+    asked = []
+    package = types.ModuleType("clip")
+    package.load = lambda name, device: (asked.append((name, device)), (Model(), None))[1]
+    monkeypatch.setitem(sys.modules, "clip", package)
+    network = clip(given=path)
+    assert asked == [(str(path), "cpu")]
+    from cleanfid.clip_features import CLIP_fx, img_preprocess_clip
+
+    small = img_preprocess_clip(IMAGES[1].permute(1, 2, 0).numpy())
+    wanted = CLIP_fx("other")(torch.from_numpy(small.copy()).permute(2, 0, 1).float())
+    assert torch.allclose(network(IMAGES)[1:2], wanted)
+    assert network.name == digest_of(path)[:8]
+    monkeypatch.delitem(sys.modules, "cleanfid.clip_features")
