@@ -29,7 +29,7 @@ from lightning_gan3d.metrics.features import Extractor, Network, ReducedPixels
 from lightning_gan3d.metrics.features import clip as load_clip
 from lightning_gan3d.metrics.features import inception as load_inception
 from lightning_gan3d.metrics.features import vgg16 as load_vgg16
-from lightning_gan3d.metrics.identity import identity_of
+from lightning_gan3d.metrics.source_key import identity_of
 from lightning_gan3d.metrics.memorisation import memorisation
 from lightning_gan3d.metrics.memorised import (
     NEIGHBOURS,
