@@ -1,27 +1,38 @@
 """View consistency by reprojection: views of an item, warped into one another by their depth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int64
+from einops import rearrange
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
 from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics.perceptual import LEAST_SIDE, Perceptual, load_lpips
+from lightning_gan3d.metrics.similarity import psnr, ssim_map
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
+from lightning_gan3d.metrics.warp import carry, resize_depth_z, warp
 
-KINDS = {"psnr": "dB", "gain": "dB", "coverage": "share"}
-"""What is measured, with its unit."""
-EDGE = 1e-3
-"""Pixels by which rounding may move a point over the outermost pixel centres."""
-LEAST_ERROR = 1e-10
-"""Squared error at which PSNR stops, 100 dB: two equal images have no finite one."""
+KINDS = {
+    "psnr": "dB",
+    "gain": "dB",
+    "ssim": "",
+    "lpips": "",
+    "depth_error": "share",
+    "depth_median": "share",
+    "coverage": "share",
+}
+"""What is measured on neighbouring views, with its unit."""
+CURVES = ("psnr", "ssim", "depth_error", "coverage")
+"""Those of them that are also measured at each angle between two views of the arc."""
+PIXELS_AT_ONCE = 2**21
+"""Target pixels of the pairs that are warped at a time: some hundred MB."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,12 @@ class ConsistencyConfig:
     its camera z."""
     foreground: float = 0.9
     """Opacity from which a pixel is foreground. Half-transparent ones mix in what lies behind."""
+    texture: float = 0.01
+    """Root mean square difference of two unwarped views, as a share of the range of colours, below
+    which a latent has no texture that a gain could be measured by."""
+    lpips: str | None = None
+    """File of AlexNet's ImageNet weights (torchvision's state dict), for LPIPS; null: the one that
+    was fetched."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -55,130 +72,92 @@ class ConsistencyConfig:
                     f"consistency.{field}={getattr(self, field)}: use a number in (0, {high}]",
                     field=field,
                 )
+        if not 0 < self.texture < 1:
+            raise ConfigError(
+                f"consistency.texture={self.texture}: use a share in (0, 1), e.g. 0.01",
+                field="texture",
+            )
+
+    @property
+    def angles(self) -> list[float]:
+        """Radians between the views of a pair: each distance that two views of the arc have."""
+        return [d * self.angle for d in range(1, 2 * self.steps + 1)]
 
 
-class Warp(NamedTuple):
-    """Colour at each pixel of a target view, and where it may be compared."""
+class PairSums(NamedTuple):
+    """Sums over the pairs of each item, by the distance of the pair's views: 1 is a neighbour.
 
-    image: Float[Tensor, "v c h w"]
-    valid: Bool[Tensor, "v 1 h w"]
-
-
-def carry(cameras: Cameras, azimuth: Float[Tensor, " k"]) -> Cameras:
-    """Carry each camera around the world's y axis to k places: v = b * k.
-
-    Angles are in radians and grow from +z toward +x.
+    Errors are those of [0, 1] images.
     """
-    c, s, zero, one = azimuth.cos(), azimuth.sin(), azimuth * 0, azimuth * 0 + 1
-    turn = torch.stack([c, zero, s, zero, zero, one, zero, zero, -s, zero, c, zero], dim=-1)
-    last = azimuth.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(azimuth), 4)
-    turn = rearrange(torch.cat([turn, last], dim=-1), "k (i j) -> 1 k i j", i=4)
-    cam2world = rearrange(turn @ cameras.cam2world[:, None], "b k i j -> (b k) i j")
-    return Cameras(cam2world, repeat(cameras.intrinsics, "b i j -> (b k) i j", k=len(azimuth)))
+
+    warped: Float[Tensor, "b d"]
+    """Squared errors after warping, mean over channels."""
+    unwarped: Float[Tensor, "b d"]
+    """The same, without warping, at the same pixels."""
+    compared: Float[Tensor, "b d"]
+    """Pixels that were compared."""
+    foreground: Float[Tensor, "b d"]
+    """Foreground pixels of the targets."""
+    similarity: Float[Tensor, "b d"]
+    """SSIM of windows."""
+    windows: Float[Tensor, "b d"]
+    """Windows that count."""
+    depth: Float[Tensor, "b d"]
+    """Relative differences of camera z."""
+    depth_median: Float[Tensor, "b d"]
+    """Median (not sum) of these differences; NaN where nothing was compared."""
+    perceived: Float[Tensor, "b d"]
+    """LPIPS; 0 where it was not asked for."""
 
 
-def resize_depth_z(
-    depth_z: Float[Tensor, "v 1 h w"], opacity: Float[Tensor, "v 1 h w"], size: int
-) -> tuple[Float[Tensor, "v 1 s s"], Float[Tensor, "v 1 s s"]]:
-    """Resample camera z and opacity to another image size.
-
-    It is 1 / z that is interpolated, since that is affine in image coordinates on a plane; and with
-    the opacity as weight, so that the far plane behind a silhouette does not pull its depth back.
-    """
-    if depth_z.shape[-1] == size:
-        return depth_z, opacity
-
-    def resample(x: Tensor) -> Tensor:
-        return interpolate(x, (size, size), mode="bilinear", align_corners=False)
-
-    weight = opacity + 1e-6
-    return resample(weight) / resample(weight / depth_z), resample(opacity)
-
-
-def warp(
-    image: Float[Tensor, "v c h w"],
-    source: Cameras,
-    source_z: Float[Tensor, "v 1 h w"],
-    source_opaque: Bool[Tensor, "v 1 h w"],
-    target: Cameras,
-    target_z: Float[Tensor, "v 1 h w"],
-    target_opaque: Bool[Tensor, "v 1 h w"],
-    tolerance: float,
-) -> Warp:
-    """Show the source images as the target cameras see them.
-
-    Each foreground pixel of a target is unprojected by the target's camera z and projected into the
-    source, where colour is interpolated between the four pixels around it. It may be compared where
-
-    - these four lie in the image and are all foreground;
-    - the point is not behind the nearest of the four by more than `tolerance` of its z, so that the
-      source sees it;
-    - no other point of the target falls on the same source pixel in front of it (a z-buffer).
-    """
-    h, w = image.shape[-2:]
-    cosine = target.depth_z(torch.ones_like(target_z))
-    points = target.unproject(target_z / cosine)
-    uv, z = source.project(points)
-    x, y = uv[..., 0] * w - 0.5, uv[..., 1] * h - 0.5
-    inside = (x > -EDGE) & (x < w - 1 + EDGE) & (y > -EDGE) & (y < h - 1 + EDGE) & (z > 0)
-    inside &= target_opaque.flatten(1)
-    left = x.nan_to_num().clamp(0, w - 1).floor().clamp(max=w - 2)
-    top = y.nan_to_num().clamp(0, h - 1).floor().clamp(max=h - 2)
-    first = (top * w + left).long()
-    corners = torch.stack([first, first + 1, first + w, first + w + 1], dim=-1)  # v n 4
-    fx, fy = x - left, y - top
-    weights = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=-1)
-
-    def gather(values: Tensor) -> Tensor:
-        flat = values.flatten(2)
-        index = repeat(corners, "v n k -> v c (n k)", c=flat.shape[1])
-        return rearrange(flat.gather(2, index), "v c (n k) -> v c n k", k=4)
-
-    seen = gather(source_opaque).all(dim=-1)[:, 0]
-    visible = z <= gather(source_z).amin(dim=-1)[:, 0] * (1 + tolerance)
-    nearest = (y.round().clamp(0, h - 1) * w + x.round().clamp(0, w - 1)).nan_to_num().long()
-    in_front = torch.full_like(z, torch.inf).scatter_reduce(
-        1, nearest, torch.where(inside, z, torch.inf), "amin"
-    )
-    first_hit = z <= in_front.gather(1, nearest) * (1 + tolerance)
-    valid = inside & seen & visible & first_hit
-    # Where it may not be compared, the image is 0 rather than an extrapolation.
-    warped = (gather(image) * weights[:, None]).sum(-1) * valid[:, None]
-    return Warp(warped.view_as(image), rearrange(valid, "v (h w) -> v 1 h w", h=h))
-
-
-class PairErrors(NamedTuple):
-    """Sums over the pairs of each item: squared errors of [0, 1] images, and counts of pixels."""
-
-    warped: Float[Tensor, " b"]
-    unwarped: Float[Tensor, " b"]
-    compared: Float[Tensor, " b"]
-    foreground: Float[Tensor, " b"]
-
-
-def neighbour_pairs(k: int) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Sources and targets of the pairs of adjacent views, in both directions."""
-    first, second = torch.arange(k - 1), torch.arange(1, k)
+def pairs_apart(k: int, distance: int) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """Sources and targets of the pairs of views that are `distance` apart, in both directions."""
+    first, second = torch.arange(k - distance), torch.arange(distance, k)
     return torch.cat([first, second]), torch.cat([second, first])
 
 
-def pair_errors(
+def pair_sums(
     image: Float[Tensor, "v 3 h w"],
     cameras: Cameras,
     depth: Float[Tensor, "v 1 h0 w0"],
     opacity: Float[Tensor, "v 1 h0 w0"],
     k: int,
     cfg: ConsistencyConfig,
-) -> PairErrors:
-    """Compare the k views of each item with their neighbours.
+    perceptual: Perceptual | None = None,
+    furthest: int | None = None,
+) -> PairSums:
+    """Compare the k views of each item with one another.
 
-    Images in [-1, 1]; depth along the rays.
+    Images in [-1, 1]; depth along the rays; `furthest` is the largest distance of a pair's views,
+    by default all k - 1.
     """
     z, opacity = resize_depth_z(cameras.depth_z(depth), opacity, image.shape[-1])
     opaque = opacity >= cfg.foreground
-    first, second = neighbour_pairs(k)
-    offset = torch.arange(0, len(image), k)[:, None]
-    a, b = ((offset + side).flatten().to(image.device) for side in (first, second))
+    views = _Views(image, cameras, z, opaque)
+    columns = []
+    for distance in range(1, (furthest or k - 1) + 1):
+        first, second = pairs_apart(k, distance)
+        at_once = max(1, PIXELS_AT_ONCE // (len(first) * image[0, 0].numel()))
+        parts = []
+        for offset in torch.split(torch.arange(0, len(image), k), at_once):
+            a, b = ((offset[:, None] + side).flatten().to(image.device) for side in (first, second))
+            parts.append(_compare(views, a, b, len(offset), cfg.tolerance, perceptual))
+        columns.append([torch.cat(x) for x in zip(*parts, strict=True)])
+    return PairSums(*(torch.stack(x, dim=1) for x in zip(*columns, strict=True)))
+
+
+class _Views(NamedTuple):
+    image: Tensor
+    cameras: Cameras
+    z: Tensor
+    opaque: Tensor
+
+
+def _compare(
+    views: _Views, a: Tensor, b: Tensor, items: int, tolerance: float, perceptual: Perceptual | None
+) -> list[Tensor]:
+    """Warp the views `a` into the views `b`, and sum up by item, in the order of `PairSums`."""
+    image, cameras, z, opaque = views
     result = warp(
         image[a],
         cameras.select(a),
@@ -187,33 +166,47 @@ def pair_errors(
         cameras.select(b),
         z[b],
         opaque[b],
-        cfg.tolerance,
+        tolerance,
     )
+    valid = result.valid
+
+    def by_item(x: Tensor) -> Tensor:
+        return rearrange(x, "(b p) ... -> b (p ...)", b=items)
 
     def total(x: Tensor) -> Tensor:
-        return rearrange(x, "(b p) c h w -> b (p c h w)", p=len(first)).sum(dim=1)
+        return by_item(x).sum(dim=1)
 
-    valid = result.valid.float()
-    return PairErrors(
+    similarity, counts = ssim_map(result.image / 2 + 0.5, image[b] / 2 + 0.5, valid)
+    unknown = by_item(torch.where(valid, result.depth_error, torch.nan))
+    perceived = torch.zeros_like(valid, dtype=image.dtype)
+    if perceptual is not None:
+        # Where nothing may be compared, both show the target, so that neither adds a difference.
+        filled = torch.where(valid, result.image, image[b])
+        perceived = perceptual(filled, image[b]) * valid
+    return [
         total((result.image - image[b]).square() / 12 * valid),  # / 4 for [0, 1], / 3 channels
         total((image[a] - image[b]).square() / 12 * valid),
-        total(valid),
+        total(valid.float()),
         total(opaque[b].float()),
-    )
-
-
-def psnr(squared_error: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Peak signal-to-noise ratio in dB of a mean squared error in [0, 1] images; at most 100."""
-    return -10 * squared_error.clamp(min=LEAST_ERROR).log10()
+        total(torch.where(counts, similarity, 0.0)),
+        total(counts.float()),
+        total(result.depth_error),
+        unknown.nanmedian(dim=1).values,
+        total(perceived),
+    ]
 
 
 def reproject(
-    source: ViewSource, cfg: ConsistencyConfig, batch: int
-) -> dict[str, PairErrors] | None:
-    """Take the errors of all items, `raw` and `image`; None where no depth is rendered."""
+    source: ViewSource,
+    cfg: ConsistencyConfig,
+    batch: int,
+    perceptual: Perceptual | None = None,
+    furthest: int | None = None,
+) -> dict[str, PairSums] | None:
+    """Compare the views of all items, `raw` and `image`; None where no depth is rendered."""
     k = 2 * cfg.steps + 1
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
-    parts: dict[str, list[PairErrors]] = {"raw": [], "image": []}
+    parts: dict[str, list[PairSums]] = {"raw": [], "image": []}
     for items in torch.split(torch.arange(cfg.items), max(1, batch // k)):
         base = source.base(items)
         cameras = carry(base, azimuth.to(base.cam2world))
@@ -221,46 +214,144 @@ def reproject(
         if views.depth is None or views.opacity is None:
             return None
         for name, image in (("raw", views.image_raw), ("image", views.image)):
-            errors = pair_errors(
-                image.clamp(-1, 1).float(), cameras, views.depth, views.opacity, k, cfg
+            usable = perceptual if image.shape[-1] >= LEAST_SIDE else None
+            sums = pair_sums(
+                image.clamp(-1, 1).float(),
+                cameras,
+                views.depth,
+                views.opacity,
+                k,
+                cfg,
+                usable,
+                furthest,
             )
-            parts[name].append(PairErrors(*(e.cpu() for e in errors)))
-    return {name: PairErrors(*map(torch.cat, zip(*p, strict=True))) for name, p in parts.items()}
+            if usable is None:
+                sums = sums._replace(perceived=sums.perceived * torch.nan)
+            parts[name].append(PairSums(*(e.cpu() for e in sums)))
+    return {name: PairSums(*map(torch.cat, zip(*p, strict=True))) for name, p in parts.items()}
+
+
+def rows(cfg: ConsistencyConfig, stage: str, suffix: str, curves: bool) -> list[tuple[str, str]]:
+    """Names of the measures with their units; `stage` is `_raw` or empty."""
+    found = [(f"consistency.{kind}{stage}{suffix}", unit) for kind, unit in KINDS.items()]
+    if curves:
+        found += [
+            (f"consistency.{kind}{stage}{suffix}@{angle:g}", KINDS[kind])
+            for angle in cfg.angles
+            for kind in CURVES
+        ]
+    return found
+
+
+def values_of(sums: PairSums, distance: int, texture: float) -> dict[str, Float[Tensor, " n"]]:
+    """Return the values of the items that have one, by kind, at a distance of the pair's views."""
+    s = PairSums(*(x[:, distance - 1] for x in sums))
+    some = s.compared > 0
+    after, before = (x[some] / s.compared[some] for x in (s.warped, s.unwarped))
+    textured = ~(before < texture**2)  # so that NaN stays, to be told of
+    return {
+        "psnr": psnr(after),
+        "gain": (psnr(after) - psnr(before))[textured],
+        "ssim": (s.similarity / s.windows)[s.windows > 0],
+        "lpips": s.perceived[some] / s.compared[some],
+        "depth_error": s.depth[some] / s.compared[some],
+        "depth_median": s.depth_median[some],
+        "coverage": (s.compared / s.foreground.clamp(min=1))[s.foreground > 0],
+    }
 
 
 def measure_consistency(
-    source: ViewSource, cfg: ConsistencyConfig, batch: int = 32, suffix: str = ""
+    source: ViewSource,
+    cfg: ConsistencyConfig,
+    batch: int = 32,
+    suffix: str = "",
+    curves: bool = True,
+    load: Callable[[str | None], Perceptual | str] = load_lpips,
 ) -> list[Measure]:
-    """Measure PSNR after warping, its gain over not warping, and coverage.
+    """Measure how well views of an item agree once they are warped into one another.
 
-    Each is taken before (`_raw`) and after super-resolution. `suffix` goes to the end of the
-    metrics' names.
+    Each kind is taken before (`_raw`) and after super-resolution, on neighbouring views, and where
+    `curves` at each angle. `suffix` goes to the end of the metrics' names. `load` returns LPIPS, or
+    why there is none.
     """
-    protocol = (
-        f"{2 * cfg.steps + 1} views {cfg.angle:g} rad apart around the world's y axis, label "
-        "fixed; neighbours, both "
-        "directions; bilinear backward warp by camera z, z-buffer, occlusion tolerance "
-        f"{cfg.tolerance:g}, opacity >= "
-        f"{cfg.foreground:g}, pixels outside excluded; mean over latents of the PSNR over their "
-        "pixels"
-    )
-    found = reproject(source, cfg, batch)
+    perceptual = load(cfg.lpips)
+    network = None if isinstance(perceptual, str) else perceptual
+    found = reproject(source, cfg, batch, network, None if curves else 1)
     result = []
-    for name, words, end in (
-        ("image", "images", suffix),
-        ("raw", "renderings before super-resolution", f"_raw{suffix}"),
+    for words, name, stage in (
+        ("images", "image", ""),
+        ("renderings before super-resolution", "raw", "_raw"),
     ):
-        names = [(f"consistency.{kind}{end}", unit) for kind, unit in KINDS.items()]
         if found is None:
             why = "no depth is rendered, so nothing can be warped"
-            result += [missing(metric, why, unit) for metric, unit in names]
-            continue
-        errors = found[name]
-        some = errors.compared > 0
-        after = psnr(errors.warped[some] / errors.compared[some])
-        before = psnr(errors.unwarped[some] / errors.compared[some])
-        shares = (errors.compared / errors.foreground.clamp(min=1))[errors.foreground > 0]
-        for (metric, unit), values in zip(names, (after, after - before, shares), strict=True):
-            empty = "no foreground pixel is seen by two views"
-            result.append(mean_of(metric, values, unit, f"{words}: {protocol}", empty))
+            result += [missing(row, why, unit) for row, unit in rows(cfg, stage, suffix, curves)]
+        else:
+            result += _measures(found[name], cfg, words, stage, suffix, curves, perceptual)
     return result
+
+
+def _measures(
+    sums: PairSums,
+    cfg: ConsistencyConfig,
+    words: str,
+    stage: str,
+    suffix: str,
+    curves: bool,
+    perceptual: Perceptual | str,
+) -> list[Measure]:
+    near = values_of(sums, 1, cfg.texture)
+    kinds = [(k, near[k], cfg.angle) for k in KINDS]
+    if curves:
+        for distance, angle in enumerate(cfg.angles, start=1):
+            far = values_of(sums, distance, cfg.texture)
+            kinds += [(k, far[k], angle) for k in CURVES]
+    result = []
+    for (row, unit), (kind, values, angle) in zip(
+        rows(cfg, stage, suffix, curves), kinds, strict=True
+    ):
+        note = f"{words}: {_WHAT[kind]}; {protocol(cfg, angle)}"
+        empty = "no foreground pixel is seen by two views"
+        if kind == "ssim":
+            empty += " amid a window of which half may be compared"
+        elif kind == "gain":
+            plain = int(len(near["psnr"]) - len(values))
+            if plain:
+                empty = (
+                    "undefined without texture: unwarped, the views differ by less than "
+                    f"{cfg.texture:g} of the range of colours"
+                )
+                note += f"; {plain} latents without texture left out"
+        elif kind == "lpips":
+            if isinstance(perceptual, str):
+                result.append(missing(row, perceptual, unit))
+                continue
+            note += f"; {perceptual.protocol}"
+            if bool(sums.perceived.isnan().all()) and not bool(sums.warped.isnan().all()):
+                why = f"LPIPS needs images of {LEAST_SIDE} pixels or more"
+                result.append(missing(row, why, unit))
+                continue
+        result.append(mean_of(row, values, unit, note, empty))
+    return result
+
+
+_WHAT = {
+    "psnr": "mean over latents of the PSNR over their pixels",
+    "gain": "PSNR minus that without warping, at the same pixels, mean over latents",
+    "ssim": "SSIM of 11x11 windows (Gaussian, sigma 1.5) over the compared pixels of each, half of "
+    "its weight or more, mean over latents",
+    "lpips": "LPIPS over the compared pixels, mean over latents",
+    "depth_error": "mean |z / z' - 1| of the camera z of a point and what the source sees there, "
+    "mean over latents",
+    "depth_median": "median |z / z' - 1| of a latent's pixels, mean over latents",
+    "coverage": "share of the targets' foreground pixels that are compared, mean over latents",
+}
+
+
+def protocol(cfg: ConsistencyConfig, angle: float) -> str:
+    """The protocol in words, for pairs of views that are `angle` apart."""
+    return (
+        f"{2 * cfg.steps + 1} views {cfg.angle:g} rad apart around the world's y axis; pairs "
+        f"{angle:g} rad apart, both directions; bilinear backward warp by camera z, z-buffer, "
+        f"occlusion tolerance {cfg.tolerance:g}, opacity >= {cfg.foreground:g}, pixels outside "
+        "excluded"
+    )

@@ -21,7 +21,7 @@ from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
-from lightning_gan3d.metrics.consistency import psnr
+from lightning_gan3d.metrics.similarity import psnr
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 

@@ -14,7 +14,7 @@ from lightning_gan3d.contract import Images
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator, resize
-from lightning_gan3d.metrics.consistency import carry
+from lightning_gan3d.metrics.warp import carry
 from lightning_gan3d.training.config import LoggingConfig
 
 

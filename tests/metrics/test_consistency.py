@@ -17,14 +17,12 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
 from lightning_gan3d.metrics.consistency import (
     ConsistencyConfig,
-    carry,
     measure_consistency,
-    neighbour_pairs,
-    pair_errors,
-    psnr,
-    resize_depth_z,
-    warp,
+    pair_sums,
+    pairs_apart,
 )
+from lightning_gan3d.metrics.similarity import psnr
+from lightning_gan3d.metrics.warp import carry, resize_depth_z, warp
 
 CFG = ConsistencyConfig(items=8)
 
@@ -159,14 +157,10 @@ def test_cameras_are_carried_around_the_y_axis():
     assert torch.equal(found.intrinsics, expected.intrinsics)
 
 
-def test_neighbours_are_compared_in_both_directions():
-    first, second = neighbour_pairs(3)
-    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [
-        (0, 1),
-        (1, 2),
-        (1, 0),
-        (2, 1),
-    ]
+def test_pairs_are_compared_in_both_directions():
+    for distance, expected in ((1, [(0, 1), (1, 2), (1, 0), (2, 1)]), (2, [(0, 2), (2, 0)])):
+        first, second = pairs_apart(3, distance)
+        assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
 
 def test_psnr_of_a_known_error():
@@ -180,9 +174,10 @@ def test_errors_are_in_unit_images():
     _, depth = plane_view(camera, 16)
     image = torch.zeros(2, 3, 16, 16)
     image[1] += 0.2
-    errors = pair_errors(image, camera, depth, torch.ones_like(depth), 2, CFG)
+    errors = pair_sums(image, camera, depth, torch.ones_like(depth), 2, CFG)
     assert float(psnr(errors.warped / errors.compared)) == pytest.approx(20.0, abs=1e-3)
     assert errors.compared == errors.foreground == 2 * 16 * 16
+    assert float(errors.depth_median) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +221,7 @@ def test_without_depth_it_is_missing_with_the_reason():
         return source.views(items, cameras)._replace(depth=None)
 
     found = measured(Disturbed(figures(), without))
-    assert len(found) == 6
+    assert len(found) == 2 * (7 + 4 * 4)
     assert all(m.value is None and "no depth" in m.note for m in found.values())
 
 
@@ -236,7 +231,9 @@ def test_without_foreground_it_is_missing_with_the_reason():
         return found._replace(opacity=found.opacity * 0.1)
 
     found = measured(Disturbed(figures(), transparent))
-    assert all(m.value is None and "foreground" in m.note for m in found.values())
+    shares = {name for name, m in found.items() if name.startswith("coverage")}
+    others = [m for name, m in found.items() if "lpips" not in name and name not in shares]
+    assert all(m.value is None and "foreground" in m.note for m in others)
 
 
 def test_images_that_are_not_finite_are_missing_not_a_number():
@@ -275,3 +272,93 @@ def test_impossible_protocols_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"consistency.{field}={value}") as error:
         ConsistencyConfig(**{field: value})
     assert error.value.field == field
+
+
+def constant(source, items, cameras):
+    found = source.views(items, cameras)
+    return found._replace(image=found.image * 0 + 0.3, image_raw=found.image * 0 + 0.3)
+
+
+def test_without_texture_the_gain_is_undefined_so_that_a_constant_image_cannot_win():
+    found = measured(Disturbed(figures(), constant))
+    assert found["psnr"].value == pytest.approx(100)
+    for name in ("gain", "gain_raw"):
+        assert found[name].value is None
+        assert "undefined without texture" in found[name].note
+
+
+def test_latents_without_texture_are_left_out_of_the_gain_and_counted():
+    def some(source, items, cameras):
+        found = source.views(items, cameras)
+        k = len(cameras.cam2world) // len(items)
+        plain = (items < 2).repeat_interleave(k)[:, None, None, None]
+        image = torch.where(plain, torch.full_like(found.image, 0.3), found.image)
+        return found._replace(image=image, image_raw=image)
+
+    found = measured(Disturbed(figures(), some))
+    assert found["gain"].n == 6
+    assert found["psnr"].n == 8
+    assert "2 latents without texture left out" in found["gain"].note
+    eager = measured(figures(), ConsistencyConfig(items=8, texture=0.5))
+    assert eager["gain"].value is None
+
+
+def test_depth_that_is_scaled_is_measured_in_the_compared_pixels():
+    """Views of a plane from 3 and 2.5 away, the second one's depth a tenth too large."""
+    cameras = two_cameras()
+    image, depth = plane_view(cameras, 24)
+    assert warped_pair(image, cameras, depth).depth_error.max() < 1e-5
+    depth[1] *= 1.1
+    found = warped_pair(image, cameras, depth, tolerance=0.5)
+    valid = found.valid[0, 0]
+    # The point is 1.1 * 2.5 from the second camera's plane, hence 3.25 from the first one's.
+    assert torch.allclose(found.depth_error[0, 0][valid], torch.tensor(3.25 / 3 - 1), atol=1e-4)
+    assert not found.depth_error[0, 0][~valid].any()
+
+
+def test_depth_errors_and_similarity_are_at_their_ceilings_and_leave_them(ceiling):
+    assert ceiling["ssim"].value > 0.95
+    assert ceiling["depth_error"].value < 0.005
+    assert ceiling["depth_median"].value < 0.003
+    found = measured(Disturbed(figures(), scale_depth))
+    assert found["ssim"].value < ceiling["ssim"].value - 0.05
+    assert found["depth_error"].value > ceiling["depth_error"].value + 0.01
+    assert found["depth_median"].value > ceiling["depth_median"].value + 0.01
+
+
+def test_curves_begin_with_the_neighbours_and_hold_fewer_pixels_as_views_part(ceiling):
+    for kind in ("psnr", "ssim", "depth_error", "coverage"):
+        for stage in ("", "_raw"):
+            assert ceiling[f"{kind}{stage}@0.25"].value == ceiling[f"{kind}{stage}"].value
+    shares = [ceiling[f"coverage@{angle}"].value for angle in ("0.25", "0.5", "0.75", "1")]
+    assert sorted(shares, reverse=True) == shares
+    assert shares[-1] < shares[0] - 0.1
+    assert "pairs 0.75 rad apart" in ceiling["psnr@0.75"].note
+    without = measure_consistency(figures(), CFG, curves=False)
+    assert not any("@" in m.metric for m in without)
+    assert without[0] == ceiling["psnr"]
+
+
+class Mean:
+    """Stands in for a perceptual network: the difference of the means of whole images."""
+
+    protocol = "means"
+
+    def __call__(self, a, b):
+        apart = (a.mean(dim=(1, 2, 3)) - b.mean(dim=(1, 2, 3))).abs()
+        return apart[:, None, None, None].expand_as(a[:, :1])
+
+
+def test_a_perceptual_network_sees_differences_at_compared_pixels_alone(ceiling):
+    """Where nothing may be compared, both images it is shown hold the target."""
+    found = {m.metric: m for m in measure_consistency(figures(), CFG, load=lambda _: Mean())}
+    lpips = found["consistency.lpips"]
+    assert lpips.value < 0.02
+    assert "means" in lpips.note
+    swapped = Disturbed(figures(), swap_views)
+    worse = {m.metric: m for m in measure_consistency(swapped, CFG, load=lambda _: Mean())}
+    assert worse["consistency.lpips"].value > 2 * lpips.value
+    assert ceiling["lpips"].value is None
+    assert "gan3d weights fetch lpips" in ceiling["lpips"].note
+    small = {m.metric: m for m in measure_consistency(figures(16), CFG, load=lambda _: Mean())}
+    assert "32 pixels" in small["consistency.lpips"].note

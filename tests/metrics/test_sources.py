@@ -3,8 +3,8 @@ from metric_views import figure_labels, figures
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import Images
-from lightning_gan3d.metrics.consistency import carry
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
+from lightning_gan3d.metrics.warp import carry
 
 
 class Recorder:
