@@ -13,11 +13,13 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
 from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics import flicker
+from lightning_gan3d.metrics.flicker import FlickerConfig, measure_flicker
 from lightning_gan3d.metrics.perceptual import LEAST_SIDE, Perceptual, load_lpips
 from lightning_gan3d.metrics.similarity import psnr, ssim_map
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
-from lightning_gan3d.metrics.warp import carry, resize_depth_z, warp
+from lightning_gan3d.metrics.warp import carry, on_surface, resize_depth_z, warp
 
 KINDS = {
     "psnr": "dB",
@@ -46,8 +48,8 @@ class ConsistencyConfig:
     steps: int = 2
     """Neighbours on either side of the label's own camera: 2 * steps + 1 views a latent."""
     tolerance: float = 0.02
-    """A point is hidden where it lies behind what the other view sees by more than this share of
-    its camera z."""
+    """Share of camera z. A point is hidden where it lies behind what the other view sees by more;
+    a pixel where 1 / z bends by more is the edge between two surfaces, and left out."""
     foreground: float = 0.9
     """Opacity from which a pixel is foreground. Half-transparent ones mix in what lies behind."""
     texture: float = 0.01
@@ -56,6 +58,8 @@ class ConsistencyConfig:
     lpips: str | None = None
     """File of AlexNet's ImageNet weights (torchvision's state dict), for LPIPS; null: the one that
     was fetched."""
+    flicker: FlickerConfig | None = FlickerConfig()
+    """Flicker of slow orbits; null leaves it out."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -131,9 +135,11 @@ def pair_sums(
     Images in [-1, 1]; depth along the rays; `furthest` is the largest distance of a pair's views,
     by default all k - 1.
     """
-    z, opacity = resize_depth_z(cameras.depth_z(depth), opacity, image.shape[-1])
+    z = cameras.depth_z(depth)
+    surface = on_surface(z, cfg.tolerance, image.shape[-1])
+    z, opacity = resize_depth_z(z, opacity, image.shape[-1])
     opaque = opacity >= cfg.foreground
-    views = _Views(image, cameras, z, opaque)
+    views = _Views(image, cameras, z, opaque, opaque & surface)
     columns = []
     for distance in range(1, (furthest or k - 1) + 1):
         first, second = pairs_apart(k, distance)
@@ -151,21 +157,23 @@ class _Views(NamedTuple):
     cameras: Cameras
     z: Tensor
     opaque: Tensor
+    usable: Tensor
+    """Opaque, and not at an edge between two surfaces."""
 
 
 def _compare(
     views: _Views, a: Tensor, b: Tensor, items: int, tolerance: float, perceptual: Perceptual | None
 ) -> list[Tensor]:
     """Warp the views `a` into the views `b`, and sum up by item, in the order of `PairSums`."""
-    image, cameras, z, opaque = views
+    image, cameras, z, opaque, usable = views
     result = warp(
         image[a],
         cameras.select(a),
         z[a],
-        opaque[a],
+        usable[a],
         cameras.select(b),
         z[b],
-        opaque[b],
+        usable[b],
         tolerance,
     )
     valid = result.valid
@@ -287,7 +295,16 @@ def measure_consistency(
             result += [missing(row, why, unit) for row, unit in rows(cfg, stage, suffix, curves)]
         else:
             result += _measures(found[name], cfg, words, stage, suffix, curves, perceptual)
+    if cfg.flicker is not None:
+        result += measure_flicker(source, cfg.flicker, cfg.tolerance, cfg.foreground, batch, suffix)
     return result
+
+
+def all_missing(cfg: ConsistencyConfig, why: str, suffix: str) -> list[Measure]:
+    """Return what `measure_consistency` without curves measures, as missing."""
+    found = [row for stage in ("", "_raw") for row in rows(cfg, stage, suffix, False)]
+    found += [(row, "share") for row in flicker.rows(suffix)] if cfg.flicker else []
+    return [missing(row, why, unit) for row, unit in found]
 
 
 def _measures(
@@ -352,6 +369,6 @@ def protocol(cfg: ConsistencyConfig, angle: float) -> str:
     return (
         f"{2 * cfg.steps + 1} views {cfg.angle:g} rad apart around the world's y axis; pairs "
         f"{angle:g} rad apart, both directions; bilinear backward warp by camera z, z-buffer, "
-        f"occlusion tolerance {cfg.tolerance:g}, opacity >= {cfg.foreground:g}, pixels outside "
-        "excluded"
+        f"occlusion and edges of depth by tolerance {cfg.tolerance:g}, opacity >= "
+        f"{cfg.foreground:g}, pixels outside excluded"
     )

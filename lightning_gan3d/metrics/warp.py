@@ -6,7 +6,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from lightning_gan3d.cameras import Cameras
 
@@ -53,6 +53,28 @@ def resize_depth_z(
 
     weight = opacity + 1e-6
     return resample(weight) / resample(weight / depth_z), resample(opacity)
+
+
+def on_surface(
+    depth_z: Float[Tensor, "v 1 h w"], tolerance: float, size: int
+) -> Bool[Tensor, "v 1 s s"]:
+    """Where an image of `size` pixels shows one surface, and not the edge between two.
+
+    A pixel at such an edge mixes two colours and two depths, and lies on neither surface. It is
+    found by the second difference of 1 / z along rows and columns: nothing on a plane, however
+    steep, and the height of the step at an edge, here more than `tolerance` of 1 / z.
+    """
+    inverse = 1 / depth_z
+    around = pad(inverse, (1, 1, 1, 1), mode="replicate")
+    rows = around[..., 1:-1, 2:] + around[..., 1:-1, :-2] - 2 * inverse
+    columns = around[..., 2:, 1:-1] + around[..., :-2, 1:-1] - 2 * inverse
+    rows[..., [0, -1]] = 0.0  # one neighbour alone tells slopes from edges in no way
+    columns[..., [0, -1], :] = 0.0
+    smooth = torch.maximum(rows.abs(), columns.abs()) <= tolerance * inverse
+    if depth_z.shape[-1] == size:
+        return smooth
+    share = interpolate(smooth.float(), (size, size), mode="bilinear", align_corners=False)
+    return share > 0.999
 
 
 def warp(

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from metric_views import Disturbed, figures
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.metrics.flicker import FlickerConfig, flicker_sums, measure_flicker
+from lightning_gan3d.metrics.warp import carry
+
+CFG = FlickerConfig(items=4, frames=6)
+
+
+def measured(source, cfg=CFG):
+    return {
+        m.metric.removeprefix("consistency."): m for m in measure_flicker(source, cfg, 0.02, 0.9)
+    }
+
+
+def with_noise(amount):
+    def change(source, items, cameras):
+        found = source.views(items, cameras)
+        image = found.image + amount * Draws(3).normal("noise", found.image.shape)
+        return found._replace(image=image, image_raw=image)
+
+    return Disturbed(figures(), change)
+
+
+def still_frames(offsets):
+    """Frames of a plane from one camera: [-1, 1] images that differ by these offsets."""
+    cameras = carry(Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]])), torch.zeros(len(offsets)))
+    image = torch.tensor(offsets)[:, None, None, None].expand(-1, 3, 8, 8)
+    z = torch.full((len(offsets), 1, 8, 8), 3.0)
+    depth = z / cameras.depth_z(torch.ones_like(z))
+    return image, cameras, depth, torch.ones_like(depth)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "bent", "moved"),
+    [
+        ([0.0, 0.1, 0.2, 0.3], 0.0, 0.05),  # even change is no flicker
+        ([0.0, 0.2, 0.0, 0.2], 0.1, 0.0),  # 0.2 of [-1, 1] is 0.1 of the range
+        ([0.1, 0.1, 0.3], 0.05, 0.05),
+    ],
+)
+def test_known_frames_have_known_flicker(offsets, bent, moved):
+    sums = flicker_sums(*still_frames(offsets), len(offsets), 0.02, 0.9)
+    assert float(sums.compared) == (len(offsets) - 2) * 64
+    assert float(sums.bent / sums.compared) == pytest.approx(bent, abs=1e-6)
+    assert float(sums.moved / sums.compared) == pytest.approx(moved, abs=1e-6)
+
+
+def test_it_grows_with_noise_from_the_floor_of_ground_truth():
+    found = [measured(with_noise(a)) for a in (0.0, 0.02, 0.04, 0.08)]
+    for kind in ("flicker", "flicker_share"):
+        values = [f[kind].value for f in found]
+        assert sorted(values) == values
+        assert values[-1] > 5 * values[0]
+    assert found[0]["flicker"].value < 0.003
+    # Independent noise of deviation s in [-1, 1] leaves s / 2 * sqrt(1 + 1 / 2) of a Gaussian, less
+    # what bilinear interpolation averages away.
+    expected = 0.08 / 2 * (1 + 0.5 * 0.44) ** 0.5 * (2 / torch.pi) ** 0.5
+    assert found[-1]["flicker"].value == pytest.approx(expected, rel=0.1)
+
+
+def test_without_texture_the_share_is_undefined():
+    def constant(source, items, cameras):
+        found = source.views(items, cameras)
+        return found._replace(image=found.image * 0, image_raw=found.image * 0)
+
+    found = measured(Disturbed(figures(), constant))
+    assert found["flicker"].value == 0
+    assert found["flicker_share"].value is None
+    assert "without texture" in found["flicker_share"].note
+
+
+def test_without_depth_or_foreground_it_is_missing_with_the_reason():
+    def flat(source, items, cameras):
+        return source.views(items, cameras)._replace(depth=None)
+
+    def clear(source, items, cameras):
+        found = source.views(items, cameras)
+        return found._replace(opacity=found.opacity * 0)
+
+    for change, why in ((flat, "no depth"), (clear, "no foreground")):
+        found = measured(Disturbed(figures(), change))
+        assert len(found) == 4
+        assert all(m.value is None and why in m.note for m in found.values())
+
+
+@pytest.mark.parametrize("other", [{"items": 2}, {"frames": 4}, {"step": 0.06}])
+def test_each_option_has_an_effect(other):
+    base = {"items": 4, "frames": 6}
+    found = measured(figures(), FlickerConfig(**{**base, **other}))
+    assert found["flicker"].value != measured(figures())["flicker"].value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("items", 0), ("frames", 2), ("step", 0.3)],
+)
+def test_impossible_protocols_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=f"flicker.{field}={value}") as error:
+        FlickerConfig(**{field: value})
+    assert error.value.field == field
