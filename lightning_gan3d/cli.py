@@ -113,7 +113,7 @@ def sweep_plan(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
     device: Device = "auto",
     inception_weights: Annotated[
         Path | None, typer.Option(help="Inception of FID, KID; `gan3d weights list` tells which.")
@@ -121,8 +121,23 @@ def evaluate(
     vgg_weights: Annotated[
         Path | None, typer.Option(help="VGG16 of precision and recall, the same.")
     ] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test", help="Test the measures on scenes with known answers."),
+    ] = False,
 ) -> None:
     """Measure a trained generator: distances, view consistency, pose."""
+    if self_test:
+        if run is not None:
+            raise ConfigError(f"evaluate --self-test: takes no run; leave out {run}")
+        from lightning_gan3d.metrics.selftest import run_self_test
+        from lightning_gan3d.metrics.selftest_table import table
+
+        tested = run_self_test(tell=lambda line: typer.echo(line, err=True))
+        typer.echo(table(tested))
+        raise typer.Exit(4 if tested.failures else 0)
+    if run is None:
+        raise ConfigError("evaluate: name a run directory; or --self-test")
     from lightning_gan3d.metrics.run import evaluate_run, given_weights
 
     typer.echo(evaluate_run(run, device, None, given_weights(inception_weights, vgg_weights)))

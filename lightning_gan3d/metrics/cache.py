@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gan3d.measure import Measure
 
-SCHEMA = 1
+SCHEMA = 2
 """Counts up when a protocol changes in the code, so that what was kept before is not used."""
 
 

@@ -53,8 +53,8 @@ class ConsistencyConfig:
     foreground: float = 0.9
     """Opacity from which a pixel is foreground. Half-transparent ones mix in what lies behind."""
     texture: float = 0.01
-    """Root mean square difference of two unwarped views, as a share of the range of colours, below
-    which a latent has no texture that a gain could be measured by."""
+    """Standard deviation of the compared pixels' colours, as a share of their range, below which a
+    latent has no texture that a gain could be measured by."""
     lpips: str | None = None
     """File of AlexNet's ImageNet weights (torchvision's state dict), for LPIPS; null: the one that
     was fetched."""
@@ -110,6 +110,8 @@ class PairSums(NamedTuple):
     """Relative differences of camera z."""
     depth_median: Float[Tensor, "b d"]
     """Median (not sum) of these differences; NaN where nothing was compared."""
+    texture: Float[Tensor, "b d"]
+    """Standard deviation (not sum) of the compared pixels of the targets, mean over channels."""
     perceived: Float[Tensor, "b d"]
     """LPIPS; 0 where it was not asked for."""
 
@@ -200,8 +202,19 @@ def _compare(
         total(counts.float()),
         total(result.depth_error),
         unknown.nanmedian(dim=1).values,
+        _deviation(image[b] / 2 + 0.5, valid, items),
         total(perceived),
     ]
+
+
+def _deviation(image: Tensor, valid: Tensor, items: int) -> Tensor:
+    """Standard deviation of the valid pixels of each item, mean over channels."""
+    colour = rearrange(image, "(b p) c h w -> b c (p h w)", b=items)
+    mask = rearrange(valid, "(b p) 1 h w -> b 1 (p h w)", b=items).float()
+    num = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    middle = (colour * mask).sum(dim=-1, keepdim=True) / num
+    variance = ((colour - middle).square() * mask).sum(dim=-1) / num[..., 0]
+    return variance.sqrt().mean(dim=1)
 
 
 def reproject(
@@ -256,7 +269,7 @@ def values_of(sums: PairSums, distance: int, texture: float) -> dict[str, Float[
     s = PairSums(*(x[:, distance - 1] for x in sums))
     some = s.compared > 0
     after, before = (x[some] / s.compared[some] for x in (s.warped, s.unwarped))
-    textured = ~(before < texture**2)  # so that NaN stays, to be told of
+    textured = ~(s.texture[some] < texture)  # so that NaN stays, to be told of
     return {
         "psnr": psnr(after),
         "gain": (psnr(after) - psnr(before))[textured],
@@ -334,8 +347,8 @@ def _measures(
             plain = int(len(near["psnr"]) - len(values))
             if plain:
                 empty = (
-                    "undefined without texture: unwarped, the views differ by less than "
-                    f"{cfg.texture:g} of the range of colours"
+                    "undefined without texture: the colours of a latent deviate by less than "
+                    f"{cfg.texture:g} of their range"
                 )
                 note += f"; {plain} latents without texture left out"
         elif kind == "lpips":

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import Images
@@ -15,8 +15,8 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.warp import carry
 
-RADIUS = 0.8
-"""Of the balls."""
+RADIUS, OFFSET = 0.65, 0.3
+"""Of the balls, and how far from the origin their centres are: they look alike from nowhere."""
 FAR = 4.2
 """Depth of the background behind a ball."""
 WAVES = 6
@@ -25,7 +25,7 @@ WAVES = 6
 
 @dataclass(frozen=True, eq=False)
 class Balls:
-    """Balls about the origin with a texture of plane waves, traced exactly: item i is ball i.
+    """Balls near the origin with a texture of plane waves, traced exactly: item i is ball i.
 
     No light and no mixed pixels, so that a point has one colour from everywhere.
     """
@@ -44,12 +44,14 @@ class Balls:
         """Trace the balls."""
         k = len(cameras.cam2world) // len(items)
         rays = cameras.rays(self.resolution)
-        along = (rays.origins * rays.dirs).sum(-1)
-        root = along.square() - rays.origins.square().sum(-1) + RADIUS**2
+        draws = [Draws(self.seed).scope("balls").at(int(i)) for i in items]
+        centre = torch.stack([normalize(d.normal("centre", (1, 3)), dim=-1) for d in draws])
+        origins = rays.origins - OFFSET * centre.repeat_interleave(k, 0)
+        along = (origins * rays.dirs).sum(-1)
+        root = along.square() - origins.square().sum(-1) + RADIUS**2
         hit = root > 0
         t = -along - root.clamp(min=0).sqrt()
         points = rays.origins + rays.dirs * t[..., None]
-        draws = [Draws(self.seed).scope("balls").at(int(i)) for i in items]
         frequency = torch.stack([5 * d.normal("frequency", (WAVES, 3)) for d in draws])
         phase = torch.stack([6.3 * d.uniform("phase", (WAVES, 1)) for d in draws])
         colour = torch.stack([d.normal("colour", (3, WAVES)) for d in draws])

@@ -18,6 +18,9 @@ from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consi
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
 from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
+from lightning_gan3d.metrics.estimator import measure_estimator
+from lightning_gan3d.metrics.following import measure_following
+from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
 from lightning_gan3d.metrics.pose import (
     PoseConfig,
     PoseRegressor,
@@ -55,6 +58,10 @@ class EvaluationConfig:
     """Refitting a field to views; null leaves it out."""
     pose: PoseConfig | None = PoseConfig()
     """Pose read by a regressor; null leaves it out."""
+    following: bool = True
+    """Take the view measures also with the conditioning label following the camera."""
+    identity: IdentityConfig | None = None
+    """Likeness of two views to an embedding of yours; null leaves it out."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -181,6 +188,16 @@ def evaluate_source(
                 [train.fingerprint, asdict(refit), seed],
                 lambda: measure_refit(truth, labels, refit, seed, cfg.batch, "cpu", "_truth"),
             )
+    if cfg.following:
+        result += measure_following(
+            source, labels, cfg.consistency, cfg.refit, seed, cfg.batch, device
+        )
+    if cfg.identity is not None:
+        result += measure_identity(source, cfg.identity, cfg.batch, device)
+    if cfg.pose is not None and cfg.pose.estimator is not None:
+        result += measure_estimator(
+            source, train, test, cfg.pose, cfg.num_images, cfg.batch, device
+        )
     return result
 
 

@@ -35,6 +35,8 @@ class PoseConfig:
     threshold_degrees: float = 20.0
     """An image counts as posed right where its camera lies within this angle of the one asked
     for."""
+    estimator: str | None = None
+    """TorchScript file of a pose estimator of yours, read beside the regressor; null: none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -21,7 +21,7 @@ from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
-from lightning_gan3d.metrics.similarity import psnr
+from lightning_gan3d.metrics.similarity import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 
@@ -29,6 +29,8 @@ CANDIDATES = 512
 """Training cameras from which those of the views are picked."""
 LEARNING_RATE = 0.1
 """Step of Adam on the values of the grid; a third of it in the last 30 % of the iterations."""
+KINDS = {"psnr": "dB", "psnr_fit": "dB", "gain": "dB", "ssim": ""}
+"""What is measured, with its unit."""
 RAYS_AT_ONCE = 2048
 """Rays of the held-out views that are rendered at a time."""
 
@@ -213,6 +215,25 @@ def fit(
     return FittedFields(values.detach(), background.detach())
 
 
+def predict(
+    fields: FittedFields, cameras: Cameras, size: int, box: float, samples: int
+) -> Float[Tensor, "v m 3 h w"]:
+    """Render every item's field from every camera, in [0, 1].
+
+    Samples are in the middle of their strata.
+    """
+    rays = all_rays(cameras, size)
+    parts = []
+    with torch.no_grad():
+        for which in torch.split(
+            torch.arange(rays.dirs.shape[1], device=rays.dirs.device), RAYS_AT_ONCE
+        ):
+            some = Rays(rays.origins[:, which], rays.dirs[:, which])
+            jitter = torch.full((len(which), samples), 0.5, device=rays.dirs.device)
+            parts.append(shade(fields, some, box, jitter))
+    return rearrange(torch.cat(parts), "(v h w) c m -> v m c h w", h=size, w=size)
+
+
 def errors(
     fields: FittedFields,
     images: Float[Tensor, "v m 3 h w"],
@@ -220,19 +241,23 @@ def errors(
     box: float,
     samples: int,
 ) -> Float[Tensor, " m"]:
-    """Mean squared error of each item's field over all pixels of the views.
+    """Mean squared error of each item's field over all pixels of the views."""
+    found = predict(fields, cameras, images.shape[-1], box, samples)
+    return (found - images).square().mean(dim=(0, 2, 3, 4))
 
-    Samples are in the middle of their strata.
-    """
-    rays = all_rays(cameras, images.shape[-1])
-    target = rearrange(images, "v m c h w -> (v h w) c m")
-    total = torch.zeros(images.shape[1], device=images.device)
-    with torch.no_grad():
-        for which in torch.split(torch.arange(len(target), device=images.device), RAYS_AT_ONCE):
-            some = Rays(rays.origins[:, which], rays.dirs[:, which])
-            jitter = torch.full((len(which), samples), 0.5, device=images.device)
-            total += (shade(fields, some, box, jitter) - target[which]).square().sum(dim=(0, 1))
-    return total / (3 * len(target))
+
+def similarity(
+    fields: FittedFields,
+    images: Float[Tensor, "v m 3 h w"],
+    cameras: Cameras,
+    box: float,
+    samples: int,
+) -> Float[Tensor, " m"]:
+    """Mean SSIM of each item's field over all windows of the views; NaN below 11 pixels."""
+    found = predict(fields, cameras, images.shape[-1], box, samples)
+    a, b = (rearrange(x, "v m c h w -> (v m) c h w") for x in (found, images))
+    values, _ = ssim_map(a, b, torch.ones_like(a[:, :1], dtype=torch.bool))
+    return rearrange(values, "(v m) h w -> m (v h w)", m=images.shape[1]).mean(dim=1)
 
 
 def see(
@@ -262,7 +287,8 @@ def measure_refit(
     """Fit fields to views from the training cameras, and measure PSNR on held-out views.
 
     `psnr` is that of the held-out views, `psnr_fit` that of the fitted ones, and `gain` what the
-    field predicts better than the nearest fitted view, shown as it is. `suffix` goes to the end of
+    field predicts better than the nearest fitted view, shown as it is; `ssim` is that of the
+    held-out views. `suffix` goes to the end of
     these names.
     """
     draws = Draws(seed).scope("refit")
@@ -271,9 +297,7 @@ def measure_refit(
     box = cfg.box or visible_box(both)
     if box <= 0:
         why = "the training cameras do not look at the world's origin; set evaluation.refit.box"
-        return [
-            missing(f"refit.{name}{suffix}", why, "dB") for name in ("psnr", "psnr_fit", "gain")
-        ]
+        return [missing(f"refit.{kind}{suffix}", why, unit) for kind, unit in KINDS.items()]
     images = see(source, torch.arange(cfg.items), both, cfg.resolution, batch)
     fitted, other = images[: cfg.views], images[cfg.views :]
     fields = fit(fitted, seen, box, cfg, draws)
@@ -296,7 +320,13 @@ def measure_refit(
             psnr_held_out - nearest,
         ),
     }
-    return [
-        mean_of(f"refit.{name}{suffix}", values, "dB", f"{words}: {protocol}")
+    result = [
+        mean_of(f"refit.{name}{suffix}", values, KINDS[name], f"{words}: {protocol}")
         for name, (words, values) in what.items()
     ]
+    if images.shape[-1] < WINDOW:
+        why = f"images of {images.shape[-1]} pixels hold no window of {WINDOW}"
+        return [*result, missing(f"refit.ssim{suffix}", why)]
+    alike = similarity(fields, other, held_out, box, cfg.samples)
+    words = f"SSIM (11x11, sigma 1.5) on {cfg.views} held-out views"
+    return [*result, mean_of(f"refit.ssim{suffix}", alike, "", f"{words}: {protocol}")]

@@ -58,7 +58,8 @@ class GeneratorSource:
 
     Item i is a latent and a label that depend on (seed, i) alone. The label stays that of the item
     while the camera moves, so that a change between views cannot come from the conditioning; a
-    generator that knows the camera only through its label replaces it by itself.
+    generator that knows the camera only through its label replaces it by itself. With `follow` each
+    view is conditioned on its own camera instead, and the scene made anew for it.
     """
 
     generator: SeesLatents
@@ -67,6 +68,8 @@ class GeneratorSource:
     """Labels of the training set, of which every item draws one."""
     seed: int = 0
     device: torch.device | str = "cpu"
+    follow: bool = False
+    """Whether the label follows the camera."""
 
     def _draw(self, items: Int64[Tensor, " b"], draw: Callable[[Draws], Tensor]) -> Tensor:
         draws = Draws(self.seed).scope("evaluation")
@@ -87,10 +90,13 @@ class GeneratorSource:
 
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """See the latents; no gradient is kept."""
+        cameras = cameras.to(self.device)
+        z, label = self.latents(items), self.label(items)
+        if self.follow:
+            k = len(cameras.cam2world) // len(items)
+            z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
         with torch.no_grad():
-            return self.generator.views(
-                self.latents(items), self.label(items), cameras.to(self.device)
-            )
+            return self.generator.views(z, label, cameras)
 
 
 @dataclass(frozen=True, eq=False)

@@ -314,6 +314,17 @@ def test_without_texture_the_gain_is_undefined_so_that_a_constant_image_cannot_w
         assert "undefined without texture" in found[name].note
 
 
+def test_a_picture_that_ignores_the_camera_has_texture_and_a_negative_gain():
+    def still(source, items, cameras):
+        found = source.views(items, source.base(items))
+        k = len(cameras.cam2world) // len(items)
+        return Images(*(x.repeat_interleave(k, 0) for x in found))
+
+    found = measured(Disturbed(figures(), still))
+    assert found["gain"].n == 8
+    assert found["gain"].value < -10
+
+
 def test_latents_without_texture_are_left_out_of_the_gain_and_counted():
     def some(source, items, cameras):
         found = source.views(items, cameras)

@@ -9,7 +9,8 @@ from lightning_gan3d.config import ConfigError, build, to_tree
 from lightning_gan3d.data.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.measure import read_measures
-from lightning_gan3d.metrics.consistency import ConsistencyConfig
+from lightning_gan3d.metrics import flicker
+from lightning_gan3d.metrics.consistency import CURVES, KINDS, ConsistencyConfig
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.evaluate import (
@@ -18,6 +19,7 @@ from lightning_gan3d.metrics.evaluate import (
     evaluate_source,
     swd_of,
 )
+from lightning_gan3d.metrics.flicker import FlickerConfig
 from lightning_gan3d.metrics.pose import PoseConfig
 from lightning_gan3d.metrics.refit import RefitConfig
 from lightning_gan3d.metrics.run import evaluate_run
@@ -32,7 +34,7 @@ SMALL = EvaluationConfig(
     batch=16,
     swd=SwdConfig(patches=16, projections=32),
     distribution=None,
-    consistency=ConsistencyConfig(items=3, steps=1),
+    consistency=ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 4)),
     refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
 )
@@ -40,9 +42,17 @@ ALL = {
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
     *("quality.swd_floor", "quality.swd_init", "quality.swd_way"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
-    *(f"consistency.{k}{s}" for k in ("psnr", "gain", "coverage") for s in ("", "_raw")),
-    *("refit.psnr", "refit.psnr_fit", "refit.gain"),
+    *(f"refit.{k}" for k in ("psnr", "psnr_fit", "gain", "ssim")),
+    *(f"consistency.{k}{s}" for k in KINDS for s in ("", "_raw")),
+    *(f"consistency.{k}{s}@{a}" for k in CURVES for s in ("", "_raw") for a in ("0.25", "0.5")),
+    *flicker.rows(),
 }
+FOLLOWING = {
+    f"{name}_following"
+    for name in ALL
+    if name.startswith(("consistency", "refit")) and "@" not in name
+}
+LPIPS = {"consistency.lpips", "consistency.lpips_raw"}
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +67,21 @@ def by_name(measures):
 
 def test_ground_truth_gets_all_measures(data):
     found = by_name(evaluate_source(figures(), *data, SMALL, initial_swd=0.7, truth=figures()))
-    truth = {m for m in found if m.endswith("_truth")}
-    assert set(found) - truth == ALL
-    assert all(m.value is not None and m.note for m in found.values())
+    truth = {m for m in found if "_truth" in m}
+    assert set(found) - truth == ALL | FOLLOWING
+    assert all(m.note for m in found.values())
+    absent = {m for m in found if found[m].value is None}
+    assert absent == FOLLOWING | LPIPS | {f"{m}_truth" for m in LPIPS}
+    assert all("no conditioning label" in found[m].note for m in FOLLOWING)
     assert found["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in found["quality.swd"].note
     assert found["quality.swd_way"].value > 0.9
     for name in truth:
-        assert found[name].value == found[name.removesuffix("_truth")].value
+        assert found[name].value == found[name.replace("_truth", "")].value
 
 
 def test_the_share_of_the_way_is_that_from_start_to_floor(data):
-    cfg = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None)
+    cfg = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None, following=False)
     source = Disturbed(figures(), change_colour)
     found = by_name(evaluate_source(source, *data, cfg, initial_swd=0.7))
     now, floor = found["quality.swd"].value, found["quality.swd_floor"].value
@@ -125,7 +138,7 @@ def test_what_depends_on_data_alone_is_kept(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("other", [{"num_images": 30}, {"swd": SwdConfig(patches=8)}])
 def test_options_have_an_effect(data, other):
-    base = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None)
+    base = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None, following=False)
     a, b = (
         evaluate_source(figures(), *data, c) for c in (base, dataclasses.replace(base, **other))
     )
@@ -178,13 +191,15 @@ def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, k
     generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
     before = {k: v.clone() for k, v in generator.state_dict().items()}
     found = by_name(evaluate(generator, *data, SMALL, initial=generator))
-    assert set(found) == ALL
+    assert set(found) == ALL | FOLLOWING
     assert generator.training
     assert modes == {False}
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
     assert found["quality.swd_way"].value == 0  # it is its own start
     assert found["quality.swd"].value > 5 * found["quality.swd_floor"].value
-    flat = [m for m in found.values() if m.metric.startswith("consistency")]
+    flat = [m for n, m in found.items() if n.startswith("consistency") and n not in FOLLOWING]
+    why = {"triplane": "condition=none", "image2d": "always follows"}[kind]
+    assert all(why in found[m].note for m in FOLLOWING)
     if kind == "image2d":
         assert all(m.value is None and "no depth" in m.note for m in flat)
         assert found["refit.psnr"].value is not None
@@ -212,7 +227,7 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
     result = evaluate_run(path, "cpu", cache=tmp_path / "cache")
     assert read_measures(path / "evaluation.json") == result.measures
     found = by_name(result.measures)
-    assert {m for m in found if not m.endswith("_truth")} == ALL
+    assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING
     assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
     assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))

@@ -1,0 +1,140 @@
+import hashlib
+
+import pytest
+import torch
+from metric_views import Disturbed, RealFigures, figures, swap_views
+from torch import Tensor, nn
+
+from lightning_gan3d.config import ConfigError, Refusal
+from lightning_gan3d.metrics.estimator import measure_estimator
+from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.pose import PoseConfig, train_regressor
+from lightning_gan3d.metrics.scripted import load_scripted
+
+
+class MeanColour(nn.Module):
+    """An embedding: the mean colour of what is not background, around its mean over figures."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        mask = (image.amin(dim=1, keepdim=True) < 0.99).float()
+        mean = (image * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3))
+        return mean - mean.mean(dim=1, keepdim=True)
+
+
+class Rotation(nn.Module):
+    """Reads every image as the same rotation, in one of the two forms."""
+
+    def __init__(self, six: bool, bad: bool) -> None:
+        super().__init__()
+        self.six, self.bad = six, bad
+
+    def forward(self, image: Tensor) -> Tensor:
+        eye = torch.eye(3).expand(image.shape[0], 3, 3)
+        if self.bad:
+            return eye[:, 0]
+        if self.six:
+            return torch.cat([eye[:, :, 0], eye[:, :, 1]], dim=1)
+        return 2 * eye
+
+
+def saved(module, path):
+    torch.jit.script(module.eval()).save(str(path))
+    return str(path)
+
+
+def measured(source, cfg):
+    return {m.metric: m for m in measure_identity(source, cfg)}
+
+
+def test_two_views_of_a_figure_are_more_alike_than_two_figures(tmp_path):
+    path = saved(MeanColour(), tmp_path / "colour.pt")
+    found = measured(figures(), IdentityConfig(path, items=40))
+    same, other = found["identity.cosine"], found["identity.cosine_others"]
+    assert same.value > 0.9
+    assert other.value < 0.6
+    assert same.n == other.n == 40
+    digest = hashlib.sha256((tmp_path / "colour.pt").read_bytes()).hexdigest()[:16]
+    assert f"colour.pt, SHA-256 {digest}" in same.note
+
+
+def test_options_of_identity_have_an_effect(tmp_path):
+    path = saved(MeanColour(), tmp_path / "colour.pt")
+    base = measured(figures(), IdentityConfig(path, items=10))["identity.cosine"].value
+    for other in ({"items": 12}, {"angle": 1.5}, {"resolution": 8}):
+        cfg = IdentityConfig(**{"embedding": path, "items": 10, **other})
+        assert measured(figures(), cfg)["identity.cosine"].value != base
+
+
+@pytest.mark.parametrize(("field", "value"), [("items", 1), ("angle", 0.0), ("resolution", 0)])
+def test_impossible_protocols_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=f"identity.{field}={value}") as error:
+        IdentityConfig(**{"embedding": "x", field: value})
+    assert error.value.field == field
+
+
+def test_our_own_regressor_can_be_the_estimator(tmp_path):
+    """As a TorchScript file it reads what it read before: right cameras, and wrong ones."""
+    short = PoseConfig(resolution=16, iterations=200, batch=16)
+    train, test = RealFigures(400, seed=1), RealFigures(80, seed=2)
+    regressor = train_regressor(train, short)
+    traced = torch.jit.trace(regressor, train.floats()[:2])
+    traced.save(str(tmp_path / "pose.pt"))
+    cfg = PoseConfig(estimator=str(tmp_path / "pose.pt"))
+    found = {m.metric: m for m in measure_estimator(figures(), train, test, cfg, 60)}
+    assert set(found) == {
+        f"pose.estimator_{k}{s}" for k in ("within_20deg", "median_deg") for s in ("", "_real")
+    }
+    assert found["pose.estimator_median_deg"].value < 40
+    assert found["pose.estimator_median_deg"].n == 60
+    assert "pose.pt, SHA-256" in found["pose.estimator_median_deg"].note
+
+    def turned(source, items, cameras):
+        return source.views(items, cameras.select(torch.arange(len(items)).roll(1)))
+
+    wrong = measure_estimator(Disturbed(figures(), turned), train, test, cfg, 60)
+    assert wrong[1].value > found["pose.estimator_median_deg"].value + 20
+    assert wrong[2:] == list(found.values())[2:]  # real images are what they were
+    assert measure_estimator(figures(), train, test, PoseConfig(), 60) == []
+
+
+def test_matrices_and_two_columns_are_read_alike(tmp_path):
+    train = RealFigures(20, seed=1)
+    medians = []
+    for six in (True, False):
+        path = saved(Rotation(six, False), tmp_path / f"{six}.pt")
+        found = measure_estimator(figures(), train, None, PoseConfig(estimator=path), 20)
+        medians.append(found[1].value)
+    assert medians[0] == pytest.approx(medians[1], abs=1e-3)
+    path = saved(Rotation(False, True), tmp_path / "bad.pt")
+    with pytest.raises(Refusal, match=r"pose.estimator=.*\(n, 3, 3\)"):
+        measure_estimator(figures(), train, None, PoseConfig(estimator=path), 20)
+
+
+def test_files_that_cannot_be_used_are_refused_by_name(tmp_path):
+    with pytest.raises(Refusal, match=r"identity.embedding=.*none.pt: cannot be read"):
+        load_scripted("identity.embedding", str(tmp_path / "none.pt"))
+    (tmp_path / "text.pt").write_text("no network")
+    with pytest.raises(Refusal, match=r"text.pt: not a TorchScript file"):
+        load_scripted("identity.embedding", str(tmp_path / "text.pt"))
+    torch.save({"a": torch.zeros(3)}, tmp_path / "state.pt")
+    with pytest.raises(Refusal, match=r"state.pt: not a TorchScript file"):
+        load_scripted("identity.embedding", str(tmp_path / "state.pt"))
+    path = saved(nn.Linear(5, 2), tmp_path / "linear.pt")
+    with pytest.raises(Refusal, match=r"refuses images of shape \(20, 3, 32, 32\)") as error:
+        measure_identity(figures(), IdentityConfig(path, items=10))
+    assert "\n" not in str(error.value)
+
+
+def test_views_of_other_figures_lower_the_cosine(tmp_path):
+    def other(source, items, cameras):
+        k = len(cameras.cam2world) // len(items)
+        found, wrong = source.views(items, cameras), source.views(items + 1, cameras)
+        odd = (torch.arange(len(found.image)) % k == 1)[:, None, None, None]
+        return found._replace(image=torch.where(odd, wrong.image, found.image))
+
+    path = saved(MeanColour(), tmp_path / "colour.pt")
+    cfg = IdentityConfig(path, items=20)
+    found = measured(Disturbed(figures(), other), cfg)["identity.cosine"].value
+    assert found < measured(figures(), cfg)["identity.cosine"].value - 0.3
+    swapped = measured(Disturbed(figures(), swap_views), cfg)["identity.cosine"].value
+    assert swapped == pytest.approx(measured(figures(), cfg)["identity.cosine"].value, abs=1e-5)
