@@ -14,7 +14,9 @@ from lightning_gan3d.config import Refusal
 
 LEAST_SIDE = 32
 """Pixels below which AlexNet's pooling has nothing left to look at."""
-REMEDY = "run `gan3d weights fetch lpips`, or name AlexNet's weights in consistency.lpips"
+TRUNK = "alexnet-owt-7be5be79.pth"
+"""Torchvision's file of AlexNet's weights, under the name that its downloads have."""
+REMEDY = "run `gan3d weights fetch lpips-alex`, or name AlexNet's weights in consistency.lpips"
 
 
 class PerceptualError(Refusal):
@@ -70,22 +72,27 @@ class LpipsMap:
 
 
 def load_lpips(path: str | None) -> Perceptual | str:
-    """Return LPIPS with the trunk of a file, or why there is none."""
-    if path is None:
+    """Return LPIPS with the trunk of a file, or why there is none.
+
+    Without a path, the file is that of the folder where torch keeps downloaded weights.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
+    if path is not None:
+        file = Path(path).expanduser()
+    elif not file.exists():
         return f"the weights of LPIPS are not at hand: {REMEDY}"
-    file = Path(path).expanduser()
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         trunk = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise PerceptualError(
-            f"consistency.lpips={path}: cannot be read ({error.strerror}): {REMEDY}"
+            f"consistency.lpips={file}: cannot be read ({error.strerror}): {REMEDY}"
         ) from None
     except Exception as error:  # torch and pickle raise whatever they like at a damaged file
         reason = " ".join(str(error).split())[:120]
         raise PerceptualError(
-            f"consistency.lpips={path}: not a state dict ({reason}): {REMEDY}"
+            f"consistency.lpips={file}: not a state dict ({reason}): {REMEDY}"
         ) from None
     if not isinstance(trunk, dict):
-        raise PerceptualError(f"consistency.lpips={path}: not a state dict: {REMEDY}")
+        raise PerceptualError(f"consistency.lpips={file}: not a state dict: {REMEDY}")
     return LpipsMap(trunk, digest)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ def load_scripted(field: str, path: str, device: torch.device | str = "cpu") -> 
             "it null"
         ) from None
     try:
-        module = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]  # torch's
+        with warnings.catch_warnings():
+            # Torch would rather have torch.export; what users have are TorchScript files.
+            warnings.simplefilter("ignore", FutureWarning)
+            module = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]  # torch's
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise ScriptedError(

@@ -1,6 +1,6 @@
 """The self-test of the view measures: ceilings of known scenes, and what disturbances do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -177,6 +177,8 @@ Reading = dict[str, float | None]
 class SelfTest:
     """What was read, and what came of the checks."""
 
+    disturbances: Sequence[Disturbance] = DISTURBANCES
+    """What was done to the views."""
     ceilings: dict[str, Reading] = field(default_factory=dict)
     """By scene."""
     readings: dict[tuple[str, str, float], Reading] = field(default_factory=dict)
@@ -248,7 +250,9 @@ class _Reader:
 
 
 def run_self_test(
-    cfg: SelfTestConfig | None = None, tell: Callable[[str], None] = lambda _: None
+    cfg: SelfTestConfig | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    disturbances: Sequence[Disturbance] = DISTURBANCES,
 ) -> SelfTest:
     """Measure known scenes and their disturbances, and check what each measure makes of them.
 
@@ -265,13 +269,13 @@ def run_self_test(
         "balls": Balls(labels, cfg.resolution),
         "figures": ObjectSource(objects.render, range(40), labels, cfg.resolution),
     }
-    result = SelfTest()
+    result = SelfTest(disturbances)
     for scene, source in scenes.items():
         # The regressor knows the figures alone, and fields are refitted to them alone.
         full = scene == "figures"
         tell(f"{scene} as they are")
         result.ceilings[scene] = reader.read(source, True, full)
-        for d in DISTURBANCES:
+        for d in result.disturbances:
             for amount in d.amounts:
                 tell(f"{scene}: {d.name} {amount:g}")
                 refit = full and (amount == d.amounts[-1] or "refit" in d.strict)
@@ -280,7 +284,7 @@ def run_self_test(
         tell(f"{scene}: one colour")
         plain = Disturbed(source, disturb.paint_over, 1.0)
         result.readings[scene, PLAIN, 1.0] = reader.read(plain, False, False)
-    _check(result)
+    check(result)
     return result
 
 
@@ -288,15 +292,16 @@ PLAIN = "one colour, no texture"
 """The scene on which a gain must be undefined."""
 
 
-def _check(result: SelfTest) -> None:
-    """Compare what was read with what is expected."""
+def check(result: SelfTest) -> None:
+    """Compare what was read with what is expected; the outcome is in `result.checks`."""
+    result.checks = []
     for scene, ceiling in result.ceilings.items():
         for measure, bound in CEILINGS[scene].items():
             value = ceiling[measure]
             held = value is not None and _worse(measure, bound, value) <= 0
             sign = "<=" if measure in LOWER_IS_BETTER else ">="
             result.checks.append((f"{scene}: {measure} {value:.4g} {sign} {bound:g}", held))
-        for d in DISTURBANCES:
+        for d in result.disturbances:
             _check_disturbance(result, scene, d)
         plain = result.readings[scene, PLAIN, 1.0]
         undefined = plain["gain"] is None

@@ -1,6 +1,6 @@
 """The self-test's result as Markdown tables: what documentation shows, and the terminal too."""
 
-from lightning_gan3d.metrics.selftest import DISTURBANCES, MEASURES, PLAIN, SelfTest
+from lightning_gan3d.metrics.selftest import MEASURES, PLAIN, SelfTest
 
 UNITS = {"psnr": "dB", "gain": "dB", "pose": "deg", "refit": "dB"}
 NAMES = {"pose": "pose.median_deg", "refit": "refit.psnr"}
@@ -20,7 +20,7 @@ def table(result: SelfTest) -> str:
             f"|---|{'---|' * len(MEASURES)}",
             _row("as they are", [_value(m, result.ceilings[scene].get(m)) for m in MEASURES]),
         ]
-        for d in DISTURBANCES:
+        for d in result.disturbances:
             for amount in d.amounts:
                 label = d.name if len(d.amounts) == 1 else f"{d.name}: {amount:g}"
                 reading = result.readings[scene, d.name, amount]
@@ -51,6 +51,6 @@ def _mark(result: SelfTest, scene: str, name: str, amount: float, measure: str) 
     noticed = result.noticed(scene, name, amount, measure)
     if noticed is None:
         return ""
-    d = next(d for d in DISTURBANCES if d.name == name)
+    d = next(d for d in result.disturbances if d.name == name)
     mark = MARK if noticed else NONE
     return f"**{mark}**" if measure in (*d.notices, *d.blind) else mark

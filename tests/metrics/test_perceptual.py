@@ -60,5 +60,10 @@ def test_files_that_are_no_trunk_are_refused(random_trunk, tmp_path):
         LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, "")
 
 
-def test_without_weights_it_says_what_fetches_them():
-    assert "gan3d weights fetch lpips" in load_lpips(None)
+def test_without_weights_it_says_what_fetches_them(tmp_path, monkeypatch, random_trunk):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert "gan3d weights fetch lpips-alex" in load_lpips(None)
+    place = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(random_trunk.read_bytes())
+    assert load_lpips(None).protocol == load_lpips(str(random_trunk)).protocol
