@@ -118,6 +118,26 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "consistency.psnr_truth": ("The same of ground truth (ceiling)", "Reproj. truth", ""),
     "consistency.gain_truth": ("Gain of warping ground truth (ceiling)", "Gain truth", ""),
     "consistency.coverage_truth": ("Foreground both views see, ground truth", "Cover. truth", ""),
+    "consistency.ssim": ("SSIM of warped views, final image", "SSIM", "higher"),
+    "consistency.ssim_raw": ("SSIM of warped views, rendering", "SSIM raw", "higher"),
+    "consistency.lpips": ("LPIPS of warped views, final image", "LPIPS", "lower"),
+    "consistency.lpips_raw": ("LPIPS of warped views, rendering", "LPIPS raw", "lower"),
+    "consistency.depth_error": ("Disagreement of depths, mean", "Depth err.", "lower"),
+    "consistency.depth_median": ("Disagreement of depths, median", "Depth med.", "lower"),
+    "consistency.flicker": ("Flicker of a slow orbit, final image", "Flicker", "lower"),
+    "consistency.flicker_raw": ("Flicker of a slow orbit, rendering", "Flicker raw", "lower"),
+    "consistency.flicker_share": ("Flicker over the change it is in", "Flicker share", "lower"),
+    "consistency.psnr_following": (
+        "View consistency by depth, label following",
+        "Reproj. follow.",
+        "higher",
+    ),
+    "refit.psnr_following": (
+        "View consistency without depth, label following",
+        "Refit follow.",
+        "higher",
+    ),
+    "refit.ssim": ("SSIM of refitted views", "Refit SSIM", "higher"),
     "refit.psnr": ("View consistency without depth (refit)", "Refit", "higher"),
     "refit.gain": ("Refit over showing the nearest fitted view", "Refit gain", "higher"),
     "refit.psnr_truth": ("Refit to ground truth (ceiling)", "Refit truth", ""),
@@ -127,6 +147,18 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "pose.within_20deg_real": ("The same of real images (ceiling)", "Pose real", ""),
     "pose.median_deg": ("Median error of the pose", "Pose error", "lower"),
     "pose.median_deg_real": ("The same of real images (floor)", "Pose error real", ""),
+    "pose.estimator_within_20deg": (
+        "Images within 20° of the pose, by the given estimator",
+        "Pose est.",
+        "higher",
+    ),
+    "pose.estimator_median_deg": (
+        "Median error of the pose, by the given estimator",
+        "Pose est. error",
+        "lower",
+    ),
+    "identity.cosine": ("Likeness of two views of a latent", "Identity", "higher"),
+    "identity.cosine_others": ("Likeness of different latents (floor)", "Id. floor", ""),
     "speed.mapping_ms": ("Time of the mapping", "Mapping", "lower"),
     "speed.scene_ms": ("Time to make a scene, once a latent", "Scene", "lower"),
     "speed.view_ms": ("Time of each view of a scene", "View", "lower"),
@@ -226,6 +258,7 @@ FAMILIES = {
     "consistency": "View consistency by reprojection",
     "refit": "View consistency without depth",
     "pose": "Pose",
+    "identity": "Identity",
     "speed": "Speed",
     "memory": "Memory",
     "cost": "Size and arithmetic",
@@ -247,6 +280,10 @@ def metric(name: str, unit: str = "") -> Metric:
         axis, quantity, resolution = parts
         label = f"{growth_label(axis, quantity)}, {GROWTH_AXES.get(axis, axis)} {resolution}"
         better = "lower"
+    elif (curve := angle_curve(name)) is not None:
+        base, angle = curve
+        known = metric(base, unit)
+        label, short, better = f"{known.label}, {angle:g} rad apart", name, known.better
     elif name.startswith("growth.") and name.endswith("_exponent"):
         axis, quantity = name.removeprefix("growth.").removesuffix("_exponent").split(".", 1)
         label = f"{growth_label(axis, quantity)}: exponent of its growth ({axis})"
@@ -291,6 +328,15 @@ def growth(name: str) -> tuple[str, str, int] | None:
     """Split `growth.rendering.view_ms@64` into axis, quantity and resolution; None for others."""
     found = _GROWTH.fullmatch(name)
     return (found["axis"], found["quantity"], int(found["resolution"])) if found else None
+
+
+_ANGLE = re.compile(r"(?P<base>consistency\.\w+)@(?P<angle>[\d.]+)")
+
+
+def angle_curve(name: str) -> tuple[str, float] | None:
+    """Split `consistency.psnr@0.25` into metric and angle in radians; None for others."""
+    found = _ANGLE.fullmatch(name)
+    return (found["base"], float(found["angle"])) if found else None
 
 
 def growth_label(axis: str, quantity: str) -> str:

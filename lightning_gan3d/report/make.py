@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_gan3d.report.angles import angles
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.markdown import to_markdown
@@ -25,7 +26,7 @@ def make_report(
     or is not finished is a gap in the report; only where there is no run at all it is refused.
     """
     comparison = compare(find_runs(run_dirs))
-    pictures = [*turntables(comparison, load_generator), *plots(comparison)]
+    pictures = [*turntables(comparison, load_generator), *plots(comparison), *angles(comparison)]
     document = compose(comparison, statements(comparison), pictures)
     out.mkdir(parents=True, exist_ok=True)
     for plot in pictures:
