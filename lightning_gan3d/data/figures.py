@@ -153,6 +153,16 @@ def _hsv(
     )
 
 
+def level_of(figures: Figures, points: Float[Tensor, "m n 3"]) -> Float[Tensor, "m n"]:
+    """Return 1 - |axes (x - centre)|^2 of the part where it is largest: positive inside.
+
+    It is 0 on the surface, where its gradient is along the normal. It is no distance.
+    """
+    offset = rearrange(points, "m n c -> m n 1 c") - figures.centre[:, None]
+    local = torch.einsum("mpij,mnpj->mnpi", figures.axes, offset)
+    return (1 - local.square().sum(-1)).amax(-1)
+
+
 def render_figures(
     figures: Figures, cameras: Cameras, resolution: int, background: float = 1.0, far: float = 10.0
 ) -> FigureView:

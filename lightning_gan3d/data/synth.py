@@ -19,7 +19,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.dataset import ImageDataset
-from lightning_gan3d.data.figures import FigureView, draw_figures, render_figures
+from lightning_gan3d.data.figures import FigureView, draw_figures, level_of, render_figures
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.data.writer import DatasetWriter
@@ -126,6 +126,12 @@ class SynthObjects:
         return render_figures(
             self.figures.select(object_ids), cameras, resolution, cfg.background_value, cfg.far
         )
+
+    def level(
+        self, object_ids: Int[Tensor, " m"], points: Float[Tensor, "m n 3"]
+    ) -> Float[Tensor, "m n"]:
+        """Return at points what is positive inside an object, and 0 on its surface."""
+        return level_of(self.figures.select(object_ids), points)
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:

@@ -21,6 +21,7 @@ from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.following import measure_following
 from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.geometry import GeometryConfig, measure_geometry, measure_truth
 from lightning_gan3d.metrics.pose import (
     PoseConfig,
     PoseRegressor,
@@ -62,6 +63,8 @@ class EvaluationConfig:
     """Take the view measures also with the conditioning label following the camera."""
     identity: IdentityConfig | None = None
     """Likeness of two views to an embedding of yours; null leaves it out."""
+    geometry: GeometryConfig | None = GeometryConfig()
+    """Flatness, floaters, normals and shapes; null leaves them out."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -198,6 +201,16 @@ def evaluate_source(
         result += measure_estimator(
             source, train, test, cfg.pose, cfg.num_images, cfg.batch, device
         )
+    if cfg.geometry is not None:
+        geometry = cfg.geometry
+        result += measure_geometry(source, geometry, truth, seed)
+        if truth is not None:
+            result += kept_measures(
+                cache,
+                "geometry-truth",
+                [train.fingerprint, asdict(geometry), seed],
+                lambda: measure_truth(truth, geometry, seed),
+            )
     return result
 
 

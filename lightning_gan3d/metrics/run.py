@@ -30,7 +30,9 @@ def truth_of(
     objects = SynthObjects.open(cfg.path)
     numbers = (test or train).objects
     known = range(objects.cfg.num_objects) if numbers is None else sorted(set(numbers.tolist()))
-    return ObjectSource(objects.render, known, train.labels, train.resolution, seed)
+    return ObjectSource(
+        objects.render, known, train.labels, train.resolution, seed, level=objects.level
+    )
 
 
 def evaluate_run(

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.contract import Field, Images, Scene
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.metrics.solid import Volume, opaque_part
 
 
 @runtime_checkable
@@ -49,6 +50,19 @@ class SeesLatents(Protocol):
 
     def views(self, z: Tensor, label: Tensor, cameras: Cameras) -> Images:
         """See each latent from its k = v / b cameras."""
+        ...
+
+
+@runtime_checkable
+class MakesScenes(Protocol):
+    """The part of a `Generator` that gives the volume of its latents."""
+
+    def mapping(self, z: Tensor, label: Tensor) -> Tensor:
+        """Return the styles of latents."""
+        ...
+
+    def scene(self, ws: Tensor) -> Scene:
+        """Return the scenes of styles."""
         ...
 
 
@@ -98,6 +112,22 @@ class GeneratorSource:
         with torch.no_grad():
             return self.generator.views(z, label, cameras)
 
+    def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
+        """Return the density of the latents; None where the generator's scenes are no fields."""
+        if not isinstance(self.generator, MakesScenes):
+            return None
+        with torch.no_grad():
+            ws = self.generator.mapping(self.latents(items), self.label(items))
+            scene = self.generator.scene(ws)
+        if not isinstance(scene, Field):
+            return None
+        field = scene
+
+        def level(points: Tensor) -> Tensor:
+            return field.sigma(field.density(points.to(self.device)))[..., 0]
+
+        return Volume(level, lambda sigma: opaque_part(sigma, field.box), field.box)
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectSource:
@@ -113,6 +143,10 @@ class ObjectSource:
     labels: Float[Tensor, "n 25"]
     resolution: int
     seed: int = 0
+    level: Callable[[Tensor, Tensor], Tensor] | None = None
+    """`level(object_ids, points)`, positive inside; None where the objects' volume is unknown."""
+    box: float = 2.0
+    """Edge of the cube about the origin that holds the objects."""
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return one of the labels' cameras for each item."""
@@ -123,6 +157,21 @@ class ObjectSource:
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """Render the objects."""
         k = len(cameras.cam2world) // len(items)
-        chosen = torch.tensor([self.objects[int(i) % len(self.objects)] for i in items])
+        chosen = self._objects(items)
         view = self.render(chosen.repeat_interleave(k), cameras, self.resolution)
         return Images(view.image, view.image, view.depth, view.mask)
+
+    def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
+        """Return the objects' level sets; None where they are unknown."""
+        if self.level is None:
+            return None
+        level, chosen = self.level, self._objects(items)
+        return Volume(lambda points: level(chosen, points), _soft_step, self.box)
+
+    def _objects(self, items: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        return torch.tensor([self.objects[int(i) % len(self.objects)] for i in items])
+
+
+def _soft_step(level: Tensor) -> Tensor:
+    """From a level set to solidity, smooth enough for a mesh to be interpolated on a grid."""
+    return torch.sigmoid(4 * level)

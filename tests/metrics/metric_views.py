@@ -23,7 +23,7 @@ def figure_labels(num: int = 200) -> Tensor:
 
 def figures(resolution: int = 32) -> ObjectSource:
     objects = SynthObjects(SYNTH)
-    return ObjectSource(objects.render, range(40), figure_labels(), resolution)
+    return ObjectSource(objects.render, range(40), figure_labels(), resolution, level=objects.level)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from lightning_gan3d.metrics.evaluate import (
     swd_of,
 )
 from lightning_gan3d.metrics.flicker import FlickerConfig
+from lightning_gan3d.metrics.geometry import INSIDE, SEEN, SHAPES, GeometryConfig
 from lightning_gan3d.metrics.pose import PoseConfig
 from lightning_gan3d.metrics.refit import RefitConfig
 from lightning_gan3d.metrics.run import evaluate_run
@@ -37,6 +38,7 @@ SMALL = EvaluationConfig(
     consistency=ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 4)),
     refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
+    geometry=GeometryConfig(items=2, grid=12, points=64),
 )
 ALL = {
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
@@ -46,6 +48,7 @@ ALL = {
     *(f"consistency.{k}{s}" for k in KINDS for s in ("", "_raw")),
     *(f"consistency.{k}{s}@{a}" for k in CURVES for s in ("", "_raw") for a in ("0.25", "0.5")),
     *flicker.rows(),
+    *(f"geometry.{k}" for k in (*SEEN, *INSIDE)),
 }
 FOLLOWING = {
     f"{name}_following"
@@ -68,7 +71,7 @@ def by_name(measures):
 def test_ground_truth_gets_all_measures(data):
     found = by_name(evaluate_source(figures(), *data, SMALL, initial_swd=0.7, truth=figures()))
     truth = {m for m in found if "_truth" in m}
-    assert set(found) - truth == ALL | FOLLOWING
+    assert set(found) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPES}
     assert all(m.note for m in found.values())
     absent = {m for m in found if found[m].value is None}
     assert absent == FOLLOWING | LPIPS | {f"{m}_truth" for m in LPIPS}
@@ -77,21 +80,27 @@ def test_ground_truth_gets_all_measures(data):
     assert "n = 40 against 40 held-out images; 16 patches" in found["quality.swd"].note
     assert found["quality.swd_way"].value > 0.9
     for name in truth:
+        if name.startswith("geometry"):  # of other objects, to which the first ones are compared
+            continue
         assert found[name].value == found[name.replace("_truth", "")].value
 
 
+BARE = dataclasses.replace(
+    SMALL, consistency=None, refit=None, pose=None, following=False, geometry=None
+)
+
+
 def test_the_share_of_the_way_is_that_from_start_to_floor(data):
-    cfg = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None, following=False)
     source = Disturbed(figures(), change_colour)
-    found = by_name(evaluate_source(source, *data, cfg, initial_swd=0.7))
+    found = by_name(evaluate_source(source, *data, BARE, initial_swd=0.7))
     now, floor = found["quality.swd"].value, found["quality.swd_floor"].value
     assert found["quality.swd_init"].value == 0.7
     assert found["quality.swd_way"].value == pytest.approx((0.7 - now) / (0.7 - floor))
     assert set(found) == {m for m in ALL if m.startswith("quality")}
-    low = by_name(evaluate_source(source, *data, cfg, initial_swd=0.0))
+    low = by_name(evaluate_source(source, *data, BARE, initial_swd=0.0))
     assert low["quality.swd_way"].value is None
     assert "not above the floor" in low["quality.swd_way"].note
-    unknown = by_name(evaluate_source(source, *data, cfg))
+    unknown = by_name(evaluate_source(source, *data, BARE))
     assert "not measured" in unknown["quality.swd_way"].note
 
 
@@ -138,9 +147,9 @@ def test_what_depends_on_data_alone_is_kept(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("other", [{"num_images": 30}, {"swd": SwdConfig(patches=8)}])
 def test_options_have_an_effect(data, other):
-    base = dataclasses.replace(SMALL, consistency=None, refit=None, pose=None, following=False)
+
     a, b = (
-        evaluate_source(figures(), *data, c) for c in (base, dataclasses.replace(base, **other))
+        evaluate_source(figures(), *data, c) for c in (BARE, dataclasses.replace(BARE, **other))
     )
     assert a[0].value != b[0].value
 
@@ -227,7 +236,12 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
     result = evaluate_run(path, "cpu", cache=tmp_path / "cache")
     assert read_measures(path / "evaluation.json") == result.measures
     found = by_name(result.measures)
+<<<<<<< HEAD
     assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING
+=======
+    shapes = {f"geometry.{k}" for k in SHAPES}  # which need the data's own objects
+    assert {m for m in found if not m.endswith("_truth")} == ALL | shapes
+>>>>>>> dca5849 (Measure geometry: flatness, floaters, normals, shapes)
     assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
     assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))

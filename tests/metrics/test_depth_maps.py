@@ -1,0 +1,128 @@
+import math
+
+import pytest
+import torch
+from solid_shapes import Shape, ball
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.metrics.depth_maps import (
+    depth_errors,
+    extents,
+    normal_errors,
+    normals_from_depth,
+    thinness,
+)
+
+
+def seen_ball(resolution=64, camera=None):
+    shape = Shape(ball, resolution=resolution)
+    cameras = camera or shape.base(torch.tensor([0]))
+    views = shape.views(torch.tensor([0]), cameras)
+    points = cameras.unproject(views.depth)
+    truth = torch.nn.functional.normalize(points, dim=-1).mT.unflatten(2, (resolution, resolution))
+    return cameras, views, truth
+
+
+def plane_depth(cameras, normal, offset, resolution=24):
+    rays = cameras.rays(resolution)
+    t = (offset - rays.origins @ normal) / (rays.dirs @ normal)
+    return t.view(1, 1, resolution, resolution)
+
+
+@pytest.mark.parametrize("normal", [(0.0, 0.0, 1.0), (0.4, -0.3, 0.9), (-0.7, 0.5, 0.6)])
+def test_normals_of_a_plane_are_exact_from_a_near_and_turned_camera(normal):
+    camera = Cameras.on_sphere(torch.tensor([0.3]), torch.tensor([0.2]), 3.0, 1.5)
+    unit = torch.nn.functional.normalize(torch.tensor(normal), dim=0)
+    depth = plane_depth(camera, unit, 0.1)
+    found = normals_from_depth(depth, torch.ones_like(depth) > 0, camera)
+    assert int(found.valid.sum()) > 0.8 * 22 * 22  # at grazing angles depth jumps
+    truth = unit.view(1, 3, 1, 1).expand_as(found.normals)
+    assert float(normal_errors(found.normals, truth, found.valid)) < 1e-3
+
+
+def test_normals_of_a_ball_point_to_the_camera_and_converge():
+    errors = []
+    for resolution in (32, 64, 128):
+        camera, views, truth = seen_ball(resolution)
+        found = normals_from_depth(views.depth, views.opacity > 0.5, camera)
+        towards = camera.cam2world[:, :3, 2].view(1, 3, 1, 1)
+        assert ((found.normals * towards).sum(1)[found.valid[:, 0]] < 0).all()
+        middle = found.valid & (truth[:, 2:] > 0.6)
+        errors.append(float(normal_errors(found.normals, truth, middle)))
+    assert errors[0] > 2.5 * errors[1] > 6 * errors[2]
+    assert errors[2] < math.radians(0.3)
+
+
+def test_no_normal_is_taken_across_a_jump_or_beside_the_background():
+    camera, views, _ = seen_ball(32)
+    depth = views.depth.clone()
+    whole = torch.ones_like(depth) > 0
+    depth[..., :16] = 49.0
+    depth[..., 16:] = 60.0
+    found = normals_from_depth(depth, whole, camera)
+    assert not bool(found.valid[..., 15:17].any())
+    assert int(found.valid.sum()) == 30 * 28
+    hole = whole.clone()
+    hole[0, 0, 8, 8] = False
+    lost = found.valid & ~normals_from_depth(depth, hole, camera).valid
+    assert sorted(map(tuple, lost[0, 0].nonzero().tolist())) == [
+        (7, 8), (8, 7), (8, 8), (8, 9), (9, 8),
+    ]  # fmt: skip
+
+
+def test_depth_errors_are_those_of_a_known_disturbance():
+    _, views, _ = seen_ball(32)
+    valid = views.opacity > 0.5
+    same = depth_errors(views.depth, views.depth, valid)
+    assert float(same.absolute) == float(same.relative) == 0
+    off = depth_errors(views.depth + 0.25 * (views.opacity > 0.5) + 9 * ~valid, views.depth, valid)
+    assert float(off.absolute) == pytest.approx(0.25, rel=1e-3)
+    assert float(off.root_mean_square) == pytest.approx(0.25, rel=1e-3)
+    scaled = depth_errors(views.depth * 1.1, views.depth, valid)
+    assert float(scaled.relative) == pytest.approx(0.1, rel=1e-3)
+    assert float(scaled.compared) == int(valid.sum())
+
+
+def test_one_bad_pixel_moves_the_square_more_than_the_mean():
+    truth = torch.full((1, 1, 4, 4), 2.0)
+    bad = truth.clone()
+    bad[0, 0, 1, 1] = 4.0
+    found = depth_errors(bad, truth, truth > 0)
+    assert float(found.absolute) == pytest.approx(2 / 16)
+    assert float(found.root_mean_square) == pytest.approx(2 / 4)
+
+
+def test_where_nothing_is_compared_there_is_no_error_value():
+    depth = torch.ones(2, 1, 4, 4)
+    valid = torch.zeros(2, 1, 4, 4) > 0
+    valid[1] = True
+    found = depth_errors(depth, depth, valid)
+    assert bool(found.absolute[0].isnan())
+    assert float(found.absolute[1]) == 0
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.01, 30.0, 179.0])
+def test_the_angle_between_normals_is_right_for_small_and_large_ones(degrees):
+    angle = math.radians(degrees)
+    a = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    b = torch.tensor([math.sin(angle), 0.0, math.cos(angle)]).view(1, 3, 1, 1)
+    found = normal_errors(a, b, torch.ones(1, 1, 1, 1) > 0)
+    assert math.degrees(float(found)) == pytest.approx(degrees, rel=1e-4, abs=1e-6)
+
+
+def test_extents_are_deviations_along_the_axes_of_a_turned_box():
+    points = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    found = extents(points * torch.tensor([1.0, 3.0, 2.0]) @ turn.mT + 7)
+    assert torch.allclose(found, torch.tensor([1.0, 2.0, 3.0]) / math.sqrt(12), rtol=0.01)
+
+
+def test_a_plane_is_thin_half_a_ball_is_not_and_too_few_points_are_neither():
+    plane = torch.rand(100, 3) * torch.tensor([1.0, 1.0, 0.0])
+    assert thinness(plane @ torch.linalg.qr(torch.randn(3, 3))[0]) < 1e-3
+    camera, views, _ = seen_ball(128)
+    points = camera.unproject(views.depth)[0][views.opacity.flatten() > 0.5]
+    assert thinness(points) == pytest.approx(math.sqrt(2) / 3, rel=0.02)
+    assert math.isnan(thinness(points[:3]))
+    assert math.isnan(thinness(points[:1].expand(9, 3)))
+    assert math.isnan(thinness(points * math.nan))

@@ -1,0 +1,209 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from metric_views import figures
+from solid_shapes import BOX, Shape, ball, card, soft_ball, without
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metrics.geometry import (
+    INSIDE,
+    SEEN,
+    SHAPES,
+    GeometryConfig,
+    measure_geometry,
+    measure_truth,
+)
+
+CFG = GeometryConfig(items=2, grid=24, points=256)
+BALL = Shape(ball, sigma=soft_ball(0.8))
+
+
+def measured(source, cfg=CFG, truth=None):
+    found = {m.metric.removeprefix("geometry."): m for m in measure_geometry(source, cfg, truth)}
+    assert all(m.value is not None or m.note for m in found.values())
+    return found
+
+
+def test_a_ball_has_the_values_of_a_ball():
+    found = measured(BALL)
+    assert set(found) == {*SEEN, *INSIDE}
+    values = {k: m.value for k, m in found.items()}
+    area = math.pi * 0.8**2 / (50 / 24) ** 2  # of its disc, in images
+    assert values["relief"] == pytest.approx(math.sqrt(2) / 3, rel=0.03)
+    assert values["thickness"] == pytest.approx(math.sqrt(2 / 3), rel=0.03)
+    assert values["side_share"] == pytest.approx(1, abs=0.01)
+    assert values["depth_sd"] == pytest.approx(0.8 * math.sqrt(1 / 18), rel=0.04)
+    assert values["opaque"] == pytest.approx(area, rel=0.02)
+    assert values["opacity"] == pytest.approx(area, rel=0.02)
+    assert values["half_transparent"] == 0
+    assert values["billboards"] == 0
+    assert values["floaters"] == 0
+    assert values["filled"] == pytest.approx(4 / 3 * math.pi * 0.8**3 / BOX**3, rel=0.03)
+    assert values["normals_deg"] < 4
+    assert all(m.n == 2 for m in found.values())
+
+
+def test_a_textured_card_is_a_billboard():
+    found = measured(Shape(card))
+    assert found["billboards"].value == 1
+    assert found["relief"].value < 1e-3
+    assert found["thickness"].value < 1e-3
+    assert found["side_share"].value < 0.05
+    for name in INSIDE:
+        assert found[name].value is None
+        assert "cannot be queried" in found[name].note
+
+
+def test_a_card_that_follows_the_camera_is_a_billboard_too():
+    """Its four views together are a cross, which is not thin: each view alone is."""
+
+    def flatten(found):
+        return found._replace(depth=torch.full_like(found.depth, 50.0))
+
+    found = measured(without(BALL, flatten))
+    assert found["thickness"].value > 0.3
+    assert found["relief"].value < 0.02
+    assert found["billboards"].value == 1
+
+
+def test_the_normals_of_a_depth_that_does_not_fit_the_density_differ():
+    good = measured(BALL)["normals_deg"].value
+
+    def tilt(found):
+        ramp = torch.linspace(-0.5, 0.5, found.depth.shape[-1])
+        return found._replace(depth=found.depth + ramp * (found.opacity > 0))
+
+    assert measured(without(BALL, tilt))["normals_deg"].value > good + 5
+
+
+def test_a_second_piece_floats():
+    def sigma(points):
+        ball_, far = soft_ball(0.5), soft_ball(0.25)
+        away = points - points.new_tensor([0.7, 0.7, 0.7])
+        return ball_(points) + far(away)
+
+    found = measured(dataclasses.replace(BALL, sigma=sigma))
+    share = 0.25**3 / (0.25**3 + 0.5**3)
+    assert found["floaters"].value == pytest.approx(share, rel=0.15)
+
+
+def test_mist_is_half_transparent_and_has_no_surface():
+    def fade(found):
+        return found._replace(opacity=0.5 * found.opacity)
+
+    mist = dataclasses.replace(BALL, sigma=lambda p: 0 * p[..., 0] + 0.1)
+    found = measured(without(mist, fade), truth=BALL)
+    assert found["half_transparent"].value == 1
+    assert found["opacity"].value == pytest.approx(measured(BALL)["opacity"].value / 2)
+    for name in ("relief", "thickness", "billboards", "side_share", "depth_sd", "floaters"):
+        assert found[name].value is None
+        assert "no item has anything to measure" in found[name].note
+    assert found["opaque"].value == found["filled"].value == 0
+    for name in SHAPES:
+        assert "none of 2 items has a surface" in found[name].note
+
+
+def test_items_with_nothing_to_measure_are_counted():
+    def empty_first(found):
+        return found._replace(opacity=found.opacity * empty.pop(0))
+
+    empty = [0.0, 1.0]
+    found = measured(without(BALL, empty_first))
+    assert found["relief"].n == 1
+    assert "mean over 2 items but 1 that had nothing to measure" in found["relief"].note
+    assert found["opaque"].n == 2
+
+
+@pytest.mark.parametrize("field", ["depth", "opacity"])
+def test_what_is_not_finite_is_missing(field):
+    def break_(found):
+        broken = getattr(found, field).clone()
+        broken[0, 0, 3, 3] = math.nan
+        return found._replace(**{field: broken})
+
+    found = measured(without(BALL, break_))
+    for name in SEEN:
+        assert found[name].value is None
+        assert "not finite" in found[name].note
+
+
+def test_a_volume_that_is_not_finite_is_missing():
+    found = measured(dataclasses.replace(BALL, sigma=lambda p: p[..., 0] / 0))
+    for name in INSIDE:
+        assert "not finite" in found[name].note
+
+
+def test_without_depth_everything_is_missing_with_the_reason():
+    def flat(found):
+        return found._replace(depth=None, opacity=None)
+
+    found = measured(without(BALL, flat), truth=BALL)
+    assert set(found) == {*SEEN, *INSIDE, *SHAPES}
+    assert all(m.value is None and "no depth is rendered" in m.note for m in found.values())
+
+
+def test_shapes_are_apart_from_the_data_as_known():
+    """The data are balls of radius 0.6, the samples of 0.8: all pairs are 0.2 apart."""
+    small = Shape(ball, 0.6, soft_ball(0.6))
+    cfg = dataclasses.replace(CFG, points=2000)
+    found = measured(BALL, cfg, small)
+    for name in SHAPES:
+        assert found[name].value == pytest.approx(0.2, rel=0.05)
+        assert "2 of 2 items have a surface; 2 objects" in found[name].note
+
+
+def test_one_shape_for_all_lacks_variety():
+    """A generator that always makes one of the data's objects is near to it, but not it to all."""
+
+    class Collapsed:
+        def base(self, items):
+            return figures().base(items)
+
+        def views(self, items, cameras):
+            return figures().views(0 * items, cameras)
+
+        def volume(self, items):
+            return figures().volume(0 * items)
+
+    cfg = dataclasses.replace(CFG, items=6, points=2000)
+    found = measured(Collapsed(), cfg, figures())
+    assert found["shape_to_data"].value < 0.6 * found["shape_from_data"].value
+
+
+def test_ground_truth_is_measured_as_truth():
+    cfg = GeometryConfig(items=4, grid=24, points=2000)
+    found = {m.metric: m for m in measure_truth(figures(), cfg)}
+    assert set(found) == {f"geometry.{k}_truth" for k in (*SEEN, *INSIDE, *SHAPES)}
+    values = {k.removeprefix("geometry.").removesuffix("_truth"): m.value for k, m in found.items()}
+    assert values["billboards"] == values["floaters"] == 0
+    assert 0.2 < values["relief"] < 0.6
+    assert values["normals_deg"] < 15
+    assert 0 < values["shape_to_data"] < 0.1
+    # A ball in the figures' place is farther from them than they are from one another.
+    ball_ = measured(Shape(ball, 0.5, soft_ball(0.5)), cfg, figures())
+    assert ball_["shape_to_data"].value > 2 * values["shape_to_data"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"items": 3}, {"foreground": 0.2}, {"flat": 0.9}, {"grid": 20}, {"points": 300}]
+)
+def test_options_have_an_effect(other):
+    def fade(found):  # more toward the silhouette, so that the threshold matters
+        disc = torch.nn.functional.avg_pool2d(found.opacity, 7, 1, 3)
+        return found._replace(opacity=found.opacity * disc)
+
+    source = without(BALL, fade)
+    a, b = (measured(source, c, figures()) for c in (CFG, dataclasses.replace(CFG, **other)))
+    assert {k: (m.value, m.n) for k, m in a.items()} != {k: (m.value, m.n) for k, m in b.items()}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("items", 1), ("grid", 3), ("points", 0), ("foreground", 0.0), ("flat", 2.0)],
+)
+def test_impossible_values_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=f"geometry.{field}={value}") as error:
+        GeometryConfig(**{field: value})
+    assert error.value.field == field

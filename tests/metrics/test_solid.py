@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from metric_views import SYNTH, figure_labels
+from solid_shapes import BOX, Shape, ball, soft_ball
+
+from lightning_gan3d.data.figures import level_of
+from lightning_gan3d.data.synth import SynthObjects
+from lightning_gan3d.metrics.solid import HasVolume, Volume, grid_of, pieces
+from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource
+
+
+def volume(radius=0.8):
+    return Shape(ball, sigma=soft_ball(radius)).volume(torch.tensor([0]))
+
+
+def test_the_grid_holds_solidity_at_the_centres_of_cells():
+    grid = grid_of(volume(), 40)
+    assert grid.shape == (1, 40, 40, 40)
+    share = (grid >= 0.5).mean()
+    assert share == pytest.approx(4 / 3 * np.pi * 0.8**3 / BOX**3, rel=0.01)
+
+    def along_x(points):
+        return points[..., 0]
+
+    ramp = grid_of(Volume(along_x, lambda x: x, 2.0), 4)[0]
+    assert np.allclose(ramp[:, 0, 0], [-0.75, -0.25, 0.25, 0.75])
+    assert np.allclose(ramp[2], 0.25)
+
+
+def test_normals_of_a_ball_point_outward():
+    points = torch.nn.functional.normalize(torch.randn(1, 50, 3), dim=-1)
+    assert torch.allclose(volume().normals(0.8 * points), points, atol=1e-5)
+
+
+def test_a_level_that_does_not_change_has_no_normal():
+    flat = Volume(lambda p: 0 * p[..., 0], lambda x: x, 1.0)
+    assert bool((flat.normals(torch.rand(1, 5, 3)) == 0).all())
+
+
+def boxes(*edges):
+    grid = np.zeros((20, 20, 20))
+    for low, high, value in edges:
+        grid[low:high, low:high, low:high] = value
+    return grid
+
+
+def test_floaters_are_what_is_not_in_the_largest_piece():
+    assert pieces(boxes((2, 6, 1.0))).floating == 0
+    found = pieces(boxes((2, 6, 1.0), (10, 12, 0.75)))
+    assert found.num == 2
+    assert found.floating == pytest.approx(0.75 * 8 / (64 + 0.75 * 8))
+    assert found.filled == pytest.approx((64 + 8) / 8000)
+
+
+def test_what_touches_at_a_corner_is_one_piece_and_mist_is_none():
+    assert pieces(boxes((2, 6, 1.0), (6, 8, 1.0))).num == 1
+    assert pieces(boxes((2, 6, 1.0), (7, 8, 1.0))).num == 2
+    assert pieces(boxes((2, 6, 1.0), (10, 12, 0.4))).floating == 0
+    assert pieces(boxes((2, 6, 0.4))) == (0, 0.0, 0.0)
+
+
+def test_the_level_of_figures_is_zero_where_their_rays_hit():
+    objects = SynthObjects(SYNTH)
+    source = ObjectSource(objects.render, range(40), figure_labels(), 64, level=objects.level)
+    assert isinstance(source, HasVolume)
+    items = torch.tensor([3])
+    cameras = source.base(items)
+    view = source.views(items, cameras)
+    inner = torch.nn.functional.avg_pool2d(view.opacity, 5, 1, 2)[0, 0].flatten() == 1
+    points = cameras.unproject(view.depth)[:, inner]
+    at = objects.level(items, points)
+    assert float(at.abs().median()) < 0.02
+    outward = 0.05 * torch.nn.functional.normalize(cameras.origins[:, None] - points, dim=-1)
+    assert (objects.level(items, points + outward) < 0).float().mean() > 0.95
+    assert (objects.level(items, points - outward) > 0).float().mean() > 0.95
+    far = level_of(objects.figures.select(items), torch.full((1, 1, 3), 5.0))
+    assert float(far) < -1
+
+
+def test_what_cannot_be_queried_has_no_volume():
+    assert (
+        ObjectSource(SynthObjects(SYNTH).render, [0], figure_labels(), 8).volume(torch.tensor([0]))
+        is None
+    )
+
+    class OnlyViews:
+        def views(self, *_):
+            raise AssertionError
+
+    source = GeneratorSource(OnlyViews(), 4, figure_labels())
+    assert source.volume(torch.tensor([0])) is None
