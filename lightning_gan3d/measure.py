@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,13 @@ class Measure:
     """Standard deviation over those n, where it has a meaning."""
     note: str = ""
     """The protocol in words, or the reason why the value is missing."""
+    items: Sequence[float | None] = ()
+    """The values whose mean this is, item by item, so that generators can be compared on shared
+    items: latents with the same cameras. None where an item has none; empty where not kept."""
 
     def __post_init__(self) -> None:
         """Refuse values that are not finite, and missing ones without a reason."""
+        object.__setattr__(self, "items", tuple(self.items))  # JSON has lists
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(
                 f"{self.metric}={self.value}: report it as missing, with a reason, where it is not "
@@ -41,11 +45,15 @@ def missing(metric: str, why: str, unit: str = "") -> Measure:
 
 
 def write_measures(path: Path, measures: Iterable[Measure]) -> None:
-    """Write measures as a JSON list, whole or not at all."""
+    """Write measures as a JSON list, one a line, whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(
-        json.dumps([asdict(m) for m in measures], indent=1, allow_nan=False) + "\n"
+    rows = (asdict(m) for m in measures)
+    lines = (
+        json.dumps({k: v for k, v in row.items() if k != "items" or v}, allow_nan=False)
+        for row in rows
     )
+    body = ",\n ".join(lines)
+    temporary.write_text(f"[{body}]\n")
     temporary.replace(path)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -264,20 +264,31 @@ def rows(cfg: ConsistencyConfig, stage: str, suffix: str, curves: bool) -> list[
     return found
 
 
-def values_of(sums: PairSums, distance: int, texture: float) -> dict[str, Float[Tensor, " n"]]:
-    """Return the values of the items that have one, by kind, at a distance of the pair's views."""
+class Values(NamedTuple):
+    """A value of each item, and which items have one."""
+
+    values: Float[Tensor, " b"]
+    there: Bool[Tensor, " b"]
+
+    def items(self) -> Float[Tensor, " b"]:
+        """The values, NaN where there is none."""
+        return self.values.where(self.there, torch.nan)
+
+
+def values_of(sums: PairSums, distance: int, texture: float) -> dict[str, Values]:
+    """Return the values of the items, by kind, at a distance of the pair's views."""
     s = PairSums(*(x[:, distance - 1] for x in sums))
     some = s.compared > 0
-    after, before = (x[some] / s.compared[some] for x in (s.warped, s.unwarped))
-    textured = ~(s.texture[some] < texture)  # so that NaN stays, to be told of
+    after, before = psnr(s.warped / s.compared), psnr(s.unwarped / s.compared)
+    textured = some & ~(s.texture < texture)  # so that NaN stays, to be told of
     return {
-        "psnr": psnr(after),
-        "gain": (psnr(after) - psnr(before))[textured],
-        "ssim": (s.similarity / s.windows)[s.windows > 0],
-        "lpips": s.perceived[some] / s.compared[some],
-        "depth_error": s.depth[some] / s.compared[some],
-        "depth_median": s.depth_median[some],
-        "coverage": (s.compared / s.foreground.clamp(min=1))[s.foreground > 0],
+        "psnr": Values(after, some),
+        "gain": Values(after - before, textured),
+        "ssim": Values(s.similarity / s.windows, s.windows > 0),
+        "lpips": Values(s.perceived / s.compared, some),
+        "depth_error": Values(s.depth / s.compared, some),
+        "depth_median": Values(s.depth_median, some),
+        "coverage": Values(s.compared / s.foreground, s.foreground > 0),
     }
 
 
@@ -336,7 +347,7 @@ def _measures(
             far = values_of(sums, distance, cfg.texture)
             kinds += [(k, far[k], angle) for k in CURVES]
     result = []
-    for (row, unit), (kind, values, angle) in zip(
+    for (row, unit), (kind, found, angle) in zip(
         rows(cfg, stage, suffix, curves), kinds, strict=True
     ):
         note = f"{words}: {_WHAT[kind]}; {protocol(cfg, angle)}"
@@ -344,7 +355,7 @@ def _measures(
         if kind == "ssim":
             empty += " amid a window of which half may be compared"
         elif kind == "gain":
-            plain = int(len(near["psnr"]) - len(values))
+            plain = int(near["psnr"].there.sum() - found.there.sum())
             if plain:
                 empty = (
                     "undefined without texture: the colours of a latent deviate by less than "
@@ -360,7 +371,8 @@ def _measures(
                 why = f"LPIPS needs images of {LEAST_SIDE} pixels or more"
                 result.append(missing(row, why, unit))
                 continue
-        result.append(mean_of(row, values, unit, note, empty))
+        kept = None if "@" in row else found.items()
+        result.append(mean_of(row, found.values[found.there], unit, note, empty, kept))
     return result
 
 

@@ -29,7 +29,6 @@ from lightning_gan3d.metrics.features import Extractor, Network, ReducedPixels
 from lightning_gan3d.metrics.features import clip as load_clip
 from lightning_gan3d.metrics.features import inception as load_inception
 from lightning_gan3d.metrics.features import vgg16 as load_vgg16
-from lightning_gan3d.metrics.source_key import identity_of
 from lightning_gan3d.metrics.memorisation import memorisation
 from lightning_gan3d.metrics.memorised import (
     NEIGHBOURS,
@@ -45,6 +44,7 @@ from lightning_gan3d.metrics.network_measures import (
     summarised,
 )
 from lightning_gan3d.metrics.posed import PosedSource
+from lightning_gan3d.metrics.source_key import identity_of
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 from lightning_gan3d.metrics.store import Chosen, Pictures, Rows, collect
 from lightning_gan3d.metrics.weights import WeightsError

@@ -20,8 +20,8 @@ from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.following import measure_following
-from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
 from lightning_gan3d.metrics.geometry import GeometryConfig, measure_geometry, measure_truth
+from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
 from lightning_gan3d.metrics.pose import (
     PoseConfig,
     PoseRegressor,

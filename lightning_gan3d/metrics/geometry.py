@@ -13,12 +13,12 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.measure import Measure, missing
-from lightning_gan3d.metrics.consistency import carry
 from lightning_gan3d.metrics.depth_maps import normal_errors, normals_from_depth, thinness
 from lightning_gan3d.metrics.solid import SHARE, HasVolume, Volume, grid_of, pieces
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 from lightning_gan3d.metrics.surface import Samples, distance, mesh_of, sample
+from lightning_gan3d.metrics.warp import carry
 
 TURNS = 4
 """Views of an item a quarter turn apart: front, side, back, side."""
@@ -279,7 +279,8 @@ def _mean(metric: str, values: Float[Tensor, " n"], unit: str, note: str) -> Mea
     counted = f"mean over {len(values)} items"
     if left:
         counted += f" but {left} that had nothing to measure"
-    return mean_of(metric, kept, unit, f"{note}; {counted}", "no item has anything to measure")
+    empty = "no item has anything to measure"
+    return mean_of(metric, kept, unit, f"{note}; {counted}", empty, values)
 
 
 def _shape_rows(

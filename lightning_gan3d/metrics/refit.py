@@ -321,7 +321,7 @@ def measure_refit(
         ),
     }
     result = [
-        mean_of(f"refit.{name}{suffix}", values, KINDS[name], f"{words}: {protocol}")
+        mean_of(f"refit.{name}{suffix}", values, KINDS[name], f"{words}: {protocol}", items=values)
         for name, (words, values) in what.items()
     ]
     if images.shape[-1] < WINDOW:
@@ -329,4 +329,4 @@ def measure_refit(
         return [*result, missing(f"refit.ssim{suffix}", why)]
     alike = similarity(fields, other, held_out, box, cfg.samples)
     words = f"SSIM (11x11, sigma 1.5) on {cfg.views} held-out views"
-    return [*result, mean_of(f"refit.ssim{suffix}", alike, "", f"{words}: {protocol}")]
+    return [*result, mean_of(f"refit.ssim{suffix}", alike, "", f"{words}: {protocol}", items=alike)]

@@ -10,6 +10,7 @@ from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synth import SynthObjects
 from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.metrics.cache import default_folder
+from lightning_gan3d.metrics.conditions import conditions_of, write_conditions
 from lightning_gan3d.metrics.evaluate import SEED, evaluate
 from lightning_gan3d.metrics.sources import ObjectSource
 from lightning_gan3d.metrics.weights import find
@@ -73,6 +74,7 @@ def evaluate_run(
         weights=weights,
         folder=run.path,
     )
+    write_conditions(run.path, conditions_of(generator, train.fingerprint, SEED, where))
     write_measures(run.path / EVALUATION, measures)
     return Evaluation(run.path / EVALUATION, measures)
 

@@ -236,12 +236,8 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
     result = evaluate_run(path, "cpu", cache=tmp_path / "cache")
     assert read_measures(path / "evaluation.json") == result.measures
     found = by_name(result.measures)
-<<<<<<< HEAD
-    assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING
-=======
     shapes = {f"geometry.{k}" for k in SHAPES}  # which need the data's own objects
-    assert {m for m in found if not m.endswith("_truth")} == ALL | shapes
->>>>>>> dca5849 (Measure geometry: flatness, floaters, normals, shapes)
+    assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING | shapes
     assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
     assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))

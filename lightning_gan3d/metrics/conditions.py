@@ -1,0 +1,59 @@
+"""Under which conditions a generator was measured: what every number of an evaluation shares."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.training.rundir import provenance
+
+CONDITIONS = "evaluation.conditions.json"
+"""The file beside `evaluation.json`."""
+
+
+def conditions_of(
+    generator: Generator, fingerprint: str, seed: int, device: torch.device | str
+) -> dict[str, Any]:
+    """Return what every measure of a generator has in common, as plain values.
+
+    Read the images of its notes with it: n and cameras are in those. Commit and library versions
+    are those that measured; the run's manifest has those that trained.
+    """
+    found = provenance(())
+    renderer = getattr(generator.cfg.renderer, "precision", "fp32")
+    weights = str(next(generator.parameters()).dtype).removeprefix("torch.")
+    return {
+        "resolution": generator.resolution,
+        "rendering_resolution": generator.rendering_resolution,
+        "precision": f"weights {weights}, rendering {renderer}",
+        "truncation_psi": 1.0,
+        "seed": seed,
+        "weights_sha256": weights_hash(generator),
+        "dataset_fingerprint": fingerprint,
+        "device": str(device),
+        **{k: found[k] for k in ("commit", "dirty", "versions")},
+    }
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """Return SHA-256 of names, shapes, types and bytes of parameters and buffers, sorted by name.
+
+    It is that of the weights, whatever file they came from.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        # By bytes: NumPy has no bfloat16.
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_conditions(folder: Path, conditions: dict[str, Any]) -> None:
+    """Write them beside the measures, whole or not at all."""
+    temporary = folder / (CONDITIONS + ".tmp")
+    temporary.write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / CONDITIONS)
