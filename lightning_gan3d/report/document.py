@@ -7,8 +7,11 @@ from typing import Any
 
 from lightning_gan3d.measure import Measure
 from lightning_gan3d.report.catalogue import FAMILIES, Metric, family, metric
-from lightning_gan3d.report.groups import Cell, Comparison, seed_name
+from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
+from lightning_gan3d.report.intervals import LEAST, mean_interval, why_none
+from lightning_gan3d.report.paired import Difference
 from lightning_gan3d.report.plot import Plot
+from lightning_gan3d.report.protocols import Conditions, conditions
 from lightning_gan3d.report.runs import RunRecord
 from lightning_gan3d.report.statements import Statement
 from lightning_gan3d.report.tables import best_labels, headline
@@ -75,11 +78,17 @@ class Document:
     title: str
     opening: tuple[str, ...]
     """What this is, in plain words."""
+    claims: tuple[Statement, ...]
+    """What is expected of the generators, checked; first on the page."""
     summary: Table
     statements: tuple[Statement, ...]
     plots: tuple[Plot, ...]
     tables: tuple[Table, ...]
     """Every metric, one table a family."""
+    differences: tuple[Difference, ...]
+    """Of pairs of groups, on what they share."""
+    conditions: Conditions
+    """Under which conditions each run was measured."""
     shared: tuple[tuple[str, str], ...]
     """What all runs have in common."""
     provenance: tuple[Provenance, ...]
@@ -88,7 +97,11 @@ class Document:
 
 
 def compose(
-    comparison: Comparison, statements: Sequence[Statement], plots: Sequence[Plot]
+    comparison: Comparison,
+    claims: Sequence[Statement],
+    statements: Sequence[Statement],
+    plots: Sequence[Plot],
+    differences: Sequence[Difference],
 ) -> Document:
     """Put a report together."""
     groups, runs = comparison.groups, comparison.runs
@@ -97,10 +110,13 @@ def compose(
     return Document(
         title[0].upper() + title[1:],
         tuple(_opening(comparison)),
+        tuple(claims),
         _table(comparison, "Summary", headline(comparison), protocols=False),
         tuple(statements),
         tuple(plots),
         tuple(_families(comparison)),
+        tuple(differences),
+        conditions(runs),
         tuple(_shared(runs)),
         tuple(_provenance(runs)),
         tuple((g.label, g.representation) for g in groups),
@@ -120,7 +136,8 @@ def _opening(comparison: Comparison) -> list[str]:
     ]
     if len(seeds) > 1:
         lines.append(
-            "Cells hold the mean and standard deviation over seeds, and each seed's value below."
+            "Cells hold the mean and standard deviation over seeds, and each seed's value below, "
+            + _intervals_said(groups)
         )
     elif groups:
         lines.append("There is one seed, so how much another seed would change is not known.")
@@ -129,6 +146,16 @@ def _opening(comparison: Comparison) -> list[str]:
             "Where a run is missing or unfinished there is no mean: a gap is shown, not averaged."
         )
     return lines
+
+
+def _intervals_said(groups: Sequence[Group]) -> str:
+    """Say which interval cells hold, or why they hold none."""
+    most = max(len(g.runs) for g in groups)
+    if most < LEAST:
+        return f"and {why_none(most)}."
+    few = [g.label for g in groups if len(g.runs) < LEAST]
+    less = f" (none for {_listed(few)}: it takes {LEAST} seeds)" if few else ""
+    return f"with the 95 % interval of the mean by Student's t{less}."
 
 
 def _families(comparison: Comparison) -> list[Table]:
@@ -187,7 +214,28 @@ def _cell(cell: Cell, best: bool, footnotes: Footnotes, spread: bool) -> CellTex
     if any(sign in "123456789" for sign in around):
         main = f"{main} ± {around}"
     each = ", ".join(cell.metric.format_like(v, cell.mean) for v in cell.values)
-    return CellText(main, "; ".join(x for x in (each, cell.counts) if x), best)
+    interval = mean_interval(cell.values)
+    ends = [cell.metric.format_like(x, cell.mean) for x in interval or ()]
+    within = f"95 %: {' to '.join(ends)}" if ends else ""
+    return CellText(main, "; ".join(x for x in (within, each, cell.counts) if x), best)
+
+
+DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "over", "ahead")
+"""Heads of the table of paired differences."""
+
+
+def difference_row(d: Difference) -> tuple[str, ...]:
+    """Set a difference in words, one for each head."""
+    show = d.metric.format_like
+    pair = f"{d.first} - {d.second}"
+    if d.mean is None:
+        return (d.metric.label, pair, "missing", "", d.why, "")
+    interval = "none"
+    if d.interval is not None:
+        interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
+    basis = f"{d.basis}; {d.why}" if d.why else d.basis
+    ahead = d.ahead or ("not decided" if d.metric.better else "")
+    return (d.metric.label, pair, d.metric.with_unit(d.mean), interval, basis, ahead)
 
 
 def _protocol(cells: dict[str, Cell]) -> list[str]:

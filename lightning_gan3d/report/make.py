@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_gan3d.report.angles import angles
+from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.markdown import to_markdown
 from lightning_gan3d.report.page import to_html
+from lightning_gan3d.report.paired import differences
 from lightning_gan3d.report.plots import plots
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.report.statements import statements
-from lightning_gan3d.report.tables import results_csv, table_tex
+from lightning_gan3d.report.tables import claims_tex, differences_csv, results_csv, table_tex
 from lightning_gan3d.report.turntable import LoadGenerator, load_averaged, turntables
 
 PLOTS = "plots"
@@ -27,12 +29,16 @@ def make_report(
     """
     comparison = compare(find_runs(run_dirs))
     pictures = [*turntables(comparison, load_generator), *plots(comparison), *angles(comparison)]
-    document = compose(comparison, statements(comparison), pictures)
+    checked = claims(comparison)
+    gaps = differences(comparison)
+    document = compose(comparison, checked, statements(comparison), pictures, gaps)
     out.mkdir(parents=True, exist_ok=True)
     for plot in pictures:
         plot.write(out / PLOTS)
     texts = {
         "results.csv": results_csv(comparison),
+        "differences.csv": differences_csv(gaps),
+        "claims.tex": claims_tex(checked),
         "table.tex": table_tex(comparison),
         "report.md": to_markdown(document, PLOTS),
         "index.html": to_html(document),

@@ -1,24 +1,25 @@
 """A report as Markdown, with its plots as files beside it."""
 
-from lightning_gan3d.report.document import CellText, Document, Table
-from lightning_gan3d.report.statements import Verdict
+from collections.abc import Sequence
 
-MARKS: dict[Verdict, str] = {
-    "found": "finding",
-    "holds": "holds",
-    "fails": "does not hold",
-    "open": "not decided",
-}
-"""How a checked statement is marked."""
+from lightning_gan3d.report.document import (
+    DIFFERENCE_HEADS,
+    CellText,
+    Document,
+    Table,
+    difference_row,
+)
+from lightning_gan3d.report.paired import Difference
+from lightning_gan3d.report.protocols import Conditions
+from lightning_gan3d.report.statements import MARKS, Statement
 
 
 def to_markdown(document: Document, plot_folder: str) -> str:
     """Set a report as Markdown; `plot_folder` is where its pictures lie, relative to it."""
     parts = [f"# {escape(document.title)}", *(escape(line) for line in document.opening)]
-    parts += ["## Summary", _table(document.summary), "## Checked statements"]
-    parts.append(
-        "\n".join(f"- **{MARKS[s.verdict]}**: {escape(s.text)}" for s in document.statements)
-    )
+    parts += ["## Claims", _statements(document.claims)]
+    parts += ["## Summary", _table(document.summary)]
+    parts += ["## Checked statements", _statements(document.statements)]
     parts.append("## Plots")
     for plot in document.plots:
         parts.append(f"### {escape(plot.title)}")
@@ -39,6 +40,8 @@ def to_markdown(document: Document, plot_folder: str) -> str:
                 parts.append(
                     "\n".join([f"{escape(label)}:", "", *(f"- {escape(x)}" for x in lines)])
                 )
+    parts += ["## Paired differences", _differences(document.differences)]
+    parts += ["## Conditions", _conditions(document.conditions)]
     parts.append("## Provenance")
     if document.shared:
         parts += ["All runs:", "\n".join(f"- {escape(k)}: {escape(v)}" for k, v in document.shared)]
@@ -47,6 +50,24 @@ def to_markdown(document: Document, plot_folder: str) -> str:
         facts += [f"- could not be read: {escape(p)}" for p in run.problems]
         parts.append("\n".join([f"{escape(run.run)}, {escape(run.state)}", "", *facts]).rstrip())
     return "\n\n".join(parts) + "\n"
+
+
+def _statements(statements: Sequence[Statement]) -> str:
+    return "\n".join(f"- **{MARKS[s.verdict]}**: {escape(s.text)}" for s in statements)
+
+
+def _differences(found: Sequence[Difference]) -> str:
+    if not found:
+        return "There are no two groups to compare."
+    rows = [" | ".join(escape(x) for x in difference_row(d)) for d in found]
+    head = " | ".join(DIFFERENCE_HEADS)
+    lines = [f"| {head} |", f"|{'---|' * len(DIFFERENCE_HEADS)}", *(f"| {row} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def _conditions(table: Conditions) -> str:
+    lines = [f"| run | {' | '.join(table.heads)} |", f"|{'---|' * (len(table.heads) + 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(escape, row))} |" for row in table.rows)])
 
 
 def _table(table: Table) -> str:

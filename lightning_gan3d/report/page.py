@@ -2,12 +2,18 @@
 
 import base64
 import html
+from collections.abc import Sequence
 
-from lightning_gan3d.report.document import CellText, Document, Table
-from lightning_gan3d.report.markdown import MARKS
+from lightning_gan3d.report.document import (
+    DIFFERENCE_HEADS,
+    CellText,
+    Document,
+    Table,
+    difference_row,
+)
 from lightning_gan3d.report.page_style import STYLE
 from lightning_gan3d.report.plot import Plot
-from lightning_gan3d.report.statements import Statement
+from lightning_gan3d.report.statements import MARKS, Statement
 from lightning_gan3d.report.style import inks
 from lightning_gan3d.version import __version__
 
@@ -21,7 +27,14 @@ def to_html(document: Document) -> str:
     body = [
         f"<h1>{_t(document.title)}</h1>",
         *(f"<p>{_t(line)}</p>" for line in document.opening),
-        _table(document.summary, document, "summary"),
+        '<h2 id="claims">Claims</h2>',
+        "<p>What is expected of these generators, checked against the numbers below. A claim that "
+        "fails is printed as failed.</p>",
+        '<ul class="statements">',
+        *(_statement(s) for s in document.claims),
+        "</ul>",
+        '<h2 id="summary">Summary</h2>',
+        _table(document.summary, document),
         '<h2 id="statements">Checked statements</h2>',
         "<p>Each sentence is decided by the numbers of this report alone.</p>",
         '<ul class="statements">',
@@ -33,10 +46,18 @@ def to_html(document: Document) -> str:
         "</div>",
         '<h2 id="measures">Every measure</h2>',
         *(_family(t, document) for t in document.tables),
+        '<h2 id="differences">Paired differences</h2>',
+        "<p>Seed by seed, or where there are too few seeds item by item: latents with the same "
+        "cameras. Intervals by Student's t; one that leaves out zero says who is ahead.</p>",
+        _rows(DIFFERENCE_HEADS, [difference_row(d) for d in document.differences]),
+        '<h2 id="conditions">Conditions</h2>',
+        "<p>What all numbers of a run's evaluation share; n and cameras stand beside each "
+        "measure.</p>",
+        _rows(("run", *document.conditions.heads), document.conditions.rows),
         '<h2 id="provenance">Provenance</h2>',
         *_provenance(document),
         f"<footer>Written by lightning_gan3d {__version__}. The same numbers are in results.csv, "
-        "table.tex and report.md.</footer>",
+        "differences.csv, claims.tex, table.tex and report.md.</footer>",
     ]
     return "\n".join(
         [
@@ -50,9 +71,10 @@ def to_html(document: Document) -> str:
             f"<style>\n{STYLE}{colours}</style>",
             "</head>",
             "<body>",
-            '<nav><a href="#summary">Summary</a> <a href="#statements">Statements</a> '
-            '<a href="#plots">Plots</a> <a href="#measures">Measures</a> '
-            '<a href="#provenance">Provenance</a></nav>',
+            '<nav><a href="#claims">Claims</a> <a href="#summary">Summary</a> '
+            '<a href="#statements">Statements</a> <a href="#plots">Plots</a> '
+            '<a href="#measures">Measures</a> <a href="#differences">Differences</a> '
+            '<a href="#conditions">Conditions</a> <a href="#provenance">Provenance</a></nav>',
             "<main>",
             *body,
             "</main>",
@@ -79,7 +101,24 @@ def _colours(document: Document) -> str:
     return f"{light}\n@media screen and (prefers-color-scheme: dark){{{dark}}}\n"
 
 
-def _table(table: Table, document: Document, anchor: str = "") -> str:
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Set a plain table of words; the first column is the head of its row."""
+    if not rows:
+        return "<p>There are no two groups to compare.</p>"
+    top = "".join(f'<th scope="col">{_t(head)}</th>' for head in heads)
+    body = "\n".join(
+        f'<tr><th scope="row">{_t(first)}</th>'
+        + "".join(f"<td>{_t(x)}</td>" for x in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table class="words"><thead><tr>{top}</tr></thead>'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _table(table: Table, document: Document) -> str:
     order = list(inks(kind for _, kind in document.kinds))
     kinds = {label: order.index(kind) for label, kind in document.kinds}
     heads = "".join(
@@ -94,9 +133,8 @@ def _table(table: Table, document: Document, anchor: str = "") -> str:
         for shown, cells in table.rows
     )
     notes = "".join(f"<li>{_t(why)}</li>" for why in table.footnotes)
-    mark = f' id="{anchor}"' if anchor else ""
     return (
-        f'<div class="scroll"{mark}><table><thead><tr><td></td>{heads}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr><td></td>{heads}</tr></thead>'
         f"<tbody>\n{rows}\n</tbody></table></div>"
         + (f'<ol class="notes">{notes}</ol>' if notes else "")
     )

@@ -21,7 +21,7 @@ h2 { font-size: 1.3rem; margin: 2.2rem 0 0.5rem; padding-top: 0.3rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 1.2rem 0 0.4rem; overflow-wrap: anywhere; }
 h3 small { font-weight: normal; color: var(--soft); }
-h2, #summary { scroll-margin-top: 3rem; }
+h2 { scroll-margin-top: 3rem; }
 p { max-width: 48rem; margin: 0.4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.93rem;
@@ -35,6 +35,8 @@ tbody tr:hover { background: var(--panel); }
 td small, th small { display: block; font-weight: normal; font-size: 0.78rem; color: var(--soft); }
 td.value { white-space: nowrap; }
 td.value small { white-space: normal; min-width: 4.5rem; }
+table.words td { text-align: left; max-width: 22rem; overflow-wrap: anywhere; }
+table.words thead th { text-align: left; }
 .gap { color: var(--unsure); }
 .dot { display: inline-block; width: 0.65em; height: 0.65em; border-radius: 50%;
   background: var(--ink); margin-right: 0.4em; }

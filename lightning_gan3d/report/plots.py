@@ -35,26 +35,46 @@ def plots(comparison: Comparison) -> list[Plot]:
     return [
         quality(comparison, "kimg"),
         quality(comparison, "seconds"),
+        quality(comparison, "flops"),
         *paretos(comparison),
         *growths(comparison),
     ]
 
 
 def quality(comparison: Comparison, axis: str) -> Plot:
-    """Image distance during training, over images (`kimg`) or over time (`seconds`)."""
+    """Image distance during training, over images (`kimg`), time (`seconds`) or `flops`.
+
+    The last is the arithmetic of generating as many images as were seen; neither the discriminator
+    nor gradients are counted, so that it compares generators and says nothing of a training step.
+    """
     words = {
         "kimg": ("quality_images", "Image distance over images", "thousands of images", 1.0),
         "seconds": ("quality_time", "Image distance over time", "minutes of training", 1 / 60),
+        "flops": (
+            "quality_arithmetic",
+            "Image distance over arithmetic",
+            "TFLOP to generate as many images as were seen",
+            1.0,
+        ),
     }
     name, title, axis_label, factor = words[axis]
     shown = metric("quality.swd", comparison.unit("quality.swd"))
-    lines = []
+    lines, uncounted = [], []
     for group in comparison.groups:
         for run in group.runs:
-            xs, ys = run.curve(CURVE, axis)
+            xs, ys = run.curve(CURVE, "kimg" if axis == "flops" else axis)
+            if axis == "flops" and xs:
+                cost = next((m for m in run.measures if m.metric == "cost.flops"), None)
+                if cost is None or cost.value is None:
+                    uncounted.append(run.name)
+                    continue
+                factor = cost.value  # GFLOP an image are TFLOP a thousand
             lines.append(Line(group, run, [factor * x for x in xs], [shown.scale * y for y in ys]))
     without = [line.run.name for line in lines if not line.xs]
     lines = [line for line in lines if line.xs]
+    if not lines and uncounted:
+        why = f"no bench.json holds cost.flops: run `gan3d bench` on {', '.join(uncounted)}"
+        return Plot(name, title, "", why)
     if not lines:
         why = f"no run's metrics.jsonl holds {CURVE} (set training.eval_kimg)"
         return Plot(name, title, "", why)
@@ -91,6 +111,12 @@ def quality(comparison: Comparison, axis: str) -> Plot:
         caption += " The dashed floor is that of the final measure, which takes more images."
     if without:
         caption += f" Not measured while training: {', '.join(without)}."
+    if axis == "flops":
+        caption += (
+            " Arithmetic is that of the generator alone, forward, as counted by the benchmark."
+        )
+    if uncounted:
+        caption += f" Arithmetic not counted (run `gan3d bench`): {', '.join(uncounted)}."
     return drawn(name, title, caption, draw)
 
 

@@ -1,6 +1,7 @@
 """Runs as a report sees them: read without their plug-ins; a gap says why it is one."""
 
 import functools
+import json
 import math
 import os
 import re
@@ -13,6 +14,7 @@ import yaml
 
 from lightning_gan3d.config import ConfigError, digest
 from lightning_gan3d.measure import Measure, missing, read_measures
+from lightning_gan3d.metrics.conditions import CONDITIONS
 from lightning_gan3d.report.catalogue import BENCHED, family
 from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
 from lightning_gan3d.training.rundir import CONFIG, MANIFEST, METRICS, Run
@@ -46,6 +48,8 @@ class RunRecord:
     """The rows of `metrics.jsonl`."""
     measures: tuple[Measure, ...] = ()
     """What was measured."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """What the numbers of its evaluation share: resolution, precision, hash of the weights."""
     problems: tuple[str, ...] = ()
     """Files that could not be read, or not to their end."""
 
@@ -165,6 +169,11 @@ def read_run(path: Path) -> RunRecord:
         if (path / file).exists():
             found = _try(file, problems, functools.partial(read_measures, path / file))
             measures += found or []
+    met = {}
+    if (path / CONDITIONS).exists():
+        met = _mapping(
+            _try(CONDITIONS, problems, lambda: json.loads((path / CONDITIONS).read_text()))
+        )
     kind = _mapping(_mapping(config.get("generator")).get("representation")).get("kind", UNKNOWN)
     seed = config.get("seed")
     record = RunRecord(
@@ -177,6 +186,7 @@ def read_run(path: Path) -> RunRecord:
         config=config,
         manifest=manifest,
         rows=tuple(row for row in rows if isinstance(row, dict)),
+        conditions=met,
         problems=tuple(problems),
     )
     measures += _from_training(record)

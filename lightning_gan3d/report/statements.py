@@ -9,6 +9,14 @@ from lightning_gan3d.report.groups import Cell, Comparison, Group
 
 Verdict = Literal["found", "holds", "fails", "open"]
 
+MARKS: dict[Verdict, str] = {
+    "found": "finding",
+    "holds": "holds",
+    "fails": "fails",
+    "open": "not decided",
+}
+"""How a checked statement is marked."""
+
 SUPERLATIVES = (
     ("speed.view_ms", "Fastest per view of a finished scene"),
     ("speed.image_ms", "Fastest for one image of a new latent"),
@@ -40,7 +48,6 @@ def statements(comparison: Comparison) -> list[Statement]:
         out += [s for name, lead in SUPERLATIVES for s in _best(comparison, name, lead)]
     out += _paths(comparison)
     out += _way_to_floor(comparison)
-    out += _baseline_is_less_consistent(comparison)
     out += _warping_gains(comparison)
     return out
 
@@ -80,21 +87,21 @@ def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
         if len(values) == 1:
             (same if "not recorded" not in values else unknown).append(words)
         else:
-            listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
-            yield Statement("fails", f"Not all runs had {words}, so compare with care: {listed}.")
+            each = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+            yield Statement("fails", f"Not all runs had {words}, so compare with care: {each}.")
     if same:
-        yield Statement("holds", f"All finished runs had {_and(same)}.")
+        yield Statement("holds", f"All finished runs had {listed(same)}.")
     if unknown:
-        yield Statement("open", f"No run recorded whether it had {_and(unknown)}.")
+        yield Statement("open", f"No run recorded whether it had {listed(unknown)}.")
     goals = {g.label: {run.last.get("kimg") for run in g.finished} for g in comparison.groups}
     seen = {kimg for values in goals.values() for kimg in values if kimg is not None}
     if len(seen) > 1:
-        listed = ", ".join(
+        each = ", ".join(
             f"{label} {' and '.join(f'{k:g}' for k in sorted(x for x in values if x is not None))}"
             for label, values in goals.items()
             if values
         )
-        yield Statement("fails", f"Not all runs saw as many images (kimg): {listed}.")
+        yield Statement("fails", f"Not all runs saw as many images (kimg): {each}.")
 
 
 def _plain(value: Any) -> str:
@@ -116,7 +123,7 @@ def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
     if not any(c.values for c in cells.values()):
         return
     if len(ranked) < 2:
-        yield Statement("open", f"{lead}: cannot be said; {_absences(cells, absent)}.")
+        yield Statement("open", f"{lead}: cannot be said; {absences(cells, absent)}.")
         return
     (best, winner), *others = ranked
     rest = "; ".join(
@@ -124,11 +131,11 @@ def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
         for value, label in others
     )
     text = f"{lead}: {winner}, {shown.with_unit(best)} ({rest})."
-    close = [label for _, label in others if _overlap(cells[winner], cells[label])]
+    close = [label for _, label in others if overlap(cells[winner], cells[label])]
     if close:
-        text += f" Too close to call against {_and(close)}."
+        text += f" Too close to call against {listed(close)}."
     if absent:
-        text += f" Not ranked: {_absences(cells, absent)}."
+        text += f" Not ranked: {absences(cells, absent)}."
     yield Statement("open" if close else "found", text)
 
 
@@ -139,12 +146,14 @@ def _times(value: float, best: float, unit: str) -> str:
     return f", a factor of {significant(max(value, best) / min(value, best), 2)}"
 
 
-def _overlap(a: Cell, b: Cell) -> bool:
+def overlap(a: Cell, b: Cell) -> bool:
+    """Whether the ranges of two groups touch, so that neither is called better."""
     one, two = a.interval, b.interval
     return one is not None and two is not None and one[0] <= two[1] and two[0] <= one[1]
 
 
-def _absences(cells: dict[str, Cell], labels: list[str]) -> str:
+def absences(cells: dict[str, Cell], labels: list[str]) -> str:
+    """Say who has no mean, and why."""
     return ", ".join(f"{label} ({cells[label].why})" for label in labels)
 
 
@@ -154,9 +163,9 @@ def _paths(comparison: Comparison) -> Iterable[Statement]:
         g.label: sorted({m.note for _, m in g.cell("speed.fused").measures if m.value is not None})
         for g in comparison.groups
     }
-    listed = [f"{label} by {' and by '.join(notes)}" for label, notes in found.items() if notes]
-    if listed:
-        yield Statement("found", f"Rays were marched: {'; '.join(listed)}.")
+    each = [f"{label} by {' and by '.join(notes)}" for label, notes in found.items() if notes]
+    if each:
+        yield Statement("found", f"Rays were marched: {'; '.join(each)}.")
 
 
 def _way_to_floor(comparison: Comparison) -> Iterable[Statement]:
@@ -201,39 +210,6 @@ def _each(
             yield Statement(verdict, f"{lead}: {tail}{'; '.join(by_verdict[verdict])}.")
 
 
-def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
-    name = "refit.psnr"
-    cells = comparison.cells(name)
-    solid = [g.label for g in comparison.groups if not g.is_baseline]
-    for group in comparison.groups:
-        if not group.is_baseline or not solid or name not in comparison.metrics:
-            continue
-        lead = (
-            f"The 2D baseline {group.label} is less consistent between views than each 3D "
-            "representation, by the measure that needs no depth (refit)"
-        )
-        absent = [label for label in (group.label, *solid) if cells[label].mean is None]
-        if absent:
-            yield Statement("open", f"{lead}: not decided; {_absences(cells, absent)}.")
-            continue
-        mine = cells[group.label]
-        numbers = ", ".join(
-            f"{x} {cells[x].metric.with_unit(cells[x].mean or 0.0)}" for x in (group.label, *solid)
-        )
-        above = [x for x in solid if (cells[x].mean or 0.0) <= (mine.mean or 0.0)]
-        close = [x for x in solid if x not in above and _overlap(mine, cells[x])]
-        if above:
-            yield Statement(
-                "fails", f"{lead}: no, it is at least as consistent as {_and(above)} ({numbers})."
-            )
-        elif close:
-            yield Statement(
-                "open",
-                f"{lead}: on average, but too close to call against {_and(close)} ({numbers}).",
-            )
-        else:
-            yield Statement("holds", f"{lead}: {numbers}.")
-
-
-def _and(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """Join words as a sentence does."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

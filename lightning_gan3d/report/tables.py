@@ -2,10 +2,13 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 from lightning_gan3d.report.catalogue import HEADLINE, PAPER, metric, significant
 from lightning_gan3d.report.groups import Cell, Comparison, Group
+from lightning_gan3d.report.paired import Difference
 from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.statements import MARKS, Statement
 
 COLUMNS = ("run", "representation", "seed", "metric", "value", "unit", "n", "note")
 
@@ -38,6 +41,37 @@ def results_csv(comparison: Comparison) -> str:
                 )
             )
     return buffer.getvalue()
+
+
+DIFFERENCE_COLUMNS = (
+    "metric",
+    "first",
+    "second",
+    "difference",
+    "low",
+    "high",
+    "unit",
+    "basis",
+    "why",
+)
+
+
+def differences_csv(found: Sequence[Difference]) -> str:
+    """Return first minus second of every pair of groups, with its 95 % interval, as stored."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(DIFFERENCE_COLUMNS)
+    for d in found:
+        numbers = [d.mean, *(d.interval or (None, None))]
+        shown = ["" if x is None else repr(x) for x in numbers]
+        writer.writerow((d.metric.name, d.first, d.second, *shown, d.unit, d.basis, d.why))
+    return buffer.getvalue()
+
+
+def claims_tex(checked: Sequence[Statement]) -> str:
+    """Return the claims as a LaTeX list, each with its verdict."""
+    items = [f"\\item[\\textbf{{{MARKS[s.verdict]}}}] {latex(s.text)}" for s in checked]
+    return "\n".join(["\\begin{description}", *items, "\\end{description}"]) + "\n"
 
 
 def _stood(run: RunRecord, name: str) -> str:

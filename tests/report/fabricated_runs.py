@@ -21,6 +21,17 @@ NUMBERS = {
     "image2d": (0.038, 0.544, 18.3, None, None, 0.89, 6.8, 6.9, 75.0, 96.0, 12288),
 }
 FLOOR = 0.0129
+CONDITIONS = {
+    "resolution": 32,
+    "rendering_resolution": 16,
+    "precision": "weights float32, rendering fp32",
+    "truncation_psi": 1.0,
+    "seed": 0,
+    "weights_sha256": "abcdef0123456789" * 4,
+    "dataset_fingerprint": "f00dfeed",
+    "commit": "0123abc" * 5,
+    "dirty": True,
+}
 
 
 def make_run(
@@ -70,6 +81,7 @@ def make_run(
         rows += [row | {"loss/G": 0.7, "loss/D": 1.3}, row | {"eval/swd": value}]
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     if evaluated:
+        (path / "evaluation.conditions.json").write_text(json.dumps(CONDITIONS))
         write_measures(path / "evaluation.json", evaluation(kind, shift))
     if benched:
         write_measures(path / "bench.json", bench(kind, shift))

@@ -108,6 +108,25 @@ def test_curves_say_what_is_unfinished(comparison):
     assert plot.files["svg"] != plot.files["dark"]
 
 
+def test_arithmetic_is_that_of_as_many_images_as_were_seen(comparison, tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(ax, _comparison, lines, _theme):
+        ax.plot([0, 1], [1, 2])
+        drawn.append({line.group.label: line.xs for line in lines})
+
+    monkeypatch.setattr("lightning_gan3d.report.plots._draw_lines", keep)
+    plot = quality(comparison, "flops")
+    assert "generator alone, forward" in plot.caption
+    images = quality(comparison, "kimg")
+    assert images.files
+    gflop = NUMBERS["triplane"][7] / 40  # of one image
+    assert drawn[0]["triplane"] == pytest.approx([gflop * x for x in drawn[2]["triplane"]])
+    make_run(tmp_path, "voxel", benched=False)
+    without = quality(compare(find_runs([tmp_path])), "flops")
+    assert "run `gan3d bench` on voxel/" in without.why
+
+
 def test_a_trade_off_without_a_mean_says_which_and_why(comparison):
     plot = pareto(comparison, "speed.view_ms", "refit.psnr", "title")
     assert "No mean: voxel: seed 1: unfinished: stopped at 4 of 8 kimg." in plot.caption

@@ -8,8 +8,11 @@ from fabricated_runs import NUMBERS, Ball, make_run, write_labels
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.report import make, turntable
+from lightning_gan3d.report.document import compose
+from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.make import make_report
 from lightning_gan3d.report.plots import quality
+from lightning_gan3d.report.runs import find_runs
 
 
 def ball_of(run):
@@ -45,7 +48,8 @@ def html(report):
 
 def test_everything_is_written(report):
     names = {p.name for p in report.iterdir()}
-    assert names == {"index.html", "report.md", "results.csv", "table.tex", "plots"}
+    tables = {"results.csv", "differences.csv", "claims.tex", "table.tex"}
+    assert names == {"index.html", "report.md", "plots", *tables}
     plots = sorted(p.name for p in (report / "plots").iterdir())
     assert len(plots) == 2 * len({p.rpartition(".")[0] for p in plots})
     for start in ("quality_images", "quality_time", "pareto_", "growth_rendering", "turntable_0"):
@@ -101,11 +105,36 @@ def test_the_page_is_well_formed_and_fits_phones_dark_rooms_and_paper(html):
     assert html.count("<source media=") == html.count("<picture>")
 
 
-def test_summary_and_statements_come_first(html):
+def test_claims_summary_and_statements_come_first(html):
+    assert html.index("<h1>") < html.index('id="claims"') < html.index('id="summary"')
     assert html.index('id="summary"') < html.index('id="statements"') < html.index('id="plots"')
     assert "View consistency without depth (refit)" in html
     assert html.index("Parameters of the representation") < html.index('id="statements"')
-    assert "does not hold" in html  # one run is unfinished
+    assert ">fails<" in html  # one run is unfinished
+
+
+def test_differences_and_conditions_are_on_the_page_and_in_markdown(report, html):
+    markdown = (report / "report.md").read_text()
+    for text in (html, markdown):
+        assert "Paired differences" in text
+        assert "abcdef0123456789" in text
+        assert "no interval from 2 seeds: it takes 3 or more" in text
+    row = next(x for x in markdown.splitlines() if "triplane - nerf\\_mlp" in x and "SWD" in x)
+    assert [c.strip() for c in row.split("|")][3] == "0.0200"
+    lines = (report / "differences.csv").read_text().splitlines()
+    assert any(x.startswith("quality.swd,triplane,voxel,,,,") for x in lines)  # voxel has a gap
+    assert r"\begin{description}" in (report / "claims.tex").read_text()
+
+
+def test_three_seeds_have_an_interval_in_their_cells(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "voxel", seed, shift=0.001 * seed)
+    comparison = compare(find_runs([tmp_path]))
+    document = compose(comparison, [], [], [], [])
+    row = next(cells for shown, cells in document.summary.rows if shown.name == "quality.swd")
+    assert row[0].main == "0.0280 ± 0.0010"
+    assert row[0].detail.startswith("95 %: 0.0255 to 0.0305; 0.0270, 0.0280, 0.0290")
+    assert any("95 % interval of the mean by Student's t" in line for line in document.opening)
 
 
 def test_seeds_are_shown_one_by_one_and_a_gap_has_no_mean(report):

@@ -3,13 +3,15 @@ import json
 import pytest
 from fabricated_runs import NUMBERS, make_run
 
+from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.report.statements import statements
 
 
 def checked(root):
-    return statements(compare(find_runs([root])))
+    comparison = compare(find_runs([root]))
+    return [*claims(comparison), *statements(comparison)]
 
 
 def one(root, start):
@@ -67,12 +69,15 @@ def test_the_way_to_the_floor_holds_and_fails_group_by_group(tmp_path, runs):
 
 
 def test_the_baseline_is_compared_by_the_measure_without_depth_whatever_comes_out(tmp_path, runs):
-    start = "The 2D baseline image2d is less consistent"
+    start = "A 2D generator is less consistent"
     assert one(tmp_path, start).verdict == "holds"
     edit(runs["image2d"], "refit.psnr", value=28.0)
     failed = one(tmp_path, start)
     assert failed.verdict == "fails"
-    assert "no, it is at least as consistent as triplane and voxel (image2d 28.00 dB" in failed.text
+    assert (
+        "no, image2d is at least as consistent as triplane and voxel (image2d 28.00 dB"
+        in failed.text
+    )
     edit(runs["image2d"], "refit.psnr", value=27.0)
     assert one(tmp_path, start).verdict == "open"
     (runs["voxel"] / "evaluation.json").unlink()
@@ -94,7 +99,8 @@ def test_gaps_and_unequal_conditions_are_said_first(tmp_path):
     make_run(tmp_path, "triplane")
     make_run(tmp_path, "voxel", finished=False)
     make_run(tmp_path, "nerf_mlp", manifest={"device": "another", "threads": 4}, kimg=16.0)
-    texts = [(s.verdict, s.text) for s in checked(tmp_path)]
+    comparison = compare(find_runs([tmp_path]))
+    texts = [(s.verdict, s.text) for s in statements(comparison)]
     assert texts[0][0] == "fails"
     assert "1 of 3 not" in texts[0][1]
     assert "unfinished: stopped at 4 of 8 kimg" in texts[0][1]

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from lightning_gan3d.report.intervals import mean_interval, why_none
+
+
+def test_the_interval_is_that_of_the_table_of_t():
+    """Mean 2, deviation 1, n = 3: half-width 4.303 / sqrt(3)."""
+    low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (low + high) / 2 == pytest.approx(2)
+    assert (high - low) / 2 == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert mean_interval([5.0] * 4) == (5.0, 5.0)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_it_holds_the_true_mean_as_often_as_it_says(n):
+    draws = np.random.default_rng(0).normal(7.0, 2.0, (2000, n))
+    held = np.mean([low <= 7 <= high for low, high in map(mean_interval, draws.tolist())])
+    assert held == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0]])
+def test_fewer_than_three_values_have_none(values):
+    assert mean_interval(values) is None
+    assert f"from {len(values)} seed" in why_none(len(values))
+
+
+def test_an_interval_around_zero_decides_nothing():
+    assert not mean_interval([-1.0, 0.5, 1.0]).excludes_zero()
+    assert mean_interval([1.0, 1.1, 1.2]).excludes_zero()
+    assert mean_interval([-1.0, -1.1, -1.2]).excludes_zero()
