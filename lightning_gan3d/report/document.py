@@ -216,7 +216,8 @@ def _cell(cell: Cell, best: bool, footnotes: Footnotes, spread: bool) -> CellTex
     each = ", ".join(cell.metric.format_like(v, cell.mean) for v in cell.values)
     interval = mean_interval(cell.values)
     ends = [cell.metric.format_like(x, cell.mean) for x in interval or ()]
-    within = f"95 %: {' to '.join(ends)}" if ends else ""
+    # Where all seeds agree, as on sizes, an interval without width would only look exact.
+    within = f"95 %: {' to '.join(ends)}" if len(set(ends)) > 1 else ""
     return CellText(main, "; ".join(x for x in (within, each, cell.counts) if x), best)
 
 

@@ -35,7 +35,7 @@ tbody tr:hover { background: var(--panel); }
 td small, th small { display: block; font-weight: normal; font-size: 0.78rem; color: var(--soft); }
 td.value { white-space: nowrap; }
 td.value small { white-space: normal; min-width: 4.5rem; }
-table.words td { text-align: left; max-width: 22rem; overflow-wrap: anywhere; }
+table.words td { text-align: left; max-width: 22rem; overflow-wrap: break-word; }
 table.words thead th { text-align: left; }
 .gap { color: var(--unsure); }
 .dot { display: inline-block; width: 0.65em; height: 0.65em; border-radius: 50%;

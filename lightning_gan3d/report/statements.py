@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lightning_gan3d.report.catalogue import metric, significant
 from lightning_gan3d.report.groups import Cell, Comparison, Group
+from lightning_gan3d.report.paired import difference
 
 Verdict = Literal["found", "holds", "fails", "open"]
 
@@ -131,7 +132,8 @@ def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
         for value, label in others
     )
     text = f"{lead}: {winner}, {shown.with_unit(best)} ({rest})."
-    close = [label for _, label in others if overlap(cells[winner], cells[label])]
+    groups = {g.label: g for g in comparison.groups}
+    close = [label for _, label in others if too_close(groups[winner], groups[label], name)]
     if close:
         text += f" Too close to call against {listed(close)}."
     if absent:
@@ -144,6 +146,18 @@ def _times(value: float, best: float, unit: str) -> str:
     if unit in ("dB", "%", "°", "deg") or min(value, best) <= 0:
         return ""
     return f", a factor of {significant(max(value, best) / min(value, best), 2)}"
+
+
+def too_close(a: Group, b: Group, name: str) -> bool:
+    """Whether the numbers cannot tell which of two groups is better.
+
+    That is where the interval of their paired difference holds zero; without one, where the ranges
+    of both touch.
+    """
+    gap = difference(a, b, name)
+    if gap.interval is not None:
+        return not gap.interval.excludes_zero()
+    return overlap(a.cell(name), b.cell(name))
 
 
 def overlap(a: Cell, b: Cell) -> bool:

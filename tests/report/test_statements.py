@@ -56,6 +56,19 @@ def test_what_is_too_close_is_not_called(tmp_path, runs):
     assert "Too close to call against voxel." in s.text
 
 
+def test_three_seeds_are_called_by_their_paired_difference(tmp_path):
+    """Seeds move both by far more than they are apart, so that only pairing can tell."""
+    for seed in range(3):
+        for kind in ("triplane", "voxel"):
+            make_run(tmp_path, kind, seed, shift=0.05 * seed)
+    s = one(tmp_path, "Most consistent between views, by the m")
+    assert s.verdict == "found"
+    assert ": voxel, " in s.text
+    path = tmp_path / "voxel" / f"{sum(b'voxel'):08x}-s1"
+    edit(path, "refit.psnr", value=25.0)
+    assert one(tmp_path, "Most consistent between views, by the m").verdict == "open"
+
+
 def test_the_way_to_the_floor_holds_and_fails_group_by_group(tmp_path, runs):
     assert one(tmp_path, "Training brings the SWD").verdict == "holds"
     edit(runs["voxel"], "quality.swd_way", value=0.36)
