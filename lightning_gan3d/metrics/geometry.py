@@ -15,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.depth_maps import normal_errors, normals_from_depth, thinness
 from lightning_gan3d.metrics.solid import SHARE, HasVolume, Volume, grid_of, pieces
-from lightning_gan3d.metrics.sources import ViewSource
+from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 from lightning_gan3d.metrics.surface import Samples, distance, mesh_of, sample
 from lightning_gan3d.metrics.warp import carry
@@ -219,7 +219,7 @@ def measure_geometry(
     found = take(source, cfg, range(cfg.items), seed)
     result = _rows(found, cfg, "")
     if truth is not None:
-        objects = shapes_of(truth, cfg, range(cfg.items), seed)
+        objects = shapes_of(truth, cfg, range(num_objects(truth, cfg)), seed)
         result += _shape_rows(found, objects, cfg, "")
     return result
 
@@ -229,9 +229,20 @@ def measure_truth(truth: ViewSource, cfg: GeometryConfig, seed: int = 0) -> list
 
     They are others than those that a generator's shapes are compared with.
     """
-    found = take(truth, cfg, range(cfg.items, 2 * cfg.items), seed)
-    objects = shapes_of(truth, cfg, range(cfg.items), seed)
+    half = num_objects(truth, cfg)
+    found = take(truth, cfg, range(half, 2 * half) if half else range(cfg.items), seed)
+    objects = shapes_of(truth, cfg, range(half), seed)
     return [*_rows(found, cfg, "_truth"), *_shape_rows(found, objects, cfg, "_truth")]
+
+
+def num_objects(truth: ViewSource, cfg: GeometryConfig) -> int:
+    """Return how many of the data's objects shapes are compared with.
+
+    At most half of the objects: the others take the samples' place in the `*_truth` rows, where an
+    object that stands on both sides would be its own nearest.
+    """
+    known = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * cfg.items
+    return min(cfg.items, known // 2)
 
 
 def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Measure]:
@@ -294,16 +305,17 @@ def _shape_rows(
         return [missing(name, f"{_NO_FIELD}, so there is no mesh") for name in names]
     if not objects:
         return [
-            missing(name, "the data's objects have no volume to compare with") for name in names
+            missing(name, "the data has no two objects with a volume to compare with")
+            for name in names
         ]
     if not found.shapes:
-        why = f"none of {cfg.items} items has a surface: {_SOLID} nowhere"
+        why = f"none of {len(found.values['relief'])} items has a surface: {_SOLID} nowhere"
         return [missing(name, why) for name in names]
     table = torch.tensor([[distance(a, b).chamfer for b in objects] for a in found.shapes])
     note = (
         "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
         f"marching cubes on {cfg.grid}^3 cells, {cfg.points} points each; {len(found.shapes)} of "
-        f"{cfg.items} items have a surface; {len(objects)} objects of the data"
+        f"{len(found.values['relief'])} items have a surface; {len(objects)} objects of the data"
     )
     return [
         mean_of(names[0], table.amin(dim=1), "", f"from each item to its nearest object: {note}"),

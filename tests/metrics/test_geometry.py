@@ -186,6 +186,22 @@ def test_ground_truth_is_measured_as_truth():
     assert ball_["shape_to_data"].value > 2 * values["shape_to_data"]
 
 
+def test_no_object_stands_on_both_sides_of_the_truth():
+    """With five objects and four items asked for, two are compared with two others."""
+    few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
+    cfg = GeometryConfig(items=4, grid=24, points=2000)
+    found = {m.metric: m for m in measure_truth(few, cfg)}
+    for name in SHAPES:
+        row = found[f"geometry.{name}_truth"]
+        assert row.n == 2
+        assert "2 of 2 items have a surface; 2 objects of the data" in row.note
+        assert row.value > 0.03  # an object is some 0.02 from itself
+    assert "2 objects of the data" in measured(BALL, cfg, few)["shape_to_data"].note
+    alone = {m.metric: m for m in measure_truth(dataclasses.replace(few, objects=[3]), cfg)}
+    assert "no two objects" in alone["geometry.shape_to_data_truth"].note
+    assert alone["geometry.relief_truth"].value is not None
+
+
 @pytest.mark.parametrize(
     "other", [{"items": 3}, {"foreground": 0.2}, {"flat": 0.9}, {"grid": 20}, {"points": 300}]
 )
