@@ -113,8 +113,16 @@ def sweep_plan(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="A run, a checkpoint, an export, a pickle, or a folder of images."),
+    ] = None,
+    overrides: Overrides = None,
     device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; the run itself, or runs/evaluated/NAME."),
+    ] = None,
     inception_weights: Annotated[
         Path | None, typer.Option(help="Inception of FID, KID; `gan3d weights list` tells which.")
     ] = None,
@@ -126,21 +134,22 @@ def evaluate(
         typer.Option("--self-test", help="Test the measures on scenes with known answers."),
     ] = False,
 ) -> None:
-    """Measure a trained generator: distances, view consistency, pose."""
+    """Measure a generator, or images that one made: distances, view consistency, pose, geometry."""
     if self_test:
-        if run is not None:
-            raise ConfigError(f"evaluate --self-test: takes no run; leave out {run}")
+        if target is not None:
+            raise ConfigError(f"evaluate --self-test: takes no run; leave out {target}")
         from lightning_gan3d.metrics.selftest import run_self_test
         from lightning_gan3d.metrics.selftest_table import table
 
         tested = run_self_test(tell=lambda line: typer.echo(line, err=True))
         typer.echo(table(tested))
         raise typer.Exit(4 if tested.failures else 0)
-    if run is None:
+    if target is None:
         raise ConfigError("evaluate: name a run directory; or --self-test")
-    from lightning_gan3d.metrics.run import evaluate_run, given_weights
+    from lightning_gan3d.metrics.run import evaluate_target, given_weights
 
-    typer.echo(evaluate_run(run, device, None, given_weights(inception_weights, vgg_weights)))
+    weights = given_weights(inception_weights, vgg_weights)
+    typer.echo(evaluate_target(target, device, overrides or [], out, weights, sys.argv))
 
 
 @app.command()

@@ -142,3 +142,10 @@ def load_experiment(name: str | Path, overrides: Sequence[str] = ()) -> Experime
     tree = cfg.load_tree(find_file(name), origins)
     tree = cfg.resolve(cfg.apply_overrides(tree, overrides, origins))
     return cfg.build(ExperimentConfig, tree, origins)
+
+
+def override(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """Lay `key.path=value` arguments over an experiment; everything is checked again."""
+    origins = cfg.Origins()
+    tree = cfg.apply_overrides(cfg.to_tree(config), overrides, origins)
+    return cfg.build(ExperimentConfig, cfg.resolve(tree), origins)

@@ -156,7 +156,7 @@ def evaluate_source(
 ) -> list[Measure]:
     """Take all measures of whatever shows views; see `evaluate`."""
     labels = torch.as_tensor(train.labels)
-    result = _images(source, train, test, cfg, device, seed, initial_swd, cache)
+    result = measure_images(source, train, test, cfg, device, seed, initial_swd, cache)
     if cfg.distribution is not None:
         result += measure_distribution(
             source,
@@ -214,7 +214,7 @@ def evaluate_source(
     return result
 
 
-def _images(
+def measure_images(
     source: ViewSource,
     train: ImageSet,
     test: ImageSet | None,

@@ -245,9 +245,14 @@ def num_objects(truth: ViewSource, cfg: GeometryConfig) -> int:
     return min(cfg.items, known // 2)
 
 
+def without_depth(suffix: str = "") -> list[Measure]:
+    """Return what is measured without the data's objects, as missing: there is no depth."""
+    return [missing(f"geometry.{k}{suffix}", _NO_DEPTH, u) for k, u in (SEEN | INSIDE).items()]
+
+
 def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Measure]:
     if found is None:
-        return [missing(f"geometry.{k}{suffix}", _NO_DEPTH, u) for k, u in (SEEN | INSIDE).items()]
+        return without_depth(suffix)
     seen = (
         "item's own camera carried around the world's y axis by quarter turns, label fixed; "
         f"depth before super-resolution; foreground is opacity >= {cfg.foreground:g}"

@@ -77,21 +77,22 @@ class RefitConfig:
 def spread_cameras(
     labels: Float[Tensor, "n 25"], num: int, draws: Draws
 ) -> tuple[Cameras, Cameras]:
-    """Pick `num` cameras to fit and `num` to hold out, evenly over where training cameras are.
-
-    Each next camera is the one whose direction from the world's origin is farthest from those
-    before; they go to the two groups in turn.
-    """
+    """Pick `num` cameras to fit and `num` to hold out, evenly over where training cameras are."""
     some = draws.permutation("cameras", len(labels))[:CANDIDATES]
     cameras = Cameras.from_label(labels[some])
+    order = farthest_first(cameras, 2 * num)
+    return cameras.select(order[0::2]), cameras.select(order[1::2])
+
+
+def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"]:
+    """Pick `num` cameras: each next one's direction from the origin is farthest from all before."""
     direction = normalize(cameras.origins, dim=-1)
     picked = [0]
     distance = (direction - direction[0]).norm(dim=-1)
-    for _ in range(2 * num - 1):
+    for _ in range(num - 1):
         picked.append(int(distance.argmax()))
         distance = torch.minimum(distance, (direction - direction[picked[-1]]).norm(dim=-1))
-    order = torch.tensor(picked)
-    return cameras.select(order[0::2]), cameras.select(order[1::2])
+    return torch.tensor(picked)
 
 
 def visible_box(cameras: Cameras) -> float:
@@ -268,11 +269,16 @@ def see(
     found = []
     for some in torch.split(items, max(1, batch // v)):
         all_views = Cameras(*(repeat(x, "v i j -> (b v) i j", b=len(some)) for x in cameras))
-        image = source.views(some, all_views).image.float()
-        if image.shape[-1] > size:
-            image = interpolate(image, (size, size), mode="bilinear", antialias=True)
-        found.append(rearrange(image.clamp(-1, 1) / 2 + 0.5, "(b v) c h w -> v b c h w", v=v))
+        image = reduced(source.views(some, all_views).image.float(), size)
+        found.append(rearrange(image, "(b v) c h w -> v b c h w", v=v))
     return torch.cat(found, dim=1)
+
+
+def reduced(image: Float[Tensor, "n 3 h w"], size: int) -> Float[Tensor, "n 3 _ _"]:
+    """Bring images of [-1, 1] to [0, 1], and to `size` where they are larger."""
+    if image.shape[-1] > size:
+        image = interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return image.clamp(-1, 1) / 2 + 0.5
 
 
 def measure_refit(
@@ -288,17 +294,36 @@ def measure_refit(
 
     `psnr` is that of the held-out views, `psnr_fit` that of the fitted ones, and `gain` what the
     field predicts better than the nearest fitted view, shown as it is; `ssim` is that of the
-    held-out views. `suffix` goes to the end of
-    these names.
+    held-out views. `suffix` goes to the end of these names.
     """
     draws = Draws(seed).scope("refit")
     seen, held_out = (c.to(device) for c in spread_cameras(labels, cfg.views, draws))
     both = Cameras(*(torch.cat(pair) for pair in zip(seen, held_out, strict=True)))
     box = cfg.box or visible_box(both)
     if box <= 0:
-        why = "the training cameras do not look at the world's origin; set evaluation.refit.box"
-        return [missing(f"refit.{kind}{suffix}", why, unit) for kind, unit in KINDS.items()]
+        return without_views(NO_BOX, suffix)
     images = see(source, torch.arange(cfg.items), both, cfg.resolution, batch)
+    return refit(images, seen, held_out, box, cfg, draws, suffix)
+
+
+NO_BOX = "the cameras do not look at the world's origin; set evaluation.refit.box"
+
+
+def without_views(why: str, suffix: str = "") -> list[Measure]:
+    """Return what is measured, as missing."""
+    return [missing(f"refit.{kind}{suffix}", why, unit) for kind, unit in KINDS.items()]
+
+
+def refit(
+    images: Float[Tensor, "v m 3 h w"],
+    seen: Cameras,
+    held_out: Cameras,
+    box: float,
+    cfg: RefitConfig,
+    draws: Draws,
+    suffix: str = "",
+) -> list[Measure]:
+    """Fit a field to the first half of each item's views, and predict the second half."""
     fitted, other = images[: cfg.views], images[cfg.views :]
     fields = fit(fitted, seen, box, cfg, draws)
     psnr_fit = psnr(errors(fields, fitted, seen, box, cfg.samples))
@@ -310,7 +335,7 @@ def measure_refit(
         f"of Adam on {cfg.rays} "
         f"rays x {cfg.samples} samples, fitted to {cfg.views} views at "
         f"{images.shape[-1]}x{images.shape[-1]} pixels "
-        "spread over the training cameras; all pixels, mean over latents"
+        "spread over the cameras; all pixels, mean over latents"
     )
     what = {
         "psnr": (f"PSNR on {cfg.views} held-out views", psnr_held_out),

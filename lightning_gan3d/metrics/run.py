@@ -1,22 +1,32 @@
-"""Measure the generator of a run directory, and write what was found beside it."""
+"""Measure a run, a checkpoint or stored images, and write what was found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from lightning_gan3d.checkpoints.load import read_networks
+from lightning_gan3d.config import ConfigError, from_options, to_tree, to_yaml
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synth import SynthObjects
+from lightning_gan3d.experiment import ExperimentConfig, override
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.conditions import conditions_of, write_conditions
-from lightning_gan3d.metrics.evaluate import SEED, evaluate
+from lightning_gan3d.metrics.evaluate import SEED, EvaluationConfig, evaluate
+from lightning_gan3d.metrics.evaluate_stored import evaluate_stored
 from lightning_gan3d.metrics.sources import ObjectSource
+from lightning_gan3d.metrics.stored import StoredImages
 from lightning_gan3d.metrics.weights import find
 from lightning_gan3d.training.module import make_networks
-from lightning_gan3d.training.rundir import Run
-from lightning_gan3d.training.system import resolve_device
+from lightning_gan3d.training.rundir import CONFIG, MANIFEST, Run, provenance, write_json
+from lightning_gan3d.training.system import device_name, resolve_device
 
 EVALUATION = "evaluation.json"
 """The file of a run directory that holds its measures."""
@@ -36,25 +46,57 @@ def truth_of(
     )
 
 
+def evaluate_target(
+    path: str | Path,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
+    command: Sequence[str] = (),
+) -> "Evaluation":
+    """Measure a run, a checkpoint or export or pickle of a generator, or images that one made.
+
+    What is found of a run is written into it, unless `out` names another folder; of others into
+    `out`, or `runs/evaluated/<name>`: a folder that a report takes for a run.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such file or folder; name a run, a checkpoint, an export, a pickle, or a "
+            "folder of images"
+        )
+    if (path / "checkpoints").is_dir() and out is None:
+        return evaluate_run(path, device, None, weights, overrides)
+    for name, given in (weights or {}).items():
+        find(name, given)
+    folder = out or Path("runs/evaluated") / (path.stem if path.is_file() else path.resolve().name)
+    if (folder / "checkpoints").is_dir():
+        raise ConfigError(f"--out {folder}: is a run's own folder; name another one")
+    networks = path.suffix in (".pkl", ".safetensors") or (path / CONFIG).is_file()
+    measure = _evaluate_checkpoint if networks else _evaluate_images
+    return measure(path, resolve_device(device), overrides, folder, weights, command)
+
+
 def evaluate_run(
     path: str | Path,
     device: str = "auto",
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
+    overrides: Sequence[str] = (),
 ) -> "Evaluation":
     """Measure the averaged generator of a run's newest checkpoint, and write `evaluation.json`.
 
     `cache` is the folder of what generators of the same data share; None means the user's.
     `weights` are paths of pretrained networks by the names that `gan3d weights list` shows; one
-    that cannot be used is refused before anything is measured.
+    that cannot be used is refused before anything is measured. `overrides` are laid over the run's
+    configuration, e.g. `evaluation.num_images=5000`, for this evaluation alone.
     """
     for name, given in (weights or {}).items():
         find(name, given)
     run = Run(path)
-    config = run.config()
+    config = override(run.config(), overrides)
     where = resolve_device(device)
     train = ImageDataset(config.data, "train")
-    test = open_test(config.data, train)
     generator = run.generator(str(where))
     initial = None
     # What began as another generator's weights has no untrained state to compare with.
@@ -62,7 +104,22 @@ def evaluate_run(
         initial, _ = make_networks(config, train.resolution)
         initial.rendering_resolution = generator.rendering_resolution
         initial = initial.to(where)
-    measures = evaluate(
+    measures = _evaluate(generator, config, train, where, initial, cache, weights, run.path)
+    return _write(run.path, measures, conditions_of(generator, train.fingerprint, SEED, where))
+
+
+def _evaluate(
+    generator: Generator,
+    config: ExperimentConfig,
+    train: ImageDataset,
+    where: torch.device,
+    initial: Generator | None,
+    cache: Path | None,
+    weights: Mapping[str, Path] | None,
+    folder: Path,
+) -> list[Measure]:
+    test = open_test(config.data, train)
+    return evaluate(
         generator,
         train,
         test,
@@ -72,11 +129,123 @@ def evaluate_run(
         truth=truth_of(config.data, train, test),
         cache=cache or default_folder(),
         weights=weights,
-        folder=run.path,
+        folder=folder,
     )
-    write_conditions(run.path, conditions_of(generator, train.fingerprint, SEED, where))
-    write_measures(run.path / EVALUATION, measures)
-    return Evaluation(run.path / EVALUATION, measures)
+
+
+def _evaluate_checkpoint(
+    path: Path,
+    where: torch.device,
+    overrides: Sequence[str],
+    folder: Path,
+    weights: Mapping[str, Path] | None,
+    command: Sequence[str],
+) -> "Evaluation":
+    """Measure a generator that lies by itself, against the data that its configuration names."""
+    stored = read_networks(path, ["generator"])
+    config = override(stored.config, overrides)
+    if not config.data.path:
+        raise ConfigError(f"{path}: does not say which data to compare with; add data.path=FILE")
+    train = ImageDataset(config.data, "train")
+    generator = stored.generator("generator").to(where)
+    if generator.resolution != train.resolution:
+        raise ConfigError(
+            f"{path}: makes images of {generator.resolution} pixels, those of {config.data.path} "
+            f"have {train.resolution}; set data.resolution={generator.resolution}"
+        )
+    _begin(folder, to_tree(config))
+    measures = _evaluate(generator, config, train, where, None, None, weights, folder)
+    conditions = conditions_of(generator, train.fingerprint, SEED, where)
+    _finish(folder, path, train, where, command)
+    return _write(folder, measures, conditions)
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """What stored images are compared with, and how."""
+
+    data: DataConfig = DataConfig()
+    """The data set."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The measures."""
+    name: str = ""
+    """In reports; empty: that of the folder."""
+
+
+def _evaluate_images(
+    path: Path,
+    where: torch.device,
+    overrides: Sequence[str],
+    folder: Path,
+    weights: Mapping[str, Path] | None,
+    command: Sequence[str],
+) -> "Evaluation":
+    """Measure images that somebody's generator made, against a data set."""
+    stored = StoredImages(path)
+    config = from_options(ImagesConfig, overrides)
+    if not config.data.path:
+        raise ConfigError(
+            f"{path}: is neither a run nor a generator, so that it is taken for images; add the "
+            "data to compare them with, data.path=FILE"
+        )
+    train = ImageDataset(config.data, "train")
+    name = config.name or folder.resolve().name
+    kind = {"generator": {"representation": {"kind": name}}}
+    _begin(folder, {**to_tree(config), "name": name, **kind})
+    measures = evaluate_stored(
+        stored,
+        train,
+        open_test(config.data, train),
+        config.evaluation,
+        where,
+        SEED,
+        default_folder(),
+        weights,
+        folder,
+    )
+    found = provenance(())
+    conditions = {
+        "resolution": stored.resolution,
+        "images_fingerprint": stored.fingerprint,
+        "images": len(stored),
+        "dataset_fingerprint": train.fingerprint,
+        "device": str(where),
+        **{k: found[k] for k in ("commit", "dirty", "versions")},
+    }
+    _finish(folder, path, train, where, command)
+    return _write(folder, measures, conditions)
+
+
+def _begin(folder: Path, tree: Any) -> None:
+    """Make the folder before anything is measured, with what it is an evaluation of."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(to_yaml(tree), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error}); name another --out") from error
+
+
+def _finish(
+    folder: Path, path: Path, train: ImageDataset, where: torch.device, command: Sequence[str]
+) -> None:
+    """Write the manifest, by which a report takes the folder for a finished run."""
+    manifest = {
+        **provenance(command),
+        "evaluated": path.name,
+        "device": device_name(where),
+        "threads": torch.get_num_threads(),
+        "dataset": train.name,
+        "dataset_fingerprint": train.fingerprint,
+        "resolution": train.resolution,
+        "finished": True,
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def _write(folder: Path, measures: list[Measure], conditions: dict[str, Any]) -> "Evaluation":
+    write_conditions(folder, conditions)
+    write_measures(folder / EVALUATION, measures)
+    return Evaluation(folder / EVALUATION, measures)
 
 
 def given_weights(inception: Path | None, vgg16: Path | None) -> dict[str, Path]:

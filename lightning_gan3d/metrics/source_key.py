@@ -7,32 +7,28 @@ import torch
 from torch import nn
 
 from lightning_gan3d.config import to_tree
+from lightning_gan3d.metrics.conditions import weights_hash
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
+from lightning_gan3d.metrics.stored import StoredImages
 from lightning_gan3d.version import __version__
 
 
 def identity_of(source: ViewSource) -> list[Any] | None:
     """Return plain values that all images of a source depend on; None where they are not known.
 
-    Of a generator: its weights, its configuration, each module's plain attributes (schedules and
-    precision live there), seed and labels, and the versions of this package and torch.
+    Of stored images: their fingerprint. Of a generator: its weights, its configuration, each
+    module's plain attributes (schedules and precision live there), seed and labels, and the
+    versions of this package and torch.
     """
+    if isinstance(source, StoredImages):
+        return [source.fingerprint]
     if not isinstance(source, GeneratorSource) or not isinstance(source.generator, nn.Module):
         return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(source.generator.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+    digest = hashlib.sha256(weights_hash(source.generator).encode())
     for name, module in source.generator.named_modules():
         plain = {k: v for k, v in vars(module).items() if isinstance(v, str | int | float)}
         plain.pop("training")
         digest.update(f"{name}\0{sorted(plain.items())}\n".encode())
-    digest.update(_bytes(source.labels))
+    digest.update(source.labels.detach().cpu().contiguous().numpy().tobytes())
     config = to_tree(getattr(source.generator, "cfg", None))
     return [digest.hexdigest(), config, source.z_dim, source.seed, __version__, torch.__version__]
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    # By bytes: NumPy has no bfloat16.
-    found = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return found.numpy().tobytes()

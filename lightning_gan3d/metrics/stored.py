@@ -1,6 +1,6 @@
 """Images that somebody's generator made and stored, to be measured as they are."""
 
-from collections.abc import Iterator
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +10,12 @@ from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.contract import Images
 from lightning_gan3d.data.archive import DataError, Source, checksum, open_source
 from lightning_gan3d.data.decode import decode, is_image, open_image
 from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
+from lightning_gan3d.data.pixels import to_float
 
 SAME_CAMERA = 1e-4
 """Numbers of two labels may differ by this much and mean one camera."""
@@ -39,6 +41,7 @@ class StoredImages:
         resolution: side of the images in pixels.
         labels: (n, 25) labels of their cameras; None without `dataset.json`.
         objects: number of the item that each image shows, -1 where unknown; None without.
+        fingerprint: 16 hexadecimal digits that stand for names, content and cameras.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,6 +63,12 @@ class StoredImages:
             if isinstance(known, dict) and known:
                 self.objects = torch.tensor([int(known.get(n, -1)) for n in self.names])
             self._checksums = dict(index.get("sha256", {}))
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Count the images."""
@@ -74,13 +83,23 @@ class StoredImages:
         """Read some images; raises a `DataError` for one that is damaged or of another size."""
         return torch.stack([self._read(self.names[int(i)]) for i in indices])
 
-    def batches(
-        self, num: int, batch: int
-    ) -> Iterator[tuple[UInt8[Tensor, "k 3 h w"], Cameras | None]]:
-        """Read the first `num` images, and their cameras where these are known."""
-        for some in torch.split(torch.arange(min(num, len(self))), batch):
-            cameras = None if self.labels is None else Cameras.from_label(self.labels[some])
-            yield self.images(some), cameras
+    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
+        """Return the cameras of some images: not a number where nobody knows them."""
+        if self.labels is None:
+            return Cameras.from_label(torch.full((len(items), LABEL_DIM), torch.nan))
+        return Cameras.from_label(self.labels[items])
+
+    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
+        """Return some images as a generator's. From any other camera than theirs, nothing is known.
+
+        Raises a `ValueError` for other cameras.
+        """
+        own = self.base(items).to_label()
+        asked = cameras.to_label().to(own)
+        if own.shape != asked.shape or not torch.allclose(own, asked, equal_nan=True):
+            raise ValueError("stored images can be seen from their own cameras alone")
+        image = to_float(self.images(items))
+        return Images(image, image)
 
     def orbits(self, views: int) -> Orbits | str:
         """Find the items that the same `views` cameras or more have seen; else say why not."""

@@ -7,6 +7,8 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.pixels import to_uint8
+from lightning_gan3d.metrics.distance import fakes
 from lightning_gan3d.metrics.stored import StoredImages
 
 CAMERAS = Cameras.on_sphere(torch.linspace(0, 3, 4), torch.zeros(4), 3.2, focal=1.5).to_label()
@@ -28,9 +30,9 @@ def write(folder, num, cameras=None, objects=None, size=8):
 def test_a_plain_folder_is_images_without_cameras(tmp_path):
     stored = StoredImages(write(tmp_path / "a", 5))
     assert (len(stored), stored.resolution, stored.labels, stored.objects) == (5, 8, None, None)
-    batches = list(stored.batches(3, 2))
-    assert [b[:, 0, 0, 0].tolist() for b, _ in batches] == [[0, 1], [2]]
-    assert all(c is None for _, c in batches)
+    found = list(fakes(stored, 3, 2))
+    assert [to_uint8(f.images)[:, 0, 0, 0].tolist() for f in found] == [[0, 1], [2]]
+    assert all(f.cameras.cam2world.isnan().all() for f in found)
     assert "come without cameras" in stored.orbits(2)
 
 
@@ -40,8 +42,9 @@ def test_items_that_one_set_of_cameras_has_seen_are_found(tmp_path):
     found = stored.orbits(4)
     assert found.images.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
     torch.testing.assert_close(found.cameras.to_label(), CAMERAS)
-    _, seen_from = next(iter(stored.batches(12, 12)))
-    torch.testing.assert_close(seen_from.to_label(), cameras)
+    torch.testing.assert_close(stored.base(torch.arange(12)).to_label(), cameras)
+    with pytest.raises(ValueError, match="their own cameras alone"):
+        stored.views(torch.tensor([0]), stored.base(torch.tensor([1])))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""All measures that stored images allow; the others are missing, and say what they lack."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.pixels import to_float
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics import consistency, geometry
+from lightning_gan3d.metrics.distribution import measure_distribution
+from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
+from lightning_gan3d.metrics.refit import (
+    NO_BOX,
+    RefitConfig,
+    farthest_first,
+    reduced,
+    refit,
+    visible_box,
+    without_views,
+)
+from lightning_gan3d.metrics.sources import ImageSet
+from lightning_gan3d.metrics.stored import StoredImages
+
+NO_DEPTH = "stored images come without depth"
+
+
+def evaluate_stored(
+    stored: StoredImages,
+    train: ImageSet,
+    test: ImageSet | None,
+    cfg: EvaluationConfig,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    cache: Path | None = None,
+    weights: Mapping[str, Path] | None = None,
+    folder: Path | None = None,
+) -> list[Measure]:
+    """Compare stored images with a data set, in the order of their names; as `evaluate`.
+
+    They must have the data's resolution: what resized them would decide the numbers.
+    """
+    if stored.resolution != train.resolution:
+        raise ConfigError(
+            f"{stored.path}: images of {stored.resolution} pixels, the data's have "
+            f"{train.resolution}; set data.resolution={stored.resolution}, or store them so"
+        )
+    if len(stored) < 2:
+        raise ConfigError(f"{stored.path}: holds {len(stored)} image; a distribution takes two up")
+    n = min(cfg.num_images, len(stored))
+    posed = stored.labels is not None
+    result = measure_images(
+        stored,
+        train,
+        test,
+        replace(cfg, num_images=n, pose=cfg.pose if posed else None),
+        device,
+        seed,
+        None,
+        cache,
+    )
+    if cfg.pose is not None and not posed:
+        why = "the images come without cameras (dataset.json)"
+        result += [
+            missing(f"pose.within_{cfg.pose.threshold_degrees:g}deg", why, "share"),
+            missing("pose.median_deg", why, "deg"),
+        ]
+    if cfg.distribution is not None:
+        d = cfg.distribution
+        if d.poses is not None:
+            raise ConfigError(
+                "evaluation.distribution.poses: stored images have the cameras that they have; "
+                "set it to null"
+            )
+        most = min(d.num_images or n, len(stored))
+        result += measure_distribution(
+            stored,
+            train,
+            test,
+            replace(d, num_images=most, repeats=1),
+            n,
+            cfg.batch,
+            device,
+            seed,
+            cache,
+            weights,
+            folder,
+        )
+    if cfg.consistency is not None:
+        result += consistency.all_missing(cfg.consistency, NO_DEPTH, "")
+    if cfg.refit is not None:
+        result += refit_stored(stored, cfg.refit, seed, device)
+    if cfg.geometry is not None:
+        result += geometry.without_depth()
+    return result
+
+
+def refit_stored(
+    stored: StoredImages, cfg: RefitConfig, seed: int = 0, device: torch.device | str = "cpu"
+) -> list[Measure]:
+    """Fit fields to stored views of items that one set of cameras has seen, as `measure_refit`."""
+    orbits = stored.orbits(2 * cfg.views)
+    if isinstance(orbits, str):
+        return without_views(f"takes {2 * cfg.views} views of each item; {orbits}")
+    order = farthest_first(orbits.cameras, 2 * cfg.views)
+    order = torch.cat([order[0::2], order[1::2]])
+    cameras = orbits.cameras.select(order).to(device)
+    box = cfg.box or visible_box(cameras)
+    if box <= 0:
+        return without_views(NO_BOX)
+    half = torch.arange(cfg.views, device=cameras.cam2world.device)
+    which = orbits.images[: cfg.items, order]
+    image = reduced(to_float(stored.images(which.T.flatten())).to(device), cfg.resolution)
+    views = rearrange(image, "(v m) c h w -> v m c h w", m=len(which))
+    seen, held_out = cameras.select(half), cameras.select(half + cfg.views)
+    return refit(views, seen, held_out, box, cfg, Draws(seed).scope("refit"))

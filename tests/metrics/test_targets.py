@@ -1,0 +1,157 @@
+"""What `gan3d evaluate` takes: runs, generators that lie by themselves, images of anybody's."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.checkpoints.native import save_generator
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import open_source
+from lightning_gan3d.data.labels import read_index
+from lightning_gan3d.data.pixels import to_uint8
+from lightning_gan3d.data.synth import SynthConfig, SynthObjects, make_synth
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.measure import read_measures
+from lightning_gan3d.metrics.run import evaluate_run, evaluate_target
+from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.training.module import make_networks
+from lightning_gan3d.training.rundir import write_config
+
+SMALL = [
+    *("evaluation.num_images=30", "evaluation.swd.patches=16", "evaluation.swd.projections=32"),
+    *("evaluation.refit.items=2", "evaluation.refit.iterations=40", "evaluation.refit.views=3"),
+    *("evaluation.refit.rays=256", "evaluation.refit.resolution=16", "evaluation.refit.samples=12"),
+    *("evaluation.pose.iterations=3", "evaluation.pose.batch=8", "evaluation.pose.resolution=16"),
+    *("evaluation.consistency.items=2", "evaluation.consistency.steps=1"),
+    *("evaluation.consistency.flicker=null", "evaluation.geometry.items=2"),
+    "evaluation.geometry.grid=12",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("synth") / "figures"
+    make_synth(SynthConfig(num_images=120, num_objects=60, holdout=0.4), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Results and caches of a test stay with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def by_name(result):
+    return {m.metric: m for m in result.measures}
+
+
+def copy_images(data, folder, split, with_cameras):
+    """The images of a split, as if a generator had made them."""
+    folder.mkdir()
+    index = read_index(open_source(data))
+    names = index["splits"][split]
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / name, target)
+    if with_cameras:
+        labels = [row for row in index["labels"] if row[0] in set(names)]
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return folder
+
+
+def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
+    folder = copy_images(data, tmp_path / "somebody's", "train", True)
+    found = by_name(evaluate_target(folder, "cpu", [f"data.path={data}", *SMALL]))
+    assert found["quality.swd"].value < 1.5 * found["quality.swd_floor"].value
+    assert found["pose.median_deg"].value is not None
+    assert found["memorisation.copied"].value > 0.9 if "memorisation.copied" in found else True
+    assert "stored images come without depth" in found["consistency.psnr"].note
+    assert "no depth" in found["geometry.relief"].note
+    assert "which images show one item" in found["refit.psnr"].note
+    comparison = compare(find_runs([tmp_path / "runs"]))
+    (group,) = comparison.groups
+    assert group.label == "somebody's"
+    assert group.cell("quality.swd").mean == found["quality.swd"].value
+
+
+def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):
+    folder = copy_images(data, tmp_path / "plain", "test", False)
+    out = tmp_path / "out"
+    result = evaluate_target(folder, "cpu", [f"data.path={data}", *SMALL], out)
+    found = by_name(result)
+    assert read_measures(out / "evaluation.json") == result.measures
+    assert found["quality.swd"].value is not None
+    for name in ("pose.median_deg", "refit.psnr"):
+        assert found[name].value is None
+        assert "without cameras" in found[name].note
+
+
+def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
+    cameras = Cameras.orbit(6, 0.3, 3.2, 1.5)
+    objects = SynthObjects(SynthConfig(num_images=4, num_objects=4, holdout=0.0))
+    index = {"labels": [], "objects": {}}
+    (tmp_path / "views").mkdir()
+    for item in range(2):
+        seen = objects.render(torch.full((6,), item), cameras, 32)
+        for v, (image, label) in enumerate(zip(seen.image, cameras.to_label(), strict=True)):
+            name = f"{item}_{v}.png"
+            array = np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).numpy())
+            Image.fromarray(array).save(tmp_path / "views" / name)
+            index["labels"].append([name, label.tolist()])
+            index["objects"][name] = item
+    (tmp_path / "views" / "dataset.json").write_text(json.dumps(index))
+    overrides = [f"data.path={data}", *SMALL, "evaluation.refit.iterations=120"]
+    found = by_name(evaluate_target(tmp_path / "views", "cpu", overrides))
+    assert found["refit.psnr"].n == 2
+    assert found["refit.psnr_fit"].value > found["refit.psnr"].value
+    assert found["refit.gain"].value > 0
+
+
+def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
+    config = load_experiment("demo/triplane", [f"data.path={data}", *SMALL])
+    generator, _ = make_networks(config, 32)
+    for name in ("run", "export"):
+        save_generator(tmp_path / name, generator, config)
+    write_config(tmp_path / "run", config)
+    inside = by_name(evaluate_run(tmp_path / "run", "cpu"))
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, path="gone.zip"))
+    save_generator(tmp_path / "export", generator, elsewhere)
+    out = tmp_path / "out"
+    export = tmp_path / "export"
+    alone = by_name(evaluate_target(export, "cpu", [f"data.path={data}"], out))
+    start = {"quality.swd_init", "quality.swd_way"}
+    assert {k: v for k, v in alone.items() if k not in start} == {
+        k: v for k, v in inside.items() if k not in start
+    }
+    assert alone["quality.swd_way"].value is None
+    (run,) = find_runs([out])
+    assert (run.gap, run.representation) == ("", "triplane")
+    more = [f"data.path={data}", "evaluation.num_images=20"]
+    assert by_name(evaluate_target(export, "cpu", more, out))["quality.swd"].n == 20
+
+
+def test_targets_that_cannot_be_measured_are_refused(data, tmp_path):
+    folder = copy_images(data, tmp_path / "plain", "test", False)
+    with pytest.raises(ConfigError, match=r"add the data to compare them with, data\.path=FILE"):
+        evaluate_target(folder, "cpu")
+    with pytest.raises(ConfigError, match="images of 32 pixels, the data's have 16"):
+        evaluate_target(folder, "cpu", [f"data.path={data}", "data.resolution=16"])
+    with pytest.raises(ConfigError, match="unknown key `generator`"):
+        evaluate_target(folder, "cpu", [f"data.path={data}", "generator.z_dim=3"])
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        evaluate_target(tmp_path / "gone")
+    posed = [f"data.path={data}", "evaluation.distribution.poses.kind=uniform"]
+    with pytest.raises(ConfigError, match="have the cameras that they have"):
+        evaluate_target(folder, "cpu", posed)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="name another --out"):
+        evaluate_target(folder, "cpu", [f"data.path={data}"], tmp_path / "file" / "out")
