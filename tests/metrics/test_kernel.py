@@ -53,3 +53,10 @@ def test_the_interval_is_as_wide_as_fresh_samples_scatter_and_covers_the_truth()
     assert covered >= 28
     # Unbiased also under the bootstrap: leaving self-pairs in would lift it far above.
     assert np.mean(fresh) == pytest.approx(27, rel=0.2)
+
+
+def test_equal_images_are_at_distance_zero_in_every_repeat():
+    # Each average of the kernel over pairs is that of one pair, if pairs are counted right.
+    x, y = torch.ones(30, 4, dtype=torch.float64), torch.ones(20, 4, dtype=torch.float64)
+    found = whole_distance(Held(x), Held(y), Draws(0))
+    assert found == pytest.approx((0, 0, 0, 0), abs=1e-9)
