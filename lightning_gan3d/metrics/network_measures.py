@@ -103,12 +103,19 @@ def _infinity(frechet: Frechet, fake: Rows, cfg: DistributionConfig) -> Found:
     return Found(*names, extrapolate(at_sizes(frechet, fake, sizes)), n, words)
 
 
+def _some(x: Rows, size: int, draws: Draws, name: str) -> Rows:
+    """Pick at most `size` vectors at random, in their own order: a block lies in few shards."""
+    if size >= len(x):
+        return x
+    return Chosen(x, draws.permutation(name, len(x))[:size].sort().values)
+
+
 def _kid(real: Rows, fake: Rows, cfg: DistributionConfig, draws: Draws) -> list[Found]:
     subsets = subset_distances(real, fake, cfg.kid_subsets, cfg.kid_subset_size, draws.scope("kid"))
     size = min(cfg.kid_subset_size, len(real), len(fake))
     words = f"unbiased squared MMD, cubic kernel, not times 1000, mean of {len(subsets)} subsets"
     some, others = (
-        Chosen(x, draws.scope("kid whole").permutation(name, len(x))[: cfg.kid_whole])
+        _some(x, cfg.kid_whole, draws.scope("kid whole"), name)
         for x, name in ((real, "real"), (fake, "fake"))
     )
     whole = whole_distance(some, others, draws.scope("kid whole"))
@@ -156,7 +163,7 @@ def _precision(
         why = f"{size} images of each set do not fill neighbourhoods of {cfg.k}"
         return [Found(f"quality.{x}", x, None, size, why, unit="share") for x in names]
     some, others = (
-        Chosen(x, draws.scope("precision").permutation(name, len(x))[:size])
+        _some(x, size, draws.scope("precision"), name)
         for x, name in ((real, "real"), (fake, "fake"))
     )
     values = precision_recall(some, others, cfg.k)
