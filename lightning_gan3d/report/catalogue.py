@@ -339,8 +339,8 @@ def order(name: str) -> tuple[int, int, str]:
 
 
 def natural(name: str) -> str:
-    """Pad numbers, so that 64 sorts before 128."""
-    return re.sub(r"\d+", lambda found: found.group().zfill(8), name)
+    """Pad numbers, so that 64 sorts before 128, and 0.25 before 0.5."""
+    return re.sub(r"\d+(\.\d+)?", lambda found: f"{float(found.group()):016.6f}", name)
 
 
 GROWTH_AXES = {"rendering": "rendering at", "grid": "grid of"}
