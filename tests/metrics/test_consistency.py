@@ -19,10 +19,9 @@ from lightning_gan3d.metrics.consistency import (
     ConsistencyConfig,
     all_missing,
     measure_consistency,
-    pair_sums,
-    pairs_apart,
 )
 from lightning_gan3d.metrics.flicker import FlickerConfig
+from lightning_gan3d.metrics.pairs import pair_sums, pairs_apart
 from lightning_gan3d.metrics.similarity import psnr
 from lightning_gan3d.metrics.warp import carry, on_surface, resize_depth_z, warp
 
@@ -191,7 +190,7 @@ def test_errors_are_in_unit_images():
     _, depth = plane_view(camera, 16)
     image = torch.zeros(2, 3, 16, 16)
     image[1] += 0.2
-    errors = pair_sums(image, camera, depth, torch.ones_like(depth), 2, CFG)
+    errors = pair_sums(image, camera, depth, torch.ones_like(depth), 2, 0.02, 0.9)
     assert float(psnr(errors.warped / errors.compared)) == pytest.approx(20.0, abs=1e-3)
     assert errors.compared == errors.foreground == 2 * 16 * 16
     assert float(errors.depth_median) == pytest.approx(0, abs=1e-6)
