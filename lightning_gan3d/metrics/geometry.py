@@ -14,10 +14,20 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.depth_maps import normal_errors, normals_from_depth, thinness
-from lightning_gan3d.metrics.solid import SHARE, HasVolume, Volume, grid_of, pieces
-from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
+from lightning_gan3d.metrics.shapes import (
+    NO_DEPTH,
+    NO_FIELD,
+    SHAPES,
+    SOLID,
+    compare_shapes,
+    num_objects,
+    shape_of,
+    shapes_of,
+)
+from lightning_gan3d.metrics.solid import Volume, grid_of, pieces, volume_of
+from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
-from lightning_gan3d.metrics.surface import Samples, distance, mesh_of, sample
+from lightning_gan3d.metrics.surface import Samples
 from lightning_gan3d.metrics.warp import carry
 
 TURNS = 4
@@ -37,12 +47,6 @@ SEEN = {
 """What is measured of views, with its unit."""
 INSIDE = {"normals_deg": "deg", "floaters": "share", "filled": "share"}
 """What is measured of volumes, with its unit."""
-SHAPES = {"shape_to_data": "", "shape_from_data": ""}
-"""Distances from shapes of samples to shapes of the data, in world units."""
-
-_NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
-_NO_FIELD = "its scenes cannot be queried at points"
-_SOLID = f"solid is what has an opacity of 0.5 or more over a {SHARE}nd of the box"
 
 
 @dataclass(frozen=True)
@@ -181,32 +185,25 @@ def take(source: ViewSource, cfg: GeometryConfig, items: range, seed: int = 0) -
         # An item with nothing solid has no largest piece to compare with.
         found.values["floaters"].append(parts.floating if parts.num else math.nan)
         found.values["filled"].append(parts.filled)
-        found.shapes += shape_of(grid, volume.box, cfg, seed + item)
+        found.shapes += shape_of(grid, volume.box, cfg.points, seed + item)
     return found
 
 
-def volume_of(source: ViewSource, item: int) -> Volume | None:
-    """Return the volume of one item, where the source has any."""
-    return source.volume(torch.tensor([item])) if isinstance(source, HasVolume) else None
+def _objects(truth: ViewSource, cfg: GeometryConfig, seed: int) -> list[Samples]:
+    """Return the shapes of the data's objects that all samples are compared with."""
+    some = range(num_objects(truth, cfg.items))
+    return shapes_of(truth, some, cfg.grid, cfg.points, seed)
 
 
-def shape_of(
-    grid: Float[np.ndarray, "x y z"], box: float, cfg: GeometryConfig, seed: int
-) -> list[Samples]:
-    """Return points of the surface of a grid of solidity; none where it has no surface."""
-    mesh = mesh_of(grid, box)
-    return [] if mesh is None else [sample(mesh, cfg.points, seed)]
-
-
-def shapes_of(source: ViewSource, cfg: GeometryConfig, items: range, seed: int) -> list[Samples]:
-    """Return points of the surfaces of items; those without one are left out."""
-    volumes = [(item, volume_of(source, item)) for item in items]
-    return [
-        shape
-        for item, volume in volumes
-        if volume is not None
-        for shape in shape_of(grid_of(volume, cfg.grid)[0], volume.box, cfg, seed + item)
-    ]
+def _against(
+    found: Geometry | None, objects: list[Samples], cfg: GeometryConfig, suffix: str
+) -> list[Measure]:
+    """Compare the shapes that were found with the data's, or say why that cannot be."""
+    if found is None or found.box is None:
+        why = NO_DEPTH if found is None else f"{NO_FIELD}, so there is no mesh"
+        return [missing(f"geometry.{name}{suffix}", why) for name in SHAPES]
+    looked = len(found.values["relief"])
+    return compare_shapes(found.shapes, looked, objects, cfg.grid, suffix)
 
 
 def measure_geometry(
@@ -219,8 +216,8 @@ def measure_geometry(
     found = take(source, cfg, range(cfg.items), seed)
     result = _rows(found, cfg, "")
     if truth is not None:
-        objects = shapes_of(truth, cfg, range(num_objects(truth, cfg)), seed)
-        result += _shape_rows(found, objects, cfg, "")
+        objects = _objects(truth, cfg, seed)
+        result += _against(found, objects, cfg, "")
     return result
 
 
@@ -229,25 +226,15 @@ def measure_truth(truth: ViewSource, cfg: GeometryConfig, seed: int = 0) -> list
 
     They are others than those that a generator's shapes are compared with.
     """
-    half = num_objects(truth, cfg)
+    half = num_objects(truth, cfg.items)
     found = take(truth, cfg, range(half, 2 * half) if half else range(cfg.items), seed)
-    objects = shapes_of(truth, cfg, range(half), seed)
-    return [*_rows(found, cfg, "_truth"), *_shape_rows(found, objects, cfg, "_truth")]
-
-
-def num_objects(truth: ViewSource, cfg: GeometryConfig) -> int:
-    """Return how many of the data's objects shapes are compared with.
-
-    At most half of the objects: the others take the samples' place in the `*_truth` rows, where an
-    object that stands on both sides would be its own nearest.
-    """
-    known = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * cfg.items
-    return min(cfg.items, known // 2)
+    objects = _objects(truth, cfg, seed)
+    return [*_rows(found, cfg, "_truth"), *_against(found, objects, cfg, "_truth")]
 
 
 def without_depth(suffix: str = "") -> list[Measure]:
     """Return what is measured without the data's objects, as missing: there is no depth."""
-    return [missing(f"geometry.{k}{suffix}", _NO_DEPTH, u) for k, u in (SEEN | INSIDE).items()]
+    return [missing(f"geometry.{k}{suffix}", NO_DEPTH, u) for k, u in (SEEN | INSIDE).items()]
 
 
 def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Measure]:
@@ -258,7 +245,7 @@ def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Meas
         f"depth before super-resolution; foreground is opacity >= {cfg.foreground:g}"
     )
     box = f"box of {found.box:g} world units, {cfg.grid}^3 cells; " if found.box else ""
-    solid = f"{box}{_SOLID}"
+    solid = f"{box}{SOLID}"
     notes = {
         "relief": "smallest over largest standard deviation along principal axes of the front "
         f"view's points, 0 on a plane, 0.47 for a ball; {seen}",
@@ -281,7 +268,7 @@ def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Meas
     for name, unit in (SEEN | INSIDE).items():
         metric = f"geometry.{name}{suffix}"
         if name in INSIDE and found.box is None:
-            result.append(missing(metric, _NO_FIELD, unit))
+            result.append(missing(metric, NO_FIELD, unit))
             continue
         values = torch.tensor(found.values[name], dtype=torch.float64)
         result.append(_mean(metric, values, unit, notes[name]))
@@ -297,32 +284,3 @@ def _mean(metric: str, values: Float[Tensor, " n"], unit: str, note: str) -> Mea
         counted += f" but {left} that had nothing to measure"
     empty = "no item has anything to measure"
     return mean_of(metric, kept, unit, f"{note}; {counted}", empty, values)
-
-
-def _shape_rows(
-    found: Geometry | None, objects: list[Samples], cfg: GeometryConfig, suffix: str
-) -> list[Measure]:
-    """Compare shapes with the data's: each with its nearest one, both ways."""
-    names = [f"geometry.{name}{suffix}" for name in SHAPES]
-    if found is None:
-        return [missing(name, _NO_DEPTH) for name in names]
-    if found.box is None:
-        return [missing(name, f"{_NO_FIELD}, so there is no mesh") for name in names]
-    if not objects:
-        return [
-            missing(name, "the data has no two objects with a volume to compare with")
-            for name in names
-        ]
-    if not found.shapes:
-        why = f"none of {len(found.values['relief'])} items has a surface: {_SOLID} nowhere"
-        return [missing(name, why) for name in names]
-    table = torch.tensor([[distance(a, b).chamfer for b in objects] for a in found.shapes])
-    note = (
-        "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
-        f"marching cubes on {cfg.grid}^3 cells, {cfg.points} points each; {len(found.shapes)} of "
-        f"{len(found.values['relief'])} items have a surface; {len(objects)} objects of the data"
-    )
-    return [
-        mean_of(names[0], table.amin(dim=1), "", f"from each item to its nearest object: {note}"),
-        mean_of(names[1], table.amin(dim=0), "", f"from each object to its nearest item: {note}"),
-    ]

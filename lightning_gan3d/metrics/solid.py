@@ -45,6 +45,11 @@ class HasVolume(Protocol):
         ...
 
 
+def volume_of(source: object, item: int) -> Volume | None:
+    """Return the volume of one item, where the source has any."""
+    return source.volume(torch.tensor([item])) if isinstance(source, HasVolume) else None
+
+
 def opaque_part(sigma: Tensor, box: float) -> Tensor:
     """Opacity of a density over a 32nd of the box."""
     return 1 - torch.exp(-sigma * (box / SHARE))

@@ -101,7 +101,8 @@ def _ahead(
         )
     if absent:
         return Statement(
-            "open", f"{lead}: as far as measured, but {listed(absent)} is missing ({numbers})."
+            "open",
+            f"{lead}: as far as measured, but there is no run of {listed(absent)} ({numbers}).",
         )
     return Statement("holds", f"{lead}: {numbers}.")
 

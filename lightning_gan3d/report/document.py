@@ -221,24 +221,6 @@ def _cell(cell: Cell, best: bool, footnotes: Footnotes, spread: bool) -> CellTex
     return CellText(main, "; ".join(x for x in (within, each, cell.counts) if x), best)
 
 
-DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "over", "ahead")
-"""Heads of the table of paired differences."""
-
-
-def difference_row(d: Difference) -> tuple[str, ...]:
-    """Set a difference in words, one for each head."""
-    show = d.metric.format_like
-    pair = f"{d.first} - {d.second}"
-    if d.mean is None:
-        return (d.metric.label, pair, "missing", "", d.why, "")
-    interval = "none"
-    if d.interval is not None:
-        interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
-    basis = f"{d.basis}; {d.why}" if d.why else d.basis
-    ahead = d.ahead or ("not decided" if d.metric.better else "")
-    return (d.metric.label, pair, d.metric.with_unit(d.mean), interval, basis, ahead)
-
-
 def _protocol(cells: dict[str, Cell]) -> list[str]:
     """Say how a metric was measured: once where all runs agree, else run by run."""
     noted = [

@@ -2,14 +2,8 @@
 
 from collections.abc import Sequence
 
-from lightning_gan3d.report.document import (
-    DIFFERENCE_HEADS,
-    CellText,
-    Document,
-    Table,
-    difference_row,
-)
-from lightning_gan3d.report.paired import Difference
+from lightning_gan3d.report.document import CellText, Document, Table
+from lightning_gan3d.report.paired import DIFFERENCE_HEADS, Difference, difference_row
 from lightning_gan3d.report.protocols import Conditions
 from lightning_gan3d.report.statements import MARKS, Statement
 

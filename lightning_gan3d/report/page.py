@@ -4,14 +4,9 @@ import base64
 import html
 from collections.abc import Sequence
 
-from lightning_gan3d.report.document import (
-    DIFFERENCE_HEADS,
-    CellText,
-    Document,
-    Table,
-    difference_row,
-)
+from lightning_gan3d.report.document import CellText, Document, Table
 from lightning_gan3d.report.page_style import STYLE
+from lightning_gan3d.report.paired import DIFFERENCE_HEADS, difference_row
 from lightning_gan3d.report.plot import Plot
 from lightning_gan3d.report.statements import MARKS, Statement
 from lightning_gan3d.report.style import inks

@@ -120,3 +120,21 @@ def _by_item(pairs: Pairs) -> list[float]:
             gaps = [x - y for x, y in zip(known[::2], known[1::2], strict=True)]
             out.append(statistics.fmean(gaps))
     return out
+
+
+DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "over", "ahead")
+"""Heads of the table of paired differences."""
+
+
+def difference_row(d: Difference) -> tuple[str, ...]:
+    """Set a difference in words, one for each head."""
+    show = d.metric.format_like
+    pair = f"{d.first} - {d.second}"
+    if d.mean is None:
+        return (d.metric.label, pair, "missing", "", d.why, "")
+    interval = "none"
+    if d.interval is not None:
+        interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
+    basis = f"{d.basis}; {d.why}" if d.why else d.basis
+    ahead = d.ahead or ("not decided" if d.metric.better else "")
+    return (d.metric.label, pair, d.metric.with_unit(d.mean), interval, basis, ahead)

@@ -20,10 +20,11 @@ from lightning_gan3d.metrics.evaluate import (
     swd_of,
 )
 from lightning_gan3d.metrics.flicker import FlickerConfig
-from lightning_gan3d.metrics.geometry import INSIDE, SEEN, SHAPES, GeometryConfig
+from lightning_gan3d.metrics.geometry import INSIDE, SEEN, GeometryConfig
 from lightning_gan3d.metrics.pose import PoseConfig
 from lightning_gan3d.metrics.refit import RefitConfig
 from lightning_gan3d.metrics.run import evaluate_run
+from lightning_gan3d.metrics.shapes import SHAPES
 from lightning_gan3d.metrics.swd import SwdConfig
 from lightning_gan3d.training.config import InitConfig
 from lightning_gan3d.training.module import make_networks
@@ -170,13 +171,13 @@ def test_impossible_values_name_the_field(field):
 
 def test_distribution_measures_are_among_them_and_can_be_left_out(data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no weights"))
-    other = {"consistency": None, "refit": None, "pose": None, "swd": None}
-    cfg = dataclasses.replace(SMALL, **other, distribution=DistributionConfig(num_images=30))
+    none = dataclasses.replace(BARE, swd=None)
+    cfg = dataclasses.replace(none, distribution=DistributionConfig(num_images=30))
     found = by_name(evaluate_source(figures(), *data, cfg, folder=tmp_path))
     assert found["quality.fid"].value is None
     assert found["memorisation.excess"].n == 30
     assert (tmp_path / "neighbours.json").is_file()
-    assert evaluate_source(figures(), *data, dataclasses.replace(SMALL, **other)) == []
+    assert evaluate_source(figures(), *data, none) == []
 
 
 @pytest.fixture(scope="module")

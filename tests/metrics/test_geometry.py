@@ -10,11 +10,11 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metrics.geometry import (
     INSIDE,
     SEEN,
-    SHAPES,
     GeometryConfig,
     measure_geometry,
     measure_truth,
 )
+from lightning_gan3d.metrics.shapes import SHAPES
 
 CFG = GeometryConfig(items=2, grid=24, points=256)
 BALL = Shape(ball, sigma=soft_ball(0.8))

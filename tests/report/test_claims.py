@@ -154,7 +154,7 @@ def test_the_2d_claim_needs_all_three_representations_to_hold(tmp_path):
         make_run(tmp_path, kind)
     found = one(tmp_path, FLAT)
     assert found.verdict == "open"
-    assert "as far as measured, but voxel is missing" in found.text
+    assert "as far as measured, but there is no run of voxel" in found.text
 
 
 def test_superresolution_costs_or_does_not(tmp_path, runs):

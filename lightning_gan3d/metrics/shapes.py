@@ -1,0 +1,75 @@
+"""Shapes of samples against the shapes of the data's own objects, as two populations."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics.solid import SHARE, grid_of, volume_of
+from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
+from lightning_gan3d.metrics.summary import mean_of
+from lightning_gan3d.metrics.surface import Samples, distance, mesh_of, sample
+
+SHAPES = ("shape_to_data", "shape_from_data")
+"""Names of the rows: Chamfer distances in world units."""
+SOLID = f"solid is what has an opacity of 0.5 or more over a {SHARE}nd of the box"
+NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
+NO_FIELD = "its scenes cannot be queried at points"
+
+
+def shape_of(
+    solidity: Float[np.ndarray, "x y z"], box: float, num: int, seed: int
+) -> list[Samples]:
+    """Return `num` points of the surface of a grid of solidity; none where it has no surface."""
+    mesh = mesh_of(solidity, box)
+    return [] if mesh is None else [sample(mesh, num, seed)]
+
+
+def shapes_of(source: ViewSource, items: range, grid: int, num: int, seed: int) -> list[Samples]:
+    """Return points of the surfaces of items; those without one are left out."""
+    volumes = [(item, volume_of(source, item)) for item in items]
+    return [
+        shape
+        for item, volume in volumes
+        if volume is not None
+        for shape in shape_of(grid_of(volume, grid)[0], volume.box, num, seed + item)
+    ]
+
+
+def num_objects(truth: ViewSource, items: int) -> int:
+    """Return how many of the data's objects shapes are compared with.
+
+    At most half of the objects: the others take the samples' place in the `*_truth` rows, where an
+    object that stands on both sides would be its own nearest.
+    """
+    known = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * items
+    return min(items, known // 2)
+
+
+def compare_shapes(
+    shapes: list[Samples], looked: int, objects: list[Samples], grid: int, suffix: str
+) -> list[Measure]:
+    """Compare each shape with its nearest object, and each object with its nearest shape.
+
+    The second is the minimum matching distance (Achlioptas et al. 2018), which sees what is never
+    made; the first sees what should not be. `looked` counts the items, with a surface or not.
+    """
+    names = [f"geometry.{name}{suffix}" for name in SHAPES]
+    if not objects:
+        why = "the data has no two objects with a volume to compare with"
+        return [missing(name, why) for name in names]
+    if not shapes:
+        why = f"none of {looked} items has a surface: {SOLID}"
+        return [missing(name, why) for name in names]
+    table = torch.tensor([[distance(a, b).chamfer for b in objects] for a in shapes])
+    note = (
+        "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
+        f"marching cubes on {grid}^3 cells, {len(shapes[0].points)} points each; {len(shapes)} of "
+        f"{looked} items have a surface; {len(objects)} objects of the data"
+    )
+    there, back = table.amin(dim=1), table.amin(dim=0)
+    # Objects are the same for all generators, so that they can be paired; items may lack a shape.
+    return [
+        mean_of(names[0], there, "", f"from each item to its nearest object: {note}"),
+        mean_of(names[1], back, "", f"from each object to its nearest item: {note}", items=back),
+    ]
