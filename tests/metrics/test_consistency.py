@@ -399,3 +399,18 @@ def test_a_perceptual_network_sees_differences_at_compared_pixels_alone(ceiling)
     assert "gan3d weights fetch lpips" in ceiling["lpips"].note
     small = {m.metric: m for m in measure_consistency(figures(16), CFG, load=lambda _: Mean())}
     assert "32 pixels" in small["consistency.lpips"].note
+
+
+def test_items_are_kept_with_gaps_where_nothing_is_compared():
+    def empty_first(source, items, cameras):
+        found = source.views(items, cameras)
+        shown = (items.repeat_interleave(len(cameras.cam2world) // len(items)) > 0).float()
+        return found._replace(opacity=found.opacity * shown.view(-1, 1, 1, 1))
+
+    found = measured(Disturbed(figures(), empty_first))
+    for name in ("psnr", "gain", "coverage"):
+        row = found[name]
+        assert row.items[0] is None
+        kept = [x for x in row.items if x is not None]
+        assert len(kept) == row.n == len(row.items) - 1
+        assert sum(kept) / row.n == pytest.approx(row.value, rel=1e-5)

@@ -6,6 +6,7 @@ import torch
 from metric_views import figures
 from solid_shapes import BOX, Shape, ball, card, soft_ball, without
 
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metrics.geometry import (
     INSIDE,
@@ -66,6 +67,17 @@ def test_a_card_that_follows_the_camera_is_a_billboard_too():
     assert found["thickness"].value > 0.3
     assert found["relief"].value < 0.02
     assert found["billboards"].value == 1
+
+
+def test_the_spread_of_depth_is_that_of_camera_z():
+    """A card that faces a near camera has one z, while distances grow toward its corners."""
+
+    class Near(Shape):
+        def base(self, items):
+            zero = torch.zeros(len(items))
+            return Cameras.on_sphere(zero, zero, 1.5, 0.8)
+
+    assert measured(Near(card))["depth_sd"].value < 1e-5
 
 
 def test_the_normals_of_a_depth_that_does_not_fit_the_density_differ():
