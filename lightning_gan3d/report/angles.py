@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from lightning_gan3d.report.catalogue import angle_curve, metric
 from lightning_gan3d.report.groups import Comparison
 from lightning_gan3d.report.plot import Plot, drawn
-from lightning_gan3d.report.plots import Line, _draw_lines, _label_lines
+from lightning_gan3d.report.plots import Line, draw_lines, label_lines
 from lightning_gan3d.report.style import Theme, figure
 
 NAME, TITLE = "consistency_angle", "View consistency by the angle between views"
@@ -42,11 +42,11 @@ def angles(comparison: Comparison) -> list[Plot]:
         ax = fig.subplots()
         if ceiling:
             ax.plot(list(ceiling), list(ceiling.values()), "--", color=theme.text, linewidth=1)
-        _draw_lines(ax, comparison, lines, theme)
+        draw_lines(ax, comparison, lines, theme)
         ax.set_xticks(found, [f"{angle:g}" for angle in found])
         ax.set_xlabel("radians between the two views")
         ax.set_ylabel(", ".join(x for x in (unit, "higher is better") if x))
-        _label_lines(fig, ax, comparison, lines, theme)
+        label_lines(fig, ax, comparison, lines, theme)
         return fig
 
     caption = f"PSNR of a view warped into another ({CURVE}@...); one line a run."

@@ -83,7 +83,7 @@ def quality(comparison: Comparison, axis: str) -> Plot:
     def draw(theme: Theme) -> Figure:
         fig = figure()
         ax = fig.subplots()
-        _draw_lines(ax, comparison, lines, theme)
+        draw_lines(ax, comparison, lines, theme)
         for floor in sorted({round(shown.scale * v, 6) for v in floors}):
             ax.axhline(floor, color=theme.text, linewidth=1, linestyle="--")
         if floors:
@@ -101,7 +101,7 @@ def quality(comparison: Comparison, axis: str) -> Plot:
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlabel(axis_label)
         ax.set_ylabel(f"SWD{f' ({shown.unit})' if shown.unit else ''}, lower is better")
-        _label_lines(fig, ax, comparison, lines, theme)
+        label_lines(fig, ax, comparison, lines, theme)
         return fig
 
     caption = f"Sliced Wasserstein distance while training ({CURVE}); one line a run."
@@ -163,14 +163,14 @@ def _growth(comparison: Comparison, axis: str, quantity: str, resolutions: list[
     def draw(theme: Theme) -> Figure:
         fig = figure()
         ax = fig.subplots()
-        _draw_lines(ax, comparison, lines, theme)
+        draw_lines(ax, comparison, lines, theme)
         ax.set_xscale("log", base=2)
         ax.set_xticks(resolutions, [str(r) for r in resolutions])
         plain_log(ax, "y")
         ax.minorticks_off()
         ax.set_xlabel(axis_label)
         ax.set_ylabel(", ".join(x for x in (shown.unit, "lower is better") if x))
-        _label_lines(fig, ax, comparison, lines, theme)
+        label_lines(fig, ax, comparison, lines, theme)
         return fig
 
     slopes: dict[str, list[str]] = {}
@@ -194,7 +194,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return above / sum((a - mean_u) ** 2 for a in u)
 
 
-def _draw_lines(ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme) -> None:
+def draw_lines(ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme) -> None:
     palette = inks(g.representation for g in comparison.groups)
     for line in lines:
         ink: Ink = palette[line.group.representation]
@@ -211,7 +211,7 @@ def _dashes(comparison: Comparison, group: Group) -> str:
     return ("-", "--", "-.")[same.index(group.label) % 3]
 
 
-def _label_lines(
+def label_lines(
     fig: Figure, ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme
 ) -> None:
     """Name each group at the end of the last of its lines, a finished one if there is any."""
