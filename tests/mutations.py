@@ -295,6 +295,55 @@ MUTATIONS = [
         "if reach > available:",
         "tests/checkpoints/test_unpickle.py",
     ),
+    Mutation(
+        "kernel on a CPU: samples take the weights of the sorted order",
+        "renderers/fused/cpu/weights.py",
+        "lines[OMEGA, i] = lines[WEIGHT, k]",
+        "lines[OMEGA, i] = lines[WEIGHT, i]",
+        "tests/renderers/fused/test_cpu.py",
+    ),
+    Mutation(
+        "kernel on a CPU: what passes an interval is left out of its gradient",
+        "renderers/fused/cpu/weights.py",
+        "passed * gradient * lines[TRANS, i] - kept",
+        "gradient * lines[TRANS, i] - kept",
+        "tests/renderers/fused/test_cpu.py",
+    ),
+    Mutation(
+        "kernel on a CPU: the widened sigmoid forgets the opacity",
+        "renderers/fused/cpu/kernels.py",
+        "WIDER * lines[SHADE, i] - LOWER * opacity",
+        "WIDER * lines[SHADE, i] - LOWER",
+        "tests/renderers/fused/test_cpu.py",
+    ),
+    Mutation(
+        "kernel on a GPU: gradients of texels are not shared among the planes",
+        "renderers/fused/decoded.py",
+        "slope *= 1.0 / GRIDS",
+        "slope *= 1.0",
+        "tests/renderers/fused/test_gpu.py",
+    ),
+    Mutation(
+        "kernel on a GPU: the opacity's own gradient is lost",
+        "renderers/fused/scalars.py",
+        "d_tau += d_total * tl.exp(-tl.sum(tau, 1))[:, None]",
+        "d_tau += 0.0 * d_total",
+        "tests/renderers/fused/test_gpu.py",
+    ),
+    Mutation(
+        "kernel check: a kernel is believed without comparing values",
+        "renderers/fused/check.py",
+        "if not off <= (GRADIENT if",
+        "if not off <= torch.inf * (GRADIENT if",
+        "tests/renderers/fused/test_kernel_check.py",
+    ),
+    Mutation(
+        "fused layer: the scale's gradient keeps what was added after it",
+        "lightning_gan3d/networks/fused/layer.py",
+        "(by_out - shift * alone) / scale",
+        "by_out / scale",
+        "tests/networks/test_fused.py",
+    ),
 ]
 
 

@@ -195,6 +195,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def draw_lines(ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme) -> None:
+    """Draw each line in the colour of its representation."""
     palette = inks(g.representation for g in comparison.groups)
     for line in lines:
         ink: Ink = palette[line.group.representation]
