@@ -115,7 +115,7 @@ def test_arithmetic_is_that_of_as_many_images_as_were_seen(comparison, tmp_path,
         ax.plot([0, 1], [1, 2])
         drawn.append({line.group.label: line.xs for line in lines})
 
-    monkeypatch.setattr("lightning_gan3d.report.plots._draw_lines", keep)
+    monkeypatch.setattr("lightning_gan3d.report.plots.draw_lines", keep)
     plot = quality(comparison, "flops")
     assert "generator alone, forward" in plot.caption
     images = quality(comparison, "kimg")
