@@ -265,13 +265,23 @@ class Evaluation:
         self.path, self.measures = path, measures
 
     def __str__(self) -> str:
-        """One line for each measure: name, value, unit, spread and count, or why it is missing."""
-        width = max((len(m.metric) for m in self.measures), default=0)
+        """One line for each value with its unit, spread and count; one for each missing reason.
+
+        Values at other angles than that of neighbours are counted alone: the file has them.
+        """
+        shown = [m for m in self.measures if m.value is not None and "@" not in m.metric]
+        width = max((len(m.metric) for m in shown), default=0)
         lines = []
+        for m in shown:
+            spread = f" ± {m.spread:.3g}" if m.spread is not None else ""
+            value = f"{m.value:.4g}{spread} {m.unit}".rstrip()
+            lines.append(f"{m.metric:{width}}  {value}  (n = {m.n})")
+        reasons: dict[str, list[str]] = {}
         for m in self.measures:
             if m.value is None:
-                lines.append(f"{m.metric:{width}}  missing: {m.note}")
-                continue
-            spread = f" ± {m.spread:.3g}" if m.spread is not None else ""
-            lines.append(f"{m.metric:{width}}  {m.value:.4g}{spread} {m.unit}  (n = {m.n})")
+                reasons.setdefault(m.note, []).append(m.metric)
+        lines += [f"missing: {', '.join(names)}: {why}" for why, names in reasons.items()]
+        curves = sum("@" in m.metric for m in self.measures)
+        if curves:
+            lines.append(f"and {curves} values over the angle between views")
         return "\n".join([*lines, f"written to {self.path}"])

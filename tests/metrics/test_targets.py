@@ -17,8 +17,8 @@ from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.data.synth import SynthConfig, SynthObjects, make_synth
 from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.measure import read_measures
-from lightning_gan3d.metrics.run import evaluate_run, evaluate_target
+from lightning_gan3d.measure import Measure, missing, read_measures
+from lightning_gan3d.metrics.run import Evaluation, evaluate_run, evaluate_target
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.training.module import make_networks
@@ -155,3 +155,19 @@ def test_targets_that_cannot_be_measured_are_refused(data, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="name another --out"):
         evaluate_target(folder, "cpu", [f"data.path={data}"], tmp_path / "file" / "out")
+
+
+def test_what_is_missing_for_one_reason_is_told_once(tmp_path):
+    rows = [
+        Measure("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
+        Measure("consistency.psnr@0.5", 29.0, "dB", 8, 1.5, "protocol"),
+        *(missing(f"quality.{name}", "no weights") for name in ("fid", "kid")),
+        missing("pose.median_deg", "no cameras"),
+    ]
+    assert str(Evaluation(tmp_path / "evaluation.json", rows)).splitlines() == [
+        "consistency.psnr  30 ± 1.5 dB  (n = 8)",
+        "missing: quality.fid, quality.kid: no weights",
+        "missing: pose.median_deg: no cameras",
+        "and 1 values over the angle between views",
+        f"written to {tmp_path / 'evaluation.json'}",
+    ]
