@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,6 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 def write_conditions(folder: Path, conditions: dict[str, Any]) -> None:
     """Write them beside the measures, whole or not at all."""
-    temporary = folder / (CONDITIONS + ".tmp")
+    temporary = folder / f"{CONDITIONS}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / CONDITIONS)

@@ -1,7 +1,7 @@
 """Measure a run, a checkpoint or stored images, and write what was found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ from lightning_gan3d.metrics.sources import ObjectSource
 from lightning_gan3d.metrics.stored import StoredImages
 from lightning_gan3d.metrics.weights import find
 from lightning_gan3d.training.module import make_networks
-from lightning_gan3d.training.rundir import CONFIG, MANIFEST, Run, provenance, write_json
+from lightning_gan3d.training.rundir import (
+    CONFIG,
+    MANIFEST,
+    Run,
+    provenance,
+    read_manifest,
+    write_json,
+)
 from lightning_gan3d.training.system import device_name, resolve_device
 
 EVALUATION = "evaluation.json"
@@ -95,6 +102,7 @@ def evaluate_run(
         find(name, given)
     run = Run(path)
     config = override(run.config(), overrides)
+    _refuse_losses(run, config.evaluation)
     where = resolve_device(device)
     train = ImageDataset(config.data, "train")
     generator = run.generator(str(where))
@@ -105,7 +113,20 @@ def evaluate_run(
         initial.rendering_resolution = generator.rendering_resolution
         initial = initial.to(where)
     measures = _evaluate(generator, config, train, where, initial, cache, weights, run.path)
-    return _write(run.path, measures, conditions_of(generator, train.fingerprint, SEED, where))
+    conditions = conditions_of(generator, train.fingerprint, SEED, where)
+    return _write(run.path, measures, conditions, config.evaluation)
+
+
+def _refuse_losses(run: Run, cfg: EvaluationConfig) -> None:
+    """Refuse to replace what a run holds by measures of which parts are left out."""
+    before = run.config().evaluation
+    parts = [f.name for f in fields(cfg) if getattr(cfg, f.name) in (None, False)]
+    lost = [name for name in parts if getattr(before, name) not in (None, False)]
+    if lost and (run.path / EVALUATION).is_file():
+        raise ConfigError(
+            f"evaluation.{lost[0]} is left out, which {run.path / EVALUATION} holds and would lose;"
+            " add --out FOLDER"
+        )
 
 
 def _evaluate(
@@ -153,11 +174,12 @@ def _evaluate_checkpoint(
             f"{path}: makes images of {generator.resolution} pixels, those of {config.data.path} "
             f"have {train.resolution}; set data.resolution={generator.resolution}"
         )
-    _begin(folder, to_tree(config))
-    measures = _evaluate(generator, config, train, where, None, None, weights, folder)
     conditions = conditions_of(generator, train.fingerprint, SEED, where)
-    _finish(folder, path, train, where, command)
-    return _write(folder, measures, conditions)
+    evaluated = {"name": path.name, "digest": conditions["weights_sha256"]}
+    _claim(folder, evaluated)
+    measures = _evaluate(generator, config, train, where, None, None, weights, folder)
+    manifest = _manifest(evaluated, train, where, command)
+    return _finish(folder, to_tree(config), manifest, measures, conditions, config.evaluation)
 
 
 @dataclass(frozen=True)
@@ -191,7 +213,8 @@ def _evaluate_images(
     train = ImageDataset(config.data, "train")
     name = config.name or folder.resolve().name
     kind = {"generator": {"representation": {"kind": name}}}
-    _begin(folder, {**to_tree(config), "name": name, **kind})
+    evaluated = {"name": path.name, "digest": stored.fingerprint}
+    _claim(folder, evaluated)
     measures = evaluate_stored(
         stored,
         train,
@@ -212,26 +235,33 @@ def _evaluate_images(
         "device": str(where),
         **{k: found[k] for k in ("commit", "dirty", "versions")},
     }
-    _finish(folder, path, train, where, command)
-    return _write(folder, measures, conditions)
+    tree = {**to_tree(config), "name": name, **kind}
+    manifest = _manifest(evaluated, train, where, command)
+    return _finish(folder, tree, manifest, measures, conditions, config.evaluation)
 
 
-def _begin(folder: Path, tree: Any) -> None:
-    """Make the folder before anything is measured, with what it is an evaluation of."""
+def _claim(folder: Path, evaluated: Mapping[str, str]) -> None:
+    """Make the folder before anything is measured; refuse one that holds something else."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(to_yaml(tree), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error}); name another --out") from error
+        held = read_manifest(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: cannot be used ({error}); name another --out") from error
+    there = held.get("evaluated", {}).get("name", "a run") if held else ""
+    if held and held.get("evaluated") != evaluated:
+        raise ConfigError(
+            f"{folder}: holds what was measured of {there}, which is another one or has changed; "
+            "name another --out, or remove it"
+        )
 
 
-def _finish(
-    folder: Path, path: Path, train: ImageDataset, where: torch.device, command: Sequence[str]
-) -> None:
-    """Write the manifest, by which a report takes the folder for a finished run."""
-    manifest = {
+def _manifest(
+    evaluated: Mapping[str, str], train: ImageDataset, where: torch.device, command: Sequence[str]
+) -> dict[str, Any]:
+    """What a report asks of a run."""
+    return {
         **provenance(command),
-        "evaluated": path.name,
+        "evaluated": dict(evaluated),
         "device": device_name(where),
         "threads": torch.get_num_threads(),
         "dataset": train.name,
@@ -239,11 +269,28 @@ def _finish(
         "resolution": train.resolution,
         "finished": True,
     }
+
+
+def _finish(
+    folder: Path,
+    tree: Any,
+    manifest: Mapping[str, Any],
+    measures: list[Measure],
+    conditions: dict[str, Any],
+    cfg: EvaluationConfig,
+) -> "Evaluation":
+    """Write all at the end, the manifest last: without one a report shows a gap."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / CONFIG).write_text(to_yaml(tree), encoding="utf-8")
+    evaluation = _write(folder, measures, conditions, cfg)
     write_json(folder / MANIFEST, manifest)
+    return evaluation
 
 
-def _write(folder: Path, measures: list[Measure], conditions: dict[str, Any]) -> "Evaluation":
-    write_conditions(folder, conditions)
+def _write(
+    folder: Path, measures: list[Measure], conditions: dict[str, Any], cfg: EvaluationConfig
+) -> "Evaluation":
+    write_conditions(folder, {**conditions, "evaluation": to_tree(cfg)})
     write_measures(folder / EVALUATION, measures)
     return Evaluation(folder / EVALUATION, measures)
 

@@ -135,6 +135,15 @@ def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
     assert alone["quality.swd_way"].value is None
     (run,) = find_runs([out])
     assert (run.gap, run.representation) == ("", "triplane")
+    kept = (out / "evaluation.json").read_bytes()
+    other, _ = make_networks(dataclasses.replace(config, seed=5), 32)
+    save_generator(tmp_path / "other", other, config)
+    with pytest.raises(ConfigError, match="what was measured of export, which is another one"):
+        evaluate_target(tmp_path / "other", "cpu", (), out)
+    assert (out / "evaluation.json").read_bytes() == kept
+    lost = ["evaluation.refit=null"]
+    with pytest.raises(ConfigError, match=r"evaluation\.refit is left out, which .* would lose"):
+        evaluate_run(tmp_path / "run", "cpu", overrides=lost)
     more = [f"data.path={data}", "evaluation.num_images=20"]
     assert by_name(evaluate_target(export, "cpu", more, out))["quality.swd"].n == 20
 
