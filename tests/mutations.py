@@ -344,6 +344,48 @@ MUTATIONS = [
         "by_out / scale",
         "tests/networks/test_fused.py",
     ),
+    Mutation(
+        "measures: a point that is hidden is compared with what hides it",
+        "lightning_gan3d/metrics/warp.py",
+        "inside & seen & visible & first_hit",
+        "inside & seen & first_hit",
+        "tests/metrics/test_consistency.py",
+    ),
+    Mutation(
+        "measures: several points of a target may fall on one source pixel",
+        "lightning_gan3d/metrics/warp.py",
+        "inside & seen & visible & first_hit",
+        "inside & seen & visible",
+        "tests/metrics/test_consistency.py",
+    ),
+    Mutation(
+        "measures: FID by the biased covariance",
+        "lightning_gan3d/metrics/frechet.py",
+        "self.scatter / (self.n - 1)",
+        "self.scatter / self.n",
+        "tests/metrics/test_frechet.py",
+    ),
+    Mutation(
+        "measures: an image is paired with itself in KID",
+        "lightning_gan3d/metrics/kernel.py",
+        "(k.sum() - k.trace()) / (len(k) * (len(k) - 1))",
+        "k.sum() / len(k) ** 2",
+        "tests/metrics/test_kernel.py",
+    ),
+    Mutation(
+        "measures: memorisation forgets how many images there are of each kind",
+        "lightning_gan3d/metrics/memorisation.py",
+        "(share.mean() - expected) / (1 - expected)",
+        "share.mean()",
+        "tests/metrics/test_memorisation.py",
+    ),
+    Mutation(
+        "report: the sign of a paired difference",
+        "lightning_gan3d/report/paired.py",
+        "return self.first if (self.mean > 0) ==",
+        "return self.first if (self.mean < 0) ==",
+        "tests/report/test_paired.py",
+    ),
 ]
 
 
