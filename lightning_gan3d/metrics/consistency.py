@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
@@ -32,6 +33,13 @@ KINDS = {
 """What is measured on neighbouring views, with its unit."""
 CURVES = ("psnr", "ssim", "depth_error", "coverage")
 """Those of them that are also measured at each angle between two views of the arc."""
+STAGES = {
+    "": "images",
+    "_raw": "renderings before super-resolution",
+    "_enlarged": "renderings before super-resolution, enlarged bilinearly to the image's size",
+}
+"""What is measured, by the part of the rows' names. PSNR and its kin depend on the size of a pixel,
+so that `_enlarged`, not `_raw`, is what the image is to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +100,24 @@ def reproject(
     perceptual: Perceptual | None = None,
     furthest: int | None = None,
 ) -> dict[str, PairSums] | None:
-    """Compare the views of all items, `raw` and `image`; None where no depth is rendered."""
+    """Compare the views of all items, by `STAGES`; None where no depth is rendered.
+
+    `_enlarged` has neighbours alone, and is absent where renderings have the image's size.
+    """
     k = 2 * cfg.steps + 1
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
-    parts: dict[str, list[PairSums]] = {"raw": [], "image": []}
+    parts: dict[str, list[PairSums]] = {}
     for items in torch.split(torch.arange(cfg.items), max(1, batch // k)):
         base = source.base(items)
         cameras = carry(base, azimuth.to(base.cam2world))
         views: Images = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
             return None
-        for name, image in (("raw", views.image_raw), ("image", views.image)):
-            usable = perceptual if image.shape[-1] >= LEAST_SIDE else None
+        for stage, image in stages_of(views).items():
+            seen = perceptual if "lpips" in kinds_of(stage) else None
+            usable = seen if image.shape[-1] >= LEAST_SIDE else None
             sums = pair_sums(
-                image.clamp(-1, 1).float(),
+                image,
                 cameras,
                 views.depth,
                 views.opacity,
@@ -113,18 +125,33 @@ def reproject(
                 cfg.tolerance,
                 cfg.foreground,
                 usable,
-                furthest,
+                1 if stage == "_enlarged" else furthest,
             )
             if usable is None:
                 sums = sums._replace(perceived=sums.perceived * torch.nan)
-            parts[name].append(PairSums(*(e.cpu() for e in sums)))
+            parts.setdefault(stage, []).append(PairSums(*(e.cpu() for e in sums)))
     return {name: PairSums(*map(torch.cat, zip(*p, strict=True))) for name, p in parts.items()}
 
 
+def stages_of(views: Images) -> dict[str, Float[Tensor, "v 3 _ _"]]:
+    """Return what is measured of views, clipped to [-1, 1], by the names of `STAGES`."""
+    image, raw = (x.clamp(-1, 1).float() for x in (views.image, views.image_raw))
+    found = {"": image, "_raw": raw}
+    if raw.shape != image.shape:
+        size = image.shape[-2:]
+        found["_enlarged"] = interpolate(raw, size, mode="bilinear", align_corners=False)
+    return found
+
+
+def kinds_of(stage: str) -> dict[str, str]:
+    """Return what is measured at a stage, with its unit: no LPIPS, which is costly, of a control."""
+    return {k: unit for k, unit in KINDS.items() if (k, stage) != ("lpips", "_enlarged")}
+
+
 def rows(cfg: ConsistencyConfig, stage: str, suffix: str, curves: bool) -> list[tuple[str, str]]:
-    """Names of the measures with their units; `stage` is `_raw` or empty."""
-    found = [(f"consistency.{kind}{stage}{suffix}", unit) for kind, unit in KINDS.items()]
-    if curves:
+    """Names of the measures with their units; `stage` is one of `STAGES`."""
+    found = [(f"consistency.{kind}{stage}{suffix}", unit) for kind, unit in kinds_of(stage).items()]
+    if curves and stage != "_enlarged":
         found += [
             (f"consistency.{kind}{stage}{suffix}@{angle:g}", KINDS[kind])
             for angle in cfg.angles
@@ -171,31 +198,30 @@ def measure_consistency(
 ) -> list[Measure]:
     """Measure how well views of an item agree once they are warped into one another.
 
-    Each kind is taken before (`_raw`) and after super-resolution, on neighbouring views, and where
-    `curves` at each angle. `suffix` goes to the end of the metrics' names. `load` returns LPIPS, or
-    why there is none.
+    Each kind is taken at each of `STAGES` on neighbouring views, and where `curves` at each angle.
+    `suffix` goes to the end of the metrics' names. `load` returns LPIPS, or why there is none.
     """
     perceptual = load(cfg.lpips)
     network = None if isinstance(perceptual, str) else perceptual
     found = reproject(source, cfg, batch, network, None if curves else 1)
     result = []
-    for words, name, stage in (
-        ("images", "image", ""),
-        ("renderings before super-resolution", "raw", "_raw"),
-    ):
-        if found is None:
-            why = "no depth is rendered, so nothing can be warped"
+    for stage, words in STAGES.items():
+        if found is None or stage not in found:
+            why = NO_DEPTH if found is None else "renderings have the size of the image"
             result += [missing(row, why, unit) for row, unit in rows(cfg, stage, suffix, curves)]
         else:
-            result += _measures(found[name], cfg, words, stage, suffix, curves, perceptual)
+            result += _measures(found[stage], cfg, words, stage, suffix, curves, perceptual)
     if cfg.flicker is not None:
         result += measure_flicker(source, cfg.flicker, cfg.tolerance, cfg.foreground, batch, suffix)
     return result
 
 
+NO_DEPTH = "no depth is rendered, so nothing can be warped"
+
+
 def all_missing(cfg: ConsistencyConfig, why: str, suffix: str) -> list[Measure]:
     """Return what `measure_consistency` without curves measures, as missing."""
-    found = [row for stage in ("", "_raw") for row in rows(cfg, stage, suffix, False)]
+    found = [row for stage in STAGES for row in rows(cfg, stage, suffix, False)]
     found += [(row, "share") for row in flicker.rows(suffix)] if cfg.flicker else []
     return [missing(row, why, unit) for row, unit in found]
 
@@ -210,8 +236,8 @@ def _measures(
     perceptual: Perceptual | str,
 ) -> list[Measure]:
     near = values_of(sums, 1, cfg.texture)
-    kinds = [(k, near[k], cfg.angle) for k in KINDS]
-    if curves:
+    kinds = [(k, near[k], cfg.angle) for k in kinds_of(stage)]
+    if curves and stage != "_enlarged":
         for distance, angle in enumerate(cfg.angles, start=1):
             far = values_of(sums, distance, cfg.texture)
             kinds += [(k, far[k], angle) for k in CURVES]

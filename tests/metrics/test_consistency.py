@@ -11,11 +11,13 @@ from metric_views import (
     swap_views,
     turn_pose,
 )
+from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Images
 from lightning_gan3d.metrics.consistency import (
+    KINDS,
     ConsistencyConfig,
     all_missing,
     measure_consistency,
@@ -232,12 +234,47 @@ def test_image_and_rendering_are_measured_apart(ceiling):
     assert found["gain"].value > 8
 
 
+def enlarged(change=lambda image: image, size=64):
+    """A super-resolution that interpolates, and then does `change`."""
+
+    def see(source, items, cameras):
+        found = source.views(items, cameras)
+        image = interpolate(found.image_raw, (size, size), mode="bilinear", align_corners=False)
+        return found._replace(image=change(image))
+
+    return Disturbed(figures(), see)
+
+
+def test_before_and_after_super_resolution_are_compared_at_one_size(ceiling):
+    """Enlarging alone changes the PSNR, and costs nothing against the control."""
+    found = measured(enlarged())
+    for kind in set(KINDS) - {"lpips"}:
+        assert found[f"{kind}_enlarged"].value == found[kind].value
+        assert found[f"{kind}_enlarged"].items == found[kind].items
+    assert found["psnr_enlarged"].value > found["psnr_raw"].value + 2
+    assert "lpips_enlarged" not in found
+    assert not any("_enlarged@" in name for name in found)
+    assert "enlarged bilinearly" in found["psnr_enlarged"].note
+    assert ceiling["psnr_enlarged"].value is None
+    assert "the size of the image" in ceiling["psnr_enlarged"].note
+
+
+def test_what_super_resolution_really_costs_is_seen_against_the_control():
+    def noise(image):
+        return image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+
+    found = measured(enlarged(noise))
+    assert found["psnr"].value < found["psnr_enlarged"].value - 10
+    assert found["gain"].value < found["gain_enlarged"].value - 5
+    assert found["psnr_enlarged"].value == measured(enlarged())["psnr"].value
+
+
 def test_without_depth_it_is_missing_with_the_reason():
     def without(source, items, cameras):
         return source.views(items, cameras)._replace(depth=None)
 
     found = measured(Disturbed(figures(), without))
-    assert len(found) == 2 * (7 + 4 * 4)
+    assert len(found) == 2 * (7 + 4 * 4) + 6
     assert all(m.value is None and "no depth" in m.note for m in found.values())
 
 
@@ -258,7 +295,8 @@ def test_without_foreground_it_is_missing_with_the_reason():
 
     found = measured(Disturbed(figures(), transparent))
     shares = {name for name, m in found.items() if name.startswith("coverage")}
-    others = [m for name, m in found.items() if "lpips" not in name and name not in shares]
+    control = {name for name in found if "lpips" in name or "enlarged" in name}
+    others = [m for name, m in found.items() if name not in control | shares]
     assert all(m.value is None and "foreground" in m.note for m in others)
 
 

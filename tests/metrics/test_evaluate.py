@@ -10,7 +10,7 @@ from lightning_gan3d.data.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.measure import read_measures
 from lightning_gan3d.metrics import flicker
-from lightning_gan3d.metrics.consistency import CURVES, KINDS, ConsistencyConfig
+from lightning_gan3d.metrics.consistency import CURVES, STAGES, ConsistencyConfig, kinds_of
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.evaluate import (
@@ -46,7 +46,7 @@ ALL = {
     *("quality.swd_floor", "quality.swd_init", "quality.swd_way"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in ("psnr", "psnr_fit", "gain", "ssim")),
-    *(f"consistency.{k}{s}" for k in KINDS for s in ("", "_raw")),
+    *(f"consistency.{k}{s}" for s in STAGES for k in kinds_of(s)),
     *(f"consistency.{k}{s}@{a}" for k in CURVES for s in ("", "_raw") for a in ("0.25", "0.5")),
     *flicker.rows(),
     *(f"geometry.{k}" for k in (*SEEN, *INSIDE)),
@@ -57,6 +57,7 @@ FOLLOWING = {
     if name.startswith(("consistency", "refit")) and "@" not in name
 }
 LPIPS = {"consistency.lpips", "consistency.lpips_raw"}
+ENLARGED = {name for name in ALL if name.endswith("_enlarged")}  # the truth has one size of images
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_ground_truth_gets_all_measures(data):
     assert set(found) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPES}
     assert all(m.note for m in found.values())
     absent = {m for m in found if found[m].value is None}
-    assert absent == FOLLOWING | LPIPS | {f"{m}_truth" for m in LPIPS}
+    assert absent == FOLLOWING | LPIPS | ENLARGED
     assert all("no conditioning label" in found[m].note for m in FOLLOWING)
     assert found["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in found["quality.swd"].note
