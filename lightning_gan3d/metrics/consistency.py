@@ -19,7 +19,7 @@ from lightning_gan3d.metrics.perceptual import LEAST_SIDE, Perceptual, load_lpip
 from lightning_gan3d.metrics.similarity import psnr
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
-from lightning_gan3d.metrics.warp import carry
+from lightning_gan3d.metrics.warp import FAINT, carry
 
 KINDS = {
     "psnr": "dB",
@@ -184,7 +184,7 @@ def values_of(sums: PairSums, distance: int, texture: float) -> dict[str, Values
         "lpips": Values(s.perceived / s.compared, some),
         "depth_error": Values(s.depth / s.compared, some),
         "depth_median": Values(s.depth_median, some),
-        "coverage": Values(s.compared / s.foreground, s.foreground > 0),
+        "coverage": Values(s.compared / s.shown, s.shown > 0),
     }
 
 
@@ -247,6 +247,8 @@ def _measures(
     ):
         note = f"{words}: {_WHAT[kind]}; {protocol(cfg, angle)}"
         empty = "no foreground pixel is seen by two views"
+        if "@" not in row and (none := int((~near["psnr"].there).sum())):
+            note += f"; nothing to compare in {none} of {cfg.items} latents"
         if kind == "ssim":
             empty += " amid a window of which half may be compared"
         elif kind == "gain":
@@ -280,7 +282,8 @@ _WHAT = {
     "depth_error": "mean |z / z' - 1| of the camera z of a point and what the source sees there, "
     "mean over latents",
     "depth_median": "median |z / z' - 1| of a latent's pixels, mean over latents",
-    "coverage": "share of the targets' foreground pixels that are compared, mean over latents",
+    "coverage": f"share of the targets' pixels of opacity >= {FAINT:g} that are compared, mean over "
+    "latents",
 }
 
 

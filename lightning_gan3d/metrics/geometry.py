@@ -28,12 +28,10 @@ from lightning_gan3d.metrics.solid import Volume, grid_of, pieces, volume_of
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 from lightning_gan3d.metrics.surface import Samples
-from lightning_gan3d.metrics.warp import carry
+from lightning_gan3d.metrics.warp import FAINT, carry
 
 TURNS = 4
 """Views of an item a quarter turn apart: front, side, back, side."""
-FAINT = 0.1
-"""Opacity from which a pixel shows anything."""
 SEEN = {
     "relief": "",
     "thickness": "",

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metrics.perceptual import Perceptual
 from lightning_gan3d.metrics.similarity import ssim_map
-from lightning_gan3d.metrics.warp import on_surface, resize_depth_z, warp
+from lightning_gan3d.metrics.warp import FAINT, on_surface, resize_depth_z, warp
 
 PIXELS_AT_ONCE = 2**21
 """Target pixels of the pairs that are warped at a time: some hundred MB."""
@@ -28,8 +28,8 @@ class PairSums(NamedTuple):
     """The same, without warping, at the same pixels."""
     compared: Float[Tensor, "b d"]
     """Pixels that were compared."""
-    foreground: Float[Tensor, "b d"]
-    """Foreground pixels of the targets."""
+    shown: Float[Tensor, "b d"]
+    """Pixels of the targets that show anything, half-transparent or not."""
     similarity: Float[Tensor, "b d"]
     """SSIM of windows."""
     windows: Float[Tensor, "b d"]
@@ -71,7 +71,7 @@ def pair_sums(
     surface = on_surface(z, tolerance, image.shape[-1])
     z, opacity = resize_depth_z(z, opacity, image.shape[-1])
     opaque = opacity >= foreground
-    views = _Views(image, cameras, z, opaque, opaque & surface)
+    views = _Views(image, cameras, z, opacity >= FAINT, opaque & surface)
     columns = []
     for distance in range(1, (furthest or k - 1) + 1):
         first, second = pairs_apart(k, distance)
@@ -88,7 +88,8 @@ class _Views(NamedTuple):
     image: Tensor
     cameras: Cameras
     z: Tensor
-    opaque: Tensor
+    shown: Tensor
+    """Opacity from `FAINT`."""
     usable: Tensor
     """Opaque, and not at an edge between two surfaces."""
 
@@ -97,7 +98,7 @@ def _compare(
     views: _Views, a: Tensor, b: Tensor, items: int, tolerance: float, perceptual: Perceptual | None
 ) -> list[Tensor]:
     """Warp the views `a` into the views `b`, and sum up by item, in the order of `PairSums`."""
-    image, cameras, z, opaque, usable = views
+    image, cameras, z, shown, usable = views
     result = warp(
         image[a],
         cameras.select(a),
@@ -127,7 +128,7 @@ def _compare(
         total((result.image - image[b]).square() / 12 * valid),  # / 4 for [0, 1], / 3 channels
         total((image[a] - image[b]).square() / 12 * valid),
         total(valid.float()),
-        total(opaque[b].float()),
+        total(shown[b].float()),
         total(torch.where(counts, similarity, 0.0)),
         total(counts.float()),
         total(result.depth_error),

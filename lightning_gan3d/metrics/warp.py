@@ -10,6 +10,8 @@ from torch.nn.functional import interpolate, pad
 
 from lightning_gan3d.cameras import Cameras
 
+FAINT = 0.1
+"""Opacity from which a pixel shows anything."""
 EDGE = 1e-3
 """Pixels by which rounding may move a point over the outermost pixel centres."""
 

@@ -194,7 +194,7 @@ def test_errors_are_in_unit_images():
     image[1] += 0.2
     errors = pair_sums(image, camera, depth, torch.ones_like(depth), 2, 0.02, 0.9)
     assert float(psnr(errors.warped / errors.compared)) == pytest.approx(20.0, abs=1e-3)
-    assert errors.compared == errors.foreground == 2 * 16 * 16
+    assert errors.compared == errors.shown == 2 * 16 * 16
     assert float(errors.depth_median) == pytest.approx(0, abs=1e-6)
 
 
@@ -286,6 +286,35 @@ def test_flicker_is_measured_with_it_unless_left_out():
         (m.metric, m.unit) for m in found
     ]
     assert {"consistency.flicker_x", "consistency.flicker_raw_x"} < {m.metric for m in found}
+
+
+def test_mist_is_not_covered_by_the_little_that_can_be_compared(ceiling):
+    """The upper half of every view is half-transparent: a PSNR of the rest is over half of it."""
+
+    def misty(source, items, cameras):
+        found = source.views(items, cameras)
+        opacity = found.opacity.clone()
+        opacity[:, :, :16] *= 0.5
+        return found._replace(opacity=opacity)
+
+    found = measured(Disturbed(figures(), misty))
+    assert found["coverage"].value < 0.75 * ceiling["coverage"].value
+    assert "opacity >= 0.1" in found["coverage"].note
+
+
+def test_latents_without_anything_to_compare_are_counted_and_lower_the_coverage(ceiling):
+    def first_is_mist(source, items, cameras):
+        found = source.views(items, cameras)
+        k = len(cameras.cam2world) // len(items)
+        share = torch.where(items == 0, 0.5, 1.0).repeat_interleave(k)[:, None, None, None]
+        return found._replace(opacity=found.opacity * share)
+
+    found = measured(Disturbed(figures(), first_is_mist))
+    assert found["psnr"].n == 7
+    assert "nothing to compare in 1 of 8 latents" in found["psnr"].note
+    assert found["coverage"].items[0] == 0
+    assert found["coverage"].n == 8
+    assert "nothing to compare" not in ceiling["psnr"].note
 
 
 def test_without_foreground_it_is_missing_with_the_reason():
