@@ -17,13 +17,12 @@ from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
 from lightning_gan3d.metrics.refit import (
     NO_BOX,
     RefitConfig,
-    farthest_first,
     reduced,
     refit,
-    visible_box,
     without_views,
 )
 from lightning_gan3d.metrics.sources import ImageSet
+from lightning_gan3d.metrics.spread import farthest_first, visible_box
 from lightning_gan3d.metrics.stored import StoredImages
 
 NO_DEPTH = "stored images come without depth"
@@ -107,6 +106,8 @@ def refit_stored(
     if isinstance(orbits, str):
         return without_views(f"takes {2 * cfg.views} views of each item; {orbits}")
     order = farthest_first(orbits.cameras, 2 * cfg.views)
+    if isinstance(order, str):
+        return without_views(order)
     order = torch.cat([order[0::2], order[1::2]])
     cameras = orbits.cameras.select(order).to(device)
     box = cfg.box or visible_box(cameras)

@@ -23,10 +23,9 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.similarity import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.sources import ViewSource
+from lightning_gan3d.metrics.spread import spread_cameras, visible_box
 from lightning_gan3d.metrics.summary import mean_of
 
-CANDIDATES = 512
-"""Training cameras from which those of the views are picked."""
 LEARNING_RATE = 0.1
 """Step of Adam on the values of the grid; a third of it in the last 30 % of the iterations."""
 KINDS = {"psnr": "dB", "psnr_fit": "dB", "gain": "dB", "ssim": ""}
@@ -56,6 +55,9 @@ class RefitConfig:
     box: float | None = None
     """Edge of the fitted cube in world units; null: around the sphere that every camera sees
     whole."""
+    texture: float = 0.01
+    """Standard deviation of the held-out views' colours, as a share of their range, below which a
+    latent has no texture that a gain could be measured by."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -72,42 +74,10 @@ class RefitConfig:
             )
         if self.box is not None and not self.box > 0:
             raise ConfigError(f"refit.box={self.box}: use a positive length, or null", field="box")
-
-
-def spread_cameras(
-    labels: Float[Tensor, "n 25"], num: int, draws: Draws
-) -> tuple[Cameras, Cameras]:
-    """Pick `num` cameras to fit and `num` to hold out, evenly over where training cameras are."""
-    some = draws.permutation("cameras", len(labels))[:CANDIDATES]
-    cameras = Cameras.from_label(labels[some])
-    order = farthest_first(cameras, 2 * num)
-    return cameras.select(order[0::2]), cameras.select(order[1::2])
-
-
-def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"]:
-    """Pick `num` cameras: each next one's direction from the origin is farthest from all before."""
-    direction = normalize(cameras.origins, dim=-1)
-    picked = [0]
-    distance = (direction - direction[0]).norm(dim=-1)
-    for _ in range(num - 1):
-        picked.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (direction - direction[picked[-1]]).norm(dim=-1))
-    return torch.tensor(picked)
-
-
-def visible_box(cameras: Cameras) -> float:
-    """Edge of the cube around the largest sphere about the origin that no camera cuts off."""
-    k = cameras.intrinsics
-    zero = torch.zeros_like(k[:, 0, 0])
-    sides = [
-        torch.stack([k[:, 0, 0], zero, k[:, 0, 2]], dim=-1),
-        torch.stack([-k[:, 0, 0], zero, 1 - k[:, 0, 2]], dim=-1),
-        torch.stack([zero, k[:, 1, 1], k[:, 1, 2]], dim=-1),
-        torch.stack([zero, -k[:, 1, 1], 1 - k[:, 1, 2]], dim=-1),
-    ]
-    inward = normalize(torch.stack(sides, dim=1), dim=-1)  # v 4 3: the planes that bound the image
-    origin = -(cameras.cam2world[:, :3, :3].mT @ cameras.origins[:, :, None])
-    return 2 * float((inward @ origin).min())
+        if not 0 < self.texture < 1:
+            raise ConfigError(
+                f"refit.texture={self.texture}: use a share in (0, 1), e.g. 0.01", field="texture"
+            )
 
 
 class FittedFields(NamedTuple):
@@ -294,10 +264,14 @@ def measure_refit(
 
     `psnr` is that of the held-out views, `psnr_fit` that of the fitted ones, and `gain` what the
     field predicts better than the nearest fitted view, shown as it is; `ssim` is that of the
-    held-out views. `suffix` goes to the end of these names.
+    held-out views. `suffix` goes to the end of these names. All are missing where the training
+    cameras stand in too few directions.
     """
     draws = Draws(seed).scope("refit")
-    seen, held_out = (c.to(device) for c in spread_cameras(labels, cfg.views, draws))
+    picked = spread_cameras(labels, cfg.views, draws)
+    if isinstance(picked, str):
+        return without_views(picked, suffix)
+    seen, held_out = (c.to(device) for c in picked)
     both = Cameras(*(torch.cat(pair) for pair in zip(seen, held_out, strict=True)))
     box = cfg.box or visible_box(both)
     if box <= 0:
@@ -337,17 +311,29 @@ def refit(
         f"{images.shape[-1]}x{images.shape[-1]} pixels "
         "spread over the cameras; all pixels, mean over latents"
     )
-    what = {
-        "psnr": (f"PSNR on {cfg.views} held-out views", psnr_held_out),
-        "psnr_fit": (f"PSNR on the {cfg.views} fitted views", psnr_fit),
-        "gain": (
-            "PSNR on held-out views over showing the nearest fitted one",
-            psnr_held_out - nearest,
-        ),
-    }
+    # One colour is predicted all but perfectly by any view: nothing could be gained.
+    deviation = rearrange(other, "v m c h w -> m c (v h w)").std(dim=-1).mean(dim=-1)
+    plain = deviation < cfg.texture  # False for NaN, to be told of
+    gain = psnr_held_out - nearest
+    few = f"; {int(plain.sum())} latents without texture left out" if bool(plain.any()) else ""
+    undefined = (
+        "undefined without texture: the colours of a latent deviate by less than "
+        f"{cfg.texture:g} of their range"
+    )
     result = [
-        mean_of(f"refit.{name}{suffix}", values, KINDS[name], f"{words}: {protocol}", items=values)
-        for name, (words, values) in what.items()
+        mean_of(
+            f"refit.{name}{suffix}",
+            values[kept],
+            KINDS[name],
+            f"{words}: {protocol}{left}",
+            undefined,
+            values.where(kept, torch.nan),
+        )
+        for name, words, values, kept, left in (
+            ("psnr", f"PSNR on {cfg.views} held-out views", psnr_held_out, plain | True, ""),
+            ("psnr_fit", f"PSNR on the {cfg.views} fitted views", psnr_fit, plain | True, ""),
+            ("gain", "PSNR on held-out views over the nearest fitted one's", gain, ~plain, few),
+        )
     ]
     if images.shape[-1] < WINDOW:
         why = f"images of {images.shape[-1]} pixels hold no window of {WINDOW}"

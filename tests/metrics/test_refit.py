@@ -12,10 +12,9 @@ from lightning_gan3d.metrics.refit import (
     RefitConfig,
     measure_refit,
     shade,
-    spread_cameras,
     trilinear,
-    visible_box,
 )
+from lightning_gan3d.metrics.spread import farthest_first, spread_cameras, visible_box
 
 CFG = RefitConfig(items=3, iterations=60, rays=256, samples=16, grid=16, resolution=16)
 SHORT = {"items": 2, "iterations": 4, "rays": 64, "samples": 8, "grid": 8, "resolution": 12}
@@ -91,6 +90,43 @@ def test_cameras_are_spread_and_the_groups_are_disjoint():
     assert distance.min() > 3 * at_random.min()
 
 
+def test_cameras_that_stand_in_too_few_directions_are_refused_not_repeated():
+    """Twelve cameras, each of 20 images: twelve fitted ones would be the held-out ones."""
+    twelve = figure_labels()[:12].repeat(20, 1)
+    found = measured(figures(), labels=twelve)
+    assert all(m.value is None for m in found.values())
+    assert "24 directions" in found["psnr"].note
+    assert "there are 12" in found["gain"].note
+    assert "there are 12" in farthest_first(Cameras.from_label(twelve), 13)
+    assert len(farthest_first(Cameras.from_label(twelve), 12).unique()) == 12
+
+
+def one_colour(source, items, cameras):
+    """Every latent's views in one colour: what a collapsed generator shows."""
+    return source.views(items, cameras)._replace(image=torch.full((len(cameras[0]), 3, 8, 8), 0.3))
+
+
+def test_one_colour_has_no_gain_and_some_of_one_colour_do_not_spoil_it(ceiling):
+    cfg = RefitConfig(**SHORT)
+    plain = measured(Disturbed(figures(), one_colour), cfg)
+    assert plain["psnr"].value > 25
+    assert plain["gain"].value is None
+    assert "undefined without texture" in plain["gain"].note
+
+    def first(source, items, cameras):
+        found = source.views(items, cameras)
+        k = len(cameras.cam2world) // len(items)
+        shown = (items > 0).repeat_interleave(k)[:, None, None, None]
+        return found._replace(image=torch.where(shown, found.image, 0.3))
+
+    some = measured(Disturbed(figures(), first), cfg)["gain"]
+    assert some.n == 1
+    assert some.items[0] is None
+    assert some.value == pytest.approx(some.items[1])
+    assert "1 latents without texture left out" in some.note
+    assert "left out" not in ceiling["gain"].note
+
+
 @pytest.fixture(scope="module")
 def ceiling():
     return measured(figures())
@@ -145,6 +181,11 @@ def test_each_option_has_an_effect(other):
     assert values[0] != values[1]
 
 
+def test_texture_decides_which_gains_are_defined():
+    cfg = RefitConfig(**SHORT, texture=0.9)
+    assert measured(figures(), cfg)["gain"].value is None
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -155,6 +196,7 @@ def test_each_option_has_an_effect(other):
         ("rays", 0),
         ("samples", 1),
         ("grid", 7),
+        ("texture", 0.0),
         ("box", -1.0),
     ],
 )
