@@ -154,8 +154,8 @@ class Geometry:
 
     values: dict[str, list[float]]
     """By the names of `SEEN` and `INSIDE`, one an item; NaN where it has none."""
-    shapes: list[Samples]
-    """Points of the meshes of the items that have a surface."""
+    shapes: list[Samples | None]
+    """Points of the items' meshes, None for one without a surface; empty without volumes."""
     box: float | None
     """Edge of the volumes' box; None where the items have no volume."""
 
@@ -175,6 +175,7 @@ def take(source: ViewSource, cfg: GeometryConfig, items: range, seed: int = 0) -
         found.box = volume.box
         grid = grid_of(volume, cfg.grid)[0]
         if not np.isfinite(grid).all():
+            found.shapes.append(None)
             for name in INSIDE:
                 found.values[name].append(math.inf)
             continue
@@ -183,25 +184,24 @@ def take(source: ViewSource, cfg: GeometryConfig, items: range, seed: int = 0) -
         # An item with nothing solid has no largest piece to compare with.
         found.values["floaters"].append(parts.floating if parts.num else math.nan)
         found.values["filled"].append(parts.filled)
-        found.shapes += shape_of(grid, volume.box, cfg.points, seed + item)
+        found.shapes.append(shape_of(grid, volume.box, cfg.points, seed + item))
     return found
 
 
-def _objects(truth: ViewSource, cfg: GeometryConfig, seed: int) -> list[Samples]:
+def _objects(truth: ViewSource, cfg: GeometryConfig, seed: int) -> list[Samples | None]:
     """Return the shapes of the data's objects that all samples are compared with."""
     some = range(num_objects(truth, cfg.items))
     return shapes_of(truth, some, cfg.grid, cfg.points, seed)
 
 
 def _against(
-    found: Geometry | None, objects: list[Samples], cfg: GeometryConfig, suffix: str
+    found: Geometry | None, objects: list[Samples | None], cfg: GeometryConfig, suffix: str
 ) -> list[Measure]:
     """Compare the shapes that were found with the data's, or say why that cannot be."""
     if found is None or found.box is None:
         why = NO_DEPTH if found is None else f"{NO_FIELD}, so there is no mesh"
         return [missing(f"geometry.{name}{suffix}", why) for name in SHAPES]
-    looked = len(found.values["relief"])
-    return compare_shapes(found.shapes, looked, objects, cfg.grid, suffix)
+    return compare_shapes(found.shapes, objects, cfg.grid, suffix)
 
 
 def measure_geometry(

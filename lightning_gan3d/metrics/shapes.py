@@ -19,20 +19,20 @@ NO_FIELD = "its scenes cannot be queried at points"
 
 def shape_of(
     solidity: Float[np.ndarray, "x y z"], box: float, num: int, seed: int
-) -> list[Samples]:
-    """Return `num` points of the surface of a grid of solidity; none where it has no surface."""
+) -> Samples | None:
+    """Return `num` points of the surface of a grid of solidity; None where it has no surface."""
     mesh = mesh_of(solidity, box)
-    return [] if mesh is None else [sample(mesh, num, seed)]
+    return None if mesh is None else sample(mesh, num, seed)
 
 
-def shapes_of(source: ViewSource, items: range, grid: int, num: int, seed: int) -> list[Samples]:
-    """Return points of the surfaces of items; those without one are left out."""
+def shapes_of(
+    source: ViewSource, items: range, grid: int, num: int, seed: int
+) -> list[Samples | None]:
+    """Return points of the surfaces of items; None for those without one."""
     volumes = [(item, volume_of(source, item)) for item in items]
     return [
-        shape
+        None if volume is None else shape_of(grid_of(volume, grid)[0], volume.box, num, seed + item)
         for item, volume in volumes
-        if volume is not None
-        for shape in shape_of(grid_of(volume, grid)[0], volume.box, num, seed + item)
     ]
 
 
@@ -47,14 +47,18 @@ def num_objects(truth: ViewSource, items: int) -> int:
 
 
 def compare_shapes(
-    shapes: list[Samples], looked: int, objects: list[Samples], grid: int, suffix: str
+    items: list[Samples | None], known: list[Samples | None], grid: int, suffix: str
 ) -> list[Measure]:
     """Compare each shape with its nearest object, and each object with its nearest shape.
 
     The second is the minimum matching distance (Achlioptas et al. 2018), which sees what is never
-    made; the first sees what should not be. `looked` counts the items, with a surface or not.
+    made; the first sees what should not be. Of the items only as many are taken, the first ones, as
+    there are objects: the nearest of more would be nearer. None has no surface.
     """
     names = [f"geometry.{name}{suffix}" for name in SHAPES]
+    looked = min(len(items), len(known))
+    shapes = [s for s in items[:looked] if s is not None]
+    objects = [o for o in known if o is not None]
     if not objects:
         why = "the data has no two objects with a volume to compare with"
         return [missing(name, why) for name in names]
@@ -65,7 +69,7 @@ def compare_shapes(
     note = (
         "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
         f"marching cubes on {grid}^3 cells, {len(shapes[0].points)} points each; {len(shapes)} of "
-        f"{looked} items have a surface; {len(objects)} objects of the data"
+        f"{looked} items have a surface; {len(objects)} of {len(known)} objects of the data"
     )
     there, back = table.amin(dim=1), table.amin(dim=0)
     # Objects are the same for all generators, so that they can be paired; items may lack a shape.

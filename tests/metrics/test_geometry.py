@@ -163,7 +163,7 @@ def test_shapes_are_apart_from_the_data_as_known():
     found = measured(BALL, cfg, small)
     for name in SHAPES:
         assert found[name].value == pytest.approx(0.2, rel=0.05)
-        assert "2 of 2 items have a surface; 2 objects" in found[name].note
+        assert "2 of 2 items have a surface; 2 of 2 objects" in found[name].note
 
 
 def test_one_shape_for_all_lacks_variety():
@@ -206,12 +206,24 @@ def test_no_object_stands_on_both_sides_of_the_truth():
     for name in SHAPES:
         row = found[f"geometry.{name}_truth"]
         assert row.n == 2
-        assert "2 of 2 items have a surface; 2 objects of the data" in row.note
+        assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
         assert row.value > 0.03  # an object is some 0.02 from itself
-    assert "2 objects of the data" in measured(BALL, cfg, few)["shape_to_data"].note
+    row = measured(BALL, cfg, few)["shape_to_data"]
+    assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
     alone = {m.metric: m for m in measure_truth(dataclasses.replace(few, objects=[3]), cfg)}
     assert "no two objects" in alone["geometry.shape_to_data_truth"].note
     assert alone["geometry.relief_truth"].value is not None
+
+
+def test_more_items_than_objects_gain_nothing_over_the_truth():
+    """The minimum over more items is smaller: as many are taken as there are objects."""
+    few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
+    cfg = GeometryConfig(items=6, grid=24, points=2000)
+    found = measured(figures(), cfg, few)
+    two = measured(figures(), dataclasses.replace(cfg, items=2), few)
+    for name in SHAPES:
+        assert found[name].n == 2
+        assert found[name].value == two[name].value
 
 
 @pytest.mark.parametrize(
