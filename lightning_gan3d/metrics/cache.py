@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gan3d.measure import Measure
 
-SCHEMA = 2
+SCHEMA = 3
 """Counts up when a protocol changes in the code, so that what was kept before is not used."""
 
 
@@ -48,7 +48,7 @@ def kept(
 def kept_measures(
     folder: Path | None, name: str, key: Any, make: Callable[[], list[Measure]]
 ) -> list[Measure]:
-    """The same for measures."""
+    """The same for measures; where one is missing nothing is kept, for it may be had next time."""
     if folder is None:
         return make()
     path = folder / f"{name}-{_digest(key)}.json"
@@ -56,7 +56,8 @@ def kept_measures(
         return [Measure(**row) for row in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError):
         measures = make()
-    _write(path, json.dumps([asdict(m) for m in measures]).encode())
+    if all(m.value is not None for m in measures):
+        _write(path, json.dumps([asdict(m) for m in measures]).encode())
     return measures
 
 

@@ -144,7 +144,7 @@ def stages_of(views: Images) -> dict[str, Float[Tensor, "v 3 _ _"]]:
 
 
 def kinds_of(stage: str) -> dict[str, str]:
-    """Return what is measured at a stage, with its unit: no LPIPS, which is costly, of a control."""
+    """Return what is measured at a stage, with its unit; LPIPS is too costly for a control."""
     return {k: unit for k, unit in KINDS.items() if (k, stage) != ("lpips", "_enlarged")}
 
 
@@ -219,6 +219,20 @@ def measure_consistency(
 NO_DEPTH = "no depth is rendered, so nothing can be warped"
 
 
+def measure_ceiling(truth: ViewSource, cfg: ConsistencyConfig, batch: int) -> list[Measure]:
+    """Measure the data's own objects, as `*_truth`.
+
+    Without the stage that takes two sizes of images, and without LPIPS where it is not to be had:
+    the generator's own rows say why.
+    """
+    found = measure_consistency(truth, cfg, batch, "_truth")
+    return [
+        m
+        for m in found
+        if m.value is not None or not any(x in m.metric for x in ("lpips", "_enlarged"))
+    ]
+
+
 def all_missing(cfg: ConsistencyConfig, why: str, suffix: str) -> list[Measure]:
     """Return what `measure_consistency` without curves measures, as missing."""
     found = [row for stage in STAGES for row in rows(cfg, stage, suffix, False)]
@@ -264,6 +278,7 @@ def _measures(
                 result.append(missing(row, perceptual, unit))
                 continue
             note += f"; {perceptual.protocol}"
+            row = row.replace("consistency.lpips", f"consistency.{perceptual.name}")
             if bool(sums.perceived.isnan().all()) and not bool(sums.warped.isnan().all()):
                 why = f"LPIPS needs images of {LEAST_SIDE} pixels or more"
                 result.append(missing(row, why, unit))
@@ -282,8 +297,8 @@ _WHAT = {
     "depth_error": "mean |z / z' - 1| of the camera z of a point and what the source sees there, "
     "mean over latents",
     "depth_median": "median |z / z' - 1| of a latent's pixels, mean over latents",
-    "coverage": f"share of the targets' pixels of opacity >= {FAINT:g} that are compared, mean over "
-    "latents",
+    "coverage": f"share of the targets' pixels of opacity >= {FAINT:g} that are compared, mean "
+    "over latents",
 }
 
 

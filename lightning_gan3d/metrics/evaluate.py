@@ -14,7 +14,11 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.cache import kept_measures
-from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.consistency import (
+    ConsistencyConfig,
+    measure_ceiling,
+    measure_consistency,
+)
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
 from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
@@ -22,6 +26,7 @@ from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.following import measure_following
 from lightning_gan3d.metrics.geometry import GeometryConfig, measure_geometry, measure_truth
 from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.perceptual import trunk_of
 from lightning_gan3d.metrics.pose import (
     PoseConfig,
     PoseRegressor,
@@ -174,12 +179,15 @@ def evaluate_source(
     if cfg.consistency is not None:
         result += measure_consistency(source, cfg.consistency, cfg.batch)
         if truth is not None:
-            consistency = cfg.consistency
+            consistency, found = cfg.consistency, trunk_of(cfg.consistency.lpips)
+            trunk = (
+                None if isinstance(found, str) else found.sha256
+            )  # a path says not what it holds
             result += kept_measures(
                 cache,
                 "consistency-truth",
-                [train.fingerprint, asdict(consistency), seed],
-                lambda: measure_consistency(truth, consistency, cfg.batch, "_truth"),
+                [train.fingerprint, asdict(consistency), seed, trunk],
+                lambda: measure_ceiling(truth, consistency, cfg.batch),
             )
     if cfg.refit is not None:
         refit = cfg.refit

@@ -1,6 +1,5 @@
 """LPIPS as a map (Zhang et al. 2018), its trunk's weights from a file."""
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.config import Refusal
+from lightning_gan3d.metrics.weights import Found, WeightsError, digest_of, find
 
 LEAST_SIDE = 32
 """Pixels below which AlexNet's pooling has nothing left to look at."""
-TRUNK = "alexnet-owt-7be5be79.pth"
-"""Torchvision's file of AlexNet's weights, under the name that its downloads have."""
+TRUNK = "lpips-alex"
+"""AlexNet's weights, by the name of `lightning_gan3d.metrics.weights`."""
 REMEDY = "run `gan3d weights fetch lpips-alex`, or name AlexNet's weights in consistency.lpips"
 
 
@@ -27,6 +27,8 @@ class PerceptualError(Refusal):
 class Perceptual(Protocol):
     """A map of perceived differences of images in [-1, 1]."""
 
+    name: str
+    """What it is called in the names of measures: `lpips`, and digits with a trunk of one's own."""
     protocol: str
     """Network and the hash of its weights, in words."""
 
@@ -40,8 +42,11 @@ class Perceptual(Protocol):
 class LpipsMap:
     """LPIPS 0.1 on AlexNet: its layers' distances, each enlarged to the image, and summed."""
 
-    def __init__(self, trunk: dict[str, Tensor], digest: str) -> None:
-        """Take AlexNet's weights under torchvision's names, and the linear layers of `lpips`."""
+    def __init__(self, trunk: dict[str, Tensor], found: Found) -> None:
+        """Take AlexNet's weights under torchvision's names, and the linear layers of `lpips`.
+
+        With another trunk than the published one the first digits of its digest are in the name.
+        """
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision's words on an argument that lpips passes
             net = lpips.LPIPS(net="alex", pnet_rand=True, spatial=True, verbose=False)
@@ -60,7 +65,11 @@ class LpipsMap:
             reason = " ".join(str(error).split())
             raise PerceptualError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
         self.net = net.eval().requires_grad_(False)
-        self.protocol = f"LPIPS 0.1 on AlexNet, SHA-256 {digest[:16]}"
+        self.name = "lpips" if found.published else f"lpips_{found.sha256[:8]}"
+        linear = digest_of(Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth")
+        self.protocol = (
+            f"LPIPS 0.1 on AlexNet, SHA-256 {found.sha256[:16]}, linear layers {linear[:16]}"
+        )
 
     def __call__(
         self, a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]
@@ -71,28 +80,34 @@ class LpipsMap:
         return found
 
 
-def load_lpips(path: str | None) -> Perceptual | str:
-    """Return LPIPS with the trunk of a file, or why there is none.
+def trunk_of(path: str | None) -> Found | str:
+    """Return the file of LPIPS' trunk, or why there is none.
 
-    Without a path, the file is that of the folder where torch keeps downloaded weights.
+    The one given by hand; without a path the published one, where torch keeps downloaded weights.
+
+    Raises:
+        PerceptualError: the one given by hand is not there, or cannot be read.
     """
-    file = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
-    if path is not None:
-        file = Path(path).expanduser()
-    elif not file.exists():
-        return f"the weights of LPIPS are not at hand: {REMEDY}"
     try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        trunk = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise PerceptualError(
-            f"consistency.lpips={file}: cannot be read ({error.strerror}): {REMEDY}"
-        ) from None
+        return find(TRUNK, None if path is None else Path(path).expanduser())
+    except WeightsError as error:
+        if path is not None:
+            raise PerceptualError(f"consistency.lpips={path}: {error}") from None
+        return f"{error}; or name AlexNet's weights in consistency.lpips"
+
+
+def load_lpips(path: str | None) -> Perceptual | str:
+    """Return LPIPS with the trunk that `trunk_of` finds, or why there is none."""
+    found = trunk_of(path)
+    if isinstance(found, str):
+        return found
+    try:
+        trunk = torch.load(found.path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickle raise whatever they like at a damaged file
         reason = " ".join(str(error).split())[:120]
         raise PerceptualError(
-            f"consistency.lpips={file}: not a state dict ({reason}): {REMEDY}"
+            f"consistency.lpips={found.path}: not a state dict ({reason}): {REMEDY}"
         ) from None
     if not isinstance(trunk, dict):
-        raise PerceptualError(f"consistency.lpips={file}: not a state dict: {REMEDY}")
-    return LpipsMap(trunk, digest)
+        raise PerceptualError(f"consistency.lpips={found.path}: not a state dict: {REMEDY}")
+    return LpipsMap(trunk, found)

@@ -73,7 +73,6 @@ KNOWN: dict[str, Weights] = {
         "Fréchet and kernel distance of CLIP features (evaluation.distribution.clip)",
     ),
     "lpips-alex": Weights("alexnet-owt-7be5be79.pth", "", "7be5be79", "LPIPS, AlexNet's trunk"),
-    "lpips-vgg": Weights("vgg16-397923af.pth", "", "397923af", "LPIPS, VGG16's trunk"),
 }
 """The files that are known, by the name that `gan3d weights fetch NAME` takes."""
 
@@ -103,7 +102,7 @@ def known(name: str) -> Weights:
 
 
 def place_of(name: str, folder: Path | None = None) -> Path:
-    """Return the path at which a known file is kept; LPIPS' trunks lie where torch looks for them.
+    """Return the path at which a known file is kept; LPIPS' trunk lies where torch looks for them.
 
     That is `checkpoints` in the folder of `torch.hub`, unless a folder is given.
     """
@@ -116,14 +115,13 @@ def place_of(name: str, folder: Path | None = None) -> Path:
 
 
 def source_of(name: str) -> str:
-    """Return the address of a known file; that of a trunk is asked of torchvision."""
+    """Return the address of a known file; that of LPIPS' trunk is asked of torchvision."""
     entry = known(name)
     if entry.url:
         return entry.url
     from torchvision import models
 
-    enums = {"lpips-alex": models.AlexNet_Weights, "lpips-vgg": models.VGG16_Weights}
-    return str(enums[name].IMAGENET1K_V1.url)
+    return str(models.AlexNet_Weights.IMAGENET1K_V1.url)
 
 
 def digest_of(path: Path) -> str:

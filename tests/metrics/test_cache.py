@@ -29,10 +29,20 @@ def test_tensors_are_made_once_for_a_key(tmp_path):
 
 
 def test_measures_come_back_as_they_were(tmp_path):
-    make = Maker([Measure("a.b", 1.5, "dB", 3, 0.1, "note"), missing("a.c", "why")])
+    make = Maker([Measure("a.b", 1.5, "dB", 3, 0.1, "note"), Measure("a.c", 2.0)])
     for _ in range(2):
         assert kept_measures(tmp_path, "m", 1, make) == make.value
     assert make.calls == 1
+
+
+def test_what_is_missing_is_tried_again(tmp_path):
+    """Weights that were fetched since, say."""
+    make = Maker([Measure("a.b", 1.5, "dB"), missing("a.c", "no weights")])
+    assert kept_measures(tmp_path, "m", 1, make) == make.value
+    make.value = [Measure("a.b", 1.5, "dB"), Measure("a.c", 2.0)]
+    for _ in range(2):
+        assert kept_measures(tmp_path, "m", 1, make) == make.value
+    assert make.calls == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 64])

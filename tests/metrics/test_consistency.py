@@ -446,6 +446,7 @@ def test_curves_begin_with_the_neighbours_and_hold_fewer_pixels_as_views_part(ce
 class Mean:
     """Stands in for a perceptual network: the difference of the means of whole images."""
 
+    name = "lpips_of_means"
     protocol = "means"
 
     def __call__(self, a, b):
@@ -456,16 +457,16 @@ class Mean:
 def test_a_perceptual_network_sees_differences_at_compared_pixels_alone(ceiling):
     """Where nothing may be compared, both images it is shown hold the target."""
     found = {m.metric: m for m in measure_consistency(figures(), CFG, load=lambda _: Mean())}
-    lpips = found["consistency.lpips"]
+    lpips = found["consistency.lpips_of_means"]
     assert lpips.value < 0.02
     assert "means" in lpips.note
     swapped = Disturbed(figures(), swap_views)
     worse = {m.metric: m for m in measure_consistency(swapped, CFG, load=lambda _: Mean())}
-    assert worse["consistency.lpips"].value > 2 * lpips.value
+    assert worse["consistency.lpips_of_means"].value > 2 * lpips.value
     assert ceiling["lpips"].value is None
     assert "gan3d weights fetch lpips" in ceiling["lpips"].note
     small = {m.metric: m for m in measure_consistency(figures(16), CFG, load=lambda _: Mean())}
-    assert "32 pixels" in small["consistency.lpips"].note
+    assert "32 pixels" in small["consistency.lpips_of_means"].note
 
 
 def test_items_are_kept_with_gaps_where_nothing_is_compared():

@@ -1,12 +1,17 @@
+import dataclasses
+import shutil
+
 import lpips
 import pytest
 import torch
 import torchvision
-from metric_views import Disturbed, change_colour, figures
+from metric_views import Disturbed, RealFigures, change_colour, figures
 
 from lightning_gan3d.config import Refusal
 from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
-from lightning_gan3d.metrics.perceptual import LpipsMap, load_lpips
+from lightning_gan3d.metrics.evaluate import EvaluationConfig, evaluate_source
+from lightning_gan3d.metrics.perceptual import LpipsMap, load_lpips, trunk_of
+from lightning_gan3d.metrics.weights import KNOWN, digest_of
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +47,24 @@ def test_it_is_measured_over_compared_pixels_with_the_hash_of_its_weights(random
     found = {m.metric: m for m in measure_consistency(figures(), cfg, curves=False)}
     tinted = Disturbed(figures(), change_colour)
     worse = {m.metric: m for m in measure_consistency(tinted, cfg, curves=False)}
-    for name in ("consistency.lpips", "consistency.lpips_raw"):
+    digits = digest_of(random_trunk)[:8]  # not the published trunk, hence not LPIPS
+    for name in (f"consistency.lpips_{digits}", f"consistency.lpips_{digits}_raw"):
         assert worse[name].value > 3 * found[name].value > 0
         assert "SHA-256" in found[name].note
+        assert "linear layers" in found[name].note
 
 
 def test_files_that_are_no_trunk_are_refused(random_trunk, tmp_path):
-    with pytest.raises(Refusal, match=r"consistency.lpips=.*none.pth: cannot be read"):
+    with pytest.raises(Refusal, match=r"consistency.lpips=.*no file .*none.pth"):
         load_lpips(str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(Refusal, match=r"text.pth: not a state dict"):
         load_lpips(str(tmp_path / "text.pth"))
-    trunk = torch.load(random_trunk, weights_only=True)
+    trunk, found = torch.load(random_trunk, weights_only=True), trunk_of(str(random_trunk))
     with pytest.raises(Refusal, match=r"no `features.6.weight`"):
-        LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, "")
+        LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, found)
     with pytest.raises(Refusal, match="not AlexNet's weights"):
-        LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, "")
+        LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, found)
 
 
 def test_without_weights_it_says_what_fetches_them(tmp_path, monkeypatch, random_trunk):
@@ -66,4 +73,33 @@ def test_without_weights_it_says_what_fetches_them(tmp_path, monkeypatch, random
     place = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     place.parent.mkdir(parents=True)
     place.write_bytes(random_trunk.read_bytes())
+    assert "is damaged" in load_lpips(None)  # not what its name says
+    known = dataclasses.replace(KNOWN["lpips-alex"], sha256=digest_of(random_trunk))
+    monkeypatch.setitem(KNOWN, "lpips-alex", known)
+    assert load_lpips(None).name == "lpips"
     assert load_lpips(None).protocol == load_lpips(str(random_trunk)).protocol
+
+
+def test_ceilings_are_kept_by_what_lies_in_the_file_of_weights(tmp_path, monkeypatch, random_trunk):
+    """Fetched later, or replaced under one path: both are other ceilings."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    train, cfg = RealFigures(40, seed=1), ConsistencyConfig(items=2, steps=1, flicker=None)
+    off = {k: None for k in ("swd", "distribution", "refit", "pose", "geometry")}
+
+    def ceilings(lpips):
+        evaluation = EvaluationConfig(
+            consistency=dataclasses.replace(cfg, lpips=lpips), following=False, **off
+        )
+        rows = evaluate_source(
+            figures(), train, None, evaluation, truth=figures(), cache=tmp_path / "cache"
+        )
+        return {m.metric for m in rows if m.metric.endswith("_truth") and "lpips" in m.metric}
+
+    assert ceilings(None) == set()
+    own = tmp_path / "own.pth"
+    shutil.copy(random_trunk, own)
+    first = ceilings(str(own))
+    trunk = torch.load(own, weights_only=True)
+    torch.save({k: v * 0.9 for k, v in trunk.items()}, own)
+    assert len(first) == len(ceilings(str(own))) == 2
+    assert not first & ceilings(str(own))
