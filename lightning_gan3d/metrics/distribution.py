@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from lightning_gan3d.config import to_tree
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.features import Extractor, Network, ReducedPixels
 from lightning_gan3d.metrics.features import clip as load_clip
@@ -45,9 +47,11 @@ from lightning_gan3d.metrics.network_measures import (
 )
 from lightning_gan3d.metrics.posed import PosedSource
 from lightning_gan3d.metrics.source_key import identity_of
-from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+from lightning_gan3d.metrics.sources import ImageSet, Told, ViewSource
 from lightning_gan3d.metrics.store import Chosen, Pictures, Rows, collect
+from lightning_gan3d.metrics.stored import StoredSample
 from lightning_gan3d.metrics.weights import WeightsError
+from lightning_gan3d.version import __version__
 
 
 class _Kind(NamedTuple):
@@ -112,6 +116,8 @@ def measure_distribution(
     if test is not None:  # else there is nothing to compare with
         extractors["pixels"] = ReducedPixels(cfg.pixels)
     n = cfg.num_images or num_images
+    seen = _posed(source, cfg, seed)
+    told = seen.protocol if isinstance(seen, Told) else type(seen).__name__
     compared = min(n, num_images)  # for memorisation, which is about single samples
     if not found:
         n, cfg = compared, replace(cfg, repeats=1)  # no more are looked at
@@ -121,14 +127,14 @@ def measure_distribution(
             if isinstance(network, str):
                 result += [missing(metric, network) for metric, _ in _KINDS[kind].chief]
             else:
-                protocol = _protocol(network, train, cfg, n, seed)
+                protocol = _protocol(network, train, told, n)
                 result += _in_network(_KINDS[kind], network, sets[kind], cfg, n, seed, protocol)
         if test is None:
             why = "no images are held out: set data.holdout, e.g. 0.1, or give a test split"
             return [*result, *no_memorisation(why, "")]
         for kind in [k for k in ("pixels", "inception") if k in sets]:
             suffix = "" if kind == "pixels" else f"_{extractors[kind].name or kind}"
-            protocol = _protocol(extractors[kind], train, cfg, compared, seed)
+            protocol = _protocol(extractors[kind], train, told, compared)
             fake, held_out = Chosen(sets[kind].fake, torch.arange(compared)), sets[kind].held_out
             if held_out is None or not finite(fake):
                 result += no_memorisation(f"{_NOT_FINITE} ({protocol})", suffix)
@@ -136,7 +142,8 @@ def measure_distribution(
             repeated = memorisation(fake, sets[kind].real, held_out)
             result += memorised(repeated, suffix, compared, len(test), protocol)
             if folder is not None and kind == "pixels":
-                write_neighbours(folder / NEIGHBOURS, repeated, train.fingerprint, protocol)
+                who = source.which if isinstance(source, StoredSample) else torch.arange(compared)
+                write_neighbours(folder / NEIGHBOURS, repeated, who, train.fingerprint, protocol)
         return result
 
 
@@ -199,13 +206,10 @@ def _named(metric: str, otherwise: str, extractor: Extractor, cfg: DistributionC
     return "_".join(part for part in (stem, extractor.name, posed) if part)
 
 
-def _protocol(
-    extractor: Extractor, train: ImageSet, cfg: DistributionConfig, n: int, seed: int
-) -> str:
-    cameras = "cameras and labels of training images" if cfg.poses is None else cfg.poses.words
+def _protocol(extractor: Extractor, train: ImageSet, told: str, n: int) -> str:
     return (
         f"{extractor.protocol}; {n:,} generated images of {train.resolution}x{train.resolution} "
-        f"pixels, {cameras}, no truncation, seed {seed}; all {len(train):,} training images "
+        f"pixels, {told}; all {len(train):,} training images "
         f"(data {train.fingerprint})"
     )
 
@@ -230,9 +234,9 @@ def _collected(
 ) -> Iterator[dict[str, _Sets]]:
     """Have all vectors on disk; those of the source go when all is measured."""
     who = identity_of(source) if cache is not None else None
-    seen = source if cfg.poses is None else PosedSource(source, cfg.poses, seed)
+    seen = _posed(source, cfg, seed)
     every = list(extractors.values())
-    where = [batch, torch.device(device).type, torch.get_num_threads()]
+    where = [*_code(), batch, torch.device(device).type, torch.get_num_threads()]
     poses = to_tree(cfg.poses)
     temporary = Path(tempfile.mkdtemp(prefix="gan3d-features-"))
 
@@ -260,6 +264,16 @@ def _collected(
                 shutil.rmtree(used, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _code() -> list[object]:
+    """What turns pixels into features, beside the network: another version may do it otherwise."""
+    return [SCHEMA, __version__, *(version(name) for name in ("clean-fid", "pillow", "torch"))]
+
+
+def _posed(source: ViewSource, cfg: DistributionConfig, seed: int) -> ViewSource:
+    """The source from the cameras that are asked for."""
+    return source if cfg.poses is None else PosedSource(source, cfg.poses, seed)
 
 
 def _reader(images: ImageSet) -> Callable[[Int64[Tensor, " n"]], Pictures]:

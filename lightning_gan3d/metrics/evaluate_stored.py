@@ -13,7 +13,9 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics import consistency, geometry
 from lightning_gan3d.metrics.distribution import measure_distribution
+from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
+from lightning_gan3d.metrics.following import measure_following
 from lightning_gan3d.metrics.refit import (
     NO_BOX,
     RefitConfig,
@@ -26,6 +28,7 @@ from lightning_gan3d.metrics.spread import farthest_first, visible_box
 from lightning_gan3d.metrics.stored import StoredImages
 
 NO_DEPTH = "stored images come without depth"
+NO_CAMERAS = "the images come without cameras (dataset.json)"
 
 
 def evaluate_stored(
@@ -39,7 +42,7 @@ def evaluate_stored(
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
 ) -> list[Measure]:
-    """Compare stored images with a data set, in the order of their names; as `evaluate`.
+    """Compare stored images with a data set, in an order drawn by the seed; as `evaluate`.
 
     They must have the data's resolution: what resized them would decide the numbers.
     """
@@ -52,8 +55,9 @@ def evaluate_stored(
         raise ConfigError(f"{stored.path}: holds {len(stored)} image; a distribution takes two up")
     n = min(cfg.num_images, len(stored))
     posed = stored.labels is not None
+    sample = stored.sample(len(stored), seed)
     result = measure_images(
-        stored,
+        sample,
         train,
         test,
         replace(cfg, num_images=n, pose=cfg.pose if posed else None),
@@ -62,12 +66,18 @@ def evaluate_stored(
         None,
         cache,
     )
+    result = [replace(m, note=f"{m.note}; {sample.protocol}") for m in result]
     if cfg.pose is not None and not posed:
-        why = "the images come without cameras (dataset.json)"
-        result += [
-            missing(f"pose.within_{cfg.pose.threshold_degrees:g}deg", why, "share"),
-            missing("pose.median_deg", why, "deg"),
-        ]
+        names = ("", "estimator_") if cfg.pose.estimator is not None else ("",)
+        for name in names:
+            within = f"pose.{name}within_{cfg.pose.threshold_degrees:g}deg"
+            result += [missing(within, NO_CAMERAS, "share")]
+            result += [missing(f"pose.{name}median_deg", NO_CAMERAS, "deg")]
+    elif cfg.pose is not None and cfg.pose.estimator is not None:
+        result += measure_estimator(sample, train, test, cfg.pose, n, cfg.batch, device)
+    if cfg.identity is not None:
+        why = "stored images cannot be seen from two cameras that a latent shares"
+        result += [missing(f"identity.{name}", why) for name in ("cosine", "cosine_others")]
     if cfg.distribution is not None:
         d = cfg.distribution
         if d.poses is not None:
@@ -77,7 +87,7 @@ def evaluate_stored(
             )
         most = min(d.num_images or n, len(stored))
         result += measure_distribution(
-            stored,
+            sample,
             train,
             test,
             replace(d, num_images=most, repeats=1),
@@ -93,6 +103,8 @@ def evaluate_stored(
         result += consistency.all_missing(cfg.consistency, NO_DEPTH, "")
     if cfg.refit is not None:
         result += refit_stored(stored, cfg.refit, seed, device)
+    if cfg.following:
+        result += measure_following(sample, train.labels, cfg.consistency, cfg.refit)
     if cfg.geometry is not None:
         result += geometry.without_depth()
     return result

@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+from jaxtyping import Int64
+from torch import Tensor
+
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.memorisation import Memorisation
 
@@ -52,16 +55,19 @@ def memorised(
     return result
 
 
-def write_neighbours(path: Path, found: Memorisation, data: str, protocol: str) -> None:
+def write_neighbours(
+    path: Path, found: Memorisation, items: Int64[Tensor, " n"], data: str, protocol: str
+) -> None:
     """Write the samples nearest to training images, the nearest first, whole or not at all.
 
-    `data` is the fingerprint of the training images, whose places the file gives.
+    `items` numbers the samples; `data` is the fingerprint of the training images, whose places the
+    file gives.
     """
     order = found.samples.distances[:, 0].argsort()[:SHOWN]
     table = {
         "protocol": protocol,
         "data": data,
-        "items": order.tolist(),
+        "items": items[order].tolist(),
         "training_images": found.samples.indices[order].tolist(),
         "distances": found.samples.distances[order].tolist(),
     }

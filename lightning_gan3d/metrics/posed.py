@@ -63,6 +63,11 @@ class PosedSource:
     cfg: PosesConfig
     seed: int = 0
 
+    @property
+    def protocol(self) -> str:
+        """Cameras, truncation and seed, in words."""
+        return f"{self.cfg.words}, no truncation, seed {self.seed}"
+
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return a drawn camera for each item, a function of (seed, item) alone."""
         own = self.source.base(items)

@@ -9,19 +9,19 @@ from torch import nn
 from lightning_gan3d.config import to_tree
 from lightning_gan3d.metrics.conditions import weights_hash
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
-from lightning_gan3d.metrics.stored import StoredImages
+from lightning_gan3d.metrics.stored import StoredSample
 from lightning_gan3d.version import __version__
 
 
 def identity_of(source: ViewSource) -> list[Any] | None:
     """Return plain values that all images of a source depend on; None where they are not known.
 
-    Of stored images: their fingerprint. Of a generator: its weights, its configuration, each
-    module's plain attributes (schedules and precision live there), seed and labels, and the
+    Of stored images: their fingerprint and order. Of a generator: its weights, its configuration,
+    each module's plain attributes (schedules and precision live there), seed and labels, and the
     versions of this package and torch.
     """
-    if isinstance(source, StoredImages):
-        return [source.fingerprint]
+    if isinstance(source, StoredSample):
+        return [source.stored.fingerprint, source.which.tolist()]
     if not isinstance(source, GeneratorSource) or not isinstance(source.generator, nn.Module):
         return None
     digest = hashlib.sha256(weights_hash(source.generator).encode())

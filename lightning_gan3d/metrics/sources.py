@@ -28,6 +28,16 @@ class ViewSource(Protocol):
 
 
 @runtime_checkable
+class Told(Protocol):
+    """A source that tells its part of the protocol."""
+
+    @property
+    def protocol(self) -> str:
+        """Cameras, truncation and seed, in words."""
+        ...
+
+
+@runtime_checkable
 class ImageSet(Protocol):
     """Real images with the (n, 25) labels of their cameras."""
 
@@ -84,6 +94,11 @@ class GeneratorSource:
     device: torch.device | str = "cpu"
     follow: bool = False
     """Whether the label follows the camera."""
+
+    @property
+    def protocol(self) -> str:
+        """Cameras, truncation and seed, in words."""
+        return f"cameras and labels of training images, no truncation, seed {self.seed}"
 
     def _draw(self, items: Int64[Tensor, " b"], draw: Callable[[Draws], Tensor]) -> Tensor:
         draws = Draws(self.seed).scope("evaluation")

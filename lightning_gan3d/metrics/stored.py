@@ -1,6 +1,7 @@
 """Images that somebody's generator made and stored, to be measured as they are."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from lightning_gan3d.data.archive import DataError, Source, checksum, open_sourc
 from lightning_gan3d.data.decode import decode, is_image, open_image
 from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
 from lightning_gan3d.data.pixels import to_float
+from lightning_gan3d.draws import Draws
 
 SAME_CAMERA = 1e-4
 """Numbers of two labels may differ by this much and mean one camera."""
@@ -124,9 +126,47 @@ class StoredImages:
             return "items were not seen from the same cameras, in the same order of names"
         return Orbits(torch.stack(alike), Cameras.from_label(labels))
 
+    def sample(self, num: int, seed: int) -> "StoredSample":
+        """Draw `num` images in a random order that depends on the seed alone.
+
+        A smaller number is the beginning of a larger one. By name, the first of a folder would be
+        those of one class or item where it is sorted so.
+        """
+        which = Draws(seed).scope("stored").permutation("images", len(self))[:num]
+        return StoredSample(self, which, seed)
+
     def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
         data = self.source.read(name)
         if name in self._checksums and checksum(data) != self._checksums[name]:
             raise DataError(f"{name}: bad checksum in {self.path}; copy the images again")
         image: UInt8[np.ndarray, "h w 3"] = decode(data, name, self.resolution)
         return rearrange(torch.from_numpy(image), "h w c -> c h w").contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSample:
+    """Some of the stored images, in an order of their own, as a source of views."""
+
+    stored: StoredImages
+    which: Int64[Tensor, " n"]
+    """Number of each image among all, by name."""
+    seed: int
+    """What the order was drawn by."""
+
+    @property
+    def protocol(self) -> str:
+        """What is known of the images, in words: nobody told how they were made."""
+        cameras = "cameras" if self.stored.labels is None else "conditioning"
+        drawn = f"drawn at random (seed {self.seed}) from {len(self.stored):,}"
+        return (
+            f"stored images {drawn} (fingerprint {self.stored.fingerprint}), {cameras} and "
+            "truncation unknown"
+        )
+
+    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
+        """Return the cameras of some images, as `StoredImages.base`."""
+        return self.stored.base(self.which[items])
+
+    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
+        """Return some images as a generator's, as `StoredImages.views`."""
+        return self.stored.views(self.which[items], cameras)

@@ -199,6 +199,17 @@ def test_a_broken_off_evaluation_continues_with_the_same_values(data, nets, tmp_
     assert kept == {"real"}  # what the generator made goes when all is measured
 
 
+def test_features_are_those_of_the_libraries_that_made_them(data, nets, tmp_path, monkeypatch):
+    """A Pillow that resizes otherwise must not meet real images of the one before."""
+    measure(plain(), data, weights=nets, cache=tmp_path)
+    before = set((tmp_path / "features").iterdir())
+    measure(plain(), data, weights=nets, cache=tmp_path)
+    assert set((tmp_path / "features").iterdir()) == before
+    monkeypatch.setattr(distribution, "version", lambda name: f"{name} of tomorrow")
+    measure(plain(), data, weights=nets, cache=tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 2 * len(before)
+
+
 def test_another_generator_is_not_taken_for_this_one(data, tmp_path, monkeypatch):
     monkeypatch.setattr(distribution.shutil, "rmtree", lambda *_, **__: None)
     first, other = plain(), plain()

@@ -9,6 +9,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.metrics.distance import fakes
+from lightning_gan3d.metrics.source_key import identity_of
 from lightning_gan3d.metrics.stored import StoredImages
 
 CAMERAS = Cameras.on_sphere(torch.linspace(0, 3, 4), torch.zeros(4), 3.2, focal=1.5).to_label()
@@ -34,6 +35,22 @@ def test_a_plain_folder_is_images_without_cameras(tmp_path):
     assert [to_uint8(f.images)[:, 0, 0, 0].tolist() for f in found] == [[0, 1], [2]]
     assert all(f.cameras.cam2world.isnan().all() for f in found)
     assert "come without cameras" in stored.orbits(2)
+
+
+def test_a_part_of_a_folder_is_drawn_at_random_and_says_so(tmp_path):
+    """Sorted by class, the first of a folder would be one class."""
+    stored = StoredImages(write(tmp_path / "a", 40, CAMERAS.repeat(10, 1)))
+    sample, again = stored.sample(40, 0), stored.sample(8, 0)
+    found = torch.cat([to_uint8(f.images)[:, 0, 0, 0] for f in fakes(sample, 40, 16)]).long()
+    assert sorted(found.tolist()) == list(range(40))
+    assert found[:8].max() > 20  # not the first by name
+    assert torch.equal(again.which, found[:8])
+    torch.testing.assert_close(sample.base(torch.arange(40)).to_label(), CAMERAS[found % 4])
+    assert not torch.equal(stored.sample(40, 1).which, sample.which)
+    assert identity_of(again) != identity_of(stored.sample(8, 1))
+    for word in ("at random (seed 0) from 40", "truncation unknown", stored.fingerprint):
+        assert word in sample.protocol
+    assert "no truncation" not in sample.protocol
 
 
 def test_items_that_one_set_of_cameras_has_seen_are_found(tmp_path):

@@ -76,6 +76,11 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     assert found["memorisation.excess"].value > 0.9  # they are the training images
     assert "stored images come without depth" in found["consistency.psnr"].note
     assert "no depth" in found["geometry.relief"].note
+    for name in ("quality.swd", "pose.median_deg", "memorisation.excess"):
+        assert "truncation unknown" in found[name].note
+        assert "no truncation" not in found[name].note
+        assert "drawn at random" in found[name].note
+    assert "no conditioning label" in found["refit.psnr_following"].note
     assert "which images show one item" in found["refit.psnr"].note
     comparison = compare(find_runs([tmp_path / "runs"]))
     (group,) = comparison.groups
@@ -93,6 +98,26 @@ def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):
     for name in ("pose.median_deg", "refit.psnr"):
         assert found[name].value is None
         assert "without cameras" in found[name].note
+
+
+def test_networks_given_by_hand_read_stored_images_too_or_say_why_not(data, tmp_path):
+    class Front(torch.nn.Module):
+        def forward(self, x):
+            turn = torch.tensor([1.0, 0.0, 0.0, 0.0, -1.0, 0.0])
+            return turn.expand(x.shape[0], 6)
+
+    network = tmp_path / "front.pt"
+    torch.jit.script(Front()).save(str(network))
+    given = [f"data.path={data}", *SMALL, f"evaluation.pose.estimator={network}"]
+    given += [f"evaluation.identity.embedding={network}", "evaluation.refit=null"]
+    for cameras in (True, False):
+        folder = copy_images(data, tmp_path / f"cameras {cameras}", "test", cameras)
+        found = by_name(evaluate_target(folder, "cpu", given))
+        row = found["pose.estimator_median_deg"]
+        assert (row.value is not None) == cameras
+        assert found["identity.cosine"].value is None
+        if not cameras:
+            assert "without cameras" in row.note
 
 
 def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
