@@ -129,6 +129,9 @@ def evaluate(
     vgg_weights: Annotated[
         Path | None, typer.Option(help="VGG16 of precision and recall, the same.")
     ] = None,
+    clip_weights: Annotated[
+        Path | None, typer.Option(help="CLIP of evaluation.distribution.clip, the same.")
+    ] = None,
     self_test: Annotated[
         bool,
         typer.Option("--self-test", help="Test the measures on scenes with known answers."),
@@ -148,7 +151,7 @@ def evaluate(
         raise ConfigError("evaluate: name a run directory; or --self-test")
     from lightning_gan3d.metrics.run import evaluate_target, given_weights
 
-    weights = given_weights(inception_weights, vgg_weights)
+    weights = given_weights(inception_weights, vgg_weights, clip_weights)
     typer.echo(evaluate_target(target, device, overrides or [], out, weights, sys.argv))
 
 

@@ -295,12 +295,14 @@ def _write(
     return Evaluation(folder / EVALUATION, measures)
 
 
-def given_weights(inception: Path | None, vgg16: Path | None) -> dict[str, Path]:
+def given_weights(
+    inception: Path | None, vgg16: Path | None, clip: Path | None = None
+) -> dict[str, Path]:
     """Return the paths that were given by hand, by name.
 
     Which of both Inceptions a path is, the configuration's mode decides.
     """
-    given = {"inception": inception, "inception-pytorch": inception, "vgg16": vgg16}
+    given = {"inception": inception, "inception-pytorch": inception, "vgg16": vgg16, "clip": clip}
     return {name: path for name, path in given.items() if path is not None}
 
 
