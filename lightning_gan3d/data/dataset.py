@@ -35,7 +35,8 @@ class DataConfig:
     mirror: bool = False
     """Double the training images by mirrored ones, with mirrored poses."""
     holdout: float = 0.0
-    """Share of images held out, picked by name. Above 0 it replaces the data set's own splits."""
+    """Share of images held out, whole objects where the data set names these; picked by name.
+    Above 0 it replaces the data set's own splits."""
     train_split: str = "train"
     """Which of the data set's own splits is trained on, where it names any."""
     test_split: str = "test"
@@ -236,10 +237,16 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def _held_out(self, names: list[str], wanted: str) -> set[int]:
         """Split by the hash of the name.
 
-        Copies of one picture stay together, where `dataset.json` tells of them.
+        Images of one object, and copies of one picture, stay together where `dataset.json` tells of
+        them: else a generator would be compared with other views of what it was trained on.
         """
         copies = _mapping(self.index, "copies", str, self.cfg.path)
-        held = hold_out(names, self.cfg.holdout, copies)
+        objects = _mapping(self.index, "objects", int, self.cfg.path)
+        first = {n: copies.get(n, n) for n in names}  # a mirrored copy may have another object
+        group_of = {
+            n: f"object {objects[f]}" if objects.get(f, -1) >= 0 else f for n, f in first.items()
+        }
+        held = hold_out(names, self.cfg.holdout, group_of)
         if wanted == self.cfg.test_split and wanted != self.cfg.train_split:
             if not held:
                 raise DataError(

@@ -46,3 +46,25 @@ def test_copies_of_images_that_are_not_there_are_refused(tmp_path):
         path = parts.zip(tmp_path / f"{next(iter(copies))}.zip")
         with pytest.raises(DataError, match=r"`copies` .* names gone\.png, which is not there"):
             check_dataset(path)
+
+
+def test_holdout_keeps_the_views_of_an_object_on_one_side(tmp_path):
+    """Ten images of three objects, of which one is a mirrored copy with a number of its own."""
+    parts = Parts()
+    names = [f"img{i}.png" for i in range(10)]
+    parts.index["objects"] = {n: i % 3 for i, n in enumerate(names)}
+    parts.index["objects"]["img9.png"] = 7
+    parts.index["copies"] = {"img9.png": "img0.png"}
+    path = parts.zip(tmp_path / "a.zip")
+    for holdout in (0.2, 0.5):
+        test, train = (
+            ImageDataset(DataConfig(path=path, holdout=holdout), split)
+            for split in ("test", "train")
+        )
+        sides = [{o for o in side.objects.tolist() if o != 7} for side in (test, train)]
+        assert not sides[0] & sides[1]
+        assert ("img9.png" in test.names) == ("img0.png" in test.names)
+        assert len(test.names) >= 10 * holdout
+    parts.index["objects"] = dict.fromkeys(names, -1)  # unknown: each image by itself
+    path = parts.zip(tmp_path / "b.zip")
+    assert len(ImageDataset(DataConfig(path=path, holdout=0.3), "test").names) in (3, 4)
