@@ -3,9 +3,13 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+KEY_DIGITS = 16
+"""Hexadecimal digits of a protocol's key."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,17 @@ class Measure:
     items: Sequence[float | None] = ()
     """The values whose mean this is, item by item, so that generators can be compared on shared
     items: latents with the same cameras. None where an item has none; empty where not kept."""
+    protocol: str = ""
+    """Key of the protocol, 16 hexadecimal digits: values are compared only where these are equal.
+    Empty: not recorded, which compares with anything."""
 
     def __post_init__(self) -> None:
-        """Refuse values that are not finite, and missing ones without a reason."""
+        """Refuse values that are not finite, gaps without a reason, and keys of another form."""
+        if self.protocol and not re.fullmatch(f"[0-9a-f]{{{KEY_DIGITS}}}", self.protocol):
+            raise ValueError(
+                f"{self.metric}: protocol={self.protocol!r}: use {KEY_DIGITS} hexadecimal digits, "
+                "or nothing where it is not known"
+            )
         object.__setattr__(self, "items", tuple(self.items))  # JSON has lists
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(
@@ -49,7 +61,9 @@ def write_measures(path: Path, measures: Iterable[Measure]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     rows = (asdict(m) for m in measures)
     lines = (
-        json.dumps({k: v for k, v in row.items() if k != "items" or v}, allow_nan=False)
+        json.dumps(
+            {k: v for k, v in row.items() if k not in ("items", "protocol") or v}, allow_nan=False
+        )
         for row in rows
     )
     body = ",\n ".join(lines)

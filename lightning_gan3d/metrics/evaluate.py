@@ -34,6 +34,7 @@ from lightning_gan3d.metrics.pose import (
     pose_errors,
     pose_errors_of,
 )
+from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.refit import RefitConfig, measure_refit
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
 from lightning_gan3d.metrics.swd import SwdConfig
@@ -219,7 +220,7 @@ def evaluate_source(
                 [train.fingerprint, asdict(geometry), seed],
                 lambda: measure_truth(truth, geometry, seed),
             )
-    return result
+    return keyed(result, cfg, source, train, test, seed)
 
 
 def measure_images(

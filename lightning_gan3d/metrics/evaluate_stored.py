@@ -16,6 +16,7 @@ from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
 from lightning_gan3d.metrics.following import measure_following
+from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.refit import (
     NO_BOX,
     RefitConfig,
@@ -107,7 +108,7 @@ def evaluate_stored(
         result += measure_following(sample, train.labels, cfg.consistency, cfg.refit)
     if cfg.geometry is not None:
         result += geometry.without_depth()
-    return result
+    return keyed(result, cfg, stored, train, test, seed)
 
 
 def refit_stored(

@@ -251,3 +251,13 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
     text = str(result)
     assert "quality.swd" in text
     assert str(path / "evaluation.json") in text
+
+
+def test_values_carry_the_key_of_their_protocol_and_another_protocol_another_key(data):
+    cfg = dataclasses.replace(BARE, pose=SMALL.pose)
+    first = by_name(evaluate_source(figures(), *data, cfg))
+    assert all(bool(m.protocol) == (m.value is not None) for m in first.values())
+    other = dataclasses.replace(cfg, swd=SwdConfig(patches=8, projections=32))
+    second = by_name(evaluate_source(figures(), *data, other))
+    assert first["quality.swd"].protocol != second["quality.swd"].protocol
+    assert first["pose.median_deg"].protocol == second["pose.median_deg"].protocol
