@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +100,11 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "quality.kid": ("Kernel distance of Inception features (KID)", "KID", "lower"),
     "quality.kid_whole": ("KID over whole sets", "KID whole", "lower"),
     "quality.inception_score": ("Inception score", "IS", "higher"),
+    "quality.frechet": ("Fréchet distance of features", "FD", "lower"),
+    "quality.frechet_infinity": ("FD at infinitely many generated images", "FD inf.", "lower"),
+    "quality.kernel": ("Kernel distance of features", "KD", "lower"),
+    "quality.kernel_whole": ("Kernel distance over whole sets", "KD whole", "lower"),
+    "quality.class_score": ("Score of predicted classes", "Class score", "higher"),
     "quality.precision": ("Precision (VGG16)", "Precision", "higher"),
     "quality.recall": ("Recall (VGG16)", "Recall", "higher"),
     "quality.precision_inception": ("Precision in Inception features", "Prec. I", "higher"),
@@ -109,39 +115,18 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "memorisation.nearer": ("Samples nearer to training than held-out images are", "Nearer", ""),
     "memorisation.distance": ("Distance to the nearest training image", "Nearest", ""),
     "memorisation.distance_real": ("The same of held-out images", "Nearest real", ""),
-    "consistency.psnr": ("View consistency by depth, final image", "Reproj.", "higher"),
-    "consistency.psnr_raw": ("View consistency by depth, rendering", "Reproj. raw", "higher"),
-    "consistency.gain": ("Gain of warping over not warping, final image", "Gain", "higher"),
-    "consistency.gain_raw": ("Gain of warping over not warping, rendering", "Gain raw", "higher"),
-    "consistency.coverage": ("Foreground that both views see, final image", "Coverage", ""),
-    "consistency.coverage_raw": ("Foreground that both views see, rendering", "Cover. raw", ""),
-    "consistency.psnr_truth": ("The same of ground truth (ceiling)", "Reproj. truth", ""),
-    "consistency.gain_truth": ("Gain of warping ground truth (ceiling)", "Gain truth", ""),
-    "consistency.coverage_truth": ("Foreground both views see, ground truth", "Cover. truth", ""),
-    "consistency.ssim": ("SSIM of warped views, final image", "SSIM", "higher"),
-    "consistency.ssim_raw": ("SSIM of warped views, rendering", "SSIM raw", "higher"),
-    "consistency.lpips": ("LPIPS of warped views, final image", "LPIPS", "lower"),
-    "consistency.lpips_raw": ("LPIPS of warped views, rendering", "LPIPS raw", "lower"),
+    "consistency.psnr": ("View consistency by depth", "Reproj.", "higher"),
+    "consistency.gain": ("Gain of warping over not warping", "Gain", "higher"),
+    "consistency.coverage": ("Foreground that both views see", "Coverage", ""),
+    "consistency.ssim": ("SSIM of warped views", "SSIM", "higher"),
+    "consistency.lpips": ("LPIPS of warped views", "LPIPS", "lower"),
     "consistency.depth_error": ("Disagreement of depths, mean", "Depth err.", "lower"),
     "consistency.depth_median": ("Disagreement of depths, median", "Depth med.", "lower"),
-    "consistency.flicker": ("Flicker of a slow orbit, final image", "Flicker", "lower"),
-    "consistency.flicker_raw": ("Flicker of a slow orbit, rendering", "Flicker raw", "lower"),
+    "consistency.flicker": ("Flicker of a slow orbit", "Flicker", "lower"),
     "consistency.flicker_share": ("Flicker over the change it is in", "Flicker share", "lower"),
-    "consistency.psnr_following": (
-        "View consistency by depth, label following",
-        "Reproj. follow.",
-        "higher",
-    ),
-    "refit.psnr_following": (
-        "View consistency without depth, label following",
-        "Refit follow.",
-        "higher",
-    ),
     "refit.ssim": ("SSIM of refitted views", "Refit SSIM", "higher"),
     "refit.psnr": ("View consistency without depth (refit)", "Refit", "higher"),
     "refit.gain": ("Refit over showing the nearest fitted view", "Refit gain", "higher"),
-    "refit.psnr_truth": ("Refit to ground truth (ceiling)", "Refit truth", ""),
-    "refit.gain_truth": ("Refit gain of ground truth (ceiling)", "Gain truth", ""),
     "refit.psnr_fit": ("Refit on the views that were fitted", "Refit fitted", ""),
     "pose.within_20deg": ("Images within 20° of the pose asked for", "Pose", "higher"),
     "pose.within_20deg_real": ("The same of real images (ceiling)", "Pose real", ""),
@@ -172,24 +157,16 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
     "geometry.filled": ("Part of the box that is solid", "Filled", ""),
     "geometry.shape_to_data": ("Shape distance to the nearest real object", "Shape", "lower"),
     "geometry.shape_from_data": ("Shape distance from each real object", "Variety", "lower"),
-    **{
-        f"geometry.{name}_truth": (f"{words} of ground truth", f"{short} truth", "")
-        for name, words, short in (
-            ("relief", "Depth of the front over its width", "Relief"),
-            ("thickness", "Thinnest over longest axis", "Thickness"),
-            ("billboards", "Billboards", "Billboards"),
-            ("side_share", "Size of the side over size of the front", "Side"),
-            ("depth_sd", "Spread of depth", "Depth spread"),
-            ("opaque", "Opaque pixels", "Opaque"),
-            ("opacity", "Mean opacity", "Opacity"),
-            ("half_transparent", "Half-transparent pixels", "Mist"),
-            ("normals_deg", "Normals of depth against volume", "Normals"),
-            ("floaters", "Matter outside the largest piece", "Floaters"),
-            ("filled", "Part of the box that is solid", "Filled"),
-            ("shape_to_data", "Shape distance to the nearest other object", "Shape"),
-            ("shape_from_data", "Shape distance from each other object", "Variety"),
-        )
-    },
+    "geometry.shape_to_data_truth": (
+        "Shape distance to the nearest other object (ceiling)",
+        "Shape truth",
+        "",
+    ),
+    "geometry.shape_from_data_truth": (
+        "Shape distance from each other object (ceiling)",
+        "Variety truth",
+        "",
+    ),
     "speed.mapping_ms": ("Time of the mapping", "Mapping", "lower"),
     "speed.scene_ms": ("Time to make a scene, once a latent", "Scene", "lower"),
     "speed.view_ms": ("Time of each view of a scene", "View", "lower"),
@@ -249,12 +226,36 @@ _KNOWN: dict[str, tuple[str, str, Better]] = {
 }
 """Label, head of a narrow column, and better direction of what this project measures."""
 
+_SUFFIXES = (
+    ("_following", ", label following the camera", " follow."),
+    ("_truth", ", ground truth (ceiling)", " truth"),
+    ("_posed", ", drawn cameras", " posed"),
+    ("_legacy_tensorflow", ", resized as by StyleGAN and EG3D", " TF"),
+    ("_legacy_pytorch", ", resized as by PyTorch's FID", " PT"),
+    ("_inception", ", in Inception features", " I"),
+    ("_raw", ", rendering", " raw"),
+    ("_enlarged", ", rendering enlarged to the image", " enl."),
+)
+"""What names of metrics end in, and what it adds to label and head of a narrow column."""
+_DIGITS = re.compile(r"_([0-9a-f]{8})$")
+"""Of the digest of a network that is not the published one."""
+_STAGED = ("psnr", "gain", "coverage", "ssim", "lpips", "flicker", "flicker_share")
+"""Measures of `consistency` that are taken of the final image too, where nothing else is said."""
+_BLURRED = ("psnr", "ssim", "lpips", "flicker", "flicker_share")
+"""Measures of views that blur or one colour raises; the gain over not warping it does not."""
+
+SETS = ("quality.fid", "quality.kid")
+"""Metrics that lead in every mode in which they were measured."""
+
 HEADLINE = (
+    "quality.fid",
+    "quality.kid",
     "quality.swd",
     "quality.swd_way",
+    "refit.gain",
     "refit.psnr",
-    "consistency.psnr",
     "consistency.gain",
+    "consistency.psnr",
     "pose.within_20deg",
     "speed.scene_ms",
     "speed.view_ms",
@@ -271,8 +272,12 @@ HEADLINE = (
 """The metrics of the opening table, in this order."""
 
 PAPER = (
+    "quality.fid",
+    "quality.kid",
     "quality.swd",
+    "refit.gain",
     "refit.psnr",
+    "consistency.gain",
     "consistency.psnr",
     "pose.within_20deg",
     "speed.view_ms",
@@ -306,7 +311,7 @@ BENCHED = frozenset({"speed", "memory", "cost", "growth"})
 def metric(name: str, unit: str = "") -> Metric:
     """Return how a metric is shown. One that is not known keeps its name and stored unit."""
     scale, shown, decimals = _UNITS.get(unit, (1.0, unit, None))
-    label, short, better = _KNOWN.get(name, (name, name, ""))
+    label, short, better = _described(name)
     parts = growth(name)
     if parts is not None:
         axis, quantity, resolution = parts
@@ -322,6 +327,59 @@ def metric(name: str, unit: str = "") -> Metric:
     return Metric(name, label, short, better, scale, shown, decimals)
 
 
+def stem(name: str) -> tuple[str, list[str]]:
+    """Split a name into what is known of it and its suffixes, in their order; a known one has none.
+
+    `quality.kid_legacy_tensorflow_posed` gives `quality.kid` and those two, with their underscores.
+    What is not known stays whole.
+    """
+    rest = name
+    found: list[str] = []
+    while rest not in _KNOWN:
+        digits = _DIGITS.search(rest)
+        end = next((s for s, _, _ in _SUFFIXES if rest.endswith(s)), digits and digits[0])
+        if not end:
+            return name, []
+        rest, found = rest.removesuffix(end), [end, *found]
+    return rest, found
+
+
+def _described(name: str) -> tuple[str, str, Better]:
+    """Return label, head and direction, of which the suffixes tell; a ceiling has no direction."""
+    root, suffixes = stem(name)
+    label, short, better = _KNOWN.get(root, (name, name, ""))
+    staged = root.removeprefix("consistency.") in _STAGED and root.startswith("consistency.")
+    if staged and not {"_raw", "_enlarged"} & set(suffixes):
+        label += ", final image"
+    words = {s: (long, head) for s, long, head in _SUFFIXES}
+    for suffix in suffixes:
+        long, head = words.get(suffix, (f", by network {suffix[1:]}", f" {suffix[1:]}"))
+        label, short = label + long, short + head
+    return label, short, "" if "_truth" in suffixes else better
+
+
+def gain_of(name: str) -> str:
+    """Return the gain without which a value of views says nothing; empty for other metrics.
+
+    A gain is its own, for it counts above zero alone.
+    """
+    root, suffixes = stem((angle_curve(name) or (name,))[0])
+    group, _, kind = root.partition(".")
+    if group not in ("consistency", "refit") or kind not in ("gain", *_BLURRED):
+        return ""
+    return f"{group}.gain{''.join(suffixes)}"
+
+
+def leading(entries: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """Return the entries that are among the metrics; FID and KID in each of their modes."""
+    return [
+        name
+        for entry in entries
+        for name in metrics
+        if name == entry or (entry in SETS and stem(name)[0] == entry)
+    ]
+
+
 def family(name: str) -> str:
     """Return the family of a metric: what stands before the first dot."""
     return name.partition(".")[0]
@@ -330,10 +388,10 @@ def family(name: str) -> str:
 def order(name: str) -> tuple[int, int, str]:
     """Sort key: known families first, known metrics first, then by name."""
     families, known = list(FAMILIES), list(_KNOWN)
-    group = family(name)
+    group, (root, _) = family(name), stem((angle_curve(name) or (name,))[0])
     return (
         families.index(group) if group in families else len(families),
-        known.index(name) if name in known else len(known),
+        known.index(root) if root in known else len(known),
         natural(name),
     )
 

@@ -2,7 +2,9 @@
 
 A claim holds where its side is ahead on average and the interval of the paired difference leaves
 out zero; it is open where the interval does not, or where numbers are missing; else it fails. Too
-few seeds and items for an interval: then the ranges of both sides must not touch.
+few seeds and items for an interval: then the ranges of both sides must not touch. What fewer than
+three seeds decide is marked as said of these runs. Claims on consistency take PSNR and the gain
+together, for PSNR alone is won by blur and by one colour: where both do not agree they are open.
 """
 
 from collections.abc import Iterable
@@ -10,10 +12,11 @@ from typing import Any
 
 from lightning_gan3d.benchmark.growth import exponent
 from lightning_gan3d.report.catalogue import growth, metric, significant
-from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group
+from lightning_gan3d.report.decide import CLOSE, of_few, unsure
+from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import Difference, difference, of_pairs
 from lightning_gan3d.report.runs import RunRecord
-from lightning_gan3d.report.statements import Statement, Verdict, absences, listed, overlap
+from lightning_gan3d.report.statements import Statement, Verdict, absences, listed
 
 POWERS = {"voxel": (3, "cube"), "triplane": (2, "square")}
 """How the bytes of a scene grow with the resolution of its grid."""
@@ -46,7 +49,9 @@ def _triplane_is_faster(comparison: Comparison) -> Iterable[Statement]:
     if not planes or not networks:
         yield _needs(lead, "runs of triplane and nerf_mlp")
     for a in planes:
-        yield from (_ahead(lead, "speed.view_ms", a, [b], "is not faster than") for b in networks)
+        for b in networks:
+            found = _ahead("speed.view_ms", a, [b], "is not faster than")
+            yield Statement(found.verdict, f"{lead}: {found.text}.", found.few)
 
 
 def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
@@ -62,11 +67,27 @@ def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
         return
     for group in flat:
         denial = "is at least as consistent as"
-        yield _ahead(lead, "refit.psnr", group, solid, denial, worse=True, absent=absent)
+        found = [
+            _ahead(n, group, solid, denial, True, absent) for n in ("refit.gain", "refit.psnr")
+        ]
+        still = [g.label for g in solid if (g.cell("refit.gain").mean or 0.0) <= 0]
+        if still and found[0].verdict == "holds":
+            why = f"no gain above zero of {listed(still)}, whatever PSNR says; {found[0].text}"
+            found[0] = Statement("open", why)
+        yield _agreed(lead, *found)
+
+
+def _agreed(lead: str, gain: Statement, psnr: Statement) -> Statement:
+    """Join what gain and PSNR say: as both do, else open."""
+    few = gain.few or psnr.few
+    verdict = gain.verdict if gain.verdict == psnr.verdict else "open"
+    odds = {gain.verdict, psnr.verdict} == {"holds", "fails"}
+    words = "gain and PSNR disagree, so not decided; " if odds else ""
+    texts = [gain.text, *[psnr.text][: psnr.text != gain.text]]
+    return Statement(verdict, f"{lead}: {words}{'; '.join(texts)}.", few)
 
 
 def _ahead(
-    lead: str,
     name: str,
     group: Group,
     others: list[Group],
@@ -76,44 +97,54 @@ def _ahead(
 ) -> Statement:
     """Check that a group is better (or `worse`) than each of the others; `denial` says it is not.
 
-    `absent` names what should be among the others and is not, so that the claim cannot hold.
+    The text of what is returned has neither lead nor full stop. `absent` names what should be among
+    the others and is not, so that the claim cannot hold.
     """
     cells = {g.label: g.cell(name) for g in (group, *others)}
     without = [label for label, cell in cells.items() if cell.mean is None]
     if without:
-        return Statement("open", f"{lead}: not decided; {absences(cells, without)}.")
+        return Statement("open", f"not decided; {absences(cells, without)}")
+    if unlike(cells):
+        return Statement("open", f"not decided; {unlike(cells)}")
     up = (metric(name).better == "higher") != worse
     found = [difference(group, other, name) for other in others]
+    few = of_few(list(cells.values()), found)
     sides: dict[Verdict, list[str]] = {"holds": [], "open": [], "fails": []}
+    doubts = []
     for other, gap in zip(others, found, strict=True):
-        sides[_verdict(cells[group.label], cells[other.label], gap, up)].append(other.label)
+        verdict, why = _verdict(cells[group.label], cells[other.label], gap, up)
+        sides[verdict].append(other.label)
+        doubts += [why] * (verdict == "open")
     numbers = ", ".join(f"{x} {c.metric.with_unit(c.mean or 0.0)}" for x, c in cells.items())
     numbers = "; ".join([numbers, *(_gap(d) for d in found if d.interval is not None)])
     if sides["fails"]:
         return Statement(
-            "fails", f"{lead}: no, {group.label} {denial} {listed(sides['fails'])} "
-            f"({numbers})."
-        )  # fmt: skip
+            "fails", f"no, {group.label} {denial} {listed(sides['fails'])} ({numbers})", few
+        )
     if sides["open"]:
         close = listed(sides["open"])
-        return Statement(
-            "open", f"{lead}: on average, but too close to call against {close} ({numbers})."
-        )
+        words = " and ".join(dict.fromkeys(doubts))
+        return Statement("open", f"on average, but {words} against {close} ({numbers})")
     if absent:
         return Statement(
             "open",
-            f"{lead}: as far as measured, but there is no run of {listed(absent)} ({numbers}).",
+            f"as far as measured, but there is no run of {listed(absent)} ({numbers})",
         )
-    return Statement("holds", f"{lead}: {numbers}.")
+    return Statement("holds", numbers, few)
 
 
-def _verdict(mine: Cell, other: Cell, gap: Difference, up: bool) -> Verdict:
-    """Decide by the paired difference; without an interval of it, by the ranges of both sides."""
+def _verdict(mine: Cell, other: Cell, gap: Difference, up: bool) -> tuple[Verdict, str]:
+    """Decide by the paired difference, else by the ranges of both sides; say why where it is open.
+
+    What is not ahead on average fails, unless nothing can be said.
+    """
     mean = gap.mean if gap.mean is not None else (mine.mean or 0.0) - (other.mean or 0.0)
+    why = unsure(mine, other, gap)
+    if why not in ("", CLOSE):
+        return "open", why
     if mean == 0 or (mean > 0) != up:
-        return "fails"
-    sure = gap.interval.excludes_zero() if gap.interval else not overlap(mine, other)
-    return "holds" if sure else "open"
+        return "fails", ""
+    return ("open", why) if why else ("holds", "")
 
 
 def _gap(d: Difference) -> str:
@@ -174,7 +205,10 @@ def _points(run: RunRecord) -> list[tuple[int, float]]:
 
 
 def _superresolution_costs(comparison: Comparison) -> Iterable[Statement]:
-    lead = "Super-resolution costs view consistency (reprojection before and after it)"
+    lead = (
+        "Super-resolution costs view consistency (reprojection of the final image against that of "
+        "the rendering enlarged to its size)"
+    )
     groups = [g for g in comparison.groups if any(_factor(run) > 1 for run in g.runs)]
     if not groups:
         yield _needs(lead, "a run with super-resolution (generator.superresolution.factor over 1)")
@@ -191,18 +225,27 @@ def _factor(run: RunRecord) -> int:
 
 
 def _cost_in(lead: str, group: Group) -> Statement:
-    names = "consistency.psnr_raw", "consistency.psnr"
+    gain, psnr = (_loss(group, f"consistency.{kind}") for kind in ("gain", "psnr"))
+    return _agreed(lead, gain, psnr)
+
+
+def _loss(group: Group, name: str) -> Statement:
+    """Check that a value falls from the enlarged rendering to the final image."""
+    names = f"{name}_enlarged", name
     cells = dict(zip(names, map(group.cell, names), strict=True))
     without = [name for name, cell in cells.items() if cell.mean is None]
     if without:
-        return Statement("open", f"{lead}: not decided; {group.label}, {absences(cells, without)}.")
+        return Statement("open", f"not decided; {group.label}, {absences(cells, without)}")
+    if unlike(cells):
+        return Statement("open", f"not decided; {group.label}, {unlike(cells)}")
     before, after = cells.values()
     rows = zip(before.measures, after.measures, strict=True)
     pairs = [(str(run.seed), a, b) for (run, a), (_, b) in rows]
-    gap = of_pairs(names[1], "before", "after", pairs)
-    verdict = _verdict(before, after, gap, up=True)
+    gap = of_pairs(name, "enlarged", "final", pairs)
+    verdict, why = _verdict(before, after, gap, up=True)
     show = after.metric.with_unit
-    numbers = f"{show(before.mean or 0.0)} before, {show(after.mean or 0.0)} after"
+    numbers = f"{after.metric.short} {show(before.mean or 0.0)} of the enlarged rendering, "
+    numbers += f"{show(after.mean or 0.0)} of the final image"
     numbers += f"; {_gap(gap)}" if gap.interval else ""
-    tails = {"holds": "", "open": "on average, but too close to call; ", "fails": "no; "}
-    return Statement(verdict, f"{lead}: {tails.get(verdict, '')}{group.label}, {numbers}.")
+    tail = {"holds": "", "open": f"on average, but {why}; ", "fails": "no; "}.get(verdict, "")
+    return Statement(verdict, f"{tail}{group.label}, {numbers}", of_few([before, after], [gap]))

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_gan3d.measure import Measure
 from lightning_gan3d.report.catalogue import FAMILIES, Metric, family, metric
+from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
 from lightning_gan3d.report.intervals import LEAST, mean_interval, why_none
 from lightning_gan3d.report.paired import Difference
@@ -14,7 +15,7 @@ from lightning_gan3d.report.plot import Plot
 from lightning_gan3d.report.protocols import Conditions, conditions
 from lightning_gan3d.report.runs import RunRecord
 from lightning_gan3d.report.statements import Statement
-from lightning_gan3d.report.tables import best_labels, headline
+from lightning_gan3d.report.tables import headline
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Table:
     rows: tuple[tuple[Metric, tuple[CellText, ...]], ...]
     footnotes: tuple[str, ...]
     """Why values are missing; the first has number 1."""
+    remarks: tuple[str, ...] = ()
+    """What is missing in every run for one reason, and why rows have nothing in bold."""
     protocols: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of each metric: its label, and how it was measured; one line where all runs agree."""
 
@@ -170,11 +173,19 @@ def _families(comparison: Comparison) -> list[Table]:
 
 def _table(comparison: Comparison, title: str, names: Sequence[str], protocols: bool) -> Table:
     footnotes = Footnotes()
-    rows, notes = [], []
+    rows, notes, remarks = [], [], []
+    nowhere: dict[str, list[str]] = {}
     for name in names:
         shown = metric(name, comparison.unit(name))
-        best = best_labels(comparison, name)
         cells = comparison.cells(name)
+        reasons = {m.note for c in cells.values() for _, m in c.measures if m.value is None}
+        if len(reasons) == 1 and not any(c.values for c in cells.values()):
+            nowhere.setdefault(reasons.pop(), []).append(shown.label)
+            continue
+        best = best_labels(comparison, name)
+        why = why_not_bold(comparison, name)
+        if why:
+            remarks.append(f"{shown.label}: {why}.")
         rows.append(
             (
                 shown,
@@ -193,8 +204,14 @@ def _table(comparison: Comparison, title: str, names: Sequence[str], protocols: 
         tuple(g.label for g in comparison.groups),
         tuple(rows),
         tuple(footnotes.reasons),
+        (*remarks, *(_nowhere(labels, why) for why, labels in nowhere.items())),
         tuple(notes),
     )
+
+
+def _nowhere(labels: Sequence[str], why: str) -> str:
+    """Say in one sentence what no run has, for one reason."""
+    return f"Missing in every run: {_listed(labels)} ({why})."
 
 
 def _cell(cell: Cell, best: bool, footnotes: Footnotes, spread: bool) -> CellText:

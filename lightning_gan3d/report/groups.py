@@ -1,22 +1,25 @@
 """Runs that differ only in seed make a group; a cell holds what a group says of one metric."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from lightning_gan3d.measure import Measure
-from lightning_gan3d.report.catalogue import Metric, metric, order
+from lightning_gan3d.report.catalogue import Metric, family, metric, order
+from lightning_gan3d.report.intervals import LEAST
 from lightning_gan3d.report.runs import RunRecord
 
 CANONICAL = ("triplane", "voxel", "nerf_mlp")
 BASELINES = ("image2d",)
 """Representations without a third dimension, which stand last."""
+EXACT = frozenset({"cost"})
+"""Families of what is counted, not measured: there one seed says as much as three."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a group says of one metric. Without a value of each run, there is no mean."""
+    """What a group says of one metric. Without a value of each run by one protocol, no mean."""
 
     metric: Metric
     measures: tuple[tuple[RunRecord, Measure], ...]
@@ -29,8 +32,18 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        """Whether every run has a value."""
-        return len(self.values) == len(self.measures)
+        """Whether every run has a value, and all were measured alike."""
+        return len(self.values) == len(self.measures) and len(self.protocols) <= 1
+
+    @property
+    def protocols(self) -> list[str]:
+        """The keys of the protocols by which the values were taken, as far as recorded."""
+        return sorted({m.protocol for _, m in self.measures if m.value is not None} - {""})
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few seeds to speak of more than these runs."""
+        return len(self.measures) < LEAST and family(self.metric.name) not in EXACT
 
     @property
     def mean(self) -> float | None:
@@ -44,7 +57,10 @@ class Cell:
 
     @property
     def why(self) -> str:
-        """Why values are missing, seed by seed; one reason once."""
+        """Why values are missing, or have no mean, seed by seed; one reason once."""
+        if len(self.protocols) > 1:
+            seeds = (f"{seed_name(run)}: {m.protocol}" for run, m in self.measures if m.protocol)
+            return f"measured differently from seed to seed (protocol of {', '.join(seeds)})"
         reasons: dict[str, list[str]] = {}
         for run, m in self.measures:
             if m.value is None:
@@ -130,6 +146,18 @@ class Comparison:
         return next(found, "")
 
 
+def unlike(cells: Mapping[str, Cell]) -> str:
+    """Say that some groups were measured by other protocols than others; empty where none was."""
+    by_key: dict[str, list[str]] = {}
+    for label, cell in cells.items():
+        for key in cell.protocols:
+            by_key.setdefault(key, []).append(label)
+    if len(by_key) < 2:
+        return ""
+    each = "; ".join(f"{', '.join(labels)}: {key}" for key, labels in sorted(by_key.items()))
+    return f"measured differently, so not compared (protocol of {each})"
+
+
 def seed_name(run: RunRecord) -> str:
     """Name a run within its group."""
     return f"seed {run.seed}" if run.seed is not None else run.name
@@ -150,8 +178,38 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
             if sum(k[1] == experiment for k in same_kind) > 1:
                 label = f"{kind} ({experiment} {variant})"
         members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
-        groups.append(Group(label, kind, tuple(members)))
+        alone, apart = _told_apart(members)
+        groups += [Group(label, kind, tuple(alone))] if alone else []
+        groups += [Group(f"{label}, {words}", kind, (run,)) for words, run in apart]
     return Comparison(tuple(groups))
+
+
+def _told_apart(
+    members: Sequence[RunRecord],
+) -> tuple[list[RunRecord], list[tuple[str, RunRecord]]]:
+    """Keep one record a seed; give others of that seed words of their own, by their weights.
+
+    Two checkpoints of one run, evaluated into folders, share its configuration and seed: they are
+    no two seeds. The run itself keeps its place, where one of them is it.
+    """
+    by_seed: dict[int | None, list[RunRecord]] = {}
+    for run in members:
+        by_seed.setdefault(run.seed, []).append(run)
+    alone: list[RunRecord] = []
+    apart: list[RunRecord] = []
+    for seed, runs in by_seed.items():
+        own = [run for run in runs if "evaluated" not in run.manifest]
+        if len(runs) == 1 or (seed is None and all(run.gap for run in runs)):
+            alone += runs
+        else:
+            alone += own if len(own) == 1 else []
+            apart += [run for run in runs if len(own) != 1 or run not in own]
+    digests = [str(run.conditions.get("weights_sha256", ""))[:8] for run in apart]
+    words = [
+        f"weights {d}" if d and digests.count(d) == 1 else run.name
+        for d, run in zip(digests, apart, strict=True)
+    ]
+    return alone, list(zip(words, apart, strict=True))
 
 
 def representation_order(kind: str) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lightning_gan3d.report.document import CellText, Document, Table
 from lightning_gan3d.report.paired import DIFFERENCE_HEADS, Difference, difference_row
 from lightning_gan3d.report.protocols import Conditions
-from lightning_gan3d.report.statements import MARKS, Statement
+from lightning_gan3d.report.statements import Statement
 
 
 def to_markdown(document: Document, plot_folder: str) -> str:
@@ -47,7 +47,7 @@ def to_markdown(document: Document, plot_folder: str) -> str:
 
 
 def _statements(statements: Sequence[Statement]) -> str:
-    return "\n".join(f"- **{MARKS[s.verdict]}**: {escape(s.text)}" for s in statements)
+    return "\n".join(f"- **{s.mark}**: {escape(s.text)}" for s in statements)
 
 
 def _differences(found: Sequence[Difference]) -> str:
@@ -65,6 +65,8 @@ def _conditions(table: Conditions) -> str:
 
 
 def _table(table: Table) -> str:
+    if not table.rows:
+        return "\n\n".join(escape(x) for x in table.remarks)
     lines = [
         f"| | {' | '.join(escape(g) for g in table.groups)} |",
         f"|---|{'---|' * len(table.groups)}",
@@ -74,6 +76,7 @@ def _table(table: Table) -> str:
     if table.footnotes:
         lines.append("")
         lines += [f"[{i}] {escape(why)}<br>" for i, why in enumerate(table.footnotes, 1)]
+    lines += [x for remark in table.remarks for x in ("", escape(remark))]
     return "\n".join(lines)
 
 

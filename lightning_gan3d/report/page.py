@@ -8,7 +8,7 @@ from lightning_gan3d.report.document import CellText, Document, Table
 from lightning_gan3d.report.page_style import STYLE
 from lightning_gan3d.report.paired import DIFFERENCE_HEADS, difference_row
 from lightning_gan3d.report.plot import Plot
-from lightning_gan3d.report.statements import MARKS, Statement
+from lightning_gan3d.report.statements import Statement
 from lightning_gan3d.report.style import inks
 from lightning_gan3d.version import __version__
 
@@ -85,7 +85,7 @@ def _t(text: str) -> str:
 
 
 def _statement(statement: Statement) -> str:
-    mark = f'<span class="mark">{MARKS[statement.verdict]}</span>'
+    mark = f'<span class="mark">{statement.mark}</span>'
     return f'<li class="{statement.verdict}">{mark} {_t(statement.text)}</li>'
 
 
@@ -128,10 +128,14 @@ def _table(table: Table, document: Document) -> str:
         for shown, cells in table.rows
     )
     notes = "".join(f"<li>{_t(why)}</li>" for why in table.footnotes)
+    remarks = "".join(f'<p class="notes">{_t(x)}</p>' for x in table.remarks)
+    if not table.rows:
+        return remarks
     return (
         f'<div class="scroll"><table><thead><tr><td></td>{heads}</tr></thead>'
         f"<tbody>\n{rows}\n</tbody></table></div>"
         + (f'<ol class="notes">{notes}</ol>' if notes else "")
+        + remarks
     )
 
 

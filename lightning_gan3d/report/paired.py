@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from lightning_gan3d.measure import Measure
-from lightning_gan3d.report.catalogue import Metric, metric
-from lightning_gan3d.report.groups import Comparison, Group
+from lightning_gan3d.report.catalogue import Metric, leading, metric
+from lightning_gan3d.report.groups import Comparison, Group, unlike
 from lightning_gan3d.report.intervals import LEAST, Interval, mean_interval, why_none
 
 COMPARED = (
+    "quality.fid",
+    "quality.kid",
     "quality.swd",
     "refit.psnr",
     "refit.gain",
@@ -45,6 +47,8 @@ class Difference:
     """Why there is no mean, or no interval."""
     unit: str = ""
     """The stored unit of mean and interval."""
+    seeds: int = 0
+    """Seeds that were paired."""
 
     @property
     def ahead(self) -> str:
@@ -62,13 +66,13 @@ Pairs = Sequence[tuple[str, Measure, Measure]]
 
 def differences(comparison: Comparison) -> list[Difference]:
     """Return the differences of all pairs of groups in what is worth comparing."""
-    names = [n for n in COMPARED if n in comparison.metrics]
+    names = leading(COMPARED, comparison.metrics)
     pairs = list(combinations(comparison.groups, 2))
     return [difference(a, b, n) for n in names for a, b in pairs]
 
 
 def difference(first: Group, second: Group, name: str) -> Difference:
-    """Subtract groups seed by seed. A gap on either side leaves no difference: nothing is averaged.
+    """Subtract groups seed by seed; None where either side has a gap, or was measured differently.
 
     Seeds in common have the same data order, and all runs meet the same latents and cameras in
     their measures.
@@ -76,6 +80,7 @@ def difference(first: Group, second: Group, name: str) -> Difference:
     cells = first.cell(name), second.cell(name)
     unit = next((m.unit for cell in cells for _, m in cell.measures if m.unit), "")
     gaps = [f"{g.label}: {c.why}" for g, c in zip((first, second), cells, strict=True) if c.why]
+    gaps = gaps or [x for x in [unlike({first.label: cells[0], second.label: cells[1]})] if x]
     sides = [{run.seed: m for run, m in cell.measures if run.seed is not None} for cell in cells]
     shared = sorted(sides[0].keys() & sides[1].keys())
     if gaps or not shared:
@@ -100,7 +105,8 @@ def of_pairs(name: str, first: str, second: str, pairs: Pairs) -> Difference:
             basis = f"{len(items)} items of {basis}; another seed may differ by more"
     unit = pairs[0][1].unit
     mean, interval = statistics.fmean(values), mean_interval(values)
-    return Difference(metric(name, unit), first, second, mean, interval, basis, why, unit)
+    shown = metric(name, unit)
+    return Difference(shown, first, second, mean, interval, basis, why, unit, len(pairs))
 
 
 def _value(m: Measure) -> float:

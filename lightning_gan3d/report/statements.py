@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_gan3d.report.catalogue import metric, significant
-from lightning_gan3d.report.groups import Cell, Comparison, Group
+from lightning_gan3d.report.catalogue import leading, metric, significant
+from lightning_gan3d.report.decide import CLOSE, of_few, too_close
+from lightning_gan3d.report.groups import Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import difference
 
 Verdict = Literal["found", "holds", "fails", "open"]
@@ -24,12 +25,14 @@ SUPERLATIVES = (
     ("speed.train_img_s", "Fastest in training"),
     ("memory.train_mb", "Least memory in training"),
     ("cost.scene_bytes", "Smallest scene"),
+    ("quality.fid", "Lowest FID"),
+    ("quality.kid", "Lowest KID"),
     ("quality.swd", "Images nearest to the held-out ones"),
-    ("refit.psnr", "Most consistent between views, by the measure that needs no depth"),
-    ("consistency.psnr", "Most consistent between views, by reprojection"),
+    ("refit.gain", "Most consistent between views, by the measure that needs no depth (gain)"),
+    ("consistency.gain", "Most consistent between views, by reprojection (gain)"),
     ("pose.within_20deg", "Poses followed best"),
 )
-"""Metrics whose best group is named."""
+"""Metrics whose best group is named. Of views the gains: PSNR is won by blur and by one colour."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,24 @@ class Statement:
     """`found`: a finding. `holds`, `fails`: an expectation. `open`: the numbers do not decide."""
     text: str
     """The sentence, with its numbers."""
+    few: bool = False
+    """Whether fewer than three seeds decided, so that it speaks of these runs alone."""
+
+    @property
+    def mark(self) -> str:
+        """How it is marked."""
+        words = MARKS[self.verdict]
+        return f"{words} for these runs" if self.few and self.verdict != "open" else words
 
 
 def statements(comparison: Comparison) -> list[Statement]:
     """Check everything that the numbers at hand can decide; what fails is said like what holds."""
     out = [_all_finished(comparison), *_same_conditions(comparison)]
     if len(comparison.groups) > 1:
-        out += [s for name, lead in SUPERLATIVES for s in _best(comparison, name, lead)]
+        for entry, lead in SUPERLATIVES:
+            for name in leading([entry], comparison.metrics):
+                how = "" if name == entry else f" ({metric(name).short})"
+                out += _best(comparison, name, lead + how)
     out += _paths(comparison)
     out += _way_to_floor(comparison)
     out += _warping_gains(comparison)
@@ -126,6 +140,10 @@ def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
     if len(ranked) < 2:
         yield Statement("open", f"{lead}: cannot be said; {absences(cells, absent)}.")
         return
+    other = unlike(cells)
+    if other:
+        yield Statement("open", f"{lead}: cannot be said; {other}.")
+        return
     (best, winner), *others = ranked
     rest = "; ".join(
         f"{label} {shown.with_unit(value)}{_times(value, best, shown.unit)}"
@@ -133,12 +151,21 @@ def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
     )
     text = f"{lead}: {winner}, {shown.with_unit(best)} ({rest})."
     groups = {g.label: g for g in comparison.groups}
-    close = [label for _, label in others if too_close(groups[winner], groups[label], name)]
-    if close:
-        text += f" Too close to call against {listed(close)}."
+    doubts: dict[str, list[str]] = {}
+    for _, label in others:
+        why = too_close(groups[winner], groups[label], name)
+        if why:
+            doubts.setdefault(why, []).append(label)
+    for why, labels in doubts.items():
+        text += f" {why[0].upper()}{why[1:]}{' against' if why == CLOSE else ':'} {listed(labels)}."
+    if name.endswith(".gain") and best <= 0:
+        doubts["no gain"] = [winner]
+        text += " None gains, so that none is called consistent."
     if absent:
         text += f" Not ranked: {absences(cells, absent)}."
-    yield Statement("open" if close else "found", text)
+    gaps = [difference(groups[winner], groups[label], name) for _, label in others]
+    few = of_few([cells[label] for _, label in ranked], gaps)
+    yield Statement("open" if doubts else "found", text, few)
 
 
 def _times(value: float, best: float, unit: str) -> str:
@@ -146,24 +173,6 @@ def _times(value: float, best: float, unit: str) -> str:
     if unit in ("dB", "%", "°", "deg") or min(value, best) <= 0:
         return ""
     return f", a factor of {significant(max(value, best) / min(value, best), 2)}"
-
-
-def too_close(a: Group, b: Group, name: str) -> bool:
-    """Whether the numbers cannot tell which of two groups is better.
-
-    That is where the interval of their paired difference holds zero; without one, where the ranges
-    of both touch.
-    """
-    gap = difference(a, b, name)
-    if gap.interval is not None:
-        return not gap.interval.excludes_zero()
-    return overlap(a.cell(name), b.cell(name))
-
-
-def overlap(a: Cell, b: Cell) -> bool:
-    """Whether the ranges of two groups touch, so that neither is called better."""
-    one, two = a.interval, b.interval
-    return one is not None and two is not None and one[0] <= two[1] and two[0] <= one[1]
 
 
 def absences(cells: dict[str, Cell], labels: list[str]) -> str:
@@ -219,9 +228,10 @@ def _each(
         verdict, text = check(group)
         by_verdict.setdefault(verdict, []).append(f"{group.label}, {text}")
     tails: dict[Verdict, str] = {"holds": "", "fails": "no; ", "open": "not decided; "}
+    few = any(g.cell(name).few for g in groups)
     for verdict, tail in tails.items():
         if verdict in by_verdict:
-            yield Statement(verdict, f"{lead}: {tail}{'; '.join(by_verdict[verdict])}.")
+            yield Statement(verdict, f"{lead}: {tail}{'; '.join(by_verdict[verdict])}.", few)
 
 
 def listed(words: list[str]) -> str:

@@ -4,13 +4,14 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lightning_gan3d.report.catalogue import HEADLINE, PAPER, metric, significant
+from lightning_gan3d.report.catalogue import HEADLINE, PAPER, leading, metric, significant
+from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.groups import Cell, Comparison, Group
 from lightning_gan3d.report.paired import Difference
 from lightning_gan3d.report.runs import RunRecord
-from lightning_gan3d.report.statements import MARKS, Statement
+from lightning_gan3d.report.statements import Statement
 
-COLUMNS = ("run", "representation", "seed", "metric", "value", "unit", "n", "note")
+COLUMNS = ("run", "representation", "seed", "metric", "value", "unit", "n", "note", "protocol")
 
 
 def results_csv(comparison: Comparison) -> str:
@@ -38,6 +39,7 @@ def results_csv(comparison: Comparison) -> str:
                     unit,
                     m.n,
                     f"{spread}{m.note}{stood}",
+                    m.protocol,
                 )
             )
     return buffer.getvalue()
@@ -70,7 +72,7 @@ def differences_csv(found: Sequence[Difference]) -> str:
 
 def claims_tex(checked: Sequence[Statement]) -> str:
     """Return the claims as a LaTeX list, each with its verdict."""
-    items = [f"\\item[\\textbf{{{MARKS[s.verdict]}}}] {latex(s.text)}" for s in checked]
+    items = [f"\\item[\\textbf{{{s.mark}}}] {latex(s.text)}" for s in checked]
     return "\n".join(["\\begin{description}", *items, "\\end{description}"]) + "\n"
 
 
@@ -84,23 +86,13 @@ def _stood(run: RunRecord, name: str) -> str:
 
 def headline(comparison: Comparison) -> list[str]:
     """Return the metrics of the opening table that any run has, or says it lacks."""
-    return [name for name in HEADLINE if name in comparison.metrics]
-
-
-def best_labels(comparison: Comparison, name: str) -> set[str]:
-    """Return the groups to set in bold: the best mean and its equals; none without a rival."""
-    better = metric(name).better
-    means = {label: c.mean for label, c in comparison.cells(name).items()}
-    values = [v for v in means.values() if v is not None]
-    if not better or len(values) < 2 or min(values) == max(values):
-        return set()
-    best = max(values) if better == "higher" else min(values)
-    return {label for label, v in means.items() if v == best}
+    return leading(HEADLINE, comparison.metrics)
 
 
 def table_tex(comparison: Comparison) -> str:
     """Return a booktabs table: groups as rows, as many metrics as fit a page as columns."""
-    names = [n for n in PAPER if any(c.values for c in comparison.cells(n).values())]
+    named = leading(PAPER, comparison.metrics)
+    names = [n for n in named if any(c.values for c in comparison.cells(n).values())]
     metrics = [metric(n, comparison.unit(n)) for n in names]
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
     heads = [f"{latex(m.short)}{arrows[m.better]}" for m in metrics]
@@ -125,7 +117,8 @@ def table_tex(comparison: Comparison) -> str:
         if not group.cell(n).complete
     ]
     seeds = [f"% {g.label}: {_seeds(g)}" for g in comparison.groups]
-    return "\n".join([*lines, *seeds, *notes]) + "\n"
+    bold = [f"% {n}: {why}" for n in names for why in [why_not_bold(comparison, n)] if why]
+    return "\n".join([*lines, *seeds, *notes, *bold]) + "\n"
 
 
 def _seeds(group: Group) -> str:

@@ -40,7 +40,7 @@ class Images:
         return 9
 
     def images(self, indices):
-        raise AssertionError
+        raise AssertionError(indices)
 
 
 def keys(cfg=None, inner=16, train="a", test="b", resolution=32, seed=0, n=10):

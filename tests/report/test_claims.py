@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 from fabricated_runs import NUMBERS, make_run
@@ -41,22 +43,22 @@ def runs(tmp_path):
     return {kind: make_run(tmp_path, kind) for kind in NUMBERS}
 
 
-def super_resolved(path, before, after, items=None):
-    """Give a run a super-resolution, and its consistency before and after."""
+def super_resolved(path, enlarged, final, items=None, gain=None):
+    """Give a run a super-resolution, and its consistency without and with it; gain falls alike.
+
+    `items` are those of the final image; those of the enlarged rendering rise by 1 dB each.
+    """
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["generator"]["superresolution"] = {"factor": 2}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     found = read_measures(path / "evaluation.json")
-    kept = [m for m in found if m.metric not in ("consistency.psnr", "consistency.psnr_raw")]
-    more = {"items": items or []}
-    kept.append(Measure("consistency.psnr_raw", before, "dB", 32, 0.1, "raw"))
-    kept.append(Measure("consistency.psnr", after, "dB", 32, 0.1, "after"))
-    if items:
-        steps = range(len(items))
-        kept[-2] = Measure(
-            "consistency.psnr_raw", before, "dB", 32, 9.0, "raw", [before + i for i in steps]
-        )
-        kept[-1] = Measure("consistency.psnr", after, "dB", 32, 9.0, "after", **more)
+    names = [f"consistency.{k}{s}" for k in ("psnr", "gain") for s in ("_enlarged", "")]
+    kept = [m for m in found if m.metric not in names]
+    values = (enlarged, final, enlarged - 20, final - 20 if gain is None else gain)
+    rising = [[enlarged + i for i in range(len(items or []))], items or []]
+    for name, value, rows in zip(names, values, rising * 2, strict=True):
+        spread = 9.0 if items else 0.1
+        kept.append(Measure(name, value, "dB", 32, spread, "a note", rows))
     write_measures(path / "evaluation.json", kept)
 
 
@@ -160,7 +162,9 @@ def test_the_2d_claim_needs_all_three_representations_to_hold(tmp_path):
 def test_superresolution_costs_or_does_not(tmp_path, runs):
     super_resolved(runs["voxel"], 31.0, 30.3)
     assert one(tmp_path, COSTS).verdict == "holds"
-    assert "voxel, 31.00 dB before, 30.30 dB after" in one(tmp_path, COSTS).text
+    text = one(tmp_path, COSTS).text
+    assert "voxel, Reproj. 31.00 dB of the enlarged rendering, 30.30 dB of the final" in text
+    assert "voxel, Gain 11.00 dB of the enlarged rendering, 10.30 dB of the final image" in text
     super_resolved(runs["voxel"], 30.31, 30.3)
     assert one(tmp_path, COSTS).verdict == "open"
     super_resolved(runs["voxel"], 30.0, 30.3)
@@ -174,15 +178,87 @@ def test_superresolution_is_compared_item_by_item(tmp_path, runs):
     super_resolved(runs["voxel"], 30.0, 29.9, [29.9, 30.91, 31.9, 32.89])
     held = one(tmp_path, COSTS)
     assert held.verdict == "holds"
-    assert "before - after 0.10 dB" in held.text
+    assert "enlarged - final 0.10 dB" in held.text
     assert "4 items of seed 0" in held.text
     super_resolved(runs["voxel"], 30.0, 29.9, [25.0, 36.0, 27.0, 37.0])
-    assert one(tmp_path, COSTS).verdict in ("open", "fails")
+    assert one(tmp_path, COSTS).verdict == "open"
+    super_resolved(runs["voxel"], 30.0, 29.9, [30.1, 31.2, 32.1, 33.2])
+    assert one(tmp_path, COSTS).verdict == "fails"
+
+
+def test_superresolution_is_judged_at_one_pixel_scale(tmp_path, runs):
+    """The rendering itself, at its own pixels, decides nothing: there scale alone counts."""
+    super_resolved(runs["voxel"], 31.0, 30.3)
+    rows = read_measures(runs["voxel"] / "evaluation.json")
+    raw = [Measure("consistency.psnr_raw", 25.0, "dB", 32, 0.1, "at 32 pixels")]
+    write_measures(runs["voxel"] / "evaluation.json", rows + raw)
+    assert one(tmp_path, COSTS).verdict == "holds"
+    edit(runs["voxel"], lambda m: [] if "enlarged" in m.metric else [m], "evaluation.json")
+    found = one(tmp_path, COSTS)
+    assert found.verdict == "open"
+    assert "consistency.psnr_enlarged (evaluation.json does not hold it)" in found.text
+
+
+def test_where_gain_and_psnr_disagree_nothing_is_claimed(tmp_path, runs):
+    super_resolved(runs["voxel"], 31.0, 30.3, gain=12.0)
+    found = one(tmp_path, COSTS)
+    assert found.verdict == "open"
+    assert "gain and PSNR disagree" in found.text
+    # A 2D generator that shows one blurred picture: high PSNR, no gain. And the other way round.
+    assert one(tmp_path, FLAT).verdict == "holds"
+    edit(runs["image2d"], setting("refit.psnr", value=50.0), "evaluation.json")
+    blurred = one(tmp_path, FLAT)
+    assert blurred.verdict == "open"
+    assert "gain and PSNR disagree, so not decided" in blurred.text
+    why = "no texture"
+    edit(runs["image2d"], setting("refit.psnr", value=18.3), "evaluation.json")
+    edit(runs["image2d"], setting("refit.gain", value=None, note=why), "evaluation.json")
+    assert one(tmp_path, FLAT).verdict == "open"
+    assert "image2d (no texture)" in one(tmp_path, FLAT).text
+
+
+def test_a_collapsed_3d_run_does_not_prove_the_2d_claim(tmp_path, runs):
+    edit(runs["voxel"], setting("refit.psnr", value=50.5), "evaluation.json")
+    edit(runs["voxel"], setting("refit.gain", value=-3.0), "evaluation.json")
+    edit(runs["image2d"], setting("refit.gain", value=-9.0), "evaluation.json")
+    found = one(tmp_path, FLAT)
+    assert found.verdict == "open"
+    assert "no gain above zero of voxel, whatever PSNR says" in found.text
+
+
+def test_one_seed_speaks_of_these_runs_and_without_a_spread_of_nothing(tmp_path, runs):
+    assert one(tmp_path, FASTER).mark == "holds for these runs"
+    edit(runs["nerf_mlp"], setting("speed.view_ms", spread=None))
+    for value in (18.9, 2.0):
+        edit(runs["nerf_mlp"], setting("speed.view_ms", value=value, spread=None))
+        found = one(tmp_path, FASTER)
+        assert (found.verdict, found.mark) == ("open", "not decided")
+        assert "fewer than three seeds without a spread" in found.text
+
+
+def test_three_seeds_speak_of_more_than_these_runs(tmp_path):
+    for seed in range(3):
+        for kind in ("triplane", "nerf_mlp"):
+            make_run(tmp_path, kind, seed, shift=0.001 * seed)
+    assert one(tmp_path, FASTER).mark == "holds"
+
+
+def test_nothing_is_claimed_across_protocols(tmp_path, runs):
+    keys = {"triplane": "a" * 16, "nerf_mlp": "b" * 16}
+    for kind, key in keys.items():
+        edit(runs[kind], lambda m, key=key: [replace(m, protocol=key)])
+    found = one(tmp_path, FASTER)
+    assert found.verdict == "open"
+    assert f"triplane: {'a' * 16}; nerf_mlp: {'b' * 16}" in found.text
+    edit(runs["nerf_mlp"], lambda m: [replace(m, protocol="")])  # not recorded
+    assert one(tmp_path, FASTER).verdict == "holds"
 
 
 def test_claims_are_set_in_latex_with_their_verdicts(tmp_path, runs):
     edit(runs["nerf_mlp"], setting("speed.view_ms", value=2.0))
     text = claims_tex(claims(compare(find_runs([tmp_path]))))
     assert text.count(r"\item[") == 6
-    assert rf"\item[\textbf{{{MARKS['fails']}}}] The tri-plane renders faster" in text
+    assert (
+        rf"\item[\textbf{{{MARKS['fails']} for these runs}}] The tri-plane renders faster" in text
+    )
     assert r"nerf\_mlp" in text

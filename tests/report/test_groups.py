@@ -1,8 +1,21 @@
+import json
+from dataclasses import replace
+
 import pytest
 from fabricated_runs import make_run
 
-from lightning_gan3d.report.catalogue import growth, metric, order, rounded, significant
+from lightning_gan3d.measure import read_measures, write_measures
+from lightning_gan3d.report.catalogue import (
+    gain_of,
+    growth,
+    leading,
+    metric,
+    order,
+    rounded,
+    significant,
+)
 from lightning_gan3d.report.groups import Comparison, compare
+from lightning_gan3d.report.paired import difference
 from lightning_gan3d.report.runs import find_runs
 
 
@@ -32,6 +45,115 @@ def test_configurations_of_one_representation_are_told_apart(tmp_path):
         "voxel (voxel_small 0000022e)",
         "voxel (voxel_small 12345678)",
     ]
+
+
+def checkpoint(root, name, digest, seed=0):
+    """An evaluation of a checkpoint, written into a folder of its own."""
+    facts = {"evaluated": "generator.safetensors"}
+    path = make_run(root / name, "voxel", seed, variant="0000022e", manifest=facts)
+    if digest:
+        (path / "evaluation.conditions.json").write_text(json.dumps({"weights_sha256": digest}))
+    return path
+
+
+def test_two_records_of_one_seed_are_told_apart_by_their_weights(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, "voxel", seed)
+    checkpoint(tmp_path, "early", "1" * 64)
+    checkpoint(tmp_path, "late", "2" * 64)
+    both = comparison(tmp_path)
+    found = {g.label: [r.seed for r in g.runs] for g in both.groups}
+    assert found == {
+        "voxel": [0, 1],
+        "voxel, weights 11111111": [0],
+        "voxel, weights 22222222": [0],
+    }
+    assert len(both.runs) == 4
+    assert difference(both.groups[0], both.groups[1], "refit.psnr").basis.endswith("seed 0")
+
+
+@pytest.mark.parametrize("digest", ["", "1" * 64])
+def test_where_the_weights_do_not_tell_the_folders_do(tmp_path, digest):
+    for name in ("a", "b"):
+        checkpoint(tmp_path, name, digest)
+        (tmp_path / name / "voxel").rename(tmp_path / name / f"x{name}")
+    labels = [g.label for g in comparison(tmp_path).groups]
+    assert len(set(labels)) == 2
+    if digest:
+        assert labels == ["voxel, xa/0000022e-s0", "voxel, xb/0000022e-s0"]
+
+
+def test_seeds_that_were_measured_differently_have_no_mean(tmp_path):
+    for seed, key in ((0, "a" * 16), (1, "b" * 16)):
+        path = make_run(tmp_path, "voxel", seed)
+        rows = read_measures(path / "evaluation.json")
+        write_measures(path / "evaluation.json", [replace(m, protocol=key) for m in rows])
+    cell = comparison(tmp_path).groups[0].cell("refit.psnr")
+    assert len(cell.values) == 2
+    assert cell.mean is None
+    assert cell.why == (
+        f"measured differently from seed to seed (protocol of seed 0: {'a' * 16}, "
+        f"seed 1: {'b' * 16})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "short", "better"),
+    [
+        (
+            "quality.fid_legacy_tensorflow_posed",
+            "Fréchet distance of Inception features (FID), resized as by StyleGAN and EG3D, "
+            "drawn cameras",
+            "FID TF posed",
+            "lower",
+        ),
+        (
+            "consistency.psnr_enlarged",
+            "View consistency by depth, rendering enlarged to the image",
+            "Reproj. enl.",
+            "higher",
+        ),
+        (
+            "consistency.gain_raw_following",
+            "Gain of warping over not warping, rendering, label following the camera",
+            "Gain raw follow.",
+            "higher",
+        ),
+        ("consistency.psnr", "View consistency by depth, final image", "Reproj.", "higher"),
+        (
+            "geometry.relief_truth",
+            "Depth of the front over its width (0: flat), ground truth (ceiling)",
+            "Relief truth",
+            "",
+        ),
+        (
+            "quality.frechet_1a2b3c4d",
+            "Fréchet distance of features, by network 1a2b3c4d",
+            "FD 1a2b3c4d",
+            "lower",
+        ),
+        ("quality.precision_inception", "Precision in Inception features", "Prec. I", "higher"),
+        (
+            "consistency.psnr_truth@0.5",
+            "View consistency by depth, final image, ground truth (ceiling), 0.5 rad apart",
+            "consistency.psnr_truth@0.5",
+            "",
+        ),
+        ("novelty.of_it_raw", "novelty.of_it_raw", "novelty.of_it_raw", ""),
+    ],
+)
+def test_names_are_known_by_their_stem_and_suffixes_add_words(name, label, short, better):
+    shown = metric(name)
+    assert (shown.label, shown.short, shown.better) == (label, short, better)
+
+
+def test_ends_of_names_make_no_new_family_of_columns():
+    assert gain_of("consistency.psnr_raw_following") == "consistency.gain_raw_following"
+    assert gain_of("consistency.psnr_raw@0.25") == "consistency.gain_raw"
+    assert gain_of("refit.ssim") == "refit.gain"
+    assert [gain_of(x) for x in ("consistency.depth_error", "quality.swd", "a.psnr")] == [""] * 3
+    names = ["quality.swd", "quality.fid", "quality.fid_legacy_tensorflow", "quality.fid_infinity"]
+    assert leading(["quality.fid", "refit.psnr"], names) == names[1:3]
 
 
 def test_mean_and_deviation_over_seeds(tmp_path):

@@ -101,6 +101,16 @@ def test_items_of_different_protocols_are_not_paired(tmp_path):
     assert found.interval is None
 
 
+def test_other_protocols_are_not_subtracted_and_unknown_ones_are(tmp_path):
+    first = {"value": 2.0, "protocol": "a" * 16}
+    make(tmp_path, {"triplane": {0: first}, "voxel": {0: {"protocol": "b" * 16}}})
+    found = one(compare(find_runs([tmp_path])))
+    assert found.mean is None
+    assert found.why.startswith("measured differently, so not compared (protocol of triplane: aa")
+    edit(tmp_path / "voxel" / "0000022e-s0", "refit.psnr", protocol="")
+    assert one(compare(find_runs([tmp_path]))).mean == pytest.approx(2.0 - 27.9)
+
+
 def test_all_pairs_are_listed_and_written(tmp_path):
     for kind in ("triplane", "voxel", "nerf_mlp"):
         make_run(tmp_path, kind)

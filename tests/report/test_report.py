@@ -159,6 +159,7 @@ def test_every_run_and_metric_is_in_the_table_of_results(report):
         "unit",
         "n",
         "note",
+        "protocol",
     ]
     assert len({(r["run"], r["metric"]) for r in rows}) == len(rows)
     assert len(rows) % 8 == 0

@@ -37,7 +37,7 @@ def test_superlatives_name_the_best_by_the_direction_of_the_metric(tmp_path, run
     assert fastest.verdict == "found"
     assert "triplane, 3.10 ms (voxel 4.40 ms, a factor of 1.4; " in fastest.text
     by_refit = one(tmp_path, "Most consistent between views, by the measure that")
-    assert "nerf_mlp, 30.20 dB (voxel 27.90 dB; " in by_refit.text
+    assert "nerf_mlp, 7.40 dB (voxel 5.10 dB; " in by_refit.text
     assert "image2d, 75.0 img/s" in one(tmp_path, "Fastest in training").text
     edit(runs["voxel"], "speed.view_ms", value=0.5)
     assert ": voxel, 0.500 ms" in one(tmp_path, "Fastest per view").text
@@ -50,10 +50,54 @@ def test_what_could_not_be_ranked_says_why(tmp_path):
 
 
 def test_what_is_too_close_is_not_called(tmp_path, runs):
-    edit(runs["voxel"], "refit.psnr", value=29.9)
+    edit(runs["voxel"], "refit.gain", value=7.3)
     s = one(tmp_path, "Most consistent between views, by the m")
     assert s.verdict == "open"
     assert "Too close to call against voxel." in s.text
+
+
+def test_superlatives_do_not_go_by_what_one_colour_wins(tmp_path, runs):
+    edit(runs["image2d"], "refit.psnr", value=50.5)
+    edit(runs["image2d"], "refit.gain", value=None, note="no texture")
+    s = one(tmp_path, "Most consistent between views, by the measure that")
+    assert ": nerf_mlp, " in s.text
+    assert "Not ranked: image2d (no texture)" in s.text
+    for kind in ("triplane", "voxel", "nerf_mlp"):
+        edit(runs[kind], "refit.gain", value=-10.0 * len(kind))
+    s = one(tmp_path, "Most consistent between views, by the measure that")
+    assert s.verdict == "open"
+    assert "None gains" in s.text
+
+
+def test_fid_is_ranked_in_each_mode_where_it_is_measured(tmp_path, runs):
+    for i, kind in enumerate(runs):
+        path = runs[kind] / "evaluation.json"
+        row = {"metric": "quality.fid_legacy_tensorflow", "value": 5.0 + i, "n": 50000}
+        path.write_text(json.dumps([*json.loads(path.read_text()), row | {"spread": 0.1}]))
+    s = one(tmp_path, "Lowest FID (FID TF)")
+    assert ": triplane, 5.00 (" in s.text
+    assert s.mark == "finding for these runs"
+
+
+def test_one_seed_without_a_spread_is_not_called(tmp_path, runs):
+    for kind in ("triplane", "voxel"):
+        edit(runs[kind], "quality.swd", spread=None)
+    s = one(tmp_path, "Images nearest")
+    assert s.verdict == "open"
+    assert "Not called, for fewer than three seeds without a spread" in s.text
+
+
+def test_sizes_are_counted_and_called_from_one_seed(tmp_path, runs):
+    assert one(tmp_path, "Smallest scene").mark == "finding"
+    assert len(runs) == 4
+
+
+def test_what_was_measured_differently_is_not_ranked(tmp_path, runs):
+    edit(runs["triplane"], "quality.swd", protocol="a" * 16)
+    edit(runs["voxel"], "quality.swd", protocol="b" * 16)
+    s = one(tmp_path, "Images nearest")
+    assert s.verdict == "open"
+    assert f"measured differently, so not compared (protocol of triplane: {'a' * 16}" in s.text
 
 
 def test_three_seeds_are_called_by_their_paired_difference(tmp_path):
@@ -65,7 +109,7 @@ def test_three_seeds_are_called_by_their_paired_difference(tmp_path):
     assert s.verdict == "found"
     assert ": voxel, " in s.text
     path = tmp_path / "voxel" / f"{sum(b'voxel'):08x}-s1"
-    edit(path, "refit.psnr", value=25.0)
+    edit(path, "refit.gain", value=5.0)
     assert one(tmp_path, "Most consistent between views, by the m").verdict == "open"
 
 
@@ -85,6 +129,7 @@ def test_the_baseline_is_compared_by_the_measure_without_depth_whatever_comes_ou
     start = "A 2D generator is less consistent"
     assert one(tmp_path, start).verdict == "holds"
     edit(runs["image2d"], "refit.psnr", value=28.0)
+    edit(runs["image2d"], "refit.gain", value=5.2)
     failed = one(tmp_path, start)
     assert failed.verdict == "fails"
     assert (
@@ -92,6 +137,7 @@ def test_the_baseline_is_compared_by_the_measure_without_depth_whatever_comes_ou
         in failed.text
     )
     edit(runs["image2d"], "refit.psnr", value=27.0)
+    edit(runs["image2d"], "refit.gain", value=4.2)
     assert one(tmp_path, start).verdict == "open"
     (runs["voxel"] / "evaluation.json").unlink()
     undecided = one(tmp_path, start)
