@@ -40,13 +40,19 @@ class Balls:
         rows = [draws.at(int(i)).integers("label", len(self.labels), (1,)) for i in items]
         return Cameras.from_label(self.labels[torch.cat(rows)])
 
+    def centres(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b 3"]:
+        """Return where the balls are, in world units."""
+        draws = [Draws(self.seed).scope("balls").at(int(i)) for i in items]
+        return OFFSET * torch.stack(
+            [normalize(d.normal("centre", (1, 3)), dim=-1)[0] for d in draws]
+        )
+
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """Trace the balls."""
         k = len(cameras.cam2world) // len(items)
         rays = cameras.rays(self.resolution)
         draws = [Draws(self.seed).scope("balls").at(int(i)) for i in items]
-        centre = torch.stack([normalize(d.normal("centre", (1, 3)), dim=-1) for d in draws])
-        origins = rays.origins - OFFSET * centre.repeat_interleave(k, 0)
+        origins = rays.origins - self.centres(items)[:, None].repeat_interleave(k, 0)
         along = (origins * rays.dirs).sum(-1)
         root = along.square() - origins.square().sum(-1) + RADIUS**2
         hit = root > 0

@@ -16,8 +16,10 @@ from lightning_gan3d.metrics import disturb
 from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
 from lightning_gan3d.metrics.disturb import Balls, Change, Disturbed
 from lightning_gan3d.metrics.flicker import FlickerConfig
+from lightning_gan3d.metrics.geometry import GeometryConfig
 from lightning_gan3d.metrics.pose import PoseConfig, PoseRegressor, pose_errors, train_regressor
 from lightning_gan3d.metrics.refit import RefitConfig, measure_refit
+from lightning_gan3d.metrics.selftest_geometry import check_geometry
 from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 from lightning_gan3d.metrics.warp import carry
 
@@ -165,6 +167,8 @@ class SelfTestConfig:
     """Refitting."""
     pose: PoseConfig = PoseConfig(resolution=24, iterations=400, batch=16)
     """The regressor."""
+    geometry: GeometryConfig = GeometryConfig(items=8)
+    """Relief and billboards."""
     num_images: int = 600
     """Images that the regressor is trained on; it reads a sixth as many items."""
 
@@ -183,6 +187,8 @@ class SelfTest:
     """By scene."""
     readings: dict[tuple[str, str, float], Reading] = field(default_factory=dict)
     """By scene, disturbance and amount."""
+    geometry: list[tuple[str, bool]] = field(default_factory=list)
+    """Checks of depth, normals and flatness; see `lightning_gan3d.metrics.selftest_geometry`."""
     checks: list[tuple[str, bool]] = field(default_factory=list)
     """Each check in words, and whether it held."""
 
@@ -284,6 +290,9 @@ def run_self_test(
         tell(f"{scene}: one colour")
         plain = Disturbed(source, disturb.paint_over, 1.0)
         result.readings[scene, PLAIN, 1.0] = reader.read(plain, False, False)
+    tell("geometry")
+    figures = scenes["figures"]
+    result.geometry = check_geometry(Balls(labels, cfg.resolution), figures, cfg.geometry)
     check(result)
     return result
 
@@ -294,7 +303,7 @@ PLAIN = "one colour, no texture"
 
 def check(result: SelfTest) -> None:
     """Compare what was read with what is expected; the outcome is in `result.checks`."""
-    result.checks = []
+    result.checks = list(result.geometry)
     for scene, ceiling in result.ceilings.items():
         for measure, bound in CEILINGS[scene].items():
             value = ceiling[measure]

@@ -33,7 +33,7 @@ def test_the_precision_tells_of_stored_scenes_and_of_the_code_that_marched_the_r
     """Scenes of several views in 16 bits mean other numbers for consistency than for FID."""
     words = []
     for bits in ("fp32", "bf16"):
-        config = load_experiment("demo/triplane", [f"renderer.cache_precision={bits}"])
+        config = load_experiment("demo/triplane", [f"generator.renderer.cache_precision={bits}"])
         generator, _ = make_networks(config, 32)
         words.append(precision_of(generator))
         assert ", rays by" not in words[-1]
