@@ -59,8 +59,12 @@ def _against_truth(balls: Balls, items: Int64[Tensor, " b"]) -> list[tuple[str, 
         found = renderer(BallField(centre), cameras, balls.resolution)
     truth = balls.views(items, cameras)
     flat = disturb.flatten_depth(balls, items, cameras, 1.0)
-    assert truth.depth is not None  # a ball has one
+    # Balls have depth and opacity, and so has whatever the volume renderer makes.
+    assert truth.depth is not None
+    assert truth.opacity is not None
     assert flat.depth is not None
+    assert found.depth is not None
+    assert found.opacity is not None
     # The normal of a ball is the direction from its centre.
     normals = normalize(cameras.unproject(truth.depth) - centre[:, None], dim=-1)
     normals = rearrange(normals, "v (h w) c -> v c h w", h=balls.resolution)
