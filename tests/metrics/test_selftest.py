@@ -47,6 +47,11 @@ def test_what_is_expected_of_each_measure_holds(small):
     assert len(small.checks) > 80
 
 
+@pytest.mark.slow
+def test_the_self_test_as_it_is_shipped_holds_without_exceptions():
+    assert run_self_test().failures == []
+
+
 def test_each_measure_notices_something_and_most_are_blind_to_something():
     for measure in MEASURES:
         assert any(measure in d.notices for d in DISTURBANCES)
