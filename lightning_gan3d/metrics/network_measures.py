@@ -40,6 +40,8 @@ class Found(NamedTuple):
     """Standard deviation, where one set gives one."""
     unit: str = ""
     """As in `Measure.unit`."""
+    interval: str = ""
+    """Interval and spread of this one set in words: said only where no other set was measured."""
 
 
 def of_inception(
@@ -119,9 +121,12 @@ def _kid(real: Rows, fake: Rows, cfg: DistributionConfig, draws: Draws) -> list[
         for x, name in ((real, "real"), (fake, "fake"))
     )
     whole = whole_distance(some, others, draws.scope("kid whole"))
+    sizes = (
+        f"unbiased squared MMD, cubic kernel, {len(some):,} real and {len(others):,} "
+        "generated images"
+    )
     interval = (
-        f"unbiased squared MMD, cubic kernel, {len(some):,} real and {len(others):,} generated "
-        f"images; 95 % interval {whole.low:.4g} to {whole.high:.4g}, spread and interval from 200 "
+        f"95 % interval {whole.low:.4g} to {whole.high:.4g}, spread and interval from 200 "
         "bootstrap repeats over images"
     )
     return [
@@ -137,8 +142,9 @@ def _kid(real: Rows, fake: Rows, cfg: DistributionConfig, draws: Draws) -> list[
             "kernel_whole",
             whole.value,
             len(others),
-            interval,
+            sizes,
             whole.deviation,
+            interval=interval,
         ),
     ]
 
@@ -184,7 +190,8 @@ def summarised(name: str, found: Sequence[Found], protocol: str) -> Measure:
     if len(values) < len(found):
         return missing(name, f"{first.note} ({protocol})", first.unit)
     if len(values) == 1:
-        note = f"{first.note}; one set of latents; {protocol}"
+        within = f"; {first.interval}" if first.interval else ""
+        note = f"{first.note}{within}; one set of latents; {protocol}"
         return Measure(name, values[0], first.unit, first.n, first.spread, note)
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
