@@ -93,7 +93,8 @@ def growth_with_grid(
     """
     own = getattr(cfg.representation, "resolution", None)
     if own is None:
-        return [missing("growth.grid", "this representation stores no grid")]
+        why = "this representation stores no grid"
+        return [missing("growth.grid", why), *_without_grid(cfg, image_resolution, factors, device)]
     rows: list[Measure] = []
     for resolution in sorted({int(own * f) for f in factors if own * f >= 8}):
         representation = _at_grid_resolution(cfg, image_resolution, resolution).to(device).eval()
@@ -112,6 +113,34 @@ def growth_with_grid(
             rows.append(time_calls(scene, protocol, device).measure(name.format("scene_ms"), note))
             rows.append(measure_peak(name.format("scene_mb"), scene, device, note))
     return rows + _exponents(rows, "grid", ("scene_bytes", "scene_ms", "scene_mb"))
+
+
+def _without_grid(
+    cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], device: torch.device
+) -> list[Measure]:
+    """How the bytes of a scene grow with the image's resolution, for which it is made anew each.
+
+    What has no grid of its own may still store one that follows the image; the number tells. It
+    is not measured for pictures, which grow with the image by what they are.
+    """
+    cls = registry.module_of("representations", cfg.representation)
+    if getattr(cls, "view_in_label", False):
+        return []
+    ws = torch.randn(1, 1, cfg.w_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    points = []
+    with torch.no_grad():
+        for resolution in sorted({int(image_resolution * f) for f in factors}):
+            made: Representation = cls(
+                cfg.representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
+            )
+            made = made.to(device).eval()
+            points.append((resolution, float(made(ws.expand(-1, made.num_ws, -1)).nbytes)))
+    name = "growth.image.scene_bytes_exponent"
+    if len(points) < 2:
+        return [missing(name, "fewer than two sizes were measured")]
+    sizes = ", ".join(f"{size:.0f} bytes at {r}" for r, size in points)
+    note = f"p of value ~ resolution**p, least squares, of the image: {sizes}"
+    return [Measure(name, exponent(points), "", len(points), note=note)]
 
 
 def _at_grid_resolution(

@@ -23,6 +23,8 @@ POWERS = {"voxel": (3, "cube"), "triplane": (2, "square")}
 TOLERANCE = 0.1
 """By which the exponent of the bytes may differ from that: a scene may hold more than its grid."""
 BYTES = "scene_bytes"
+GRIDLESS = "growth.image.scene_bytes_exponent"
+"""How the bytes grow with the image, where no grid has a resolution of its own."""
 
 
 def claims(comparison: Comparison) -> list[Statement]:
@@ -161,7 +163,7 @@ def _bytes_grow(comparison: Comparison, kind: str) -> Iterable[Statement]:
     power, word = POWERS.get(kind, (0, ""))
     lead = f"The bytes of a {kind} scene grow with the {word} of its grid's resolution"
     if not power:
-        lead = f"The bytes of a {kind} scene do not grow with any grid's resolution"
+        lead = f"The bytes of a {kind} scene do not grow with the resolution, for it stores no grid"
     groups = _of(comparison, kind)
     if not groups:
         yield _needs(lead, f"a run of {kind}")
@@ -172,23 +174,17 @@ def _bytes_grow(comparison: Comparison, kind: str) -> Iterable[Statement]:
 def _growth_of(lead: str, group: Group, power: int) -> Statement:
     found: list[float] = []
     gaps: list[str] = []
-    gridless = 0
     for run in group.runs:
         points = [] if run.gap else _points(run)
-        whole = next((m for m in run.measures if m.metric == "growth.grid"), None)
+        flat = run.measure(GRIDLESS)
         if len(points) > 1:
             found.append(exponent(points))
-        elif not run.gap and whole is not None and whole.value is None and "no grid" in whole.note:
-            gridless += 1
+        elif flat.value is not None:
+            found.append(flat.value)
         else:
-            gaps.append(f"{run.name}: {run.measure('growth.grid').note}")
+            gaps.append(f"{run.name}: {(run.measure('growth.grid') if power else flat).note}")
     if gaps:
         return Statement("open", f"{lead}: not decided; {'; '.join(gaps)}.")
-    if gridless:
-        size = group.cell("cost.scene_bytes")
-        holds = f", and a scene takes {size.metric.with_unit(size.mean)}" if size.mean else ""
-        verdict: Verdict = "holds" if power == 0 and not found else "fails"
-        return Statement(verdict, f"{lead}: {group.label} stores no grid{holds}.")
     texts = listed([significant(x, 3) if x else "0" for x in sorted(set(found))])
     if all(abs(x - power) <= TOLERANCE for x in found):
         return Statement("holds", f"{lead}: {group.label}, exponent {texts}.")

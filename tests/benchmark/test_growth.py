@@ -19,7 +19,7 @@ from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
 from renderers.picture import PictureRendererConfig
 from renderers.volume import VolumeRendererConfig
 from representations.image2d import Image2dConfig
-from representations.nerf_mlp import NerfMlpConfig
+from representations.nerf_mlp import NerfMlp, NerfMlpConfig
 from representations.triplane import TriPlaneConfig
 from representations.voxel import VoxelConfig
 
@@ -104,6 +104,10 @@ def test_what_does_not_grow_is_missing_with_a_reason() -> None:
     row = growth_with_grid(config(NerfMlpConfig(hidden_dim=8)), 16, (1.0,), ONCE, CPU)[0]
     assert row.value is None
     assert "no grid" in row.note
+    assert (
+        len(growth_with_grid(config(PICTURE, PictureRendererConfig()), 16, (0.5, 1.0), ONCE, CPU))
+        == 1
+    )
     picture = Generator(config(PICTURE, PictureRendererConfig()), 16)
     row = growth_with_rendering(picture, (8, 16), ONCE)[0]
     assert row.value is None
@@ -115,3 +119,26 @@ def test_one_size_has_no_exponent() -> None:
     found = {m.metric: m for m in rows}
     assert found["growth.rendering.view_ms_exponent"].value is None
     assert found["growth.rendering.view_ms@8"].value is not None
+
+
+def test_without_a_grid_the_bytes_are_measured_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured() -> Measure:
+        cfg = config(NerfMlpConfig(hidden_dim=8))
+        return growth_with_grid(cfg, 16, (0.5, 1.0, 2.0), ONCE, CPU)[1]
+
+    row = measured()
+    assert (row.metric, row.value, row.n) == ("growth.image.scene_bytes_exponent", 0.0, 3)
+    made = NerfMlp.__init__
+
+    def sized(self: Any, *args: Any, resolution: int, **rest: Any) -> None:
+        made(self, *args, resolution=resolution, **rest)
+        self.hidden_grid = resolution
+
+    def stored(self: Any, ws: torch.Tensor) -> Any:
+        return torch.zeros(len(ws), self.hidden_grid, self.hidden_grid)
+
+    monkeypatch.setattr(NerfMlp, "__init__", sized)
+    monkeypatch.setattr(NerfMlp, "forward", stored)
+    assert measured().value == pytest.approx(2)

@@ -142,6 +142,8 @@ def bench(kind: str, shift: float = 0.0) -> list[Measure]:
         ]
     else:
         out.append(missing("growth.grid", "this representation stores no grid"))
+    if kind == "nerf_mlp":
+        out.append(Measure("growth.image.scene_bytes_exponent", 0.0, "", 3))
     return out
 
 

@@ -139,7 +139,12 @@ def test_bytes_grow_as_claimed_or_the_claim_fails(tmp_path, runs, kind, power):
 def test_an_mlp_that_stores_a_grid_fails_its_claim(tmp_path, runs):
     held = one(tmp_path, bytes_of("nerf_mlp"))
     assert held.verdict == "holds"
-    assert "stores no grid, and a scene takes 4.61 kB" in held.text
+    assert "nerf_mlp, exponent 0." in held.text
+    edit(runs["nerf_mlp"], setting("growth.grid", note="in other words"))
+    assert one(tmp_path, bytes_of("nerf_mlp")).verdict == "holds"
+    edit(runs["nerf_mlp"], setting("growth.image.scene_bytes_exponent", value=2.0))
+    assert one(tmp_path, bytes_of("nerf_mlp")).verdict == "fails"
+    edit(runs["nerf_mlp"], setting("growth.image.scene_bytes_exponent", value=0.0))
 
     def grid(m):
         rows = [Measure(f"growth.grid.scene_bytes@{r}", r**3.0, "bytes", 1) for r in (16, 32)]
