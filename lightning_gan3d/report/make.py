@@ -8,6 +8,7 @@ from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.markdown import to_markdown
+from lightning_gan3d.report.neighbours import neighbours
 from lightning_gan3d.report.page import to_html
 from lightning_gan3d.report.paired import differences
 from lightning_gan3d.report.plots import plots
@@ -28,7 +29,12 @@ def make_report(
     or is not finished is a gap in the report; only where there is no run at all it is refused.
     """
     comparison = compare(find_runs(run_dirs))
-    pictures = [*turntables(comparison, load_generator), *plots(comparison), *angles(comparison)]
+    pictures = [
+        *turntables(comparison, load_generator),
+        *plots(comparison),
+        *angles(comparison),
+        *neighbours(comparison, load_generator),
+    ]
     checked = claims(comparison)
     gaps = differences(comparison)
     document = compose(comparison, checked, statements(comparison), pictures, gaps)

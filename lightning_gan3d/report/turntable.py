@@ -55,7 +55,7 @@ def turntables(comparison: Comparison, load: LoadGenerator = load_averaged) -> l
     try:
         orbit = read_orbit(runs[0].data_path)
     except (DataError, OSError) as error:
-        why = f"no cameras: the data of {runs[0].name} cannot be read: {_one_line(error)}"
+        why = f"no cameras: the data of {runs[0].name} cannot be read: {one_line(error)}"
         return [Plot("turntable", title, "", why)]
     seen = {g.label: _views(first[g.label], orbit, load) for g in comparison.groups}
     if not any(isinstance(views, list) for views in seen.values()):
@@ -88,10 +88,11 @@ def _views(run: RunRecord | None, orbit: Orbit, load: LoadGenerator) -> list[Ima
         label, cameras = orbit.cameras(1).to_label(), orbit.cameras(NUM_VIEWS)
         return [see(generator, z[i : i + 1], label, cameras) for i in range(NUM_LATENTS)]
     except Exception as error:  # a report of many runs must not fall with one of them
-        return f"no images: {_one_line(error)}"
+        return f"no images: {one_line(error)}"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Say what went wrong in a caption."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
