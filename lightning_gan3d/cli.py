@@ -149,10 +149,12 @@ def evaluate(
         raise typer.Exit(4 if tested.failures else 0)
     if target is None:
         raise ConfigError("evaluate: name a run directory; or --self-test")
+    from lightning_gan3d.metrics.crew import crew_of
     from lightning_gan3d.metrics.run import evaluate_target, given_weights
 
     weights = given_weights(inception_weights, vgg_weights, clip_weights)
-    typer.echo(evaluate_target(target, device, overrides or [], out, weights, sys.argv))
+    done = evaluate_target(target, device, overrides or [], out, weights, sys.argv, crew_of())
+    typer.echo(done)
 
 
 @app.command()

@@ -7,7 +7,6 @@ hand are missing, with the command that fetches it.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics.cache import SCHEMA
+from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
 from lightning_gan3d.metrics.features import Extractor, Network, ReducedPixels
 from lightning_gan3d.metrics.features import clip as load_clip
@@ -100,6 +100,7 @@ def measure_distribution(
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
+    crew: Crew = ALONE,
 ) -> list[Measure]:
     """Take the measures; `num_images` holds where the configuration names no number.
 
@@ -109,6 +110,8 @@ def measure_distribution(
     `weights` are paths given by hand, by the names of `lightning_gan3d.metrics.weights`. Features
     go to `cache`: those of real images stay, those of the source until all is measured, so that an
     evaluation that was broken off continues. `folder` is where `neighbours.json` is written.
+    Of several processes, a `crew`, those that do not lead make their part of the features in
+    `cache` and return no measures.
     """
     networks = _networks(cfg, device, weights or {})
     found = {k: v for k, v in networks.items() if isinstance(v, Network)}
@@ -121,7 +124,11 @@ def measure_distribution(
     compared = min(n, num_images)  # for memorisation, which is about single samples
     if not found:
         n, cfg = compared, replace(cfg, repeats=1)  # no more are looked at
-    with _collected(source, train, test, extractors, cfg, n, batch, device, seed, cache) as sets:
+    with _collected(
+        source, train, test, extractors, cfg, n, batch, device, seed, cache, crew
+    ) as sets:
+        if not crew.leads:
+            return []
         result: list[Measure] = []
         for kind, network in networks.items():
             if isinstance(network, str):
@@ -231,8 +238,12 @@ def _collected(
     device: torch.device | str,
     seed: int,
     cache: Path | None,
+    crew: Crew,
 ) -> Iterator[dict[str, _Sets]]:
-    """Have all vectors on disk; those of the source go when all is measured."""
+    """Have all vectors on disk; those of the source go when all is measured.
+
+    Processes share what lies in the cache: all that has a name there.
+    """
     who = identity_of(source) if cache is not None else None
     seen = _posed(source, cfg, seed)
     every = list(extractors.values())
@@ -247,21 +258,21 @@ def _collected(
 
     def stored(kind: str, images: ImageSet) -> list[Rows]:
         folders = [place(kind, images.fingerprint, True, e) for e in every]
-        return list(collect(_reader(images), len(images), every, folders, batch))
+        shared = (crew, cfg.wait_minutes) if cache is not None else ()
+        return list(collect(_reader(images), len(images), every, folders, batch, *shared))
 
     own = [place("fake", [who, poses, seed], who is not None, e) for e in every]
     try:
         real = stored("real", train)
         held_out = [None] * len(every) if test is None else stored("real", test)
-        fake = collect(_shown(seen), n * cfg.repeats, every, own, batch)
+        mine = (crew, cfg.wait_minutes) if who is not None else ()
+        fake = collect(_shown(seen), n * cfg.repeats, every, own, batch, *mine)
         yield {
             kind: _Sets(r, f, h)
             for kind, r, f, h in zip(extractors, real, fake, held_out, strict=True)
         }
-        # Other processes of this evaluation may still have to read them.
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            for used in own:
-                shutil.rmtree(used, ignore_errors=True)
+        for used in own if crew.leads else ():
+            shutil.rmtree(used, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

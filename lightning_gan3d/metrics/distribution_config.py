@@ -35,6 +35,8 @@ class DistributionConfig:
     """Neighbour that sets the radii of precision and recall."""
     pixels: int = 16
     """Side to which images are reduced to look for memorisation."""
+    wait_minutes: float = 60.0
+    """Minutes without a new shard of features after which process 0 gives the others up."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -48,3 +50,8 @@ class DistributionConfig:
                     f"distribution.{field}={getattr(self, field)}: use a whole number from {low}",
                     field=field,
                 )
+        if not self.wait_minutes > 0:
+            raise ConfigError(
+                f"distribution.wait_minutes={self.wait_minutes}: use a number above 0, e.g. 60",
+                field="wait_minutes",
+            )

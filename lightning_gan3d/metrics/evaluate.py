@@ -19,6 +19,7 @@ from lightning_gan3d.metrics.consistency import (
     measure_ceiling,
     measure_consistency,
 )
+from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.distance import ImageDistance, fakes
 from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.distribution_config import DistributionConfig
@@ -113,6 +114,7 @@ def evaluate(
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
+    crew: Crew = ALONE,
 ) -> list[Measure]:
     """Take all measures of a generator that is on `device`.
 
@@ -125,7 +127,7 @@ def evaluate(
     with evaluating(generator):
         source = source_of(generator, train.labels, device, seed)
         start = None
-        if initial is not None and cfg.swd is not None:
+        if initial is not None and cfg.swd is not None and crew.leads:
             with evaluating(initial):
                 distance = ImageDistance(train, test, cfg.swd, cfg.num_images, seed, cache)
                 start = distance.of(source_of(initial, train.labels, device, seed), cfg.batch)[
@@ -143,6 +145,7 @@ def evaluate(
             cache=cache,
             weights=weights,
             folder=folder,
+            crew=crew,
         )
 
 
@@ -159,10 +162,16 @@ def evaluate_source(
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
+    crew: Crew = ALONE,
 ) -> list[Measure]:
-    """Take all measures of whatever shows views; see `evaluate`."""
+    """Take all measures of whatever shows views; see `evaluate`.
+
+    Processes that do not lead do their part of the features, and return nothing.
+    """
     labels = torch.as_tensor(train.labels)
-    result = measure_images(source, train, test, cfg, device, seed, initial_swd, cache)
+    result = []
+    if crew.leads:
+        result = measure_images(source, train, test, cfg, device, seed, initial_swd, cache)
     if cfg.distribution is not None:
         result += measure_distribution(
             source,
@@ -176,7 +185,10 @@ def evaluate_source(
             cache,
             weights,
             folder,
+            crew,
         )
+    if not crew.leads:
+        return []
     if cfg.consistency is not None:
         result += measure_consistency(source, cfg.consistency, cfg.batch)
         if truth is not None:

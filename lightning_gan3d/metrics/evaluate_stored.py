@@ -12,6 +12,7 @@ from lightning_gan3d.data.pixels import to_float
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.measure import Measure, missing
 from lightning_gan3d.metrics import consistency, geometry
+from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.distribution import measure_distribution
 from lightning_gan3d.metrics.estimator import measure_estimator
 from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
@@ -42,6 +43,7 @@ def evaluate_stored(
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
+    crew: Crew = ALONE,
 ) -> list[Measure]:
     """Compare stored images with a data set, in an order drawn by the seed; as `evaluate`.
 
@@ -57,17 +59,11 @@ def evaluate_stored(
     n = min(cfg.num_images, len(stored))
     posed = stored.labels is not None
     sample = stored.sample(len(stored), seed)
-    result = measure_images(
-        sample,
-        train,
-        test,
-        replace(cfg, num_images=n, pose=cfg.pose if posed else None),
-        device,
-        seed,
-        None,
-        cache,
-    )
-    result = [replace(m, note=f"{m.note}; {sample.protocol}") for m in result]
+    result = []
+    if crew.leads:
+        of_images = replace(cfg, num_images=n, pose=cfg.pose if posed else None)
+        result = measure_images(sample, train, test, of_images, device, seed, None, cache)
+        result = [replace(m, note=f"{m.note}; {sample.protocol}") for m in result]
     if cfg.pose is not None and not posed:
         names = ("", "estimator_") if cfg.pose.estimator is not None else ("",)
         for name in names:
@@ -99,7 +95,10 @@ def evaluate_stored(
             cache,
             weights,
             folder,
+            crew,
         )
+    if not crew.leads:
+        return []
     if cfg.consistency is not None:
         result += consistency.all_missing(cfg.consistency, NO_DEPTH, "")
     if cfg.refit is not None:

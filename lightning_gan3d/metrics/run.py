@@ -19,6 +19,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.conditions import conditions_of, write_conditions
+from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.evaluate import SEED, EvaluationConfig, evaluate
 from lightning_gan3d.metrics.evaluate_stored import evaluate_stored
 from lightning_gan3d.metrics.sources import ObjectSource
@@ -60,11 +61,13 @@ def evaluate_target(
     out: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     command: Sequence[str] = (),
+    crew: Crew = ALONE,
 ) -> "Evaluation":
     """Measure a run, a checkpoint or export or pickle of a generator, or images that one made.
 
     What is found of a run is written into it, unless `out` names another folder; of others into
-    `out`, or `runs/evaluated/<name>`: a folder that a report takes for a run.
+    `out`, or `runs/evaluated/<name>`: a folder that a report takes for a run. Of a `crew`, only the
+    leading process writes and returns measures.
     """
     path = Path(path)
     if not path.exists():
@@ -73,7 +76,7 @@ def evaluate_target(
             "folder of images"
         )
     if (path / "checkpoints").is_dir() and out is None:
-        return evaluate_run(path, device, None, weights, overrides)
+        return evaluate_run(path, device, None, weights, overrides, crew)
     for name, given in (weights or {}).items():
         find(name, given)
     folder = out or Path("runs/evaluated") / (path.stem if path.is_file() else path.resolve().name)
@@ -81,7 +84,8 @@ def evaluate_target(
         raise ConfigError(f"--out {folder}: is a run's own folder; name another one")
     networks = path.suffix in (".pkl", ".safetensors") or (path / CONFIG).is_file()
     measure = _evaluate_checkpoint if networks else _evaluate_images
-    return measure(path, resolve_device(device), overrides, folder, weights, command)
+    where = crew.device(resolve_device(device))
+    return measure(path, where, overrides, folder, weights, command, crew)
 
 
 def evaluate_run(
@@ -90,6 +94,7 @@ def evaluate_run(
     cache: Path | None = None,
     weights: Mapping[str, Path] | None = None,
     overrides: Sequence[str] = (),
+    crew: Crew = ALONE,
 ) -> "Evaluation":
     """Measure the averaged generator of a run's newest checkpoint, and write `evaluation.json`.
 
@@ -103,7 +108,7 @@ def evaluate_run(
     run = Run(path)
     config = override(run.config(), overrides)
     _refuse_losses(run, config.evaluation)
-    where = resolve_device(device)
+    where = crew.device(resolve_device(device))
     train = ImageDataset(config.data, "train")
     generator = run.generator(str(where))
     initial = None
@@ -112,7 +117,9 @@ def evaluate_run(
         initial, _ = make_networks(config, train.resolution)
         initial.rendering_resolution = generator.rendering_resolution
         initial = initial.to(where)
-    measures = _evaluate(generator, config, train, where, initial, cache, weights, run.path)
+    measures = _evaluate(generator, config, train, where, initial, cache, weights, run.path, crew)
+    if not crew.leads:
+        return Evaluation(run.path / EVALUATION, [], crew)
     conditions = conditions_of(generator, train.fingerprint, SEED, where)
     return _write(run.path, measures, conditions, config.evaluation)
 
@@ -138,6 +145,7 @@ def _evaluate(
     cache: Path | None,
     weights: Mapping[str, Path] | None,
     folder: Path,
+    crew: Crew,
 ) -> list[Measure]:
     test = open_test(config.data, train)
     return evaluate(
@@ -151,6 +159,7 @@ def _evaluate(
         cache=cache or default_folder(),
         weights=weights,
         folder=folder,
+        crew=crew,
     )
 
 
@@ -161,6 +170,7 @@ def _evaluate_checkpoint(
     folder: Path,
     weights: Mapping[str, Path] | None,
     command: Sequence[str],
+    crew: Crew,
 ) -> "Evaluation":
     """Measure a generator that lies by itself, against the data that its configuration names."""
     stored = read_networks(path, ["generator"])
@@ -176,8 +186,11 @@ def _evaluate_checkpoint(
         )
     conditions = conditions_of(generator, train.fingerprint, SEED, where)
     evaluated = {"name": path.name, "digest": conditions["weights_sha256"]}
-    _claim(folder, evaluated)
-    measures = _evaluate(generator, config, train, where, None, None, weights, folder)
+    if crew.leads:
+        _claim(folder, evaluated)
+    measures = _evaluate(generator, config, train, where, None, None, weights, folder, crew)
+    if not crew.leads:
+        return Evaluation(folder / EVALUATION, [], crew)
     manifest = _manifest(evaluated, train, where, command)
     return _finish(folder, to_tree(config), manifest, measures, conditions, config.evaluation)
 
@@ -201,6 +214,7 @@ def _evaluate_images(
     folder: Path,
     weights: Mapping[str, Path] | None,
     command: Sequence[str],
+    crew: Crew,
 ) -> "Evaluation":
     """Measure images that somebody's generator made, against a data set."""
     stored = StoredImages(path)
@@ -214,7 +228,8 @@ def _evaluate_images(
     name = config.name or folder.resolve().name
     kind = {"generator": {"representation": {"kind": name}}}
     evaluated = {"name": path.name, "digest": stored.fingerprint}
-    _claim(folder, evaluated)
+    if crew.leads:
+        _claim(folder, evaluated)
     measures = evaluate_stored(
         stored,
         train,
@@ -225,7 +240,10 @@ def _evaluate_images(
         default_folder(),
         weights,
         folder,
+        crew,
     )
+    if not crew.leads:
+        return Evaluation(folder / EVALUATION, [], crew)
     found = provenance(())
     conditions = {
         "resolution": stored.resolution,
@@ -309,15 +327,18 @@ def given_weights(
 class Evaluation:
     """What was measured, and where it is written; printed as a table."""
 
-    def __init__(self, path: Path, measures: list[Measure]) -> None:
-        """Keep both."""
-        self.path, self.measures = path, measures
+    def __init__(self, path: Path, measures: list[Measure], crew: Crew = ALONE) -> None:
+        """Keep all."""
+        self.path, self.measures, self.crew = path, measures, crew
 
     def __str__(self) -> str:
         """One line for each value with its unit, spread and count; one for each missing reason.
 
         Values at other angles than that of neighbours are counted alone: the file has them.
         """
+        if not self.crew.leads:
+            me = f"process {self.crew.rank} of {self.crew.world}"
+            return f"{me}: its part of the features is there; process 0 measures and writes"
         shown = [m for m in self.measures if m.value is not None and "@" not in m.metric]
         width = max((len(m.metric) for m in shown), default=0)
         lines = []

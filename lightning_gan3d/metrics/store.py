@@ -2,7 +2,7 @@
 
 A shard holds the vectors of `SHARD` consecutive items as float32 and appears whole or not at all.
 Whoever finds it there skips it, so any number of processes, on any number of machines that share
-the folder, may fill it at once; each begins at another place and ends when all shards are there.
+the folder, may fill it at once, each its own part (`lightning_gan3d.metrics.crew`).
 What a shard holds depends on its items alone, hence the same bits whoever computed it, and however
 often the work was broken off.
 """
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.config import Refusal
+from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.features import Extractor
 
 SHARD = 512
@@ -171,16 +172,24 @@ def collect(
     extractors: Sequence[Extractor],
     folders: Sequence[Path],
     batch: int,
+    crew: Crew = ALONE,
+    wait_minutes: float = 60.0,
 ) -> list[Shards]:
     """Have the vectors of items 0 to `num` - 1 of each extractor in its folder.
 
     `read(items)` shows items; each is shown once for all extractors that lack it, and not at all
-    where none does. Vectors of images that are not finite are NaN.
+    where none does. Vectors of images that are not finite are NaN. Of several processes, process 0
+    waits until all parts are there, as long as new ones come; the others return with their own.
+
+    Raises:
+        CrewError: no shard of another process has come for `wait_minutes`.
+        StoreError: the folder cannot be written to.
     """
     stores = [Shards(f, num, e.dim) for e, f in zip(extractors, folders, strict=True)]
     if not stores:
         return []
-    for span in _in_turn(stores[0].spans(), *_place()):
+    spans = stores[0].spans()
+    for span in crew.part(spans):
         lacking = [(s, e) for s, e in zip(stores, extractors, strict=True) if not s.has(span)]
         if not lacking:
             continue
@@ -193,19 +202,6 @@ def collect(
                 vectors.append(new)
         for vectors, (store, _) in zip(found, lacking, strict=True):
             store.write(span, torch.cat(vectors))
+    if crew.leads:
+        crew.wait(spans, lambda span: all(s.has(span) for s in stores), wait_minutes)
     return stores
-
-
-def _place() -> tuple[int, int]:
-    """Rank of this process and their number, as torchrun gives them."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return int(os.environ.get("RANK", "0")) % world, world
-
-
-def _in_turn(spans: list[tuple[int, int]], rank: int, world: int) -> list[tuple[int, int]]:
-    """Order shards for a process: its own part first, then the others' from their ends.
-
-    The parts' owners come the other way, so that two processes rarely compute the same shard.
-    """
-    first, end = len(spans) * rank // world, len(spans) * (rank + 1) // world
-    return [*spans[first:end], *reversed(spans[end:] + spans[:first])]

@@ -4,7 +4,8 @@ import threading
 import pytest
 import torch
 
-from lightning_gan3d.metrics import store
+from lightning_gan3d.metrics import crew, store
+from lightning_gan3d.metrics.crew import Crew, CrewError
 from lightning_gan3d.metrics.features import ReducedPixels
 from lightning_gan3d.metrics.store import Chosen, Held, Pictures, Shards, StoreError, collect
 
@@ -82,42 +83,35 @@ def test_damaged_shards_are_made_anew(tmp_path):
     assert torch.equal(vectors(tmp_path), wanted)
 
 
-def test_processes_share_the_work(tmp_path, monkeypatch):
-    seen, results, turn = {0: [], 1: []}, {}, threading.Barrier(2)
-    place = threading.local()
-    monkeypatch.setattr(store, "_place", lambda: (place.rank, 2))
+def test_processes_share_the_work(tmp_path):
+    seen, results = {0: [], 1: []}, {}
 
     def work(rank):
-        place.rank = rank
-
         def shown(items):
             seen[rank] += items.tolist()
-            if len(seen[rank]) <= 6:
-                turn.wait(20)
             return read(items)
 
-        results[rank] = vectors(tmp_path, shown)
+        extractors, crew = [ReducedPixels(4)], Crew(rank, 2)
+        results[rank] = collect(shown, NUM, extractors, [tmp_path], 3, crew, 1.0)[0]
 
-    threads = [threading.Thread(target=work, args=(r,)) for r in (0, 1)]
+    threads = [threading.Thread(target=work, args=(r,)) for r in (1, 0)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
+    assert (seen[0], seen[1]) == (list(range(24)), list(range(24, NUM)))
     alone = ReducedPixels(4)(read(torch.arange(NUM)).images)
-    assert torch.equal(results[0], alone)
-    assert torch.equal(results[1], alone)
-    assert set(seen[0]) | set(seen[1]) == set(range(NUM))
-    assert seen[0][0] == 0
-    assert seen[1][0] == 24
-    assert len(set(seen[0]) & set(seen[1])) <= 8  # at most the last shard
+    assert torch.equal(torch.cat(list(results[0].blocks())), alone)
 
 
-def test_each_process_begins_with_its_part_and_meets_the_others_at_their_ends():
-    spans = [(i, i + 1) for i in range(6)]
-    assert store._in_turn(spans, 0, 1) == spans
-    first = [s[0] for s in store._in_turn(spans, 0, 2)]
-    second = [s[0] for s in store._in_turn(spans, 1, 2)]
-    assert (first, second) == ([0, 1, 2, 5, 4, 3], [3, 4, 5, 2, 1, 0])
+def test_a_process_that_leaves_its_part_undone_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "POLL", 0.01)
+    args = NUM, [ReducedPixels(4)], [tmp_path], 3
+    collect(read, *args, Crew(1, 3))  # ends with its own
+    with pytest.raises(CrewError, match=r"missing of process 2 \(RANK=2\): 2 of its 2\. See"):
+        collect(read, *args, Crew(0, 3), 0.001)
+    collect(read, *args, Crew(2, 3))
+    collect(nothing, *args, Crew(0, 3), 0.001)
 
 
 def test_images_that_are_not_finite_have_no_vector(tmp_path):
