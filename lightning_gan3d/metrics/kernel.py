@@ -76,11 +76,11 @@ def whole_distance(real: Rows, fake: Rows, draws: Draws, repeats: int = 200) -> 
 
 def _counts(n: int, repeats: int, draws: Draws, name: str) -> Float64[Tensor, "b n"]:
     """How often each image stands in each repeat; the first row is the sample itself."""
-    rows = [torch.ones(n, dtype=torch.float64)]
+    rows = torch.ones(1 + repeats, n, dtype=torch.float64)
     for i in range(repeats):
         picked = draws.at(i).integers(f"bootstrap/{name}", n, (n,))
-        rows.append(torch.bincount(picked, minlength=n).double())
-    return torch.stack(rows)
+        rows[1 + i] = torch.bincount(picked, minlength=n)
+    return rows
 
 
 def _pairs(
