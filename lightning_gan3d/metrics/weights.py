@@ -101,6 +101,12 @@ def known(name: str) -> Weights:
     return KNOWN[name]
 
 
+def shown(path: Path) -> str:
+    """Write a path with ~ for the home folder: notes go into reports, which others read."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
 def place_of(name: str, folder: Path | None = None) -> Path:
     """Return the path at which a known file is kept; LPIPS' trunk lies where torch looks for them.
 
@@ -144,7 +150,7 @@ def find(name: str, given: str | Path | None = None, folder: Path | None = None)
         digest = digest_of(path)
     except FileNotFoundError:
         where = f"weights {name}: no file {path}" if given else f"the weights {name} are not here"
-        by_hand = "" if given else f"; without network put {entry.file} into {path.parent}"
+        by_hand = "" if given else f"; without network put {entry.file} into {shown(path.parent)}"
         raise WeightsError(f"{where}: {remedy}{by_hand}") from None
     except OSError as error:
         raise WeightsError(f"weights {name}: {path} cannot be read: {error.strerror}") from None

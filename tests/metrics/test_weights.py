@@ -110,3 +110,11 @@ def test_the_trunk_lies_where_torch_looks_for_them(monkeypatch):
 
     monkeypatch.delenv("TORCH_HOME", raising=False)
     assert str(place_of("lpips-alex").parent) == f"{torch.hub.get_dir()}/checkpoints"
+
+
+def test_the_home_folder_is_written_as_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(WeightsError, match=r"into ~/\.cache/lightning_gan3d/weights") as caught:
+        find("inception")
+    assert str(tmp_path) not in str(caught.value)
