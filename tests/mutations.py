@@ -384,7 +384,7 @@ MUTATIONS = [
         "lightning_gan3d/report/paired.py",
         "return self.first if (self.mean > 0) ==",
         "return self.first if (self.mean < 0) ==",
-        "tests/report/test_paired.py",
+        "tests/report/test_differences.py",
     ),
 ]
 

@@ -216,7 +216,7 @@ class SlicedWasserstein:
 
 
 def describe(
-    batches: Iterable[Float32[Tensor, "n 3 h w"]], cfg: SwdConfig, seed: int = 0
+    batches: Iterable[Float32[Tensor, "_ 3 h w"]], cfg: SwdConfig, seed: int = 0
 ) -> Descriptors:
     """Collect the descriptors of batches of images in [-1, 1]."""
     result = Descriptors(cfg, seed)

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from handmade import EasyDict, FakeModule
 
+from lightning_gan3d.benchmark.official_arguments import SUPERRESOLUTIONS
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "eg3d"))
 
 from ours import RELEASED_PLANES  # after its folder is known
-from reference import SR_MODULES, discriminator_kwargs, generator_kwargs, numbers
+from reference import discriminator_kwargs, generator_kwargs, numbers
 
 CHANNELS = {"channel_base": 256, "channel_max": 4}
 NARROW = {
@@ -267,7 +269,7 @@ def _superresolution(resolution: int) -> FakeModule:
     first, second = SR_WIDTHS[resolution]
     return FakeModule(
         "training.superresolution",
-        f"SuperresolutionHybrid{SR_MODULES[resolution]}",
+        f"SuperresolutionHybrid{SUPERRESOLUTIONS[resolution]}",
         buffers={} if resolution == 512 else {"resample_filter": FILTER},
         modules={
             "block0": _block(32, first, resolution // 2, 3, 512),
