@@ -53,12 +53,12 @@ CHANNELS = {"channel_base": 2048, "channel_max": 32}
 
 def generator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official generator, narrowed."""
-    return official_arguments.generator_kwargs(resolution, **{**CHANNELS, **changes})
+    return {**official_arguments.generator_kwargs(resolution, **CHANNELS), **changes}
 
 
 def discriminator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official discriminator, narrowed."""
-    return official_arguments.discriminator_kwargs(resolution, **{**CHANNELS, **changes})
+    return {**official_arguments.discriminator_kwargs(resolution, **CHANNELS), **changes}
 
 
 def official_generator(kwargs: Mapping[str, Any]) -> nn.Module:
