@@ -226,7 +226,7 @@ def _evaluate_images(
         )
     train = ImageDataset(config.data, "train")
     name = config.name or folder.resolve().name
-    kind = {"generator": {"representation": {"kind": name}}}
+    kind = {"images": True, "generator": {"representation": {"kind": name}}}
     evaluated = {"name": path.name, "digest": stored.fingerprint}
     if crew.leads:
         _claim(folder, evaluated)

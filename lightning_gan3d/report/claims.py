@@ -62,7 +62,7 @@ def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
         "measure that needs no depth (refit)"
     )
     flat = [g for g in comparison.groups if g.is_baseline]
-    solid = [g for g in comparison.groups if not g.is_baseline]
+    solid = [g for g in comparison.groups if not (g.is_baseline or g.is_images)]
     absent = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     if not flat or not solid:
         yield _needs(lead, "runs of a 2D baseline and of 3D representations")

@@ -110,6 +110,11 @@ class Group:
         return tuple(run for run in self.runs if not run.gap)
 
     @property
+    def is_images(self) -> bool:
+        """Whether it is images that somebody stored, of which nothing else is known."""
+        return any(run.config.get("images") is True for run in self.runs)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether it is a 2D baseline."""
         return self.representation in BASELINES

@@ -19,6 +19,7 @@ from lightning_gan3d.data.synth import SynthConfig, SynthObjects, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.measure import Measure, missing, read_measures
 from lightning_gan3d.metrics.run import Evaluation, evaluate_run, evaluate_target
+from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.training.module import make_networks
@@ -85,6 +86,8 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     comparison = compare(find_runs([tmp_path / "runs"]))
     (group,) = comparison.groups
     assert group.label == "somebody's"
+    assert group.is_images  # and no claim about 3D representations waits for its values
+    assert all("somebody's" not in s.text for s in claims(comparison))
     assert group.cell("quality.swd").mean == found["quality.swd"].value
 
 
