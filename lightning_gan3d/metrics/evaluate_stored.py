@@ -56,6 +56,11 @@ def evaluate_stored(
         )
     if len(stored) < 2:
         raise ConfigError(f"{stored.path}: holds {len(stored)} image; a distribution takes two up")
+    if cfg.distribution is not None and cfg.distribution.poses is not None:
+        raise ConfigError(
+            "evaluation.distribution.poses: stored images have the cameras that they have; set it "
+            "to null"
+        )
     n = min(cfg.num_images, len(stored))
     posed = stored.labels is not None
     sample = stored.sample(len(stored), seed)
@@ -70,18 +75,13 @@ def evaluate_stored(
             within = f"pose.{name}within_{cfg.pose.threshold_degrees:g}deg"
             result += [missing(within, NO_CAMERAS, "share")]
             result += [missing(f"pose.{name}median_deg", NO_CAMERAS, "deg")]
-    elif cfg.pose is not None and cfg.pose.estimator is not None:
+    elif crew.leads and cfg.pose is not None and cfg.pose.estimator is not None:
         result += measure_estimator(sample, train, test, cfg.pose, n, cfg.batch, device)
     if cfg.identity is not None:
         why = "stored images cannot be seen from two cameras that a latent shares"
         result += [missing(f"identity.{name}", why) for name in ("cosine", "cosine_others")]
     if cfg.distribution is not None:
         d = cfg.distribution
-        if d.poses is not None:
-            raise ConfigError(
-                "evaluation.distribution.poses: stored images have the cameras that they have; "
-                "set it to null"
-            )
         most = min(d.num_images or n, len(stored))
         result += measure_distribution(
             sample,

@@ -18,7 +18,7 @@ from lightning_gan3d.experiment import ExperimentConfig, override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.measure import Measure, write_measures
 from lightning_gan3d.metrics.cache import default_folder
-from lightning_gan3d.metrics.conditions import conditions_of, write_conditions
+from lightning_gan3d.metrics.conditions import conditions_of, weights_hash, write_conditions
 from lightning_gan3d.metrics.crew import ALONE, Crew
 from lightning_gan3d.metrics.evaluate import SEED, EvaluationConfig, evaluate
 from lightning_gan3d.metrics.evaluate_stored import evaluate_stored
@@ -184,13 +184,14 @@ def _evaluate_checkpoint(
             f"{path}: makes images of {generator.resolution} pixels, those of {config.data.path} "
             f"have {train.resolution}; set data.resolution={generator.resolution}"
         )
-    conditions = conditions_of(generator, train.fingerprint, SEED, where)
-    evaluated = {"name": path.name, "digest": conditions["weights_sha256"]}
+    evaluated = {"name": path.name, "digest": weights_hash(generator)}
     if crew.leads:
         _claim(folder, evaluated)
     measures = _evaluate(generator, config, train, where, None, None, weights, folder, crew)
     if not crew.leads:
         return Evaluation(folder / EVALUATION, [], crew)
+    # Afterwards: they tell which path has marched the rays.
+    conditions = conditions_of(generator, train.fingerprint, SEED, where)
     manifest = _manifest(evaluated, train, where, command)
     return _finish(folder, to_tree(config), manifest, measures, conditions, config.evaluation)
 

@@ -131,8 +131,12 @@ def _opening(comparison: Comparison) -> list[str]:
     finished = [run for run in runs if not run.gap]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     what = f"{len(groups)} generators" if len(groups) > 1 else "One generator"
+    # Of stored images nobody here knows how they were made.
+    shared = (
+        "measures" if any(g.is_images for g in groups) else "training loop, renderer and measures"
+    )
     lines = [
-        f"{what} with the same training loop, renderer and measures: "
+        f"{what} with the same {shared}: "
         f"{_listed([g.label for g in groups])}. "
         f"{len(finished)} of {len(runs)} runs are finished"
         + (f"; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}." if seeds else ".")

@@ -20,6 +20,7 @@ from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.measure import Measure, missing, read_measures
 from lightning_gan3d.metrics.run import Evaluation, evaluate_run, evaluate_target
 from lightning_gan3d.report.claims import claims
+from lightning_gan3d.report.document import _opening
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.training.module import make_networks
@@ -88,6 +89,7 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     assert group.label == "somebody's"
     assert group.is_images  # and no claim about 3D representations waits for its values
     assert all("somebody's" not in s.text for s in claims(comparison))
+    assert "training loop" not in _opening(comparison)[0]
     assert group.cell("quality.swd").mean == found["quality.swd"].value
 
 
@@ -208,3 +210,12 @@ def test_what_is_missing_for_one_reason_is_told_once(tmp_path):
         "and 1 values over the angle between views",
         f"written to {tmp_path / 'evaluation.json'}",
     ]
+
+
+def test_the_conditions_of_an_export_tell_which_path_marched_its_rays(data, tmp_path):
+    config = load_experiment("demo/triplane", [f"data.path={data}", *SMALL])
+    generator, _ = make_networks(config, 32)
+    save_generator(tmp_path / "export", generator, config)
+    evaluate_target(tmp_path / "export", "cpu", (), tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "evaluation.conditions.json").read_text())
+    assert "rays by" in told["precision"]
