@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -116,7 +117,8 @@ def peak_of(num: int, batch: int = 32) -> int:
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "network.pt"
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            torch.jit.script(WideNetwork().eval()).save(str(network))  # type: ignore[no-untyped-call]
+            scripted: Any = torch.jit.script(WideNetwork().eval())  # type: ignore[no-untyped-call]  # torch's
+            scripted.save(str(network))
 
         def work() -> object:
             n = next(sizes)

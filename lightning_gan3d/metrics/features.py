@@ -181,7 +181,7 @@ def clip(device: torch.device | str = "cpu", given: str | Path | None = None) ->
 def _script(found: Found, device: torch.device | str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as published
-            return torch.jit.load(  # type: ignore[no-untyped-call]
+            return torch.jit.load(  # type: ignore[no-untyped-call]  # torch's
                 str(found.path), map_location=device
             ).eval()
     except RuntimeError as error:
