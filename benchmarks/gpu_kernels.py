@@ -19,18 +19,18 @@ import torch
 import triton
 import triton.language as tl
 
+from lightning_gan3d.benchmark.cuda_graphs import record_forward
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.graphs import record_forward
 from lightning_gan3d.kernels.epilogue import epilogue
-from lightning_gan3d.measure import Measure, write_measures
+from lightning_gan3d.metric import Metric, write_measures
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 from lightning_gan3d.networks.resample import fir
-from renderers.fused import launches
-from renderers.fused.decoded import gather, points_of, rays_of, scatter
+from renderers.fused.gpu import launches
+from renderers.fused.gpu.decode_kernels import gather, points_of, rays_of, scatter
 from renderers.march import draw
 from renderers.paths import Request
 from renderers.sampling import span
@@ -111,13 +111,13 @@ def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
     return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]  # names of theirs
 
 
-def stages(device: str) -> Iterator[Measure]:
+def stages(device: str) -> Iterator[Metric]:
     """Time each kernel of one rendering, and the gathers and scatters alone."""
     for precision in ("fp32",) if DRY else ("fp32", "tf32", "fp16"):
         yield from stages_of(device, precision)
 
 
-def stages_of(device: str, precision: str) -> Iterator[Measure]:
+def stages_of(device: str, precision: str) -> Iterator[Metric]:
     """With one kind of products."""
     size, resolution = (8, 8) if DRY else (256, 128)
     field = scene(device, size, 1, torch.float32)
@@ -153,11 +153,13 @@ def stages_of(device: str, precision: str) -> Iterator[Measure]:
     }
     note = f"{resolution} x {resolution} rays of {n} samples, {size}² planes, {precision}"
     for name, function in work.items():
-        yield Measure(f"gpu.{name}_ms.{precision}", milliseconds(function), "ms", 1, note=note)
+        yield Metric.of_key(
+            f"gpu.{name}_ms.{precision}", milliseconds(function), "ms", 1, note=note
+        )
     yield from bounds(x, t, precision, note)
 
 
-def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Measure]:
+def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Metric]:
     """Time gathers alone, and atomic additions alone, by the order of rays."""
     names = ("C", "CP", "GRIDS", "AXES", "SHAPE", "WIDTH")
     total = torch.zeros_like(x.texels, dtype=torch.float32)
@@ -172,14 +174,16 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
             args = (x.origins, x.dirs, t, out, 2 / x.request.scene_cfg.box, x.rays, x.samples)
             args = (target, *args, tiles, splits, does == "scatter")
             ms = milliseconds(functools.partial(run, *args, **sizes, num_stages=1))
-            yield Measure(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
+            yield Metric.of_key(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
             if does == "scatter":
                 rate = t.numel() * 12 * sizes["C"] / ms / 1e6
                 why = "float32 additions a second, 12 corners of each point"
-                yield Measure(f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why)
+                yield Metric.of_key(
+                    f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why
+                )
 
 
-def renderings(device: str) -> Iterator[Measure]:
+def renderings(device: str) -> Iterator[Metric]:
     """Time and weigh whole renderings, plain and fused, without and with gradient."""
     sizes = [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]
     for resolution, batch in sizes:
@@ -191,7 +195,7 @@ def renderings(device: str) -> Iterator[Measure]:
 
 def rendering(
     device: str, resolution: int, batch: int, path: str, precision: str
-) -> Iterator[Measure]:
+) -> Iterator[Metric]:
     """One size, path and kind of products."""
     field = scene(device, 8 if DRY else 256, batch, torch.float32)
     planes = field.planes.clone().requires_grad_()
@@ -212,22 +216,22 @@ def rendering(
     note = f"{batch} x {resolution}² rays, path taken: "
     for kind, function in (("forward", forward), ("both", both)):
         ms = milliseconds(function)
-        yield Measure(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.path_taken))
+        yield Metric.of_key(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.path_taken))
         if not DRY:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             function()
             peak = (torch.cuda.max_memory_allocated() - before) / 1e6
-            yield Measure(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
+            yield Metric.of_key(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
 
 
-def epilogues(device: str) -> Iterator[Measure]:
+def epilogues(device: str) -> Iterator[Metric]:
     """Time what follows a convolution, in one kernel and in torch's operations."""
     for filtered in (False, True):
         yield from epilogue_times(device, filtered)
 
 
-def epilogue_times(device: str, filtered: bool) -> Iterator[Measure]:
+def epilogue_times(device: str, filtered: bool) -> Iterator[Metric]:
     """With the filter that follows upsampling, or without."""
     size, channels = (6, 4) if DRY else (256, 128)
     x = torch.randn(1, channels, size + filtered, size + filtered, device=device)
@@ -245,10 +249,10 @@ def epilogue_times(device: str, filtered: bool) -> Iterator[Measure]:
     note = f"1 x {channels} x {size}² in float16, channels innermost, filter: {filtered}"
     for name, function in (("eager", eager), ("fused", fused)):
         metric = f"gpu.epilogue_{name}_ms.{'filter' if filtered else 'plain'}"
-        yield Measure(metric, milliseconds(function), "ms", 1, note=note)
+        yield Metric.of_key(metric, milliseconds(function), "ms", 1, note=note)
 
 
-def recordings(device: str) -> Iterator[Measure]:
+def recordings(device: str) -> Iterator[Metric]:
     """Time an image at batch 1, called and replayed."""
     if DRY:
         return
@@ -264,7 +268,7 @@ def recordings(device: str) -> Iterator[Measure]:
         ):
             ms = milliseconds(function)
             note = "one 512² image from a 128² rendering"
-            yield Measure(f"gpu.image_{name}_ms", ms, "ms", 1, note=note)
+            yield Metric.of_key(f"gpu.image_{name}_ms", ms, "ms", 1, note=note)
 
 
 def main() -> None:
@@ -285,7 +289,7 @@ def main() -> None:
             print(f"{part.__name__}: {type(error).__name__}: {error}", flush=True)
             failed.append(part.__name__)
             note = f"{type(error).__name__}: {error}"
-            rows.append(Measure(f"gpu.{part.__name__}", None, note=note))
+            rows.append(Metric.of_key(f"gpu.{part.__name__}", None, note=note))
         write_measures(given.out, rows)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

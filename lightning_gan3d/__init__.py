@@ -8,15 +8,15 @@ from lightning_gan3d.version import __version__
 if TYPE_CHECKING:
     from lightning_gan3d.cameras import Cameras
     from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
-    from lightning_gan3d.contract import Images
     from lightning_gan3d.generator import Generator
+    from lightning_gan3d.images import Images
 
 __all__ = ["Cameras", "Generator", "Images", "__version__", "load_discriminator", "load_generator"]
 
 _HOMES = {
     "Cameras": "cameras",
     "Generator": "generator",
-    "Images": "contract",
+    "Images": "images",
     "load_discriminator": "checkpoints.load",
     "load_generator": "checkpoints.load",
 }

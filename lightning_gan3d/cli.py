@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lightning_gan3d.config import ConfigError, Refusal
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.version import __version__
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def train(
 
         typer.echo(plan(config))
         return
-    from lightning_gan3d.training.run import train_run
+    from lightning_gan3d.training.fit import train_run
 
     raise typer.Exit(train_run(config, root=root, resume=resume, command=sys.argv))
 
@@ -95,7 +95,7 @@ def sweep_run(
     root: Root = Path("runs"),
 ) -> None:
     """Run configurations and seeds; skips what is finished, continues what was stopped."""
-    from lightning_gan3d.sweep.run import run_sweep
+    from lightning_gan3d.sweep.local import run_sweep
 
     raise typer.Exit(run_sweep(file, root))
 
@@ -106,7 +106,7 @@ def sweep_plan(
     root: Root = Path("runs"),
 ) -> None:
     """Print what `sweep run` would do."""
-    from lightning_gan3d.sweep.run import plan_sweep
+    from lightning_gan3d.sweep.local import plan_sweep
 
     typer.echo(plan_sweep(file, root))
 
@@ -141,16 +141,16 @@ def evaluate(
     if self_test:
         if target is not None:
             raise ConfigError(f"evaluate --self-test: takes no run; leave out {target}")
-        from lightning_gan3d.metrics.selftest import run_self_test
-        from lightning_gan3d.metrics.selftest_table import table
+        from lightning_gan3d.metrics.selftest.selftest import run_self_test
+        from lightning_gan3d.metrics.selftest.table import table
 
         tested = run_self_test(tell=lambda line: typer.echo(line, err=True))
         typer.echo(table(tested))
         raise typer.Exit(4 if tested.failures else 0)
     if target is None:
         raise ConfigError("evaluate: name a run directory; or --self-test")
-    from lightning_gan3d.metrics.crew import crew_of
-    from lightning_gan3d.metrics.run import evaluate_target, given_weights
+    from lightning_gan3d.metrics.distribution.crew import crew_of
+    from lightning_gan3d.metrics.evaluate_target import evaluate_target, given_weights
 
     weights = given_weights(inception_weights, vgg_weights, clip_weights)
     done = evaluate_target(target, device, overrides or [], out, weights, sys.argv, crew_of())
@@ -185,7 +185,7 @@ def bench(
     if against is not None:
         if targets:
             raise ConfigError(f"bench --against: compares EG3D's own model; leave out {targets[0]}")
-        from lightning_gan3d.benchmark.against import compare
+        from lightning_gan3d.benchmark.eg3d.compare import compare
 
         typer.echo(
             compare(
@@ -254,7 +254,7 @@ def data_synth(
 ) -> None:
     """Make procedural figures with known shape, pose and depth."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.synth import SynthConfig, make_synth
+    from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 
     make_synth(from_options(SynthConfig, options or []), out, overwrite=overwrite)
     typer.echo(out)
@@ -269,7 +269,7 @@ def data_coil100(
 ) -> None:
     """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.coil100 import CoilConfig, prepare_coil100
+    from lightning_gan3d.data.coil100.prepare import CoilConfig, prepare_coil100
 
     def progress(done: int, total: int) -> None:
         typer.echo(f"\r{done} of {total} objects", nl=done == total, err=True)
@@ -351,11 +351,11 @@ def data_from_poses(
 ) -> None:
     """Prepare your own images with poses; propose box, near and far."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.camera_plot import draw_cameras
+    from lightning_gan3d.data.captures.camera_plot import draw_cameras
+    from lightning_gan3d.data.captures.config import FromPosesConfig
+    from lightning_gan3d.data.captures.from_poses import prepare_from_poses
     from lightning_gan3d.data.check import check_dataset
     from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-    from lightning_gan3d.data.from_poses import prepare_from_poses
-    from lightning_gan3d.data.pose_options import FromPosesConfig
 
     def progress(done: int, total: int) -> None:
         if done % 20 == 0 or done == total:
@@ -384,7 +384,7 @@ def data_check(
 @weights_app.command("list")
 def weights_list() -> None:
     """Tell which networks are known, and which are at hand."""
-    from lightning_gan3d.metrics.weights import describe
+    from lightning_gan3d.metrics.pretrained import describe
 
     typer.echo(describe())
 
@@ -397,7 +397,7 @@ def weights_fetch(
     ] = None,
 ) -> None:
     """Download networks, and check them by their SHA-256."""
-    from lightning_gan3d.metrics.weights import KNOWN, fetch
+    from lightning_gan3d.metrics.pretrained import KNOWN, fetch
 
     for name in names or list(KNOWN):
         typer.echo(f"{name}: {fetch(name).path}")
@@ -448,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a refusal is one line and an exit code, not a traceback."""
     try:
         app(args=arguments)
-    except Refusal as error:
+    except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 

@@ -9,28 +9,47 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
 
 
-class Refusal(ValueError):
+class UserError(ValueError):
     """Input that must be fixed before anything starts; the command line prints it and exits."""
 
     exit_code: typing.ClassVar[int] = 2
 
 
-class ConfigError(Refusal):
+class ConfigError(UserError):
     """A configuration that must be fixed; the message names field, value, choices and remedy."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         """Keep the refusing dataclass's field, so that the loader can name file and line."""
         super().__init__(message)
         self.field = field
+
+
+class OutOfRange(ConfigError):
+    """A value outside the range that its field's annotation states."""
+
+
+class Rule(NamedTuple):
+    """A condition on a value, in the annotation of a field: `Annotated[int, Rule(check, text)]`."""
+
+    check: Callable[[Any], bool]
+    text: str
+    """What is allowed, as in "use a power of two"."""
+
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Count = Annotated[int, Ge(1)]
 
 
 class Origins:
@@ -152,7 +171,7 @@ def build(
     """
     origins = origins or Origins()
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"
@@ -160,7 +179,12 @@ def build(
             raise ConfigError(_unknown_key(dotted, str(key), list(fields), origins))
         kinds: Callable[[str], type] | None = fields[key].metadata.get("kinds")
         if kinds is None:
-            values[key] = _convert(value, hints[key], dotted, origins)
+            try:
+                values[key] = _convert(value, hints[key], dotted, origins)
+            except OutOfRange as error:
+                example = fields[key].default
+                given = example is not dataclasses.MISSING and example is not None
+                raise OutOfRange(f"{error}, e.g. {example}" if given else str(error)) from None
         else:
             values[key] = _build_kind(kinds, value, dotted, origins)
     try:
@@ -215,6 +239,15 @@ def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: 
 
 def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        converted = _convert(value, args[0], dotted, origins)
+        bounds, rules = _split(args[1:])
+        if not all(_within(bound, converted) for bound in bounds) or not all(
+            rule.check(converted) for rule in rules
+        ):
+            allowed = _allowed(args[0], bounds, rules)
+            raise OutOfRange(f"{dotted}={value}{origins.of(dotted)}: use {allowed}")
+        return converted
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong_type(value, "a mapping of keys to values", dotted, origins)
@@ -256,6 +289,52 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     if hint is Any:
         return value
     return _convert_leaf(value, hint, dotted, origins)
+
+
+Bound = Ge | Gt | Le | Lt
+
+
+def _split(metadata: typing.Iterable[Any]) -> tuple[list[Bound], list[Rule]]:
+    """Sort what an annotation states into bounds and rules; an `Interval` is several bounds."""
+    flat = [
+        part
+        for item in metadata
+        for part in (item if isinstance(item, GroupedMetadata) else [item])
+    ]
+    bounds = [part for part in flat if isinstance(part, Bound)]
+    return bounds, [part for part in flat if isinstance(part, Rule)]
+
+
+def _within(bound: Bound, value: Any) -> bool:
+    match bound:
+        case Ge(low):
+            return bool(value >= low)  # type: ignore[operator]  # numbers alone have bounds
+        case Gt(low):
+            return bool(value > low)  # type: ignore[operator]  # as above
+        case Le(high):
+            return bool(value <= high)  # type: ignore[operator]  # as above
+        case Lt(high):
+            return bool(value < high)  # type: ignore[operator]  # as above
+
+
+def _allowed(kind: Any, bounds: list[Bound], rules: list[Rule]) -> str:
+    """Describe the allowed values, as in "use a whole number from 1"."""
+    number = "a whole number" if kind is int else "a number"
+    low = next((b for b in bounds if isinstance(b, Ge | Gt)), None)
+    high = next((b for b in bounds if isinstance(b, Le | Lt)), None)
+    texts = [rule.text for rule in rules]
+    if low is not None and high is not None:
+        left = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}"
+        right = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})"
+        texts.insert(0, f"{number} in {left}, {right}")
+    elif isinstance(low, Ge):
+        texts.insert(0, f"{number} from {low.ge}" if low.ge else f"{number}, 0 or more")
+    elif isinstance(low, Gt):
+        texts.insert(0, f"{number} above {low.gt}" if low.gt else "a positive number")
+    elif high is not None:
+        end = f"up to {high.le}" if isinstance(high, Le) else f"below {high.lt}"
+        texts.insert(0, f"{number} {end}")
+    return ", ".join(texts)
 
 
 def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Rendering
 from lightning_gan3d.lowering import Lowered, NotLowered
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
@@ -32,27 +33,6 @@ class FieldSample(NamedTuple):
 
     sigma_raw: Float[Tensor, "b n 1"]
     feature: Float[Tensor, "b n c"]
-
-
-class Rendering(NamedTuple):
-    """What a renderer returns: `feature` in [-1, 1], rgb first; `depth`, the expected distance."""
-
-    feature: Float[Tensor, "v c h w"]
-    depth: Float[Tensor, "v 1 h w"] | None
-    opacity: Float[Tensor, "v 1 h w"] | None
-
-
-class Images(NamedTuple):
-    """What a generator returns and a discriminator sees.
-
-    Images are in [-1, 1]; `image_raw` is the rendering before super-resolution, at the rendering
-    resolution h0; `depth` is the distance along the ray in world units.
-    """
-
-    image: Float[Tensor, "v 3 h w"]
-    image_raw: Float[Tensor, "v 3 h0 w0"]
-    depth: Float[Tensor, "v 1 h0 w0"] | None = None
-    opacity: Float[Tensor, "v 1 h0 w0"] | None = None
 
 
 class Scene:

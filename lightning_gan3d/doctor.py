@@ -190,7 +190,7 @@ def _wandb() -> Finding:
 def _weights() -> list[Finding]:
     """Which pretrained networks of the measures are at hand."""
     try:
-        from lightning_gan3d.metrics.weights import KNOWN, state_of
+        from lightning_gan3d.metrics.pretrained import KNOWN, state_of
 
         states = {name: state_of(name) for name in KNOWN}
     except Exception as error:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 import lightning_gan3d
 from lightning_gan3d import config as cfg
+from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig
-from lightning_gan3d.generator import GeneratorConfig
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.generator import Generator, GeneratorConfig
 from lightning_gan3d.metrics.evaluate import EvaluationConfig
 from lightning_gan3d.networks.augment import AugmentConfig
-from lightning_gan3d.networks.discriminator import DiscriminatorConfig
+from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.training.config import (
     InitConfig,
     LoggingConfig,
@@ -149,3 +153,17 @@ def override(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentCo
     origins = cfg.Origins()
     tree = cfg.apply_overrides(cfg.to_tree(config), overrides, origins)
     return cfg.build(ExperimentConfig, cfg.resolve(tree), origins)
+
+
+def make_networks(config: ExperimentConfig, resolution: int) -> tuple[Generator, Discriminator]:
+    """Build generator and discriminator, initialised from the seed alone.
+
+    Each has its own stream, so that all representations of a comparison meet one discriminator.
+    """
+    draws = Draws(config.seed).scope("initialisation")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draws.generator("generator").initial_seed())
+        generator = Generator(config.generator, resolution)
+        torch.manual_seed(draws.generator("discriminator").initial_seed())
+        discriminator = Discriminator(config.discriminator, resolution, LABEL_DIM)
+    return generator, discriminator

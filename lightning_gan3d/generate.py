@@ -12,13 +12,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.pixels import to_uint8
+from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.orbits import Orbit, read_orbit
+from lightning_gan3d.images import Images, to_uint8
 
 MAX_SEEDS = 100_000
 FOREGROUND = 0.5
@@ -222,12 +221,12 @@ def generate_to(
     imported checkpoint says, or around the box, and the answer says so.
     """
     from lightning_gan3d.checkpoints.load import read_networks
+    from lightning_gan3d.devices import choose_device
     from lightning_gan3d.networks.precision import check_precision, set_precision
-    from lightning_gan3d.training.system import resolve_device
 
     chosen = check_precision(precision)
     numbers = parse_seeds(seeds)
-    where = resolve_device(device)
+    where = choose_device(device)
     stored = read_networks(run, ["generator"])
     generator, config = stored.generator("generator").to(where), stored.config
     set_precision(generator, chosen)

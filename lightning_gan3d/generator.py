@@ -11,7 +11,6 @@ from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import (
     Field,
-    Images,
     NoiseMode,
     Renderer,
     RenderSettings,
@@ -20,6 +19,7 @@ from lightning_gan3d.contract import (
     SceneConfig,
 )
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Images, resize
 from lightning_gan3d.networks.mapping import Mapping, MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolution, SuperResolutionConfig
 
@@ -173,15 +173,6 @@ class Generator(nn.Module):
         scene = self.scene(ws, noise_mode, draws)
         cameras = Cameras.from_label(label) if cameras is None else cameras
         return self.render(scene, ws, cameras, resolution, settings, noise_mode, draws)
-
-
-def resize(image: Float[Tensor, "v c h w"], resolution: int) -> Float[Tensor, "v c r r"]:
-    """Bilinear, antialiased; returns the image itself where the size fits already."""
-    if image.shape[-1] == resolution:
-        return image
-    return nn.functional.interpolate(
-        image, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True
-    )
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
 from renderers.compositing import Compositing, pair_weights, share_pairs, standard_weights
-from renderers.options import VolumeRendererConfig
+from renderers.config import VolumeRendererConfig
 from renderers.sampling import Span, edges_of, eg3d_importance, invert_cdf, stratified
 
 

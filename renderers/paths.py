@@ -18,9 +18,9 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, SceneConfig
 from lightning_gan3d.lowering import LoweredGrid, NotLowered
-from renderers.fused.check import fault
+from renderers.config import VolumeRendererConfig
+from renderers.fused.kernel_check import fault
 from renderers.march import Random, Sums
-from renderers.options import VolumeRendererConfig
 from renderers.sampling import Span
 
 PathName = Literal["auto", "plain", "numba", "triton"]
@@ -56,7 +56,7 @@ class Kernel(Protocol):
 
 KERNELS: dict[str, tuple[str, str]] = {
     "numba": ("renderers.fused.cpu", "cpu"),
-    "triton": ("renderers.fused.gpu", "cuda"),
+    "triton": ("renderers.fused.gpu.march_triton", "cuda"),
 }
 """Modules of the fused paths, and the type of device that each serves."""
 

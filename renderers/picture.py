@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Renderer, Rendering, RenderSettings, Scene, SceneConfig
+from lightning_gan3d.contract import Renderer, RenderSettings, Scene, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Rendering
 
 
 @dataclass(frozen=True, eq=False)

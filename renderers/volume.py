@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.contract import Field, Renderer, Rendering, RenderSettings, SceneConfig
+from lightning_gan3d.contract import Field, Renderer, RenderSettings, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Rendering
 from lightning_gan3d.lowering import LoweredGrid
 from lightning_gan3d.networks.precision import DTYPES, without_autocast
 from renderers.compositing import clamped_depth, expected_depth
+from renderers.config import VolumeRendererConfig
 from renderers.march import Random, Sums, draw, ends_of_empty, march
 from renderers.occupancy import OccupiedField, find_occupied
-from renderers.options import VolumeRendererConfig
 from renderers.paths import Chosen, choose
 from renderers.sampling import Span, span
 

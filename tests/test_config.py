@@ -1,10 +1,11 @@
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from annotated_types import Ge, Interval
 
 from lightning_gan3d import config as cfg
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Count, Rule, Share, from_options
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,34 @@ def test_refusals_name_field_value_place_and_remedy(tmp_path, text, overrides, w
 def test_the_digest_sees_values_and_not_their_order():
     assert cfg.digest({"a": 1, "b": 2}) == cfg.digest({"b": 2, "a": 1})
     assert cfg.digest({"a": 1, "b": 2}) != cfg.digest({"a": 1, "b": 3})
+
+
+@dataclass(frozen=True)
+class Ranges:
+    count: Count = 4
+    share: Share = 0.5
+    size: Annotated[int, Ge(8), Rule(lambda n: n & (n - 1) == 0, "a power of two")] = 32
+    half: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Share] = (0.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("count=0", "count=0 (command line): use a whole number from 1, e.g. 4"),
+        ("share=1.5", "share=1.5 (command line): use a number in [0, 1], e.g. 0.5"),
+        ("size=12", "size=12 (command line): use a whole number from 8, a power of two, e.g. 32"),
+        ("size=4", "size=4 (command line): use a whole number from 8, a power of two, e.g. 32"),
+        ("half=1", "half=1 (command line): use a number in (0, 1)"),
+        ("betas=[1.0,0.9]", "betas.0=1.0 (command line): use a number in [0, 1), e.g. (0.0, 0.9)"),
+    ],
+)
+def test_a_value_outside_its_annotated_range_is_rejected(override, message):
+    with pytest.raises(ConfigError) as error:
+        from_options(Ranges, [override])
+    assert str(error.value) == message
+
+
+def test_values_inside_their_annotated_range_are_accepted():
+    built = from_options(Ranges, ["count=1", "share=0", "size=8", "half=0.5", "betas=[0,1]"])
+    assert built == Ranges(1, 0.0, 8, 0.5, (0.0, 1.0))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.generate import (
     EMPTY,
     contact_sheet,
@@ -18,7 +18,7 @@ from lightning_gan3d.generate import (
     latents,
     parse_seeds,
 )
-from lightning_gan3d.orbits import Orbit
+from lightning_gan3d.images import to_uint8
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 

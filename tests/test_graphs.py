@@ -4,12 +4,12 @@ import weakref
 import pytest
 import torch
 
-from lightning_gan3d import graphs
+from lightning_gan3d.benchmark import cuda_graphs
+from lightning_gan3d.benchmark.cuda_graphs import GraphError, Recorded, record_forward, record_view
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.graphs import GraphError, Recorded, record_forward, record_view
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def pretended(monkeypatch):
 
         return outputs, replay
 
-    monkeypatch.setattr(graphs, "_record", record)
-    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(cuda_graphs, "_record", record)
+    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
 
 
 def inputs(device="cpu"):
@@ -55,8 +55,8 @@ def test_inputs_are_copied_so_that_the_first_ones_may_change():
 
 def test_what_the_function_holds_lives_as_long_as_the_recording(monkeypatch):
     # As a CUDA graph: a replay holds addresses, not the tensors.
-    monkeypatch.setattr(graphs, "_record", lambda function, _: (function(), lambda: None))
-    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(cuda_graphs, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
 
     def view_of(scene):
         return Recorded(lambda x: (x + scene,), torch.zeros(2))

@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.orbits import Orbit, read_orbit
+from lightning_gan3d.data.labels import read_orbit
 
 
 def labels(azimuth, elevation=0.4, radius=3.2, focal=1.5, target=(0.0, 0.0, 0.0)):

@@ -7,20 +7,20 @@ import torch
 
 from lightning_gan3d import experiment
 from lightning_gan3d.benchmark import setup
-from lightning_gan3d.benchmark.cost import count_cost
 from lightning_gan3d.benchmark.growth import growth_with_grid, growth_with_rendering
 from lightning_gan3d.benchmark.speed import FULL, QUICK
 from lightning_gan3d.benchmark.stages import measure_stages
 from lightning_gan3d.benchmark.training import measure_training
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.cost import count_cost
 from lightning_gan3d.data.dataset import ImageDataset
+from lightning_gan3d.devices import choose_device, keep_freed_memory
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.measure import Measure, write_measures
+from lightning_gan3d.metric import Metric, write_measures
 from lightning_gan3d.networks.fused.report import describe
 from lightning_gan3d.report.runs import find_runs
-from lightning_gan3d.training.rundir import Run
-from lightning_gan3d.training.system import keep_freed_memory, resolve_device
+from lightning_gan3d.runs import Run
 
 RENDERING_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0, 4.0)}
 """Sizes of the rendering, relative to its own; by `quick`."""
@@ -34,14 +34,14 @@ def benchmark_run(
     quick: bool = False,
     command: Sequence[str] = (),
     out: Path | None = None,
-) -> list[Measure]:
+) -> list[Metric]:
     """Measure a run, or an experiment as initialised, with the threads of its training.
 
     What is measured does not depend on the weights. A run gets its `bench.json` into its directory,
     a configuration into the folder `out`, if there is one.
     """
     config = target.config() if isinstance(target, Run) else target
-    where = resolve_device(device)
+    where = choose_device(device)
     if where.type == "cpu":
         keep_freed_memory()  # as training does, so that its speed and this one belong together
     with setup.cpu_threads(config.training.threads):
@@ -61,7 +61,7 @@ def benchmark_run(
     return measures
 
 
-def measure_generator(generator: Generator, quick: bool, batch: int) -> list[Measure]:
+def measure_generator(generator: Generator, quick: bool, batch: int) -> list[Metric]:
     """Counts, speed, memory and growth of generating images; where the generator is."""
     protocol = QUICK if quick else FULL
     device = next(generator.parameters()).device
@@ -121,7 +121,7 @@ def bench_targets(
     return "\n\n".join([*tables, *gaps])
 
 
-def table(name: str, measures: Sequence[Measure]) -> str:
+def table(name: str, measures: Sequence[Metric]) -> str:
     """Return the measures as aligned lines of text."""
     width = max(len(m.metric) for m in measures)
     lines = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_gan3d.benchmark.speed import Protocol, Timing, time_calls
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.metric import Metric
 
 PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
 SIDES = {"cpu": 1536, "cuda": 8192}
@@ -34,18 +34,18 @@ class Peaks:
         """Least seconds of so much arithmetic and traffic."""
         return max(flops / self.flops, nbytes / self.traffic)
 
-    def measures(self) -> list[Measure]:
+    def measures(self) -> list[Metric]:
         """Return both as rows of a report."""
         why = "best of repeated calls; the floors of stages are stated in it"
         return [
-            Measure(
+            Metric.of_key(
                 "speed.peak_gflop_s",
                 self.flops / 1e9,
                 "GFLOP/s",
                 1,
                 note=f"square matrix product, float32; {why}",
             ),
-            Measure(
+            Metric.of_key(
                 "speed.peak_gb_s",
                 self.traffic / 1e9,
                 "GB/s",
@@ -68,7 +68,7 @@ def measure_peaks(device: torch.device, threads: int) -> Peaks:  # noqa: ARG001 
     return Peaks(2 * side**3 / min(product.seconds), 2 * COPIED[kind] / min(copy.seconds))
 
 
-def share_of_floor(stage: str, timing: Timing, flops: int, nbytes: int, peaks: Peaks) -> Measure:
+def share_of_floor(stage: str, timing: Timing, flops: int, nbytes: int, peaks: Peaks) -> Metric:
     """Return the floor of a stage over its median time."""
     floor = peaks.floor(flops, nbytes)
     bound = "arithmetic" if flops / peaks.flops >= floor else "traffic"
@@ -76,4 +76,4 @@ def share_of_floor(stage: str, timing: Timing, flops: int, nbytes: int, peaks: P
         f"floor {1e3 * floor:.3g} ms by {bound}: {flops / 1e9:.4g} GFLOP at "
         f"{peaks.flops / 1e9:.4g} GFLOP/s, {nbytes / 1e6:.4g} MB at {peaks.traffic / 1e9:.4g} GB/s"
     )
-    return Measure(f"speed.{stage}_floor_share", floor / timing.median, "share", 1, note=note)
+    return Metric.of_key(f"speed.{stage}_floor_share", floor / timing.median, "share", 1, note=note)

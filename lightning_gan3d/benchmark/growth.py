@@ -19,10 +19,11 @@ from lightning_gan3d.benchmark.memory import measure_peak
 from lightning_gan3d.benchmark.speed import Protocol, time_calls
 from lightning_gan3d.contract import Representation
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.stats import power_law_exponent
 
 
-def curve(measures: Iterable[Measure], axis: str, quantity: str) -> list[tuple[int, float]]:
+def curve(measures: Iterable[Metric], axis: str, quantity: str) -> list[tuple[int, float]]:
     """Return (resolution, value) of one curve, in rising order; missing values are left out."""
     prefix = f"growth.{axis}.{quantity}@"
     return sorted(
@@ -32,16 +33,7 @@ def curve(measures: Iterable[Measure], axis: str, quantity: str) -> list[tuple[i
     )
 
 
-def exponent(points: Sequence[tuple[int, float]]) -> float:
-    """Return p of the least-squares fit value ~ resolution**p: 2 is quadratic, 3 cubic."""
-    x = [math.log(r) for r, _ in points]
-    y = [math.log(v) for _, v in points]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    top = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return top / sum((a - mean_x) ** 2 for a in x)
-
-
-def _exponents(measures: list[Measure], axis: str, quantities: Sequence[str]) -> list[Measure]:
+def _exponents(measures: list[Metric], axis: str, quantities: Sequence[str]) -> list[Metric]:
     rows = []
     for quantity in quantities:
         points = [p for p in curve(measures, axis, quantity) if p[1] > 0]
@@ -51,20 +43,20 @@ def _exponents(measures: list[Measure], axis: str, quantities: Sequence[str]) ->
             continue
         sizes = ", ".join(str(r) for r, _ in points)
         note = f"p of value ~ resolution**p, least squares over {sizes}"
-        rows.append(Measure(metric, exponent(points), "", len(points), note=note))
+        rows.append(Metric.of_key(metric, power_law_exponent(points), "", len(points), note=note))
     return rows
 
 
 def growth_with_rendering(
     generator: Generator, resolutions: Sequence[int], protocol: Protocol
-) -> list[Measure]:
+) -> list[Metric]:
     """Time and memory of one view of a cached scene, for each edge of the rendering in pixels."""
     if generator.representation.view_in_label:
         why = "a picture has one size and is not rendered"
         return [missing("growth.rendering", why)]
     inputs = make_inputs(generator)
     device = inputs.z.device
-    rows: list[Measure] = []
+    rows: list[Metric] = []
     with torch.no_grad():
         ws = generator.mapping(inputs.z, inputs.label)
         scene = generator.renderer.prepare(generator.scene(ws))
@@ -86,7 +78,7 @@ def growth_with_grid(
     factors: Sequence[float],
     protocol: Protocol,
     device: torch.device,
-) -> list[Measure]:
+) -> list[Metric]:
     """Bytes, time and memory of making one scene, for multiples of the configured grid resolution.
 
     Weights are as initialised, for what a grid costs does not depend on what it holds.
@@ -95,7 +87,7 @@ def growth_with_grid(
     if own is None:
         why = "this representation stores no grid"
         return [missing("growth.grid", why), *_without_grid(cfg, image_resolution, factors, device)]
-    rows: list[Measure] = []
+    rows: list[Metric] = []
     for resolution in sorted({int(own * f) for f in factors if own * f >= 8}):
         representation = _at_grid_resolution(cfg, image_resolution, resolution).to(device).eval()
         ws = torch.randn(
@@ -109,7 +101,7 @@ def growth_with_grid(
         name = "growth.grid.{}@" + str(resolution)
         with torch.no_grad():
             size = float(scene().nbytes)
-            rows.append(Measure(name.format("scene_bytes"), size, "bytes", 1, note=note))
+            rows.append(Metric.of_key(name.format("scene_bytes"), size, "bytes", 1, note=note))
             rows.append(time_calls(scene, protocol, device).measure(name.format("scene_ms"), note))
             rows.append(measure_peak(name.format("scene_mb"), scene, device, note))
     return rows + _exponents(rows, "grid", ("scene_bytes", "scene_ms", "scene_mb"))
@@ -117,7 +109,7 @@ def growth_with_grid(
 
 def _without_grid(
     cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], device: torch.device
-) -> list[Measure]:
+) -> list[Metric]:
     """How the bytes of a scene grow with the image's resolution, for which it is made anew each.
 
     What has no grid of its own may still store one that follows the image; the number tells. It
@@ -140,7 +132,7 @@ def _without_grid(
         return [missing(name, "fewer than two sizes were measured")]
     sizes = ", ".join(f"{size:.0f} bytes at {r}" for r, size in points)
     note = f"p of value ~ resolution**p, least squares, of the image: {sizes}"
-    return [Measure(name, exponent(points), "", len(points), note=note)]
+    return [Metric.of_key(name, power_law_exponent(points), "", len(points), note=note)]
 
 
 def _at_grid_resolution(

@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightning_gan3d.benchmark.speed import synchronise
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.metric import Metric
 
 SECOND_CALL = "lightning_gan3d.benchmark: measured call"
 """Marks in the record where the measured call begins."""
@@ -88,12 +88,12 @@ def method(device: torch.device) -> str:
 
 def measure_peak(
     metric: str, fn: Callable[[], Any], device: torch.device, note: str = ""
-) -> Measure:
+) -> Metric:
     """Return the peak of a call in MB, or why it is unknown."""
     try:
         peak = peak_bytes(fn, device)
     except MemoryUnknownError as error:
-        return Measure(metric, None, "MB", note=str(error))
-    return Measure(
+        return Metric.of_key(metric, None, "MB", note=str(error))
+    return Metric.of_key(
         metric, peak / MB, "MB", 1, note=f"{note}; {method(device)}" if note else method(device)
     )

@@ -4,15 +4,15 @@ import copy
 
 import torch
 
-from lightning_gan3d.benchmark.cost import count_flops
 from lightning_gan3d.benchmark.floor import measure_peaks, share_of_floor
 from lightning_gan3d.benchmark.memory import measure_peak
 from lightning_gan3d.benchmark.speed import Protocol, time_calls
 from lightning_gan3d.benchmark.stages import bytes_of, size_of
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.contract import Images
+from lightning_gan3d.cost import count_flops
 from lightning_gan3d.data.datamodule import Batch
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.images import Images
+from lightning_gan3d.metric import Metric
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
@@ -27,7 +27,7 @@ PHASE_NAMES: dict[Phase, str] = {
 
 def measure_phases(
     module: AdversarialModule, batch: Batch, protocol: Protocol, device: torch.device
-) -> list[Measure]:
+) -> list[Metric]:
     """Time and weigh each phase of a step that the configuration has, its optimizer included."""
     every = intervals(module.config.loss)
     now, microbatches = module.now(batch.step), module.split(batch)
@@ -58,7 +58,7 @@ def intervals(loss: LossConfig) -> dict[Phase, int]:
 
 def measure_discriminator(
     module: AdversarialModule, resolution: int, protocol: Protocol, device: torch.device
-) -> list[Measure]:
+) -> list[Metric]:
     """Time and weigh the logit of one image."""
 
     def inputs(where: torch.device) -> tuple[Images, torch.Tensor]:

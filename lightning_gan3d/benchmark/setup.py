@@ -11,8 +11,8 @@ import lightning
 import torch
 
 import lightning_gan3d
-from lightning_gan3d.measure import Measure
-from lightning_gan3d.training.system import device_name
+from lightning_gan3d.devices import device_name
+from lightning_gan3d.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Setup:
     command: str
     """The command line."""
 
-    def measure(self, quick: bool, layers: str) -> Measure:
+    def measure(self, quick: bool, layers: str) -> Metric:
         """Return the row that heads a benchmark; `layers` says what computes these."""
         rhythm = "quick: few repeats" if quick else "full number of repeats"
         note = (
             f"{self.device}; {self.versions}; fp32 inference; layers: {layers}; {rhythm}; "
             f"command: {self.command}"
         )
-        return Measure("speed.threads", float(self.threads), "count", 1, note=note)
+        return Metric.of_key("speed.threads", float(self.threads), "count", 1, note=note)
 
 
 def current(device: torch.device, command: Sequence[str]) -> Setup:

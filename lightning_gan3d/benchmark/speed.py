@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Timing:
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
-    def measure(self, metric: str, note: str = "") -> Measure:
+    def measure(self, metric: str, note: str = "") -> Metric:
         """Return the median in milliseconds; the note holds quartiles, range and warm-up."""
         low, high = self.quartiles
         text = (
@@ -61,7 +61,7 @@ class Timing:
             f"range {1e3 * min(self.seconds):.3g} to {1e3 * max(self.seconds):.3g} ms"
         )
         spread = statistics.stdev(self.seconds) if len(self.seconds) > 1 else None
-        return Measure(
+        return Metric.of_key(
             metric,
             1e3 * self.median,
             "ms",

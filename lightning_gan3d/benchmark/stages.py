@@ -7,15 +7,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from lightning_gan3d.benchmark.cost import Cost, count_cost
+from lightning_gan3d.benchmark.cuda_graphs import record_forward, record_view
 from lightning_gan3d.benchmark.floor import measure_peaks, share_of_floor
 from lightning_gan3d.benchmark.inputs import Inputs, make_inputs
 from lightning_gan3d.benchmark.memory import MB, measure_peak
 from lightning_gan3d.benchmark.speed import Protocol, time_calls
 from lightning_gan3d.contract import Field, Scene
+from lightning_gan3d.cost import Cost, count_cost
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.graphs import record_forward, record_view
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.metric import Metric
 
 
 class Stage(NamedTuple):
@@ -159,7 +159,7 @@ def bytes_of(value: Any) -> int:
     return sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
 
 
-def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Measure]:
+def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Metric]:
     """Time each stage for one image and weigh it; then whole images by batches of `batch`."""
     was_training = generator.training
     generator.eval()
@@ -178,7 +178,7 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
         timing = time_calls(lambda: generator(*many), protocol, device)
     generator.train(was_training)
     low, high = timing.quartiles
-    throughput = Measure(
+    throughput = Metric.of_key(
         "speed.image_img_s",
         batch / timing.median,
         "img/s",
@@ -186,7 +186,7 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
         note=f"whole images of new latents by batches of {batch}; median of {len(timing.seconds)} "
         f"batches, quartiles {batch / high:.3g} to {batch / low:.3g} img/s",
     )
-    held = Measure(
+    held = Metric.of_key(
         "memory.weights_mb",
         size_of(generator) / MB,
         "MB",
@@ -196,10 +196,10 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
     return [*times, throughput, *_path(generator), *peaks.measures(), *shares, held, *memory]
 
 
-def _path(generator: Generator) -> list[Measure]:
+def _path(generator: Generator) -> list[Metric]:
     """Which code marched the rays, where a renderer says so."""
     path = getattr(generator.renderer, "path_taken", None)
     if path is None:
         return []
     fused = path.name != "plain"
-    return [Measure("speed.fused", float(fused), "", 1, note=str(path))]
+    return [Metric.of_key("speed.fused", float(fused), "", 1, note=str(path))]

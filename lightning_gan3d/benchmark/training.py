@@ -19,7 +19,7 @@ from lightning_gan3d.benchmark.phases import measure_discriminator, measure_phas
 from lightning_gan3d.benchmark.speed import FULL, QUICK, Timing, time_calls
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.module import AdversarialModule
 
@@ -53,7 +53,7 @@ def seconds_per_step(
 
 def measure_training(
     config: ExperimentConfig, resolution: int, device: torch.device, quick: bool
-) -> list[Measure]:
+) -> list[Metric]:
     """Time and weigh steps (G, then D) of one process, as they are at the end of training."""
     example, often, cycle = kinds_of_steps(config.loss)
     config = _at_least(config, cycle)
@@ -85,7 +85,7 @@ def measure_training(
         f"of each kind of step weighted by how often it comes: {kinds}; quartiles {slow:.3g} to "
         f"{fast:.3g} img/s"
     )
-    speed = Measure("speed.train_img_s", rate, "img/s", repeats, note=note)
+    speed = Metric.of_key("speed.train_img_s", rate, "img/s", repeats, note=note)
     phases = measure_phases(module, batch._replace(step=late), protocol, device)
     logits = measure_discriminator(module, resolution, protocol, device)
     return [speed, *phases, *logits, _peak(module, step, list(often), device)]
@@ -126,7 +126,7 @@ def _peak(
     step: Callable[[StepKind], Any],
     kinds: list[StepKind],
     device: torch.device,
-) -> Measure:
+) -> Metric:
     try:
         peak = max(peak_bytes(lambda k=kind: step(k), device) for kind in kinds)  # type: ignore[misc]  # bound
     except MemoryUnknownError as error:
@@ -136,7 +136,7 @@ def _peak(
         f"{held / MB:.4g} MB held between steps (networks, average, optimizers) and at most "
         f"{peak / MB:.4g} MB above them within a step of any kind; {method(device)}"
     )
-    return Measure("memory.train_mb", (held + peak) / MB, "MB", len(kinds), note=note)
+    return Metric.of_key("memory.train_mb", (held + peak) / MB, "MB", len(kinds), note=note)
 
 
 def _words(kind: StepKind, often: int, cycle: int, timing: Timing) -> str:

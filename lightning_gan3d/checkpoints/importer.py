@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gan3d import config as cfg
+from lightning_gan3d import files, runs
 from lightning_gan3d.checkpoints import arguments, native, nvidia, store
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored import NAMES, Network, Stored
 from lightning_gan3d.checkpoints.unpickle import Record, read_pickle, tensors_of
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.training import rundir
 
 LICENCE = (
     "The weights keep the licence of their source. NVIDIA's EG3D and StyleGAN checkpoints come "
@@ -196,7 +196,7 @@ def _write(stored: Stored, out: Path) -> None:
         for kind, tensors in stored.tensors.items():
             sizes = (stored.resolution, stored.rendering_resolution)
             native.save_network(temporary, kind, tensors, *sizes)
-        rundir.write_json(temporary / rundir.MANIFEST, _manifest(stored))
+        files.write_json(temporary / runs.MANIFEST, _manifest(stored))
         store.seal(temporary, stored.about)
         if out.exists():
             out.rename(replaced)  # so that an import is under its name, or the old one is at hand
@@ -214,7 +214,7 @@ def _manifest(stored: Stored) -> dict[str, Any]:
         "seed": stored.config.seed,
         "resolution": stored.resolution,
         "imported_from": stored.about["source"],
-        **rundir.provenance(["gan3d", "import", stored.path.name]),
+        **files.provenance(["gan3d", "import", stored.path.name]),
         "finished": True,
     }
 

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol, runtime_checkable
 
-from lightning_gan3d.config import Refusal
+from lightning_gan3d.config import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
 """No file of a data set may be larger; `dataset.json` of 200,000 images is under 100 MB."""
@@ -23,7 +23,7 @@ HEAD_BYTES = 2**16
 """How much of a file in a folder the fingerprint covers, besides its name and size."""
 
 
-class DataError(Refusal):
+class DataError(UserError):
     """A data set that must be fixed; the message names the file and the remedy."""
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.data.archive import DataError, Source
+from lightning_gan3d.cameras import LABEL_DIM, Orbit
+from lightning_gan3d.data.archive import DataError, Source, open_source
 
 ROTATION_TOLERANCE = 1e-3
 MAX_FOCAL = 50.0
@@ -155,3 +156,17 @@ def _show(numbers: Tensor) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def read_orbit(data: str | Path) -> Orbit:
+    """Read the orbit off the labels of a data set; its images are not touched."""
+    if not str(data):
+        raise DataError("no data set is named (data.path is empty)")
+    rows = read_index(open_source(data))["labels"]
+    try:
+        labels = torch.tensor([label for _, label in rows], dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{data}: labels that are no cameras: {error}") from error
+    if labels.ndim != 2 or labels.shape[1] != LABEL_DIM or not bool(labels.isfinite().all()):
+        raise DataError(f"{data}: labels must be rows of {LABEL_DIM} finite numbers")
+    return Orbit.of_labels(labels)

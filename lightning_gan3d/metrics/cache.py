@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lightning_gan3d.measure import Measure
+from lightning_gan3d.metric import Metric
 
 SCHEMA = 3
 """Counts up when a protocol changes in the code, so that what was kept before is not used."""
@@ -46,14 +46,14 @@ def kept(
 
 
 def kept_measures(
-    folder: Path | None, name: str, key: Any, make: Callable[[], list[Measure]]
-) -> list[Measure]:
+    folder: Path | None, name: str, key: Any, make: Callable[[], list[Metric]]
+) -> list[Metric]:
     """The same for measures; where one is missing nothing is kept, for it may be had next time."""
     if folder is None:
         return make()
     path = folder / f"{name}-{_digest(key)}.json"
     try:
-        return [Measure(**row) for row in json.loads(path.read_bytes())]
+        return [Metric.of_key(**row) for row in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError):
         measures = make()
     if all(m.value is not None for m in measures):

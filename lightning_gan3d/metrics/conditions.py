@@ -1,15 +1,12 @@
 """Under which conditions a generator was measured: what every number of an evaluation shares."""
 
-import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_gan3d.files import provenance, sha256_of_tensors, write_json
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.training.rundir import provenance
 
 CONDITIONS = "evaluation.conditions.json"
 """The file beside `evaluation.json`."""
@@ -55,21 +52,10 @@ def precision_of(generator: Generator) -> str:
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """Return SHA-256 of names, shapes, types and bytes of parameters and buffers, sorted by name.
-
-    It is that of the weights, whatever file they came from.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-        # By bytes: NumPy has no bfloat16.
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()
+    """Return the SHA-256 of parameters and buffers, whatever file they came from."""
+    return sha256_of_tensors(module.state_dict())
 
 
 def write_conditions(folder: Path, conditions: dict[str, Any]) -> None:
     """Write them beside the measures, whole or not at all."""
-    temporary = folder / f"{CONDITIONS}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / CONDITIONS)
+    write_json(folder / CONDITIONS, conditions)

@@ -12,23 +12,29 @@ from torch import Tensor
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import kept_measures
-from lightning_gan3d.metrics.consistency import (
+from lightning_gan3d.metrics.consistency.label_follows_camera import measure_following
+from lightning_gan3d.metrics.consistency.lpips_map import trunk_of
+from lightning_gan3d.metrics.consistency.refit import RefitConfig, measure_refit
+from lightning_gan3d.metrics.consistency.reprojection import (
     ConsistencyConfig,
     measure_ceiling,
     measure_consistency,
 )
-from lightning_gan3d.metrics.crew import ALONE, Crew
-from lightning_gan3d.metrics.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.distribution import measure_distribution
-from lightning_gan3d.metrics.distribution_config import DistributionConfig
-from lightning_gan3d.metrics.estimator import measure_estimator
-from lightning_gan3d.metrics.following import measure_following
-from lightning_gan3d.metrics.geometry import GeometryConfig, measure_geometry, measure_truth
-from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
-from lightning_gan3d.metrics.perceptual import trunk_of
-from lightning_gan3d.metrics.pose import (
+from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
+from lightning_gan3d.metrics.distribution.config import DistributionConfig
+from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
+from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.distribution.swd import SwdConfig
+from lightning_gan3d.metrics.geometry.shape_statistics import (
+    GeometryConfig,
+    measure_geometry,
+    measure_truth,
+)
+from lightning_gan3d.metrics.pose.estimator import measure_estimator
+from lightning_gan3d.metrics.pose.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.pose.regressor import (
     PoseConfig,
     PoseRegressor,
     kept_regressor,
@@ -36,9 +42,7 @@ from lightning_gan3d.metrics.pose import (
     pose_errors_of,
 )
 from lightning_gan3d.metrics.protocol import keyed
-from lightning_gan3d.metrics.refit import RefitConfig, measure_refit
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
-from lightning_gan3d.metrics.swd import SwdConfig
 
 SEED = 0
 """Keys latents, directions and the regressor, whatever the seed of a run: all runs meet the same
@@ -115,7 +119,7 @@ def evaluate(
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
     crew: Crew = ALONE,
-) -> list[Measure]:
+) -> list[Metric]:
     """Take all measures of a generator that is on `device`.
 
     `initial` is the generator before training, from which the share of the way to the floor is
@@ -163,7 +167,7 @@ def evaluate_source(
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
     crew: Crew = ALONE,
-) -> list[Measure]:
+) -> list[Metric]:
     """Take all measures of whatever shows views; see `evaluate`.
 
     Processes that do not lead do their part of the features, and return nothing.
@@ -244,7 +248,7 @@ def measure_images(
     seed: int,
     initial_swd: float | None,
     cache: Path | None,
-) -> list[Measure]:
+) -> list[Metric]:
     """Take the measures of single images, all on the same ones: distribution and pose."""
     distance = regressor = None
     num_images = cfg.num_images
@@ -262,7 +266,7 @@ def measure_images(
             collected.add(images)
         if regressor is not None:
             angles.append(pose_errors(regressor, images, cameras).cpu())
-    result: list[Measure] = []
+    result: list[Metric] = []
     if distance is not None and collected is not None:
         result += _distances(distance, distance.real.distance(collected), initial_swd)
     if regressor is not None and cfg.pose is not None:
@@ -272,22 +276,24 @@ def measure_images(
 
 def _distances(
     distance: ImageDistance, found: dict[str, float], initial: float | None
-) -> list[Measure]:
+) -> list[Metric]:
     n, note = distance.num_images, distance.protocol
     if not math.isfinite(found["mean"]):
         return [missing("quality.swd", f"the generator's images are not finite ({note})")]
-    result = [Measure("quality.swd", found["mean"], "", n, note=note)]
+    result = [Metric.of_key("quality.swd", found["mean"], "", n, note=note)]
     for name, value in found.items():
         if name != "mean":
             whole = f"whole images reduced to {distance.cfg.coarsest} pixels"
             level = whole if name == "pixels" else f"level {name} alone"
-            result.append(Measure(f"quality.swd_{name}", value, "", n, note=f"{level}: {note}"))
+            result.append(
+                Metric.of_key(f"quality.swd_{name}", value, "", n, note=f"{level}: {note}")
+            )
     floor = distance.floor["mean"]
     if distance.held_out:
         real = "as many training images in the generator's place"
     else:
         real = "disjoint halves of the training images"
-    result.append(Measure("quality.swd_floor", floor, "", n, note=f"{real}: {note}"))
+    result.append(Metric.of_key("quality.swd_floor", floor, "", n, note=f"{real}: {note}"))
     way = "share of the way from the generator before training to real images"
     if initial is None or not math.isfinite(initial):
         why = "a state before training was not measured (fine-tuned or imported ones have none)"
@@ -296,12 +302,14 @@ def _distances(
             missing("quality.swd_init", why),
             missing("quality.swd_way", f"{way}: {why}", "share"),
         ]
-    result.append(Measure("quality.swd_init", initial, "", n, note=f"before training: {note}"))
+    result.append(
+        Metric.of_key("quality.swd_init", initial, "", n, note=f"before training: {note}")
+    )
     if initial <= floor:
         why = f"before training it was {initial:.4g}, not above the floor of {floor:.4g}"
         return [*result, missing("quality.swd_way", f"{way}: {why}", "share")]
     share = (initial - found["mean"]) / (initial - floor)
-    return [*result, Measure("quality.swd_way", share, "share", n, note=f"{way}: {note}")]
+    return [*result, Metric.of_key("quality.swd_way", share, "share", n, note=f"{way}: {note}")]
 
 
 def _poses(
@@ -311,7 +319,7 @@ def _poses(
     test: ImageSet | None,
     cfg: PoseConfig,
     device: torch.device | str,
-) -> list[Measure]:
+) -> list[Metric]:
     real = pose_errors_of(regressor, test if test is not None else train, device)
     whose = "held-out" if test is not None else "its own training"
     note = (
@@ -334,8 +342,8 @@ def _poses(
         degrees = values.rad2deg()
         share = float((degrees <= cfg.threshold_degrees).float().mean())
         result += [
-            Measure(share_name, share, "share", len(values), note=f"{words}: {note}"),
-            Measure(
+            Metric.of_key(share_name, share, "share", len(values), note=f"{words}: {note}"),
+            Metric.of_key(
                 median_name, float(degrees.median()), "deg", len(values), note=f"{words}: {note}"
             ),
         ]

@@ -8,26 +8,27 @@ import torch
 from einops import rearrange
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.pixels import to_float
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.measure import Measure, missing
-from lightning_gan3d.metrics import consistency, geometry
-from lightning_gan3d.metrics.crew import ALONE, Crew
-from lightning_gan3d.metrics.distribution import measure_distribution
-from lightning_gan3d.metrics.estimator import measure_estimator
-from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
-from lightning_gan3d.metrics.following import measure_following
-from lightning_gan3d.metrics.protocol import keyed
-from lightning_gan3d.metrics.refit import (
+from lightning_gan3d.images import to_float
+from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.consistency import reprojection
+from lightning_gan3d.metrics.consistency.label_follows_camera import measure_following
+from lightning_gan3d.metrics.consistency.refit import (
     NO_BOX,
     RefitConfig,
     reduced,
     refit,
     without_views,
 )
+from lightning_gan3d.metrics.consistency.view_selection import farthest_first, visible_box
+from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
+from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
+from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
+from lightning_gan3d.metrics.geometry import shape_statistics
+from lightning_gan3d.metrics.pose.estimator import measure_estimator
+from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.sources import ImageSet
-from lightning_gan3d.metrics.spread import farthest_first, visible_box
-from lightning_gan3d.metrics.stored import StoredImages
+from lightning_gan3d.metrics.stored_images import StoredImages
 
 NO_DEPTH = "stored images come without depth"
 NO_CAMERAS = "the images come without cameras (dataset.json)"
@@ -44,7 +45,7 @@ def evaluate_stored(
     weights: Mapping[str, Path] | None = None,
     folder: Path | None = None,
     crew: Crew = ALONE,
-) -> list[Measure]:
+) -> list[Metric]:
     """Compare stored images with a data set, in an order drawn by the seed; as `evaluate`.
 
     They must have the data's resolution: what resized them would decide the numbers.
@@ -100,19 +101,19 @@ def evaluate_stored(
     if not crew.leads:
         return []
     if cfg.consistency is not None:
-        result += consistency.all_missing(cfg.consistency, NO_DEPTH, "")
+        result += reprojection.all_missing(cfg.consistency, NO_DEPTH, "")
     if cfg.refit is not None:
         result += refit_stored(stored, cfg.refit, seed, device)
     if cfg.following:
         result += measure_following(sample, train.labels, cfg.consistency, cfg.refit)
     if cfg.geometry is not None:
-        result += geometry.without_depth()
+        result += shape_statistics.without_depth()
     return keyed(result, cfg, stored, train, test, seed)
 
 
 def refit_stored(
     stored: StoredImages, cfg: RefitConfig, seed: int = 0, device: torch.device | str = "cpu"
-) -> list[Measure]:
+) -> list[Metric]:
     """Fit fields to stored views of items that one set of cameras has seen, as `measure_refit`."""
     orbits = stored.orbits(2 * cfg.views)
     if isinstance(orbits, str):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.sources import ViewSource
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_gan3d.measure import KEY_DIGITS, Measure
+from lightning_gan3d.metric import KEY_DIGITS, Metric
 from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
@@ -19,13 +19,13 @@ estimates what one set estimates."""
 
 
 def keyed(
-    measures: Iterable[Measure],
+    measures: Iterable[Metric],
     cfg: Any,
     source: ViewSource,
     train: ImageSet,
     test: ImageSet | None,
     seed: int,
-) -> list[Measure]:
+) -> list[Metric]:
     """Return the measures, each with the key of its protocol; `cfg` is an `EvaluationConfig`.
 
     A key depends on the configuration of the measure's own block, the data (fingerprints of both

@@ -9,7 +9,7 @@ from torch import nn
 from lightning_gan3d.config import to_tree
 from lightning_gan3d.metrics.conditions import weights_hash
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
-from lightning_gan3d.metrics.stored import StoredSample
+from lightning_gan3d.metrics.stored_images import StoredSample
 from lightning_gan3d.version import __version__
 
 

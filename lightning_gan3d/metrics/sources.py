@@ -9,9 +9,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Field, Images, Scene
+from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.solid import Volume, opaque_part
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.geometry.volume import Volume, opaque_part
 
 
 @runtime_checkable
@@ -149,7 +150,7 @@ class ObjectSource:
     """Objects with ground truth as a source of views: the yardstick of the consistency measures.
 
     `render(object_ids, cameras, resolution)` returns image in [-1, 1], depth along the rays and
-    mask, as `lightning_gan3d.data.synth.SynthObjects.render` does. Item i is the i-th of `objects`,
+    mask, as `SynthObjects.render` does. Item i is the i-th of `objects`,
     from a camera of `labels`.
     """
 

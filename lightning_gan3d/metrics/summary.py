@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
 
 
 def mean_of(
@@ -15,7 +15,7 @@ def mean_of(
     note: str,
     empty: str = "nothing to measure",
     items: Float[Tensor, " m"] | None = None,
-) -> Measure:
+) -> Metric:
     """Return the mean with count and spread.
 
     Missing where there are no values (`empty` says why), or where they are not finite. `items` are
@@ -28,7 +28,7 @@ def mean_of(
         return missing(metric, f"the generator's images are not finite ({note})", unit)
     spread = float(values.std()) if len(values) > 1 else None
     kept = [] if items is None else [_rounded(float(x)) for x in items]
-    return Measure(metric, float(values.mean()), unit, len(values), spread, note, kept)
+    return Metric.of_key(metric, float(values.mean()), unit, len(values), spread, note, kept)
 
 
 def _rounded(value: float) -> float | None:

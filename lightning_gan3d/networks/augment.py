@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Images
 
 SYM6 = (
     0.015404109327027373,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize

@@ -10,13 +10,13 @@ together, for PSNR alone is won by blur and by one colour: where both do not agr
 from collections.abc import Iterable
 from typing import Any
 
-from lightning_gan3d.benchmark.growth import exponent
-from lightning_gan3d.report.catalogue import growth, metric, significant
+from lightning_gan3d.metric_table import growth, metric, significant
 from lightning_gan3d.report.decide import CLOSE, of_few, unsure
 from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import Difference, difference, of_pairs
 from lightning_gan3d.report.runs import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, absences, listed
+from lightning_gan3d.stats import power_law_exponent
 
 POWERS = {"voxel": (3, "cube"), "triplane": (2, "square")}
 """How the bytes of a scene grow with the resolution of its grid."""
@@ -178,7 +178,7 @@ def _growth_of(lead: str, group: Group, power: int) -> Statement:
         points = [] if run.gap else _points(run)
         flat = run.measure(GRIDLESS)
         if len(points) > 1:
-            found.append(exponent(points))
+            found.append(power_law_exponent(points))
         elif flat.value is not None:
             found.append(flat.value)
         else:

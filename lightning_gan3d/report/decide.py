@@ -1,6 +1,6 @@
 """When the numbers tell which of two groups is better, and which group may be set in bold."""
 
-from lightning_gan3d.report.catalogue import gain_of, metric
+from lightning_gan3d.metric_table import gain_of, metric
 from lightning_gan3d.report.groups import Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import Difference, difference
 

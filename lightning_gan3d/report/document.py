@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_gan3d.measure import Measure
-from lightning_gan3d.report.catalogue import FAMILIES, Metric, family, metric
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric_table import FAMILIES, MetricInfo, family, metric
 from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
-from lightning_gan3d.report.intervals import LEAST, mean_interval, why_none
 from lightning_gan3d.report.paired import Difference
-from lightning_gan3d.report.plot import Plot
+from lightning_gan3d.report.plots.plot import Plot
 from lightning_gan3d.report.protocols import Conditions, conditions
 from lightning_gan3d.report.runs import RunRecord
 from lightning_gan3d.report.statements import Statement
 from lightning_gan3d.report.tables import headline
+from lightning_gan3d.stats import LEAST, mean_interval, why_none
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Table:
     title: str
     groups: tuple[str, ...]
     """Heads of the columns."""
-    rows: tuple[tuple[Metric, tuple[CellText, ...]], ...]
+    rows: tuple[tuple[MetricInfo, tuple[CellText, ...]], ...]
     footnotes: tuple[str, ...]
     """Why values are missing; the first has number 1."""
     remarks: tuple[str, ...] = ()
@@ -256,7 +256,7 @@ def _protocol(cells: dict[str, Cell]) -> list[str]:
     return [f"{who}: {_how(m)}" for who, m in noted if _how(m)]
 
 
-def _how(m: Measure) -> str:
+def _how(m: Metric) -> str:
     return "; ".join(x for x in (f"n = {m.n:,}" if m.n else "", m.note) if x)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lightning_gan3d.measure import Measure
-from lightning_gan3d.report.catalogue import Metric, family, metric, order
-from lightning_gan3d.report.intervals import LEAST
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric_table import MetricInfo, family, metric, order
 from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.stats import LEAST
 
 CANONICAL = ("triplane", "voxel", "nerf_mlp")
 BASELINES = ("image2d",)
@@ -21,8 +21,8 @@ EXACT = frozenset({"cost"})
 class Cell:
     """What a group says of one metric. Without a value of each run by one protocol, no mean."""
 
-    metric: Metric
-    measures: tuple[tuple[RunRecord, Measure], ...]
+    metric: MetricInfo
+    measures: tuple[tuple[RunRecord, Metric], ...]
     """Each run, and its value or the reason why there is none."""
 
     @property

@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_gan3d.report.angles import angles
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.markdown import to_markdown
-from lightning_gan3d.report.neighbours import neighbours
 from lightning_gan3d.report.page import to_html
 from lightning_gan3d.report.paired import differences
-from lightning_gan3d.report.plots import plots
+from lightning_gan3d.report.plots.angles import angles
+from lightning_gan3d.report.plots.curves import plots
+from lightning_gan3d.report.plots.neighbours import neighbours
+from lightning_gan3d.report.plots.view_sheet import LoadGenerator, load_averaged, turntables
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.report.statements import statements
 from lightning_gan3d.report.tables import claims_tex, differences_csv, results_csv, table_tex
-from lightning_gan3d.report.turntable import LoadGenerator, load_averaged, turntables
 
 PLOTS = "plots"
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from lightning_gan3d.report.document import CellText, Document, Table
 from lightning_gan3d.report.page_style import STYLE
 from lightning_gan3d.report.paired import DIFFERENCE_HEADS, difference_row
-from lightning_gan3d.report.plot import Plot
+from lightning_gan3d.report.plots.plot import Plot
+from lightning_gan3d.report.plots.style import inks
 from lightning_gan3d.report.statements import Statement
-from lightning_gan3d.report.style import inks
 from lightning_gan3d.version import __version__
 
 LONG = 12

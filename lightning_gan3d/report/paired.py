@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from lightning_gan3d.measure import Measure
-from lightning_gan3d.report.catalogue import Metric, leading, metric
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric_table import MetricInfo, leading, metric
 from lightning_gan3d.report.groups import Comparison, Group, unlike
-from lightning_gan3d.report.intervals import LEAST, Interval, mean_interval, why_none
+from lightning_gan3d.stats import LEAST, Interval, mean_interval, why_none
 
 COMPARED = (
     "quality.fid",
@@ -33,7 +33,7 @@ COMPARED = (
 class Difference:
     """What one group has more than another; or why that cannot be said."""
 
-    metric: Metric
+    metric: MetricInfo
     first: str
     second: str
     """Labels of the groups; the difference is first minus second."""
@@ -60,7 +60,7 @@ class Difference:
         return self.first if (self.mean > 0) == (self.metric.better == "higher") else self.second
 
 
-Pairs = Sequence[tuple[str, Measure, Measure]]
+Pairs = Sequence[tuple[str, Metric, Metric]]
 """Name of a seed, and what is subtracted from what."""
 
 
@@ -109,7 +109,7 @@ def of_pairs(name: str, first: str, second: str, pairs: Pairs) -> Difference:
     return Difference(shown, first, second, mean, interval, basis, why, unit, len(pairs))
 
 
-def _value(m: Measure) -> float:
+def _value(m: Metric) -> float:
     assert m.value is not None, "only complete cells are paired"
     return m.value
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import yaml
 
 from lightning_gan3d.config import ConfigError, digest
-from lightning_gan3d.measure import Measure, missing, read_measures
+from lightning_gan3d.metric import Metric, missing, read_measures
+from lightning_gan3d.metric_table import BENCHED, family
 from lightning_gan3d.metrics.conditions import CONDITIONS
-from lightning_gan3d.report.catalogue import BENCHED, family
+from lightning_gan3d.runs import CONFIG, MANIFEST, METRICS, Run
 from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
-from lightning_gan3d.training.rundir import CONFIG, MANIFEST, METRICS, Run
 
 UNKNOWN = "unknown"
 
@@ -46,14 +46,14 @@ class RunRecord:
     """Where it comes from: commit, versions, device, data, command."""
     rows: tuple[dict[str, Any], ...] = ()
     """The rows of `metrics.jsonl`."""
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[Metric, ...] = ()
     """What was measured."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """What the numbers of its evaluation share: resolution, precision, hash of the weights."""
     problems: tuple[str, ...] = ()
     """Files that could not be read, or not to their end."""
 
-    def measure(self, name: str) -> Measure:
+    def measure(self, name: str) -> Metric:
         """Return a measure, or a missing one with the reason. A gap has no values."""
         found = next((m for m in self.measures if m.metric == name), None)
         if self.gap:
@@ -164,7 +164,7 @@ def read_run(path: Path) -> RunRecord:
     config = _mapping(_try(CONFIG, problems, lambda: yaml.safe_load((path / CONFIG).read_text())))
     manifest = _mapping(_try(MANIFEST, problems, run.manifest))
     rows = _try(METRICS, problems, run.metrics) or []
-    measures: list[Measure] = []
+    measures: list[Metric] = []
     for file in ("evaluation.json", "bench.json"):
         if (path / file).exists():
             found = _try(file, problems, functools.partial(read_measures, path / file))
@@ -229,12 +229,16 @@ def _gap(record: RunRecord) -> str:
     return f"unfinished: {at}" + (f" of {goal['kimg']:g} kimg" if _number(goal, "kimg") else "")
 
 
-def _from_training(record: RunRecord) -> list[Measure]:
+def _from_training(record: RunRecord) -> list[Metric]:
     note = "from the last row of metrics.jsonl"
     last = record.last
-    out = [Measure("training.kimg", float(last["kimg"]), "kimg", 1, note=note)] if last else []
+    out = (
+        [Metric.of_key("training.kimg", float(last["kimg"]), "kimg", 1, note=note)] if last else []
+    )
     if _number(last, "seconds"):
         out.append(
-            Measure("training.seconds", last["seconds"], "s", 1, note=f"training alone, {note}")
+            Metric.of_key(
+                "training.seconds", last["seconds"], "s", 1, note=f"training alone, {note}"
+            )
         )
     return out

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_gan3d.report.catalogue import leading, metric, significant
+from lightning_gan3d.metric_table import leading, metric, significant
 from lightning_gan3d.report.decide import CLOSE, of_few, too_close
 from lightning_gan3d.report.groups import Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import difference

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lightning_gan3d.report.catalogue import HEADLINE, PAPER, leading, metric, significant
+from lightning_gan3d.metric_table import HEADLINE, PAPER, leading, metric, significant
 from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.groups import Cell, Comparison, Group
 from lightning_gan3d.report.paired import Difference

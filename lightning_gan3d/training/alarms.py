@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
 
 FLAT, EMPTY, FULL = 0.01, 0.02, 0.98
 _FOREGROUND, _FEWEST = 0.5, 16

@@ -8,18 +8,19 @@ from typing import Any
 import lightning
 import torch
 
+from lightning_gan3d import devices, files, runs
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.store import steps_in
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.networks.fused.report import describe
-from lightning_gan3d.training import distributed, rundir, system
+from lightning_gan3d.training import distributed
 from lightning_gan3d.training.alarms import alarms, scene_statistics
-from lightning_gan3d.training.mirror import Mirror
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
 from lightning_gan3d.training.samples import sample_grid, save_png
 from lightning_gan3d.training.schedules import is_due
 from lightning_gan3d.training.signals import StopRequest
+from lightning_gan3d.training.wandb_mirror import Mirror
 
 Say = Callable[[str], None]
 
@@ -137,7 +138,7 @@ class Rhythm(lightning.Callback):
 
     def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:
         row = {**self._position(module), **values}
-        rundir.append_row(self.path / rundir.METRICS, row)
+        runs.append_row(self.path / runs.METRICS, row)
         self.mirror.row(row)
 
     def _log(self, module: AdversarialModule) -> None:
@@ -148,7 +149,7 @@ class Rhythm(lightning.Callback):
         images, seconds = self._logged
         self._logged = (module.images_seen, self.clock.seconds)
         speed = (module.images_seen - images) / max(self.clock.seconds - seconds, 1e-9)
-        memory = system.peak_memory_mb(module.device)
+        memory = devices.peak_memory_mb(module.device)
         scene = {}
         if module.last_fake is not None:
             scene = scene_statistics(*module.last_fake, self.config.generator.scene.box)
@@ -183,8 +184,8 @@ class Rhythm(lightning.Callback):
                 self.say(f"{words[key]} {code}")
         if now != self._told:
             self._told = now
-            manifest = {**rundir.read_manifest(self.path), **now}
-            rundir.write_json(self.path / rundir.MANIFEST, manifest)
+            manifest = {**runs.read_manifest(self.path), **now}
+            files.write_json(self.path / runs.MANIFEST, manifest)
 
     def _progress(
         self, module: AdversarialModule, means: dict[str, float], speed: float, memory: float

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
 
 Adversarial = Literal["nonsaturating", "relativistic"]
 

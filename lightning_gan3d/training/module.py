@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from lightning_gan3d.cameras import LABEL_DIM, Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Images
 from lightning_gan3d.networks.augment import Augment
-from lightning_gan3d.networks.discriminator import Discriminator
 from lightning_gan3d.networks.precision import computing_in, set_precision
-from lightning_gan3d.training import distributed, losses, pairs, schedules
+from lightning_gan3d.training import discriminator_input, distributed, losses, schedules
 from lightning_gan3d.training.ema import ExponentialMovingAverage
 from lightning_gan3d.training.meter import Meter
 from lightning_gan3d.training.optimizers import Gate, Phase, gated_step, make_adam
@@ -42,20 +41,6 @@ class Microbatch(NamedTuple):
     draws: Draws
     images: UInt8[Tensor, "b 3 h w"]
     labels: Float[Tensor, "b 25"]
-
-
-def make_networks(config: ExperimentConfig, resolution: int) -> tuple[Generator, Discriminator]:
-    """Build generator and discriminator, initialised from the seed alone.
-
-    Each has its own stream, so that all representations of a comparison meet one discriminator.
-    """
-    draws = Draws(config.seed).scope("initialisation")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draws.generator("generator").initial_seed())
-        generator = Generator(config.generator, resolution)
-        torch.manual_seed(draws.generator("discriminator").initial_seed())
-        discriminator = Discriminator(config.discriminator, resolution, LABEL_DIM)
-    return generator, discriminator
 
 
 class AdversarialModule(lightning.LightningModule):
@@ -328,7 +313,9 @@ class AdversarialModule(lightning.LightningModule):
 
     def reals(self, mb: Microbatch, now: Now) -> Images:
         """The real images of a microbatch, as a generator would return them."""
-        return pairs.real_pair(mb.images, now.rendering_resolution, self._reduces_reals)
+        return discriminator_input.real_pair(
+            mb.images, now.rendering_resolution, self._reduces_reals
+        )
 
     def discriminate(
         self,
@@ -359,7 +346,7 @@ class AdversarialModule(lightning.LightningModule):
 
     def seen(self, images: Images, draws: Draws, now: Now, real: bool) -> Images:
         """What the discriminator is given of images: blurred and augmented."""
-        images = pairs.blur_pair(
+        images = discriminator_input.blur_pair(
             images, now.blur_sigma, real, self.config.training.blur_raw == "eg3d"
         )
         if self.config.augment.mode != "none":

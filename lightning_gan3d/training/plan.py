@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from lightning_gan3d.benchmark.cost import count_cost
+from lightning_gan3d import devices
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.cost import count_cost
 from lightning_gan3d.data.datamodule import DataModule
-from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator, num_parameters
-from lightning_gan3d.training import system
-from lightning_gan3d.training.initialise import check_init
-from lightning_gan3d.training.module import AdversarialModule, make_networks
+from lightning_gan3d.training.finetune import check_init
+from lightning_gan3d.training.module import AdversarialModule
 
 
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
@@ -39,7 +39,7 @@ def describe(
         "experiment": config.name,
         "hash": config.hash,
         "seed": config.seed,
-        "device": system.device_name(device),
+        "device": devices.device_name(device),
         "processes": config.training.devices,
         "threads": torch.get_num_threads(),
         "dataset": data.train.name,
@@ -58,7 +58,7 @@ def describe(
 def plan(config: ExperimentConfig) -> str:
     """What a run would do and need, in words; nothing is trained or written."""
     training = config.training
-    device = system.choose_device(training)
+    device = devices.choose_device(training.device, training.devices)
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     resolution = data.train.resolution
     check_trainable(config, resolution)
@@ -76,7 +76,7 @@ def plan(config: ExperimentConfig) -> str:
         f"run             {config.name} {config.hash}, seed {config.seed}",
         f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
         f"({held_out} held out), fingerprint {data.train.fingerprint}",
-        f"device          {system.device_name(device)}, {training.devices} process(es)",
+        f"device          {devices.device_name(device)}, {training.devices} process(es)",
         f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
         f"images in {training.num_microbatches} microbatch(es)",
         f"generator       {g:,} parameters, of which the representation {representation:,}",

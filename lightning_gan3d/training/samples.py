@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
-from lightning_gan3d.data.pixels import to_uint8
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.generator import Generator, resize
-from lightning_gan3d.metrics.warp import carry
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Images, resize, to_uint8
+from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.training.config import LoggingConfig
 
 

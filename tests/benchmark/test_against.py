@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_gan3d.benchmark import against, against_inference, against_training
-from lightning_gan3d.benchmark.against import Result, Work, compare, steps
-from lightning_gan3d.benchmark.official import Checkout
+from lightning_gan3d.benchmark.eg3d import compare as comparison
+from lightning_gan3d.benchmark.eg3d import synthesis_work, training_work
+from lightning_gan3d.benchmark.eg3d.compare import Result, Work, compare, steps
+from lightning_gan3d.benchmark.eg3d.official import Checkout
 from lightning_gan3d.benchmark.speed import Protocol
 from lightning_gan3d.config import ConfigError
 
@@ -62,9 +63,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                     lambda: "a path",
                 )
 
-    monkeypatch.setattr(against_inference, "works", works)
-    monkeypatch.setattr(against_training, "works", lambda *_: iter(()))
-    monkeypatch.setattr(against, "QUICK", ONCE)
+    monkeypatch.setattr(synthesis_work, "works", works)
+    monkeypatch.setattr(training_work, "works", lambda *_: iter(()))
+    monkeypatch.setattr(comparison, "QUICK", ONCE)
 
     class Code:
         def __init__(self, path: Path) -> None:
@@ -73,7 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def plugins(self) -> str:
             return "none"
 
-    monkeypatch.setattr(against, "Checkout", Code)
+    monkeypatch.setattr(comparison, "Checkout", Code)
     return asked
 
 
@@ -136,7 +137,7 @@ def test_both_sides_agree_on_the_official_weights() -> None:
     code = Checkout(Path(os.environ["EG3D_CHECKOUT"]))
     keys = ("backbone", "renderer_64_forward_backward", "superresolution")
     device = torch.device("cpu")
-    for work in against_inference.works(code, device, ("fp32",), lambda key: key in keys):
+    for work in synthesis_work.works(code, device, ("fp32",), lambda key: key in keys):
         first, *rest = work.agreement("fp32").split(", gradient of the planes ")
         assert float(first) < 1e-5
         assert all(float(x) < 1e-3 for x in rest)

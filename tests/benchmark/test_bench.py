@@ -13,12 +13,12 @@ from lightning_gan3d.benchmark.phases import intervals
 from lightning_gan3d.benchmark.speed import Protocol, Timing
 from lightning_gan3d.checkpoints.native import save_generator
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.devices import choose_device
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.measure import Measure, missing, read_measures
+from lightning_gan3d.metric import Metric, missing, read_measures
+from lightning_gan3d.runs import Run
 from lightning_gan3d.training.config import LossConfig
-from lightning_gan3d.training.rundir import Run
-from lightning_gan3d.training.system import resolve_device
 
 CPU = torch.device("cpu")
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
@@ -63,7 +63,7 @@ def tiny_picture(tmp_path: Path) -> Path:
     return path
 
 
-def by_name(rows: list[Measure]) -> dict[str, Measure]:
+def by_name(rows: list[Metric]) -> dict[str, Metric]:
     assert len({m.metric for m in rows}) == len(rows), "two rows of one name"
     return {m.metric: m for m in rows}
 
@@ -140,7 +140,7 @@ def test_a_run_is_measured_in_its_own_directory(
     config = load_experiment(tiny)
     save_generator(tmp_path / "run", Generator(config.generator, 16), config)
     run = Run(tmp_path / "run")
-    row = Measure("cost.flops", 1.0)
+    row = Metric.of_key("cost.flops", 1.0)
     monkeypatch.setattr(bench, "measure_generator", lambda *_: [row])
     monkeypatch.setattr(bench, "measure_training", lambda *_: [])
     assert bench.benchmark_run(run, "cpu", quick=True)[1:] == [row]
@@ -153,7 +153,7 @@ def test_targets_are_files_and_folders_and_gaps_are_named(
     begun = tmp_path / "runs" / "tiny" / "abc-s0"
     begun.mkdir(parents=True)
     (begun / "config.yaml").write_text(tiny.read_text())
-    rows = [Measure("speed.view_ms", 1.5, "ms"), missing("growth.grid", "no grid")]
+    rows = [Metric.of_key("speed.view_ms", 1.5, "ms"), missing("growth.grid", "no grid")]
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(bench, "benchmark_run", lambda *args: asked.append(args) or rows)
     text = bench.bench_targets([str(tiny), str(tmp_path / "runs")], tmp_path, "cpu", True, ["x"])
@@ -182,7 +182,7 @@ def test_images_of_unknown_size_are_refused(tiny: Path) -> None:
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"device=tpu: use one of auto, cpu, cuda, mps"):
-        resolve_device("tpu")
+        choose_device("tpu")
 
 
 def test_threads_are_those_of_the_run_and_are_given_back() -> None:

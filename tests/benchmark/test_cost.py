@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gan3d.benchmark.cost import PARTS, count_cost, count_flops
 from lightning_gan3d.benchmark.inputs import make_inputs
 from lightning_gan3d.contract import SceneConfig
+from lightning_gan3d.cost import PARTS, count_cost, count_flops
 from lightning_gan3d.generator import Generator, GeneratorConfig
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.synthesis import SynthesisConfig

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_gan3d.benchmark import document
-from lightning_gan3d.measure import Measure, write_measures
+from benchmarks import docs_tables
+from lightning_gan3d.metric import Metric, write_measures
 
-ROOT = Path(document.__file__).parents[2]
+ROOT = Path(docs_tables.__file__).parents[1]
 ROW = {
     "key": "image",
     "what": "an image",
@@ -41,47 +41,47 @@ def stored(folder: Path, **changes: object) -> Path:
 
 
 def test_a_table_replaces_the_old_one_and_filling_twice_changes_nothing(tmp_path: Path) -> None:
-    page = document.fill(PAGE, stored(tmp_path))
+    page = docs_tables.fill(PAGE, stored(tmp_path))
     assert "old" not in page
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert "| an image, fp32 | 3.00 s | 1.00 s | **3.00x** | 2.90 to 3.10 | ≥ 2.5x: reached" in page
-    assert document.fill(page, tmp_path) == page
+    assert docs_tables.fill(page, tmp_path) == page
 
 
 def test_a_goal_that_was_missed_is_said_to_be(tmp_path: Path) -> None:
-    assert "≥ 2.5x: missed" in document.fill(PAGE, stored(tmp_path, ratio=2.0))
+    assert "≥ 2.5x: missed" in docs_tables.fill(PAGE, stored(tmp_path, ratio=2.0))
 
 
 def test_goals_are_those_of_the_device_that_was_measured(tmp_path: Path) -> None:
     stored(tmp_path, key="view", precision="bf16", ratio=6.0)
-    assert "≥ 7x: missed" in document.fill(PAGE, tmp_path)
+    assert "≥ 7x: missed" in docs_tables.fill(PAGE, tmp_path)
     file = tmp_path / "cpu" / "against.json"
     file.write_text(file.read_text().replace("cpu, a processor", "NVIDIA H100"))
-    assert "≥ 5x: reached" in document.fill(PAGE, tmp_path)
+    assert "≥ 5x: reached" in docs_tables.fill(PAGE, tmp_path)
 
 
 def test_unknown_tables_and_missing_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        document.fill(PAGE, tmp_path)
+        docs_tables.fill(PAGE, tmp_path)
     with pytest.raises(KeyError):
-        document.fill(PAGE.replace("against c", "other c"), stored(tmp_path))
+        docs_tables.fill(PAGE.replace("against c", "other c"), stored(tmp_path))
 
 
 def test_stages_stand_side_by_side(tmp_path: Path) -> None:
     for name, ms in (("demo-voxel", 5.0), ("demo-triplane", 2500.0)):
         (tmp_path / name).mkdir()
         rows = [
-            Measure("speed.threads", 2.0, note="a cpu"),
-            Measure("speed.rendering_ms", ms, "ms"),
-            Measure("speed.rendering_floor_share", 0.25, "share"),
-            Measure("memory.rendering_mb", 12.0, "MB"),
-            Measure("speed.fused", 1.0, note="numba"),
-            Measure("speed.peak_gflop_s", 100.0, "GFLOP/s"),
-            Measure("speed.peak_gb_s", 10.0, "GB/s"),
+            Metric.of_key("speed.threads", 2.0, note="a cpu"),
+            Metric.of_key("speed.rendering_ms", ms, "ms"),
+            Metric.of_key("speed.rendering_floor_share", 0.25, "share"),
+            Metric.of_key("memory.rendering_mb", 12.0, "MB"),
+            Metric.of_key("speed.fused", 1.0, note="numba"),
+            Metric.of_key("speed.peak_gflop_s", 100.0, "GFLOP/s"),
+            Metric.of_key("speed.peak_gb_s", 10.0, "GB/s"),
         ]
         write_measures(tmp_path / name / "bench.json", rows)
-    text = document.stages(tmp_path)
+    text = docs_tables.stages(tmp_path)
     assert "| stage | demo-triplane | demo-voxel |" in text
     assert "| 2.50 s, 25 % of floor, 12 MB | 5.00 ms, 25 % of floor, 12 MB |" in text
     assert "| rays marched by | numba | numba |" in text
@@ -91,4 +91,4 @@ def test_stages_stand_side_by_side(tmp_path: Path) -> None:
 def test_the_tables_of_the_documentation_are_those_of_the_results(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- table: against" in text
-    assert document.fill(text, ROOT / "benchmarks" / "results") == text
+    assert docs_tables.fill(text, ROOT / "benchmarks" / "results") == text

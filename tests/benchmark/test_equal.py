@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from lightning_gan3d.benchmark.cost import Cost, count_cost
+from lightning_gan3d.cost import Cost, count_cost
 from lightning_gan3d.experiment import load_experiment, preset_names
 from lightning_gan3d.generator import Generator
 

@@ -1,7 +1,7 @@
 import torch
 
-from lightning_gan3d.benchmark import evaluation_memory
-from lightning_gan3d.benchmark.evaluation_memory import SmoothImages, SmoothSet, measure
+from benchmarks import evaluation_memory
+from benchmarks.evaluation_memory import SmoothImages, SmoothSet, measure
 from lightning_gan3d.metrics.sources import GeneratorSource
 
 

@@ -3,19 +3,15 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from lightning_gan3d.benchmark.growth import (
-    curve,
-    exponent,
-    growth_with_grid,
-    growth_with_rendering,
-)
+from lightning_gan3d.benchmark.growth import curve, growth_with_grid, growth_with_rendering
 from lightning_gan3d.benchmark.speed import Protocol
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.synthesis import SynthesisConfig
 from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.stats import power_law_exponent
 from renderers.picture import PictureRendererConfig
 from renderers.volume import VolumeRendererConfig
 from representations.image2d import Image2dConfig
@@ -37,18 +33,18 @@ def config(representation: Any, renderer: Any = VOLUME) -> GeneratorConfig:
 
 
 def test_a_power_law_gives_its_exponent() -> None:
-    assert exponent([(r, 7.0 * r**3) for r in (8, 16, 64)]) == pytest.approx(3)
-    assert exponent([(8, 5.0), (32, 5.0)]) == pytest.approx(0)
+    assert power_law_exponent([(r, 7.0 * r**3) for r in (8, 16, 64)]) == pytest.approx(3)
+    assert power_law_exponent([(8, 5.0), (32, 5.0)]) == pytest.approx(0)
 
 
 def test_a_curve_is_read_back_in_order_and_without_what_is_missing() -> None:
     rows = [
-        Measure("growth.grid.scene_ms@32", 4.0, "ms"),
-        Measure("growth.grid.scene_ms@8", 1.0, "ms"),
+        Metric.of_key("growth.grid.scene_ms@32", 4.0, "ms"),
+        Metric.of_key("growth.grid.scene_ms@8", 1.0, "ms"),
         missing("growth.grid.scene_ms@16", "why"),
-        Measure("growth.grid.scene_mb@8", 9.0, "MB"),
-        Measure("growth.rendering.scene_ms@8", 9.0, "ms"),
-        Measure("growth.grid.scene_ms_exponent", 2.0),
+        Metric.of_key("growth.grid.scene_mb@8", 9.0, "MB"),
+        Metric.of_key("growth.rendering.scene_ms@8", 9.0, "ms"),
+        Metric.of_key("growth.grid.scene_ms_exponent", 2.0),
     ]
     assert curve(rows, "grid", "scene_ms") == [(8, 1.0), (32, 4.0)]
 
@@ -124,7 +120,7 @@ def test_one_size_has_no_exponent() -> None:
 def test_without_a_grid_the_bytes_are_measured_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measured() -> Measure:
+    def measured() -> Metric:
         cfg = config(NerfMlpConfig(hidden_dim=8))
         return growth_with_grid(cfg, 16, (0.5, 1.0, 2.0), ONCE, CPU)[1]
 

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from lightning_gan3d import graphs
-from lightning_gan3d.benchmark.cost import count_cost
+from lightning_gan3d.benchmark import cuda_graphs
 from lightning_gan3d.benchmark.inputs import make_inputs
 from lightning_gan3d.benchmark.stages import _replays, stages
+from lightning_gan3d.cost import count_cost
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 
@@ -47,8 +47,8 @@ def test_graphs_replay_the_stages_whose_names_they_bear(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU records nothing: the function stands in for its recording."""
-    monkeypatch.setattr(graphs, "_record", lambda function, _: (function(), lambda: None))
-    monkeypatch.setattr(graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(cuda_graphs, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
     generator = Generator(load_experiment(preset).generator, 32).eval()
     inputs = make_inputs(generator)
     called = stages(generator, inputs, count_cost(generator))

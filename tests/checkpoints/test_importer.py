@@ -20,11 +20,11 @@ from lightning_gan3d.checkpoints.importer import import_file, read_file
 from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Images
 from lightning_gan3d.networks.discriminator import Discriminator
-from lightning_gan3d.training.rundir import Run
+from lightning_gan3d.runs import Run
 
 NARROW = "{channel_base: 256, channel_max: 4}"
 OFFICIAL = [

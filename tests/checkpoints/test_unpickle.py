@@ -29,7 +29,7 @@ from lightning_gan3d.checkpoints import names
 from lightning_gan3d.checkpoints.records import MAX_MODULE_DEPTH
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.unpickle import Record, UnsafePickle, read_pickle, tensors_of
-from lightning_gan3d.config import Refusal
+from lightning_gan3d.config import UserError
 
 UNSAFE = hostile.unsafe("marker")
 BOMBS = hostile.bombs()
@@ -334,7 +334,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
 def walk(value, depth=0):
     """Use a value that was read, as its importer would."""
     if isinstance(value, Record):
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(UserError):
             tensors_of(value)
         walk(value.state, depth + 1)
     elif isinstance(value, dict | list | tuple | set | frozenset):
@@ -371,7 +371,7 @@ def test_a_mutated_file_is_refused_or_read_never_anything_else(tmp_path, protoco
         try:
             walk(read_pickle(file_of(tmp_path, bytes(mutant))))
             outcomes["read"] += 1
-        except Refusal as error:
+        except UserError as error:
             outcomes["refused"] += str(error).isprintable()
     assert sum(outcomes.values()) == 200
     assert outcomes["read"] > 0

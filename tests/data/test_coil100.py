@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.coil100 import (
+from lightning_gan3d.data.coil100.prepare import (
     DISTANCE,
     ELEVATION,
     EXTENT,
@@ -25,11 +25,11 @@ from lightning_gan3d.data.coil100 import (
     Shot,
     prepare_coil100,
 )
+from lightning_gan3d.data.coil100.silhouettes import background_of, brightness, outline, silhouette
+from lightning_gan3d.data.coil100.turntable import Turntable, solve_views
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.figures import Figures, draw_figures, render_figures
-from lightning_gan3d.data.pixels import to_uint8
-from lightning_gan3d.data.silhouettes import background_of, brightness, outline, silhouette
-from lightning_gan3d.data.turntable import Turntable, solve_views
+from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
+from lightning_gan3d.images import to_uint8
 
 ANGLES = np.radians(5.0 * np.arange(NUM_ANGLES))
 SIDE = 176

@@ -7,7 +7,7 @@ import pytest
 from captures import capture, write_colmap_bin, write_colmap_txt
 
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.colmap import (
+from lightning_gan3d.data.captures.colmap import (
     MODELS,
     ColmapCamera,
     ColmapImage,

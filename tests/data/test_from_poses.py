@@ -26,12 +26,12 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.cli import main
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.data.archive import DataError, UnsafeDataError
+from lightning_gan3d.data.captures.config import FromPosesConfig
+from lightning_gan3d.data.captures.from_poses import centre_square, prepare_from_poses, square
+from lightning_gan3d.data.captures.posed import ImageFolder
+from lightning_gan3d.data.captures.transforms import read_transforms
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.from_poses import centre_square, prepare_from_poses, square
-from lightning_gan3d.data.pose_options import FromPosesConfig
-from lightning_gan3d.data.posed import ImageFolder
-from lightning_gan3d.data.transforms import read_transforms
 from lightning_gan3d.experiment import load_experiment
 
 RESOLUTION = 32

@@ -1,6 +1,6 @@
 import torch
 
-from lightning_gan3d.data.pixels import to_float, to_uint8
+from lightning_gan3d.images import to_float, to_uint8
 
 
 def test_every_byte_survives_the_round_trip():

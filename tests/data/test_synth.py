@@ -9,8 +9,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.figures import Figures, draw_figures, render_figures
-from lightning_gan3d.data.synth import (
+from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
+from lightning_gan3d.data.synthetic.synth import (
     SynthConfig,
     SynthObjects,
     make_synth,
@@ -138,7 +138,7 @@ def test_data_set_holds_what_its_labels_say(small):
     objects = SynthObjects.open(small)
     assert dataset.objects is not None
     view = objects.render(dataset.objects, Cameras.from_label(dataset.labels), 16)
-    from lightning_gan3d.data.pixels import to_uint8
+    from lightning_gan3d.images import to_uint8
 
     difference = to_uint8(view.image).int() - dataset.images(range(len(dataset))).int()
     assert int(difference.abs().max()) <= 1
@@ -212,7 +212,7 @@ def test_writing_refuses_a_taken_path_and_leaves_nothing_after_a_fault(tmp_path,
     with pytest.raises(DataError, match="exists"):
         make_synth(SMALL, out)
     before = out.read_bytes()
-    monkeypatch.setattr("lightning_gan3d.data.synth.to_uint8", lambda _: 1 / 0)
+    monkeypatch.setattr("lightning_gan3d.data.synthetic.synth.to_uint8", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_synth(SMALL, out, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]

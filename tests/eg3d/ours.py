@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
 from lightning_gan3d.checkpoints.unpickle import Record
-from lightning_gan3d.contract import Images
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Images
 from lightning_gan3d.networks.discriminator import Discriminator
 from lightning_gan3d.training.module import AdversarialModule, Microbatch
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gan3d.benchmark import official_arguments
-from lightning_gan3d.benchmark.official_arguments import rendering_kwargs
+from lightning_gan3d.benchmark.eg3d import official_arguments
+from lightning_gan3d.benchmark.eg3d.official_arguments import rendering_kwargs
 
 VARIABLE = "EG3D_CHECKOUT"
 

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
-from lightning_gan3d.data.pixels import to_float, to_uint8
-from lightning_gan3d.data.synth import SynthConfig, SynthObjects, sample_cameras
+from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Images, to_float, to_uint8
+from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import ObjectSource
-from lightning_gan3d.metrics.warp import carry
 
 SYNTH = SynthConfig(num_images=200, num_objects=40)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
-from lightning_gan3d.metrics.solid import Volume, opaque_part
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.geometry.volume import Volume, opaque_part
 
 BOX = 2.0
 FAR = 60.0

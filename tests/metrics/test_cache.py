@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_gan3d.measure import Measure, missing
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import default_folder, kept, kept_measures
 
 
@@ -29,7 +29,7 @@ def test_tensors_are_made_once_for_a_key(tmp_path):
 
 
 def test_measures_come_back_as_they_were(tmp_path):
-    make = Maker([Measure("a.b", 1.5, "dB", 3, 0.1, "note"), Measure("a.c", 2.0)])
+    make = Maker([Metric.of_key("a.b", 1.5, "dB", 3, 0.1, "note"), Metric.of_key("a.c", 2.0)])
     for _ in range(2):
         assert kept_measures(tmp_path, "m", 1, make) == make.value
     assert make.calls == 1
@@ -37,9 +37,9 @@ def test_measures_come_back_as_they_were(tmp_path):
 
 def test_what_is_missing_is_tried_again(tmp_path):
     """Weights that were fetched since, say."""
-    make = Maker([Measure("a.b", 1.5, "dB"), missing("a.c", "no weights")])
+    make = Maker([Metric.of_key("a.b", 1.5, "dB"), missing("a.c", "no weights")])
     assert kept_measures(tmp_path, "m", 1, make) == make.value
-    make.value = [Measure("a.b", 1.5, "dB"), Measure("a.c", 2.0)]
+    make.value = [Metric.of_key("a.b", 1.5, "dB"), Metric.of_key("a.c", 2.0)]
     for _ in range(2):
         assert kept_measures(tmp_path, "m", 1, make) == make.value
     assert make.calls == 2
@@ -47,7 +47,7 @@ def test_what_is_missing_is_tried_again(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 64])
 def test_a_damaged_file_is_made_anew(tmp_path, content):
-    tensors, measures = Maker({"a": torch.ones(2)}), Maker([Measure("a", 1.0)])
+    tensors, measures = Maker({"a": torch.ones(2)}), Maker([Metric.of_key("a", 1.0)])
     kept(tmp_path, "t", 1, tensors)
     kept_measures(tmp_path, "m", 1, measures)
     for path in tmp_path.iterdir():

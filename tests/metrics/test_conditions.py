@@ -4,9 +4,8 @@ import torch
 from torch import nn
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.metrics.conditions import precision_of, weights_hash, write_conditions
-from lightning_gan3d.training.module import make_networks
 
 
 def network(seed=0):

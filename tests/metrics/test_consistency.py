@@ -15,17 +15,17 @@ from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
-from lightning_gan3d.metrics.consistency import (
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
+from lightning_gan3d.metrics.consistency.reprojection import (
     KINDS,
     ConsistencyConfig,
     all_missing,
     measure_consistency,
 )
-from lightning_gan3d.metrics.flicker import FlickerConfig
-from lightning_gan3d.metrics.pairs import pair_sums, pairs_apart
-from lightning_gan3d.metrics.similarity import psnr
-from lightning_gan3d.metrics.warp import carry, on_surface, resize_depth_z, warp
+from lightning_gan3d.metrics.consistency.ssim import psnr
+from lightning_gan3d.metrics.consistency.view_pairs import pair_sums, pairs_apart
+from lightning_gan3d.metrics.consistency.warp import carry, on_surface, resize_depth_z, warp
 
 CFG = ConsistencyConfig(items=8, flicker=None)
 

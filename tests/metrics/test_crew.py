@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.synth import SynthConfig, make_synth
-from lightning_gan3d.measure import read_measures
-from lightning_gan3d.metrics.crew import ALONE, Crew, crew_of
-from lightning_gan3d.metrics.run import evaluate_target
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
+from lightning_gan3d.metric import read_measures
+from lightning_gan3d.metrics.distribution.crew import ALONE, Crew, crew_of
+from lightning_gan3d.metrics.evaluate_target import evaluate_target
 
 BARE = [
     *("evaluation.swd=null", "evaluation.refit=null", "evaluation.pose=null"),

@@ -12,15 +12,15 @@ from cleanfid import fid
 from metric_views import Disturbed, RealFigures, figure_labels, figures
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
-from lightning_gan3d.data.pixels import to_float, to_uint8
-from lightning_gan3d.metrics import distribution, store, weights
-from lightning_gan3d.metrics.distribution import measure_distribution
-from lightning_gan3d.metrics.distribution_config import DistributionConfig
-from lightning_gan3d.metrics.features import inception
+from lightning_gan3d.images import Images, to_float, to_uint8
+from lightning_gan3d.metrics import pretrained
+from lightning_gan3d.metrics.distribution import compare_features, feature_store
+from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
+from lightning_gan3d.metrics.distribution.config import DistributionConfig
+from lightning_gan3d.metrics.distribution.features import inception
 from lightning_gan3d.metrics.posed import PosedSource, PosesConfig
+from lightning_gan3d.metrics.pretrained import digest_of
 from lightning_gan3d.metrics.sources import GeneratorSource
-from lightning_gan3d.metrics.weights import digest_of
 
 CFG = DistributionConfig(kid_subsets=4, kid_subset_size=20, kid_whole=50)
 NUM = 60
@@ -43,7 +43,7 @@ def nets(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(store, "SHARD", 16)
+    monkeypatch.setattr(feature_store, "SHARD", 16)
 
 
 def by_name(measures):
@@ -121,8 +121,8 @@ def features_of(source, path, mode="clean", first=0):
 
 def test_the_values_are_clean_fids_on_the_same_features(data, nets, monkeypatch):
     digest = digest_of(nets["inception"])
-    entry = weights.Weights("i.pt", "", digest, "tests")
-    monkeypatch.setitem(weights.KNOWN, "inception", entry)
+    entry = pretrained.Weights("i.pt", "", digest, "tests")
+    monkeypatch.setitem(pretrained.KNOWN, "inception", entry)
     cfg = dataclasses.replace(CFG, kid_subset_size=NUM, kid_subsets=1)
     same_size = RealFigures(NUM, seed=1)
     found = by_name(measure_distribution(plain(), same_size, data[1], cfg, NUM, 16, weights=nets))
@@ -205,13 +205,13 @@ def test_features_are_those_of_the_libraries_that_made_them(data, nets, tmp_path
     before = set((tmp_path / "features").iterdir())
     measure(plain(), data, weights=nets, cache=tmp_path)
     assert set((tmp_path / "features").iterdir()) == before
-    monkeypatch.setattr(distribution, "version", lambda name: f"{name} of tomorrow")
+    monkeypatch.setattr(compare_features, "version", lambda name: f"{name} of tomorrow")
     measure(plain(), data, weights=nets, cache=tmp_path)
     assert len(list((tmp_path / "features").iterdir())) == 2 * len(before)
 
 
 def test_another_generator_is_not_taken_for_this_one(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(distribution.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(compare_features.shutil, "rmtree", lambda *_, **__: None)
     first, other = plain(), plain()
     measure(first, data, cache=tmp_path)
     other.generator.weight.data[0, 0] += 1e-3
@@ -235,7 +235,7 @@ def test_a_generator_that_repeats_training_images_is_caught(data, tmp_path):
     assert found["memorisation.excess"].value == 1
     assert found["memorisation.nearer"].value == 1
     assert found["memorisation.distance"].value == pytest.approx(0, abs=1e-3)
-    table = json.loads((tmp_path / distribution.NEIGHBOURS).read_text())
+    table = json.loads((tmp_path / compare_features.NEIGHBOURS).read_text())
     assert all(
         shown[0] == item * 7 % 120
         for item, shown in zip(table["items"], table["training_images"], strict=True)

@@ -6,29 +6,33 @@ import torch
 from metric_views import Disturbed, RealFigures, change_colour, figures
 
 from lightning_gan3d.config import ConfigError, build, to_tree
-from lightning_gan3d.data.synth import SynthConfig, make_synth
-from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.measure import read_measures
-from lightning_gan3d.metrics import flicker
-from lightning_gan3d.metrics.consistency import CURVES, STAGES, ConsistencyConfig, kinds_of
-from lightning_gan3d.metrics.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.distribution_config import DistributionConfig
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
+from lightning_gan3d.experiment import load_experiment, make_networks
+from lightning_gan3d.metric import read_measures
+from lightning_gan3d.metrics.consistency import flicker
+from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
+from lightning_gan3d.metrics.consistency.refit import RefitConfig
+from lightning_gan3d.metrics.consistency.reprojection import (
+    CURVES,
+    STAGES,
+    ConsistencyConfig,
+    kinds_of,
+)
+from lightning_gan3d.metrics.distribution.config import DistributionConfig
+from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.distribution.swd import SwdConfig
 from lightning_gan3d.metrics.evaluate import (
     EvaluationConfig,
     evaluate,
     evaluate_source,
     swd_of,
 )
-from lightning_gan3d.metrics.flicker import FlickerConfig
-from lightning_gan3d.metrics.geometry import INSIDE, SEEN, GeometryConfig
-from lightning_gan3d.metrics.pose import PoseConfig
-from lightning_gan3d.metrics.refit import RefitConfig
-from lightning_gan3d.metrics.run import evaluate_run
-from lightning_gan3d.metrics.shapes import SHAPES
-from lightning_gan3d.metrics.swd import SwdConfig
+from lightning_gan3d.metrics.evaluate_target import evaluate_run
+from lightning_gan3d.metrics.geometry.shape_statistics import INSIDE, SEEN, GeometryConfig
+from lightning_gan3d.metrics.geometry.shapes import SHAPES
+from lightning_gan3d.metrics.pose.regressor import PoseConfig
+from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.config import InitConfig
-from lightning_gan3d.training.module import make_networks
-from lightning_gan3d.training.rundir import write_config
 
 SMALL = EvaluationConfig(
     num_images=40,

@@ -4,17 +4,24 @@ import threading
 import pytest
 import torch
 
-from lightning_gan3d.metrics import crew, store
-from lightning_gan3d.metrics.crew import Crew, CrewError
-from lightning_gan3d.metrics.features import ReducedPixels
-from lightning_gan3d.metrics.store import Chosen, Held, Pictures, Shards, StoreError, collect
+from lightning_gan3d.metrics.distribution import crew, feature_store
+from lightning_gan3d.metrics.distribution.crew import Crew, CrewError
+from lightning_gan3d.metrics.distribution.feature_store import (
+    Chosen,
+    Held,
+    Pictures,
+    Shards,
+    StoreError,
+    collect,
+)
+from lightning_gan3d.metrics.distribution.features import ReducedPixels
 
 NUM = 43
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(store, "SHARD", 8)
+    monkeypatch.setattr(feature_store, "SHARD", 8)
 
 
 def read(items):

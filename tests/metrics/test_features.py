@@ -8,9 +8,9 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.utils import ResizeDataset
 from PIL import Image
 
-from lightning_gan3d.metrics import weights
-from lightning_gan3d.metrics.features import ReducedPixels, clip, inception, vgg16
-from lightning_gan3d.metrics.weights import WeightsError, digest_of
+from lightning_gan3d.metrics import pretrained
+from lightning_gan3d.metrics.distribution.features import ReducedPixels, clip, inception, vgg16
+from lightning_gan3d.metrics.pretrained import WeightsError, digest_of
 
 IMAGES = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8, generator=torch.manual_seed(1))
 
@@ -79,8 +79,8 @@ def test_only_the_published_digest_goes_without_digits_in_the_name(script, monke
     assert inception("clean", given=script).name == digest[:8]
     assert inception("legacy_tensorflow", given=script).name == f"legacy_tensorflow_{digest[:8]}"
     assert "not the published" in inception("clean", given=script).protocol
-    entry = weights.Weights(script.name, "", digest, "tests")
-    monkeypatch.setitem(weights.KNOWN, "inception", entry)
+    entry = pretrained.Weights(script.name, "", digest, "tests")
+    monkeypatch.setitem(pretrained.KNOWN, "inception", entry)
     published = inception("clean", given=script)
     assert published.name == ""
     assert f"published weights, SHA-256 {digest[:8]}" in published.protocol

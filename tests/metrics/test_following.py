@@ -4,13 +4,13 @@ import pytest
 import torch
 from metric_views import figure_labels, figures
 
-from lightning_gan3d.contract import Images
-from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
-from lightning_gan3d.metrics.flicker import FlickerConfig
-from lightning_gan3d.metrics.following import following, measure_following
-from lightning_gan3d.metrics.refit import RefitConfig
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
+from lightning_gan3d.metrics.consistency.label_follows_camera import following, measure_following
+from lightning_gan3d.metrics.consistency.refit import RefitConfig
+from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import GeneratorSource
-from lightning_gan3d.metrics.warp import carry
 
 CONSISTENCY = ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 3))
 REFIT = RefitConfig(items=2, iterations=6, rays=64, samples=8, grid=8, resolution=12, views=3)

@@ -3,7 +3,8 @@ import pytest
 import torch
 from cleanfid import fid
 
-from lightning_gan3d.metrics.frechet import (
+from lightning_gan3d.metrics.distribution.feature_store import Held
+from lightning_gan3d.metrics.distribution.frechet import (
     Frechet,
     Moments,
     at_sizes,
@@ -13,7 +14,6 @@ from lightning_gan3d.metrics.frechet import (
     moments,
     moments_of,
 )
-from lightning_gan3d.metrics.store import Held
 
 G = torch.Generator().manual_seed(3)
 

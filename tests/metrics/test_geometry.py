@@ -8,14 +8,14 @@ from solid_shapes import BOX, Shape, ball, card, soft_ball, without
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metrics.geometry import (
+from lightning_gan3d.metrics.geometry.shape_statistics import (
     INSIDE,
     SEEN,
     GeometryConfig,
     measure_geometry,
     measure_truth,
 )
-from lightning_gan3d.metrics.shapes import SHAPES
+from lightning_gan3d.metrics.geometry.shapes import SHAPES
 
 CFG = GeometryConfig(items=2, grid=24, points=256)
 BALL = Shape(ball, sigma=soft_ball(0.8))

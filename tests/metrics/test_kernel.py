@@ -4,8 +4,13 @@ import torch
 from cleanfid import fid
 
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.kernel import BLOCK, mmd, subset_distances, whole_distance
-from lightning_gan3d.metrics.store import Held
+from lightning_gan3d.metrics.distribution.feature_store import Held
+from lightning_gan3d.metrics.distribution.kernel_distance import (
+    BLOCK,
+    mmd,
+    subset_distances,
+    whole_distance,
+)
 
 G = torch.Generator().manual_seed(5)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_gan3d.metrics.memorisation import memorisation, share_below
-from lightning_gan3d.metrics.store import Held
+from lightning_gan3d.metrics.distribution.feature_store import Held
+from lightning_gan3d.metrics.distribution.memorisation import memorisation, share_below
 
 G = torch.Generator().manual_seed(9)
 TRAIN, HELD_OUT = torch.rand(400, 12, generator=G), torch.rand(150, 12, generator=G)

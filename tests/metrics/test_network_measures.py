@@ -1,4 +1,4 @@
-from lightning_gan3d.metrics.network_measures import Found, summarised
+from lightning_gan3d.metrics.distribution.network_measures import Found, summarised
 
 SETS = [
     Found("quality.kid_whole", "kernel_whole", value, 50, "cubic kernel", 0.1, "", interval)

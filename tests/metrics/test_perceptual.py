@@ -7,11 +7,11 @@ import torch
 import torchvision
 from metric_views import Disturbed, RealFigures, change_colour, figures
 
-from lightning_gan3d.config import Refusal
-from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
+from lightning_gan3d.config import UserError
+from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap, load_lpips, trunk_of
+from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
 from lightning_gan3d.metrics.evaluate import EvaluationConfig, evaluate_source
-from lightning_gan3d.metrics.perceptual import LpipsMap, load_lpips, trunk_of
-from lightning_gan3d.metrics.weights import KNOWN, digest_of
+from lightning_gan3d.metrics.pretrained import KNOWN, digest_of
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +55,15 @@ def test_it_is_measured_over_compared_pixels_with_the_hash_of_its_weights(random
 
 
 def test_files_that_are_no_trunk_are_refused(random_trunk, tmp_path):
-    with pytest.raises(Refusal, match=r"consistency.lpips=.*no file .*none.pth"):
+    with pytest.raises(UserError, match=r"consistency.lpips=.*no file .*none.pth"):
         load_lpips(str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(Refusal, match=r"text.pth: not a state dict"):
+    with pytest.raises(UserError, match=r"text.pth: not a state dict"):
         load_lpips(str(tmp_path / "text.pth"))
     trunk, found = torch.load(random_trunk, weights_only=True), trunk_of(str(random_trunk))
-    with pytest.raises(Refusal, match=r"no `features.6.weight`"):
+    with pytest.raises(UserError, match=r"no `features.6.weight`"):
         LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, found)
-    with pytest.raises(Refusal, match="not AlexNet's weights"):
+    with pytest.raises(UserError, match="not AlexNet's weights"):
         LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, found)
 
 

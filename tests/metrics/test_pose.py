@@ -6,7 +6,7 @@ from metric_views import RealFigures
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metrics.pose import (
+from lightning_gan3d.metrics.pose.regressor import (
     PoseConfig,
     PoseRegressor,
     angle_between,
@@ -97,7 +97,7 @@ def test_it_is_kept_under_the_data_and_the_protocol(tmp_path, monkeypatch):
     short = PoseConfig(resolution=16, iterations=3, batch=8)
     data = RealFigures(64, seed=1)
     first = kept_regressor(data, short, cache=tmp_path)
-    monkeypatch.setattr("lightning_gan3d.metrics.pose.train_regressor", None)
+    monkeypatch.setattr("lightning_gan3d.metrics.pose.regressor.train_regressor", None)
     again = kept_regressor(data, short, cache=tmp_path)
     assert torch.equal(first(data.floats()), again(data.floats()))
     wider = PoseConfig(resolution=16, iterations=3, batch=8, threshold_degrees=30.0)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from lightning_gan3d.metrics import precision_recall as pr
-from lightning_gan3d.metrics.precision_recall import nearest, precision_recall
-from lightning_gan3d.metrics.store import Held
+from lightning_gan3d.metrics.distribution import precision_recall as pr
+from lightning_gan3d.metrics.distribution.feature_store import Held
+from lightning_gan3d.metrics.distribution.precision_recall import nearest, precision_recall
 
 G = torch.Generator().manual_seed(7)
 

@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_gan3d.measure import Measure, missing, read_measures, write_measures
-from lightning_gan3d.metrics.distribution_config import DistributionConfig
+from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
+from lightning_gan3d.metrics.consistency.refit import RefitConfig
+from lightning_gan3d.metrics.distribution.config import DistributionConfig
 from lightning_gan3d.metrics.evaluate import EvaluationConfig
 from lightning_gan3d.metrics.protocol import keyed
-from lightning_gan3d.metrics.refit import RefitConfig
 from lightning_gan3d.metrics.sources import ViewSource
 
 NAMES = (
@@ -44,7 +44,7 @@ class Images:
 
 
 def keys(cfg=None, inner=16, train="a", test="b", resolution=32, seed=0, n=10):
-    rows = [Measure(name, 1.0, n=n) for name in NAMES]
+    rows = [Metric.of_key(name, 1.0, n=n) for name in NAMES]
     real = Images(train, resolution), Images(test, resolution)
     found = keyed(rows, cfg or EvaluationConfig(), Source(inner), *real, seed)
     assert [replace(m, protocol="") for m in found] == rows
@@ -90,7 +90,7 @@ def test_data_seed_and_size_count_for_all_and_the_number_where_images_are_compar
 
 
 def test_what_is_missing_has_no_protocol_and_the_file_keeps_the_others(tmp_path):
-    rows = [Measure("refit.psnr", 1.0), missing("refit.gain", "no texture")]
+    rows = [Metric.of_key("refit.psnr", 1.0), missing("refit.gain", "no texture")]
     found = keyed(rows, EvaluationConfig(), Source(), Images("a"), None, 0)
     assert found[1] == rows[1]
     write_measures(tmp_path / "m.json", found)
@@ -101,4 +101,4 @@ def test_what_is_missing_has_no_protocol_and_the_file_keeps_the_others(tmp_path)
 @pytest.mark.parametrize("key", ["abc", "g" * 16, "A" * 16, "0" * 17])
 def test_a_key_of_another_form_is_refused(key):
     with pytest.raises(ValueError, match="16 hexadecimal digits"):
-        Measure("a", 1.0, protocol=key)
+        Metric.of_key("a", 1.0, protocol=key)

@@ -7,14 +7,18 @@ from metric_views import Disturbed, change_colour, figure_labels, figures, swap_
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.refit import (
+from lightning_gan3d.metrics.consistency.refit import (
     FittedFields,
     RefitConfig,
     measure_refit,
     shade,
     trilinear,
 )
-from lightning_gan3d.metrics.spread import farthest_first, spread_cameras, visible_box
+from lightning_gan3d.metrics.consistency.view_selection import (
+    farthest_first,
+    spread_cameras,
+    visible_box,
+)
 
 CFG = RefitConfig(items=3, iterations=60, rays=256, samples=16, grid=16, resolution=16)
 SHORT = {"items": 2, "iterations": 4, "rays": 64, "samples": 8, "grid": 8, "resolution": 12}

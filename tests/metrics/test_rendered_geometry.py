@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import DensityConfig, Field, FieldSample, Images, SceneConfig
-from lightning_gan3d.metrics.depth_maps import depth_errors, normal_errors, normals_from_depth
-from lightning_gan3d.metrics.geometry import GeometryConfig, measure_geometry
+from lightning_gan3d.contract import DensityConfig, Field, FieldSample, SceneConfig
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.geometry.depth_maps import (
+    depth_errors,
+    normal_errors,
+    normals_from_depth,
+)
+from lightning_gan3d.metrics.geometry.shape_statistics import GeometryConfig, measure_geometry
 from lightning_gan3d.metrics.sources import GeneratorSource
-from renderers.options import VolumeRendererConfig
+from renderers.config import VolumeRendererConfig
 from renderers.volume import VolumeRenderer
 
 SCENE = SceneConfig(box=2.0, feature_dim=3, density=DensityConfig(activation="relu"))

@@ -5,11 +5,11 @@ import torch
 from metric_views import Disturbed, RealFigures, figures, swap_views
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError, Refusal
-from lightning_gan3d.metrics.estimator import measure_estimator
-from lightning_gan3d.metrics.identity import IdentityConfig, measure_identity
-from lightning_gan3d.metrics.pose import PoseConfig, train_regressor
-from lightning_gan3d.metrics.scripted import load_scripted
+from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.metrics.pose.estimator import measure_estimator
+from lightning_gan3d.metrics.pose.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.pose.regressor import PoseConfig, train_regressor
+from lightning_gan3d.metrics.torchscript import load_scripted
 
 
 class MeanColour(nn.Module):
@@ -106,21 +106,21 @@ def test_matrices_and_two_columns_are_read_alike(tmp_path):
         medians.append(found[1].value)
     assert medians[0] == pytest.approx(medians[1], abs=1e-3)
     path = saved(Rotation(False, True), tmp_path / "bad.pt")
-    with pytest.raises(Refusal, match=r"pose.estimator=.*\(n, 3, 3\)"):
+    with pytest.raises(UserError, match=r"pose.estimator=.*\(n, 3, 3\)"):
         measure_estimator(figures(), train, None, PoseConfig(estimator=path), 20)
 
 
 def test_files_that_cannot_be_used_are_refused_by_name(tmp_path):
-    with pytest.raises(Refusal, match=r"identity.embedding=.*none.pt: cannot be read"):
+    with pytest.raises(UserError, match=r"identity.embedding=.*none.pt: cannot be read"):
         load_scripted("identity.embedding", str(tmp_path / "none.pt"))
     (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(Refusal, match=r"text.pt: not a TorchScript file"):
+    with pytest.raises(UserError, match=r"text.pt: not a TorchScript file"):
         load_scripted("identity.embedding", str(tmp_path / "text.pt"))
     torch.save({"a": torch.zeros(3)}, tmp_path / "state.pt")
-    with pytest.raises(Refusal, match=r"state.pt: not a TorchScript file"):
+    with pytest.raises(UserError, match=r"state.pt: not a TorchScript file"):
         load_scripted("identity.embedding", str(tmp_path / "state.pt"))
     path = saved(nn.Linear(5, 2), tmp_path / "linear.pt")
-    with pytest.raises(Refusal, match=r"refuses images of shape \(20, 3, 32, 32\)") as error:
+    with pytest.raises(UserError, match=r"refuses images of shape \(20, 3, 32, 32\)") as error:
         measure_identity(figures(), IdentityConfig(path, items=10))
     assert "\n" not in str(error.value)
 

@@ -7,13 +7,14 @@ from metric_views import figure_labels, figures
 from typer.testing import CliRunner
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.metrics import disturb, selftest
-from lightning_gan3d.metrics.consistency import ConsistencyConfig, measure_consistency
-from lightning_gan3d.metrics.disturb import Balls, Disturbed
-from lightning_gan3d.metrics.flicker import FlickerConfig
-from lightning_gan3d.metrics.pose import PoseConfig
-from lightning_gan3d.metrics.refit import RefitConfig
-from lightning_gan3d.metrics.selftest import (
+from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
+from lightning_gan3d.metrics.consistency.refit import RefitConfig
+from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.consistency.warp import carry
+from lightning_gan3d.metrics.pose.regressor import PoseConfig
+from lightning_gan3d.metrics.selftest import perturbations, selftest
+from lightning_gan3d.metrics.selftest.perturbations import Balls, Disturbed
+from lightning_gan3d.metrics.selftest.selftest import (
     DISTURBANCES,
     MARGIN,
     MEASURES,
@@ -22,8 +23,7 @@ from lightning_gan3d.metrics.selftest import (
     SelfTestConfig,
     run_self_test,
 )
-from lightning_gan3d.metrics.selftest_table import table
-from lightning_gan3d.metrics.warp import carry
+from lightning_gan3d.metrics.selftest.table import table
 
 SMALL = SelfTestConfig(
     consistency=ConsistencyConfig(items=4, steps=1, flicker=FlickerConfig(items=3, frames=3)),
@@ -155,7 +155,7 @@ def test_balls_are_where_their_depth_says_and_look_the_same_from_everywhere():
         ones = torch.ones(len(both), 1)
         fit = torch.linalg.lstsq(torch.cat([2 * both, ones], 1), both.square().sum(1)[:, None])
         centre = fit.solution[:3, 0]
-        assert centre.norm() == pytest.approx(disturb.OFFSET, abs=1e-3)
+        assert centre.norm() == pytest.approx(perturbations.OFFSET, abs=1e-3)
         assert (both - centre).norm(dim=1).std() < 1e-4
     cfg = ConsistencyConfig(items=3, flicker=None)
     (psnr, *_) = measure_consistency(Balls(figure_labels(), 64), cfg, curves=False)

@@ -1,8 +1,8 @@
 from metric_views import Disturbed, figure_labels, figures, flatten_depth
 
-from lightning_gan3d.metrics.disturb import Balls
-from lightning_gan3d.metrics.geometry import GeometryConfig
-from lightning_gan3d.metrics.selftest_geometry import check_geometry
+from lightning_gan3d.metrics.geometry.shape_statistics import GeometryConfig
+from lightning_gan3d.metrics.selftest.known_geometry import check_geometry
+from lightning_gan3d.metrics.selftest.perturbations import Balls
 
 CFG = GeometryConfig(items=3)
 

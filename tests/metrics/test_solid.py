@@ -4,9 +4,9 @@ import torch
 from metric_views import SYNTH, figure_labels
 from solid_shapes import BOX, Shape, ball, soft_ball
 
-from lightning_gan3d.data.figures import level_of
-from lightning_gan3d.data.synth import SynthObjects
-from lightning_gan3d.metrics.solid import HasVolume, Volume, grid_of, pieces
+from lightning_gan3d.data.synthetic.figures import level_of
+from lightning_gan3d.data.synthetic.synth import SynthObjects
+from lightning_gan3d.metrics.geometry.volume import HasVolume, Volume, grid_of, pieces
 from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource
 
 

@@ -2,9 +2,9 @@ import torch
 from metric_views import figure_labels, figures
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
-from lightning_gan3d.metrics.warp import carry
 
 
 class Recorder:

@@ -7,10 +7,10 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.pixels import to_uint8
-from lightning_gan3d.metrics.distance import fakes
+from lightning_gan3d.images import to_uint8
+from lightning_gan3d.metrics.distribution.distance import fakes
 from lightning_gan3d.metrics.source_key import identity_of
-from lightning_gan3d.metrics.stored import StoredImages
+from lightning_gan3d.metrics.stored_images import StoredImages
 
 CAMERAS = Cameras.on_sphere(torch.linspace(0, 3, 4), torch.zeros(4), 3.2, focal=1.5).to_label()
 

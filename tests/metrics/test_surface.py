@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from lightning_gan3d.metrics.surface import Mesh, area_normals, distance, mesh_of, sample, volume_of
+from lightning_gan3d.metrics.geometry.mesh import (
+    Mesh,
+    area_normals,
+    distance,
+    mesh_of,
+    sample,
+    volume_of,
+)
 
 BOX = 2.0
 

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metrics.swd import (
+from lightning_gan3d.metrics.distribution.swd import (
     Descriptors,
     SlicedWasserstein,
     SwdConfig,
@@ -83,7 +83,7 @@ def test_a_known_shift_gives_a_known_distance():
 def test_blocks_are_the_wasserstein_distance_of_sorted_values(pictures, monkeypatch):
     a, b = pictures
     exact = distance(a, b)
-    monkeypatch.setattr("lightning_gan3d.metrics.swd.BLOCKS", 200)
+    monkeypatch.setattr("lightning_gan3d.metrics.distribution.swd.BLOCKS", 200)
     assert distance(a, b)["32"] == pytest.approx(exact["32"], rel=0.1)
     monkeypatch.undo()
     real, fake = describe([a], CFG), describe([b], CFG)

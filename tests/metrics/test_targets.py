@@ -14,17 +14,16 @@ from lightning_gan3d.checkpoints.native import save_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.labels import read_index
-from lightning_gan3d.data.pixels import to_uint8
-from lightning_gan3d.data.synth import SynthConfig, SynthObjects, make_synth
-from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.measure import Measure, missing, read_measures
-from lightning_gan3d.metrics.run import Evaluation, evaluate_run, evaluate_target
+from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, make_synth
+from lightning_gan3d.experiment import load_experiment, make_networks
+from lightning_gan3d.images import to_uint8
+from lightning_gan3d.metric import Metric, missing, read_measures
+from lightning_gan3d.metrics.evaluate_target import Evaluation, evaluate_run, evaluate_target
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import _opening
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
-from lightning_gan3d.training.module import make_networks
-from lightning_gan3d.training.rundir import write_config
+from lightning_gan3d.runs import write_config
 
 SMALL = [
     *("evaluation.num_images=30", "evaluation.swd.patches=16", "evaluation.swd.projections=32"),
@@ -198,8 +197,8 @@ def test_targets_that_cannot_be_measured_are_refused(data, tmp_path):
 
 def test_what_is_missing_for_one_reason_is_told_once(tmp_path):
     rows = [
-        Measure("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
-        Measure("consistency.psnr@0.5", 29.0, "dB", 8, 1.5, "protocol"),
+        Metric.of_key("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
+        Metric.of_key("consistency.psnr@0.5", 29.0, "dB", 8, 1.5, "protocol"),
         *(missing(f"quality.{name}", "no weights") for name in ("fid", "kid")),
         missing("pose.median_deg", "no cameras"),
     ]

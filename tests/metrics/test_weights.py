@@ -5,8 +5,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lightning_gan3d.metrics import weights
-from lightning_gan3d.metrics.weights import Weights, WeightsError, fetch, find, place_of, state_of
+from lightning_gan3d.metrics import pretrained
+from lightning_gan3d.metrics.pretrained import (
+    Weights,
+    WeightsError,
+    fetch,
+    find,
+    place_of,
+    state_of,
+)
 
 CONTENT = bytes(range(256)) * 9000
 
@@ -41,7 +48,7 @@ def address():
 @pytest.fixture
 def tried(monkeypatch, tmp_path):
     entry = Weights("net.pt", "x", hashlib.sha256(CONTENT).hexdigest(), "tests")
-    monkeypatch.setitem(weights.KNOWN, "tried", entry)
+    monkeypatch.setitem(pretrained.KNOWN, "tried", entry)
     return partial(fetch, "tried", tmp_path / "w")
 
 
@@ -100,8 +107,8 @@ def test_a_file_given_by_hand_is_taken_and_known_for_what_it_is(tmp_path):
 def test_names_and_places():
     with pytest.raises(WeightsError, match="use one of inception, inception-pytorch, vgg16"):
         find("inceptoin")
-    for name, entry in weights.KNOWN.items():
-        assert weights.source_of(name).endswith(entry.file)
+    for name, entry in pretrained.KNOWN.items():
+        assert pretrained.source_of(name).endswith(entry.file)
         assert len(entry.sha256) in (8, 64)
 
 

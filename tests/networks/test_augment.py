@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Images
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Images
 from lightning_gan3d.networks.augment import (
     SYM6,
     Augment,

@@ -7,7 +7,7 @@ from analytic_fields import cameras, clouds
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import RenderSettings, SceneConfig
 from lightning_gan3d.draws import Draws
-from renderers.options import VolumeRendererConfig
+from renderers.config import VolumeRendererConfig
 from renderers.volume import VolumeRenderer
 
 BASE = VolumeRendererConfig(samples_coarse=8, samples_fine=8)

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
-from lightning_gan3d.measure import Measure, missing, write_measures
+from lightning_gan3d.images import Images
+from lightning_gan3d.metric import Metric, missing, write_measures
 
 NUMBERS = {
     # SWD, the same before training, refit, consistency, gain, pose,
@@ -90,60 +90,70 @@ def make_run(
     return path
 
 
-def evaluation(kind: str, shift: float = 0.0) -> list[Measure]:
+def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
     swd, start, refit, psnr, gain, pose = NUMBERS[kind][:6]
     way = (start - swd - shift) / (start - FLOOR)
     levels = "levels 32 (Laplacian), 16; 128 patches of 7x7 an image; 512 projections"
     out = [
-        Measure("quality.swd", swd + shift, "", 500, 0.0008, f"500 against 500 held-out; {levels}"),
-        Measure("quality.swd_init", start, "", 500, note=f"the same before training; {levels}"),
-        Measure("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
-        Measure("quality.swd_way", way, "share", 500, note="(start - now) / (start - floor)"),
-        Measure("refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"),
-        Measure("refit.gain", GAINS[kind] + 100 * shift, "dB", 8, 1.1, "12 views fitted"),
-        Measure("pose.within_20deg", pose, "share", 1000, note="regressor trained on real images"),
+        Metric.of_key(
+            "quality.swd", swd + shift, "", 500, 0.0008, f"500 against 500 held-out; {levels}"
+        ),
+        Metric.of_key(
+            "quality.swd_init", start, "", 500, note=f"the same before training; {levels}"
+        ),
+        Metric.of_key("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
+        Metric.of_key("quality.swd_way", way, "share", 500, note="(start - now) / (start - floor)"),
+        Metric.of_key(
+            "refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"
+        ),
+        Metric.of_key("refit.gain", GAINS[kind] + 100 * shift, "dB", 8, 1.1, "12 views fitted"),
+        Metric.of_key(
+            "pose.within_20deg", pose, "share", 1000, note="regressor trained on real images"
+        ),
     ]
     if psnr is None:
         why = "no depth is rendered, so nothing can be warped"
         return out + [missing(f"consistency.{k}", why, "dB") for k in ("psnr", "gain")]
     return [
         *out,
-        Measure("consistency.psnr", psnr, "dB", 32, 1.4, "5 views 0.25 rad apart"),
-        Measure("consistency.gain", gain, "dB", 32, 0.7, "5 views 0.25 rad apart"),
-        Measure("consistency.coverage", 0.81, "share", 32, 0.05, "5 views 0.25 rad apart"),
+        Metric.of_key("consistency.psnr", psnr, "dB", 32, 1.4, "5 views 0.25 rad apart"),
+        Metric.of_key("consistency.gain", gain, "dB", 32, 0.7, "5 views 0.25 rad apart"),
+        Metric.of_key("consistency.coverage", 0.81, "share", 32, 0.05, "5 views 0.25 rad apart"),
     ]
 
 
-def bench(kind: str, shift: float = 0.0) -> list[Measure]:
+def bench(kind: str, shift: float = 0.0) -> list[Metric]:
     scene, view, train, memory, size = NUMBERS[kind][6:]
     note = "median of 10 calls after 3 of warm-up"
     out = [
-        Measure("speed.scene_ms", scene, "ms", 10, 0.2, note),
-        Measure("speed.view_ms", view + 10 * shift, "ms", 10, 0.1, note),
-        Measure("speed.image_ms", scene + view, "ms", 10, 0.3, note),
-        Measure("speed.train_img_s", train, "img/s", 10, 1.0, note),
-        Measure("memory.image_mb", memory / 20, "MB", 1, note="allocator record"),
-        Measure("memory.train_mb", memory, "MB", 1, note="allocator record"),
-        Measure("cost.representation_parameters", 1000.0 * size / 512, "count", 1),
-        Measure("cost.scene_bytes", float(size), "bytes", 1, note="of one scene, as stored"),
-        Measure("cost.flops", view / 40, "GFLOP", 1, note="one image"),
+        Metric.of_key("speed.scene_ms", scene, "ms", 10, 0.2, note),
+        Metric.of_key("speed.view_ms", view + 10 * shift, "ms", 10, 0.1, note),
+        Metric.of_key("speed.image_ms", scene + view, "ms", 10, 0.3, note),
+        Metric.of_key("speed.train_img_s", train, "img/s", 10, 1.0, note),
+        Metric.of_key("memory.image_mb", memory / 20, "MB", 1, note="allocator record"),
+        Metric.of_key("memory.train_mb", memory, "MB", 1, note="allocator record"),
+        Metric.of_key("cost.representation_parameters", 1000.0 * size / 512, "count", 1),
+        Metric.of_key("cost.scene_bytes", float(size), "bytes", 1, note="of one scene, as stored"),
+        Metric.of_key("cost.flops", view / 40, "GFLOP", 1, note="one image"),
     ]
     for r in (16, 32, 64):
         if kind == "image2d":
             continue
-        out.append(Measure(f"growth.rendering.view_ms@{r}", view * (r / 32) ** 1.9, "ms", 10, 0.1))
+        out.append(
+            Metric.of_key(f"growth.rendering.view_ms@{r}", view * (r / 32) ** 1.9, "ms", 10, 0.1)
+        )
     if kind == "image2d":
         out.append(missing("growth.rendering", "a picture has one size"))
     if kind in ("triplane", "voxel"):
         power = 2 if kind == "triplane" else 3
         out += [
-            Measure(f"growth.grid.scene_bytes@{r}", size * (r / 32) ** power, "bytes", 1)
+            Metric.of_key(f"growth.grid.scene_bytes@{r}", size * (r / 32) ** power, "bytes", 1)
             for r in (16, 32, 64)
         ]
     else:
         out.append(missing("growth.grid", "this representation stores no grid"))
     if kind == "nerf_mlp":
-        out.append(Measure("growth.image.scene_bytes_exponent", 0.0, "", 3))
+        out.append(Metric.of_key("growth.image.scene_bytes_exponent", 0.0, "", 3))
     return out
 
 

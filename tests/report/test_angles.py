@@ -1,9 +1,9 @@
 from fabricated_runs import make_run
 
-from lightning_gan3d.measure import Measure, missing, read_measures, write_measures
-from lightning_gan3d.report.angles import angles
-from lightning_gan3d.report.catalogue import angle_curve, metric, order
+from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
+from lightning_gan3d.metric_table import angle_curve, metric, order
 from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.plots.angles import angles
 from lightning_gan3d.report.runs import find_runs
 
 
@@ -14,7 +14,7 @@ def add(path, rows):
 
 def curve(suffix, values):
     return [
-        Measure(f"consistency.psnr{suffix}@{a:g}", v, "dB", 8, note="pairs")
+        Metric.of_key(f"consistency.psnr{suffix}@{a:g}", v, "dB", 8, note="pairs")
         for a, v in zip((0.25, 0.5, 1.0), values, strict=True)
     ]
 

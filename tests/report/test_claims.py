@@ -4,7 +4,7 @@ import pytest
 import yaml
 from fabricated_runs import NUMBERS, make_run
 
-from lightning_gan3d.measure import Measure, read_measures, write_measures
+from lightning_gan3d.metric import Metric, read_measures, write_measures
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
@@ -33,7 +33,7 @@ def edit(path, change, file="bench.json"):
 def setting(metric, **values):
     def change(m):
         row = {"metric": m.metric, "value": m.value, "unit": m.unit, "n": m.n, "spread": m.spread}
-        return [Measure(**row | {"note": m.note} | values)] if m.metric == metric else [m]
+        return [Metric.of_key(**row | {"note": m.note} | values)] if m.metric == metric else [m]
 
     return change
 
@@ -58,7 +58,7 @@ def super_resolved(path, enlarged, final, items=None, gain=None):
     rising = [[enlarged + i for i in range(len(items or []))], items or []]
     for name, value, rows in zip(names, values, rising * 2, strict=True):
         spread = 9.0 if items else 0.1
-        kept.append(Measure(name, value, "dB", 32, spread, "a note", rows))
+        kept.append(Metric.of_key(name, value, "dB", 32, spread, "a note", rows))
     write_measures(path / "evaluation.json", kept)
 
 
@@ -126,7 +126,7 @@ def test_bytes_grow_as_claimed_or_the_claim_fails(tmp_path, runs, kind, power):
     def linear(m):
         name = "growth.grid.scene_bytes@"
         size = int(m.metric.removeprefix(name)) if m.metric.startswith(name) else 0
-        return [Measure(m.metric, 1000.0 * size, "bytes", 1)] if size else [m]
+        return [Metric.of_key(m.metric, 1000.0 * size, "bytes", 1)] if size else [m]
 
     edit(runs[kind], linear)
     failed = one(tmp_path, bytes_of(kind))
@@ -147,7 +147,7 @@ def test_an_mlp_that_stores_a_grid_fails_its_claim(tmp_path, runs):
     edit(runs["nerf_mlp"], setting("growth.image.scene_bytes_exponent", value=0.0))
 
     def grid(m):
-        rows = [Measure(f"growth.grid.scene_bytes@{r}", r**3.0, "bytes", 1) for r in (16, 32)]
+        rows = [Metric.of_key(f"growth.grid.scene_bytes@{r}", r**3.0, "bytes", 1) for r in (16, 32)]
         return rows if m.metric == "growth.grid" else [m]
 
     edit(runs["nerf_mlp"], grid)
@@ -195,7 +195,7 @@ def test_superresolution_is_judged_at_one_pixel_scale(tmp_path, runs):
     """The rendering itself, at its own pixels, decides nothing: there scale alone counts."""
     super_resolved(runs["voxel"], 31.0, 30.3)
     rows = read_measures(runs["voxel"] / "evaluation.json")
-    raw = [Measure("consistency.psnr_raw", 25.0, "dB", 32, 0.1, "at 32 pixels")]
+    raw = [Metric.of_key("consistency.psnr_raw", 25.0, "dB", 32, 0.1, "at 32 pixels")]
     write_measures(runs["voxel"] / "evaluation.json", rows + raw)
     assert one(tmp_path, COSTS).verdict == "holds"
     edit(runs["voxel"], lambda m: [] if "enlarged" in m.metric else [m], "evaluation.json")

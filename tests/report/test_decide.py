@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from fabricated_runs import NUMBERS, make_run
 
-from lightning_gan3d.measure import Measure, missing, read_measures, write_measures
+from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
 from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
@@ -87,7 +87,7 @@ def test_what_no_run_has_for_one_reason_is_one_sentence_and_no_rows(tmp_path, ru
     assert sentence.replace("_", "\\_") in to_markdown(document, "plots")
     one = runs["voxel"] / "evaluation.json"
     rows = [m for m in read_measures(one) if m.metric != "refit.psnr_following"]
-    write_measures(one, [*rows, Measure("refit.psnr_following", 20.0, "dB", 8)])
+    write_measures(one, [*rows, Metric.of_key("refit.psnr_following", 20.0, "dB", 8)])
     document = compose(compare(find_runs([tmp_path])), [], [], [], [])
     table = next(t for t in document.tables if t.title == "View consistency without depth")
     assert "refit.psnr_following" in [m.name for m, _ in table.rows]

@@ -3,7 +3,7 @@ import json
 import pytest
 from fabricated_runs import make_run
 
-from lightning_gan3d.measure import Measure, read_measures, write_measures
+from lightning_gan3d.metric import Metric, read_measures, write_measures
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.paired import difference, differences
 from lightning_gan3d.report.runs import find_runs
@@ -129,7 +129,7 @@ def test_all_pairs_are_listed_and_written(tmp_path):
 
 
 def test_items_survive_the_file_and_rows_without_them_have_none(tmp_path):
-    rows = [Measure("a", 1.0, items=[0.5, None, 1.5]), Measure("b", 2.0)]
+    rows = [Metric.of_key("a", 1.0, items=[0.5, None, 1.5]), Metric.of_key("b", 2.0)]
     write_measures(tmp_path / "m.json", rows)
     assert read_measures(tmp_path / "m.json") == rows
     assert read_measures(tmp_path / "m.json")[0].items == (0.5, None, 1.5)

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from fabricated_runs import make_run
 
-from lightning_gan3d.measure import read_measures, write_measures
-from lightning_gan3d.report.catalogue import (
+from lightning_gan3d.metric import read_measures, write_measures
+from lightning_gan3d.metric_table import (
     gain_of,
     growth,
     leading,

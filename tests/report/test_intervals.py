@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_gan3d.report.intervals import mean_interval, why_none
+from lightning_gan3d.stats import mean_interval, why_none
 
 
 def test_the_interval_is_that_of_the_table_of_t():

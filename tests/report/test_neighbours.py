@@ -5,11 +5,11 @@ import torch
 from fabricated_runs import Ball, make_run
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.pixels import to_uint8
+from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metrics.sources import GeneratorSource
-from lightning_gan3d.report import neighbours as module
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.neighbours import neighbours
+from lightning_gan3d.report.plots import neighbours as module
+from lightning_gan3d.report.plots.neighbours import neighbours
 from lightning_gan3d.report.runs import find_runs
 
 TABLE = {

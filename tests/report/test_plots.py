@@ -5,12 +5,12 @@ import pytest
 from fabricated_runs import NUMBERS, make_run
 from matplotlib.colors import to_rgb
 
-from lightning_gan3d.report.axes import apart, tick
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.pareto import front, pareto
-from lightning_gan3d.report.plots import growths, quality, slope
+from lightning_gan3d.report.plots.axes import apart, tick
+from lightning_gan3d.report.plots.curves import growths, quality
+from lightning_gan3d.report.plots.pareto import front, pareto
+from lightning_gan3d.report.plots.style import DARK, LIGHT, inks
 from lightning_gan3d.report.runs import find_runs
-from lightning_gan3d.report.style import DARK, LIGHT, inks
 
 OWN = ("triplane", "voxel", "nerf_mlp", "image2d")
 
@@ -84,10 +84,6 @@ def test_labels_are_moved_apart_and_keep_their_order():
     assert crowded == pytest.approx([100.0, 90.0, 80.0])
 
 
-def test_the_exponent_of_a_power_law_is_found():
-    assert slope([16.0, 32.0, 64.0], [3.0 * r**2.5 for r in (16, 32, 64)]) == pytest.approx(2.5)
-
-
 def test_ticks_are_plain_numbers():
     assert [tick(x) for x in (0.05, 2.0, 1000.0, 15.0)] == ["0.05", "2", "1000", "15"]
 
@@ -115,7 +111,7 @@ def test_arithmetic_is_that_of_as_many_images_as_were_seen(comparison, tmp_path,
         ax.plot([0, 1], [1, 2])
         drawn.append({line.group.label: line.xs for line in lines})
 
-    monkeypatch.setattr("lightning_gan3d.report.plots.draw_lines", keep)
+    monkeypatch.setattr("lightning_gan3d.report.plots.curves.draw_lines", keep)
     plot = quality(comparison, "flops")
     assert "generator alone, forward" in plot.caption
     images = quality(comparison, "kimg")

@@ -7,11 +7,12 @@ import pytest
 from fabricated_runs import NUMBERS, Ball, make_run, write_labels
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.report import make, turntable
+from lightning_gan3d.report import make
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.make import make_report
-from lightning_gan3d.report.plots import quality
+from lightning_gan3d.report.plots import view_sheet
+from lightning_gan3d.report.plots.curves import quality
 from lightning_gan3d.report.runs import find_runs
 
 
@@ -35,7 +36,7 @@ def report(tmp_path_factory):
                 finished=(kind, seed) != ("voxel", 1),
             )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turntable, "NUM_LATENTS", 1)
+        patch.setattr(view_sheet, "NUM_LATENTS", 1)
         page = make_report([root], root / "report", ball_of)
     assert page == root / "report" / "index.html"
     return page.parent
@@ -227,7 +228,7 @@ def test_provenance_of_every_run_is_told(html):
 def few_plots(monkeypatch):
     """Drawing takes most of the time of a report."""
     monkeypatch.setattr(make, "plots", lambda comparison: [quality(comparison, "kimg")])
-    monkeypatch.setattr(turntable, "NUM_LATENTS", 1)
+    monkeypatch.setattr(view_sheet, "NUM_LATENTS", 1)
 
 
 @pytest.mark.usefixtures("few_plots")

@@ -2,14 +2,14 @@ import pytest
 import torch
 from fabricated_runs import Ball, make_run, write_labels
 
-from lightning_gan3d.report import turntable
 from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.plots import view_sheet
 from lightning_gan3d.report.runs import find_runs
 
 
 @pytest.fixture
 def one_latent(monkeypatch):
-    monkeypatch.setattr(turntable, "NUM_LATENTS", 1)
+    monkeypatch.setattr(view_sheet, "NUM_LATENTS", 1)
 
 
 def make(tmp_path, kinds, load):
@@ -17,7 +17,7 @@ def make(tmp_path, kinds, load):
     data = str(data if data.exists() else write_labels(data))
     for kind in kinds:
         make_run(tmp_path, kind, data=data)
-    return turntable.turntables(compare(find_runs([tmp_path])), load)
+    return view_sheet.turntables(compare(find_runs([tmp_path])), load)
 
 
 @pytest.mark.usefixtures("one_latent")
@@ -28,10 +28,10 @@ def test_all_see_the_same_numbers_from_the_same_cameras(tmp_path):
     a, b = (ball.asked[0] for ball in balls.values())
     assert torch.equal(a["z"], b["z"])
     assert torch.equal(a["cameras"].cam2world, b["cameras"].cam2world)
-    assert len(a["cameras"].cam2world) == turntable.NUM_VIEWS
+    assert len(a["cameras"].cam2world) == view_sheet.NUM_VIEWS
     assert a["psi"] == 1.0
     eyes = a["cameras"].origins
-    assert eyes.norm(dim=1) == pytest.approx(torch.full((turntable.NUM_VIEWS,), 3.2), abs=1e-4)
+    assert eyes.norm(dim=1) == pytest.approx(torch.full((view_sheet.NUM_VIEWS,), 3.2), abs=1e-4)
     assert "image2d: no depth" in plot.caption
     assert "Depth below each row, bright at 2." in plot.caption
 
@@ -46,14 +46,14 @@ def test_a_generator_that_cannot_be_loaded_leaves_a_reason(tmp_path):
     (plot,) = make(tmp_path, ["triplane", "voxel"], load)
     assert plot.files
     assert "voxel: no images: RuntimeError: checksum differs" in plot.caption
-    (plot,) = turntable.turntables(compare(find_runs([tmp_path / "voxel"])), lambda run: load(run))
+    (plot,) = view_sheet.turntables(compare(find_runs([tmp_path / "voxel"])), lambda run: load(run))
     assert plot.files == {}
     assert "checksum differs" in plot.why
 
 
 def test_without_the_data_there_are_no_cameras_and_it_says_so(tmp_path):
     make_run(tmp_path, "voxel", data=str(tmp_path / "gone.zip"))
-    (plot,) = turntable.turntables(compare(find_runs([tmp_path])), lambda _: Ball())
+    (plot,) = view_sheet.turntables(compare(find_runs([tmp_path])), lambda _: Ball())
     assert plot.files == {}
     assert "no cameras: the data of voxel/0000022e-s0 cannot be read" in plot.why
     assert "gone.zip" in plot.why
@@ -70,12 +70,12 @@ def test_the_first_finished_seed_stands_for_its_group(tmp_path):
         loaded.append(run.seed)
         return Ball()
 
-    turntable.turntables(compare(find_runs([tmp_path])), load)
+    view_sheet.turntables(compare(find_runs([tmp_path])), load)
     assert loaded == [1]
 
 
 def test_damaged_configurations_do_not_break_it(tmp_path):
     path = make_run(tmp_path, "voxel")
     (path / "config.yaml").write_text("name: voxel\nseed: 0\ndata: 3\n")
-    (plot,) = turntable.turntables(compare(find_runs([tmp_path])), lambda _: Ball())
+    (plot,) = view_sheet.turntables(compare(find_runs([tmp_path])), lambda _: Ball())
     assert "no cameras" in plot.why

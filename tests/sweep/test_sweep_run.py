@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from lightning_gan3d.sweep.config import expand, load_sweep
+from lightning_gan3d.sweep.local import plan_sweep, run_sweep
 from lightning_gan3d.sweep.process import Job
 from lightning_gan3d.sweep.record import read_record
-from lightning_gan3d.sweep.run import plan_sweep, run_sweep
 
 # `plan.json` in the root says, by name of the run: the exit code, and how long it takes.
 TRAINER = """

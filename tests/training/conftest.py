@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_gan3d.data.datamodule import DataModule
-from lightning_gan3d.data.synth import SynthConfig, make_synth
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.training.module import AdversarialModule
 

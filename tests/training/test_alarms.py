@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
 from lightning_gan3d.training.alarms import alarms, relief, scene_statistics
 
 

@@ -3,7 +3,7 @@ import torch
 
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
-from lightning_gan3d.training import compilation, run
+from lightning_gan3d.training import compilation, fit
 from lightning_gan3d.training.module import AdversarialModule
 
 
@@ -29,7 +29,7 @@ def test_leaves_are_compiled_and_what_is_penalised_never(tiny, tmp_path, monkeyp
     monkeypatch.setattr(torch.nn.Module, "compile", note)
     monkeypatch.setattr(AdversarialModule, "training_step", caught)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run.train_run(tiny("training.compile=true"), tmp_path / "runs", say=lambda _: None)
+        fit.train_run(tiny("training.compile=true"), tmp_path / "runs", say=lambda _: None)
     generator, discriminator = trained[0].generator, trained[0].discriminator
     for part in ("mapping", "representation.synthesis", "superresolution"):
         assert any(m is generator.get_submodule(part) for m in compiled)

@@ -8,15 +8,16 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from lightning_gan3d import runs
 from lightning_gan3d.checkpoints import store
-from lightning_gan3d.training import distributed, launch, rundir
+from lightning_gan3d.training import distributed, launch
+from lightning_gan3d.training.fit import train_process
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.run import train_process
 
 CPU = torch.device("cpu")
 # Children are forked from a server that has imported but not computed: autograd does not survive
 # the fork of a process that has, and importing anew in each child takes seconds.
-multiprocessing.set_forkserver_preload(["lightning_gan3d.training.run"])
+multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
 
 
 def train(config, path):
@@ -24,7 +25,7 @@ def train(config, path):
     torch.set_num_threads(1)
     if launch.rank_of_environment() == 0:
         path.mkdir()
-        rundir.write_config(path, config)
+        runs.write_config(path, config)
     return train_process(config, path, None, CPU, [], lambda _: None)
 
 
@@ -51,7 +52,7 @@ def both_ways(tiny, path, *overrides):
     assert train(tiny(*OPTIONS, *overrides), path / "one") == 0
     shared = tiny(*OPTIONS, *overrides, "training.devices=2")
     assert launch.processes(train, (shared, path / "two"), 2, method="forkserver") == 0
-    return [(networks(path / n), rundir.Run(path / n).metrics()) for n in ("one", "two")]
+    return [(networks(path / n), runs.Run(path / n).metrics()) for n in ("one", "two")]
 
 
 def assert_rows_agree(first, second):

@@ -13,18 +13,18 @@ from lightning_gan3d.checkpoints import native, store
 from lightning_gan3d.checkpoints.importer import import_file
 from lightning_gan3d.checkpoints.load import read_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
-from lightning_gan3d.config import ConfigError, Refusal
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.data.datamodule import DataModule
-from lightning_gan3d.data.synth import SynthConfig, make_synth
-from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.training import state
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
+from lightning_gan3d.experiment import load_experiment, make_networks
+from lightning_gan3d.runs import Run, run_path
+from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.config import InitConfig
 from lightning_gan3d.training.ema import ExponentialMovingAverage
-from lightning_gan3d.training.initialise import fingerprint, initialise
-from lightning_gan3d.training.module import AdversarialModule, make_networks
+from lightning_gan3d.training.finetune import fingerprint, initialise
+from lightning_gan3d.training.fit import train_run
+from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.plan import plan
-from lightning_gan3d.training.run import train_run
-from lightning_gan3d.training.rundir import Run, run_path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
 
@@ -49,7 +49,7 @@ def source(tiny, train, tmp_path):
         for parameter in module.average.parameters():
             parameter.add_(0.5)  # the average is told from what it averages
     path = tmp_path / "source"
-    state.save(module, config, path / "checkpoints", 1.0)
+    checkpoint.save(module, config, path / "checkpoints", 1.0)
     return path, module
 
 
@@ -186,7 +186,7 @@ def test_schedules_restart_go_on_or_are_those_of_a_resume_of_eg3d(
 def test_keep_counts_from_the_very_first_image(source, begin, tiny, tmp_path):
     _, module = source
     module.images_before = 100  # as if it had kept the schedules of its own source
-    state.save(module, tiny(), tmp_path / "again" / "checkpoints", 1.0)
+    checkpoint.save(module, tiny(), tmp_path / "again" / "checkpoints", 1.0)
     assert begin(tmp_path / "again", schedules="keep")[0].images_before == 124
     assert begin(tmp_path / "again", schedules="restart")[0].images_before == 0
     told = begin(tmp_path / "again", "init_from.kimg=0.2", schedules="keep")[0]
@@ -266,7 +266,7 @@ def test_sources_that_cannot_be_used_are_refused_and_leave_no_run(
     source, tiny, start, tmp_path, kind, words
 ):
     path = spoilt(kind, *source, tiny(), tmp_path)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         start(tiny(f"init_from.path='{path}'"))
     assert words in str(caught.value)
     assert not (tmp_path / "runs").exists()
@@ -286,7 +286,7 @@ def test_other_networks_are_refused_before_any_process_starts(
     def build(*_):
         raise AssertionError("built")
 
-    monkeypatch.setattr("lightning_gan3d.training.run.AdversarialModule", build)
+    monkeypatch.setattr("lightning_gan3d.training.fit.AdversarialModule", build)
     monkeypatch.setattr("lightning_gan3d.training.launch.processes", build)
     for devices in (1, 2):
         split = (f"training.devices={devices}", "training.microbatch=4")
@@ -309,7 +309,7 @@ def test_a_run_that_begins_again_insists_on_its_source(source, tiny, start, stop
     with torch.no_grad():
         next(module.generator.parameters()).add_(1.0)
     shutil.rmtree(path)
-    state.save(module, tiny("seed=5"), path / "checkpoints", 1.0)
+    checkpoint.save(module, tiny("seed=5"), path / "checkpoints", 1.0)
     stop_at(None)
     with pytest.raises(ConfigError, match="is not what this run began with"):
         start(tiny(*overrides))
@@ -343,7 +343,7 @@ def test_schedules_of_no_source_are_refused(tiny):
 
 def test_a_dry_run_looks_at_the_source(tiny, source):
     assert "generator" in plan(tiny(f"init_from.path={source[0]}"))
-    with pytest.raises(Refusal, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         plan(tiny("init_from.path=nowhere"))
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from lightning_gan3d.contract import Images
+from lightning_gan3d.images import Images
 from lightning_gan3d.training import losses
-from lightning_gan3d.training.pairs import blur_pair
+from lightning_gan3d.training.discriminator_input import blur_pair
 
 
 def column(*values):

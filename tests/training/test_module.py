@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.experiment import make_networks
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, SynthesisLayer
 from lightning_gan3d.training import module as module_file
-from lightning_gan3d.training.module import AdversarialModule, make_networks
+from lightning_gan3d.training.module import AdversarialModule
 
 PLAIN = ("loss.r1_gamma=0", "training.rendering_resolution={initial: 8, final: null}")
 """Steps without penalties, at one resolution."""

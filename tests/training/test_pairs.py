@@ -1,9 +1,7 @@
 import torch
 
-from lightning_gan3d.contract import Images
-from lightning_gan3d.data.pixels import to_float
-from lightning_gan3d.generator import resize
-from lightning_gan3d.training.pairs import blur, blur_kernel, blur_pair, real_pair
+from lightning_gan3d.images import Images, resize, to_float
+from lightning_gan3d.training.discriminator_input import blur, blur_kernel, blur_pair, real_pair
 
 
 def stored(v=2, size=16):

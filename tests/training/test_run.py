@@ -11,12 +11,12 @@ import yaml
 
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.load import load_generator
-from lightning_gan3d.config import ConfigError, Refusal
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.networks.fused.report import describe
-from lightning_gan3d.training import run as run_file
+from lightning_gan3d.runs import Run, RunLock, run_path
+from lightning_gan3d.training import fit as run_file
+from lightning_gan3d.training.fit import train_run
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.run import train_run
-from lightning_gan3d.training.rundir import Run, RunLock, run_path
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ class FakeWandb(types.ModuleType):
 def test_the_mirror_repeats_rows_and_never_fails_the_run(tiny, start, monkeypatch, fault):
     fake = FakeWandb(fault)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr("lightning_gan3d.training.mirror.PATIENCE", 0.0)
+    monkeypatch.setattr("lightning_gan3d.training.wandb_mirror.PATIENCE", 0.0)
     config = tiny(
         "logging.wandb=offline", "training.sample_kimg=0.032", "logging.wandb_timeout=0.3"
     )
@@ -388,7 +388,7 @@ def test_a_run_is_finished_when_it_is_measured(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return "measured"
 
-    monkeypatch.setattr("lightning_gan3d.metrics.run.evaluate_run", evaluate_run)
+    monkeypatch.setattr("lightning_gan3d.metrics.evaluate_target.evaluate_run", evaluate_run)
     said = []
     assert train_run(config, tmp_path / "runs", say=said.append) == 75
     assert "trained, but not measured" in said[-1]
@@ -405,7 +405,7 @@ def test_a_failing_measure_is_a_line_and_a_failed_run(tiny, tmp_path, monkeypatc
     def evaluate_run(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("lightning_gan3d.metrics.run.evaluate_run", evaluate_run)
+    monkeypatch.setattr("lightning_gan3d.metrics.evaluate_target.evaluate_run", evaluate_run)
     config, said = tiny("training.kimg=0.016"), []
     assert train_run(config, tmp_path / "runs", say=said.append) == 4
     assert any("not measured: RuntimeError: no memory" in line for line in said)
@@ -418,13 +418,13 @@ def test_a_last_save_that_fails_does_not_finish_the_run(tiny, tmp_path, monkeypa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lightning_gan3d.training.state.save", full)
+    monkeypatch.setattr("lightning_gan3d.training.checkpoint.save", full)
     assert train_run(config, tmp_path / "runs", say=said.append, measure=False) == 75
     assert not Run(run_path(config, tmp_path / "runs")).finished
 
 
 def test_several_processes_are_refused_bad_data_in_one_line(tiny, tmp_path):
     config = tiny("training.devices=2", "training.microbatch=4", "data.path=gone.zip")
-    with pytest.raises(Refusal, match="gone"):
+    with pytest.raises(UserError, match="gone"):
         train_run(config, tmp_path / "runs", measure=False)
     assert not (tmp_path / "runs").exists()

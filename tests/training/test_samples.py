@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Images
+from lightning_gan3d.experiment import make_networks
+from lightning_gan3d.images import Images
 from lightning_gan3d.training.config import LoggingConfig
-from lightning_gan3d.training.module import make_networks
 from lightning_gan3d.training.samples import sample_cameras, sample_grid, save_png, shown_depth
 
 CPU = torch.device("cpu")

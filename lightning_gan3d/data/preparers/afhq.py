@@ -12,8 +12,8 @@ import numpy as np
 from lightning_gan3d.cameras import pinhole
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, open_source
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.listed import images_of, read_listed
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.write import Prepared, Progress, write_views
 
 _ANIMALS = ("cat", "dog", "wild")

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.preparers.options import Convention, WorldUp
+from lightning_gan3d.data.preparers.config import Convention, WorldUp
 
 _CAMERA = {"opencv": (1.0, 1.0, 1.0), "opengl": (1.0, -1.0, -1.0)}
 """Signs of the camera's axes."""

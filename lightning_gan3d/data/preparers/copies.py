@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.conventions import azimuth
-from lightning_gan3d.data.preparers.options import PrepareConfig
 
 BIN_DEGREES = 5
 """Width of the bins of azimuth by which images are repeated."""

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.labels import MAX_FOCAL
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.listed import Listed, crop_intrinsics, images_of, read_listed
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.write import Cut, Prepared, Progress, write_views
 
 PIVOT = (0.0, 0.0, 0.175)

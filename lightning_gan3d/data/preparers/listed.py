@@ -12,8 +12,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError, Source
 from lightning_gan3d.data.decode import is_image
 from lightning_gan3d.data.preparers.camera_files import Kind, find_camera_file, match_cameras
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.conventions import to_opencv
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.plan import View
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError, Source
 from lightning_gan3d.data.labels import check_cameras
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.conventions import check_directions
 from lightning_gan3d.data.preparers.copies import find_twins, replica_counts
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.splits import hold_out
 
 

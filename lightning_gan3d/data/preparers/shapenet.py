@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, Source, open_source
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.conventions import to_opencv
 from lightning_gan3d.data.preparers.listed import images_of, read_listed
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.plan import View
 from lightning_gan3d.data.preparers.write import Prepared, Progress, write_views
 

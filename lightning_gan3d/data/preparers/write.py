@@ -14,8 +14,8 @@ from PIL import Image
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError, Source
 from lightning_gan3d.data.decode import decode
+from lightning_gan3d.data.preparers.config import PrepareConfig
 from lightning_gan3d.data.preparers.conventions import azimuth
-from lightning_gan3d.data.preparers.options import PrepareConfig
 from lightning_gan3d.data.preparers.plan import Planned, View, plan_views
 from lightning_gan3d.data.squares import centre_square
 from lightning_gan3d.data.writer import DatasetWriter

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.lowering import LoweredGrid
 from lightning_gan3d.simd import describe as describe_vectors
-from renderers.fused.cpu import passes, texels
+from renderers.fused.cpu import march_numba, texels
 from renderers.fused.cpu.job import prepare
 from renderers.march import Random, Sums
 from renderers.paths import Request
@@ -50,7 +50,7 @@ def march(request: Request) -> Sums:
     inputs = _inputs(request.grid)
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return Sums(*_March.apply(request, *inputs))
-    sums, _ = passes.forward(prepare(request), keep=False)
+    sums, _ = march_numba.forward(prepare(request), keep=False)
     return sums
 
 
@@ -64,7 +64,7 @@ class _March(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, request: Request, *inputs: Tensor) -> tuple[Tensor, ...]:
-        sums, fine = passes.forward(prepare(request), keep=True)
+        sums, fine = march_numba.forward(prepare(request), keep=True)
         ctx.save_for_backward(fine, *inputs, *request.rays, *request.part, *request.random)
         grid = request.grid
         ctx.rest = request.options, grid.axes, grid.activation, request.scene_cfg
@@ -80,7 +80,7 @@ class _March(torch.autograd.Function):
         rays, part = Rays(origins, dirs), Span(near, far)
         request = Request(options, grid, scene_cfg, rays, part, Random(*random))
         wants_grids, *wants_weights = ctx.needs_input_grad[1:]
-        d_grids, d_decoder = passes.backward(
+        d_grids, d_decoder = march_numba.backward(
             prepare(request), fine, Sums(*d_sums), wants_grids, any(wants_weights)
         )
         return None, d_grids, *d_decoder

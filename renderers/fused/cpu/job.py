@@ -7,16 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from renderers.fused.cpu.lines import EXP, RELU, SOFTPLUS, Rules
-from renderers.fused.cpu.memory import (
-    SIDE,
-    TILE,
-    Along,
-    Sizes,
-    Weights,
-    sizes_of,
-    weights_of,
-)
+from renderers.fused.cpu.row_layout import EXP, RELU, SOFTPLUS, Rules
+from renderers.fused.cpu.workspace import SIDE, TILE, Along, Sizes, Weights, sizes_of, weights_of
 from renderers.paths import Request
 
 NONE = np.zeros((0, 0), np.float32)

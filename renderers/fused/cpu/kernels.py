@@ -8,12 +8,12 @@ gradient for threads, and the same bits for any number of them.
 import numpy as np
 
 from lightning_gan3d.simd import WIDTH, entry, helper, matmul
-from renderers.fused.cpu.decoder import blend, hide, project, unblend, unhide
-from renderers.fused.cpu.grids import TABLE, find_corners, gather, scatter
-from renderers.fused.cpu.lines import D_SIGMA, OMEGA, SHADE, SIGMA, SORTED_T, Q, Rules, T
-from renderers.fused.cpu.memory import SIDE, TILE, Along, Scratch, Seen, Sizes, Weights
-from renderers.fused.cpu.places import ascends, begin, cut, invert, pool, sort, stratify
-from renderers.fused.cpu.weights import share, sums, unweigh, weigh
+from renderers.fused.cpu.grid_lookup import TABLE, find_corners, gather, scatter
+from renderers.fused.cpu.mlp import blend, hide, project, unblend, unhide
+from renderers.fused.cpu.quadrature import share, sums, unweigh, weigh
+from renderers.fused.cpu.ray_samples import ascends, begin, cut, invert, pool, sort, stratify
+from renderers.fused.cpu.row_layout import D_SIGMA, OMEGA, SHADE, SIGMA, SORTED_T, Q, Rules, T
+from renderers.fused.cpu.workspace import SIDE, TILE, Along, Scratch, Seen, Sizes, Weights
 
 WIDER, LOWER = np.float32(1.002), np.float32(0.001)
 """feature = WIDER * sigmoid - LOWER."""

@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from renderers.fused.cpu.grids import TABLE
-from renderers.fused.cpu.memory import padded
+from renderers.fused.cpu.grid_lookup import TABLE
+from renderers.fused.cpu.workspace import padded
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST = 2**31

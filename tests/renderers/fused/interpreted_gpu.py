@@ -11,7 +11,7 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
-from renderers.fused import launches
+from renderers.fused.gpu import launches
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 NEAR_FAR = dict(bounds="near_far", near=2.2, far=4.4)

@@ -46,7 +46,7 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
     import compiled
     from triton import knobs
 
-    from renderers.fused import gpu, launches
+    from renderers.fused.gpu import launches, march_triton
 
     if not compiled.CUOBJDUMP.exists():
         pytest.skip("this build of Triton brings no cuobjdump")
@@ -60,7 +60,7 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
     rays = views(1).rays(128)
     part, _ = span(*rays, field.box, o.bounds, o.near, o.far)
     request = Request(o, field.lower(), field.scene_cfg, rays, part, Random())
-    gpu.march(request).feature.sum().backward()
+    march_triton.march(request).feature.sum().backward()
     names = [u.name for u in usages]
     assert names.count("sigma_kernel") == names.count("feature_kernel") == 2
     assert len(set(names)) == 8

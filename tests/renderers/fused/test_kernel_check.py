@@ -11,7 +11,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import DensityConfig, SceneConfig
 from lightning_gan3d.draws import Draws
 from renderers import paths
-from renderers.fused import check
+from renderers.fused import kernel_check
 from renderers.march import march
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -42,8 +42,8 @@ def kernel(monkeypatch):
     module.march = fused
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
     monkeypatch.setattr(paths, "KERNELS", {"numba": (module.__name__, "cpu")})
-    monkeypatch.setattr(check, "_found", {})
-    monkeypatch.setattr(check, "_tries", {})
+    monkeypatch.setattr(kernel_check, "_found", {})
+    monkeypatch.setattr(kernel_check, "_tries", {})
     return module
 
 
@@ -61,9 +61,9 @@ def test_a_sound_kernel_is_checked_once_and_used(kernel):
     for _ in range(2):
         render(kernel, o)
         assert str(o.path_taken) == "a kernel"
-    assert kernel.asked == [check.NUM_RAYS, 24**2, 24**2]
+    assert kernel.asked == [kernel_check.NUM_RAYS, 24**2, 24**2]
     render(kernel, o, gradient=True)  # another kind: its gradient was not looked at
-    assert kernel.asked == [check.NUM_RAYS, 24**2, 24**2, check.NUM_RAYS, 24**2]
+    assert kernel.asked == [kernel_check.NUM_RAYS, 24**2, 24**2, kernel_check.NUM_RAYS, 24**2]
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_what_the_plain_path_raises_is_not_the_kernels_fault(kernel, monkeypatch
     def plain(*_):
         raise RuntimeError("the field is wrong")
 
-    monkeypatch.setattr(check, "march", plain)
+    monkeypatch.setattr(kernel_check, "march", plain)
     with pytest.raises(RuntimeError, match="the field is wrong"):
         render(kernel, renderer())
-    assert check._found == {}
+    assert kernel_check._found == {}
 
 
 OTHER_KINDS = [
@@ -245,20 +245,20 @@ def test_empty_rays_tell_nothing_so_the_check_is_repeated(kernel):
     away = away._replace(cam2world=away.cam2world * torch.tensor([1.0, 1, -1, 1]))
     with torch.no_grad():
         o(kernel.field, away, 24)
-    assert check._found == {}
+    assert kernel_check._found == {}
     render(kernel, o)
-    assert list(check._found.values()) == [""]
+    assert list(kernel_check._found.values()) == [""]
 
 
 def test_what_tells_nothing_is_tried_a_few_times_and_then_trusted(kernel):
     o = renderer()
     away = orbit(1)
     away = away._replace(cam2world=away.cam2world * torch.tensor([1.0, 1, -1, 1]))
-    for _ in range(check.MOST_TRIES + 2):
+    for _ in range(kernel_check.MOST_TRIES + 2):
         with torch.no_grad():
             o(kernel.field, away, 24)
         assert str(o.path_taken) == "a kernel"
-    tried = [check.NUM_RAYS, 24**2] * check.MOST_TRIES
+    tried = [kernel_check.NUM_RAYS, 24**2] * kernel_check.MOST_TRIES
     assert kernel.asked == [*tried, 24**2, 24**2]
 
 
@@ -269,7 +269,7 @@ def test_a_field_that_is_not_finite_says_nothing_about_a_kernel(kernel, gradient
     kernel.field = type(sound)(sound.planes * torch.nan, sound.decoder, sound.scene_cfg)
     render(kernel, o, gradient)
     assert str(o.path_taken) == "a kernel"
-    assert check._found == {}
+    assert kernel_check._found == {}
     kernel.field = sound
     kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
     render(kernel, o, gradient)
@@ -282,7 +282,7 @@ def test_nothing_is_compared_while_a_graph_is_recorded(kernel, monkeypatch):
     o = renderer()
     render(kernel, o)
     assert kernel.asked == [24**2]
-    assert check._found == {}
+    assert kernel_check._found == {}
 
 
 def test_draws_go_with_their_rays(kernel):

@@ -1,0 +1,158 @@
+"""Tables of a page made from stored measurements, so that no number is typed.
+
+A page marks where a table goes, and from which file it is made:
+
+    <!-- table: against cpu/against.json -->
+    <!-- end -->
+
+`python -m benchmarks.docs_tables docs/performance.md benchmarks/results` fills them in.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_gan3d.metric import Metric, read_measures
+from lightning_gan3d.metric_table import metric, significant
+from lightning_gan3d.report.groups import representation_order
+
+GOALS: dict[tuple[str, str, str], tuple[float, float | None]] = {
+    ("cpu", "renderer_128_forward", "fp32"): (10.0, 20.0),
+    ("cpu", "renderer_128_forward_backward", "fp32"): (10.0, 20.0),
+    ("cpu", "image", "fp32"): (2.5, None),
+    ("cpu", "image", "bf16"): (7.0, None),
+    ("cpu", "view", "fp32"): (2.3, None),
+    ("cpu", "view", "bf16"): (7.0, None),
+    ("cpu", "step", "fp32"): (2.0, 2.0),
+    ("cpu", "step", "bf16"): (4.0, 2.0),
+    ("cuda", "view", "bf16"): (5.0, None),
+}
+"""By device, work and precision: how many times as fast, and how many times less memory."""
+
+MARK = re.compile(r"(<!-- table: (\w+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+STAGES = (
+    "mapping",
+    "scene",
+    "rendering",
+    "rendering_gradient",
+    "superresolution",
+    "view",
+    "image",
+    "discriminator",
+    "train_g",
+    "train_g_density",
+    "train_d",
+    "train_d_penalty",
+)
+
+
+def fill(page: str, results: Path) -> str:
+    """Return the page with every table made anew. An unknown kind or a missing file is an error."""
+    makers: dict[str, Callable[[Path], str]] = {"against": against, "stages": stages}
+
+    def table(match: re.Match[str]) -> str:
+        begin, kind, name, _, end = match.groups()
+        return f"{begin}\n{makers[kind](results / name)}\n\n{end}"
+
+    return MARK.sub(table, page)
+
+
+def against(path: Path) -> str:
+    """The comparison with the official code."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    about = content["about"]
+    kind = "cpu" if about["device"].startswith("cpu") else "cuda"
+    head = (
+        "| work | official | ours | faster | quartiles | goal | official | ours | less | goal | "
+        "agreement |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = [_against_row(row, kind) for row in content["rows"]]
+    paths = "; ".join(dict.fromkeys(r["path"] for r in content["rows"] if r["path"]))
+    note = (
+        f"{about['device']}; {about['threads']} threads; {about['versions']}; {about['official']}. "
+        f"Rays were marched by: {paths}.\n\n`{about['command']}`"
+    )
+    return "\n".join([head, *rows, "", note])
+
+
+def _against_row(row: dict[str, Any], kind: str) -> str:
+    speed, memory = GOALS.get((kind, row["key"], row["precision"]), (None, None))
+    theirs, ours = row["official_mb"], row["ours_mb"]
+    less = theirs / ours if theirs and ours else None
+    cells = [
+        f"{row['what']}, {row['precision']}",
+        _ms(row["official_ms"]),
+        _ms(row["ours_ms"]),
+        f"**{significant(row['ratio'])}x**",
+        f"{significant(row['ratio_low'])} to {significant(row['ratio_high'])}",
+        _goal(speed, row["ratio"]),
+        "" if theirs is None else f"{theirs:,.0f} MB",
+        "" if ours is None else f"{ours:,.0f} MB",
+        "" if less is None else f"{significant(less)}x",
+        _goal(memory, less),
+        row["agreement"],
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _goal(goal: float | None, reached: float | None) -> str:
+    if goal is None or reached is None:
+        return ""
+    return f"≥ {goal:g}x: {'reached' if reached >= goal else 'missed'}"
+
+
+def _ms(value: float) -> str:
+    return f"{significant(value)} ms" if value < 1000 else f"{significant(value / 1000)} s"
+
+
+def stages(path: Path) -> str:
+    """Time, share of the floor and memory of each stage of the generators below a folder."""
+    found = {
+        file.parent.name: {m.metric: m for m in read_measures(file)}
+        for file in sorted(path.glob("*/bench.json"))
+    }
+    if not found:
+        raise FileNotFoundError(f"{path}: no */bench.json there")
+    names = sorted(found, key=lambda n: representation_order(n.rpartition("-")[2]))
+    head = f"| stage | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
+    rows = []
+    for stage in STAGES:
+        cells = [_stage(found[name], stage) for name in names]
+        if any(cells):
+            label = metric(f"speed.{stage}_ms", "ms").label
+            rows.append(f"| {label} | {' | '.join(cells)} |")
+    fused = [found[n].get("speed.fused") for n in names]
+    rows.append(f"| rays marched by | {' | '.join(m.note if m else '' for m in fused)} |")
+    first = found[names[0]]
+    peaks = ", ".join(
+        f"{m.value:.4g} {m.unit}"
+        for key in ("speed.peak_gflop_s", "speed.peak_gb_s")
+        if (m := first[key]).value is not None
+    )
+    return "\n".join([head, *rows, "", f"{first['speed.threads'].note}. Peaks: {peaks}."])
+
+
+def _stage(measures: dict[str, Metric], stage: str) -> str:
+    time, share = measures.get(f"speed.{stage}_ms"), measures.get(f"speed.{stage}_floor_share")
+    memory = measures.get(f"memory.{stage}_mb")
+    if time is None or time.value is None:
+        return ""
+    parts = [_ms(time.value)]
+    if share is not None and share.value is not None:
+        parts.append(f"{100 * share.value:.0f} % of floor")
+    if memory is not None and memory.value is not None:
+        parts.append(f"{memory.value:,.0f} MB")
+    return ", ".join(parts)
+
+
+def main(page: str, results: str) -> None:
+    """Fill the tables of a page in place."""
+    file = Path(page)
+    file.write_text(fill(file.read_text(encoding="utf-8"), Path(results)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

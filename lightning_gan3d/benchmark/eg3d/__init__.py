@@ -1,0 +1,1 @@
+"""The benchmark beside the official EG3D: agreement, speed, memory."""

@@ -1,0 +1,1 @@
+"""Own images with poses: COLMAP, transforms.json."""

@@ -1,0 +1,1 @@
+"""Procedural figures with known shape, pose and depth."""

@@ -1,0 +1,98 @@
+"""Atomic writes, digests and provenance. Imports no torch."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_gan3d.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it there on success, remove it on failure.
+
+    Two processes, or two threads, may write the same file: the last one wins.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically. NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def sha256_of_text(text: str, digits: int = 64) -> str:
+    """Return the first hexadecimal `digits` of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes of tensors, sorted by name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        # View as bytes: NumPy has no bfloat16.
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def provenance(command: Sequence[str] = ()) -> dict[str, Any]:
+    """Version, commit, library versions and command: what reproduces a file besides its config."""
+    packages = ("torch", "torchvision", "lightning", "numpy")
+    return {
+        "version": __version__,
+        **_commit(),
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: metadata.version(name) for name in packages},
+        },
+        "command": list(command),
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the clone, and whether tracked files differ; None for an installed package."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", __file__)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD") if tracked else None, "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

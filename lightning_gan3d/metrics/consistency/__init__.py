@@ -1,0 +1,1 @@
+"""View consistency: reprojection, flicker, refitted fields."""

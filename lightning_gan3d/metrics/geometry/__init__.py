@@ -1,0 +1,1 @@
+"""Shape statistics: depth maps, volumes, meshes."""

@@ -1,0 +1,175 @@
+"""Pose: a small regressor trained on the real images reads the cameras of generated ones."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import to_float
+from lightning_gan3d.metrics.cache import kept
+from lightning_gan3d.metrics.sources import ImageSet
+
+LEARNING_RATE = 2e-3
+"""Highest step of Adam; it falls to zero along a cosine."""
+READ_AT_ONCE = 256
+"""Images read by the regressor at a time."""
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """The protocol of the pose measure."""
+
+    resolution: int = 32
+    """Side in pixels of what the regressor sees; larger images are reduced to it."""
+    iterations: int = 1000
+    """Training steps of the regressor."""
+    batch: int = 32
+    """Images of one training step."""
+    threshold_degrees: float = 20.0
+    """An image counts as posed right where its camera lies within this angle of the one asked
+    for."""
+    estimator: str | None = None
+    """TorchScript file of a pose estimator of yours, read beside the regressor; null: none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for field, least in (("resolution", 16), ("iterations", 1), ("batch", 1)):
+            if getattr(self, field) < least:
+                raise ConfigError(
+                    f"pose.{field}={getattr(self, field)}: use a whole number from {least}",
+                    field=field,
+                )
+        if not 0 < self.threshold_degrees <= 180:
+            raise ConfigError(
+                f"pose.threshold_degrees={self.threshold_degrees}: use degrees in (0, 180], e.g. "
+                "20",
+                field="threshold_degrees",
+            )
+
+
+def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
+    """Make a rotation of its first two columns, orthonormalised (Zhou et al. 2019).
+
+    Unlike angles, these numbers have no jumps.
+    """
+    first = normalize(x[:, :3], dim=-1)
+    rest = x[:, 3:] - (first * x[:, 3:]).sum(-1, keepdim=True) * first
+    second = normalize(rest, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
+def angle_between(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
+    """Angle in radians of the rotation that takes a to b, in [0, pi].
+
+    Twice the arc sine of half the distance over sqrt 2: the arc cosine of the trace loses small
+    angles in float32.
+    """
+    chord = (a - b).flatten(1).norm(dim=1) / (2 * math.sqrt(2))
+    return 2 * torch.asin(chord.clamp(max=1))
+
+
+class PoseRegressor(nn.Module):
+    """A small network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
+
+    def __init__(self, resolution: int) -> None:
+        """Build the network, at whatever weights torch draws."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in (32, 64, 96):
+            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.LeakyReLU(0.1)]
+            channels = width
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, 6)]
+        self.layers = nn.Sequential(*layers)
+        self.resolution = resolution
+
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
+        """Read the rotations of images of any size."""
+        if image.shape[-1] != self.resolution:
+            size = (self.resolution, self.resolution)
+            image = interpolate(image, size, mode="bilinear", antialias=True)
+        return rotation_from_6d(self.layers(image))
+
+
+def rotations(labels: Float[Tensor, "n 25"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations of the labels' cameras."""
+    return Cameras.from_label(labels).cam2world[:, :3, :3]
+
+
+def _disturb(image: Float[Tensor, "n 3 h w"], draws: Draws) -> Float[Tensor, "n 3 h w"]:
+    """Change contrast and tint and add noise, so that shape is read rather than exact colours."""
+    n = len(image)
+    gain = 0.8 + 0.4 * draws.uniform("gain", (n, 1, 1, 1), image.device)
+    tint = 0.1 * draws.normal("tint", (n, 3, 1, 1), image.device)
+    return image * gain + tint + 0.05 * draws.normal("noise", image.shape, image.device)
+
+
+def train_regressor(
+    train: ImageSet, cfg: PoseConfig, seed: int = 0, device: torch.device | str = "cpu"
+) -> PoseRegressor:
+    """Train on real images and their labels, by the squared distance of rotation matrices."""
+    draws = Draws(seed).scope("pose")
+    labels = torch.as_tensor(train.labels)
+    regressor = PoseRegressor(min(cfg.resolution, train.resolution))
+    with torch.no_grad():
+        for name, p in regressor.named_parameters():
+            bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
+            p.copy_((draws.uniform(f"init/{name}", p.shape) * 2 - 1) * bound)
+    regressor.to(device)
+    optimizer = torch.optim.Adam(regressor.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.iterations)
+    for i in range(cfg.iterations):
+        step = draws.at(i)
+        which = step.integers("images", len(train), (cfg.batch,))
+        image = _disturb(to_float(train.images(which)).to(device), step)
+        error = regressor(image) - rotations(labels[which]).to(device)
+        optimizer.zero_grad()
+        error.square().sum(dim=(1, 2)).mean().backward()
+        optimizer.step()
+        schedule.step()
+    return regressor.eval().requires_grad_(False)
+
+
+def pose_errors(
+    regressor: PoseRegressor, images: Float[Tensor, "n 3 h w"], cameras: Cameras
+) -> Float[Tensor, " n"]:
+    """Angles in radians between the cameras that images show and those that were asked for."""
+    with torch.no_grad():
+        return angle_between(regressor(images), cameras.cam2world[:, :3, :3])
+
+
+def pose_errors_of(
+    regressor: PoseRegressor, images: ImageSet, device: torch.device | str = "cpu"
+) -> Float[Tensor, " n"]:
+    """Errors of the regressor on real images."""
+    labels = torch.as_tensor(images.labels)
+    found = []
+    for which in torch.split(torch.arange(len(images)), READ_AT_ONCE):
+        some: UInt8[Tensor, "n 3 h w"] = images.images(which)
+        cameras = Cameras.from_label(labels[which].to(device))
+        found.append(pose_errors(regressor, to_float(some).to(device), cameras).cpu())
+    return torch.cat(found)
+
+
+def kept_regressor(
+    train: ImageSet,
+    cfg: PoseConfig,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    cache: Path | None = None,
+) -> PoseRegressor:
+    """Return the regressor of a data set: kept in the cache folder, else trained."""
+    key = [train.fingerprint, cfg.resolution, cfg.iterations, cfg.batch, seed]
+    regressor = PoseRegressor(min(cfg.resolution, train.resolution))
+    regressor.load_state_dict(
+        kept(cache, "pose", key, lambda: train_regressor(train, cfg, seed, device).state_dict())
+    )
+    return regressor.to(device).eval().requires_grad_(False)

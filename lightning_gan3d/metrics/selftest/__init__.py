@@ -1,0 +1,1 @@
+"""Metrics on scenes whose answers are known."""

@@ -1,0 +1,1 @@
+"""The volume renderer on CUDA in Triton kernels: `renderer.path=triton`."""
