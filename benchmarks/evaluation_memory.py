@@ -32,8 +32,8 @@ from lightning_gan3d.benchmark.resident import resident_peak
 from lightning_gan3d.benchmark.setup import current
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
 from lightning_gan3d.metrics.sources import GeneratorSource
 
 RESOLUTION = 512

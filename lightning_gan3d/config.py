@@ -50,6 +50,8 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Ge(1)]
+EVEN = Rule(lambda n: n % 2 == 0, "even")
+POWER_OF_TWO = Rule(lambda n: n > 0 and n & (n - 1) == 0, "a power of two")
 
 
 class Origins:

@@ -15,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.metrics.evaluate import EvaluationConfig
+from lightning_gan3d.metrics.config import EvaluationConfig
 from lightning_gan3d.networks.augment import AugmentConfig
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.training.config import (

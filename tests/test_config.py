@@ -5,7 +5,7 @@ import pytest
 from annotated_types import Ge, Interval
 
 from lightning_gan3d import config as cfg
-from lightning_gan3d.config import ConfigError, Count, Rule, Share, from_options
+from lightning_gan3d.config import POWER_OF_TWO, ConfigError, Count, Share, from_options
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def test_the_digest_sees_values_and_not_their_order():
 class Ranges:
     count: Count = 4
     share: Share = 0.5
-    size: Annotated[int, Ge(8), Rule(lambda n: n & (n - 1) == 0, "a power of two")] = 32
+    size: Annotated[int, Ge(8), POWER_OF_TWO] = 32
     half: Annotated[float, Interval(gt=0, lt=1)] | None = None
     betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Share] = (0.0, 0.9)
 

@@ -3,39 +3,33 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import kept_measures
+from lightning_gan3d.metrics.config import (
+    SEED,
+    EvaluationConfig,
+    PoseConfig,
+    SwdConfig,
+)
 from lightning_gan3d.metrics.consistency.label_follows_camera import measure_following
 from lightning_gan3d.metrics.consistency.lpips_map import trunk_of
-from lightning_gan3d.metrics.consistency.refit import RefitConfig, measure_refit
-from lightning_gan3d.metrics.consistency.reprojection import (
-    ConsistencyConfig,
-    measure_ceiling,
-    measure_consistency,
-)
+from lightning_gan3d.metrics.consistency.refit import measure_refit
+from lightning_gan3d.metrics.consistency.reprojection import measure_ceiling, measure_consistency
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
 from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
 from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.distribution.swd import SwdConfig
-from lightning_gan3d.metrics.geometry.shape_statistics import (
-    GeometryConfig,
-    measure_geometry,
-    measure_truth,
-)
+from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry, measure_truth
 from lightning_gan3d.metrics.pose.estimator import measure_estimator
-from lightning_gan3d.metrics.pose.identity import IdentityConfig, measure_identity
+from lightning_gan3d.metrics.pose.identity import measure_identity
 from lightning_gan3d.metrics.pose.regressor import (
-    PoseConfig,
     PoseRegressor,
     kept_regressor,
     pose_errors,
@@ -43,48 +37,6 @@ from lightning_gan3d.metrics.pose.regressor import (
 )
 from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
-
-SEED = 0
-"""Keys latents, directions and the regressor, whatever the seed of a run: all runs meet the same
-measure."""
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What is measured, and on how many images."""
-
-    num_images: int = 1000
-    """Generated images that serve the distribution and pose measures; at most as many as are held
-    out."""
-    num_images_training: int = 250
-    """The same for the image distance that is measured while training."""
-    batch: int = 32
-    """Images generated at a time."""
-    swd: SwdConfig | None = SwdConfig()
-    """Sliced Wasserstein distance; null leaves it out."""
-    distribution: DistributionConfig | None = DistributionConfig()
-    """FID, KID and others of pretrained networks, and memorisation; null leaves them out."""
-    consistency: ConsistencyConfig | None = ConsistencyConfig()
-    """Reprojection between views; null leaves it out."""
-    refit: RefitConfig | None = RefitConfig()
-    """Refitting a field to views; null leaves it out."""
-    pose: PoseConfig | None = PoseConfig()
-    """Pose read by a regressor; null leaves it out."""
-    following: bool = True
-    """Take the view measures also with the conditioning label following the camera."""
-    identity: IdentityConfig | None = None
-    """Likeness of two views to an embedding of yours; null leaves it out."""
-    geometry: GeometryConfig | None = GeometryConfig()
-    """Flatness, floaters, normals and shapes; null leaves them out."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field in ("num_images", "num_images_training", "batch"):
-            if getattr(self, field) < 1:
-                raise ConfigError(
-                    f"evaluation.{field}={getattr(self, field)}: use a whole number from 1",
-                    field=field,
-                )
 
 
 @contextmanager

@@ -11,19 +11,14 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import EvaluationConfig, RefitConfig
 from lightning_gan3d.metrics.consistency import reprojection
 from lightning_gan3d.metrics.consistency.label_follows_camera import measure_following
-from lightning_gan3d.metrics.consistency.refit import (
-    NO_BOX,
-    RefitConfig,
-    reduced,
-    refit,
-    without_views,
-)
+from lightning_gan3d.metrics.consistency.refit import NO_BOX, reduced, refit, without_views
 from lightning_gan3d.metrics.consistency.view_selection import farthest_first, visible_box
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
 from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
-from lightning_gan3d.metrics.evaluate import EvaluationConfig, measure_images
+from lightning_gan3d.metrics.evaluate import measure_images
 from lightning_gan3d.metrics.geometry import shape_statistics
 from lightning_gan3d.metrics.pose.estimator import measure_estimator
 from lightning_gan3d.metrics.protocol import keyed

@@ -21,8 +21,9 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_measures
 from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.conditions import conditions_of, weights_hash, write_conditions
+from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
-from lightning_gan3d.metrics.evaluate import SEED, EvaluationConfig, evaluate
+from lightning_gan3d.metrics.evaluate import evaluate
 from lightning_gan3d.metrics.evaluate_stored import evaluate_stored
 from lightning_gan3d.metrics.pretrained import find
 from lightning_gan3d.metrics.sources import ObjectSource

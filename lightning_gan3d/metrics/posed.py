@@ -1,54 +1,16 @@
 """A source seen from cameras of a distribution, instead of those of the training images."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.config import PosesConfig
 from lightning_gan3d.metrics.sources import ViewSource
-
-
-@dataclass(frozen=True)
-class PosesConfig:
-    """Where cameras stand on a sphere around the origin, at which they look."""
-
-    kind: Literal["gaussian", "uniform"] = "gaussian"
-    """Distribution of both angles."""
-    azimuth: float = 0.3
-    """Radians: standard deviation around the frontal camera, or half of the range."""
-    elevation: float = 0.15
-    """Radians: the same around `mean_elevation`."""
-    mean_elevation: float = 0.0
-    """Radians above the horizon."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field in ("azimuth", "elevation"):
-            if not getattr(self, field) >= 0:
-                raise ConfigError(
-                    f"poses.{field}={getattr(self, field)}: use radians, 0 or more", field=field
-                )
-        if not abs(self.mean_elevation) < 1.4:
-            raise ConfigError(
-                f"poses.mean_elevation={self.mean_elevation}: use radians between -1.4 and 1.4",
-                field="mean_elevation",
-            )
-
-    @property
-    def words(self) -> str:
-        """The distribution in words."""
-        spread = "deviations" if self.kind == "gaussian" else "half ranges"
-        return (
-            f"cameras drawn anew ({self.kind}; {spread} of {self.azimuth:g} rad in azimuth, "
-            f"{self.elevation:g} rad in elevation around {self.mean_elevation:g} rad), distance "
-            "and intrinsics of training cameras"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,13 +16,8 @@ from torch.nn.functional import interpolate
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
-from lightning_gan3d.metrics.consistency.reprojection import (
-    KINDS,
-    ConsistencyConfig,
-    all_missing,
-    measure_consistency,
-)
+from lightning_gan3d.metrics.config import ConsistencyConfig, FlickerConfig
+from lightning_gan3d.metrics.consistency.reprojection import KINDS, all_missing, measure_consistency
 from lightning_gan3d.metrics.consistency.ssim import psnr
 from lightning_gan3d.metrics.consistency.view_pairs import pair_sums, pairs_apart
 from lightning_gan3d.metrics.consistency.warp import carry, on_surface, resize_depth_z, warp

@@ -14,11 +14,11 @@ from metric_views import Disturbed, RealFigures, figure_labels, figures
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.images import Images, to_float, to_uint8
 from lightning_gan3d.metrics import pretrained
+from lightning_gan3d.metrics.config import DistributionConfig, PosesConfig
 from lightning_gan3d.metrics.distribution import compare_features, feature_store
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
 from lightning_gan3d.metrics.distribution.features import inception
-from lightning_gan3d.metrics.posed import PosedSource, PosesConfig
+from lightning_gan3d.metrics.posed import PosedSource
 from lightning_gan3d.metrics.pretrained import digest_of
 from lightning_gan3d.metrics.sources import GeneratorSource
 

@@ -9,28 +9,23 @@ from lightning_gan3d.config import ConfigError, build, to_tree
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.metric import read_measures
-from lightning_gan3d.metrics.consistency import flicker
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
-from lightning_gan3d.metrics.consistency.refit import RefitConfig
-from lightning_gan3d.metrics.consistency.reprojection import (
-    CURVES,
-    STAGES,
+from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
-    kinds_of,
-)
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
-from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.distribution.swd import SwdConfig
-from lightning_gan3d.metrics.evaluate import (
+    DistributionConfig,
     EvaluationConfig,
-    evaluate,
-    evaluate_source,
-    swd_of,
+    FlickerConfig,
+    GeometryConfig,
+    PoseConfig,
+    RefitConfig,
+    SwdConfig,
 )
+from lightning_gan3d.metrics.consistency import flicker
+from lightning_gan3d.metrics.consistency.reprojection import CURVES, STAGES, kinds_of
+from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
+from lightning_gan3d.metrics.evaluate import evaluate, evaluate_source, swd_of
 from lightning_gan3d.metrics.evaluate_target import evaluate_run
-from lightning_gan3d.metrics.geometry.shape_statistics import INSIDE, SEEN, GeometryConfig
+from lightning_gan3d.metrics.geometry.shape_statistics import INSIDE, SEEN
 from lightning_gan3d.metrics.geometry.shapes import SHAPES
-from lightning_gan3d.metrics.pose.regressor import PoseConfig
 from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.config import InitConfig
 

@@ -5,7 +5,8 @@ from metric_views import Disturbed, figures
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig, flicker_sums, measure_flicker
+from lightning_gan3d.metrics.config import FlickerConfig
+from lightning_gan3d.metrics.consistency.flicker import flicker_sums, measure_flicker
 from lightning_gan3d.metrics.consistency.warp import carry
 
 CFG = FlickerConfig(items=4, frames=6)

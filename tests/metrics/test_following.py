@@ -5,10 +5,9 @@ import torch
 from metric_views import figure_labels, figures
 
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
+from lightning_gan3d.metrics.config import ConsistencyConfig, FlickerConfig, RefitConfig
 from lightning_gan3d.metrics.consistency.label_follows_camera import following, measure_following
-from lightning_gan3d.metrics.consistency.refit import RefitConfig
-from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import GeneratorSource
 

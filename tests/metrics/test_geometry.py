@@ -8,10 +8,10 @@ from solid_shapes import BOX, Shape, ball, card, soft_ball, without
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.geometry.shape_statistics import (
     INSIDE,
     SEEN,
-    GeometryConfig,
     measure_geometry,
     measure_truth,
 )

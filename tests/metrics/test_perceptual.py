@@ -8,9 +8,10 @@ import torchvision
 from metric_views import Disturbed, RealFigures, change_colour, figures
 
 from lightning_gan3d.config import UserError
+from lightning_gan3d.metrics.config import ConsistencyConfig, EvaluationConfig
 from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap, load_lpips, trunk_of
-from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
-from lightning_gan3d.metrics.evaluate import EvaluationConfig, evaluate_source
+from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
+from lightning_gan3d.metrics.evaluate import evaluate_source
 from lightning_gan3d.metrics.pretrained import KNOWN, digest_of
 
 

@@ -6,8 +6,8 @@ from metric_views import RealFigures
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metrics.config import PoseConfig
 from lightning_gan3d.metrics.pose.regressor import (
-    PoseConfig,
     PoseRegressor,
     angle_between,
     kept_regressor,

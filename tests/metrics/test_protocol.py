@@ -4,9 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
-from lightning_gan3d.metrics.consistency.refit import RefitConfig
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
-from lightning_gan3d.metrics.evaluate import EvaluationConfig
+from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig, RefitConfig
 from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.sources import ViewSource
 

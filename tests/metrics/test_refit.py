@@ -7,13 +7,8 @@ from metric_views import Disturbed, change_colour, figure_labels, figures, swap_
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.consistency.refit import (
-    FittedFields,
-    RefitConfig,
-    measure_refit,
-    shade,
-    trilinear,
-)
+from lightning_gan3d.metrics.config import RefitConfig
+from lightning_gan3d.metrics.consistency.refit import FittedFields, measure_refit, shade, trilinear
 from lightning_gan3d.metrics.consistency.view_selection import (
     farthest_first,
     spread_cameras,

@@ -6,9 +6,10 @@ from metric_views import Disturbed, RealFigures, figures, swap_views
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.metrics.config import IdentityConfig, PoseConfig
 from lightning_gan3d.metrics.pose.estimator import measure_estimator
-from lightning_gan3d.metrics.pose.identity import IdentityConfig, measure_identity
-from lightning_gan3d.metrics.pose.regressor import PoseConfig, train_regressor
+from lightning_gan3d.metrics.pose.identity import measure_identity
+from lightning_gan3d.metrics.pose.regressor import train_regressor
 from lightning_gan3d.metrics.torchscript import load_scripted
 
 

@@ -7,11 +7,9 @@ from metric_views import figure_labels, figures
 from typer.testing import CliRunner
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
-from lightning_gan3d.metrics.consistency.refit import RefitConfig
-from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
+from lightning_gan3d.metrics.config import ConsistencyConfig, FlickerConfig, PoseConfig, RefitConfig
+from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.consistency.warp import carry
-from lightning_gan3d.metrics.pose.regressor import PoseConfig
 from lightning_gan3d.metrics.selftest import perturbations, selftest
 from lightning_gan3d.metrics.selftest.perturbations import Balls, Disturbed
 from lightning_gan3d.metrics.selftest.selftest import (

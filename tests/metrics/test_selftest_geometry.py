@@ -1,6 +1,6 @@
 from metric_views import Disturbed, figure_labels, figures, flatten_depth
 
-from lightning_gan3d.metrics.geometry.shape_statistics import GeometryConfig
+from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.selftest.known_geometry import check_geometry
 from lightning_gan3d.metrics.selftest.perturbations import Balls
 

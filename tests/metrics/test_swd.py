@@ -8,10 +8,10 @@ from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metrics.config import SwdConfig
 from lightning_gan3d.metrics.distribution.swd import (
     Descriptors,
     SlicedWasserstein,
-    SwdConfig,
     blur,
     describe,
     laplacian_pyramid,

@@ -1,6 +1,5 @@
 """Temporal flicker: what changes from frame to frame of a slow orbit, beyond smooth motion."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import FlickerConfig
 from lightning_gan3d.metrics.consistency.warp import carry, on_surface, resize_depth_z, warp
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
@@ -19,29 +18,6 @@ KINDS = ("flicker", "flicker_share")
 """What is measured, both shares: of the range of colours, and of the change between frames."""
 UNMOVED = 1e-3
 """Mean change between two frames, as a share of the range, below which nothing is seen to move."""
-
-
-@dataclass(frozen=True)
-class FlickerConfig:
-    """The protocol of the flicker measure."""
-
-    items: int = 8
-    """Latents that are filmed."""
-    frames: int = 8
-    """Frames of each film; all but the first and the last are compared with both neighbours."""
-    step: float = 0.03
-    """Radians between frames; the camera is carried around the world's y axis."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field, least in (("items", 1), ("frames", 3)):
-            if getattr(self, field) < least:
-                raise ConfigError(
-                    f"flicker.{field}={getattr(self, field)}: use a whole number from {least}",
-                    field=field,
-                )
-        if not 0 < self.step <= 0.2:
-            raise ConfigError(f"flicker.step={self.step}: use radians in (0, 0.2]", field="step")
 
 
 class FlickerSums(NamedTuple):

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.consistency.refit import KINDS, RefitConfig, measure_refit
-from lightning_gan3d.metrics.consistency.reprojection import (
-    ConsistencyConfig,
-    all_missing,
-    measure_consistency,
-)
+from lightning_gan3d.metrics.config import ConsistencyConfig, RefitConfig
+from lightning_gan3d.metrics.consistency.refit import KINDS, measure_refit
+from lightning_gan3d.metrics.consistency.reprojection import all_missing, measure_consistency
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
 
 SUFFIX = "_following"

@@ -8,7 +8,6 @@ and only the values differ.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, interpolate, normalize, softplus
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import RefitConfig
 from lightning_gan3d.metrics.consistency.ssim import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.consistency.view_selection import spread_cameras, visible_box
 from lightning_gan3d.metrics.sources import ViewSource
@@ -32,52 +31,6 @@ KINDS = {"psnr": "dB", "psnr_fit": "dB", "gain": "dB", "ssim": ""}
 """What is measured, with its unit."""
 RAYS_AT_ONCE = 2048
 """Rays of the held-out views that are rendered at a time."""
-
-
-@dataclass(frozen=True)
-class RefitConfig:
-    """The protocol of the refitting measure."""
-
-    items: int = 8
-    """Latents to which a field of their own is fitted."""
-    views: int = 12
-    """Views to fit, and as many held-out ones between them."""
-    resolution: int = 32
-    """Side in pixels at which views are fitted and compared; larger images are reduced to it."""
-    iterations: int = 200
-    """Steps of the optimiser, the first half on a grid of half the size."""
-    rays: int = 512
-    """Pixels of one step."""
-    samples: int = 24
-    """Points along a ray."""
-    grid: int = 24
-    """Points along an edge of the fitted grid."""
-    box: float | None = None
-    """Edge of the fitted cube in world units; null: around the sphere that every camera sees
-    whole."""
-    texture: float = 0.01
-    """Standard deviation of the held-out views' colours, as a share of their range, below which a
-    latent has no texture that a gain could be measured by."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        least = {"items": 1, "views": 2, "resolution": 8, "iterations": 2}
-        for field, low in {**least, "rays": 1, "samples": 2, "grid": 4}.items():
-            if getattr(self, field) < low:
-                raise ConfigError(
-                    f"refit.{field}={getattr(self, field)}: use a whole number from {low}",
-                    field=field,
-                )
-        if self.grid % 2:
-            raise ConfigError(
-                f"refit.grid={self.grid}: use an even number, e.g. {self.grid + 1}", field="grid"
-            )
-        if self.box is not None and not self.box > 0:
-            raise ConfigError(f"refit.box={self.box}: use a positive length, or null", field="box")
-        if not 0 < self.texture < 1:
-            raise ConfigError(
-                f"refit.texture={self.texture}: use a share in (0, 1), e.g. 0.01", field="texture"
-            )
 
 
 class FittedFields(NamedTuple):

@@ -1,7 +1,6 @@
 """View consistency by reprojection: views of an item, warped into one another by their depth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,11 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.images import Images
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency import flicker
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig, measure_flicker
+from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.lpips_map import LEAST_SIDE, Perceptual, load_lpips
 from lightning_gan3d.metrics.consistency.ssim import psnr
 from lightning_gan3d.metrics.consistency.view_pairs import PairSums, pair_sums
@@ -40,57 +39,6 @@ STAGES = {
 }
 """What is measured, by the part of the rows' names. PSNR and its kin depend on the size of a pixel,
 so that `_enlarged`, not `_raw`, is what the image is to be compared with."""
-
-
-@dataclass(frozen=True)
-class ConsistencyConfig:
-    """The protocol of the reprojection measure."""
-
-    items: int = 32
-    """Latents whose views are compared."""
-    angle: float = 0.25
-    """Radians between neighbouring views; the camera is carried around the world's y axis."""
-    steps: int = 2
-    """Neighbours on either side of the label's own camera: 2 * steps + 1 views a latent."""
-    tolerance: float = 0.02
-    """Share of camera z. A point is hidden where it lies behind what the other view sees by more;
-    a pixel where 1 / z bends by more is the edge between two surfaces, and left out."""
-    foreground: float = 0.9
-    """Opacity from which a pixel is foreground. Half-transparent ones mix in what lies behind."""
-    texture: float = 0.01
-    """Standard deviation of the compared pixels' colours, as a share of their range, below which a
-    latent has no texture that a gain could be measured by."""
-    lpips: str | None = None
-    """File of AlexNet's ImageNet weights (torchvision's state dict), for LPIPS; null: the one that
-    was fetched."""
-    flicker: FlickerConfig | None = FlickerConfig()
-    """Flicker of slow orbits; null leaves it out."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field in ("items", "steps"):
-            if getattr(self, field) < 1:
-                raise ConfigError(
-                    f"consistency.{field}={getattr(self, field)}: use a whole number from 1, e.g. "
-                    "2",
-                    field=field,
-                )
-        for field, high in (("angle", 1.5), ("tolerance", 1.0), ("foreground", 1.0)):
-            if not 0 < getattr(self, field) <= high:
-                raise ConfigError(
-                    f"consistency.{field}={getattr(self, field)}: use a number in (0, {high}]",
-                    field=field,
-                )
-        if not 0 < self.texture < 1:
-            raise ConfigError(
-                f"consistency.texture={self.texture}: use a share in (0, 1), e.g. 0.01",
-                field="texture",
-            )
-
-    @property
-    def angles(self) -> list[float]:
-        """Radians between the views of a pair: each distance that two views of the arc have."""
-        return [d * self.angle for d in range(1, 2 * self.steps + 1)]
 
 
 def reproject(

@@ -25,7 +25,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import SCHEMA
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
+from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
 from lightning_gan3d.metrics.distribution.feature_store import Chosen, Pictures, Rows, collect
 from lightning_gan3d.metrics.distribution.features import Extractor, Network, ReducedPixels

@@ -14,12 +14,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float, to_uint8
 from lightning_gan3d.metrics.cache import kept
-from lightning_gan3d.metrics.distribution.swd import (
-    Descriptors,
-    SlicedWasserstein,
-    SwdConfig,
-    describe,
-)
+from lightning_gan3d.metrics.config import SwdConfig
+from lightning_gan3d.metrics.distribution.swd import Descriptors, SlicedWasserstein, describe
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
 READ_AT_ONCE = 256

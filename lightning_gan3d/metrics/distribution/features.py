@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from unittest.mock import patch
 
 import numpy as np
@@ -21,10 +21,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_gan3d.images import to_float
+from lightning_gan3d.metrics.config import Mode
 from lightning_gan3d.metrics.pretrained import Found, WeightsError, find
-
-Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]
-"""Resizing and network, as clean-fid (Parmar et al. 2022) names them."""
 
 _RESIZING: dict[str, str] = {
     "clean": "resized to 299 by antialiased bicubic filtering in float",

@@ -8,7 +8,7 @@ from scipy import stats
 
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.distribution.config import DistributionConfig
+from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.distribution.feature_store import Chosen, Rows
 from lightning_gan3d.metrics.distribution.features import Network
 from lightning_gan3d.metrics.distribution.frechet import (

@@ -6,8 +6,6 @@ between two distributions is the mean difference of their sorted values.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,46 +14,14 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.metrics.config import PATCH, SwdConfig
 
-PATCH = 7
-"""Side of a patch in pixels."""
 BLOCKS = 4096
 """Most numbers that describe the distribution along one direction: means of blocks of its sorted
 values."""
 CHUNK = 64
 """Directions that are projected and sorted at a time."""
-
-
-@dataclass(frozen=True)
-class SwdConfig:
-    """The protocol of the sliced Wasserstein distance."""
-
-    patches: int = 128
-    """Patches of 7x7 pixels drawn from each image and pyramid level."""
-    projections: int = 512
-    """Random directions onto which the patches are projected."""
-    coarsest: int = 16
-    """Side of the coarsest pyramid level, in pixels."""
-    normalisation: Literal["real", "each"] = "real"
-    """Channels are standardised by the real images' mean and deviation, or each set by its own
-    (Karras et al. 2018), which cannot see a wrong brightness or contrast."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field in ("patches", "projections"):
-            if getattr(self, field) < 1:
-                raise ConfigError(
-                    f"swd.{field}={getattr(self, field)}: use a whole number from 1, e.g. 128",
-                    field=field,
-                )
-        if self.coarsest < PATCH:
-            raise ConfigError(
-                f"swd.coarsest={self.coarsest}: a level must hold a patch of {PATCH} pixels; use "
-                "16",
-                field="coarsest",
-            )
 
 
 def blur(image: Float[Tensor, "n c h w"], gain: float = 1.0) -> Float[Tensor, "n c h w"]:

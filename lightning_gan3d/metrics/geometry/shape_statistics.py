@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.consistency.warp import FAINT, carry
 from lightning_gan3d.metrics.geometry.depth_maps import normal_errors, normals_from_depth, thinness
 from lightning_gan3d.metrics.geometry.mesh import Samples
@@ -45,37 +45,6 @@ SEEN = {
 """What is measured of views, with its unit."""
 INSIDE = {"normals_deg": "deg", "floaters": "share", "filled": "share"}
 """What is measured of volumes, with its unit."""
-
-
-@dataclass(frozen=True)
-class GeometryConfig:
-    """The protocol of the measures of geometry."""
-
-    items: int = 16
-    """Latents whose geometry is measured."""
-    foreground: float = 0.9
-    """Opacity from which a pixel is foreground."""
-    flat: float = 0.1
-    """Relief or thickness under which an item counts as a billboard; a ball has 0.47 and 0.82."""
-    grid: int = 32
-    """Cells along each edge of the box, for floaters and meshes."""
-    points: int = 2048
-    """Points of each mesh that stand for its shape."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field, low in (("items", 2), ("grid", 4), ("points", 16)):
-            if getattr(self, field) < low:
-                raise ConfigError(
-                    f"geometry.{field}={getattr(self, field)}: use a whole number from {low}, "
-                    "e.g. 32",
-                    field=field,
-                )
-        for field in ("foreground", "flat"):
-            if not 0 < getattr(self, field) <= 1:
-                raise ConfigError(
-                    f"geometry.{field}={getattr(self, field)}: use a number in (0, 1]", field=field
-                )
 
 
 class Seen(NamedTuple):

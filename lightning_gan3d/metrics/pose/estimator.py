@@ -7,8 +7,9 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import PoseConfig
 from lightning_gan3d.metrics.distribution.distance import fakes
-from lightning_gan3d.metrics.pose.regressor import PoseConfig, angle_between, rotation_from_6d
+from lightning_gan3d.metrics.pose.regressor import angle_between, rotation_from_6d
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 from lightning_gan3d.metrics.torchscript import Scripted, ScriptedError, load_scripted
 

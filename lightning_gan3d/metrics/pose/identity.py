@@ -1,49 +1,16 @@
 """Identity: do two views of a latent look like one subject to an embedding that the user gives?"""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import Metric
+from lightning_gan3d.metrics.config import IdentityConfig
 from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.metrics.summary import mean_of
 from lightning_gan3d.metrics.torchscript import Scripted, ScriptedError, load_scripted
-
-
-@dataclass(frozen=True)
-class IdentityConfig:
-    """The protocol of the identity measure."""
-
-    embedding: str
-    """TorchScript file from images in [-1, 1] to one vector each, e.g. a face recogniser."""
-    items: int = 256
-    """Latents, each seen from two cameras."""
-    angle: float = 0.5
-    """Radians between these, half to either side of the label's camera around the y axis."""
-    resolution: int | None = None
-    """Side in pixels that the embedding wants, e.g. 112; null: as the images are."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.items < 2:
-            raise ConfigError(
-                f"identity.items={self.items}: use 2 or more: the floor compares different latents",
-                field="items",
-            )
-        if not 0 < self.angle <= 3.1:
-            raise ConfigError(
-                f"identity.angle={self.angle}: use radians in (0, 3.1], e.g. 0.5", field="angle"
-            )
-        if self.resolution is not None and self.resolution < 1:
-            raise ConfigError(
-                f"identity.resolution={self.resolution}: use pixels, e.g. 112, or null",
-                field="resolution",
-            )
 
 
 def embed(

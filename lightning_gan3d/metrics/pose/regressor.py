@@ -1,7 +1,6 @@
 """Pose: a small regressor trained on the real images reads the cameras of generated ones."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,48 +9,16 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metrics.cache import kept
+from lightning_gan3d.metrics.config import PoseConfig
 from lightning_gan3d.metrics.sources import ImageSet
 
 LEARNING_RATE = 2e-3
 """Highest step of Adam; it falls to zero along a cosine."""
 READ_AT_ONCE = 256
 """Images read by the regressor at a time."""
-
-
-@dataclass(frozen=True)
-class PoseConfig:
-    """The protocol of the pose measure."""
-
-    resolution: int = 32
-    """Side in pixels of what the regressor sees; larger images are reduced to it."""
-    iterations: int = 1000
-    """Training steps of the regressor."""
-    batch: int = 32
-    """Images of one training step."""
-    threshold_degrees: float = 20.0
-    """An image counts as posed right where its camera lies within this angle of the one asked
-    for."""
-    estimator: str | None = None
-    """TorchScript file of a pose estimator of yours, read beside the regressor; null: none."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field, least in (("resolution", 16), ("iterations", 1), ("batch", 1)):
-            if getattr(self, field) < least:
-                raise ConfigError(
-                    f"pose.{field}={getattr(self, field)}: use a whole number from {least}",
-                    field=field,
-                )
-        if not 0 < self.threshold_degrees <= 180:
-            raise ConfigError(
-                f"pose.threshold_degrees={self.threshold_degrees}: use degrees in (0, 180], e.g. "
-                "20",
-                field="threshold_degrees",
-            )
 
 
 def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:

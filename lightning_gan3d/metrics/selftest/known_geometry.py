@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_gan3d.contract import DensityConfig, Field, FieldSample, SceneConfig
+from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.geometry.depth_maps import (
     depth_errors,
     normal_errors,
     normals_from_depth,
 )
-from lightning_gan3d.metrics.geometry.shape_statistics import GeometryConfig, take
+from lightning_gan3d.metrics.geometry.shape_statistics import take
 from lightning_gan3d.metrics.selftest import perturbations
 from lightning_gan3d.metrics.selftest.perturbations import RADIUS, Balls, Disturbed
 from lightning_gan3d.metrics.sources import ViewSource

@@ -12,17 +12,17 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
-from lightning_gan3d.metrics.consistency.flicker import FlickerConfig
-from lightning_gan3d.metrics.consistency.refit import RefitConfig, measure_refit
-from lightning_gan3d.metrics.consistency.reprojection import ConsistencyConfig, measure_consistency
-from lightning_gan3d.metrics.consistency.warp import carry
-from lightning_gan3d.metrics.geometry.shape_statistics import GeometryConfig
-from lightning_gan3d.metrics.pose.regressor import (
+from lightning_gan3d.metrics.config import (
+    ConsistencyConfig,
+    FlickerConfig,
+    GeometryConfig,
     PoseConfig,
-    PoseRegressor,
-    pose_errors,
-    train_regressor,
+    RefitConfig,
 )
+from lightning_gan3d.metrics.consistency.refit import measure_refit
+from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
+from lightning_gan3d.metrics.consistency.warp import carry
+from lightning_gan3d.metrics.pose.regressor import PoseRegressor, pose_errors, train_regressor
 from lightning_gan3d.metrics.selftest import perturbations
 from lightning_gan3d.metrics.selftest.known_geometry import check_geometry
 from lightning_gan3d.metrics.selftest.perturbations import Balls, Change, Disturbed
