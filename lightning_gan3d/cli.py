@@ -1,55 +1,69 @@
-"""The `gan3d` command: one thin function per sub-command. Heavy imports come late."""
+"""The `gan3d` command: one thin function per sub-command, with late imports."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.version import __version__
 
+if TYPE_CHECKING:
+    from lightning_gan3d.experiment import ExperimentConfig
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, measure and compare 3D-aware image generators.",
+    help="Train, evaluate and compare 3D-aware image generators.",
 )
-sweep_app = typer.Typer(no_args_is_help=True, help="Grids of runs.")
-data_app = typer.Typer(no_args_is_help=True, help="Make, prepare and check data sets.")
+sweep_app = typer.Typer(no_args_is_help=True, help="Multi-run experiments: configurations x seeds.")
+data_app = typer.Typer(no_args_is_help=True, help="Create, prepare and validate data sets.")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
-weights_app = typer.Typer(no_args_is_help=True, help="Pretrained networks of the measures.")
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    help="Pretrained networks for the metrics (Inception, VGG16, LPIPS, CLIP).",
+)
 app.add_typer(weights_app, name="weights")
 
 
-Root = Annotated[Path, typer.Option(help="Folder under which run directories are made.")]
+Root = Annotated[Path, typer.Option(help="Parent folder of the run directories.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
 ]
 Options = Annotated[
     list[str] | None, typer.Argument(help="Options: key=value ...", metavar="[K=V]...")
 ]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def _load(file: str, overrides: list[str] | None) -> "ExperimentConfig":
+    """Load an experiment. A mistyped name fails before torch is imported."""
+    from lightning_gan3d.presets import find_file
+
+    path = find_file(file)
+    from lightning_gan3d.experiment import load_experiment
+
+    return load_experiment(path, overrides or [])
 
 
 @app.command()
 def train(
-    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    file: Annotated[str, typer.Argument(help="A YAML file, or a preset name.")],
     overrides: Overrides = None,
     root: Root = Path("runs"),
-    resume: Annotated[bool, typer.Option(help="Continue the run where it stopped.")] = False,
+    resume: Annotated[bool, typer.Option(help="Require an existing run and continue it.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Print plan, sizes and memory; train nothing.")
+        bool, typer.Option(help="Print plan, sizes and memory without training.")
     ] = False,
 ) -> None:
-    """Train one generator, then measure it."""
-    from lightning_gan3d.experiment import load_experiment
-
-    config = load_experiment(file, overrides or [])
+    """Train one generator, then evaluate it."""
+    config = _load(file, overrides)
     if dry_run:
         from lightning_gan3d.training.plan import plan
 
@@ -62,20 +76,19 @@ def train(
 
 @app.command("config")
 def show_config(
-    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    file: Annotated[str, typer.Argument(help="A YAML file, or a preset name.")],
     overrides: Overrides = None,
 ) -> None:
-    """Print the resolved configuration, every default included."""
+    """Print the resolved configuration with all defaults."""
     from lightning_gan3d.config import to_yaml
-    from lightning_gan3d.experiment import load_experiment
 
-    typer.echo(to_yaml(load_experiment(file, overrides or [])), nl=False)
+    typer.echo(to_yaml(_load(file, overrides)), nl=False)
 
 
 @app.command()
 def presets(
     cost: Annotated[
-        bool, typer.Option("--cost", help="With parameters, bytes of a scene, FLOPs of an image.")
+        bool, typer.Option("--cost", help="Add parameters, scene memory and FLOPs per image.")
     ] = False,
 ) -> None:
     """List the presets."""
@@ -84,17 +97,17 @@ def presets(
 
         typer.echo(cost_of_presets())
         return
-    from lightning_gan3d.experiment import preset_names
+    from lightning_gan3d.presets import preset_names
 
     typer.echo("\n".join([*preset_names("runs"), *preset_names("sweeps")]))
 
 
 @sweep_app.command("run")
 def sweep_run(
-    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a preset.")],
+    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or a preset name.")],
     root: Root = Path("runs"),
 ) -> None:
-    """Run configurations and seeds; skips what is finished, continues what was stopped."""
+    """Run configurations x seeds; skip finished runs, continue stopped ones."""
     from lightning_gan3d.sweep.local import run_sweep
 
     raise typer.Exit(run_sweep(file, root))
@@ -102,10 +115,10 @@ def sweep_run(
 
 @sweep_app.command("plan")
 def sweep_plan(
-    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a preset.")],
+    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or a preset name.")],
     root: Root = Path("runs"),
 ) -> None:
-    """Print what `sweep run` would do."""
+    """Print the plan of `sweep run`."""
     from lightning_gan3d.sweep.local import plan_sweep
 
     typer.echo(plan_sweep(file, root))
@@ -121,26 +134,27 @@ def evaluate(
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write; the run itself, or runs/evaluated/NAME."),
+        typer.Option(help="Output folder; default: the run itself, or runs/evaluated/NAME."),
     ] = None,
     inception_weights: Annotated[
-        Path | None, typer.Option(help="Inception of FID, KID; `gan3d weights list` tells which.")
+        Path | None,
+        typer.Option(help="Inception weights for FID and KID (see `gan3d weights list`)."),
     ] = None,
     vgg_weights: Annotated[
-        Path | None, typer.Option(help="VGG16 of precision and recall, the same.")
+        Path | None, typer.Option(help="VGG16 weights for precision and recall.")
     ] = None,
     clip_weights: Annotated[
-        Path | None, typer.Option(help="CLIP of evaluation.distribution.clip, the same.")
+        Path | None, typer.Option(help="CLIP weights for evaluation.distribution.clip.")
     ] = None,
     self_test: Annotated[
         bool,
-        typer.Option("--self-test", help="Test the measures on scenes with known answers."),
+        typer.Option("--self-test", help="Test the metrics on scenes with known answers."),
     ] = False,
 ) -> None:
-    """Measure a generator, or images that one made: distances, view consistency, pose, geometry."""
+    """Evaluate a generator or image folder: FID/KID, view consistency, pose, geometry."""
     if self_test:
         if target is not None:
-            raise ConfigError(f"evaluate --self-test: takes no run; leave out {target}")
+            raise ConfigError(f"evaluate --self-test takes no run; remove {target}")
         from lightning_gan3d.metrics.selftest.selftest import run_self_test
         from lightning_gan3d.metrics.selftest.table import table
 
@@ -148,7 +162,7 @@ def evaluate(
         typer.echo(table(tested))
         raise typer.Exit(4 if tested.failures else 0)
     if target is None:
-        raise ConfigError("evaluate: name a run directory; or --self-test")
+        raise ConfigError("evaluate: give a run directory, or --self-test")
     from lightning_gan3d.metrics.distribution.crew import crew_of
     from lightning_gan3d.metrics.evaluate_target import evaluate_target, given_weights
 
@@ -166,25 +180,24 @@ def bench(
     device: Device = "auto",
     quick: Annotated[bool, typer.Option(help="Fewer repeats and sizes.")] = False,
     against: Annotated[
-        Path | None, typer.Option(help="A clone of NVlabs/eg3d, to be timed beside ours.")
+        Path | None, typer.Option(help="A clone of NVlabs/eg3d to compare with.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="With --against: work whose name begins so.")
+        list[str] | None, typer.Option(help="With --against: filter benchmarks by name prefix.")
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="With --against: fp32, bf16, fp16; fp32 and bf16.")
+        list[str] | None,
+        typer.Option(help="With --against: fp32, bf16 or fp16; default: fp32 and bf16."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="With --against: CPU threads; as torch chooses.")
+        int | None, typer.Option(help="With --against: CPU threads; default: torch's choice.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="With --against: the JSON file to write.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --against: output JSON file.")] = None,
 ) -> None:
-    """Measure speed, memory and cost; or, with --against, ours beside the official EG3D."""
+    """Benchmark speed, memory and cost; --against compares with the official EG3D."""
     if against is not None:
         if targets:
-            raise ConfigError(f"bench --against: compares EG3D's own model; leave out {targets[0]}")
+            raise ConfigError(f"bench --against compares EG3D's own model; remove {targets[0]}")
         from lightning_gan3d.benchmark.eg3d.compare import compare
 
         typer.echo(
@@ -206,16 +219,16 @@ def bench(
     beside = {"--only": only, "--precision": precision, "--threads": threads, "--out": out}
     unread = [name for name, value in beside.items() if value is not None]
     if unread:
-        raise ConfigError(f"bench {unread[0]}: goes with --against PATH alone")
+        raise ConfigError(f"bench {unread[0]}: requires --against PATH")
     if not targets:
-        raise ConfigError("bench: name a run directory, a preset or a file; or --against PATH")
+        raise ConfigError("bench: give a run directory, a preset or a file; or --against PATH")
     typer.echo(bench_targets(targets, root=root, device=device, quick=quick, command=sys.argv))
 
 
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; DIR/report by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: DIR/report.")] = None,
 ) -> None:
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
     from lightning_gan3d.report.make import make_report
@@ -226,18 +239,14 @@ def report(
 
 @app.command()
 def generate(
-    run: Annotated[
-        Path, typer.Argument(help="A run directory, a checkpoint or an exported generator.")
-    ],
-    seeds: Annotated[str, typer.Option(help="Latents by seed, e.g. 0-7 or 0-3,12.")] = "0-7",
-    psi: Annotated[float, typer.Option(help="Truncation: 1 none, 0 the mean image.")] = 1.0,
-    views: Annotated[int, typer.Option(help="Cameras around each latent.")] = 3,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write; RUN/generated by default.")
-    ] = None,
+    run: Annotated[Path, typer.Argument(help="A run directory or a checkpoint.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of the latents, e.g. 0-7 or 0-3,12.")] = "0-7",
+    psi: Annotated[float, typer.Option(help="Truncation psi: 1 is none, 0 the mean image.")] = 1.0,
+    views: Annotated[int, typer.Option(help="Views per latent.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/generated.")] = None,
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the convolutions: fp32, bf16, or fp16 (on a GPU).")
+        str, typer.Option(help="Precision of convolutions: fp32, bf16, or fp16 (GPU).")
     ] = "fp32",
 ) -> None:
     """Write images, raw images, depth and opacity."""
@@ -248,11 +257,11 @@ def generate(
 
 @data_app.command("synth")
 def data_synth(
-    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
     options: Options = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make procedural figures with known shape, pose and depth."""
+    """Create procedural figures with known shape, pose and depth."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 
@@ -263,7 +272,7 @@ def data_synth(
 @data_app.command("coil100")
 def data_coil100(
     source: Annotated[Path, typer.Argument(help="coil-100.zip as downloaded.")],
-    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
     options: Options = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -284,8 +293,8 @@ def data_coil100(
     )
 
 
-Raw = Annotated[Path, typer.Argument(help="A folder or zip; docs/data.md tells of which layouts.")]
-Out = Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")]
+Raw = Annotated[Path, typer.Argument(help="A folder or zip; see docs/data.md for layouts.")]
+Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 
 @data_app.command("ffhq")
@@ -342,11 +351,11 @@ def data_from_poses(
     source: Annotated[
         Path, typer.Argument(help="Images with COLMAP's model or transforms.json (a folder).")
     ],
-    out: Annotated[Path, typer.Argument(help="A .zip file or a folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
     options: Options = None,
     overwrite: Overwrite = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Picture of the cameras; OUT.cameras.png by default.")
+        Path | None, typer.Option(help="Output plot of the cameras; default: OUT.cameras.png.")
     ] = None,
 ) -> None:
     """Prepare your own images with poses; propose box, near and far."""
@@ -367,15 +376,15 @@ def data_from_poses(
     typer.echo(check_dataset(data))
     sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
     draw_cameras(ImageDataset(data, "all"), made.framing, made.points, sheet)
-    typer.echo(f"{made}\ncameras drawn in {sheet}: look at it before you train")
+    typer.echo(f"{made}\ncamera plot: {sheet}; check it before training")
 
 
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],
-    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write (PNG).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Output contact sheet (PNG).")] = None,
 ) -> None:
-    """Validate a data set, and show its images and cameras."""
+    """Validate a data set; optionally draw images and cameras."""
     from lightning_gan3d.data.check import check_dataset
 
     typer.echo(check_dataset(str(path), sheet))
@@ -383,7 +392,7 @@ def data_check(
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """Tell which networks are known, and which are at hand."""
+    """List known networks and whether they are available."""
     from lightning_gan3d.metrics.pretrained import describe
 
     typer.echo(describe())
@@ -393,10 +402,10 @@ def weights_list() -> None:
 def weights_fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Of those listed; all by default.", metavar="[NAME]..."),
+        typer.Argument(help="Names from the list; default: all.", metavar="[NAME]..."),
     ] = None,
 ) -> None:
-    """Download networks, and check them by their SHA-256."""
+    """Download networks and verify their SHA-256."""
     from lightning_gan3d.metrics.pretrained import KNOWN, fetch
 
     for name in names or list(KNOWN):
@@ -406,11 +415,11 @@ def weights_fetch(
 @app.command("import")
 def import_network(
     source: Annotated[Path, typer.Argument(help="A network pickle of EG3D or StyleGAN2 (.pkl).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn an NVIDIA pickle into a native checkpoint, without running any of its code."""
+    """Convert an NVIDIA pickle to a native checkpoint without running its code."""
     from lightning_gan3d.checkpoints.importer import import_file
 
     typer.echo(import_file(source, out, overrides or [], overwrite))
@@ -418,7 +427,7 @@ def import_network(
 
 @app.command()
 def doctor() -> None:
-    """Tell what this machine can do."""
+    """Check the installation and hardware."""
     from lightning_gan3d.doctor import examine
 
     marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
@@ -428,8 +437,8 @@ def doctor() -> None:
     raise typer.Exit(2 if any(f.state == "fault" for f in findings) else 0)
 
 
-def _version(asked: bool | None) -> None:
-    if asked:
+def _version(show: bool | None) -> None:
+    if show:
         typer.echo(f"gan3d {__version__}")
         raise typer.Exit
 
@@ -441,11 +450,11 @@ def _main(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = None,
 ) -> None:
-    del version  # answered by its callback
+    del version  # handled by its callback
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a refusal is one line and an exit code, not a traceback."""
+    """Run the command line; invalid input prints one line and sets the exit code."""
     try:
         app(args=arguments)
     except UserError as error:

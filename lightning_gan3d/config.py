@@ -1,35 +1,43 @@
-"""Configuration: dataclasses from YAML and dotted overrides, checked first. Imports no torch."""
+"""Configuration: typed dataclasses from YAML files and overrides. Imports no torch."""
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from lightning_gan3d.files import sha256_of_text
+from lightning_gan3d.ranges import EVEN as EVEN
+from lightning_gan3d.ranges import POWER_OF_TWO as POWER_OF_TWO
+from lightning_gan3d.ranges import Count as Count
+from lightning_gan3d.ranges import NonNegative as NonNegative
+from lightning_gan3d.ranges import Positive as Positive
+from lightning_gan3d.ranges import Rule as Rule
+from lightning_gan3d.ranges import Share as Share
+from lightning_gan3d.ranges import violation
 
 T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Input that must be fixed before anything starts; the command line prints it and exits."""
+    """Invalid input; the command line prints the message and exits with `exit_code`."""
 
     exit_code: typing.ClassVar[int] = 2
 
 
 class ConfigError(UserError):
-    """A configuration that must be fixed; the message names field, value, choices and remedy."""
+    """An invalid configuration; the message names field, value, choices and remedy."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        """Keep the refusing dataclass's field, so that the loader can name file and line."""
+        """`field`: name within its dataclass, so that the loader can add file and line."""
         super().__init__(message)
         self.field = field
 
@@ -38,31 +46,14 @@ class OutOfRange(ConfigError):
     """A value outside the range that its field's annotation states."""
 
 
-class Rule(NamedTuple):
-    """A condition on a value, in the annotation of a field: `Annotated[int, Rule(check, text)]`."""
-
-    check: Callable[[Any], bool]
-    text: str
-    """What is allowed, as in "use a power of two"."""
-
-
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Interval(ge=0, le=1)]
-Count = Annotated[int, Ge(1)]
-EVEN = Rule(lambda n: n % 2 == 0, "even")
-POWER_OF_TWO = Rule(lambda n: n > 0 and n & (n - 1) == 0, "a power of two")
-
-
 class Origins:
-    """Where each dotted path of a configuration was written: file and line, or command line."""
+    """Where each value of a configuration comes from: file and line, or the command line."""
 
     def __init__(self) -> None:
-        """Start empty."""
-        self._where: dict[str, str] = {}
+        self._origins: dict[str, str] = {}
 
     def add_file(self, path: Path, text: str) -> None:
-        """Remember the lines of a YAML file; later files win."""
+        """Record the lines of a YAML file; later files win."""
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(node, yaml.MappingNode):
             self._walk(node, "", path)
@@ -70,29 +61,29 @@ class Origins:
     def _walk(self, node: yaml.MappingNode, prefix: str, path: Path) -> None:
         for key, value in node.value:
             dotted = f"{prefix}{key.value}"
-            self._where[dotted] = f"{path}:{key.start_mark.line + 1}"
+            self._origins[dotted] = f"{path}:{key.start_mark.line + 1}"
             if isinstance(value, yaml.MappingNode):
                 self._walk(value, f"{dotted}.", path)
 
     def add_override(self, dotted: str) -> None:
-        """Remember that a value came from the command line."""
-        self._where[dotted] = "command line"
+        """Record a value from the command line."""
+        self._origins[dotted] = "command line"
 
     def of(self, dotted: str) -> str:
-        """Return ` (file:line)` of a path or of its nearest written parent, or nothing."""
+        """Return ` (file:line)` of a key or its nearest parent; empty for defaults."""
         while dotted:
-            if dotted in self._where:
-                return f" ({self._where[dotted]})"
+            if dotted in self._origins:
+                return f" ({self._origins[dotted]})"
             dotted = dotted.rpartition(".")[0]
         return ""
 
 
 def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file over its `base:` files. Refuses code, duplicate keys and cycles."""
+    """Read a YAML file merged over its `base:` files. Rejects tags, duplicate keys and cycles."""
     path = path.resolve()
     if path in _seen:
         raise ConfigError(
-            f"{path}: `base` goes in a circle: {' -> '.join(str(p) for p in (*_seen, path))}"
+            f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -121,7 +112,7 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one tree over another: mappings merge unless `kind` changes, all else replaces."""
+    """Merge two trees, `above` winning. A mapping whose `kind` changes is replaced as a whole."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
         return dict(above)
     out = dict(below)
@@ -134,7 +125,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def apply_overrides(
     tree: dict[str, Any], overrides: typing.Sequence[str], origins: Origins
 ) -> dict[str, Any]:
-    """Lay `a.b=value` arguments over a tree; values are read as YAML."""
+    """Apply `a.b=value` overrides; values are parsed as YAML."""
     for item in overrides:
         key, equals, text = item.partition("=")
         if item.startswith("-") or not equals or not key or not all(key.split(".")) or "[" in key:
@@ -154,7 +145,7 @@ def apply_overrides(
 
 
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    """Resolve `${...}` interpolations at once, so that a broken one is found early."""
+    """Resolve `${...}` interpolations."""
     try:
         return typing.cast(
             "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
@@ -166,10 +157,9 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
 def build(
     cls: type[T], tree: Mapping[str, Any], origins: Origins | None = None, path: str = ""
 ) -> T:
-    """Build a dataclass from plain values; refuses unknown keys, wrong types, impossible values.
+    """Build a dataclass from plain values; rejects unknown keys, wrong types and bad values.
 
-    A field whose metadata has `kinds`, a function from the value of `kind` to a dataclass, is a
-    plug-in's.
+    The metadata of a plug-in's field holds `kinds`: a function from `kind` to the dataclass.
     """
     origins = origins or Origins()
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
@@ -199,13 +189,11 @@ def build(
         missing = [f.name for f in fields.values() if f.name not in values and not _has_default(f)]
         if not missing:
             raise
-        raise ConfigError(
-            f"{path}{missing[0]}: required, but not given ({cls.__name__})"
-        ) from error
+        raise ConfigError(f"{path}{missing[0]}: required ({cls.__name__})") from error
 
 
 def from_options(cls: type[T], options: typing.Sequence[str]) -> T:
-    """Build a dataclass from `key=value` arguments alone."""
+    """Build a dataclass from `key=value` arguments."""
     origins = Origins()
     return build(cls, apply_overrides({}, options, origins), origins)
 
@@ -243,11 +231,8 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         converted = _convert(value, args[0], dotted, origins)
-        bounds, rules = _split(args[1:])
-        if not all(_within(bound, converted) for bound in bounds) or not all(
-            rule.check(converted) for rule in rules
-        ):
-            allowed = _allowed(args[0], bounds, rules)
+        allowed = violation(converted, args[0], args[1:])
+        if allowed:
             raise OutOfRange(f"{dotted}={value}{origins.of(dotted)}: use {allowed}")
         return converted
     if dataclasses.is_dataclass(hint):
@@ -293,52 +278,6 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     return _convert_leaf(value, hint, dotted, origins)
 
 
-Bound = Ge | Gt | Le | Lt
-
-
-def _split(metadata: typing.Iterable[Any]) -> tuple[list[Bound], list[Rule]]:
-    """Sort what an annotation states into bounds and rules; an `Interval` is several bounds."""
-    flat = [
-        part
-        for item in metadata
-        for part in (item if isinstance(item, GroupedMetadata) else [item])
-    ]
-    bounds = [part for part in flat if isinstance(part, Bound)]
-    return bounds, [part for part in flat if isinstance(part, Rule)]
-
-
-def _within(bound: Bound, value: Any) -> bool:
-    match bound:
-        case Ge(low):
-            return bool(value >= low)  # type: ignore[operator]  # numbers alone have bounds
-        case Gt(low):
-            return bool(value > low)  # type: ignore[operator]  # as above
-        case Le(high):
-            return bool(value <= high)  # type: ignore[operator]  # as above
-        case Lt(high):
-            return bool(value < high)  # type: ignore[operator]  # as above
-
-
-def _allowed(kind: Any, bounds: list[Bound], rules: list[Rule]) -> str:
-    """Describe the allowed values, as in "use a whole number from 1"."""
-    number = "a whole number" if kind is int else "a number"
-    low = next((b for b in bounds if isinstance(b, Ge | Gt)), None)
-    high = next((b for b in bounds if isinstance(b, Le | Lt)), None)
-    texts = [rule.text for rule in rules]
-    if low is not None and high is not None:
-        left = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}"
-        right = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})"
-        texts.insert(0, f"{number} in {left}, {right}")
-    elif isinstance(low, Ge):
-        texts.insert(0, f"{number} from {low.ge}" if low.ge else f"{number}, 0 or more")
-    elif isinstance(low, Gt):
-        texts.insert(0, f"{number} above {low.gt}" if low.gt else "a positive number")
-    elif high is not None:
-        end = f"up to {high.le}" if isinstance(high, Le) else f"below {high.lt}"
-        texts.insert(0, f"{number} {end}")
-    return ", ".join(texts)
-
-
 def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     if hint is bool and isinstance(value, bool):
         return value
@@ -367,14 +306,14 @@ def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
     raise _wrong_type(value, names.get(hint, str(hint)), dotted, origins)
 
 
-def _wrong_type(value: Any, wanted: str, dotted: str, origins: Origins) -> ConfigError:
+def _wrong_type(value: Any, expected: str, dotted: str, origins: Origins) -> ConfigError:
     return ConfigError(
-        f"{dotted}={value!r}{origins.of(dotted)}: use {wanted}, not {type(value).__name__}"
+        f"{dotted}={value!r}{origins.of(dotted)}: use {expected}, not {type(value).__name__}"
     )
 
 
 def to_tree(config: Any) -> Any:
-    """Return a dataclass as plain values for YAML, JSON and checkpoints; plug-ins carry `kind`."""
+    """Convert a dataclass to plain values for YAML and JSON; plug-ins carry `kind`."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         tree = {}
         for field in dataclasses.fields(config):
@@ -393,12 +332,12 @@ def to_tree(config: Any) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """Return the resolved configuration as YAML."""
+    """Convert a dataclass to YAML, defaults included."""
     return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text such as 1e5, which PyYAML takes for text, but whoever reads it for a number."""
+    """Quotes text such as 1e5: PyYAML reads it as text, other readers as a number."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -413,5 +352,5 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def digest(tree: Any) -> str:
-    """Return the eight hexadecimal digits that name a configuration."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+    """Return eight hexadecimal digits that identify a configuration."""
+    return sha256_of_text(json.dumps(tree, sort_keys=True), 8)

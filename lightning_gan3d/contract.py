@@ -1,8 +1,7 @@
-"""The contract between representations, renderers, the generator and the loop.
+"""Base classes of scenes, representations and renderers.
 
-A *representation* turns styles into a *scene*; a *renderer* turns a scene and cameras into a
-*rendering*. Most scenes are *fields*, which can be queried at points; a picture or a set of splats
-need not be.
+A *representation* computes a *scene* from style vectors; a *renderer* renders a scene from cameras.
+Most scenes are *fields*, which can be queried at points; a picture or a set of splats cannot.
 
 Shapes: b batch of scenes, v = b * k views (camera i sees scene i // k), r rays, n points, c
 channels.
@@ -10,20 +9,21 @@ channels.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.utils._pytree as pytree
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.lowering import Lowered, NotLowered
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
+from lightning_gan3d.ranges import Positive
 
 SomeScene = TypeVar("SomeScene", bound="Scene")
 
@@ -36,15 +36,15 @@ class FieldSample(NamedTuple):
 
 
 class Scene:
-    """Base of scenes: frozen dataclasses with tensor fields batched over b, registered as pytrees.
+    """Base class of scenes: frozen dataclasses of tensors batched over b, registered as pytrees.
 
-    Subclasses are declared `@dataclass(frozen=True, eq=False)`. Tensor fields, and scenes that a
-    scene wraps, are what a latent made (they count as the scene's bytes); everything else (sizes, a
-    shared decoder) is context, the same for the whole batch.
+    Declare subclasses `@dataclass(frozen=True, eq=False)`. Tensors and nested scenes are leaves:
+    they depend on the latent and count as scene memory. Other fields (sizes, a shared decoder) are
+    context, the same for the whole batch.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Register the subclass as a pytree node: one `map` serves detach, index, to and bytes."""
+        """Register the subclass as a pytree node."""
         super().__init_subclass__(**kwargs)
         pytree.register_pytree_node(
             cls,
@@ -54,21 +54,21 @@ class Scene:
         )
 
     def map(self: SomeScene, fn: Callable[[Tensor], Tensor]) -> SomeScene:
-        """Apply `fn` to every tensor of the scene."""
+        """Apply `fn` to every tensor."""
         return pytree.tree_map(fn, self)  # type: ignore[no-any-return]  # torch's pytree is untyped here
 
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that a latent made."""
+        """Return all tensors."""
         return pytree.tree_leaves(self)
 
     def detach(self: SomeScene) -> SomeScene:
-        """Cut the scene off the graph that made it."""
+        """Detach all tensors from the autograd graph."""
         return self.map(Tensor.detach)
 
     def to(
         self: SomeScene, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SomeScene:
-        """Move the scene, or store it in another precision: its floating tensors, masks stay so."""
+        """Move or cast the scene; only floating-point tensors change dtype."""
         return self.map(
             lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None)
         )
@@ -84,7 +84,7 @@ class Scene:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all scenes of the batch, as stored."""
+        """Memory of the whole batch in bytes, as stored."""
         return sum(x.numel() * x.element_size() for x in self.tensors())
 
 
@@ -108,57 +108,34 @@ def _unflatten_scene(leaves: Any, context: Any) -> Scene:
 
 @dataclasses.dataclass(frozen=True)
 class DensityConfig:
-    """How raw density becomes density: sigma = scale * activation(sigma_raw)."""
+    """Density activation: sigma = scale * activation(sigma_raw)."""
 
     activation: Literal["softplus", "relu", "exp"] = "softplus"
-    """`softplus` is softplus(x - 1), as EG3D: the shift makes a steadier start."""
-    scale: float = 1.0
-    """Densities per world unit reached by an activation of 1."""
+    """`softplus` is softplus(x - 1), as in EG3D: the shift steadies the start of training."""
+    scale: Positive = 1.0
+    """Density per world unit at an activation of 1."""
     prior_strength: float = 0.0
     """Adds prior_strength * (prior_radius - |x| * 2 / box) to sigma_raw: a ball. 0: none."""
-    prior_radius: float = 0.6
-    """Radius of that ball, as a share of half the box."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.scale > 0:
-            raise ConfigError(
-                f"density.scale={self.scale}: use a positive number, e.g. 1.0", field="scale"
-            )
-        if not 0 < self.prior_radius <= 2:
-            raise ConfigError(
-                f"density.prior_radius={self.prior_radius}: use a number in (0, 2]",
-                field="prior_radius",
-            )
+    prior_radius: Annotated[float, Interval(gt=0, le=2)] = 0.6
+    """Radius of the ball, as a share of half the box."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-    """What all representations of a comparison share: box, features, decoder and density."""
+    """Options that all representations of a comparison share: box, features, decoder, density."""
 
-    box: float = 1.0
+    box: Positive = 1.0
     """Edge of the cube that a field spans, in world units: [-box/2, box/2] on each axis."""
-    feature_dim: int = 32
+    feature_dim: Annotated[int, Ge(3)] = 32
     """Channels of a rendering, rgb first. 3 without super-resolution."""
     decoder: DecoderConfig = DecoderConfig()
     """The decoder of the explicit representations."""
     density: DensityConfig = DensityConfig()
-    """From raw density to density."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.box > 0:
-            raise ConfigError(
-                f"scene.box={self.box}: use a positive length in world units, e.g. 1.0", field="box"
-            )
-        if self.feature_dim < 3:
-            raise ConfigError(
-                f"scene.feature_dim={self.feature_dim}: use 3 (rgb) or more", field="feature_dim"
-            )
+    """The density activation."""
 
 
 class Field(Scene):
-    """A scene that can be queried at points, with the dataclass field `scene_cfg`."""
+    """A scene that can be queried at points; subclasses have a field `scene_cfg`."""
 
     needs_dirs: ClassVar[bool] = False
     scene_cfg: SceneConfig
@@ -171,20 +148,20 @@ class Field(Scene):
     def __call__(
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
     ) -> FieldSample:
-        """Query density and features; samples, regularisers and meshes all come through here."""
+        """Query density and features; renderers, regularisers and meshes all use this."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(points, dirs)")
 
     def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
-        """Raw density alone; twice differentiable in the points."""
+        """Query raw density only; twice differentiable in the points."""
         dirs = torch.zeros_like(points) if self.needs_dirs else None
         return self(points, dirs).sigma_raw
 
     def lower(self) -> Lowered:
-        """Hand over to fused kernels what they need to do the work of `__call__` and `sigma`."""
+        """Return tensors and constants with which fused kernels compute `__call__` and `sigma`."""
         return NotLowered(f"{type(self).__name__} has no kernel")
 
     def prior(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"] | float:
-        """What the density prior adds to the raw density; subclasses add it in `__call__`."""
+        """Density prior; subclasses add it to the raw density in `__call__`."""
         d = self.scene_cfg.density
         if d.prior_strength == 0:
             return 0.0
@@ -204,7 +181,7 @@ class Field(Scene):
 
 @dataclasses.dataclass(frozen=True)
 class RenderSettings:
-    """What schedules and viewers change per call; None leaves the renderer's own value."""
+    """Renderer options that a call may override; None keeps the configured value."""
 
     samples_coarse: int | None = None
     samples_fine: int | None = None
@@ -216,16 +193,15 @@ class RenderSettings:
 
 
 class Representation(nn.Module):
-    """Makes scenes from styles. A plug-in derives from it, and registers (Config, Class).
+    """Computes a scene from style vectors. Plug-ins derive from it and register (Config, Class).
 
-    It is built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int)`, `resolution` being
-    that of the image.
+    Built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int)` with the image resolution.
     """
 
     num_ws: int
     scene_type: type[Scene]
     view_in_label: bool = False
-    """True where another view needs another label (no 3D scene), as for the 2D baseline."""
+    """True if a new view needs a new label, since there is no 3D scene (the 2D baseline)."""
 
     def forward(
         self,
@@ -233,7 +209,7 @@ class Representation(nn.Module):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Scene:
-        """Make the scenes of a batch of styles."""
+        """Compute the scenes of a batch of style vectors."""
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(ws, noise_mode, draws)"
         )
@@ -245,7 +221,7 @@ class Renderer(nn.Module):
     accepts: type[Scene]
 
     def prepare(self, scene: Scene) -> Scene:
-        """Do work worth keeping between views (an occupancy grid, a 16-bit copy); here none."""
+        """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""
         return scene
 
     def forward(

@@ -1,4 +1,4 @@
-"""Keyed randomness: what is drawn depends on what it is for, never on workers, ranks or resumes."""
+"""Keyed randomness: draws depend on their purpose, never on workers, ranks or resumes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,10 +12,9 @@ from torch import Tensor
 class Draws:
     """Random numbers keyed by (seed, scope, step, microbatch, purpose).
 
-    Asking twice for the same purpose gives the same numbers; independent numbers need another
-    purpose or scope. Numbers are drawn on the CPU and moved, unless `on_device` says that a
-    device generator is good enough (depth jitter and layer noise: large, and not needed to be
-    equal between devices).
+    The same purpose gives the same numbers; independent numbers need another purpose or scope.
+    Numbers are drawn on the CPU and moved. `on_device` draws on the device instead, for large
+    tensors that need not be equal between devices (depth jitter, layer noise).
     """
 
     seed: int
@@ -24,7 +23,7 @@ class Draws:
     prefix: str = ""
 
     def scope(self, name: str) -> "Draws":
-        """Return the draws of a named part, such as a phase: independent of all others."""
+        """Return the draws of a named part, independent of all others."""
         return replace(self, prefix=f"{self.prefix}{name}/")
 
     def at(self, step: int, microbatch: int = 0) -> "Draws":
@@ -32,7 +31,7 @@ class Draws:
         return replace(self, step=step, microbatch=microbatch)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """Return a generator that depends on the key alone."""
+        """Return a `torch.Generator` seeded by the key."""
         key = f"{self.seed}|{self.step}|{self.microbatch}|{self.prefix}{purpose}".encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
         return torch.Generator(device).manual_seed(number)
@@ -45,10 +44,10 @@ class Draws:
         on_device: bool = False,
     ) -> Tensor:
         """Draw from U[0, 1) in float32."""
-        where = device if on_device else "cpu"
-        return torch.rand(tuple(shape), generator=self.generator(purpose, where), device=where).to(
-            device
-        )
+        source = device if on_device else "cpu"
+        return torch.rand(
+            tuple(shape), generator=self.generator(purpose, source), device=source
+        ).to(device)
 
     def normal(
         self,
@@ -58,10 +57,10 @@ class Draws:
         on_device: bool = False,
     ) -> Tensor:
         """Draw from N(0, 1) in float32."""
-        where = device if on_device else "cpu"
-        return torch.randn(tuple(shape), generator=self.generator(purpose, where), device=where).to(
-            device
-        )
+        source = device if on_device else "cpu"
+        return torch.randn(
+            tuple(shape), generator=self.generator(purpose, source), device=source
+        ).to(device)
 
     def integers(self, purpose: str, high: int, shape: Sequence[int]) -> Tensor:
         """Draw integers uniformly from [0, high), on the CPU."""

@@ -22,39 +22,35 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, resize
 from lightning_gan3d.networks.mapping import Mapping, MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolution, SuperResolutionConfig
+from lightning_gan3d.ranges import Count
 
 
 def _plugin(group: registry.Group) -> Any:
-    """A configuration field whose `kind` picks the plug-in."""
+    """Return a configuration field whose `kind` selects the plug-in."""
     return field(metadata={"kinds": registry.kinds(group), "name_of": registry.name_of(group)})
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What a generator is made of."""
+    """The parts of a generator."""
 
     representation: Any = _plugin("representations")
-    """The plug-in under comparison; `kind` is its name."""
+    """The representation; `kind` is its registered name."""
     renderer: Any = _plugin("renderers")
-    """The renderer; `kind` is its name. It must accept the representation's scenes."""
-    z_dim: int = 512
-    """Size of a latent."""
-    w_dim: int = 512
-    """Size of a style."""
+    """The renderer; it must accept the scenes of the representation."""
+    z_dim: Count = 512
+    """Size of the latent vector."""
+    w_dim: Count = 512
+    """Size of a style vector."""
     mapping: MappingConfig = MappingConfig()
-    """From latent and camera to styles."""
+    """The mapping network."""
     scene: SceneConfig = SceneConfig()
-    """What all representations of a comparison share."""
+    """Options that all representations of a comparison share."""
     superresolution: SuperResolutionConfig = SuperResolutionConfig()
-    """From the rendering to the image."""
+    """The super-resolution network."""
 
     def __post_init__(self) -> None:
-        """Check sizes, and that renderer and representation fit."""
-        for name in ("z_dim", "w_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"generator.{name}={getattr(self, name)}: use 1 or more, e.g. 512", field=name
-                )
+        """Check that the renderer accepts the representation's scenes."""
         representation = registry.module_of("representations", self.representation)
         renderer = registry.module_of("renderers", self.renderer)
         if not issubclass(representation.scene_type, renderer.accepts):  # type: ignore[attr-defined]  # plug-in classes declare both
@@ -68,26 +64,26 @@ class GeneratorConfig:
 
     @property
     def is_field(self) -> bool:
-        """Whether its scenes can be queried at points."""
+        """True if its scenes can be queried at points."""
         module = registry.module_of("representations", self.representation)
         return issubclass(module.scene_type, Field)  # type: ignore[attr-defined]  # a Representation
 
     @property
     def view_in_label(self) -> bool:
-        """Whether another view needs another label."""
+        """True if a new view needs a new label."""
         module = registry.module_of("representations", self.representation)
         return bool(module.view_in_label)  # type: ignore[attr-defined]  # a Representation
 
 
 class Generator(nn.Module):
-    """A 3D-aware image generator (EG3D, Chan et al. 2022, fig. 4), whatever its representation.
+    """A 3D-aware image generator (EG3D, Chan et al. 2022, fig. 4) with any representation.
 
-    `label` is the (b, 25) row of `dataset.json`: it conditions the mapping. `cameras` are where the
-    scene is seen from: k views of each scene, v = b * k; None means the label's own camera.
+    `label` is the (b, 25) row of `dataset.json`; it conditions the mapping. `cameras` render k
+    views of each scene, v = b * k; None renders from the label's own camera.
     """
 
     def __init__(self, cfg: GeneratorConfig, resolution: int) -> None:
-        """Build the parts for images of `resolution` squared."""
+        """Build the networks for images of `resolution` x `resolution` pixels."""
         super().__init__()
         self.cfg = cfg
         self.resolution = resolution
@@ -104,7 +100,7 @@ class Generator(nn.Module):
             cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution
         )
         self.rendering_resolution: int = resolution // cfg.superresolution.factor
-        """The resolution of `image_raw` unless a call asks for another; training may change it."""
+        """Default resolution of `image_raw`; the training schedule changes it."""
 
     def scene(
         self,
@@ -112,7 +108,7 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Scene:
-        """Make the scenes of styles: computed once, rendered from any number of cameras."""
+        """Compute scenes from style vectors: once, for any number of cameras."""
         return self.representation(ws, noise_mode, draws)  # type: ignore[no-any-return]  # nn.Module
 
     def render(
@@ -130,7 +126,7 @@ class Generator(nn.Module):
         feature, depth, opacity = self.renderer(scene, cameras, resolution, settings, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image, raw = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
-        # A picture comes at full size: reduce it, so that the discriminator sees the same pair.
+        # A picture has full size: reduce it, so that the discriminator gets the same pair.
         return Images(image, resize(raw, resolution), depth, opacity)
 
     def views(
@@ -143,9 +139,10 @@ class Generator(nn.Module):
         resolution: int | None = None,
         settings: RenderSettings | None = None,
     ) -> Images:
-        """See each latent from its k = v / b cameras; where the view is in the label, by labels.
+        """Render each latent from its k = v / b cameras, without random draws.
 
-        Work that pays over several views (`Renderer.prepare`) is done where there are some.
+        Without a 3D scene, the label of each camera conditions the mapping. For several views, the
+        renderer prepares the scene (`Renderer.prepare`).
         """
         k = len(cameras.cam2world) // len(z)
         if self.representation.view_in_label:
@@ -176,5 +173,5 @@ class Generator(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Count the trained numbers of a module."""
+    """Count the trainable parameters of a module."""
     return sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Plug-ins by name: the project's own dicts, then the entry points of other packages."""
+"""Plug-ins by name: the project's own, then those of other packages by entry point."""
 
 import difflib
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from lightning_gan3d.config import ConfigError
 
 Group = Literal["representations", "renderers"]
 Plugin = tuple[type, type]
-"""A dataclass of options, and the class that is built from it."""
+"""The configuration dataclass, and the class built from it."""
 
 
 def own(group: Group) -> dict[str, Plugin]:
-    """Return the project's own plug-ins of a group; imported late, for plug-ins import the core."""
+    """Return the project's own plug-ins. The import is late, since plug-ins import the core."""
     if group == "representations":
         from representations import REPRESENTATIONS
 
@@ -24,12 +24,12 @@ def own(group: Group) -> dict[str, Plugin]:
 
 
 def external(group: Group) -> dict[str, EntryPoint]:
-    """Return the plug-ins that other installed packages offer, not yet loaded."""
+    """Return the entry points of other installed packages, not yet loaded."""
     return {e.name: e for e in entry_points(group=f"lightning_gan3d.{group}")}
 
 
 def find(group: Group, name: str) -> Plugin:
-    """Return (Config, Class) of a plug-in; another package's broken one is named."""
+    """Return (Config, Class) of a plug-in. Raises `ConfigError` if it is unknown or broken."""
     mine, others = own(group), external(group)
     if name in mine:
         return mine[name]
@@ -56,17 +56,17 @@ def find(group: Group, name: str) -> Plugin:
 
 
 def module_of(group: Group, config: Any) -> type:
-    """Return the class that is built from this configuration."""
+    """Return the class built from this configuration."""
     return find(group, name_of(group)(type(config)))[1]
 
 
 def kinds(group: Group) -> Callable[[str], type]:
-    """Return the function from a `kind` to its dataclass, for `config.build`."""
+    """Return a function from `kind` to the configuration dataclass, for `config.build`."""
     return lambda name: find(group, name)[0]
 
 
 def name_of(group: Group) -> Callable[[type], str]:
-    """Return the function from a dataclass to its `kind`, for `config.to_tree`."""
+    """Return a function from the configuration dataclass to `kind`, for `config.to_tree`."""
 
     def lookup(config_cls: type) -> str:
         for name, plugin in own(group).items():
@@ -76,7 +76,7 @@ def name_of(group: Group) -> Callable[[type], str]:
             try:
                 if find(group, name)[0] is config_cls:
                     return name
-            except ConfigError:  # another package's broken plug-in: not the one we look for
+            except ConfigError:  # a broken plug-in of another package
                 continue
         raise ConfigError(f"{config_cls.__name__} is not registered among the {group}")
 

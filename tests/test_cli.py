@@ -23,7 +23,7 @@ def test_help_does_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"Train, measure and compare" in done.stdout
+    assert b"Train, evaluate and compare" in done.stdout
 
 
 def test_version(capsys):
@@ -57,7 +57,7 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["data", "from-poses", "/nowhere", "out.zip"], ["/nowhere"]),
         (["evaluate", "/nowhere"], ["/nowhere"]),
         (["report", "/nowhere"], ["/nowhere"]),
-        (["bench", "triplane", "--against", "/nowhere"], ["leave out triplane"]),
+        (["bench", "triplane", "--against", "/nowhere"], ["remove triplane"]),
         (["bench", "triplane", "--threads", "2"], ["bench --threads", "--against PATH"]),
         (["generate", "/nowhere"], ["/nowhere"]),
         (["bench", "/nowhere"], ["/nowhere"]),

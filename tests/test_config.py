@@ -123,7 +123,7 @@ def test_the_resolved_yaml_builds_the_same_again(tmp_path):
         ("name: !!python/object/apply:os.system ['true']\n", [], ["not a valid YAML"]),
         ("name: a\nsteps: ${nowhere}\n", [], ["interpolation"]),
         ("base: gone.yaml\n", [], ["gone.yaml", "no such configuration file"]),
-        ("base: main.yaml\n", [], ["goes in a circle"]),
+        ("base: main.yaml\n", [], ["is circular"]),
         ("name: a\n", ["--steps=3"], ["override `--steps=3`", "write key.path=value"]),
         ("name: a\n", ["steps"], ["override `steps`"]),
         ("name: a\n", ["inner.betas[0]=1"], ["override `inner.betas[0]=1`"]),

@@ -7,8 +7,9 @@ import torch
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.experiment import load_experiment, preset_names, presets_folder, run_hash
+from lightning_gan3d.experiment import load_experiment, run_hash
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.presets import preset_names, presets_folder
 
 RUNNABLE = preset_names("runs")
 SHARED = ("z_dim", "w_dim", "scene")

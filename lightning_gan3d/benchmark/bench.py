@@ -19,6 +19,7 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_measures
 from lightning_gan3d.networks.fused.report import describe
+from lightning_gan3d.presets import preset_names
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.runs import Run
 
@@ -135,7 +136,7 @@ def table(name: str, measures: Sequence[Metric]) -> str:
 def cost_of_presets() -> str:
     """Return a table of what every preset costs; counted without data and without computing."""
     rows = ["preset                      parameters  representation   scene bytes   GFLOP an image"]
-    for name in experiment.preset_names("runs"):
+    for name in preset_names("runs"):
         config = experiment.load_experiment(name)
         with torch.device("meta"):
             cost = count_cost(Generator(config.generator, image_resolution(config)))

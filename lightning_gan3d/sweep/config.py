@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.experiment import find_file, load_experiment, preset_names
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.presets import find_file, preset_names
 from lightning_gan3d.registry import name_of
 from lightning_gan3d.runs import run_path
 from lightning_gan3d.sweep.record import SweepEntry

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_gan3d.cost import Cost, count_cost
-from lightning_gan3d.experiment import load_experiment, preset_names
+from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.presets import preset_names
 
 FIELDS = ("triplane", "voxel", "nerf_mlp")
 ALL = (*FIELDS, "image2d")

@@ -156,7 +156,7 @@ def test_what_is_proposed_can_be_pasted_into_an_experiment(made, tmp_path):
 
 
 def preset():
-    from lightning_gan3d.experiment import find_file
+    from lightning_gan3d.presets import find_file
 
     return find_file("triplane")
 

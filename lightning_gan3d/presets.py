@@ -1,0 +1,42 @@
+"""Preset files by name. Imports no torch."""
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+from lightning_gan3d.config import ConfigError
+
+
+def presets_folder() -> Path:
+    """Return the folder of the presets, beside the package in a clone and in an installation."""
+    return Path(__file__).parent.parent / "experiments"
+
+
+def preset_names(group: Literal["runs", "sweeps", "all"] = "all") -> list[str]:
+    """List preset names, e.g. `triplane` or `equal/parameters_voxel`.
+
+    `runs` leaves out sweeps and the `base` files that others start from.
+    """
+    folder = presets_folder()
+    names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    if group == "sweeps":
+        return [n for n in names if n.startswith("sweeps/")]
+    if group == "runs":
+        return [n for n in names if not n.startswith("sweeps/") and n.split("/")[-1] != "base"]
+    return names
+
+
+def find_file(name: str | Path) -> Path:
+    """Return the path of a YAML file or of a preset."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    preset = presets_folder() / f"{name}.yaml"
+    if preset.is_file():
+        return preset
+    names = preset_names("runs")
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    raise ConfigError(
+        f"no preset `{name}` and no file of that name; {hint}presets: {', '.join(names)}"
+    )
