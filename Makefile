@@ -1,11 +1,11 @@
-# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+# All targets run in .venv, created on first use. `make help` lists the targets.
 
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PLATFORM := $(shell uname -s)-$(shell uname -m)
-# The first supported interpreter at hand; `make PYTHON=/path/to/python` picks another.
+# The first supported interpreter on the path; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
 DEMO := runs/demo
@@ -16,7 +16,7 @@ DEMO := runs/demo
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY)  ## make the environment in .venv, pinned by hashes on Linux x86-64
+setup: $(READY)  ## create the environment in .venv, pinned by hashes on Linux x86-64
 
 $(READY): requirements/linux-x86_64.txt requirements/uv.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Install one, or: make PYTHON=/path/to/python"; exit 2; }
@@ -30,7 +30,7 @@ else
 endif
 	@touch $@
 
-demo: $(READY)  ## train, measure and compare the four generators on procedural data, in minutes
+demo: $(READY)  ## train, evaluate and compare four generators on procedural data, in minutes
 	@test -f data/synth32.zip || $(BIN)/gan3d data synth data/synth32.zip
 	$(BIN)/gan3d sweep run demo --root $(DEMO)
 	$(BIN)/gan3d bench $(DEMO) --quick
@@ -44,11 +44,11 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)  ## rewrite the code in the house style
+format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time and weigh the demo's presets; EG3D=CLONE adds the official code beside ours
+bench: $(READY)  ## benchmark the demo's presets; EG3D=CLONE compares with the official code
 	$(BIN)/gan3d bench demo/triplane demo/voxel demo/nerf_mlp demo/image2d --root runs
 	@test -z "$(EG3D)" || $(BIN)/gan3d bench --against "$(EG3D)" --out runs/bench/against.json
 
@@ -58,5 +58,5 @@ lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	echo uv | $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url \
 		--python-version 3.11 - -o requirements/uv.txt
 
-clean:  ## remove the environment and caches; data and runs stay
+clean:  ## remove the environment and caches, not data and runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

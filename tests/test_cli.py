@@ -40,7 +40,7 @@ def test_config_prints_every_default_with_overrides(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "fragments"),
     [
         (["train", "triplan"], ["no preset `triplan`", "did you mean `triplane`"]),
         (["train", "gone.yaml"], ["gone.yaml: no such configuration file"]),
@@ -68,15 +68,15 @@ def test_config_prints_every_default_with_overrides(capsys):
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2_and_starts_nothing(
-    capsys, tmp_path, monkeypatch, arguments, words
+    capsys, tmp_path, monkeypatch, arguments, fragments
 ):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert err.startswith("error: ")
     assert "Traceback" not in err
-    for word in words:
-        assert word in err
+    for fragment in fragments:
+        assert fragment in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +103,7 @@ def test_presets_are_listed_without_bases_and_with_their_cost(capsys):
     assert row.split()[1:4] == ["40,724", "32,404", "1,536"]
 
 
-def test_weights_are_listed_and_unknown_ones_refused(capsys, tmp_path, monkeypatch):
+def test_weights_are_listed_and_unknown_ones_rejected(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, out, _ = run(capsys, "weights", "list")
     assert code == 0

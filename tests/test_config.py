@@ -75,7 +75,7 @@ def test_base_files_merge_and_overrides_win(tmp_path):
     assert built == Outer("b", 7, inner=Inner(0.5, (0.1, 0.2), (1, 2)))
 
 
-def test_another_kind_drops_the_options_of_the_one_below(tmp_path):
+def test_a_new_kind_drops_the_options_of_the_old_one(tmp_path):
     below = "name: b\npart: {kind: plug, size: 9}\n"
     built = load(tmp_path, "base: below.yaml\npart: {kind: other, depth: 2}\n", below=below)
     assert built.part == Other(2)
@@ -89,7 +89,7 @@ def test_the_resolved_yaml_builds_the_same_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "words"),
+    ("text", "overrides", "fragments"),
     [
         (
             "name: a\nsteps: 2\ninner:\n  lrr: 1\n",
@@ -131,14 +131,14 @@ def test_the_resolved_yaml_builds_the_same_again(tmp_path):
         ("name: a\n", ["inner.lr=0"], ["use a positive number", "(command line)"]),
     ],
 )
-def test_refusals_name_field_value_place_and_remedy(tmp_path, text, overrides, words):
-    with pytest.raises(ConfigError) as refused:
+def test_errors_name_field_value_origin_and_remedy(tmp_path, text, overrides, fragments):
+    with pytest.raises(ConfigError) as error:
         load(tmp_path, text, overrides)
-    for word in words:
-        assert word in str(refused.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
-def test_the_digest_sees_values_and_not_their_order():
+def test_the_digest_depends_on_values_not_on_their_order():
     assert cfg.digest({"a": 1, "b": 2}) == cfg.digest({"b": 2, "a": 1})
     assert cfg.digest({"a": 1, "b": 2}) != cfg.digest({"a": 1, "b": 3})
 

@@ -14,7 +14,7 @@ def test_threads_are_pinned():
     torch.set_num_threads(before)
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch):
+def test_missing_devices_are_rejected(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert devices.choose_device("auto").type == "cuda"
@@ -27,11 +27,11 @@ def test_devices_that_are_not_there_are_refused(monkeypatch):
         devices.choose_device("mps")
 
 
-def test_memory_and_device_have_values():
+def test_peak_memory_and_device_name():
     assert 50 < devices.peak_memory_mb(torch.device("cpu")) < 1e6
     assert devices.device_name(torch.device("cpu")).startswith("cpu, ")
 
 
-def test_only_glibc_is_tuned(monkeypatch):
+def test_only_glibc_keeps_freed_memory(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "darwin")
     assert not devices.keep_freed_memory()

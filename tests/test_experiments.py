@@ -16,7 +16,7 @@ SHARED = ("z_dim", "w_dim", "scene")
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_every_preset_resolves_and_builds_a_generator_on_no_memory(name):
+def test_every_preset_resolves_and_builds_a_generator_without_memory(name):
     config = load_experiment(name)
     with torch.device("meta"):
         generator = Generator(config.generator, config.data.resolution or 64)
@@ -80,14 +80,14 @@ def test_the_hash_ignores_seed_paths_and_machine(override):
 @pytest.mark.parametrize(
     "override", ["training.batch=16", "generator.scene.box=1.5", "data.mirror=true"]
 )
-def test_the_hash_sees_what_changes_the_experiment(override):
+def test_the_hash_changes_with_the_experiment(override):
     assert run_hash(load_experiment("triplane", [override])) != run_hash(
         load_experiment("triplane")
     )
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "fragments"),
     [
         (
             ["generator.representation.kind=triplan"],
@@ -105,13 +105,13 @@ def test_the_hash_sees_what_changes_the_experiment(override):
         (["generator.scene.density.scale=0"], ["density.scale=0"]),
     ],
 )
-def test_impossible_experiments_are_refused(overrides, words):
-    with pytest.raises(ConfigError) as refused:
+def test_invalid_experiments_are_rejected(overrides, fragments):
+    with pytest.raises(ConfigError) as error:
         load_experiment("triplane", overrides)
-    for word in words:
-        assert word in str(refused.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
-def test_what_needs_a_field_is_refused_for_a_picture():
+def test_options_that_need_a_field_are_rejected_for_a_picture():
     with pytest.raises(ConfigError, match="no density field"):
         load_experiment("image2d", ["loss.density_reg=0.25"])

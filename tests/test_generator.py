@@ -61,7 +61,7 @@ def test_a_cached_scene_renders_what_forward_renders(kind):
     torch.testing.assert_close(images.image, direct.image)
 
 
-def test_super_resolution_enlarges_the_rendering_and_sees_each_view_of_a_scene():
+def test_super_resolution_upsamples_each_view_of_a_scene():
     generator = small(
         "triplane",
         "generator.superresolution={factor: 2, channels: [8, 8]}",

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The commands and examples of the README work."""
 
 import re
 import shlex
@@ -36,18 +36,20 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_is_understood(line):
-    words = shlex.split(line, comments=True)[1:]
+def test_every_command_parses(line):
+    arguments = shlex.split(line, comments=True)[1:]
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        name = words.pop(0)
+        name = arguments.pop(0)
         assert name in command.commands, line
         command = command.commands[name]
-    context = command.make_context(command.name, words)  # parses, runs nothing; refuses by raising
+    context = command.make_context(
+        command.name, arguments
+    )  # parses without running; raises if invalid
     assert context.command is command
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
