@@ -65,12 +65,14 @@ def train(
     """Train one generator, then evaluate it."""
     config = _load(file, overrides)
     if dry_run:
-        from lightning_gan3d.training.plan import plan
+        from lightning_gan3d.training.fit import plan
 
         typer.echo(plan(config))
         return
     from lightning_gan3d.training.fit import train_run
+    from lightning_gan3d.training.processes import print_log
 
+    print_log()
     raise typer.Exit(train_run(config, root=root, resume=resume, command=sys.argv))
 
 
@@ -109,7 +111,9 @@ def sweep_run(
 ) -> None:
     """Run configurations x seeds; skip finished runs, continue stopped ones."""
     from lightning_gan3d.sweep.local import run_sweep
+    from lightning_gan3d.training.processes import print_log
 
+    print_log()
     raise typer.Exit(run_sweep(file, root))
 
 

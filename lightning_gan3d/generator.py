@@ -155,7 +155,7 @@ class Generator(nn.Module):
 
     def forward(
         self,
-        z: Float[Tensor, "b z_dim"],
+        z: Float[Tensor, "b z_dim"] | None,
         label: Float[Tensor, "b 25"],
         cameras: Cameras | None = None,
         truncation_psi: float = 1.0,
@@ -164,12 +164,21 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "const",
         settings: RenderSettings | None = None,
         draws: Draws | None = None,
-    ) -> Images:
-        """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`."""
-        ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
-        scene = self.scene(ws, noise_mode, draws)
+        ws: Float[Tensor, "b num_ws w_dim"] | None = None,
+        return_scene: bool = False,
+    ) -> Images | tuple[Images, Scene]:
+        """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`.
+
+        `ws`: style vectors, e.g. mixed ones, instead of `mapping(z, label)`.
+        """
+        of_scene = None if draws is None else draws.scope("scene")
+        of_render = None if draws is None else draws.scope("render")
+        if ws is None:
+            ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
+        scene = self.scene(ws, noise_mode, of_scene)
         cameras = Cameras.from_label(label) if cameras is None else cameras
-        return self.render(scene, ws, cameras, resolution, settings, noise_mode, draws)
+        images = self.render(scene, ws, cameras, resolution, settings, noise_mode, of_render)
+        return (images, scene) if return_scene else images
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from lightning_gan3d.benchmark.growth import growth_with_grid, growth_with_rende
 from lightning_gan3d.benchmark.speed import FULL, QUICK
 from lightning_gan3d.benchmark.stages import measure_stages
 from lightning_gan3d.benchmark.training import measure_training
+from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.cost import count_cost
 from lightning_gan3d.data.dataset import ImageDataset
@@ -47,7 +48,7 @@ def benchmark_run(
         keep_freed_memory()  # as training does, so that its speed and this one belong together
     with setup.cpu_threads(config.training.threads):
         generator = (
-            target.generator(str(where))
+            load_generator(target.path, where)
             if isinstance(target, Run)
             else Generator(config.generator, image_resolution(config)).to(where)
         )

@@ -1,6 +1,7 @@
 """The phases of a training step, and the discriminator, each timed and weighed by itself."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -14,7 +15,7 @@ from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.images import Images
 from lightning_gan3d.metric import Metric
 from lightning_gan3d.training.config import LossConfig
-from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.module import AdversarialModule, Microbatch
 from lightning_gan3d.training.optimizers import Phase
 
 PHASE_NAMES: dict[Phase, str] = {
@@ -30,20 +31,30 @@ def measure_phases(
 ) -> list[Metric]:
     """Time and weigh each phase of a step that the configuration has, its optimizer included."""
     every = intervals(module.config.loss)
-    now, microbatches = module.now(batch.step), module.split(batch)
+    microbatches = module.split(batch)
     times, memory = [], []
     for phase in PHASE_NAMES:
         if phase not in every:
             continue
 
         def run(phase: Phase = phase) -> None:
-            module.run_phase(phase, now, microbatches)
+            steps_of(module)[phase](microbatches)
 
         what = f"phase `{phase}`, once in {every[phase]} step(s), batch {len(batch.images)}"
         name = PHASE_NAMES[phase]
         times.append(time_calls(run, protocol, device).measure(f"speed.train_{name}_ms", what))
         memory.append(measure_peak(f"memory.train_{name}_mb", run, device, what))
     return [*times, *memory]
+
+
+def steps_of(module: AdversarialModule) -> dict[Phase, Callable[[list[Microbatch]], None]]:
+    """Return the method of each phase."""
+    return {
+        "G loss": module.generator_step,
+        "G density penalty": module.density_step,
+        "D loss": module.discriminator_step,
+        "D penalty": module.penalty_step,
+    }
 
 
 def intervals(loss: LossConfig) -> dict[Phase, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_gan3d.checkpoints.load import read_networks
+from lightning_gan3d.checkpoints.load import load_generator, read_networks
 from lightning_gan3d.config import ConfigError, from_options, to_tree, to_yaml
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.datamodule import open_test
@@ -104,7 +104,7 @@ def evaluate_run(
     _refuse_losses(run, config.evaluation)
     where = crew.device(choose_device(device))
     train = ImageDataset(config.data, "train")
-    generator = run.generator(str(where))
+    generator = load_generator(run.path, where)
     initial = None
     # What began as another generator's weights has no untrained state to compare with.
     if not config.init_from.path and "imported_from" not in run.manifest():

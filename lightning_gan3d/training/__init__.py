@@ -1,1 +1,1 @@
-"""The adversarial loop: one module, its schedules, its record and its run directories."""
+"""Training: losses, optimizers, schedules and the loop."""

@@ -1,92 +1,99 @@
-"""What happens between steps, in this order: look at the gate, log, measure, sample, save, stop."""
+"""Actions between steps, in this order: check gradients, log, evaluate, sample, save, stop."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import lightning
 import torch
 
 from lightning_gan3d import devices, files, runs
-from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.store import steps_in
-from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.networks.fused.report import describe
-from lightning_gan3d.training import distributed
-from lightning_gan3d.training.alarms import alarms, scene_statistics
+from lightning_gan3d.training import checkpoint, distributed
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
-from lightning_gan3d.training.samples import sample_grid, save_png
+from lightning_gan3d.training.processes import (
+    DONE,
+    FAILED,
+    STOPPED,
+    Session,
+    StopRequest,
+    local_rank,
+)
+from lightning_gan3d.training.samples import (
+    sample_cameras,
+    sample_grid,
+    save_png,
+    scene_statistics,
+    scene_warnings,
+)
 from lightning_gan3d.training.schedules import is_due
-from lightning_gan3d.training.signals import StopRequest
-from lightning_gan3d.training.wandb_mirror import Mirror
+from lightning_gan3d.training.wandb_logger import WandbLogger
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-class BrokenGradient(Exception):
-    """A gradient was not finite; nothing has been learned since."""
+class NonFiniteGradient(Exception):
+    """A gradient has NaN or infinity; weights have not changed since."""
 
     def __init__(self, phase: Phase, step: int) -> None:
-        """Say which, and when."""
         super().__init__(f"the gradient of the {phase} is not finite in step {step}")
 
 
 class CannotSave(Exception):
-    """Checkpoints could not be written three times in a row."""
+    """Checkpoints could not be written three times in a row, or at the end."""
 
 
 class Clock:
-    """Seconds of training alone: it stands while the run logs, measures, samples or saves."""
+    """Training time in seconds: excludes logging, evaluation, samples and checkpoints."""
 
     def __init__(self, seconds: float, device: torch.device) -> None:
-        """Go on from `seconds`."""
+        """`seconds`: training time before a resume."""
         self.seconds = seconds
         self._device = device
-        self._since: float | None = None
+        self._started: float | None = None
 
     def start(self) -> None:
-        """Run."""
-        self._since = time.monotonic()
+        """Start or resume."""
+        self._started = time.monotonic()
 
     def stop(self) -> None:
-        """Stand, when the device has done its work."""
+        """Pause, after the device has finished."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        if self._since is not None:
-            self.seconds += time.monotonic() - self._since
-        self._since = None
+        if self._started is not None:
+            self.seconds += time.monotonic() - self._started
+        self._started = None
 
 
-class Rhythm(lightning.Callback):
-    """Does what is due after a step. Only process 0 writes and speaks; all take the same turns."""
+class PeriodicActions(lightning.Callback):
+    """Performs the actions that are due after a step.
+
+    All processes act in the same steps, but only rank 0 writes and logs.
+    """
 
     def __init__(
-        self,
-        config: ExperimentConfig,
-        path: Path,
-        cameras: Cameras,
-        clock: Clock,
-        stop: StopRequest,
-        mirror: Mirror,
-        save: Callable[[], Path],
-        measure: Callable[[], dict[str, float]],
-        say: Say,
+        self, session: Session, data: DataModule, stop: StopRequest, seconds: float
     ) -> None:
-        """Remember the tools; `cameras` are the columns of the sample grids."""
-        self.config, self.path, self.cameras = config, path, cameras
-        self.clock, self.stop, self.mirror = clock, stop, mirror
-        self.save, self.measure, self.say = save, measure, say
+        """`seconds`: training time before a resume."""
+        self.session, self.data, self.stop = session, data, stop
+        self.config, self.path = session.config, session.path
+        self.cameras = sample_cameras(data.train.labels, self.config.logging)
+        self.clock = Clock(seconds, session.device)
+        self.wandb = WandbLogger(self.config, self.path, enabled=local_rank() == 0)
         self.stopped = False
         self._failed_saves = 0
-        self._raised: list[str] = []
-        self._told: dict[str, str] = {}
+        self._warnings: list[str] = []
+        self._backends: dict[str, str] = {}
         self._logged = (0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Begin to count time, and take the signals back."""
-        self.stop.watch()
+        """Start the clock, and handle signals again after Lightning has taken them."""
+        self.stop.install()
         self.agreement = distributed.Agreement()
         self._logged = (module.images_seen, self.clock.seconds)
         if module.steps_done == 0 and self.config.training.sample_kimg > 0:
@@ -98,7 +105,7 @@ class Rhythm(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Do what is due."""
+        """Perform the actions that are due."""
         del outputs, batch, batch_idx
         training = self.config.training
         after = module.images_seen
@@ -110,42 +117,51 @@ class Rhythm(lightning.Callback):
             return kimg > 0 and (last or is_due(kimg, before, after))
 
         logs, saves = due(training.log_kimg), due(training.snapshot_kimg) or last or stopping
-        measures, samples = due(training.eval_kimg), due(training.sample_kimg)
-        if not (logs or saves or measures or samples):
+        evaluates, samples = due(training.eval_kimg), due(training.sample_kimg)
+        if not (logs or saves or evaluates or samples):
             return
         self.clock.stop()
         broken = module.gate.broken()
         if broken:
-            raise BrokenGradient(*broken)
+            raise NonFiniteGradient(*broken)
         if logs or stopping:
-            self._log(module)
-        if measures and distributed.rank() == 0:
-            self._write(module, self.measure())
-        if samples:
-            self._sample(module)
-        if saves:
-            self._save(module, last)
+            means = module.meter.read()  # averages over all processes
+            if distributed.rank() == 0:
+                self._log(module, means)
+        if distributed.rank() == 0:
+            if evaluates:
+                self._evaluate(module)
+            if samples:
+                self._sample(module)
+            if saves:
+                self._save(module, last)
         if stopping:
             self.stopped = trainer.should_stop = True
         self.clock.start()
 
-    def _position(self, module: AdversarialModule) -> dict[str, float | int]:
-        return {
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Close the W&B run."""
+        del trainer, module
+        self.wandb.close(STOPPED if self.stopped else DONE)
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """Close the W&B run as failed."""
+        del trainer, module, exception
+        self.wandb.close(FAILED)
+
+    def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:
+        """Append a row to `metrics.jsonl`."""
+        row = {
             "step": module.steps_done,
             "kimg": module.images_seen / 1000,
             "seconds": round(self.clock.seconds, 3),
+            **values,
         }
-
-    def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:
-        row = {**self._position(module), **values}
         runs.append_row(self.path / runs.METRICS, row)
-        self.mirror.row(row)
+        self.wandb.row(row)
 
-    def _log(self, module: AdversarialModule) -> None:
-        means = module.meter.read()
-        if distributed.rank() != 0:
-            return
-        now = module.now(module.steps_done - 1)
+    def _log(self, module: AdversarialModule, means: dict[str, float]) -> None:
+        state = module.schedule(module.steps_done - 1)
         images, seconds = self._logged
         self._logged = (module.images_seen, self.clock.seconds)
         speed = (module.images_seen - images) / max(self.clock.seconds - seconds, 1e-9)
@@ -154,89 +170,77 @@ class Rhythm(lightning.Callback):
         if module.last_fake is not None:
             scene = scene_statistics(*module.last_fake, self.config.generator.scene.box)
         schedule = {
-            "schedule/rendering_resolution": now.rendering_resolution,
-            "schedule/blur_sigma": now.blur_sigma,
-            "schedule/swap_probability": now.swap_probability,
-            "schedule/learning_rate_factor": now.learning_rate_factor,
+            "schedule/rendering_resolution": state.rendering_resolution,
+            "schedule/blur_sigma": state.blur_sigma,
+            "schedule/swap_probability": state.swap_probability,
+            "schedule/learning_rate_factor": state.learning_rate_factor,
         }
         if self.config.augment.mode == "ada":
             schedule["augment/probability"] = float(module.augment.p)
         self._write(
-            module,
-            {**means, **scene, **schedule, "speed/img_s": speed, "memory/peak_mb": memory},
+            module, {**means, **scene, **schedule, "speed/img_s": speed, "memory/peak_mb": memory}
         )
         if self.config.logging.progress:
-            self.say(self._progress(module, means, speed, memory))
+            total = self.config.training.num_steps * self.config.training.batch
+            left = timedelta(seconds=round((total - module.images_seen) / max(speed, 1e-9)))
+            log.info(
+                f"{module.images_seen / 1000:9.2f} of {total / 1000:g} kimg  {speed:6.1f} img/s  "
+                f"{left} left  {memory:.0f} MB  D acc {means['D/accuracy']:.0%}  "
+                f"loss G {means['loss/G']:.3f} D {means['loss/D']:.3f}"
+            )
         if self.config.logging.alarms:
-            self._alarm(scene)
-        self._tell_paths(module)
+            warnings = scene_warnings(scene)
+            for text in warnings:
+                if text not in self._warnings:
+                    log.warning("warning: %s", text)
+            self._warnings = warnings
+        self._log_backends(module)
 
-    def _tell_paths(self, module: AdversarialModule) -> None:
-        """Say, and keep in the manifest, which code works, when that changes."""
+    def _log_backends(self, module: AdversarialModule) -> None:
+        """Log the code that computes layers and renderings, if it has changed."""
         compiled = self.config.training.compile
-        now = {"layers": "torch.compile" if compiled else describe(module.generator)}
-        taken = getattr(module.generator.renderer, "path_taken", None)
-        if taken is not None:  # a picture has no rays
-            now["rendering_path"] = str(taken)
-        words = {"layers": "synthesis layers:", "rendering_path": "rays are marched by"}
-        for key, code in now.items():
-            if code != self._told.get(key):
-                self.say(f"{words[key]} {code}")
-        if now != self._told:
-            self._told = now
-            manifest = {**runs.read_manifest(self.path), **now}
+        backends = {"layers": "torch.compile" if compiled else describe(module.generator)}
+        path = getattr(module.generator.renderer, "path_taken", None)
+        if path is not None:  # None for pictures
+            backends["rendering_path"] = str(path)
+        for key, backend in backends.items():
+            if backend != self._backends.get(key):
+                log.info("%s: %s", key.replace("_", " "), backend)
+        if backends != self._backends:
+            self._backends = backends
+            manifest = {**runs.read_manifest(self.path), **backends}
             files.write_json(self.path / runs.MANIFEST, manifest)
 
-    def _progress(
-        self, module: AdversarialModule, means: dict[str, float], speed: float, memory: float
-    ) -> str:
-        total = self.config.training.num_steps * self.config.training.batch
-        left = (total - module.images_seen) / max(speed, 1e-9)
-        return (
-            f"{module.images_seen / 1000:9.2f} of {total / 1000:g} kimg  {speed:6.1f} img/s  "
-            f"{_duration(left)} left  {memory:.0f} MB  D right {means['D/accuracy']:.0%}  "
-            f"loss G {means['loss/G']:.3f} D {means['loss/D']:.3f}"
-        )
+    def _evaluate(self, module: AdversarialModule) -> None:
+        """Log the sliced Wasserstein distance of the averaged generator."""
+        from lightning_gan3d.metrics.evaluate import swd_of
 
-    def _alarm(self, scene: dict[str, float]) -> None:
-        """Say an alarm when it begins, not at every log."""
-        found = alarms(scene)
-        for text in found:
-            if text not in self._raised:
-                self.say(f"alarm: {text}")
-        self._raised = found
+        images, evaluation = self.data.test or self.data.train, self.config.evaluation
+        distances = swd_of(module.average, images, evaluation, self.session.device)
+        self._write(module, {f"eval/{name}": value for name, value in distances.items()})
 
     def _sample(self, module: AdversarialModule) -> None:
         if distributed.rank() != 0:
             return
-        grid = sample_grid(
-            module.average, self.cameras, self.config.logging, self.config.seed, module.device
-        )
-        kimg = module.images_seen / 1000
+        config, kimg = self.config, module.images_seen / 1000
+        grid = sample_grid(module.average, self.cameras, config.logging, config.seed, module.device)
         file = self.path / "samples" / f"{kimg:010.3f}kimg.png"
         save_png(grid, file)
-        self.mirror.picture(kimg, file)
+        self.wandb.image(kimg, file)
 
     def _save(self, module: AdversarialModule, last: bool) -> None:
-        """Save; a full disk or the like ends the training the third time, or when it is over."""
-        if distributed.rank() != 0:
-            return
+        """Save a checkpoint; a third failure in a row, or one at the end, stops the run."""
+        folder = self.path / "checkpoints"
         try:
-            self.save()
+            checkpoint.save(module, self.config, folder, self.clock.seconds)
             self._failed_saves = 0
         except (OSError, RuntimeError) as error:
             self._failed_saves += 1
-            good = steps_in(self.path / "checkpoints")
+            good = steps_in(folder)
             newest = good[-1][1].name if good else "none"
-            self.say(
-                f"warning: step {module.steps_done} could not be saved "
+            log.warning(
+                f"warning: cannot save step {module.steps_done} "
                 f"({type(error).__name__}: {error}); last good checkpoint: {newest}"
             )
             if last or self._failed_saves >= 3 or self.stop.reason is not None:
                 raise CannotSave(str(error)) from error
-
-
-def _duration(seconds: float) -> str:
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"

@@ -1,224 +1,170 @@
-"""How a run trains: losses, optimizers, length, rhythm, schedules, logging. Imports no torch.
-
-One file, for the loop reads all of it and no part of it configures one module alone.
-"""
+"""Training options: losses, optimizers, schedules, logging. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from lightning_gan3d.config import ConfigError
+from annotated_types import Ge, Interval
+
+from lightning_gan3d.config import ConfigError, Count, NonNegative, Positive, Share
+
+Beta = Annotated[float, Interval(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the two networks minimise."""
+    """The adversarial loss and its regularisers."""
 
     adversarial: Literal["nonsaturating", "relativistic"] = "nonsaturating"
     """Non-saturating (Goodfellow et al. 2014) or relativistic pairs (R3GAN, Huang et al. 2024)."""
-    r1_gamma: float = 1.0
-    """Weight of R1 (Mescheder et al. 2018): gamma / 2 * |grad D|^2 on both real images. 0: none."""
-    r2_gamma: float | None = None
-    """The same on fakes. None: `r1_gamma` for the relativistic loss, which needs both, else 0."""
+    r1_gamma: NonNegative = 1.0
+    """R1 weight (Mescheder et al. 2018): gamma / 2 * |grad D|^2 at both real images. 0: off."""
+    r2_gamma: NonNegative | None = None
+    """R2 weight: the same at fakes. None: `r1_gamma` for the relativistic loss, otherwise 0."""
     penalty_at: Literal["image", "discriminator"] = "image"
-    """By what R1 and R2 differentiate: the images before blur and augmentation, as Mescheder et
-    al. and StyleGAN2-ADA; or those that the discriminator is given, after both, as EG3D's code."""
-    r1_interval: int = 16
-    """Steps between penalties, weighted by this number; 1: within every step."""
-    style_mixing: float = 0.0
-    """Probability that a latent's styles come from two latents, split at a random layer."""
-    density_reg: float = 0.0
-    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p, on fields; EG3D: 0.25. 0: none."""
-    density_reg_interval: int = 4
-    """Steps between these penalties, weighted by this number; 1: within every step."""
+    """Input of the R1 and R2 gradients: the images before blur and augmentation (Mescheder et al.,
+    StyleGAN2-ADA), or the discriminator's input after both (EG3D's code)."""
+    r1_interval: Count = 16
+    """Steps between penalties, whose weight it multiplies. 1: part of every step."""
+    style_mixing: Share = 0.0
+    """Probability of style mixing: two latents, split at a random layer."""
+    density_reg: NonNegative = 0.0
+    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p, for fields; EG3D: 0.25. 0: off."""
+    density_reg_interval: Count = 4
+    """Steps between density penalties, whose weight it multiplies. 1: part of every step."""
     density_reg_points: Literal["box", "eg3d"] = "box"
-    """Where p lies: uniform in the box, or in [-1, 1]^3 whatever the box, as EG3D."""
-    density_reg_num_points: int = 1000
+    """Distribution of p: uniform in the box, or in [-1, 1]^3 for any box (EG3D)."""
+    density_reg_num_points: Count = 1000
     """Pairs of points per scene."""
-    density_reg_distance: float = 0.004
+    density_reg_distance: Positive = 0.004
     """Standard deviation of q - p per axis: a share of the box, or (`eg3d`) in world units."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("r1_gamma", "r2_gamma", "density_reg"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigError(f"loss.{name}={value}: use 0 (none) or more", field=name)
-        for name in ("r1_interval", "density_reg_interval", "density_reg_num_points"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"loss.{name}={getattr(self, name)}: use a whole number from 1", field=name
-                )
-        if not 0 <= self.style_mixing <= 1:
-            raise ConfigError(
-                f"loss.style_mixing={self.style_mixing}: use a share in [0, 1]",
-                field="style_mixing",
-            )
-        if not self.density_reg_distance > 0:
-            raise ConfigError(
-                f"loss.density_reg_distance={self.density_reg_distance}: use a positive number, "
-                "e.g. 0.004",
-                field="density_reg_distance",
-            )
 
     @property
     def r2(self) -> float:
-        """The weight of R2, with its default resolved."""
+        """R2 weight with the default resolved."""
         if self.r2_gamma is not None:
             return self.r2_gamma
         return self.r1_gamma if self.adversarial == "relativistic" else 0.0
 
     @property
     def penalises_discriminator(self) -> bool:
-        """Whether there is an R1 or R2."""
+        """True if R1 or R2 is on."""
         return self.r1_gamma > 0 or self.r2 > 0
+
+    @property
+    def lazy_penalty(self) -> int:
+        """Steps between separate gradient-penalty steps. 1: there are none."""
+        return self.r1_interval if self.penalises_discriminator else 1
+
+    @property
+    def lazy_density(self) -> int:
+        """Steps between separate density-penalty steps. 1: there are none."""
+        return self.density_reg_interval if self.density_reg > 0 else 1
 
 
 @dataclass(frozen=True)
 class AdamConfig:
-    """One Adam (Kingma & Ba 2015), before the scaling that lazy regularisation asks for."""
+    """Adam (Kingma & Ba 2015), before the correction for lazy regularisation."""
 
-    lr: float = 0.002
+    lr: Positive = 0.002
     """Learning rate."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Decay of the first and the second moment."""
-    eps: float = 1e-8
+    betas: tuple[Beta, Beta] = (0.0, 0.99)
+    """Decay rates of the first and second moment."""
+    eps: Positive = 1e-8
     """Added to the root of the second moment."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.lr > 0:
-            raise ConfigError(f"lr={self.lr}: use a positive number, e.g. 0.002", field="lr")
-        if not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(
-                f"betas={self.betas}: use two numbers in [0, 1), e.g. [0.0, 0.99]", field="betas"
-            )
-        if not self.eps > 0:
-            raise ConfigError(f"eps={self.eps}: use a positive number, e.g. 1e-8", field="eps")
 
 
 @dataclass(frozen=True)
 class OptimizersConfig:
-    """Both optimizers, and the course of their learning rates over images."""
+    """Both optimizers and their learning rate schedule."""
 
     generator: AdamConfig = AdamConfig(lr=0.0025)
     """Adam of the generator."""
     discriminator: AdamConfig = AdamConfig(lr=0.002)
     """Adam of the discriminator."""
-    warmup_kimg: float = 0.0
-    """Learning rates rise linearly over these first thousands of images."""
-    decay_start: float = 1.0
-    """Share of the training after which learning rates fall linearly. 1: never."""
-    decay_to: float = 0.1
-    """Share of the learning rate that is left at the end of the fall."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.warmup_kimg >= 0:
-            raise ConfigError(
-                f"optimizer.warmup_kimg={self.warmup_kimg}: use 0 (none) or more",
-                field="warmup_kimg",
-            )
-        for name in ("decay_start", "decay_to"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"optimizer.{name}={getattr(self, name)}: use a share in [0, 1]", field=name
-                )
+    warmup_kimg: NonNegative = 0.0
+    """Linear warm-up of the learning rates over this many thousand images."""
+    decay_start: Share = 1.0
+    """Share of the training after which learning rates decay linearly. 1: no decay."""
+    decay_to: Share = 0.1
+    """Final learning rates relative to the initial ones."""
 
 
 @dataclass(frozen=True)
 class ResolutionScheduleConfig:
-    """The resolution of the volume rendering over images (EG3D's neural rendering resolution)."""
+    """Resolution of volume rendering over the training (EG3D's neural rendering resolution)."""
 
-    initial: int | None = None
-    """Resolution at the start. None: the generator's own."""
-    final: int | None = None
-    """Resolution at the end. None: the initial one throughout."""
-    start_kimg: float = 0.0
-    """Thousands of images before the resolution begins to change."""
-    fade_kimg: float = 1000.0
-    """Thousands of images over which it changes, through every integer between. 0: at once."""
+    initial: Annotated[int, Ge(4)] | None = None
+    """Resolution at the start. None: the generator's default."""
+    final: Annotated[int, Ge(4)] | None = None
+    """Resolution at the end. None: `initial` throughout."""
+    start_kimg: NonNegative = 0.0
+    """Thousands of images before the resolution changes."""
+    fade_kimg: NonNegative = 1000.0
+    """Thousands of images of a linear change. 0: immediate."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("initial", "final"):
-            value = getattr(self, name)
-            if value is not None and value < 4:
-                raise ConfigError(
-                    f"rendering_resolution.{name}={value}: use 4 pixels or more", field=name
-                )
+        """Check that a schedule has a start."""
         if self.final is not None and self.initial is None:
             raise ConfigError(
-                f"rendering_resolution.final={self.final}: give `initial` too, where it starts",
+                f"rendering_resolution.final={self.final}: set rendering_resolution.initial too",
                 field="final",
             )
-        for name in ("start_kimg", "fade_kimg"):
-            value = getattr(self, name)
-            if not value >= 0:
-                raise ConfigError(f"rendering_resolution.{name}={value}: use 0 or more", field=name)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length, batch, precision, device, rhythm and schedules. Everything counts images (kimg)."""
+    """Length, batch, precision, device, intervals and schedules. kimg: thousands of real images."""
 
-    kimg: float = 25_000.0
-    """Thousands of real images shown to the discriminator in the whole run."""
-    batch: int = 32
-    """Images of a step, over all processes and accumulation rounds."""
-    microbatch: int | None = None
-    """Images of one pass: the unit of draws, swaps and minibatch deviation. None: the batch."""
+    kimg: Positive = 25_000.0
+    """Length of the training."""
+    batch: Count = 32
+    """Images per step, over all processes and accumulation rounds."""
+    microbatch: Count | None = None
+    """Images per pass: the unit of draws, swaps and minibatch deviation. None: the batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` multiplies in bfloat16; penalties, losses and weights stay in float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train; `auto` takes CUDA where there is one, else the CPU."""
-    devices: int = 1
+    """`auto` uses CUDA if available, otherwise the CPU."""
+    devices: Count = 1
     """Processes that share each step: one per GPU, or several on a CPU."""
-    threads: int | None = None
-    """CPU threads of each process. None: as torch chooses."""
+    threads: Count | None = None
+    """CPU threads per process. None: torch's default."""
     compile: bool = False
-    """Compile the generator's convolutions; never the discriminator (R1 differentiates twice)."""
-    log_kimg: float = 4.0
-    """Thousands of images between rows of `metrics.jsonl`, and between looks at the NaN gate."""
-    sample_kimg: float = 200.0
-    """Thousands of images between sample grids. 0: none."""
-    snapshot_kimg: float = 200.0
-    """Thousands of images between checkpoints. 0: only at the end, or when stopped."""
-    eval_kimg: float = 0.0
-    """Thousands of images between measurements of sliced Wasserstein distance. 0: none."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep; 2 or more, so that a damaged one has a predecessor."""
-    ema_half_life_kimg: float | None = None
-    """Half-life of the averaged generator. None: 10 kimg for each 32 of batch, as EG3D."""
-    ema_rampup: float | None = 0.05
-    """The half-life is at most this share of the images seen so far. None: no ramp-up."""
+    """Compile the generator's convolutions; never the discriminator (double backward)."""
+    log_kimg: Positive = 4.0
+    """Interval of rows in `metrics.jsonl` and of checks for non-finite gradients."""
+    sample_kimg: NonNegative = 200.0
+    """Interval of sample grids. 0: none."""
+    snapshot_kimg: NonNegative = 200.0
+    """Interval of checkpoints. 0: only at the end, or when stopped."""
+    eval_kimg: NonNegative = 0.0
+    """Interval of the sliced Wasserstein distance. 0: never."""
+    keep_checkpoints: Annotated[int, Ge(2)] = 2
+    """Newest checkpoints to keep. At least 2, in case the newest is damaged."""
+    ema_half_life_kimg: Positive | None = None
+    """Half-life of the generator's moving average. None: 10 kimg per 32 of batch, as EG3D."""
+    ema_rampup: Positive | None = 0.05
+    """Upper limit of the half-life as a share of the images seen. None: no ramp-up."""
     rendering_resolution: ResolutionScheduleConfig = ResolutionScheduleConfig()
     """Resolution of `image_raw`."""
-    blur_sigma: float = 10.0
-    """Initial standard deviation, in pixels, of the blur of what the discriminator sees."""
-    blur_fade_kimg: float = 0.0
-    """Thousands of images over which it fades; EG3D: 200 for each 32 of batch. 0: no blur."""
+    blur_sigma: NonNegative = 10.0
+    """Initial standard deviation, in pixels, of the blur of the discriminator's input."""
+    blur_fade_kimg: NonNegative = 0.0
+    """Length of the fade-out of the blur; EG3D: 200 per 32 of batch. 0: no blur."""
     blur_raw: Literal["alike", "eg3d"] = "alike"
-    """`alike` blurs `image_raw` to scale; `eg3d` only reals', sigma being in its own pixels."""
+    """`alike` blurs `image_raw` in proportion; `eg3d` only reals, by sigma of its own pixels."""
     w_avg_from: Literal["global", "eg3d"] = "global"
-    """The running mean of w follows the mean of the global batch; or (`eg3d`) that of its first
-    microbatch alone, as EG3D's does where each GPU has one."""
-    swap_initial: float = 1.0
-    """Probability that a generated image is conditioned on its neighbour's camera, at first."""
-    swap_final: float = 0.5
-    """The same after `swap_fade_kimg`. No effect where the label is not, or must be, the view."""
-    swap_fade_kimg: float = 1000.0
-    """Thousands of images from the one probability to the other. 0: final at once."""
+    """The running mean of w follows the global batch, or (`eg3d`) its first microbatch, as EG3D's
+    with one microbatch per GPU."""
+    swap_initial: Share = 1.0
+    """Initial probability of conditioning a fake on its neighbour's camera."""
+    swap_final: Share = 0.5
+    """The same after `swap_fade_kimg`. Without effect if the label is not, or must be, the view."""
+    swap_fade_kimg: NonNegative = 1000.0
+    """Length of a linear change between the two. 0: final from the start."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that batch, microbatch and processes divide."""
-        for name in ("kimg", "log_kimg", "ema_half_life_kimg", "ema_rampup"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"training.{name}={value}: use a positive number", field=name)
-        for name in ("batch", "microbatch", "devices", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"training.{name}={value}: use a whole number from 1", field=name)
+        """Check that processes and microbatches divide the batch."""
         if self.batch % self.microbatch_size:
             divisors = ", ".join(str(n) for n in range(1, self.batch) if self.batch % n == 0)
             raise ConfigError(
@@ -228,110 +174,71 @@ class TrainingConfig:
             )
         if self.num_microbatches % self.devices:
             raise ConfigError(
-                f"training.devices={self.devices} cannot share the {self.num_microbatches} "
+                f"training.devices={self.devices} does not divide the {self.num_microbatches} "
                 f"microbatch(es) of a step: set training.microbatch to a divisor of "
                 f"batch / devices = {self.batch} / {self.devices}",
                 field="devices",
             )
-        if self.keep_checkpoints < 2:
-            raise ConfigError(
-                f"training.keep_checkpoints={self.keep_checkpoints}: use 2 or more, so that a "
-                "damaged checkpoint has a predecessor",
-                field="keep_checkpoints",
-            )
-        for name in ("swap_initial", "swap_final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"training.{name}={getattr(self, name)}: use a share in [0, 1]", field=name
-                )
-        for name in (
-            "sample_kimg", "snapshot_kimg", "eval_kimg",
-            "blur_sigma", "blur_fade_kimg", "swap_fade_kimg",
-        ):  # fmt: skip
-            if not getattr(self, name) >= 0:
-                raise ConfigError(
-                    f"training.{name}={getattr(self, name)}: use 0 or more", field=name
-                )
 
     @property
     def microbatch_size(self) -> int:
-        """Images of one pass, with its default resolved."""
+        """Images per pass, with the default resolved."""
         return self.batch if self.microbatch is None else self.microbatch
 
     @property
     def num_microbatches(self) -> int:
-        """Microbatches of a step, over all processes."""
+        """Microbatches per step, over all processes."""
         return self.batch // self.microbatch_size
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run, a G step and a D step each; whole batches, rounded up."""
+        """Steps of the whole run: whole batches, rounded up."""
         return max(1, -(-round(self.kimg * 1000) // self.batch))
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """A trained generator to start from (fine-tuning), instead of from the seed alone."""
+    """Fine-tuning: networks to start from, instead of a random initialisation."""
 
     path: str = ""
-    """A run directory, a checkpoint, an export or an NVIDIA pickle. Empty: start from the seed."""
+    """A run directory, checkpoint, export or NVIDIA pickle. Empty: random initialisation."""
     schedules: Literal["restart", "keep", "eg3d"] = "restart"
-    """Blur, swapping, rendering resolution and the average's ramp-up: `restart` begins them anew;
-    `keep` goes on after the images that the source has seen; `eg3d` does as EG3D's `--resume`: no
-    blur, swapping at its final probability, no ramp-up, the rendering resolution anew."""
-    kimg: float | None = None
-    """Thousands of images that the source has seen, for `keep`. None: as the source says; NVIDIA
-    pickles do not say it."""
+    """Blur, swapping, rendering resolution and EMA ramp-up: `restart` starts them again; `keep`
+    continues after the images that the source has seen; `eg3d` is EG3D's `--resume`: no blur,
+    `swap_final`, no ramp-up, restarted rendering resolution."""
+    kimg: NonNegative | None = None
+    """Thousands of images that the source has seen, for `keep`. None: as recorded in the source;
+    NVIDIA pickles do not record it."""
 
     def __post_init__(self) -> None:
-        """Check what needs what."""
+        """Check that no option is ignored."""
         if self.schedules != "restart" and not self.path:
             raise ConfigError(
-                f"init_from.schedules={self.schedules}: give init_from.path, or leave it out",
-                field="schedules",
+                f"init_from.schedules={self.schedules}: set init_from.path too", field="schedules"
             )
-        if self.kimg is not None and (self.kimg < 0 or self.schedules != "keep"):
+        if self.kimg is not None and self.schedules != "keep":
             raise ConfigError(
-                f"init_from.kimg={self.kimg}: use 0 or more, and schedules: keep, which reads it",
-                field="kimg",
+                f"init_from.kimg={self.kimg}: only init_from.schedules=keep uses it", field="kimg"
             )
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What a run tells while it trains. Nothing here changes what is learned."""
+    """Logging. Nothing here changes the trained weights."""
 
     progress: bool = True
-    """Print a line at every log: kimg, images per second, time left, memory, D's accuracy."""
+    """Print a line per log interval: kimg, images per second, time left, memory, D accuracy."""
     alarms: bool = True
-    """Warn of 3D failure: flat depth, empty or full opacity."""
-    sample_latents: int = 4
+    """Warn of degenerate 3D: flat depth, empty or full opacity."""
+    sample_latents: Count = 4
     """Rows of a sample grid: latents."""
-    sample_views: int = 5
+    sample_views: Count = 5
     """Columns of a sample grid: cameras on an arc around the box."""
-    sample_swing: float = 0.8
-    """Azimuth in radians to either side of the middle column."""
+    sample_swing: Annotated[float, Interval(ge=0, le=3.15)] = 0.8
+    """Azimuth range of the columns, in radians to either side."""
     wandb: Literal["off", "offline", "online"] = "off"
-    """Mirror `metrics.jsonl` and sample grids to Weights & Biases."""
+    """Also log `metrics.jsonl` and sample grids to Weights & Biases."""
     wandb_project: str = "lightning-gan3d"
-    """Project of the mirror."""
-    wandb_timeout: float = 30.0
-    """Seconds after which the mirror is given up; the training goes on without it."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("sample_latents", "sample_views"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"logging.{name}={getattr(self, name)}: use a whole number from 1", field=name
-                )
-        if not 0 <= self.sample_swing <= 3.15:
-            raise ConfigError(
-                f"logging.sample_swing={self.sample_swing}: use radians in [0, 3.15]",
-                field="sample_swing",
-            )
-        if not self.wandb_timeout > 0:
-            raise ConfigError(
-                f"logging.wandb_timeout={self.wandb_timeout}: use a positive number of seconds",
-                field="wandb_timeout",
-            )
+    """W&B project."""
+    wandb_timeout: Positive = 30.0
+    """Seconds without an answer after which W&B logging is disabled; the training continues."""

@@ -1,4 +1,4 @@
-"""What the discriminator sees: reals made alike to fakes, and both blurred at the start."""
+"""The discriminator's input: real images reduced as fakes are, and blur at the start."""
 
 import math
 
@@ -12,11 +12,10 @@ from lightning_gan3d.images import Images, resize, to_float
 
 
 def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduced: bool) -> Images:
-    """Real images as a generator would return them; `image_raw`: a bilinear antialiased reduction.
+    """Return real images as a generator would; `image_raw` is an antialiased reduction.
 
-    `reduced`: the generator has no super-resolution, so that its image is its rendering enlarged.
-    Then the real image is its own reduction enlarged, or the discriminator would tell the two apart
-    by sharpness alone.
+    `reduced`: the generator has no super-resolution and enlarges its rendering. Real images are
+    then reduced and enlarged too, or the discriminator would separate them by sharpness alone.
     """
     image = to_float(stored)
     image_raw = resize(image, rendering_resolution)
@@ -32,7 +31,7 @@ def blur_kernel(sigma: float) -> Float[Tensor, " k"]:
 
 
 def blur(image: Float[Tensor, "v c h w"], sigma: float) -> Float[Tensor, "v c h w"]:
-    """Blur by `sigma` pixels, zero beyond the border. A radius under one pixel leaves the image."""
+    """Blur by `sigma` pixels with zero padding. A radius below one pixel does nothing."""
     if math.floor(3 * sigma) < 1:
         return image
     kernel = blur_kernel(sigma).to(image)
@@ -44,9 +43,9 @@ def blur(image: Float[Tensor, "v c h w"], sigma: float) -> Float[Tensor, "v c h 
 
 
 def blur_pair(images: Images, sigma: float, real: bool, eg3d: bool) -> Images:
-    """Blur both images alike: `sigma` in pixels of the image, to scale for `image_raw`.
+    """Blur `image` by `sigma` of its pixels, and `image_raw` in proportion.
 
-    `eg3d`: `image_raw` only where it is real, by the same number of its own, larger, pixels.
+    `eg3d`: blur `image_raw` only if real, by `sigma` of its own, larger pixels.
     """
     if sigma <= 0:
         return images

@@ -1,9 +1,9 @@
-"""Several processes that share a step: one flat sum of gradients a phase, and nothing else.
+"""Gradients and log values summed over processes.
 
-Each process backpropagates its own microbatches, divided by the number of microbatches of all; the
-sum is then the gradient of the mean over the global batch, whatever the number of processes. There
-is no wrapper around the networks: it would reduce in the middle of accumulation, and its hooks do
-not allow the double backward of the penalties.
+Each process backpropagates its own microbatches, divided by the number of microbatches of all
+processes; the sum is the gradient of the mean over the global batch for any number of processes.
+The networks are not wrapped in DDP: it would reduce within the accumulation, and its hooks do not
+support the double backward of the penalties.
 """
 
 from collections.abc import Sequence
@@ -11,30 +11,26 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 
 class SharedStep(DDPStrategy):
-    """Lightning's processes and collectives, without its wrapper: the module reduces by itself."""
+    """Lightning's process group without the DDP wrapper: the module sums its gradients itself."""
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is."""
+        """Do not wrap the module."""
 
 
 def active() -> bool:
-    """Whether this process shares its steps with others."""
+    """True if several processes share the steps."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """Number of this process; 0 writes and speaks."""
+    """Rank of this process; only rank 0 writes and logs."""
     return dist.get_rank() if active() else 0
-
-
-def world() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if active() else 1
 
 
 def sum_all(tensors: Sequence[Tensor]) -> None:
@@ -47,24 +43,42 @@ def sum_all(tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
 
-def average(values: Tensor) -> None:
-    """Average a tensor over processes in place."""
-    if active():
-        dist.all_reduce(values)
-        values /= world()
-
-
 class Agreement:
-    """Lets processes agree on a yes every step, over the CPU: no device has to be waited for."""
+    """Logical or over processes, through the CPU: does not wait for the device."""
 
     def __init__(self) -> None:
-        """Make a group of its own."""
         self._group: Any = dist.new_group(backend="gloo") if active() else None
 
     def any(self, mine: bool) -> bool:
-        """Return whether any process says yes."""
+        """True if `mine` is true in any process."""
         if self._group is None:
             return mine
         vote = torch.tensor([int(mine)])
         dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self._group)
         return bool(vote[0])
+
+
+class Meter:
+    """Means of named values since the last read; summed on the device, without synchronising."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Float[Tensor, ""]) -> None:
+        """Add one value."""
+        value = value.detach()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means over steps and processes, and reset."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        means = torch.stack([self._sums[n] / self._counts[n] for n in names])
+        if active():
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, means.tolist(), strict=True))

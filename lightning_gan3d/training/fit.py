@@ -1,34 +1,44 @@
-"""One run from its configuration to its exit code."""
+"""Train one run: `train_run` prepares and evaluates it, `fit` trains in one process."""
 
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import nn
 
 from lightning_gan3d import devices, files, runs
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.cost import count_cost
 from lightning_gan3d.data.datamodule import DataModule
-from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.training import checkpoint, distributed, launch
-from lightning_gan3d.training.callbacks import BrokenGradient, CannotSave, Clock, Rhythm
-from lightning_gan3d.training.finetune import check_init, initialise
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.experiment import ExperimentConfig, make_networks
+from lightning_gan3d.generator import Generator, num_parameters
+from lightning_gan3d.networks.mapping import Mapping
+from lightning_gan3d.networks.superresolution import SuperResolution
+from lightning_gan3d.networks.synthesis import Synthesis2d
+from lightning_gan3d.networks.synthesis3d import Synthesis3d
+from lightning_gan3d.training import checkpoint, distributed
+from lightning_gan3d.training.callbacks import CannotSave, NonFiniteGradient, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.plan import check_trainable, describe, plan
-from lightning_gan3d.training.samples import sample_cameras
-from lightning_gan3d.training.signals import StopRequest
-from lightning_gan3d.training.wandb_mirror import Mirror
+from lightning_gan3d.training.processes import (
+    DONE,
+    FAILED,
+    STOPPED,
+    Session,
+    StopRequest,
+    local_rank,
+    run_lock,
+    run_processes,
+)
 
-__all__ = ["plan", "train_process", "train_run"]
-
-DONE, FAILED, STOPPED = 0, 4, 75
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def train_run(
@@ -36,263 +46,255 @@ def train_run(
     root: str | Path = "runs",
     resume: bool = False,
     command: Sequence[str] = (),
-    say: Say = print,
-    measure: bool = True,
+    evaluate: bool = True,
 ) -> int:
-    """Train and measure; return the exit code.
+    """Train and evaluate; return the exit code: 0 done, 4 failed, 75 stopped.
 
-    A directory that holds an unfinished run of the same configuration and seed is continued;
-    `resume` insists that there is one. `measure=False` leaves out the measures at the end.
+    Continues an unfinished run of the same configuration and seed; `resume` requires one. Progress
+    goes to the log `lightning_gan3d` (`processes.print_log` prints it).
     """
-    path = runs.run_path(config, root)
-    device = devices.choose_device(config.training.device, config.training.devices)
+    path, training = runs.run_path(config, root), config.training
+    device = devices.choose_device(training.device, training.devices)
     if resume and not (path / runs.CONFIG).is_file():
-        raise ConfigError(f"{path}: no such run to resume; leave out --resume to start it")
+        raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
     new = runs.missing_folders(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with runs.RunLock(path):
-            return _locked(config, path, device, command, say, measure)
+        with run_lock(path):
+            if runs.read_manifest(path).get("finished"):
+                log.info("%s: already finished", path)
+                return DONE
+            partial = store.remove_unfinished(path / "checkpoints")
+            if partial:
+                log.info("removed %d incomplete checkpoint(s)", len(partial))
+            start = store.newest(path / "checkpoints", log.warning)
+            session = Session(config, path, device, start, tuple(command))
+            devices.set_threads(training.threads, device)
+            runs.write_config(path, config)
+            log.info("run directory: %s", path)
+            if training.devices == 1:
+                code = fit(session)
+            else:
+                open_data(session)  # reports an error once, not in each process
+                code = run_processes(fit, (session,), training.devices)
+            if code == DONE and evaluate:
+                code = _evaluate(session)
+            if code == DONE:
+                manifest = {**runs.read_manifest(path), "finished": True}
+                files.write_json(path / runs.MANIFEST, manifest)
+            return code
     except UserError:
         if path in new and not (path / runs.MANIFEST).is_file():
-            runs.remove_traces(path, new)
+            runs.remove_run(path, new)
         raise
     except (PermissionError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: cannot be written ({error}); choose another --root") from error
 
 
-def _locked(
-    config: ExperimentConfig,
-    path: Path,
-    device: torch.device,
-    command: Sequence[str],
-    say: Say,
-    measure: bool,
-) -> int:
-    if runs.read_manifest(path).get("finished"):
-        say(f"{path}: finished before, nothing to do")
+def fit(session: Session) -> int:
+    """Train in this process; return the exit code. Failures are logged, not raised."""
+    config, training = session.config, session.config.training
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    devices.set_threads(training.threads, session.device)
+    stop = StopRequest()
+    try:
+        with stop, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            data = open_data(session)
+            module = AdversarialModule(config, data.train.resolution, data.train.labels)
+            if training.compile:
+                compile_networks(module.generator)
+            seconds, source = checkpoint.restore(module, session)
+            state = module.schedule(module.steps_done)
+            module.average.rendering_resolution = state.rendering_resolution
+            if module.steps_done >= training.num_steps:
+                return DONE
+            data.set_start_step(module.steps_done)
+            if local_rank() == 0:
+                runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
+                manifest = {**describe(session, data, module), **files.provenance(session.command)}
+                if source is not None:
+                    manifest["init_from"] = source
+                files.write_json(session.path / runs.MANIFEST, {**manifest, "finished": False})
+            actions = PeriodicActions(session, data, stop, seconds)
+            trainer = lightning.Trainer(
+                accelerator=session.device.type,
+                devices=training.devices,
+                strategy=distributed.SharedStep() if training.devices > 1 else "auto",
+                # A scheduler's own environment would save within its signal handler.
+                plugins=[LightningEnvironment()],
+                max_epochs=1,
+                limit_train_batches=training.num_steps - module.steps_done,
+                callbacks=[actions],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                default_root_dir=session.path,
+            )
+            trainer.fit(module, datamodule=data)
+    except UserError:
+        raise
+    except Exception as error:
+        return _failure(error, training.batch, training.microbatch_size)
+    if not actions.stopped:
         return DONE
-    left = store.remove_unfinished(path / "checkpoints")
-    if left:
-        say(f"ignored {len(left)} unfinished save(s)")
-    start = store.newest(path / "checkpoints", say)
-    devices.set_threads(config.training.threads, device)
-    runs.write_config(path, config)
-    say(f"run directory: {path}")
-    if config.training.devices == 1:
-        code = train_process(config, path, start, device, command, say)
-    else:
-        # Here, where a refusal is one line, not in each process.
-        check_source(config, start, check_data(config, path))
-        arguments = (path, start, list(command))
-        code = launch.processes(_one_of_many, arguments, config.training.devices, say)
-    if code != DONE:
-        return code
-    if measure:
-        code = _measure(path, device, say)
-        if code != DONE:
-            return code
-    files.write_json(path / runs.MANIFEST, {**runs.Run(path).manifest(), "finished": True})
-    return DONE
+    log.info(
+        f"stopped at {module.images_seen / 1000:g} kimg ({stop.reason or 'another process'}), "
+        "saved; the same command continues"
+    )
+    return STOPPED
 
 
-def check_data(config: ExperimentConfig, path: Path) -> DataModule:
-    """Open the data and refuse what cannot be trained on, or is not what the run began with."""
-    training = config.training
-    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
-    check_trainable(config, data.train.resolution)
-    began = runs.read_manifest(path).get("dataset_fingerprint", data.train.fingerprint)
-    if began != data.train.fingerprint:
-        raise ConfigError(
-            f"{config.data.path} is not the data that {path} began with (fingerprint "
-            f"{data.train.fingerprint}, then {began}); restore it, or start another run"
+def _failure(error: Exception, batch: int, microbatch: int) -> int:
+    """Log why the training ended; return the exit code."""
+    if isinstance(error, NonFiniteGradient):
+        log.error(f"failed: {error}; weights and averages are as before that step")
+        return FAILED
+    if isinstance(error, torch.OutOfMemoryError):
+        log.error(
+            f"failed: out of memory at training.microbatch={microbatch}; try "
+            f"{max(1, microbatch // 2)} (the batch stays {batch}): {str(error).splitlines()[0]}"
         )
-    return data
+        return FAILED
+    if isinstance(error, CannotSave):
+        log.error(f"stopped: cannot save checkpoints ({error}); free space, then run it again")
+        return STOPPED
+    if "DataLoader worker" in str(error):
+        log.error(
+            "stopped: a data loader process died; lower data.num_workers or enlarge /dev/shm; "
+            "the same command continues from the last checkpoint"
+        )
+        return STOPPED
+    log.error(f"failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+    return FAILED
 
 
-def check_source(config: ExperimentConfig, start: Path | None, data: DataModule) -> None:
-    """Refuse what cannot be fine-tuned, where a run starts from it and not from a checkpoint."""
-    if start is None and config.init_from.path:
-        check_init(config, data.train.resolution)
-
-
-def _measure(path: Path, device: torch.device, say: Say) -> int:
-    """Measure the trained generator; what was trained is safe whatever happens here."""
+def _evaluate(session: Session) -> int:
+    """Evaluate the trained generator; a failure leaves the trained run intact."""
     from lightning_gan3d.metrics.evaluate_target import evaluate_run
 
     with StopRequest(at_once=True):
         try:
-            say(str(evaluate_run(path, device.type)))
+            log.info(str(evaluate_run(session.path, session.device.type)))
         except KeyboardInterrupt:
-            say("stopped: trained, but not measured; the same command continues")
+            log.info("stopped: trained, but not evaluated; the same command continues")
             return STOPPED
         except Exception as error:
-            say(f"failed: trained, but not measured: {type(error).__name__}: {error}")
-            say(traceback.format_exc())
+            log.error(f"failed: trained, but not evaluated: {type(error).__name__}: {error}")
+            log.error(traceback.format_exc())
             return FAILED
     return DONE
 
 
-def _one_of_many(path: Path, start: Path | None, command: list[str]) -> int:
-    """Body of one of several processes; the first has written the configuration."""
-    config = load_experiment(path / runs.CONFIG)
-    device = devices.choose_device(config.training.device, config.training.devices)
-    devices.set_threads(config.training.threads, device)
-
-    def say(text: str) -> None:
-        if launch.rank_of_environment() == 0:
-            print(text, flush=True)
-
-    return train_process(config, path, start, device, command, say)
-
-
-def train_process(
-    config: ExperimentConfig,
-    path: Path,
-    start: Path | None,
-    device: torch.device,
-    command: Sequence[str],
-    say: Say,
-) -> int:
-    """Train in this process; what goes wrong while training becomes a line and an exit code."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with StopRequest() as stop, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            return _fit(config, path, start, device, command, say, stop)
-    except UserError:
-        raise
-    except BrokenGradient as error:
-        say(f"failed: {error}; weights and averages are as they were before that")
-        return FAILED
-    except torch.OutOfMemoryError as error:
-        size = config.training.microbatch_size
-        say(
-            f"failed: out of memory at training.microbatch={size}; try {max(1, size // 2)} "
-            f"(the batch stays {config.training.batch}): {str(error).splitlines()[0]}"
+def open_data(session: Session) -> DataModule:
+    """Open the data; check that the run can train on it and that it has not changed."""
+    config, training = session.config, session.config.training
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    check_trainable(config, data.train.resolution)
+    before = runs.read_manifest(session.path).get("dataset_fingerprint", data.train.fingerprint)
+    if before != data.train.fingerprint:
+        raise ConfigError(
+            f"{config.data.path} has changed since {session.path} started (fingerprint "
+            f"{data.train.fingerprint}, before {before}); restore it, or start another run"
         )
-        return FAILED
-    except CannotSave as error:
-        say(f"stopped: checkpoints cannot be saved ({error}); make room, then run it again")
-        return STOPPED
-    except Exception as error:
-        if "DataLoader worker" in str(error):
-            say(
-                "stopped: a process that reads images died; lower data.num_workers or enlarge "
-                "/dev/shm; the same command continues from the last checkpoint"
+    if session.checkpoint is None and config.init_from.path:
+        checkpoint.read_source(config, data.train.resolution)
+    return data
+
+
+def check_trainable(config: ExperimentConfig, resolution: int) -> None:
+    """Reject renderings larger than the images, and a 2D generator without camera conditioning."""
+    generator = config.generator
+    if generator.view_in_label and generator.mapping.condition == "none":
+        raise ConfigError(
+            "generator.mapping.condition=none: a representation without a 3D scene gets the camera "
+            "from its label alone; use condition: camera"
+        )
+    for name in ("initial", "final"):
+        value = getattr(config.training.rendering_resolution, name)
+        if value is not None and value > resolution:
+            raise ConfigError(
+                f"training.rendering_resolution.{name}={value}: the images have {resolution} "
+                f"pixels; use at most {resolution}"
             )
-            return STOPPED
-        say(f"failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-        return FAILED
 
 
-def _fit(
-    config: ExperimentConfig,
-    path: Path,
-    start: Path | None,
-    device: torch.device,
-    command: Sequence[str],
-    say: Say,
-    stop: StopRequest,
-) -> int:
-    training = config.training
-    data = check_data(config, path)
-    if training.devices == 1:
-        check_source(config, start, data)
-    module = AdversarialModule(config, data.train.resolution, data.train.labels)
-    if training.compile:
-        # Imported where it is asked for: the compiler alone takes seconds to load.
-        from lightning_gan3d.training.compilation import compile_leaves
+def compile_networks(network: nn.Module, backend: str = "inductor") -> None:
+    """Compile the convolutional networks in place; names of parameters do not change.
 
-        compile_leaves(module.generator)
-    began = runs.read_manifest(path).get("init_from")
-    seconds, source = _continue(module, config, start, began, say)
-    module.average.rendering_resolution = module.now(module.steps_done).rendering_resolution
-    if module.steps_done >= training.num_steps:
-        return DONE
-    data.set_start_step(module.steps_done)
-    leads = launch.rank_of_environment() == 0
-    if leads:
-        runs.drop_rows_after(path / runs.METRICS, module.steps_done)
-        about = {**describe(config, device, data, module), **files.provenance(command)}
-        if source is not None:
-            about["init_from"] = source
-        files.write_json(path / runs.MANIFEST, {**about, "finished": False})
-    clock = Clock(seconds, device)
-    mirror = Mirror(config, path, leads, say)
-    rhythm = Rhythm(
-        config,
-        path,
-        sample_cameras(data.train.labels, config.logging),
-        clock,
-        stop,
-        mirror,
-        save=lambda: checkpoint.save(module, config, path / "checkpoints", clock.seconds),
-        measure=lambda: _distance(module, data, config, device),
-        say=say,
-    )
-    trainer = lightning.Trainer(
-        accelerator=device.type,
-        devices=training.devices,
-        strategy=distributed.SharedStep() if training.devices > 1 else "auto",
-        plugins=[LightningEnvironment()],  # a scheduler's own would save within its signal handler
-        max_epochs=1,
-        limit_train_batches=training.num_steps - module.steps_done,
-        callbacks=[rhythm],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=path,
-    )
-    code = FAILED
-    try:
-        trainer.fit(module, datamodule=data)
-        code = STOPPED if rhythm.stopped else DONE
-    finally:
-        mirror.close(code)
-    if code == STOPPED:
-        say(
-            f"stopped at {module.images_seen / 1000:g} kimg ({stop.reason or 'another process'}), "
-            "saved; the same command continues"
-        )
-    return code
-
-
-def _continue(
-    module: AdversarialModule,
-    config: ExperimentConfig,
-    start: Path | None,
-    began: dict[str, Any] | None,
-    say: Say,
-) -> tuple[float, dict[str, Any] | None]:
-    """Load the checkpoint to start from, or what is to be fine-tuned, or nothing.
-
-    Returns the seconds trained before, and what the manifest says of the source (`began`, if the
-    run began before).
+    Draws stay outside the graphs: traced, the key of each step would be a constant of a new graph.
+    A plug-in marks a network with `compiles = True`.
     """
-    if start is None:
-        if not config.init_from.path:
-            return 0.0, None
-        return 0.0, initialise(module, config, began, say)
-    about = checkpoint.load(module, config, start)
-    say(f"continuing from {about['kimg']:g} kimg ({start.name})")
-    if about["threads"] != torch.get_num_threads():
-        say(
-            f"resume is approximate: {about['threads']} CPU threads then, "
-            f"{torch.get_num_threads()} now"
-        )
-    return float(about["seconds"]), began
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 256  # each block, with and without gradient
+    for name in ("scope", "at", "generator", "uniform", "normal", "integers"):
+        method = getattr(Draws, name)
+        if not getattr(method, "_torchdynamo_disable", False):
+            untraced: Any = torch.compiler.disable(method)  # type: ignore[no-untyped-call]  # torch
+            setattr(Draws, name, untraced)
+    for part in network.modules():
+        networks = (Mapping, Synthesis2d, Synthesis3d, SuperResolution)
+        if isinstance(part, networks) or getattr(part, "compiles", False):
+            part.compile(backend=backend)
 
 
-def _distance(
-    module: AdversarialModule, data: DataModule, config: ExperimentConfig, device: torch.device
-) -> dict[str, float]:
-    """Sliced Wasserstein distance of the averaged generator, under the names of a row."""
-    from lightning_gan3d.metrics.evaluate import swd_of
+def describe(session: Session, data: DataModule, module: AdversarialModule) -> dict[str, Any]:
+    """Describe the run for its manifest."""
+    config = session.config
+    return {
+        "experiment": config.name,
+        "hash": config.hash,
+        "seed": config.seed,
+        "device": devices.device_name(session.device),
+        "processes": config.training.devices,
+        "threads": torch.get_num_threads(),
+        "dataset": data.train.name,
+        "dataset_fingerprint": data.train.fingerprint,
+        "dataset_images": len(data.train),
+        "resolution": data.train.resolution,
+        "parameters": {
+            "generator": num_parameters(module.generator),
+            "representation": num_parameters(module.generator.representation),
+            "discriminator": num_parameters(module.discriminator),
+        },
+        "continued_at_step": module.steps_done,
+    }
 
-    found = swd_of(module.average, data.test or data.train, config.evaluation, device)
-    return {f"eval/{name}": value for name, value in found.items()}
+
+def plan(config: ExperimentConfig) -> str:
+    """Describe length, sizes and memory of a run, for `--dry-run`; writes nothing."""
+    training = config.training
+    device = devices.choose_device(training.device, training.devices)
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    resolution = data.train.resolution
+    check_trainable(config, resolution)
+    if config.init_from.path:
+        checkpoint.read_source(config, resolution)
+    generator, discriminator = make_networks(config, resolution)
+    g, d = num_parameters(generator), num_parameters(discriminator)
+    # Weights, gradients and two moments of both, and the averaged generator; 4 bytes each.
+    fixed = 4 * (4 * (g + d) + g) / 1e6
+    with torch.device("meta"):
+        cost = count_cost(Generator(config.generator, resolution))
+    held_out = 0 if data.test is None else len(data.test)
+    lines = [
+        f"run             {config.name} {config.hash}, seed {config.seed}",
+        f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
+        f"({held_out} held out), fingerprint {data.train.fingerprint}",
+        f"device          {devices.device_name(device)}, {training.devices} process(es)",
+        f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
+        f"images in {training.num_microbatches} microbatch(es)",
+        f"generator       {g:,} parameters, representation "
+        f"{num_parameters(generator.representation):,}",
+        f"rendering       scene memory {cost.scene_bytes:,} bytes, "
+        f"{cost.total_flops / 1e9:.3g} GFLOPs per image",
+        f"discriminator   {d:,} parameters",
+        f"memory          {fixed:,.1f} MB for weights, gradients, moments and average, plus the "
+        f"activations of {training.microbatch_size} images",
+    ]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Adversarial losses on logits, and the gradient penalties that keep the discriminator smooth."""
+"""Adversarial losses, R1 and R2 penalties, and density regularisation."""
 
 from typing import Literal
 
@@ -7,7 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_gan3d.contract import Field
+from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
+from lightning_gan3d.training.config import LossConfig
 
 Adversarial = Literal["nonsaturating", "relativistic"]
 
@@ -15,21 +18,21 @@ Adversarial = Literal["nonsaturating", "relativistic"]
 def generator_loss(
     kind: Adversarial, fake: Float[Tensor, "v 1"], real: Float[Tensor, "v 1"] | None = None
 ) -> Float[Tensor, ""]:
-    """What the generator minimises, given logits.
+    """Adversarial loss of the generator, from logits.
 
     Non-saturating: softplus(-D(fake)). Relativistic: softplus(D(real) - D(fake)), paired
-    (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2); the two of a pair share their label.
+    (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2); the images of a pair share their label.
     """
     if kind == "nonsaturating":
         return softplus(-fake).mean()
-    assert real is not None, "the relativistic loss compares with the logits of reals"
+    assert real is not None, "the relativistic loss needs the logits of real images"
     return softplus(real - fake).mean()
 
 
 def discriminator_loss(
     kind: Adversarial, fake: Float[Tensor, "v 1"], real: Float[Tensor, "v 1"]
 ) -> Float[Tensor, ""]:
-    """What the discriminator minimises, given logits.
+    """Adversarial loss of the discriminator, from logits.
 
     Non-saturating: softplus(D(fake)) + softplus(-D(real)).
     Relativistic: softplus(D(fake) - D(real)), paired.
@@ -42,24 +45,24 @@ def discriminator_loss(
 def accuracy(
     kind: Adversarial, fake: Float[Tensor, "v 1"], real: Float[Tensor, "v 1"]
 ) -> Float[Tensor, ""]:
-    """Share of images (for the relativistic loss, of pairs) that the discriminator gets right."""
+    """Accuracy of the discriminator over images, or over pairs for the relativistic loss."""
     if kind == "nonsaturating":
         return ((fake < 0).float().mean() + (real > 0).float().mean()) / 2
     return (real > fake).float().mean()
 
 
 def with_gradient(images: Images) -> Images:
-    """Return the two images as leaves of a new graph, separate even where they are one tensor."""
+    """Detach both images and require their gradients, separately even if they are one tensor."""
     return Images(
         images.image.detach().requires_grad_(True), images.image_raw.detach().requires_grad_(True)
     )
 
 
 def gradient_penalty(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tensor, ""]:
-    """Mean over the batch of |dD/dimage|^2 + |dD/dimage_raw|^2 (R1 on reals, R2 on fakes).
+    """Mean over the batch of |dD/dimage|^2 + |dD/dimage_raw|^2: R1 at reals, R2 at fakes.
 
-    Mescheder et al. 2018, eq. 9, without gamma / 2; dual as EG3D. `images`: the leaves that the
-    logits were computed from; differentiated through whatever lies between (blur, augmentation).
+    Mescheder et al. 2018, eq. 9, without gamma / 2; dual as EG3D. `images`: the leaves of the
+    logits' graph, which may contain blur and augmentation.
     """
     gradients = torch.autograd.grad(
         logits.sum(), (images.image, images.image_raw), create_graph=True, allow_unused=True
@@ -67,3 +70,27 @@ def gradient_penalty(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tens
     per_image = sum(g.square().sum(dim=(1, 2, 3)) for g in gradients if g is not None)
     assert isinstance(per_image, Tensor), "the logits depend on neither image"
     return per_image.mean()
+
+
+def density_points(
+    cfg: LossConfig, box: float, batch: int, draws: Draws, device: torch.device
+) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n 3"]]:
+    """Draw points and one neighbour each.
+
+    EG3D draws in [-1, 1]^3 for any box: with a box of edge 1, seven of eight points lie outside
+    the planes. By default points fill the box and distances scale with it.
+    """
+    shape = (batch, cfg.density_reg_num_points, 3)
+    half, scale = (box / 2, box) if cfg.density_reg_points == "box" else (1.0, 1.0)
+    points = (draws.uniform("points", shape, device, on_device=True) * 2 - 1) * half
+    step = draws.normal("neighbours", shape, device, on_device=True)
+    return points, points + step * (cfg.density_reg_distance * scale)
+
+
+def density_l1(
+    field: Field, points: Float[Tensor, "b n 3"], neighbours: Float[Tensor, "b n 3"]
+) -> Float[Tensor, ""]:
+    """Mean |sigma_raw(p) - sigma_raw(q)| (Chan et al. 2022, supplement: density regularisation)."""
+    sigma_raw = field.density(torch.cat([points, neighbours], dim=1))
+    at_points, at_neighbours = sigma_raw.chunk(2, dim=1)
+    return (at_points - at_neighbours).abs().mean()

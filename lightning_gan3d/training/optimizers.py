@@ -1,7 +1,9 @@
-"""Adam for both networks, behind a gate that stays shut once a gradient was not finite."""
+"""Adam and the moving average of the generator, gated against non-finite gradients."""
 
+import copy
+import functools
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,29 +11,30 @@ from torch import Tensor, nn
 
 from lightning_gan3d.training.config import AdamConfig
 
+Averaged = TypeVar("Averaged", bound=nn.Module)
 Phase = Literal["G loss", "G density penalty", "D loss", "D penalty"]
+"""Name of an optimizer step in logs and errors."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Gate(nn.Module):
-    """Remembers on the device the first phase whose gradient was not finite; then it stays shut.
+    """Closes at the first non-finite gradient and stays closed.
 
-    Asking the device every step would stall it, so optimizers and averages ask the gate there, and
-    the host reads it when it next logs. Nothing learned has changed since the breakage.
+    Checking on the host every step would stall the device. Optimizers and averages therefore read
+    the gate on the device, and the host reads it when it logs. After a non-finite gradient no
+    weight changes.
     """
 
     first: Tensor
 
     def __init__(self) -> None:
-        """Start open."""
         super().__init__()
         self.register_buffer("first", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def observe(self, norm: Float[Tensor, ""], phase: Phase, step: int) -> None:
-        """Shut if the norm of a gradient is not finite; the first breakage is remembered."""
+        """Close if a gradient norm is not finite; record the first phase and step."""
         code = step * len(PHASES) + PHASES.index(phase) + 1
-        shuts = ~torch.isfinite(norm) & self.healthy
-        self.first = torch.where(shuts, code, self.first)
+        self.first = torch.where(~torch.isfinite(norm) & self.healthy, code, self.first)
 
     @property
     def healthy(self) -> Bool[Tensor, ""]:
@@ -39,21 +42,53 @@ class Gate(nn.Module):
         return self.first == 0
 
     def broken(self) -> tuple[Phase, int] | None:
-        """Wait for the device, and return which phase broke in which step."""
+        """Return phase and step of the first non-finite gradient; synchronises with the device."""
         code = int(self.first.item())
         return (PHASES[(code - 1) % len(PHASES)], (code - 1) // len(PHASES)) if code else None
 
 
 def make_adam(parameters: Sequence[nn.Parameter], cfg: AdamConfig) -> torch.optim.Adam:
-    """Fused Adam: one call for all parameters, and the only one that can be gated on the device."""
+    """Fused Adam: one call for all parameters, and the only Adam that can skip a step on device."""
     return torch.optim.Adam(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
 
 
-def gated_step(optimizer: torch.optim.Adam, lr: float, healthy: Bool[Tensor, ""]) -> None:
-    """Step where `healthy`, by the `found_inf` that fused optimizers honour; drop the gradients."""
+def gated_step(optimizer: torch.optim.Adam, factor: float, healthy: Bool[Tensor, ""]) -> None:
+    """Step with `factor` on the learning rate if `healthy`; clear the gradients.
+
+    Fused optimizers skip a step on the device if `found_inf` is set.
+    """
     gate: Any = optimizer
     gate.found_inf, gate.grad_scale = (~healthy).float(), None
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = optimizer.defaults["lr"] * factor
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+class ExponentialMovingAverage(Generic[Averaged]):
+    """A copy of a module: parameters are averaged over steps, buffers are copied."""
+
+    def __init__(self, source: Averaged) -> None:
+        self.source = source
+        self.module: Averaged = copy.deepcopy(source)
+        self.module.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, decay: float, healthy: Bool[Tensor, ""]) -> None:
+        """Average += (1 - decay) * healthy * (parameter - average), on the device."""
+        averages, parameters, copies, buffers = self._tensors
+        difference = torch._foreach_sub(parameters, averages)
+        torch._foreach_mul_(difference, healthy * (1.0 - decay))
+        torch._foreach_add_(averages, difference)
+        if buffers:
+            torch._foreach_copy_(copies, buffers)
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Averages, parameters, copies, buffers: listed once, after the move to the device."""
+        return (
+            list(self.module.parameters()),
+            list(self.source.parameters()),
+            list(self.module.buffers()),
+            list(self.source.buffers()),
+        )

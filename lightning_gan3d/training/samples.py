@@ -1,4 +1,4 @@
-"""Sample grids: rows share a latent, columns a camera; under each row of images its depth."""
+"""Sample grids, and statistics of rendered scenes that reveal degenerate 3D."""
 
 import math
 from pathlib import Path
@@ -16,9 +16,12 @@ from lightning_gan3d.images import Images, resize, to_uint8
 from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.training.config import LoggingConfig
 
+FLAT, EMPTY, FULL = 0.01, 0.02, 0.98
+FOREGROUND, MIN_PIXELS = 0.5, 16
+
 
 def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras:
-    """Cameras of the columns: the data's camera of median elevation, swung around the y axis."""
+    """Cameras of the columns: the data's camera of median elevation, rotated around the y axis."""
     origins = Cameras.from_label(labels).origins
     elevation = torch.asin(origins[:, 1] / origins.norm(dim=1))
     middle = labels[elevation.argsort()[len(labels) // 2]][None]
@@ -33,32 +36,32 @@ def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras
 def sample_grid(
     generator: Generator, cameras: Cameras, cfg: LoggingConfig, seed: int, device: torch.device
 ) -> UInt8[Tensor, "h w 3"]:
-    """Draw the grid; a row at a time, so that memory does not grow with it."""
+    """Render one row per latent and one column per camera; below each row, its depth."""
     draws = Draws(seed).scope("samples")
     label = cameras.to_label()[len(cameras.cam2world) // 2][None].to(device)
     rows = []
     for i in range(cfg.sample_latents):
         z = draws.at(i).normal("z", (1, generator.cfg.z_dim), device)
         images = generator.views(z, label, cameras.to(device))
-        rows.append(_row(to_uint8(images.image).cpu()))
-        shown = shown_depth(images, generator.resolution)
-        if shown is not None:
-            rows.append(_row(shown))
-    return torch.cat(rows)
+        rows.append(to_uint8(images.image).cpu())
+        depth = depth_image(images, generator.resolution)
+        if depth is not None:
+            rows.append(depth)
+    return torch.cat([rearrange(row, "v c h w -> h (v w) c") for row in rows])
 
 
-def shown_depth(images: Images, resolution: int) -> UInt8[Tensor, "v 3 r r"] | None:
-    """Depth as grey: near is light, far dark, black where nothing is; one range for the row."""
+def depth_image(images: Images, resolution: int) -> UInt8[Tensor, "v 3 r r"] | None:
+    """Depth as grey levels: near is light, far dark, background black; one range for all views."""
     if images.depth is None or images.opacity is None:
         return None
-    depth, seen = images.depth.float().cpu(), images.opacity.float().cpu() > 0.5
-    surface = depth[seen]
+    depth, mask = images.depth.float().cpu(), images.opacity.float().cpu() > FOREGROUND
+    surface = depth[mask]
     if not len(surface):
         return torch.zeros(len(depth), 3, resolution, resolution, dtype=torch.uint8)
     near, far = surface.min(), surface.max()
-    light = 1 - 0.8 * (depth - near) / (far - near).clamp(min=1e-6)
-    shown = torch.where(seen, light * 2 - 1, -1.0)
-    return to_uint8(resize(shown, resolution)).expand(-1, 3, -1, -1)
+    grey = 1 - 0.8 * (depth - near) / (far - near).clamp(min=1e-6)
+    grey = torch.where(mask, grey * 2 - 1, -1.0)
+    return to_uint8(resize(grey, resolution)).expand(-1, 3, -1, -1)
 
 
 def save_png(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
@@ -67,5 +70,41 @@ def save_png(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
     Image.fromarray(image.numpy()).save(path)
 
 
-def _row(images: UInt8[Tensor, "v 3 h w"]) -> UInt8[Tensor, "h vw 3"]:
-    return rearrange(images, "v c h w -> h (v w) c")
+def relief(
+    depth: Float[Tensor, "v 1 h w"], opacity: Float[Tensor, "v 1 h w"], cameras: Cameras
+) -> Float[Tensor, ""]:
+    """Root mean square distance of the visible surface from its best-fit plane, in world units.
+
+    0 for a billboard of any orientation. Mean over views; NaN if no view shows a surface.
+    """
+    points = cameras.unproject(depth)
+    mask = (opacity > FOREGROUND).flatten(1)[..., None].float()
+    count = mask.sum(1).clamp(min=1)
+    centred = (points - (points * mask).sum(1, keepdim=True) / count[:, None]) * mask
+    covariance = centred.mT @ centred / count[:, None]
+    distance = torch.linalg.eigvalsh(covariance)[:, 0].clamp(min=0).sqrt()
+    valid: Tensor = distance[count[:, 0] >= MIN_PIXELS]
+    return valid.mean()
+
+
+def scene_statistics(images: Images, cameras: Cameras, box: float) -> dict[str, float]:
+    """Mean opacity, and relief as a share of the box; empty for scenes without depth."""
+    if images.depth is None or images.opacity is None:
+        return {}
+    depth, opacity = images.depth.float().cpu(), images.opacity.float().cpu()
+    statistics = {"scene/opacity": float(opacity.mean())}
+    flatness = float(relief(depth, opacity, cameras.to("cpu"))) / box
+    return statistics if math.isnan(flatness) else {**statistics, "scene/relief": flatness}
+
+
+def scene_warnings(statistics: dict[str, float]) -> list[str]:
+    """Describe degenerate scenes."""
+    warnings = []
+    opacity = statistics.get("scene/opacity", 0.5)
+    if opacity < EMPTY:
+        warnings.append("empty scene: almost no ray hits a surface")
+    if opacity > FULL:
+        warnings.append("opaque scene: almost every ray hits a surface")
+    if statistics.get("scene/relief", 1.0) < FLAT:
+        warnings.append("flat scene: the surface is a billboard")
+    return warnings

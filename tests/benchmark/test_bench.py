@@ -144,7 +144,7 @@ def test_a_run_is_measured_in_its_own_directory(
     monkeypatch.setattr(bench, "measure_generator", lambda *_: [row])
     monkeypatch.setattr(bench, "measure_training", lambda *_: [])
     assert bench.benchmark_run(run, "cpu", quick=True)[1:] == [row]
-    assert run.measures()[1:] == [row]
+    assert read_measures(run.path / "bench.json")[1:] == [row]
 
 
 def test_targets_are_files_and_folders_and_gaps_are_named(

@@ -1,3 +1,4 @@
+import os
 import signal
 
 import pytest
@@ -6,6 +7,8 @@ import torch
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.runs import run_path
+from lightning_gan3d.training.fit import train_run
 from lightning_gan3d.training.module import AdversarialModule
 
 TINY = """
@@ -54,7 +57,7 @@ def data_path(tmp_path_factory):
 
 @pytest.fixture
 def tiny(data_path, tmp_path):
-    """A function from overrides to an experiment of 8 steps of 8 images of 16 pixels."""
+    """A function from overrides to an experiment: 8 steps of 8 images of 16 pixels."""
 
     def make(*overrides, kind="triplane"):
         file = tmp_path / f"{kind}.yaml"
@@ -68,8 +71,38 @@ def tiny(data_path, tmp_path):
 
 
 @pytest.fixture
+def start(tmp_path, caplog):
+    """A function that runs an experiment: returns exit code, run directory and log."""
+
+    def run(config, root="runs", resume=False):
+        caplog.clear()
+        caplog.set_level("INFO", "lightning_gan3d")
+        command = ["gan3d", "train"]
+        code = train_run(config, tmp_path / root, resume, command, evaluate=False)
+        return code, run_path(config, tmp_path / root), "\n".join(caplog.messages)
+
+    return run
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """A function that schedules an action between the G and the D step of a step; None: never."""
+    genuine = AdversarialModule.discriminator_step
+
+    def when(step, action=lambda _: os.kill(os.getpid(), signal.SIGINT)):
+        def hooked(self, microbatches):
+            if microbatches[0].schedule.step == step:
+                action(self)
+            genuine(self, microbatches)
+
+        monkeypatch.setattr(AdversarialModule, "discriminator_step", hooked)
+
+    return when
+
+
+@pytest.fixture
 def train():
-    """A function that trains for some steps without Lightning, and returns the module."""
+    """A function that trains without Lightning and returns the module."""
 
     def run(config, steps=2, first=0):
         data = DataModule(
@@ -86,7 +119,7 @@ def train():
 
 @pytest.fixture
 def numbers():
-    """A function from a module to all that training changes, as one flat vector."""
+    """A function from a module to all its weights and buffers, as one vector."""
 
     def flat(module):
         networks = (module.generator, module.discriminator, module.average)
@@ -96,8 +129,8 @@ def numbers():
 
 
 @pytest.fixture(autouse=True)
-def _hear_ctrl_c():
-    """A process in the background of a shell ignores Ctrl-C, and training respects that."""
+def _handle_ctrl_c():
+    """Restore the default handler: a background process ignores Ctrl-C, and so would training."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -10,9 +9,10 @@ from safetensors.torch import load_file
 
 from lightning_gan3d import runs
 from lightning_gan3d.checkpoints import store
-from lightning_gan3d.training import distributed, launch
-from lightning_gan3d.training.fit import train_process
+from lightning_gan3d.training import distributed
+from lightning_gan3d.training.fit import fit
 from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.processes import Session, local_rank, run_processes
 
 CPU = torch.device("cpu")
 # Children are forked from a server that has imported but not computed: autograd does not survive
@@ -23,10 +23,10 @@ multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
 def train(config, path):
     """Train in this process, or in one of several."""
     torch.set_num_threads(1)
-    if launch.rank_of_environment() == 0:
+    if local_rank() == 0:
         path.mkdir()
         runs.write_config(path, config)
-    return train_process(config, path, None, CPU, [], lambda _: None)
+    return fit(Session(config, path, CPU))
 
 
 def networks(path):
@@ -47,11 +47,11 @@ OPTIONS = (
 )
 
 
-def both_ways(tiny, path, *overrides):
+def train_one_and_two(tiny, path, *overrides):
     """Train in one process and in two; return their networks and their rows."""
     assert train(tiny(*OPTIONS, *overrides), path / "one") == 0
     shared = tiny(*OPTIONS, *overrides, "training.devices=2")
-    assert launch.processes(train, (shared, path / "two"), 2, method="forkserver") == 0
+    assert run_processes(train, (shared, path / "two"), 2, method="forkserver") == 0
     return [(networks(path / n), runs.Run(path / n).metrics()) for n in ("one", "two")]
 
 
@@ -63,7 +63,7 @@ def assert_rows_agree(first, second):
 
 def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
     half = ("training.microbatch=4", "training.kimg=0.032")
-    (one, rows_one), (two, rows_two) = both_ways(tiny, tmp_path, *half)
+    (one, rows_one), (two, rows_two) = train_one_and_two(tiny, tmp_path, *half)
     assert one.keys() == two.keys()
     assert not [k for k in one if not torch.equal(one[k], two[k])]
     assert_rows_agree(rows_one, rows_two)
@@ -72,7 +72,7 @@ def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
 
 def test_processes_that_accumulate_too_differ_by_rounding_alone(tiny, tmp_path):
     quarter = ("training.microbatch=2", "training.kimg=0.008", "training.w_avg_from=eg3d")
-    (one, rows_one), (two, rows_two) = both_ways(tiny, tmp_path, *quarter)
+    (one, rows_one), (two, rows_two) = train_one_and_two(tiny, tmp_path, *quarter)
     assert_rows_agree(rows_one, rows_two)
     torch.testing.assert_close(
         one["generator.safetensors/mapping.w_avg"], two["generator.safetensors/mapping.w_avg"]
@@ -83,8 +83,8 @@ def interrupted(config, path):
     genuine = AdversarialModule.training_step
 
     def hooked(self, batch, index):
-        if batch.step == 3 and launch.rank_of_environment() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # one process alone is told
+        if batch.step == 3 and local_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one process only
         genuine(self, batch, index)
 
     AdversarialModule.training_step = hooked
@@ -93,31 +93,8 @@ def interrupted(config, path):
 
 def test_all_processes_stop_after_the_same_step(tiny, tmp_path):
     config = tiny("training.microbatch=4", "training.devices=2")
-    assert launch.processes(interrupted, (config, tmp_path / "run"), 2, method="forkserver") == 75
+    assert run_processes(interrupted, (config, tmp_path / "run"), 2, method="forkserver") == 75
     assert [s for s, _ in store.steps_in(tmp_path / "run" / "checkpoints")] == [4]
-
-
-def dies():
-    if launch.rank_of_environment() == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(600)
-    return 0
-
-
-def test_a_lost_process_ends_the_others(monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.1)
-    said = []
-    assert launch.processes(dies, (), 2, said.append, method="forkserver") == 75
-    assert said == ["stopped: process 1 was lost; the same command continues"]
-
-
-def fails(code):
-    return code * launch.rank_of_environment()
-
-
-def test_the_exit_code_of_a_process_is_that_of_all():
-    assert launch.processes(fails, (4,), 2, method="forkserver") == 4
-    assert launch.processes(fails, (0,), 2, method="forkserver") == 0
 
 
 def test_sums_reach_every_tensor(tmp_path):
@@ -126,11 +103,11 @@ def test_sums_reach_every_tensor(tmp_path):
         original = dist.all_reduce
         tensors = [torch.arange(6.0).view(2, 3), torch.tensor(2.0), torch.ones(4)]
         expected = [t * 3 for t in tensors]
-        distributed.active, kept = (lambda: True), distributed.active
+        distributed.active, active = (lambda: True), distributed.active
         dist.all_reduce = lambda flat: flat.mul_(3)  # as if two others had sent twice as much
         distributed.sum_all(tensors)
     finally:
-        distributed.active, dist.all_reduce = kept, original
+        distributed.active, dist.all_reduce = active, original
         dist.destroy_process_group()
-    for found, wanted in zip(tensors, expected, strict=True):
-        assert torch.equal(found, wanted)
+    for summed, correct in zip(tensors, expected, strict=True):
+        assert torch.equal(summed, correct)

@@ -1,10 +1,18 @@
+import math
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_gan3d.contract import Field, FieldSample, SceneConfig
+from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
 from lightning_gan3d.training import losses
+from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.discriminator_input import blur_pair
+from lightning_gan3d.training.losses import density_l1, density_points
 
 
 def column(*values):
@@ -28,7 +36,7 @@ def test_relativistic_losses_compare_pairs_and_oppose_each_other():
 
 
 @pytest.mark.parametrize("kind", ["nonsaturating", "relativistic"])
-def test_each_network_pulls_its_own_way(kind):
+def test_gradients_of_the_two_networks_oppose(kind):
     fake, real = column(0.3).requires_grad_(), column(0.7).requires_grad_()
     losses.discriminator_loss(kind, fake, real).backward()
     assert fake.grad > 0  # descending lowers the logit of fakes
@@ -38,7 +46,7 @@ def test_each_network_pulls_its_own_way(kind):
     assert fake.grad < 0
 
 
-def test_accuracy_counts_right_signs_or_right_pairs():
+def test_accuracy_counts_correct_signs_or_pairs():
     fake, real = column(-1.0, -2.0), column(1.0, -3.0)
     assert losses.accuracy("nonsaturating", fake, real) == 0.75
     assert losses.accuracy("relativistic", fake, real) == 0.5
@@ -53,8 +61,8 @@ def test_penalty_of_a_linear_critic_is_the_square_of_its_weights():
     images = leaves()
     a, b = torch.randn(3, 8, 8), torch.randn(3, 4, 4)
     logits = (images.image * a).sum((1, 2, 3)) + (images.image_raw * b).sum((1, 2, 3))
-    found = losses.gradient_penalty(logits[:, None], images)
-    torch.testing.assert_close(found, a.square().sum() + b.square().sum())
+    penalty = losses.gradient_penalty(logits[:, None], images)
+    torch.testing.assert_close(penalty, a.square().sum() + b.square().sum())
 
 
 def test_penalty_can_be_differentiated_and_minimised():
@@ -80,5 +88,43 @@ def test_one_tensor_as_both_images_counts_twice():
     x = torch.randn(2, 3, 4, 4)
     images = losses.with_gradient(Images(x, x))
     logits = (images.image + images.image_raw).sum((1, 2, 3))
-    found = losses.gradient_penalty(logits[:, None], images)
-    torch.testing.assert_close(found, torch.tensor(2.0 * 48))
+    penalty = losses.gradient_penalty(logits[:, None], images)
+    torch.testing.assert_close(penalty, torch.tensor(2.0 * 48))
+
+
+@dataclass(frozen=True, eq=False)
+class Slope(Field):
+    """sigma_raw = slope . p"""
+
+    slope: Tensor
+    scene_cfg: SceneConfig
+
+    def __call__(self, points, dirs=None):  # noqa: ARG002  # base class
+        sigma_raw = (points * self.slope[:, None]).sum(-1, keepdim=True)
+        return FieldSample(sigma_raw, torch.zeros(*points.shape))
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("points", "half", "scale"), [("box", 1.5, 3.0), ("eg3d", 1.0, 1.0)])
+def test_points_fill_the_box_or_eg3ds_cube(points, half, scale):
+    cfg = LossConfig(density_reg_points=points, density_reg_num_points=4000)
+    p, q = density_points(cfg, 3.0, 2, Draws(0), CPU)
+    assert p.abs().max() <= half
+    assert p.abs().max() > 0.98 * half
+    torch.testing.assert_close((q - p).std(), torch.tensor(0.004 * scale), rtol=0.03, atol=0)
+
+
+def test_penalty_of_a_slope_is_its_mean_step():
+    """E |slope . N(0, d^2 I)| = d |slope| sqrt(2 / pi)."""
+    cfg = LossConfig(density_reg_num_points=20_000, density_reg_distance=0.05)
+    field = Slope(torch.tensor([[3.0, 0.0, 4.0]]), SceneConfig(box=2.0))
+    penalty = density_l1(field, *density_points(cfg, 2.0, 1, Draws(0), CPU))
+    expected = 0.05 * 2.0 * 5.0 * math.sqrt(2 / math.pi)
+    torch.testing.assert_close(penalty, torch.tensor(expected), rtol=0.02, atol=0)
+
+
+def test_constant_density_has_no_penalty():
+    field = Slope(torch.zeros(2, 3), SceneConfig())
+    assert density_l1(field, *density_points(LossConfig(), 1.0, 2, Draws(0), CPU)) == 0

@@ -14,11 +14,12 @@ from lightning_gan3d.benchmark.eg3d.official_arguments import (
     generator_kwargs,
     rendering_kwargs,
 )
+from lightning_gan3d.benchmark.phases import steps_of
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.training.module import AdversarialModule, Microbatch, Now
+from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
 
 PHASES: dict[str, Phase] = {
@@ -158,9 +159,7 @@ def _phase(
     steps = iter(range(late, 2 * late))
 
     def run() -> None:
-        now: Now = module.now(next(steps))
-        batches: list[Microbatch] = module.split(Batch(images, labels, now.step))
-        module.run_phase(phase, now, batches)
+        steps_of(module)[phase](module.split(Batch(images, labels, next(steps))))
         if main:
             module.moving_average.update(0.999, module.gate.healthy)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_gan3d.cameras import Orbit
+from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.generate import CELL, depth_colours, depth_span, latents, see, to_array
@@ -20,7 +21,6 @@ from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots.plot import Plot, drawn
 from lightning_gan3d.report.plots.style import Theme, inks
 from lightning_gan3d.report.runs import RunRecord
-from lightning_gan3d.runs import Run
 
 NUM_LATENTS = 3
 NUM_VIEWS = 8
@@ -43,7 +43,7 @@ class Strip:
 
 def load_averaged(run: RunRecord) -> Any:
     """Load the averaged generator of a run."""
-    return Run(run.path).generator()
+    return load_generator(run.path)
 
 
 def turntables(comparison: Comparison, load: LoadGenerator = load_averaged) -> list[Plot]:

@@ -1,8 +1,6 @@
-"""Fine-tuning: what is loaded, which schedules go on, what is refused, and how it continues."""
+"""Fine-tuning: loaded networks, schedules, rejected sources, and resuming."""
 
-import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -13,18 +11,17 @@ from lightning_gan3d.checkpoints import native, store
 from lightning_gan3d.checkpoints.importer import import_file
 from lightning_gan3d.checkpoints.load import read_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
-from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.config import ConfigError, UserError, from_options
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment, make_networks
-from lightning_gan3d.runs import Run, run_path
+from lightning_gan3d.runs import Run
 from lightning_gan3d.training import checkpoint
+from lightning_gan3d.training.checkpoint import fingerprint, initialise
 from lightning_gan3d.training.config import InitConfig
-from lightning_gan3d.training.ema import ExponentialMovingAverage
-from lightning_gan3d.training.finetune import fingerprint, initialise
-from lightning_gan3d.training.fit import train_run
+from lightning_gan3d.training.fit import plan
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.plan import plan
+from lightning_gan3d.training.optimizers import ExponentialMovingAverage
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
 
@@ -42,115 +39,86 @@ SCHEDULES = (
 
 @pytest.fixture
 def source(tiny, train, tmp_path):
-    """A run of three steps, 24 images, whose networks are all apart; and its module."""
+    """A run of three steps (24 images) whose networks all differ, and its module."""
     config = tiny("seed=5")
     module = train(config, steps=3)
     with torch.no_grad():
         for parameter in module.average.parameters():
-            parameter.add_(0.5)  # the average is told from what it averages
+            parameter.add_(0.5)
     path = tmp_path / "source"
     checkpoint.save(module, config, path / "checkpoints", 1.0)
     return path, module
 
 
 @pytest.fixture
-def begin(tiny):
-    """A function: a module that was initialised from a source, and what was said."""
+def begin(tiny, caplog):
+    """A function that initialises a module from a source: returns module and log."""
 
     def make(path, *overrides, schedules="restart"):
         config = tiny(
             f"init_from.path={path}", f"init_from.schedules={schedules}", *SCHEDULES, *overrides
         )
         data = DataModule(config.data, 8, 8, config.seed)
-        module, said = AdversarialModule(config, 16, data.train.labels), []
-        initialise(module, config, None, said.append)
-        return module, "\n".join(said)
+        module = AdversarialModule(config, 16, data.train.labels)
+        caplog.clear()
+        caplog.set_level("INFO", "lightning_gan3d")
+        initialise(module, config, None)
+        return module, "\n".join(caplog.messages)
 
     return make
 
 
-@pytest.fixture
-def start(tmp_path):
-    """A function that runs an experiment: exit code, run directory, what was said."""
-
-    def go(config, root="runs"):
-        said = []
-        code = train_run(config, tmp_path / root, command=[], say=said.append, measure=False)
-        print("\n".join(said))  # shown where a test fails
-        return code, run_path(config, tmp_path / root), "\n".join(said)
-
-    return go
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """A function that has Ctrl-C pressed in a step; None: never."""
-    genuine = AdversarialModule.discriminator_step
-
-    def when(step):
-        def hooked(self, now, microbatches):
-            if now.step == step:
-                os.kill(os.getpid(), signal.SIGINT)
-            genuine(self, now, microbatches)
-
-        monkeypatch.setattr(AdversarialModule, "discriminator_step", hooked)
-
-    return when
-
-
-def assert_equal(network, wanted):
-    found = network.state_dict()
-    assert found.keys() == wanted.keys()
-    different = [k for k, v in wanted.items() if not torch.equal(found[k], v)]
+def assert_equal(network, expected):
+    tensors = network.state_dict()
+    assert tensors.keys() == expected.keys()
+    different = [k for k, v in expected.items() if not torch.equal(tensors[k], v)]
     assert not different
 
 
-def test_networks_are_the_sources_from_run_and_checkpoint(source, begin):
+def test_networks_come_from_a_run_or_a_checkpoint(source, begin):
     path, module = source
     for place in (path, path / "checkpoints" / store.name_of(3)):
-        found, said = begin(place)
-        assert_equal(found.generator, module.generator.state_dict())
-        assert_equal(found.average, module.average.state_dict())
-        assert_equal(found.discriminator, module.discriminator.state_dict())
-        assert all(p.requires_grad for p in found.generator.parameters())
-        assert all(p.requires_grad for p in found.discriminator.parameters())
-        assert not any(p.requires_grad for p in found.average.parameters())
-        assert found.steps_done == 0
-        assert not found.optimizer_g.state
-        assert f"starting from {path}" in said
-        assert "holds no" not in said
+        started, log = begin(place)
+        assert_equal(started.generator, module.generator.state_dict())
+        assert_equal(started.average, module.average.state_dict())
+        assert_equal(started.discriminator, module.discriminator.state_dict())
+        assert all(p.requires_grad for p in started.generator.parameters())
+        assert all(p.requires_grad for p in started.discriminator.parameters())
+        assert not any(p.requires_grad for p in started.average.parameters())
+        assert started.steps_done == 0
+        assert not started.optimizer_g.state
+        assert f"starting from {path}" in log
+        assert "has no" not in log
 
 
-def test_an_export_of_the_average_starts_both_and_d_starts_from_the_seed(
-    source, begin, tiny, tmp_path
-):
+def test_an_export_initialises_both_generators_and_d_is_random(source, begin, tiny, tmp_path):
     _, module = source
     export = native.save_generator(tmp_path / "export", module.average, tiny())
-    found, said = begin(export)
-    assert_equal(found.generator, module.average.state_dict())
-    assert_equal(found.average, module.average.state_dict())
-    assert_equal(found.discriminator, make_networks(tiny(), 16)[1].state_dict())
-    assert "holds no D; it starts from the seed" in said
+    started, log = begin(export)
+    assert_equal(started.generator, module.average.state_dict())
+    assert_equal(started.average, module.average.state_dict())
+    assert_equal(started.discriminator, make_networks(tiny(), 16)[1].state_dict())
+    assert "has no D; using random weights" in log
 
 
-def test_the_first_step_begins_with_the_source(source, tiny, start, monkeypatch):
+def test_the_first_step_starts_from_the_source(source, tiny, start, monkeypatch):
     path, module = source
-    seen = []
+    images = []
 
     def first(self, batch, index):
         del batch, index
-        wanted = (module.generator, module.average, module.discriminator)
-        for found, there in zip(
-            (self.generator, self.average, self.discriminator), wanted, strict=True
+        sources = (module.generator, module.average, module.discriminator)
+        for network, there in zip(
+            (self.generator, self.average, self.discriminator), sources, strict=True
         ):
-            assert_equal(found, there.state_dict())
-        seen.append(self.images_seen)
-        raise RuntimeError("seen")
+            assert_equal(network, there.state_dict())
+        images.append(self.images_seen)
+        raise RuntimeError("first step")
 
     monkeypatch.setattr(AdversarialModule, "training_step", first)
-    code, _, said = start(tiny(f"init_from.path={path}"))
-    assert "RuntimeError: seen" in said
-    assert (code, seen) == (4, [0])
+    code, _, log = start(tiny(f"init_from.path={path}"))
+    assert "RuntimeError: first step" in log
+    assert (code, images) == (4, [0])
 
 
 @pytest.mark.parametrize(
@@ -164,16 +132,16 @@ def test_the_first_step_begins_with_the_source(source, tiny, start, monkeypatch)
         ("eg3d", 0.0, 0.5, 10, 0.5**0.2),
     ],
 )
-def test_schedules_restart_go_on_or_are_those_of_a_resume_of_eg3d(
+def test_schedules_restart_continue_or_follow_eg3d(
     source, begin, monkeypatch, schedules, blur, swap, resolution, decay
 ):
-    module, said = begin(source[0], schedules=schedules)
-    assert f"schedules: {schedules}" in said
-    now = module.now(2)
-    assert now.blur_sigma == pytest.approx(blur)
-    assert now.swap_probability == pytest.approx(swap)
-    assert now.rendering_resolution == resolution
-    assert now.learning_rate_factor == 1
+    module, log = begin(source[0], schedules=schedules)
+    assert f"schedules: {schedules}" in log
+    state = module.schedule(2)
+    assert state.blur_sigma == pytest.approx(blur)
+    assert state.swap_probability == pytest.approx(swap)
+    assert state.rendering_resolution == resolution
+    assert state.learning_rate_factor == 1
     decays = []
     monkeypatch.setattr(ExponentialMovingAverage, "update", lambda _s, d, _h: decays.append(d))
     data = DataModule(module.config.data, 8, 8, 0)
@@ -183,51 +151,49 @@ def test_schedules_restart_go_on_or_are_those_of_a_resume_of_eg3d(
     assert module.average.rendering_resolution == resolution
 
 
-def test_keep_counts_from_the_very_first_image(source, begin, tiny, tmp_path):
+def test_keep_counts_all_earlier_images(source, begin, tiny, tmp_path):
     _, module = source
     module.images_before = 100  # as if it had kept the schedules of its own source
     checkpoint.save(module, tiny(), tmp_path / "again" / "checkpoints", 1.0)
     assert begin(tmp_path / "again", schedules="keep")[0].images_before == 124
     assert begin(tmp_path / "again", schedules="restart")[0].images_before == 0
-    told = begin(tmp_path / "again", "init_from.kimg=0.2", schedules="keep")[0]
-    assert told.images_before == 200
+    explicit = begin(tmp_path / "again", "init_from.kimg=0.2", schedules="keep")[0]
+    assert explicit.images_before == 200
 
 
-def test_keep_must_be_told_what_an_export_does_not_say(source, begin, tiny, tmp_path):
+def test_keep_needs_the_number_of_images(source, begin, tiny, tmp_path):
     export = native.save_generator(tmp_path / "export", source[1].average, tiny())
-    with pytest.raises(ConfigError, match=r"does not say how many images .* give init_from\.kimg"):
+    with pytest.raises(ConfigError, match=r"not record how many images .* set init_from\.kimg"):
         begin(export, schedules="keep")
     assert begin(export, "init_from.kimg=0.04", schedules="keep")[0].images_before == 40
-    for wrong in ({"kimg": 1.0}, {"kimg": -1.0, "schedules": "keep"}):
-        with pytest.raises(ConfigError, match=r"init_from\.kimg="):
-            InitConfig(path="x", **wrong)
+    for options in (["kimg=1.0"], ["kimg=-1.0", "schedules=keep"]):
+        with pytest.raises(ConfigError, match=r"kimg=-?1\.0"):
+            from_options(InitConfig, ["path=x", *options])
 
 
-def test_a_differing_configuration_is_told(source, begin):
-    said = begin(source[0], "generator.renderer.samples_coarse=5", "discriminator.mbstd_group=2")[1]
-    assert "init_from: generator.renderer.samples_coarse was 4, now 5" in said
-    assert "init_from: discriminator.mbstd_group was 4, now 2" in said
-    assert said.count(" was ") == 2
+def test_differing_options_are_logged(source, begin):
+    log = begin(source[0], "generator.renderer.samples_coarse=5", "discriminator.mbstd_group=2")[1]
+    assert "init_from: generator.renderer.samples_coarse was 4, now 5" in log
+    assert "init_from: discriminator.mbstd_group was 4, now 2" in log
+    assert log.count(" was ") == 2
 
 
 @pytest.mark.parametrize("schedules", ["restart", "keep"])
-def test_a_stopped_run_goes_on_from_its_own_checkpoint_without_the_source(
-    source, tiny, start, stop_at, schedules
-):
+def test_a_stopped_run_resumes_without_the_source(source, tiny, start, at_step, schedules):
     path = source[0]
     config = tiny(f"init_from={{path: {path}, schedules: {schedules}}}", *SCHEDULES)
     code, whole, _ = start(config, "whole")
     assert code == 0
-    stop_at(2)
-    code, parts, said = start(config, "parts")
+    at_step(2)
+    code, parts, log = start(config, "parts")
     assert code == 75
-    assert "starting from" in said
+    assert "starting from" in log
     shutil.rmtree(path)
-    stop_at(None)
-    code, _, said = start(config, "parts")
+    at_step(None)
+    code, _, log = start(config, "parts")
     assert code == 0
-    assert "continuing from 0.024 kimg" in said
-    assert "starting from" not in said
+    assert "continuing from 0.024 kimg" in log
+    assert "starting from" not in log
     ends = [folder / "checkpoints" / store.name_of(8) for folder in (whole, parts)]
     assert [store.verify(end)["images_before"] for end in ends] == (
         [24, 24] if schedules == "keep" else [0, 0]
@@ -254,52 +220,52 @@ def spoilt(kind, path, module, config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("missing", "missing: no such folder"),
-        ("only D", "it holds no generator"),
-        ("other resolution", "images of 32, the data have 16 pixels; prepare the data at 32"),
+        ("only D", "contains no generator"),
+        ("other resolution", "images have 32 pixels, the data 16; prepare the data at 32"),
         ("damaged", "checksum differs"),
     ],
 )
-def test_sources_that_cannot_be_used_are_refused_and_leave_no_run(
-    source, tiny, start, tmp_path, kind, words
+def test_invalid_sources_are_rejected_and_leave_no_run(
+    source, tiny, start, tmp_path, kind, message
 ):
     path = spoilt(kind, *source, tiny(), tmp_path)
     with pytest.raises(UserError) as caught:
         start(tiny(f"init_from.path='{path}'"))
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("generator.w_dim=16", "(G_ema) does not fit its configuration"),
         ("discriminator.channels=[4, 8, 8]", "(D) does not fit its configuration"),
         ("generator.mapping.condition=camera", "mapping.embed.weight is missing"),
     ],
 )
-def test_other_networks_are_refused_before_any_process_starts(
-    source, tiny, start, tmp_path, monkeypatch, override, words
+def test_other_networks_are_rejected_before_any_process_starts(
+    source, tiny, start, tmp_path, monkeypatch, override, message
 ):
     def build(*_):
         raise AssertionError("built")
 
     monkeypatch.setattr("lightning_gan3d.training.fit.AdversarialModule", build)
-    monkeypatch.setattr("lightning_gan3d.training.launch.processes", build)
+    monkeypatch.setattr("lightning_gan3d.training.fit.run_processes", build)
     for devices in (1, 2):
         split = (f"training.devices={devices}", "training.microbatch=4")
         with pytest.raises(CheckpointError) as caught:
             start(tiny(f"init_from.path={source[0]}", override, *split))
-        assert words in str(caught.value)
+        assert message in str(caught.value)
         assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_begins_again_insists_on_its_source(source, tiny, start, stop_at):
+def test_a_restarted_run_requires_the_same_source(source, tiny, start, at_step):
     path, module = source
     overrides = (f"init_from.path={path}", "training.rendering_resolution={initial: 12}")
-    stop_at(0)
+    at_step(0)
     code, run, _ = start(tiny(*overrides))
     assert code == 75
     manifest = Run(run).manifest()
@@ -310,13 +276,13 @@ def test_a_run_that_begins_again_insists_on_its_source(source, tiny, start, stop
         next(module.generator.parameters()).add_(1.0)
     shutil.rmtree(path)
     checkpoint.save(module, tiny("seed=5"), path / "checkpoints", 1.0)
-    stop_at(None)
-    with pytest.raises(ConfigError, match="is not what this run began with"):
+    at_step(None)
+    with pytest.raises(ConfigError, match="has changed since this run started"):
         start(tiny(*overrides))
     assert Run(run).manifest()["init_from"]["content"] == content
 
 
-def test_a_fingerprint_is_of_the_weights_wherever_they_lie(tmp_path):
+def test_a_pickle_and_its_import_have_equal_fingerprints(tmp_path):
     network = triplane()
     pickle = write_network_pickle(tmp_path / "cars.pkl", G_ema=network)
     import_file(pickle, tmp_path / "cars")
@@ -329,25 +295,25 @@ def test_a_fingerprint_is_of_the_weights_wherever_they_lie(tmp_path):
     assert len(fingerprint(export)) == 16
 
 
-def test_the_name_of_a_source_tells_experiments_apart_and_its_folder_does_not(tiny):
+def test_the_hash_depends_on_the_name_of_the_source_not_its_folder(tiny):
     one, moved, other = (
         tiny(f"init_from.path={path}").hash for path in ("a/x.pkl", "/b/c/x.pkl", "a/y.pkl")
     )
     assert one == moved != other
 
 
-def test_schedules_of_no_source_are_refused(tiny):
-    with pytest.raises(ConfigError, match=r"init_from\.schedules=eg3d: give init_from\.path"):
+def test_schedules_need_a_source(tiny):
+    with pytest.raises(ConfigError, match=r"init_from\.schedules=eg3d: set init_from\.path too"):
         tiny("init_from.schedules=eg3d")
 
 
-def test_a_dry_run_looks_at_the_source(tiny, source):
+def test_a_dry_run_checks_the_source(tiny, source):
     assert "generator" in plan(tiny(f"init_from.path={source[0]}"))
     with pytest.raises(UserError, match="no such folder"):
         plan(tiny("init_from.path=nowhere"))
 
 
-def test_an_imported_eg3d_network_is_fine_tuned_stopped_and_continued(tmp_path, start, stop_at):
+def test_an_imported_eg3d_network_is_fine_tuned_and_resumed(tmp_path, start, at_step):
     network = triplane()
     pickle = write_network_pickle(
         tmp_path / "cars.pkl", G=network, D=discriminator(), G_ema=network
@@ -365,11 +331,11 @@ def test_an_imported_eg3d_network_is_fine_tuned_stopped_and_continued(tmp_path, 
             "loss={r1_interval: 2, density_reg_interval: 2, density_reg_num_points: 10}",
         ],
     )
-    stop_at(0)
-    code, path, said = start(config)
+    at_step(0)
+    code, path, log = start(config)
     assert code == 75
-    assert "starting from" in said
-    assert "was" not in said  # nothing differs from the import
+    assert "starting from" in log
+    assert "was" not in log  # nothing differs from the import
     first = path / "checkpoints" / store.name_of(1)
     name = "representation.decoder.net.0.weight"
     after = native.read_tensors(first / "generator_raw.safetensors")[0][name]
@@ -378,10 +344,10 @@ def test_an_imported_eg3d_network_is_fine_tuned_stopped_and_continued(tmp_path, 
     assert 0 < step < 0.02  # Adam moves each number by about its learning rate, in two phases
     shutil.rmtree(tmp_path / "cars")
     pickle.unlink()
-    stop_at(None)
-    code, path, said = start(config)
+    at_step(None)
+    code, path, log = start(config)
     assert code == 0
-    assert "continuing from 0.002 kimg" in said
+    assert "continuing from 0.002 kimg" in log
     last = path / "checkpoints" / store.name_of(2)
-    found = native.read_tensors(last / "generator.safetensors")[0]
-    assert all(x.isfinite().all() for x in found.values())
+    tensors = native.read_tensors(last / "generator.safetensors")[0]
+    assert all(x.isfinite().all() for x in tensors.values())

@@ -1,0 +1,183 @@
+"""Processes of a run: signals, the lock of the run directory, several processes on one machine."""
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.experiment import ExperimentConfig
+
+log = logging.getLogger(__name__)
+DONE, FAILED, STOPPED = 0, 4, 75
+"""Exit codes of a run. After `STOPPED`, the same command continues it."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Keyboard, system or scheduler, and a scheduler's early warning."""
+LOCK = "run.lock"
+GRACE = 10.0
+"""Seconds for the other processes to exit after one has failed."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process of a run: everything that `fit` needs."""
+
+    config: ExperimentConfig
+    path: Path
+    """The run directory."""
+    device: torch.device
+    checkpoint: Path | None = None
+    """Checkpoint to continue from; None: from the start."""
+    command: Sequence[str] = ()
+    """Command line, for the manifest."""
+
+
+class SignalHandler:
+    """Handles signals within a `with` block, in the main thread. Ignored signals stay ignored."""
+
+    def __init__(
+        self, handler: Callable[[int], None], signals: Sequence[signal.Signals] = STOP_SIGNALS
+    ) -> None:
+        self._handler, self._signals = handler, signals
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            handlers = {s: signal.getsignal(s) for s in self._signals}
+            self._previous = {s: h for s, h in handlers.items() if h is not signal.SIG_IGN}
+            self.install()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Install the handler again, e.g. after Lightning has installed its own."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._handler(number)
+
+
+class StopRequest(SignalHandler):
+    """Records a stop signal, so that the current step can finish. A second Ctrl-C interrupts.
+
+    `at_once`: interrupt on the first signal.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
+        super().__init__(self._record)
+        self._at_once = at_once
+        self.reason: str | None = None
+
+    def _record(self, number: int) -> None:
+        if self._at_once or (number == signal.SIGINT and self.reason is not None):
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+
+@contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Lock a run directory for this process. The system unlocks it if the process dies."""
+    with (path / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ConfigError(
+                f"{path}: in use by {holder}; wait for it, or choose another --root"
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def run_processes(
+    target: Callable[..., int], arguments: tuple[Any, ...], num: int, method: str = "spawn"
+) -> int:
+    """Run `target(*arguments)` in `num` processes with their ranks; return the exit code.
+
+    Stop signals are forwarded to all. If one process fails, the others are terminated.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    children = start_processes(  # type: ignore[no-untyped-call]  # torch
+        _child, (target, arguments, num, port), num, join=False, start_method=method
+    )
+
+    def forward(_: int) -> None:
+        for child in children.processes:
+            if child.is_alive():
+                child.terminate()
+
+    try:
+        with SignalHandler(forward):
+            while not children.join(grace_period=GRACE):
+                pass
+    except ProcessExitedException as error:
+        if error.exit_code > 0:
+            return error.exit_code
+        log.error("stopped: process %d died; the same command continues", error.error_index)
+        return STOPPED
+    return DONE
+
+
+def _child(
+    rank: int, target: Callable[..., int], arguments: tuple[Any, ...], num: int, port: int
+) -> None:
+    # A terminal's Ctrl-C reaches children too: they stop by the parent's SIGTERM alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(
+        {
+            "LOCAL_RANK": str(rank),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(num),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    )
+    print_log()
+    raise SystemExit(target(*arguments))
+
+
+def local_rank() -> int:
+    """Rank of this process, from its environment: before the process group exists."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class _PrintHandler(logging.Handler):
+    """Prints to the present `sys.stdout`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def print_log() -> None:
+    """Print the package's log on rank 0, as the command line does."""
+    logger = logging.getLogger("lightning_gan3d")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(_PrintHandler() if local_rank() == 0 else logging.NullHandler())

@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from lightning_gan3d import files, runs
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.runs import Run
+
+
+def test_run_reads_the_files_of_its_directory(tmp_path):
+    config = load_experiment("demo/triplane", ["seed=3"])
+    path = runs.run_path(config, tmp_path)
+    assert path == tmp_path / config.name / f"{config.hash}-s3"
+    path.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="not a run directory"):
+        Run(path)
+    runs.write_config(path, config)
+    run = Run(path)
+    assert run.config() == config
+    assert (run.manifest(), run.metrics(), run.finished) == ({}, [], False)
+    files.write_json(path / "manifest.json", {"finished": True})
+    runs.append_row(path / "metrics.jsonl", {"step": 1, "loss/G": float("inf")})
+    assert run.finished
+    assert run.metrics() == [{"step": 1, "loss/G": None}]
+
+
+def test_incomplete_last_rows_are_dropped_and_broken_rows_are_located(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 2}\n{"step": 4}\n{"st')
+    assert list(runs.read_rows(file)) == [{"step": 2}, {"step": 4}]
+    runs.drop_rows_after(file, 2)
+    assert file.read_text() == '{"step": 2}\n'
+    file.write_text('{"step": 2}\n{"st\n{"step": 6}\n')
+    with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is not JSON"):
+        list(runs.read_rows(file))
+
+
+def test_provenance_has_versions_and_commit():
+    provenance = files.provenance(["gan3d", "train", "x"])
+    assert provenance["command"] == ["gan3d", "train", "x"]
+    assert set(provenance["versions"]) == {"python", "torch", "torchvision", "lightning", "numpy"}
+    assert "commit" in provenance
+    assert json.dumps(provenance)

@@ -1,0 +1,433 @@
+import json
+import os
+import signal
+import sys
+import threading
+import types
+
+import pytest
+import torch
+import yaml
+
+from lightning_gan3d.checkpoints import store
+from lightning_gan3d.checkpoints.load import load_generator
+from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.networks.fused.report import describe
+from lightning_gan3d.runs import Run, run_path
+from lightning_gan3d.training import checkpoint, losses
+from lightning_gan3d.training.fit import plan, train_run
+from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.processes import run_lock
+
+
+def tensors(folder):
+    """All tensors of a checkpoint, by name."""
+    from safetensors.torch import load_file
+
+    networks = {
+        f"{file.name}/{k}": v
+        for file in folder.glob("*.safetensors")
+        for k, v in load_file(file).items()
+    }
+    state = torch.load(folder / "training.pt", weights_only=True)
+    for network in ("optimizer_g", "optimizer_d"):
+        for index, moments in state[network]["state"].items():
+            networks |= {f"{network}/{index}/{k}": v for k, v in moments.items()}
+    return networks | {f"augment/{k}": v for k, v in state["augment"].items()}
+
+
+def most_steps(state, network):
+    """Steps of a parameter that has a gradient of the penalty too (the last bias has none)."""
+    return max(float(m["step"]) for m in state[network]["state"].values())
+
+
+def assert_same(first, second):
+    a, b = tensors(first), tensors(second)
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different
+
+
+def test_a_run_counts_steps_once_and_writes_its_directory(tiny, start, monkeypatch):
+    steps = []
+    genuine = AdversarialModule.training_step
+    monkeypatch.setattr(
+        AdversarialModule,
+        "training_step",
+        lambda self, batch, i: (steps.append(batch.step), genuine(self, batch, i))[1],
+    )
+    config = tiny("training.sample_kimg=0.032")
+    code, path, log = start(config)
+    assert code == 0
+    assert steps == list(range(8))  # two optimizers, one count
+    run = Run(path)
+    assert run.finished
+    assert [row["kimg"] for row in run.metrics()] == [0.016, 0.032, 0.048, 0.064]
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [4, 8]
+    assert sorted(p.name for p in (path / "samples").iterdir()) == [
+        "000000.000kimg.png", "000000.032kimg.png", "000000.064kimg.png",
+    ]  # fmt: skip
+    state = torch.load(path / "checkpoints" / store.name_of(8) / "training.pt", weights_only=True)
+    # Every step, and a penalty every second one.
+    assert most_steps(state, "optimizer_d") == 12
+    assert most_steps(state, "optimizer_g") == 8
+    assert yaml.safe_load((path / "config.yaml").read_text())["seed"] == 0
+    assert path.name == f"{config.hash}-s0"
+    assert log.count("img/s") == 4
+    assert start(config)[2].endswith("already finished")
+
+
+def test_rows_and_manifest_have_what_reports_need(tiny, start):
+    _, path, _ = start(tiny("loss.density_reg=0.1", "loss.density_reg_interval=2"))
+    for row in Run(path).metrics():
+        for key in (
+            "step", "kimg", "seconds", "loss/G", "loss/D", "loss/R1", "loss/density", "D/real",
+            "D/fake", "D/accuracy", "gradient/G loss", "gradient/D loss", "scene/opacity",
+            "schedule/rendering_resolution", "speed/img_s", "memory/peak_mb",
+        ):  # fmt: skip
+            assert isinstance(row[key], int | float), key
+    manifest = Run(path).manifest()
+    for key in ("commit", "versions", "device", "threads", "dataset_fingerprint", "command"):
+        assert key in manifest
+    assert manifest["command"] == ["gan3d", "train"]
+    assert manifest["rendering_path"].startswith(("numba", "plain"))
+    assert manifest["layers"] == describe(load_generator(path))
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_a_resumed_run_is_bitwise_equal(tiny, start, at_step, cut):
+    """Stop within and at the end of an interval of penalties, augmentation and checkpoints."""
+    options = (
+        "training.kimg=0.048",
+        "augment={mode: ada, interval: 4, speed_kimg: 0.1, target: -1.0}",
+        "loss.density_reg=0.1",
+        "loss.style_mixing=0.5",
+        "training.blur_fade_kimg=0.05",
+        "training.ema_half_life_kimg=0.02",
+    )
+    code, whole, _ = start(tiny(*options), "whole")
+    assert code == 0
+    at_step(cut)
+    code, path, log = start(tiny(*options), "parts")
+    assert code == 75
+    assert f"stopped at {(cut + 1) * 0.008:g} kimg (SIGINT), saved; the same command" in log
+    assert not Run(path).finished
+    code, path, log = start(tiny(*options), "parts", resume=True)
+    assert code == 0
+    assert f"continuing from {(cut + 1) * 0.008:g} kimg" in log
+    final = store.name_of(6)
+    assert_same(whole / "checkpoints" / final, path / "checkpoints" / final)
+    steps = [row["step"] for row in Run(path).metrics()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 6
+
+
+def test_a_signal_finishes_the_step_and_handlers_are_restored(tiny, start, at_step):
+    before = signal.getsignal(signal.SIGTERM)
+    at_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    code, path, _ = start(tiny())
+    assert code == 75
+    (step, last), *_ = reversed(store.steps_in(path / "checkpoints"))
+    assert step == 3
+    state = torch.load(last / "training.pt", weights_only=True)
+    assert most_steps(state, "optimizer_d") == 5
+    assert most_steps(state, "optimizer_g") == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_killed_run_drops_rows_after_its_checkpoint(tiny, start, at_step):
+    at_step(6, lambda _: (_ for _ in ()).throw(RuntimeError("killed")))
+    code, path, log = start(tiny())
+    assert code == 4
+    assert "RuntimeError: killed" in log
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "kimg": 0.0')  # cut off in the middle
+    assert [row["step"] for row in Run(path).metrics()] == [2, 4, 6]
+    at_step(None)
+    (path / "checkpoints" / ".unfinished-1-6").mkdir()
+    code, path, log = start(tiny())
+    assert "removed 1 incomplete checkpoint(s)" in log
+    assert "continuing from 0.032 kimg" in log
+
+
+def test_a_damaged_checkpoint_is_skipped(tiny, start, at_step):
+    at_step(5)
+    _, path, _ = start(tiny())
+    newest = path / "checkpoints" / store.name_of(6) / "training.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    at_step(None)
+    code, _, log = start(tiny())
+    assert code == 0
+    assert "checksum differs" in log
+    assert "continuing from 0.032 kimg" in log
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
+    tiny, start, numbers, monkeypatch
+):
+    weights, calls = {}, []
+    genuine, step = losses.generator_loss, AdversarialModule.training_step
+
+    def poisoned(*arguments):
+        calls.append(1)
+        return genuine(*arguments) * (float("nan") if len(calls) == 6 else 1.0)
+
+    def watched(self, batch, i):
+        weights[batch.step] = numbers(self)
+        step(self, batch, i)
+        weights[batch.step + 1] = numbers(self)
+
+    monkeypatch.setattr(losses, "generator_loss", poisoned)
+    monkeypatch.setattr(AdversarialModule, "training_step", watched)
+    code, path, log = start(tiny("training.log_kimg=0.064"))
+    assert code == 4
+    assert "failed: the gradient of the G loss is not finite in step 5" in log
+    assert max(weights) == 8
+    assert torch.equal(weights[5], weights[8])
+    assert not torch.equal(weights[4], weights[5])
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [4]
+    assert all(torch.isfinite(p).all() for p in load_generator(path).parameters())
+    assert not Run(path).finished
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            torch.OutOfMemoryError("no room"),
+            4,
+            "out of memory at training.microbatch=8; try 4",
+        ),
+        (RuntimeError("DataLoader worker (pid 3) died"), 75, "lower data.num_workers"),
+    ],
+)
+def test_failures_have_a_remedy(tiny, start, at_step, error, code, message):
+    def fail(_):
+        raise error
+
+    at_step(1, fail)
+    exit_code, _, log = start(tiny())
+    assert exit_code == code
+    assert message in log
+
+
+def test_a_run_survives_one_failed_save_and_stops_after_three(tiny, start, monkeypatch):
+    genuine, calls, broken = checkpoint.save, [], {1}
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) in broken:
+            raise OSError(28, "No space left on device")
+        return genuine(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    often = ("training.snapshot_kimg=0.016", "training.keep_checkpoints=3")
+    code, path, log = start(tiny(*often, "training.kimg=0.032"), "once")
+    assert code == 0
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [4]
+    assert "cannot save step 2 (OSError: [Errno 28]" in log
+    assert "last good checkpoint: none" in log
+    calls.clear()
+    broken = {2, 3, 4}
+    code, path, log = start(tiny(*often), "thrice")
+    assert code == 75
+    assert "stopped: cannot save checkpoints" in log
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [2]
+
+
+def test_a_directory_has_one_process_at_a_time(tiny, start, tmp_path):
+    config = tiny("training.kimg=0.008")
+    path = run_path(config, tmp_path / "runs")
+    path.mkdir(parents=True)
+    with run_lock(path), pytest.raises(ConfigError, match=rf"in use by pid {os.getpid()} on "):
+        start(config)
+    assert start(config)[0] == 0  # the lock file alone does not lock
+
+
+def test_a_run_resumes_only_with_its_data_and_configuration(tiny, start, at_step, tmp_path):
+    with pytest.raises(ConfigError, match="no such run to resume"):
+        start(tiny(), resume=True)
+    at_step(1)
+    _, path, _ = start(tiny())
+    manifest = Run(path).manifest()
+    (path / "manifest.json").write_text(json.dumps({**manifest, "dataset_fingerprint": "other"}))
+    with pytest.raises(ConfigError, match="has changed since"):
+        start(tiny())
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    other = run_path(tiny("loss.r1_gamma=9.0"), tmp_path / "runs")
+    other.mkdir()
+    (path / "checkpoints").rename(other / "checkpoints")
+    with pytest.raises(ConfigError, match="a run cannot change its configuration"):
+        start(tiny("loss.r1_gamma=9.0"))
+
+
+def test_invalid_resolutions_devices_and_roots_are_rejected(tiny, start, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"final=64: the images have 16 pixels"):
+        start(tiny("training.rendering_resolution.final=64"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device=cuda .* no CUDA device"):
+        start(tiny("training.device=cuda"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        start(tiny(), "file")
+
+
+def test_a_2d_generator_needs_the_camera_in_its_label(tiny, start):
+    with pytest.raises(ConfigError, match="use condition: camera"):
+        start(tiny("generator.mapping.condition=none", kind="image2d"))
+
+
+def test_the_plan_trains_nothing(tiny, tmp_path):
+    text = plan(tiny())
+    assert "8 steps of 8 images" in text
+    assert "parameters" in text
+    assert not list(tmp_path.glob("runs*"))
+
+
+class FakeWandb(types.ModuleType):
+    """Stands in for the library; `fault`: when it fails."""
+
+    def __init__(self, fault):
+        super().__init__("wandb")
+        self.fault, self.rows, self.options, self.finished = fault, [], None, None
+        self.Settings = dict
+        self.Image = str
+
+    def init(self, **options):
+        if self.fault == "hangs":
+            threading.Event().wait(60)
+        if self.fault == "init":
+            raise ConnectionError("no network")
+        self.options = options
+        return self
+
+    def define_metric(self, *_, **__):
+        pass
+
+    def log(self, row):
+        if self.fault == "log":
+            raise RuntimeError("gone")
+        self.rows.append(row)
+
+    def finish(self, exit_code):
+        self.finished = exit_code
+
+
+@pytest.mark.parametrize("fault", [None, "init", "log", "hangs"])
+def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault):
+    fake = FakeWandb(fault)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr("lightning_gan3d.training.wandb_logger.PATIENCE", 0.0)
+    config = tiny(
+        "logging.wandb=offline",
+        "logging.wandb_timeout=0.3",
+        "training.kimg=0.032",
+        "training.sample_kimg=0.016",
+    )
+    code, path, log = start(config)
+    assert code == 0
+    rows = Run(path).metrics()
+    assert len(rows) == 2
+    if fault is None:
+        assert [r for r in fake.rows if "samples" not in r] == rows
+        assert len(fake.rows) == 2 + 3
+        assert fake.finished == 0
+        assert "path" not in fake.options["config"]["data"]
+        assert fake.options["settings"]["disable_code"]
+        assert fake.options["settings"]["disable_git"]
+        assert "warning" not in log
+    else:
+        assert log.count("W&B logging disabled") == 1
+
+
+def test_wandb_is_told_of_a_failure(tiny, start, at_step, monkeypatch):
+    fake = FakeWandb(None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    at_step(1, lambda _: (_ for _ in ()).throw(RuntimeError("killed")))
+    assert start(tiny("logging.wandb=offline"))[0] == 4
+    assert fake.finished == 4
+
+
+def test_scene_warnings_are_logged_once_and_distances_regularly(tiny, start, monkeypatch):
+    calls = []
+
+    def swd_of(generator, images, cfg, device):
+        calls.append((generator.rendering_resolution, len(images), cfg, device.type))
+        return {"swd": 0.5, "swd_16": 0.25}
+
+    monkeypatch.setattr("lightning_gan3d.metrics.evaluate.swd_of", swd_of)
+    empty = ("generator.scene.density.scale=1e-9", "training.eval_kimg=0.032")
+    config = tiny(*empty)
+    _, path, log = start(config)
+    assert log.count("warning: empty scene") == 1
+    rows = [(r["kimg"], r["eval/swd"]) for r in Run(path).metrics() if "eval/swd" in r]
+    assert rows == [(0.032, 0.5), (0.064, 0.5)]
+    assert [resolution for resolution, *_ in calls] == [8, 16]
+    assert calls[0][2] == config.evaluation
+    quiet = ("logging.progress=false", "logging.alarms=false", "training.kimg=0.032")
+    _, path, log = start(tiny(*empty, *quiet))
+    assert "img/s" not in log
+    assert "warning:" not in log
+    assert len(Run(path).metrics()) == 3
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """A function that replaces the evaluation at the end of a run."""
+
+    def replace(function):
+        monkeypatch.setattr("lightning_gan3d.metrics.evaluate_target.evaluate_run", function)
+
+    return replace
+
+
+def test_a_run_is_finished_after_its_evaluation(tiny, tmp_path, evaluate, caplog):
+    caplog.set_level("INFO", "lightning_gan3d")
+    config, root, calls = tiny("training.kimg=0.016"), tmp_path / "runs", []
+
+    def evaluate_run(path, device):
+        calls.append((path, device, Run(path).finished))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return "SWD 0.5"
+
+    evaluate(evaluate_run)
+    assert train_run(config, root) == 75
+    assert "trained, but not evaluated" in caplog.messages[-1]
+    run = Run(run_path(config, root))
+    trained = run.metrics()
+    assert train_run(config, root) == 0
+    assert "SWD 0.5" in caplog.messages
+    assert run.finished
+    assert run.metrics() == trained
+    assert [(device, finished) for _, device, finished in calls] == [("cpu", False)] * 2
+
+
+def test_a_failed_evaluation_fails_the_run(tiny, tmp_path, evaluate, caplog):
+    def evaluate_run(*_):
+        raise RuntimeError("no memory")
+
+    evaluate(evaluate_run)
+    config = tiny("training.kimg=0.016")
+    assert train_run(config, tmp_path / "runs") == 4
+    assert "failed: trained, but not evaluated: RuntimeError: no memory" in caplog.messages
+    assert not Run(run_path(config, tmp_path / "runs")).finished
+
+
+def test_a_run_is_not_finished_if_its_last_save_fails(tiny, start, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    code, path, _ = start(tiny("training.kimg=0.016", "training.snapshot_kimg=0"))
+    assert code == 75
+    assert not Run(path).finished
+
+
+def test_several_processes_report_bad_data_once(tiny, start, tmp_path):
+    config = tiny("training.devices=2", "training.microbatch=4", "data.path=gone.zip")
+    with pytest.raises(UserError, match="gone"):
+        start(config)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,110 @@
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.training import processes
+from lightning_gan3d.training.processes import (
+    StopRequest,
+    local_rank,
+    print_log,
+    run_lock,
+    run_processes,
+)
+
+multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
+
+
+def dies():
+    if local_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+    return 0
+
+
+def test_a_dead_process_ends_the_others(monkeypatch, caplog):
+    monkeypatch.setattr(processes, "GRACE", 0.1)
+    assert run_processes(dies, (), 2, method="forkserver") == 75
+    assert caplog.messages == ["stopped: process 1 died; the same command continues"]
+
+
+def fails(code):
+    return code * local_rank()
+
+
+def test_the_exit_code_of_one_process_is_that_of_all():
+    assert run_processes(fails, (4,), 2, method="forkserver") == 4
+    assert run_processes(fails, (0,), 2, method="forkserver") == 0
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "hello\n"), ("1", "")])
+def test_only_rank_0_prints_its_log(monkeypatch, capsys, rank, printed):
+    logger = logging.getLogger("lightning_gan3d")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    print_log()
+    logging.getLogger("lightning_gan3d.training").info("hello")
+    print_log()
+    assert len(logger.handlers) == 1
+    assert capsys.readouterr().out == printed
+
+
+def test_a_run_is_locked_until_the_process_ends(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, '');"
+        "import fcntl; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "f.write('pid 1 on node7'); f.flush(); print('ready', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run.lock")], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"ready\n"
+        with pytest.raises(ConfigError, match="in use by pid 1 on node7"), run_lock(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with run_lock(tmp_path):
+        pass
+
+
+def test_a_second_ctrl_c_interrupts_and_handlers_are_restored():
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with StopRequest(at_once=True), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_ignored_signals_stay_ignored():
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with StopRequest():
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+def test_other_threads_handle_no_signals():
+    before, during = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with StopRequest():
+            during.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert during == [before]
