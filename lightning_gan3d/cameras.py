@@ -122,6 +122,18 @@ class Cameras(NamedTuple):
         intrinsics[:, 0, 2] = 1 - intrinsics[:, 0, 2]
         return type(self)(cam2world, intrinsics)
 
+    def rotate_y(self, angles: Float[Tensor, " k"]) -> "Cameras":
+        """Rotate each of b cameras about the world's y axis by k angles: v = b * k.
+
+        Radians, positive from +z toward +x.
+        """
+        c, s, zero, one = angles.cos(), angles.sin(), angles * 0, angles * 0 + 1
+        turn = torch.stack([c, zero, s, zero, zero, one, zero, zero, -s, zero, c, zero], dim=-1)
+        last = angles.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(angles), 4)
+        turn = torch.cat([turn, last], dim=-1).view(1, -1, 4, 4)
+        cam2world = (turn @ self.cam2world[:, None]).flatten(0, 1)
+        return Cameras(cam2world, self.intrinsics.repeat_interleave(len(angles), dim=0))
+
     def select(self, items: Tensor | slice) -> "Cameras":
         """Select cameras."""
         return type(self)(self.cam2world[items], self.intrinsics[items])

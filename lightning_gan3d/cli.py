@@ -159,20 +159,22 @@ def evaluate(
     if self_test:
         if target is not None:
             raise ConfigError(f"evaluate --self-test takes no run; remove {target}")
-        from lightning_gan3d.metrics.selftest.selftest import run_self_test
-        from lightning_gan3d.metrics.selftest.table import table
+        from lightning_gan3d.metrics.selftest.selftest import run_self_test, table
 
-        tested = run_self_test(tell=lambda line: typer.echo(line, err=True))
+        tested = run_self_test(progress=lambda line: typer.echo(line, err=True))
         typer.echo(table(tested))
         raise typer.Exit(4 if tested.failures else 0)
     if target is None:
         raise ConfigError("evaluate: give a run directory, or --self-test")
-    from lightning_gan3d.metrics.distribution.crew import crew_of
-    from lightning_gan3d.metrics.evaluate_target import evaluate_target, given_weights
+    from lightning_gan3d.devices import choose_device
+    from lightning_gan3d.metrics.evaluate import evaluate as measure
+    from lightning_gan3d.metrics.evaluate_target import given_weights, open_target
+    from lightning_gan3d.process_group import process_group
 
     weights = given_weights(inception_weights, vgg_weights, clip_weights)
-    done = evaluate_target(target, device, overrides or [], out, weights, sys.argv, crew_of())
-    typer.echo(done)
+    with process_group(choose_device(device)):
+        opened = open_target(target, overrides or [], device, out, weights)
+        typer.echo(opened.write(measure(opened.context), sys.argv))
 
 
 @app.command()

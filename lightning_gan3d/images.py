@@ -38,6 +38,15 @@ def to_uint8(image: Float[Tensor, "*s"]) -> UInt8[Tensor, "*s"]:
     return image.float().mul(127.5).add_(128.0).clamp_(0, 255).to(torch.uint8)
 
 
+def quantise(image: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Round an image to 8 bits, as if it were stored and read; values that are not finite are NaN.
+
+    No metric may turn NaN or infinity into a number.
+    """
+    image = image.float()
+    return torch.where(image.isfinite(), to_float(to_uint8(image)), torch.nan)
+
+
 def resize(image: Float[Tensor, "v c h w"], resolution: int) -> Float[Tensor, "v c r r"]:
     """Resize bilinearly with antialiasing; returns the same tensor if the size fits already."""
     if image.shape[-1] == resolution:

@@ -12,6 +12,8 @@ from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.files import write_text
 
 CONFIG, MANIFEST, METRICS = "config.yaml", "manifest.json", "metrics.jsonl"
+EVALUATION, CONDITIONS = "evaluation.json", "evaluation.conditions.json"
+"""Metrics of an evaluation, and what they all share."""
 
 
 class Run:

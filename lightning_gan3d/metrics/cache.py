@@ -25,7 +25,7 @@ def default_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "lightning_gan3d" / "metrics"
 
 
-def kept(
+def cached(
     folder: Path | None, name: str, key: Any, make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return tensors from the folder where they are there, else make and keep them.
@@ -45,7 +45,7 @@ def kept(
     return tensors
 
 
-def kept_measures(
+def cached_metrics(
     folder: Path | None, name: str, key: Any, make: Callable[[], list[Metric]]
 ) -> list[Metric]:
     """The same for measures; where one is missing nothing is kept, for it may be had next time."""
@@ -53,7 +53,7 @@ def kept_measures(
         return make()
     path = folder / f"{name}-{_digest(key)}.json"
     try:
-        return [Metric.of_key(**row) for row in json.loads(path.read_bytes())]
+        return [Metric(**row) for row in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError):
         measures = make()
     if all(m.value is not None for m in measures):

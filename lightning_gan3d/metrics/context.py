@@ -1,13 +1,18 @@
-"""What all metrics of one evaluation share."""
+"""What all metrics of one evaluation share, and the mean of a metric over items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+
+NOT_FINITE = "the images are not finite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +20,7 @@ class EvaluationContext:
     """Generated and real images, options, device and folders of one evaluation."""
 
     source: ViewSource
-    """Generated images, from any camera."""
+    """What is evaluated."""
     train: ImageSet
     """Training images."""
     test: ImageSet | None
@@ -23,14 +28,54 @@ class EvaluationContext:
     cfg: EvaluationConfig = EvaluationConfig()
     """Options of all metrics."""
     device: torch.device = torch.device("cpu")
-    """Where networks of the metrics run."""
+    """Device of the metrics' networks."""
     seed: int = SEED
     """Key of every random choice."""
     truth: ViewSource | None = None
     """The data set's own objects, whose metrics are the ceiling."""
+    initial: ViewSource | None = None
+    """The generator before training."""
+    curves: bool = True
+    """Whether reprojection compares views at all angles, or neighbours only."""
     cache: Path | None = None
-    """Folder of what generators of the same data share."""
+    """Folder of what evaluations on the same data share."""
     weights: Mapping[str, Path] = field(default_factory=dict)
-    """Paths of pretrained networks, by the names that `gan3d weights list` shows."""
+    """Paths of pretrained networks, by the names of `gan3d weights list`."""
     folder: Path | None = None
-    """Where tables beside the metrics are written."""
+    """Folder of tables that are written beside the metrics."""
+
+    @property
+    def labels(self) -> Float[Tensor, "n 25"]:
+        """Labels of the training images."""
+        return torch.as_tensor(self.train.labels)
+
+    @property
+    def real(self) -> ImageSet:
+        """Held-out images, else training images."""
+        return self.train if self.test is None else self.test
+
+
+def mean_of(
+    name: str,
+    values: Float[Tensor, " n"],
+    unit: str,
+    note: str,
+    valid: Bool[Tensor, " n"] | None = None,
+    empty: str = "nothing to measure",
+) -> Metric:
+    """Return the mean with count and spread; missing if no value is valid, or one is not finite.
+
+    With `valid`, which marks the items that have a value, the metric keeps the value of each item,
+    so that generators can be compared item by item. `empty` is the reason if no item has one.
+    """
+    defined = values if valid is None else values[valid]
+    if len(defined) == 0:
+        return missing(name, f"{empty} ({note})", unit)
+    if not bool(defined.isfinite().all()):
+        return missing(name, f"{NOT_FINITE} ({note})", unit)
+    spread = float(defined.std()) if len(defined) > 1 else None
+    items: list[float | None] = []
+    if valid is not None:
+        pairs = zip(values.tolist(), valid.tolist(), strict=True)
+        items = [float(f"{value:.6g}") if ok else None for value, ok in pairs]
+    return Metric(name, float(defined.mean()), unit, len(defined), spread, note, items)

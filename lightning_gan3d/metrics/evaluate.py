@@ -1,42 +1,119 @@
-"""All measures of one generator, each with its protocol in words."""
+"""All metrics of one source of views, wing by wing."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.cache import kept_measures
-from lightning_gan3d.metrics.config import (
-    SEED,
-    EvaluationConfig,
-    PoseConfig,
-    SwdConfig,
-)
-from lightning_gan3d.metrics.consistency.label_follows_camera import measure_following
-from lightning_gan3d.metrics.consistency.lpips_map import trunk_of
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.metrics.cache import cached_metrics
+from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
+from lightning_gan3d.metrics.consistency.flicker import measure_flicker
+from lightning_gan3d.metrics.consistency.lpips_map import find_trunk
 from lightning_gan3d.metrics.consistency.refit import measure_refit
-from lightning_gan3d.metrics.consistency.reprojection import measure_ceiling, measure_consistency
+from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
+from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
-from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
-from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry, measure_truth
-from lightning_gan3d.metrics.pose.estimator import measure_estimator
-from lightning_gan3d.metrics.pose.identity import measure_identity
-from lightning_gan3d.metrics.pose.regressor import (
-    PoseRegressor,
-    kept_regressor,
-    pose_errors,
-    pose_errors_of,
-)
+from lightning_gan3d.metrics.distribution.distance import ImageDistance
+from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
+from lightning_gan3d.metrics.pose.torchscript import measure_identity
 from lightning_gan3d.metrics.protocol import keyed
-from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
+from lightning_gan3d.metrics.single_images import measure_images
+from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
+from lightning_gan3d.process_group import rank
+
+
+class Wing(NamedTuple):
+    """One group of metrics."""
+
+    measure: Callable[[EvaluationContext], list[Metric]]
+    block: str = ""
+    """Its field of `EvaluationConfig`, if it has a ceiling."""
+    ceiling: bool = False
+    """Also measured on the data set's own objects, as the variant `truth`."""
+    following: bool = False
+    """Also measured with the conditioning label following the camera, as `following`."""
+
+
+WINGS = (
+    Wing(measure_distribution),  # first: all ranks compute features
+    Wing(measure_images),
+    Wing(measure_consistency, "consistency", ceiling=True, following=True),
+    Wing(measure_flicker, "consistency", ceiling=True, following=True),
+    Wing(measure_refit, "refit", ceiling=True, following=True),
+    Wing(measure_identity),
+    Wing(measure_geometry, "geometry", ceiling=True),
+)
+FOLLOWING = "each view conditioned on its own camera"
+
+
+def evaluate(context: EvaluationContext) -> list[Metric]:
+    """Return all metrics; ranks other than 0 only compute features, and return none."""
+    metrics: list[Metric] = []
+    following = with_following_label(context)
+    for wing in WINGS:
+        own = wing.measure(context)
+        if rank() != 0:
+            return []
+        metrics += own
+        if wing.ceiling:
+            metrics += _ceiling(wing, context)
+        if wing.following and context.cfg.following:
+            if isinstance(following, str):
+                rows = [_missing(m, following) for m in own]
+            else:
+                rows = [replace(m, note=f"{FOLLOWING}: {m.note}") for m in wing.measure(following)]
+            metrics += [replace(m, variant="following") for m in rows if m.at is None]
+    return keyed(metrics, context)
+
+
+def _ceiling(wing: Wing, context: EvaluationContext) -> list[Metric]:
+    """Measure the data set's own objects, cached by data, options, seed and LPIPS weights."""
+    options, truth = getattr(context.cfg, wing.block), context.truth
+    if truth is None or options is None:
+        return []
+    trunk = find_trunk(options.lpips) if wing.block == "consistency" else ""
+    digest = None if isinstance(trunk, str) else trunk.sha256
+    key = [context.train.fingerprint, asdict(options), context.seed, digest]
+
+    def measure() -> list[Metric]:
+        metrics = wing.measure(replace(context, source=truth, device=torch.device("cpu")))
+        # The generator's own metrics give the reason why there is no LPIPS and no control.
+        known = [m for m in metrics if m.value is None and _is_optional(m)]
+        return [replace(m, variant="truth") for m in metrics if m not in known]
+
+    return cached_metrics(context.cache, f"{wing.measure.__name__}-truth", key, measure)
+
+
+def _is_optional(m: Metric) -> bool:
+    return m.name == "consistency.lpips" or m.stage == "enlarged"
+
+
+def with_following_label(context: EvaluationContext) -> EvaluationContext | str:
+    """Condition each view on its own camera; return the reason if that makes no difference.
+
+    A generator that is conditioned on the camera may change its subject as the camera moves, which
+    a fixed label hides and a viewer does not (CGS-GAN, Barthel et al. 2025).
+    """
+    source = context.source
+    if not isinstance(source, GeneratorSource):
+        return "the source has no conditioning label"
+    if isinstance(source.generator, Generator):
+        cfg = source.generator.cfg
+        if cfg.view_in_label:
+            return (
+                "the view is in the label, which always follows the camera: see the metric itself"
+            )
+        if cfg.mapping.condition == "none":
+            return "the generator ignores the label (mapping.condition=none)"
+    return replace(context, source=replace(source, follow=True), curves=False)
+
+
+def _missing(m: Metric, why: str) -> Metric:
+    return Metric(m.name, None, m.unit, note=why, network=m.network, stage=m.stage, at=m.at)
 
 
 @contextmanager
@@ -51,255 +128,11 @@ def evaluating(generator: Generator) -> Iterator[None]:
 
 
 def source_of(
-    generator: Generator, labels: Float[Tensor, "n 25"], device: torch.device | str, seed: int
+    generator: Generator, images: ImageSet, device: torch.device | str = "cpu", seed: int = SEED
 ) -> GeneratorSource:
-    """See a generator as a source of views; its labels are drawn from those given."""
-    return GeneratorSource(generator, generator.cfg.z_dim, torch.as_tensor(labels), seed, device)
-
-
-def evaluate(
-    generator: Generator,
-    train: ImageSet,
-    test: ImageSet | None,
-    cfg: EvaluationConfig,
-    device: torch.device | str = "cpu",
-    seed: int = SEED,
-    *,
-    initial: Generator | None = None,
-    truth: ViewSource | None = None,
-    cache: Path | None = None,
-    weights: Mapping[str, Path] | None = None,
-    folder: Path | None = None,
-    crew: Crew = ALONE,
-) -> list[Metric]:
-    """Take all measures of a generator that is on `device`.
-
-    `initial` is the generator before training, from which the share of the way to the floor is
-    reckoned; `truth` shows the data's own objects, which say what the consistency measures can
-    reach. What depends on the data alone is kept in `cache`. `weights` are paths of pretrained
-    networks, given by hand; `folder` takes tables beside the measures. A measure that could not be
-    taken is missing, with its reason.
-    """
-    with evaluating(generator):
-        source = source_of(generator, train.labels, device, seed)
-        start = None
-        if initial is not None and cfg.swd is not None and crew.leads:
-            with evaluating(initial):
-                distance = ImageDistance(train, test, cfg.swd, cfg.num_images, seed, cache)
-                start = distance.of(source_of(initial, train.labels, device, seed), cfg.batch)[
-                    "mean"
-                ]
-        return evaluate_source(
-            source,
-            train,
-            test,
-            cfg,
-            device,
-            seed,
-            initial_swd=start,
-            truth=truth,
-            cache=cache,
-            weights=weights,
-            folder=folder,
-            crew=crew,
-        )
-
-
-def evaluate_source(
-    source: ViewSource,
-    train: ImageSet,
-    test: ImageSet | None,
-    cfg: EvaluationConfig,
-    device: torch.device | str = "cpu",
-    seed: int = SEED,
-    *,
-    initial_swd: float | None = None,
-    truth: ViewSource | None = None,
-    cache: Path | None = None,
-    weights: Mapping[str, Path] | None = None,
-    folder: Path | None = None,
-    crew: Crew = ALONE,
-) -> list[Metric]:
-    """Take all measures of whatever shows views; see `evaluate`.
-
-    Processes that do not lead do their part of the features, and return nothing.
-    """
-    labels = torch.as_tensor(train.labels)
-    result = []
-    if crew.leads:
-        result = measure_images(source, train, test, cfg, device, seed, initial_swd, cache)
-    if cfg.distribution is not None:
-        result += measure_distribution(
-            source,
-            train,
-            test,
-            cfg.distribution,
-            cfg.num_images,
-            cfg.batch,
-            device,
-            seed,
-            cache,
-            weights,
-            folder,
-            crew,
-        )
-    if not crew.leads:
-        return []
-    if cfg.consistency is not None:
-        result += measure_consistency(source, cfg.consistency, cfg.batch)
-        if truth is not None:
-            consistency, found = cfg.consistency, trunk_of(cfg.consistency.lpips)
-            trunk = (
-                None if isinstance(found, str) else found.sha256
-            )  # a path says not what it holds
-            result += kept_measures(
-                cache,
-                "consistency-truth",
-                [train.fingerprint, asdict(consistency), seed, trunk],
-                lambda: measure_ceiling(truth, consistency, cfg.batch),
-            )
-    if cfg.refit is not None:
-        refit = cfg.refit
-        result += measure_refit(source, labels, refit, seed, cfg.batch, device)
-        if truth is not None:
-            result += kept_measures(
-                cache,
-                "refit-truth",
-                [train.fingerprint, asdict(refit), seed],
-                lambda: measure_refit(truth, labels, refit, seed, cfg.batch, "cpu", "_truth"),
-            )
-    if cfg.following:
-        result += measure_following(
-            source, labels, cfg.consistency, cfg.refit, seed, cfg.batch, device
-        )
-    if cfg.identity is not None:
-        result += measure_identity(source, cfg.identity, cfg.batch, device)
-    if cfg.pose is not None and cfg.pose.estimator is not None:
-        result += measure_estimator(
-            source, train, test, cfg.pose, cfg.num_images, cfg.batch, device
-        )
-    if cfg.geometry is not None:
-        geometry = cfg.geometry
-        result += measure_geometry(source, geometry, truth, seed)
-        if truth is not None:
-            result += kept_measures(
-                cache,
-                "geometry-truth",
-                [train.fingerprint, asdict(geometry), seed],
-                lambda: measure_truth(truth, geometry, seed),
-            )
-    return keyed(result, cfg, source, train, test, seed)
-
-
-def measure_images(
-    source: ViewSource,
-    train: ImageSet,
-    test: ImageSet | None,
-    cfg: EvaluationConfig,
-    device: torch.device | str,
-    seed: int,
-    initial_swd: float | None,
-    cache: Path | None,
-) -> list[Metric]:
-    """Take the measures of single images, all on the same ones: distribution and pose."""
-    distance = regressor = None
-    num_images = cfg.num_images
-    if cfg.swd is not None:
-        distance = ImageDistance(train, test, cfg.swd, num_images, seed, cache)
-        num_images = distance.num_images
-    if cfg.pose is not None:
-        regressor = kept_regressor(train, cfg.pose, seed, device, cache)
-    if distance is None and regressor is None:
-        return []
-    collected = distance.collect() if distance is not None else None
-    angles: list[Tensor] = []
-    for images, cameras in fakes(source, num_images, cfg.batch):
-        if collected is not None:
-            collected.add(images)
-        if regressor is not None:
-            angles.append(pose_errors(regressor, images, cameras).cpu())
-    result: list[Metric] = []
-    if distance is not None and collected is not None:
-        result += _distances(distance, distance.real.distance(collected), initial_swd)
-    if regressor is not None and cfg.pose is not None:
-        result += _poses(regressor, torch.cat(angles), train, test, cfg.pose, device)
-    return result
-
-
-def _distances(
-    distance: ImageDistance, found: dict[str, float], initial: float | None
-) -> list[Metric]:
-    n, note = distance.num_images, distance.protocol
-    if not math.isfinite(found["mean"]):
-        return [missing("quality.swd", f"the generator's images are not finite ({note})")]
-    result = [Metric.of_key("quality.swd", found["mean"], "", n, note=note)]
-    for name, value in found.items():
-        if name != "mean":
-            whole = f"whole images reduced to {distance.cfg.coarsest} pixels"
-            level = whole if name == "pixels" else f"level {name} alone"
-            result.append(
-                Metric.of_key(f"quality.swd_{name}", value, "", n, note=f"{level}: {note}")
-            )
-    floor = distance.floor["mean"]
-    if distance.held_out:
-        real = "as many training images in the generator's place"
-    else:
-        real = "disjoint halves of the training images"
-    result.append(Metric.of_key("quality.swd_floor", floor, "", n, note=f"{real}: {note}"))
-    way = "share of the way from the generator before training to real images"
-    if initial is None or not math.isfinite(initial):
-        why = "a state before training was not measured (fine-tuned or imported ones have none)"
-        return [
-            *result,
-            missing("quality.swd_init", why),
-            missing("quality.swd_way", f"{way}: {why}", "share"),
-        ]
-    result.append(
-        Metric.of_key("quality.swd_init", initial, "", n, note=f"before training: {note}")
-    )
-    if initial <= floor:
-        why = f"before training it was {initial:.4g}, not above the floor of {floor:.4g}"
-        return [*result, missing("quality.swd_way", f"{way}: {why}", "share")]
-    share = (initial - found["mean"]) / (initial - floor)
-    return [*result, Metric.of_key("quality.swd_way", share, "share", n, note=f"{way}: {note}")]
-
-
-def _poses(
-    regressor: PoseRegressor,
-    angles: Float[Tensor, " n"],
-    train: ImageSet,
-    test: ImageSet | None,
-    cfg: PoseConfig,
-    device: torch.device | str,
-) -> list[Metric]:
-    real = pose_errors_of(regressor, test if test is not None else train, device)
-    whose = "held-out" if test is not None else "its own training"
-    note = (
-        "angle of the rotation between the camera asked for and the one read by a regressor "
-        "trained on "
-        f"{cfg.iterations} x {cfg.batch} real images at "
-        f"{regressor.resolution}x{regressor.resolution} pixels"
-    )
-    result = []
-    for suffix, values, words in (
-        ("", angles, "generated images"),
-        ("_real", real, f"{whose} real images, the most that can be read"),
-    ):
-        share_name = f"pose.within_{cfg.threshold_degrees:g}deg{suffix}"
-        median_name = f"pose.median_deg{suffix}"
-        if not bool(values.isfinite().all()):
-            why = f"the generator's images are not finite ({note})"
-            result += [missing(share_name, why, "share"), missing(median_name, why, "deg")]
-            continue
-        degrees = values.rad2deg()
-        share = float((degrees <= cfg.threshold_degrees).float().mean())
-        result += [
-            Metric.of_key(share_name, share, "share", len(values), note=f"{words}: {note}"),
-            Metric.of_key(
-                median_name, float(degrees.median()), "deg", len(values), note=f"{words}: {note}"
-            ),
-        ]
-    return result
+    """Return the latents of a generator, with labels drawn from a set of images."""
+    labels = torch.as_tensor(images.labels)
+    return GeneratorSource(generator, generator.cfg.z_dim, labels, seed, device)
 
 
 def swd_of(
@@ -309,12 +142,12 @@ def swd_of(
     device: torch.device | str = "cpu",
     seed: int = SEED,
 ) -> dict[str, float]:
-    """Return the image distance to `num_images_training` real images.
+    """Return the SWD to `num_images_training` real images, during training.
 
-    Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. For use while training. It
-    is larger than the final one, for it is taken over fewer images.
+    Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. It is larger than the final
+    one, which uses more images.
     """
     distance = ImageDistance(images, images, cfg.swd or SwdConfig(), cfg.num_images_training, seed)
     with evaluating(generator):
-        found = distance.of(source_of(generator, images.labels, device, seed), cfg.batch)
-    return {"swd" if k == "mean" else f"swd_{k}": v for k, v in found.items()}
+        values = distance.of(source_of(generator, images, device, seed), cfg.batch)
+    return {"swd" if k == "mean" else f"swd_{k}": v for k, v in values.items()}

@@ -14,7 +14,7 @@ from lightning_gan3d.metrics.sources import ViewSource
 
 
 @dataclass(frozen=True, eq=False)
-class PosedSource:
+class PosedSource(ViewSource):
     """Another source, its items' own cameras moved to drawn directions.
 
     Distance from the origin and intrinsics stay those of the item's own camera, and so does the

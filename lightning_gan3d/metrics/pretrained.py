@@ -78,7 +78,7 @@ KNOWN: dict[str, Weights] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """A file at hand."""
 
     path: Path
@@ -136,7 +136,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find(name: str, given: str | Path | None = None, folder: Path | None = None) -> Found:
+def find(name: str, given: str | Path | None = None, folder: Path | None = None) -> WeightsFile:
     """Return a file at hand: the one given by hand, or the known one in the folder, checked.
 
     Raises:
@@ -160,7 +160,7 @@ def find(name: str, given: str | Path | None = None, folder: Path | None = None)
             f"weights {name}: {path} is damaged (SHA-256 {digest[:16]}... instead of "
             f"{entry.sha256[:16]}...): {remedy} again"
         )
-    return Found(path, digest, published)
+    return WeightsFile(path, digest, published)
 
 
 def fetch(
@@ -168,7 +168,7 @@ def fetch(
     folder: Path | None = None,
     progress: Progress | None = None,
     url: str | None = None,
-) -> Found:
+) -> WeightsFile:
     """Download a known file, unless it is at hand; nothing unchecked ever bears its name.
 
     `url` replaces the address (a mirror); the content must be the published one all the same.
@@ -199,7 +199,7 @@ def fetch(
     finally:
         with suppress(OSError):
             temporary.unlink()
-    return Found(path, digest, True)
+    return WeightsFile(path, digest, True)
 
 
 def _download(address: str, to: Path, progress: Progress | None) -> str:

@@ -1,70 +1,79 @@
-"""The keys by which values of one protocol are told from others: digests of what was asked for."""
+"""What makes values comparable: protocol keys, and the conditions that an evaluation shares."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_gan3d.files import sha256_of_text
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import KEY_DIGITS, Metric
 from lightning_gan3d.metrics.cache import SCHEMA
-from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.sources import GeneratorSource
 
 PATHS = ("lpips", "estimator", "embedding")
-"""Fields that name files: another folder is no other protocol, so that the name alone counts."""
-UNLIKE = {"distribution": ("repeats",)}
-"""Fields that say how often a value was taken, not what it is: the mean of several sets of latents
-estimates what one set estimates."""
+"""Fields that name files. Only the file name counts: a moved file is the same protocol."""
+IGNORED = {"distribution": ("repeats", "num_images")}
+"""Fields that say how often a value was computed, or that the metric's own n repeats."""
+SETS = ("swd", "distribution", "pose")
+"""Blocks whose metrics compare sets of images, so that their number matters."""
 
 
-def keyed(
-    measures: Iterable[Metric],
-    cfg: Any,
-    source: ViewSource,
-    train: ImageSet,
-    test: ImageSet | None,
-    seed: int,
-) -> list[Metric]:
-    """Return the measures, each with the key of its protocol; `cfg` is an `EvaluationConfig`.
+def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]:
+    """Return the metrics with their protocol keys; missing ones have none.
 
-    A key depends on the configuration of the measure's own block, the data (fingerprints of both
-    parts, side in pixels), the seed, and where images are compared as sets, on their number; rows
-    of the rendering before super-resolution also on its side. It does not depend on what was
-    measured, on paths, batches or the device.
+    A key is a digest of the options of the metric's block, the data (fingerprints and resolution),
+    the seed, the number of images if sets are compared, and, for `raw` metrics, the rendering
+    resolution. Paths, batch sizes and the device do not count.
     """
-    data = [train.fingerprint, None if test is None else test.fingerprint, train.resolution, seed]
-    inner = getattr(getattr(source, "generator", None), "rendering_resolution", None)
-    out = []
-    for m in measures:
-        block = block_of(m.metric)
-        parts = [block, _plain(block, getattr(cfg, block, None)), *data]
-        if block in ("swd", "distribution", "pose"):
+    train, test, source = context.train, context.test, context.source
+    held_out = None if test is None else test.fingerprint
+    data = [train.fingerprint, held_out, train.resolution, context.seed]
+    rendering_resolution = None
+    if isinstance(source, GeneratorSource):
+        rendering_resolution = source.generator.rendering_resolution
+    result = []
+    for m in metrics:
+        block = block_of(m.name)
+        parts = [block, _options(block, getattr(context.cfg, block, None)), *data]
+        if block in SETS:
             parts.append(m.n)
-        if "_raw" in m.metric:
-            parts.append(inner)
-        out.append(replace(m, protocol=key_of(parts)) if m.value is not None else m)
-    return out
+        if m.stage == "raw":
+            parts.append(rendering_resolution)
+        text = json.dumps([SCHEMA, parts], sort_keys=True)
+        key = sha256_of_text(text, KEY_DIGITS)
+        result.append(replace(m, protocol=key) if m.value is not None else m)
+    return result
 
 
 def block_of(name: str) -> str:
-    """Return the field of `EvaluationConfig` that a measure belongs to."""
+    """Return the field of `EvaluationConfig` that a metric belongs to."""
     family = name.partition(".")[0]
     if family == "quality":
         return "swd" if name.startswith("quality.swd") else "distribution"
     return "distribution" if family == "memorisation" else family
 
 
-def key_of(parts: Any) -> str:
-    """Return the first digits of the SHA-256 of plain values and of the version of all measures."""
-    text = json.dumps([SCHEMA, parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
-
-
-def _plain(block: str, cfg: Any) -> Any:
+def _options(block: str, cfg: Any) -> Any:
     if cfg is None:
         return None
-    values = {k: v for k, v in asdict(cfg).items() if k not in UNLIKE.get(block, ())}
-    if block == "distribution":
-        values.pop("num_images")  # a measure's own n says how many there were
+    values = {k: v for k, v in asdict(cfg).items() if k not in IGNORED.get(block, ())}
     return {k: Path(v).name if k in PATHS and v else v for k, v in values.items()}
+
+
+def precision_of(generator: Generator) -> str:
+    """Describe number formats and rendering path.
+
+    Scenes of several views (consistency, refit) may be stored in fewer bits than those of single
+    images (FID).
+    """
+    renderer = generator.cfg.renderer
+    weights = str(next(generator.parameters()).dtype).removeprefix("torch.")
+    text = f"weights {weights}, rendering {getattr(renderer, 'precision', 'fp32')}"
+    stored = getattr(renderer, "cache_precision", "fp32")
+    if stored != "fp32":
+        text += f", scenes of several views {stored}"
+    path = getattr(generator.renderer, "path_taken", None)
+    return text if path is None else f"{text}, rays by {path}"

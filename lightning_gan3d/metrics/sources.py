@@ -1,41 +1,21 @@
-"""What measures look at: items, be it latents or real objects, seen from any camera."""
+"""What metrics look at: items (latents or known objects) that are seen from cameras."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Field, Scene
+from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.geometry.volume import Volume, opaque_part
 
-
-@runtime_checkable
-class ViewSource(Protocol):
-    """Items that can be seen from any camera: a generator's latents, or objects with truth."""
-
-    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Return each item's own camera, the one its label names."""
-        ...
-
-    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
-        """See each item from its k = v / b cameras; camera i sees item i // k."""
-        ...
-
-
-@runtime_checkable
-class Told(Protocol):
-    """A source that tells its part of the protocol."""
-
-    @property
-    def protocol(self) -> str:
-        """Cameras, truncation and seed, in words."""
-        ...
+BOX_SHARE = 32
+"""Occupancy is the opacity over 1/32 of the box edge, whatever the size of the box."""
 
 
 @runtime_checkable
@@ -51,46 +31,71 @@ class ImageSet(Protocol):
         ...
 
     def images(self, indices: Any) -> UInt8[Tensor, "n 3 h w"]:
-        """Read some images."""
-        ...
-
-
-@runtime_checkable
-class SeesLatents(Protocol):
-    """The part of a `Generator` that measures need."""
-
-    def views(self, z: Tensor, label: Tensor, cameras: Cameras) -> Images:
-        """See each latent from its k = v / b cameras."""
-        ...
-
-
-@runtime_checkable
-class MakesScenes(Protocol):
-    """The part of a `Generator` that gives the volume of its latents."""
-
-    def mapping(self, z: Tensor, label: Tensor) -> Tensor:
-        """Return the styles of latents."""
-        ...
-
-    def scene(self, ws: Tensor) -> Scene:
-        """Return the scenes of styles."""
+        """Read images by their indices."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratorSource:
-    """A generator as a source of views.
+class Volume:
+    """The interiors of b items, which can be queried at points."""
 
-    Item i is a latent and a label that depend on (seed, i) alone. The label stays that of the item
-    while the camera moves, so that a change between views cannot come from the conditioning; a
-    generator that knows the camera only through its label replaces it by itself. With `follow` each
-    view is conditioned on its own camera instead, and the scene made anew for it.
+    level: Callable[[Float[Tensor, "b n 3"]], Float[Tensor, "b n"]]
+    """Density or level set: grows toward the inside, differentiable in the points."""
+    occupancy: Callable[[Tensor], Tensor]
+    """Maps the level to [0, 1]; the surface is at 0.5."""
+    box: float
+    """Edge of the cube about the origin that holds the items, in world units."""
+
+    def normals(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Return outward unit normals; zero if the level is constant."""
+        with torch.enable_grad():
+            at = points.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.level(at).sum(), at)
+        return -torch.nn.functional.normalize(gradient.double(), dim=-1, eps=1e-30).to(points)
+
+
+def density_occupancy(sigma: Tensor, box: float) -> Tensor:
+    """Opacity of a density over 1/32 of the box edge."""
+    return 1 - torch.exp(-sigma * (box / BOX_SHARE))
+
+
+class ViewSource(ABC):
+    """Items seen from cameras. Item i is the same whatever the batch it is part of."""
+
+    fixed_cameras: ClassVar[bool] = False
+    """Whether an item can be seen from its own camera only, as a stored image."""
+
+    @property
+    def protocol(self) -> str:
+        """Cameras, truncation and seed, for the notes of metrics."""
+        return type(self).__name__
+
+    @abstractmethod
+    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
+        """Return each item's own camera; NaN if unknown."""
+
+    @abstractmethod
+    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
+        """Render each item from its k = v / b cameras; camera i sees item i // k."""
+
+    def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:  # noqa: ARG002  # for subclasses
+        """Return the interiors of items; None if they cannot be queried at points."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorSource(ViewSource):
+    """Latents of a generator. Latent and label of item i depend on (seed, i) alone.
+
+    The label stays fixed while the camera moves, so that conditioning cannot cause a difference
+    between views. With `follow`, each view is conditioned on its own camera instead.
     """
 
-    generator: SeesLatents
+    generator: Any
+    """A `Generator`; Any, since the stand-ins of tests and benchmarks only have its `views`."""
     z_dim: int
     labels: Float[Tensor, "n 25"]
-    """Labels of the training set, of which every item draws one."""
+    """Labels of the training set, from which each item draws one."""
     seed: int = 0
     device: torch.device | str = "cpu"
     follow: bool = False
@@ -98,7 +103,7 @@ class GeneratorSource:
 
     @property
     def protocol(self) -> str:
-        """Cameras, truncation and seed, in words."""
+        """Cameras, truncation and seed."""
         return f"cameras and labels of training images, no truncation, seed {self.seed}"
 
     def _draw(self, items: Int64[Tensor, " b"], draw: Callable[[Draws], Tensor]) -> Tensor:
@@ -106,32 +111,31 @@ class GeneratorSource:
         return torch.cat([draw(draws.at(int(i))) for i in items])
 
     def latents(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b z_dim"]:
-        """Return the latents of the items."""
+        """Return the latents of items."""
         return self._draw(items, lambda d: d.normal("z", (1, self.z_dim))).to(self.device)
 
     def label(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b 25"]:
-        """Return the labels of the items."""
+        """Return the labels of items."""
         rows = self._draw(items, lambda d: d.integers("label", len(self.labels), (1,)))
         return self.labels[rows].to(self.device)
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Return the cameras that the items' labels name."""
+        """Return the cameras of the items' labels."""
         return Cameras.from_label(self.label(items))
 
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
-        """See the latents; no gradient is kept."""
+        """Render latents without gradient."""
         cameras = cameras.to(self.device)
         z, label = self.latents(items), self.label(items)
         if self.follow:
             k = len(cameras.cam2world) // len(items)
             z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
         with torch.no_grad():
-            return self.generator.views(z, label, cameras)
+            images: Images = self.generator.views(z, label, cameras)
+        return images
 
     def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
-        """Return the density of the latents; None where the generator's scenes are no fields."""
-        if not isinstance(self.generator, MakesScenes):
-            return None
+        """Return the densities of latents; None if the scenes are no fields."""
         with torch.no_grad():
             ws = self.generator.mapping(self.latents(items), self.label(items))
             scene = self.generator.scene(ws)
@@ -142,16 +146,16 @@ class GeneratorSource:
         def level(points: Tensor) -> Tensor:
             return field.sigma(field.density(points.to(self.device)))[..., 0]
 
-        return Volume(level, lambda sigma: opaque_part(sigma, field.box), field.box)
+        return Volume(level, lambda sigma: density_occupancy(sigma, field.box), field.box)
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectSource:
-    """Objects with ground truth as a source of views: the yardstick of the consistency measures.
+class ObjectSource(ViewSource):
+    """Objects with ground truth: the ceiling of the view metrics.
 
     `render(object_ids, cameras, resolution)` returns image in [-1, 1], depth along the rays and
-    mask, as `SynthObjects.render` does. Item i is the i-th of `objects`,
-    from a camera of `labels`.
+    mask, as `SynthObjects.render` does. Item i is the i-th of `objects`; its own camera is one of
+    `labels`.
     """
 
     render: Callable[[Tensor, Cameras, int], Any]
@@ -160,12 +164,12 @@ class ObjectSource:
     resolution: int
     seed: int = 0
     level: Callable[[Tensor, Tensor], Tensor] | None = None
-    """`level(object_ids, points)`, positive inside; None where the objects' volume is unknown."""
+    """`level(object_ids, points)`, positive inside; None if unknown."""
     box: float = 2.0
     """Edge of the cube about the origin that holds the objects."""
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Return one of the labels' cameras for each item."""
+        """Return one camera of the labels per item."""
         draws = Draws(self.seed).scope("evaluation")
         rows = [draws.at(int(i)).integers("label", len(self.labels), (1,)) for i in items]
         return Cameras.from_label(self.labels[torch.cat(rows)])
@@ -173,21 +177,17 @@ class ObjectSource:
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """Render the objects."""
         k = len(cameras.cam2world) // len(items)
-        chosen = self._objects(items)
-        view = self.render(chosen.repeat_interleave(k), cameras, self.resolution)
+        ids = self._ids(items).repeat_interleave(k)
+        view = self.render(ids, cameras, self.resolution)
         return Images(view.image, view.image, view.depth, view.mask)
 
     def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
-        """Return the objects' level sets; None where they are unknown."""
+        """Return the level sets of the objects; None if unknown."""
         if self.level is None:
             return None
-        level, chosen = self.level, self._objects(items)
-        return Volume(lambda points: level(chosen, points), _soft_step, self.box)
+        level, ids = self.level, self._ids(items)
+        # The sigmoid is smooth enough for marching cubes to interpolate on a coarse grid.
+        return Volume(lambda points: level(ids, points), lambda x: torch.sigmoid(4 * x), self.box)
 
-    def _objects(self, items: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    def _ids(self, items: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
         return torch.tensor([self.objects[int(i) % len(self.objects)] for i in items])
-
-
-def _soft_step(level: Tensor) -> Tensor:
-    """From a level set to solidity, smooth enough for a mesh to be interpolated on a grid."""
-    return torch.sigmoid(4 * level)

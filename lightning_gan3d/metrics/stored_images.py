@@ -1,53 +1,56 @@
-"""Images that somebody's generator made and stored, to be measured as they are."""
+"""Images that another generator made and stored, evaluated as they are."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
-from lightning_gan3d.data.archive import DataError, Source, checksum, open_source
+from lightning_gan3d.data.archive import DataError, checksum, open_source
 from lightning_gan3d.data.decode import decode, is_image, open_image
 from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float
+from lightning_gan3d.metrics.sources import ViewSource
 
 SAME_CAMERA = 1e-4
-"""Numbers of two labels may differ by this much and mean one camera."""
+"""Largest difference between the numbers of two labels of one camera."""
 
 
 class Orbits(NamedTuple):
-    """Items that were seen from the same cameras."""
+    """Objects that were seen by the same cameras."""
 
     images: Int64[Tensor, "m v"]
-    """Number of each item's image from each camera."""
+    """Index of each object's image from each camera."""
     cameras: Cameras
     """The v cameras."""
 
 
-class StoredImages:
-    """A folder or zip of images, in the order of their names.
+class StoredImages(ViewSource):
+    """A folder or zip of images. Item i is image `order[i]`, in the order of names.
 
-    With a `dataset.json` in the format of data sets each image has the label of its camera, and
-    `objects` says which images show one item. Without one, measures that need these are missing.
+    The order is random, since a folder may be sorted by class. With a `dataset.json` in the format
+    of data sets, images have the labels of their cameras, and `objects` says which images show the
+    same object.
 
     Attributes:
-        names: files of the images.
+        names: image files.
         resolution: side of the images in pixels.
         labels: (n, 25) labels of their cameras; None without `dataset.json`.
-        objects: number of the item that each image shows, -1 where unknown; None without.
-        fingerprint: 16 hexadecimal digits that stand for names, content and cameras.
+        objects: index of the object in each image, -1 if unknown; None without.
+        order: permutation of the images, which depends on `seed` alone.
+        fingerprint: 16 hexadecimal digits, a digest of names, content and cameras.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """List the images and read their labels; raises a `DataError` where they are unusable."""
-        self.source: Source = open_source(path)
+    fixed_cameras: ClassVar[bool] = True
+
+    def __init__(self, path: str | Path, seed: int = 0) -> None:
+        """List the images and read their labels; raises `DataError` if they are unusable."""
+        self.source, self.seed = open_source(path), seed
         self.names = [n for n in self.source.names if is_image(n)]
         if not self.names:
             raise DataError(f"{path} holds no images (.png, .jpg, .webp, .bmp)")
@@ -60,9 +63,9 @@ class StoredImages:
             index = read_index(self.source)
             labels = read_labels(index, self.names, self.source)
             self.labels = check_cameras(labels, self.names, repair=False).float()
-            known = index.get("objects")
-            if isinstance(known, dict) and known:
-                self.objects = torch.tensor([int(known.get(n, -1)) for n in self.names])
+            objects = index.get("objects")
+            if isinstance(objects, dict) and objects:
+                self.objects = torch.tensor([int(objects.get(n, -1)) for n in self.names])
             self._checksums = dict(index.get("sha256", {}))
         digest = hashlib.sha256()
         for name in self.names:
@@ -70,6 +73,7 @@ class StoredImages:
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         self.fingerprint = digest.hexdigest()[:16]
+        self.order = Draws(seed).scope("stored").permutation("images", len(self.names))
 
     def __len__(self) -> int:
         """Count the images."""
@@ -77,95 +81,59 @@ class StoredImages:
 
     @property
     def path(self) -> Path:
-        """Where they lie."""
+        """The folder or zip file."""
         return self.source.path
 
+    @property
+    def protocol(self) -> str:
+        """How images were selected; nothing is known about how they were made."""
+        unknown = "cameras" if self.labels is None else "conditioning"
+        return (
+            f"stored images drawn at random (seed {self.seed}) from {len(self):,} (fingerprint "
+            f"{self.fingerprint}), {unknown} and truncation unknown"
+        )
+
     def images(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k 3 h w"]:
-        """Read some images; raises a `DataError` for one that is damaged or of another size."""
+        """Read images by name order; raises `DataError` if one is damaged or has another size."""
         return torch.stack([self._read(self.names[int(i)]) for i in indices])
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Return the cameras of some images: not a number where nobody knows them."""
+        """Return the items' cameras; NaN if unknown."""
         if self.labels is None:
             return Cameras.from_label(torch.full((len(items), LABEL_DIM), torch.nan))
-        return Cameras.from_label(self.labels[items])
+        return Cameras.from_label(self.labels[self.order[items]])
 
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
-        """Return some images as a generator's. From any other camera than theirs, nothing is known.
-
-        Raises a `ValueError` for other cameras.
-        """
+        """Return the items' images; raises `ValueError` for cameras other than their own."""
         own = self.base(items).to_label()
-        asked = cameras.to_label().to(own)
-        if own.shape != asked.shape or not torch.allclose(own, asked, equal_nan=True):
-            raise ValueError("stored images can be seen from their own cameras alone")
-        image = to_float(self.images(items))
+        label = cameras.to_label().to(own)
+        if own.shape != label.shape or not torch.allclose(own, label, equal_nan=True):
+            raise ValueError("stored images can be seen from their own cameras only")
+        image = to_float(self.images(self.order[items]))
         return Images(image, image)
 
     def orbits(self, views: int) -> Orbits | str:
-        """Find the items that the same `views` cameras or more have seen; else say why not."""
+        """Return the objects that the same cameras, `views` or more, have seen; else the reason."""
         if self.labels is None:
             return "the images come without cameras (dataset.json)"
         if self.objects is None:
-            return "dataset.json does not say which images show one item (`objects`)"
-        items = sorted({i for i in self.objects.tolist() if i >= 0})
-        by_item = [(self.objects == item).nonzero()[:, 0] for item in items]
-        enough = [rows for rows in by_item if len(rows) >= views]
+            return "dataset.json does not say which images show the same object (`objects`)"
+        known = sorted({i for i in self.objects.tolist() if i >= 0})
+        images = [(self.objects == i).nonzero()[:, 0] for i in known]
+        enough = [rows for rows in images if len(rows) >= views]
         if not enough:
-            most = max((len(rows) for rows in by_item), default=0)
-            return f"it takes {views} views of an item, and there are {most} at most"
+            most = max((len(rows) for rows in images), default=0)
+            return f"it takes {views} views of an object, and there are {most} at most"
         labels = self.labels[enough[0]]
-        alike = [
-            rows
-            for rows in enough
-            if len(rows) == len(labels)
-            and bool(((self.labels[rows] - labels).abs() < SAME_CAMERA).all())
-        ]
-        if len(alike) < len(enough):
-            return "items were not seen from the same cameras, in the same order of names"
-        return Orbits(torch.stack(alike), Cameras.from_label(labels))
-
-    def sample(self, num: int, seed: int) -> "StoredSample":
-        """Draw `num` images in a random order that depends on the seed alone.
-
-        A smaller number is the beginning of a larger one. By name, the first of a folder would be
-        those of one class or item where it is sorted so.
-        """
-        which = Draws(seed).scope("stored").permutation("images", len(self))[:num]
-        return StoredSample(self, which, seed)
+        for rows in enough:
+            difference = self.labels[rows] - labels if len(rows) == len(labels) else None
+            if difference is None or not bool((difference.abs() < SAME_CAMERA).all()):
+                return "objects were not seen by the same cameras, in the same order of names"
+        return Orbits(torch.stack(enough), Cameras.from_label(labels))
 
     def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
         data = self.source.read(name)
         if name in self._checksums and checksum(data) != self._checksums[name]:
             raise DataError(f"{name}: bad checksum in {self.path}; copy the images again")
-        image: UInt8[np.ndarray, "h w 3"] = decode(data, name, self.resolution)
-        return rearrange(torch.from_numpy(image), "h w c -> c h w").contiguous()
-
-
-@dataclass(frozen=True, eq=False)
-class StoredSample:
-    """Some of the stored images, in an order of their own, as a source of views."""
-
-    stored: StoredImages
-    which: Int64[Tensor, " n"]
-    """Number of each image among all, by name."""
-    seed: int
-    """What the order was drawn by."""
-
-    @property
-    def protocol(self) -> str:
-        """What is known of the images, in words: nobody told how they were made."""
-        cameras = "cameras" if self.stored.labels is None else "conditioning"
-        drawn = f"drawn at random (seed {self.seed}) from {len(self.stored):,}"
-        return (
-            f"stored images {drawn} (fingerprint {self.stored.fingerprint}), {cameras} and "
-            "truncation unknown"
-        )
-
-    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Return the cameras of some images, as `StoredImages.base`."""
-        return self.stored.base(self.which[items])
-
-    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
-        """Return some images as a generator's, as `StoredImages.views`."""
-        return self.stored.views(self.which[items], cameras)
+        image = torch.from_numpy(decode(data, name, self.resolution))
+        return rearrange(image, "h w c -> c h w").contiguous()

@@ -15,8 +15,7 @@ import yaml
 from lightning_gan3d.config import ConfigError, digest
 from lightning_gan3d.metric import Metric, missing, read_measures
 from lightning_gan3d.metric_table import BENCHED, family
-from lightning_gan3d.metrics.conditions import CONDITIONS
-from lightning_gan3d.runs import CONFIG, MANIFEST, METRICS, Run
+from lightning_gan3d.runs import CONDITIONS, CONFIG, MANIFEST, METRICS, Run
 from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
 
 UNKNOWN = "unknown"

@@ -13,7 +13,6 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images, resize, to_uint8
-from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.training.config import LoggingConfig
 
 FLAT, EMPTY, FULL = 0.01, 0.02, 0.98
@@ -29,7 +28,7 @@ def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras
     swing = torch.linspace(-cfg.sample_swing, cfg.sample_swing, cfg.sample_views)
     if cfg.sample_views == 1:
         swing = torch.zeros(1)
-    return carry(Cameras.from_label(middle), swing - azimuth)
+    return Cameras.from_label(middle).rotate_y(swing - azimuth)
 
 
 @torch.no_grad()

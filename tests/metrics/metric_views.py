@@ -1,7 +1,7 @@
-"""Sources of views for tests: procedural figures, and disturbances put on them."""
+"""Sources of views for tests: procedural figures, perturbed ones, and contexts around them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float, to_uint8
-from lightning_gan3d.metrics.consistency.warp import carry
-from lightning_gan3d.metrics.sources import ObjectSource
+from lightning_gan3d.metrics.config import EvaluationConfig
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 
 SYNTH = SynthConfig(num_images=200, num_objects=40)
 
@@ -26,11 +27,11 @@ def figures(resolution: int = 32) -> ObjectSource:
 
 
 @dataclass
-class Disturbed:
+class Perturbed(ViewSource):
     """Another source, with its views changed by `change(source, items, cameras)`."""
 
-    source: ObjectSource
-    change: Callable[[ObjectSource, Tensor, Cameras], Images]
+    source: ViewSource
+    change: Callable[[ViewSource, Tensor, Cameras], Images]
 
     def base(self, items: Tensor) -> Cameras:
         return self.source.base(items)
@@ -39,37 +40,70 @@ class Disturbed:
         return self.change(self.source, items, cameras)
 
 
-def scale_depth(source: ObjectSource, items: Tensor, cameras: Cameras) -> Images:
-    found = source.views(items, cameras)
-    return found._replace(depth=found.depth * 1.1)
+OFF = {
+    **dict.fromkeys(("swd", "distribution", "consistency", "refit", "pose", "geometry")),
+    "following": False,
+}
+"""Options that turn all metrics off."""
 
 
-def flatten_depth(source: ObjectSource, items: Tensor, cameras: Cameras) -> Images:
-    found = source.views(items, cameras)
-    return found._replace(depth=torch.full_like(found.depth, SYNTH.radius))
+class Labels:
+    """A data set of which metrics read the cameras alone."""
+
+    resolution, fingerprint = 32, "labels"
+
+    def __init__(self, labels: Tensor | None = None) -> None:
+        self.labels = figure_labels() if labels is None else labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        raise AssertionError(indices)
 
 
-def turn_pose(source: ObjectSource, items: Tensor, cameras: Cameras) -> Images:
+def context(source: ViewSource, train=None, test=None, **options) -> EvaluationContext:
+    """A context with all metrics off but those that `options` turn on.
+
+    Options are fields of the configuration or of the context.
+    """
+    names = {f.name for f in fields(EvaluationConfig)}
+    cfg = EvaluationConfig(**OFF | {k: v for k, v in options.items() if k in names})
+    others = {k: v for k, v in options.items() if k not in names}
+    return EvaluationContext(source, train or Labels(), test, cfg, **others)
+
+
+def scale_depth(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
+    views = source.views(items, cameras)
+    return views._replace(depth=views.depth * 1.1)
+
+
+def flatten_depth(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
+    views = source.views(items, cameras)
+    return views._replace(depth=torch.full_like(views.depth, SYNTH.radius))
+
+
+def turn_pose(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
     """Each view is from a camera turned by its own few degrees from the one asked for."""
     angle = 0.2 * Draws(5).normal("turn", (len(cameras.cam2world),))
-    turned = [carry(cameras.select(slice(i, i + 1)), angle[i : i + 1]) for i in range(len(angle))]
+    turned = [cameras.select(slice(i, i + 1)).rotate_y(angle[i : i + 1]) for i in range(len(angle))]
     return source.views(items, Cameras(*(torch.cat(x) for x in zip(*turned, strict=True))))
 
 
-def swap_views(source: ObjectSource, items: Tensor, cameras: Cameras) -> Images:
+def swap_views(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
     """The images of an item in the reverse order of its cameras; depth stays where it was."""
-    found = source.views(items, cameras)
+    views = source.views(items, cameras)
     k = len(cameras.cam2world) // len(items)
-    image = found.image.unflatten(0, (len(items), k)).flip(1).flatten(0, 1)
-    return found._replace(image=image, image_raw=image)
+    image = views.image.unflatten(0, (len(items), k)).flip(1).flatten(0, 1)
+    return views._replace(image=image, image_raw=image)
 
 
-def change_colour(source: ObjectSource, items: Tensor, cameras: Cameras) -> Images:
+def change_colour(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
     """Each view of an item in a tint of its own, as a 2D generator that follows only the pose."""
-    found = source.views(items, cameras)
-    tint = 0.15 * Draws(5).normal("tint", (len(found.image), 3, 1, 1))
-    image = (found.image + tint * (found.opacity > 0)).clamp(-1, 1)
-    return found._replace(image=image, image_raw=image)
+    views = source.views(items, cameras)
+    tint = 0.15 * Draws(5).normal("tint", (len(views.image), 3, 1, 1))
+    image = (views.image + tint * (views.opacity > 0)).clamp(-1, 1)
+    return views._replace(image=image, image_raw=image)
 
 
 class RealFigures:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.geometry.volume import Volume, opaque_part
+from lightning_gan3d.metrics.sources import ViewSource, Volume, density_occupancy
 
 BOX = 2.0
 FAR = 60.0
@@ -30,7 +30,7 @@ def card(origins: Tensor, dirs: Tensor, half: float) -> Tensor:
 
 
 @dataclass
-class Shape:
+class Shape(ViewSource):
     """One shape for all items, seen from far away, so that rays are all but parallel."""
 
     trace: Callable[..., Tensor]
@@ -61,11 +61,11 @@ class Shape:
     def volume(self, _items: Tensor) -> Volume | None:
         if self.sigma is None:
             return None
-        return Volume(self.sigma, lambda sigma: opaque_part(sigma, BOX), BOX)
+        return Volume(self.sigma, lambda sigma: density_occupancy(sigma, BOX), BOX)
 
 
 def soft_ball(radius: float, width: float = 0.05) -> Callable[[Tensor], Tensor]:
-    """Density whose solidity is one half on a ball's surface: ln 2 over a 32nd of the box there."""
+    """Density whose occupancy is one half on a ball's surface: ln 2 over 1/32 of the box there."""
     half = 0.6931471805599453 * 32 / BOX
 
     def sigma(points: Tensor) -> Tensor:

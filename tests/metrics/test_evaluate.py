@@ -3,11 +3,13 @@ import math
 
 import pytest
 import torch
-from metric_views import Disturbed, RealFigures, change_colour, figures
+from metric_views import OFF, Perturbed, RealFigures, change_colour, figures
 
-from lightning_gan3d.config import ConfigError, build, to_tree
+from lightning_gan3d.config import ConfigError, build, from_options, to_tree
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
+from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment, make_networks
+from lightning_gan3d.images import Images, quantise, to_float
 from lightning_gan3d.metric import read_measures
 from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
@@ -20,12 +22,17 @@ from lightning_gan3d.metrics.config import (
     SwdConfig,
 )
 from lightning_gan3d.metrics.consistency import flicker
-from lightning_gan3d.metrics.consistency.reprojection import CURVES, STAGES, kinds_of
-from lightning_gan3d.metrics.distribution.distance import ImageDistance, fakes
-from lightning_gan3d.metrics.evaluate import evaluate, evaluate_source, swd_of
+from lightning_gan3d.metrics.consistency.reprojection import rows
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.distribution.distance import ImageDistance
+from lightning_gan3d.metrics.evaluate import evaluate, source_of, swd_of
 from lightning_gan3d.metrics.evaluate_target import evaluate_run
-from lightning_gan3d.metrics.geometry.shape_statistics import INSIDE, SEEN
-from lightning_gan3d.metrics.geometry.shapes import SHAPES
+from lightning_gan3d.metrics.geometry.shape_statistics import (
+    SHAPE_METRICS,
+    VIEW_METRICS,
+    VOLUME_METRICS,
+)
+from lightning_gan3d.metrics.sources import ViewSource
 from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.config import InitConfig
 
@@ -45,10 +52,9 @@ ALL = {
     *("quality.swd_floor", "quality.swd_init", "quality.swd_way"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in ("psnr", "psnr_fit", "gain", "ssim")),
-    *(f"consistency.{k}{s}" for s in STAGES for k in kinds_of(s)),
-    *(f"consistency.{k}{s}@{a}" for k in CURVES for s in ("", "_raw") for a in ("0.25", "0.5")),
-    *flicker.rows(),
-    *(f"geometry.{k}" for k in (*SEEN, *INSIDE)),
+    *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
+    *(f"consistency.{k}{s}" for s in ("", "_raw") for k in flicker.KINDS),
+    *(f"geometry.{k}" for k in (*VIEW_METRICS, *VOLUME_METRICS)),
 }
 FOLLOWING = {
     f"{name}_following"
@@ -65,14 +71,26 @@ def data():
 
 
 def by_name(measures):
-    assert len({m.metric for m in measures}) == len(measures)
-    return {m.metric: m for m in measures}
+    assert len({m.key for m in measures}) == len(measures)
+    return {m.key: m for m in measures}
+
+
+def measured(source, data, cfg, **options):
+    return by_name(evaluate(EvaluationContext(source, *data, cfg, **options)))
+
+
+def constant(source, items, cameras):
+    views = source.views(items, cameras)
+    return Images(*(torch.full_like(views.image, -0.8) for _ in range(2)))
+
+
+UNTRAINED = Perturbed(figures(), constant)
 
 
 def test_ground_truth_gets_all_measures(data):
-    found = by_name(evaluate_source(figures(), *data, SMALL, initial_swd=0.7, truth=figures()))
+    found = measured(figures(), data, SMALL, initial=UNTRAINED, truth=figures())
     truth = {m for m in found if "_truth" in m}
-    assert set(found) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPES}
+    assert set(found) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
     assert all(m.note for m in found.values())
     absent = {m for m in found if found[m].value is None}
     assert absent == FOLLOWING | LPIPS | ENLARGED
@@ -86,23 +104,37 @@ def test_ground_truth_gets_all_measures(data):
         assert found[name].value == found[name.replace("_truth", "")].value
 
 
-BARE = dataclasses.replace(
-    SMALL, consistency=None, refit=None, pose=None, following=False, geometry=None
-)
+BARE = dataclasses.replace(SMALL, **OFF | {"swd": SMALL.swd})
 
 
-def test_the_share_of_the_way_is_that_from_start_to_floor(data):
-    source = Disturbed(figures(), change_colour)
-    found = by_name(evaluate_source(source, *data, BARE, initial_swd=0.7))
+class HeldOut(ViewSource):
+    """Shows the held-out images in the order of their comparison: at distance zero from them."""
+
+    def __init__(self, images):
+        self.data = images
+        self.order = Draws(0).scope("distance").permutation("test", len(images))
+
+    def base(self, items):
+        return figures().base(items)
+
+    def views(self, items, _cameras):
+        image = to_float(self.data.images(self.order[items]))
+        return Images(image, image)
+
+
+def test_the_progress_is_that_from_the_initial_generator_to_the_floor(data):
+    source = Perturbed(figures(), change_colour)
+    found = measured(source, data, BARE, initial=UNTRAINED)
     now, floor = found["quality.swd"].value, found["quality.swd_floor"].value
-    assert found["quality.swd_init"].value == 0.7
-    assert found["quality.swd_way"].value == pytest.approx((0.7 - now) / (0.7 - floor))
+    start = found["quality.swd_init"].value
+    assert start == measured(UNTRAINED, data, BARE)["quality.swd"].value > floor
+    assert found["quality.swd_way"].value == pytest.approx((start - now) / (start - floor))
     assert set(found) == {m for m in ALL if m.startswith("quality")}
-    low = by_name(evaluate_source(source, *data, BARE, initial_swd=0.0))
+    low = measured(source, data, BARE, initial=HeldOut(data[1]))
+    assert low["quality.swd_init"].value == pytest.approx(0, abs=1e-6)
     assert low["quality.swd_way"].value is None
     assert "not above the floor" in low["quality.swd_way"].note
-    unknown = by_name(evaluate_source(source, *data, BARE))
-    assert "not measured" in unknown["quality.swd_way"].note
+    assert "not measured" in measured(source, data, BARE)["quality.swd_way"].note
 
 
 def test_images_that_are_not_finite_make_measures_missing(data):
@@ -112,18 +144,17 @@ def test_images_that_are_not_finite_make_measures_missing(data):
         image[0, :, 3, 3] = math.nan
         return found._replace(image=image, image_raw=image)
 
-    found = by_name(evaluate_source(Disturbed(figures(), broken), *data, SMALL))
+    found = measured(Perturbed(figures(), broken), data, SMALL)
     for name in ("quality.swd", "pose.within_20deg", "refit.psnr"):
         assert found[name].value is None
         assert "not finite" in found[name].note
 
 
-def test_fakes_are_as_they_would_be_stored():
-    def out_of_range(source, items, cameras):
-        return source.views(items, cameras)._replace(image=torch.full((len(items), 3, 8, 8), 1.7))
-
-    (found,) = fakes(Disturbed(figures(), out_of_range), 2, 4)
-    assert torch.equal(found.images, torch.ones(2, 3, 8, 8))
+def test_generated_images_are_rounded_as_if_stored():
+    image = torch.tensor([1.7, -3.0, 0.001, math.inf, math.nan])
+    assert torch.equal(quantise(image)[:2], torch.tensor([1.0, -1.0]))
+    assert float(quantise(image)[2] * 127.5 + 127.5) == pytest.approx(128)
+    assert bool(quantise(image)[3:].isnan().all())
 
 
 def test_where_nothing_is_held_out_disjoint_halves_take_the_places(data):
@@ -135,24 +166,34 @@ def test_where_nothing_is_held_out_disjoint_halves_take_the_places(data):
     assert ImageDistance(train, train, SMALL.swd, 1000).num_images == 120
 
 
-def test_what_depends_on_data_alone_is_kept(data, tmp_path, monkeypatch):
-    first = evaluate_source(figures(), *data, SMALL, truth=figures(), cache=tmp_path)
-    for name in ("distance.reals", "pose.train_regressor"):
+class Unseen(ViewSource):
+    """Objects of which only geometry, in comparison with the generator's, may be looked at."""
+
+    def base(self, items):
+        raise AssertionError(items)
+
+    def views(self, items, cameras):
+        raise AssertionError(items, cameras)
+
+    def volume(self, items):
+        return figures().volume(items)
+
+
+def test_what_depends_on_data_alone_is_cached(data, tmp_path, monkeypatch):
+    first = measured(figures(), data, SMALL, truth=figures(), cache=tmp_path)
+    for name in ("distribution.distance.reals", "pose.regressor.train_regressor"):
         monkeypatch.setattr(f"lightning_gan3d.metrics.{name}", None)
-    again = evaluate_source(figures(), *data, SMALL, truth=figures(), cache=tmp_path)
+    again = measured(figures(), data, SMALL, truth=Unseen(), cache=tmp_path)
     assert again == first
     other = dataclasses.replace(SMALL, swd=SwdConfig(patches=8, projections=32))
     with pytest.raises(TypeError):
-        evaluate_source(figures(), *data, other, cache=tmp_path)
+        measured(figures(), data, other, cache=tmp_path)
 
 
 @pytest.mark.parametrize("other", [{"num_images": 30}, {"swd": SwdConfig(patches=8)}])
 def test_options_have_an_effect(data, other):
-
-    a, b = (
-        evaluate_source(figures(), *data, c) for c in (BARE, dataclasses.replace(BARE, **other))
-    )
-    assert a[0].value != b[0].value
+    a, b = (measured(figures(), data, c) for c in (BARE, dataclasses.replace(BARE, **other)))
+    assert a["quality.swd"].value != b["quality.swd"].value
 
 
 def test_parts_can_be_left_out_by_null():
@@ -164,20 +205,19 @@ def test_parts_can_be_left_out_by_null():
 
 @pytest.mark.parametrize("field", ["num_images", "num_images_training", "batch"])
 def test_impossible_values_name_the_field(field):
-    with pytest.raises(ConfigError, match=f"evaluation.{field}=0") as error:
-        EvaluationConfig(**{field: 0})
-    assert error.value.field == field
+    with pytest.raises(ConfigError, match=f"{field}=0 .*: use a whole number from 1"):
+        from_options(EvaluationConfig, [f"{field}=0"])
 
 
 def test_distribution_measures_are_among_them_and_can_be_left_out(data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no weights"))
     none = dataclasses.replace(BARE, swd=None)
     cfg = dataclasses.replace(none, distribution=DistributionConfig(num_images=30))
-    found = by_name(evaluate_source(figures(), *data, cfg, folder=tmp_path))
+    found = measured(figures(), data, cfg, folder=tmp_path)
     assert found["quality.fid"].value is None
     assert found["memorisation.excess"].n == 30
     assert (tmp_path / "neighbours.json").is_file()
-    assert evaluate_source(figures(), *data, none) == []
+    assert measured(figures(), data, none) == {}
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +234,13 @@ def experiment(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["triplane", "image2d"])
-def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, kind):
+def test_a_generator_is_measured_and_not_changed(experiment, data, kind):
     generator, _ = make_networks(experiment(kind), 32)
-    generator.train()
-    modes = set()
-    generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    generator.eval()
     before = {k: v.clone() for k, v in generator.state_dict().items()}
-    found = by_name(evaluate(generator, *data, SMALL, initial=generator))
+    source = source_of(generator, data[0])
+    found = measured(source, data, SMALL, initial=source)
     assert set(found) == ALL | FOLLOWING
-    assert generator.training
-    assert modes == {False}
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
     assert found["quality.swd_way"].value == 0  # it is its own start
     assert found["quality.swd"].value > 5 * found["quality.swd_floor"].value
@@ -219,34 +256,40 @@ def test_a_generator_is_measured_as_it_is_and_left_as_it_was(experiment, data, k
 
 def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
     generator, _ = make_networks(experiment("triplane"), 32)
+    generator.train()
+    modes = set()
+    generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
     found = swd_of(generator, data[1], SMALL)
+    assert modes == {False}
+    assert generator.training
     assert set(found) == {"swd", "swd_32", "swd_16", "swd_pixels"}
     assert found == swd_of(generator, data[1], SMALL)
     more = dataclasses.replace(SMALL, num_images_training=40)
     assert found["swd"] != swd_of(generator, data[1], more)["swd"]
 
 
-def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
+def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, monkeypatch):
     from lightning_gan3d.checkpoints.native import save_generator
 
     config = experiment("triplane")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "runs" / "a run"
     generator, _ = make_networks(config, 32)
     save_generator(path, generator, config)
     write_config(path, config)
-    result = evaluate_run(path, "cpu", cache=tmp_path / "cache")
-    assert read_measures(path / "evaluation.json") == result.measures
-    found = by_name(result.measures)
-    shapes = {f"geometry.{k}" for k in SHAPES}  # which need the data's own objects
+    result = evaluate_run(path, "cpu")
+    assert read_measures(path / "evaluation.json") == result.metrics
+    found = by_name(result.metrics)
+    shapes = {f"geometry.{k}" for k in SHAPE_METRICS}  # which need the data's own objects
     assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING | shapes
     assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
     assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))
-    tuned = by_name(evaluate_run(path, "cpu", cache=tmp_path / "cache").measures)
+    tuned = by_name(evaluate_run(path, "cpu").metrics)
     assert tuned["quality.swd"] == found["quality.swd"]
     for name in ("quality.swd_init", "quality.swd_way"):  # it began as another generator
         assert tuned[name].value is None
-        assert "fine-tuned or imported" in tuned[name].note
+        assert "fine-tuned and imported" in tuned[name].note
     text = str(result)
     assert "quality.swd" in text
     assert str(path / "evaluation.json") in text
@@ -254,9 +297,9 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path):
 
 def test_values_carry_the_key_of_their_protocol_and_another_protocol_another_key(data):
     cfg = dataclasses.replace(BARE, pose=SMALL.pose)
-    first = by_name(evaluate_source(figures(), *data, cfg))
+    first = measured(figures(), data, cfg)
     assert all(bool(m.protocol) == (m.value is not None) for m in first.values())
     other = dataclasses.replace(cfg, swd=SwdConfig(patches=8, projections=32))
-    second = by_name(evaluate_source(figures(), *data, other))
+    second = measured(figures(), data, other)
     assert first["quality.swd"].protocol != second["quality.swd"].protocol
     assert first["pose.median_deg"].protocol == second["pose.median_deg"].protocol

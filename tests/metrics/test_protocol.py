@@ -2,30 +2,23 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from metric_views import figure_labels
 
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
 from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig, RefitConfig
-from lightning_gan3d.metrics.protocol import keyed
-from lightning_gan3d.metrics.sources import ViewSource
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.protocol import keyed, precision_of
+from lightning_gan3d.metrics.sources import GeneratorSource
 
-NAMES = (
-    "quality.swd",
-    "quality.fid",
-    "memorisation.excess",
-    "consistency.psnr",
-    "consistency.psnr_raw",
-    "refit.psnr",
-    "refit.psnr_following",
-    "pose.median_deg",
-    "geometry.relief",
-)
-
-
-class Source(ViewSource):
-    """A generator whose renderings have `inner` pixels a side."""
-
-    def __init__(self, inner=16):
-        self.generator = SimpleNamespace(rendering_resolution=inner)
+ROWS = [
+    *(Metric(name, 1.0) for name in ("quality.swd", "quality.fid", "memorisation.excess")),
+    *(Metric("consistency.psnr", 1.0, stage=stage) for stage in ("", "raw")),
+    *(Metric("refit.psnr", 1.0, variant=variant) for variant in ("", "following")),
+    *(Metric(name, 1.0) for name in ("pose.median_deg", "geometry.relief")),
+]
 
 
 class Images:
@@ -42,16 +35,19 @@ class Images:
 
 
 def keys(cfg=None, inner=16, train="a", test="b", resolution=32, seed=0, n=10):
-    rows = [Metric.of_key(name, 1.0, n=n) for name in NAMES]
+    rows = [replace(m, n=n) for m in ROWS]
+    generator = SimpleNamespace(rendering_resolution=inner)
+    source = GeneratorSource(generator, 4, figure_labels(4))
     real = Images(train, resolution), Images(test, resolution)
-    found = keyed(rows, cfg or EvaluationConfig(), Source(inner), *real, seed)
-    assert [replace(m, protocol="") for m in found] == rows
-    return {m.metric: m.protocol for m in found}
+    context = EvaluationContext(source, *real, cfg or EvaluationConfig(), seed=seed)
+    result = keyed(rows, context)
+    assert [replace(m, protocol="") for m in result] == rows
+    return {m.key: m.protocol for m in result}
 
 
 def changed(**values):
     plain, other = keys(), keys(**values)
-    return {name for name in NAMES if plain[name] != other[name]}
+    return {name for name in plain if plain[name] != other[name]}
 
 
 def test_each_measure_depends_on_its_own_block_alone():
@@ -81,22 +77,41 @@ def test_paths_are_no_protocol_but_names_of_files_are():
 
 def test_data_seed_and_size_count_for_all_and_the_number_where_images_are_compared_as_sets():
     for values in ({"train": "c"}, {"test": "c"}, {"seed": 1}, {"resolution": 64}):
-        assert changed(**values) == set(NAMES)
+        assert changed(**values) == {m.key for m in ROWS}
     assert changed(n=11) == {"quality.swd", "quality.fid", "memorisation.excess", "pose.median_deg"}
     assert changed(inner=32) == {"consistency.psnr_raw"}
     assert len({v for k, v in keys().items() if k.startswith("refit")}) == 1
 
 
 def test_what_is_missing_has_no_protocol_and_the_file_keeps_the_others(tmp_path):
-    rows = [Metric.of_key("refit.psnr", 1.0), missing("refit.gain", "no texture")]
-    found = keyed(rows, EvaluationConfig(), Source(), Images("a"), None, 0)
-    assert found[1] == rows[1]
-    write_measures(tmp_path / "m.json", found)
-    assert read_measures(tmp_path / "m.json") == found
+    rows = [Metric("refit.psnr", 1.0), missing("refit.gain", "no texture")]
+    source = GeneratorSource(SimpleNamespace(rendering_resolution=16), 4, figure_labels(4))
+    result = keyed(rows, EvaluationContext(source, Images("a"), None))
+    assert result[1] == rows[1]
+    write_measures(tmp_path / "m.json", result)
+    assert read_measures(tmp_path / "m.json") == result
     assert (tmp_path / "m.json").read_text().count("protocol") == 1
 
 
 @pytest.mark.parametrize("key", ["abc", "g" * 16, "A" * 16, "0" * 17])
-def test_a_key_of_another_form_is_refused(key):
+def test_a_malformed_key_is_rejected(key):
     with pytest.raises(ValueError, match="16 hexadecimal digits"):
-        Metric.of_key("a", 1.0, protocol=key)
+        Metric("a", 1.0, protocol=key)
+
+
+def test_the_precision_names_stored_scenes_and_the_rendering_path():
+    """Scenes of several views in 16 bits mean other numbers for consistency than for FID."""
+    texts = []
+    for bits in ("fp32", "bf16"):
+        config = load_experiment("demo/triplane", [f"generator.renderer.cache_precision={bits}"])
+        generator, _ = make_networks(config, 32)
+        texts.append(precision_of(generator))
+        assert ", rays by" not in texts[-1]
+        label = Cameras.orbit(2).to_label()
+        with torch.no_grad():
+            generator(torch.zeros(2, generator.cfg.z_dim), label)
+        assert f", rays by {generator.renderer.path_taken}" in precision_of(generator)
+    assert texts == [
+        "weights float32, rendering fp32",
+        "weights float32, rendering fp32, scenes of several views bf16",
+    ]

@@ -3,7 +3,6 @@ from metric_views import figure_labels, figures
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.consistency.warp import carry
 from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
 
 
@@ -45,7 +44,7 @@ def test_items_differ_and_their_latents_are_normal():
 
 def test_the_label_stays_while_the_camera_moves():
     s, items = source(), torch.tensor([2, 5])
-    cameras = carry(s.base(items), torch.tensor([-0.3, 0.0, 0.3]))
+    cameras = s.base(items).rotate_y(torch.tensor([-0.3, 0.0, 0.3]))
     s.views(items, cameras)
     seen = s.generator
     assert torch.equal(seen.label, s.label(items))
@@ -61,7 +60,7 @@ def test_the_base_camera_is_that_of_the_label():
 
 def test_objects_are_seen_from_their_cameras_in_order():
     s, items = figures(16), torch.tensor([3, 4])
-    cameras = carry(s.base(items), torch.tensor([0.0, 0.7]))
+    cameras = s.base(items).rotate_y(torch.tensor([0.0, 0.7]))
     found = s.views(items, cameras)
     for i, item in enumerate([3, 3, 4, 4]):
         one = s.render(torch.tensor([item]), cameras.select(slice(i, i + 1)), 16)

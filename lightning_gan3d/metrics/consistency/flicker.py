@@ -1,5 +1,6 @@
-"""Temporal flicker: what changes from frame to frame of a slow orbit, beyond smooth motion."""
+"""Temporal flicker: change between frames of a slow orbit, beyond smooth motion."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -7,144 +8,111 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.config import FlickerConfig
-from lightning_gan3d.metrics.consistency.warp import carry, on_surface, resize_depth_z, warp
-from lightning_gan3d.metrics.sources import ViewSource
-from lightning_gan3d.metrics.summary import mean_of
+from lightning_gan3d.metrics.consistency.reprojection import NO_DEPTH, STAGES
+from lightning_gan3d.metrics.consistency.warp import Surfaces, surfaces, warp
+from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 
 KINDS = ("flicker", "flicker_share")
-"""What is measured, both shares: of the range of colours, and of the change between frames."""
-UNMOVED = 1e-3
-"""Mean change between two frames, as a share of the range, below which nothing is seen to move."""
+"""Shares of the range of colours, and of the change between frames."""
+STILL = 1e-3
+"""Mean change between two frames, as a share of the range, below which nothing moves visibly."""
 
 
 class FlickerSums(NamedTuple):
     """Sums over the frames of each item, of differences of [0, 1] images, mean over channels."""
 
-    bent: Float[Tensor, " b"]
+    residual: Float[Tensor, " b"]
     """|frame - mean of its two warped neighbours|."""
-    moved: Float[Tensor, " b"]
-    """|next frame - frame before| / 2, unwarped, at the same pixels."""
+    motion: Float[Tensor, " b"]
+    """|next frame - previous frame| / 2, unwarped, at the same pixels."""
     compared: Float[Tensor, " b"]
     """Pixels that both neighbours see."""
 
 
-def flicker_sums(
-    image: Float[Tensor, "v 3 h w"],
-    cameras: Cameras,
-    depth: Float[Tensor, "v 1 h0 w0"],
-    opacity: Float[Tensor, "v 1 h0 w0"],
-    k: int,
-    tolerance: float,
-    foreground: float,
-) -> FlickerSums:
-    """Compare each of the k frames of an item with both its neighbours.
-
-    Images in [-1, 1]; depth along the rays. The other two are those of `ConsistencyConfig`.
-    """
-    z = cameras.depth_z(depth)
-    surface = on_surface(z, tolerance, image.shape[-1])
-    z, opacity = resize_depth_z(z, opacity, image.shape[-1])
-    usable = (opacity >= foreground) & surface
+def flicker_sums(frames: Surfaces, k: int, tolerance: float) -> FlickerSums:
+    """Compare each inner one of the k frames of an item with both its neighbours."""
+    image = frames.image
     items = len(image) // k
     inner = torch.arange(1, k - 1, device=image.device)
     start = torch.arange(0, len(image), k, device=image.device)
     middle = (start[:, None] + inner).flatten()
-
-    def seen_from(side: int) -> tuple[Tensor, Tensor]:
-        a = middle + side
-        found = warp(
-            image[a],
-            cameras.select(a),
-            z[a],
-            usable[a],
-            cameras.select(middle),
-            z[middle],
-            usable[middle],
-            tolerance,
-        )
-        return found.image, found.valid
-
-    (before, in_before), (after, in_after) = seen_from(-1), seen_from(1)
-    valid = in_before & in_after
+    target = frames.select(middle)
+    before = warp(frames.select(middle - 1), target, tolerance)
+    after = warp(frames.select(middle + 1), target, tolerance)
+    valid = before.valid & after.valid
 
     def total(x: Tensor) -> Tensor:
-        return rearrange(x, "(b p) ... -> b (p ...)", b=items).sum(dim=1)
+        return rearrange(x, "(b p) ... -> b (p ...)", b=items).sum(dim=1).cpu()
 
-    bent = (image[middle] - (before + after) / 2).abs() / 2  # / 2 for [0, 1]
-    moved = (image[middle + 1] - image[middle - 1]).abs() / 4
+    residual = (image[middle] - (before.image + after.image) / 2).abs() / 2  # / 2 for [0, 1]
+    motion = (image[middle + 1] - image[middle - 1]).abs() / 4
     return FlickerSums(
-        total(bent.mean(dim=1, keepdim=True) * valid),
-        total(moved.mean(dim=1, keepdim=True) * valid),
+        total(residual.mean(dim=1, keepdim=True) * valid),
+        total(motion.mean(dim=1, keepdim=True) * valid),
         total(valid.float()),
     )
 
 
-def rows(suffix: str = "") -> list[str]:
-    """Names of the measures."""
-    return [f"consistency.{kind}{stage}{suffix}" for stage in ("", "_raw") for kind in KINDS]
+def measure_flicker(context: EvaluationContext) -> list[Metric]:
+    """Measure the flicker of slow orbits, before and after super-resolution.
 
-
-def measure_flicker(
-    source: ViewSource,
-    cfg: FlickerConfig,
-    tolerance: float,
-    foreground: float,
-    batch: int = 32,
-    suffix: str = "",
-) -> list[Metric]:
-    """Measure the flicker of slow orbits, before (`_raw`) and after super-resolution.
-
-    A surface point is followed through three frames: its colour in the middle one is compared with
-    the mean of the other two. What changes evenly with the angle (a highlight that wanders, a
-    texture that slides) cancels; what comes and goes from frame to frame stays.
+    A surface point is tracked through three frames: its colour in the middle frame is compared with
+    the mean of the other two. Changes that are even in the angle (a moving highlight, a sliding
+    texture) cancel; changes from frame to frame remain.
     """
-    k = cfg.frames
+    consistency, source = context.cfg.consistency, context.source
+    if consistency is None or consistency.flicker is None:
+        return []
+    cfg, k = consistency.flicker, consistency.flicker.frames
+    if source.fixed_cameras:
+        return _missing("stored images come without depth")
     azimuth = (torch.arange(k) - (k - 1) / 2) * cfg.step
-    parts: dict[str, list[FlickerSums]] = {"raw": [], "image": []}
-    for items in torch.split(torch.arange(cfg.items), max(1, batch // k)):
+    parts: dict[str, list[FlickerSums]] = {"": [], "raw": []}
+    for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // k)):
         base = source.base(items)
-        cameras = carry(base, azimuth.to(base.cam2world))
+        cameras = base.rotate_y(azimuth.to(base.cam2world))
         views = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
-            why = "no depth is rendered, so nothing can be warped"
-            return [missing(row, why, "share") for row in rows(suffix)]
-        for name, image in (("raw", views.image_raw), ("image", views.image)):
-            sums = flicker_sums(
-                image.clamp(-1, 1).float(),
-                cameras,
-                views.depth,
-                views.opacity,
-                k,
-                tolerance,
-                foreground,
-            )
-            parts[name].append(FlickerSums(*(x.cpu() for x in sums)))
-    result = []
-    for words, name, stage in (
-        ("images", "image", ""),
-        ("renderings before super-resolution", "raw", "_raw"),
-    ):
-        sums = FlickerSums(*map(torch.cat, zip(*parts[name], strict=True)))
-        some = sums.compared > 0
-        bent, moved = (x[some] / sums.compared[some] for x in (sums.bent, sums.moved))
-        moves = ~(moved < UNMOVED)  # so that NaN stays, to be told of
+            return _missing(NO_DEPTH)
+        for stage, image in (("", views.image), ("raw", views.image_raw)):
+            frames = surfaces(image.clamp(-1, 1).float(), views, cameras, consistency)
+            parts[stage].append(flicker_sums(frames, k, consistency.tolerance))
+    metrics = []
+    for stage, part in parts.items():
+        sums = FlickerSums(*map(torch.cat, zip(*part, strict=True)))
         note = (
-            f"{words}: {k} frames {cfg.step:g} rad apart around the world's y axis; mean absolute "
-            "difference of a frame and the mean of its two neighbours, warped into it, where both "
-            f"see the point (tolerance {tolerance:g}, opacity >= {foreground:g})"
+            f"{STAGES[stage]}: {k} frames {cfg.step:g} rad apart around the world's y axis; mean "
+            "absolute difference of a frame and the mean of its two neighbours, warped into it, at "
+            f"points that both see (tolerance {consistency.tolerance:g}, opacity >= "
+            f"{consistency.foreground:g})"
         )
-        plain = int((~moves).sum())
-        still = f"; {plain} latents without texture left out" if plain else ""
-        row = f"consistency.flicker{stage}{suffix}"
-        unseen = "no foreground pixel is seen in three frames"
-        undefined = "undefined without texture: nothing is seen to move" if plain else unseen
-        ratio = (bent / moved)[moves]
-        share = f"{note}, over half the unwarped difference of these neighbours{still}"
-        result += [
-            mean_of(row, bent, "share", f"{note}, as a share of the range of colours", unseen),
-            mean_of(f"consistency.flicker_share{stage}{suffix}", ratio, "share", share, undefined),
-        ]
-    return result
+        metrics += [replace(m, stage=stage) for m in _metrics(sums, note)]
+    return metrics
+
+
+def _metrics(sums: FlickerSums, note: str) -> list[Metric]:
+    compared = sums.compared > 0
+    residual, motion = (x[compared] / sums.compared[compared] for x in sums[:2])
+    moves = ~(motion < STILL)  # True for NaN, so that images that are not finite are reported
+    plain = int((~moves).sum())
+    empty = "no foreground pixel is seen in three frames"
+    left_out = f"; {plain} latents without texture left out" if plain else ""
+    absolute = f"{note}, as a share of the range of colours"
+    relative = f"{note}, over half the unwarped difference of these neighbours{left_out}"
+    undefined = "undefined without texture: no visible motion" if plain else empty
+    return [
+        mean_of("consistency.flicker", residual, "share", absolute, empty=empty),
+        mean_of(
+            "consistency.flicker_share",
+            (residual / motion)[moves],
+            "share",
+            relative,
+            empty=undefined,
+        ),
+    ]
+
+
+def _missing(why: str) -> list[Metric]:
+    names = [(f"consistency.{kind}", stage) for stage in ("", "raw") for kind in KINDS]
+    return [replace(missing(name, why, "share"), stage=stage) for name, stage in names]

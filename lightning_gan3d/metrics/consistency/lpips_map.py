@@ -1,60 +1,42 @@
-"""LPIPS as a map (Zhang et al. 2018), its trunk's weights from a file."""
+"""LPIPS per pixel (Zhang et al. 2018), with AlexNet's weights from a file."""
 
 import warnings
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import lpips
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.config import UserError
-from lightning_gan3d.metrics.pretrained import Found, WeightsError, digest_of, find
+from lightning_gan3d.files import sha256_of_file
+from lightning_gan3d.metrics.pretrained import WeightsError, WeightsFile, find
 
 LEAST_SIDE = 32
-"""Pixels below which AlexNet's pooling has nothing left to look at."""
+"""Pixels below which AlexNet's pooling leaves nothing."""
 TRUNK = "lpips-alex"
-"""AlexNet's weights, by the name of `lightning_gan3d.metrics.pretrained`."""
-REMEDY = "run `gan3d weights fetch lpips-alex`, or name AlexNet's weights in consistency.lpips"
+"""AlexNet's weights, by their name in `metrics.pretrained`."""
+REMEDY = "run `gan3d weights fetch lpips-alex`, or set consistency.lpips to AlexNet's weights"
 
 
-class PerceptualError(UserError):
+class LpipsError(UserError):
     """Weights that LPIPS cannot use."""
 
 
-@runtime_checkable
-class Perceptual(Protocol):
-    """A map of perceived differences of images in [-1, 1]."""
-
-    name: str
-    """What it is called in the names of measures: `lpips`, and digits with a trunk of one's own."""
-    protocol: str
-    """Network and the hash of its weights, in words."""
-
-    def __call__(
-        self, a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]
-    ) -> Float[Tensor, "v 1 h w"]:
-        """Compare images pixel by pixel."""
-        ...
-
-
 class LpipsMap:
-    """LPIPS 0.1 on AlexNet: its layers' distances, each enlarged to the image, and summed."""
+    """LPIPS 0.1 on AlexNet: the distances of its layers, upsampled to the image and summed."""
 
-    def __init__(self, trunk: dict[str, Tensor], found: Found) -> None:
-        """Take AlexNet's weights under torchvision's names, and the linear layers of `lpips`.
+    def __init__(self, trunk: dict[str, Tensor], file: WeightsFile) -> None:
+        """Load AlexNet's weights, named as in torchvision, and the linear layers of `lpips`."""
+        import lpips  # imports torchvision and torch.compile
 
-        With another trunk than the published one the first digits of its digest are in the name.
-        """
         with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision's words on an argument that lpips passes
+            warnings.simplefilter("ignore")  # of torchvision, about an argument that lpips passes
             net = lpips.LPIPS(net="alex", pnet_rand=True, spatial=True, verbose=False)
         state = {}
         for name in net.net.state_dict():  # slice2.3.weight is torchvision's features.3.weight
             known = "features." + name.partition(".")[2]
             if known not in trunk:
-                raise PerceptualError(
+                raise LpipsError(
                     f"consistency.lpips: the file has no `{known}`; use torchvision's AlexNet "
                     f"(IMAGENET1K_V1): {REMEDY}"
                 )
@@ -63,51 +45,52 @@ class LpipsMap:
             net.net.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise PerceptualError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
+            raise LpipsError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
         self.net = net.eval().requires_grad_(False)
-        self.name = "lpips" if found.published else f"lpips_{found.sha256[:8]}"
-        linear = digest_of(Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth")
+        self.network = "" if file.published else file.sha256[:8]
+        """First digits of the trunk's digest; empty for the published trunk."""
+        linear = sha256_of_file(Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth")
         self.protocol = (
-            f"LPIPS 0.1 on AlexNet, SHA-256 {found.sha256[:16]}, linear layers {linear[:16]}"
+            f"LPIPS 0.1 on AlexNet, SHA-256 {file.sha256[:16]}, linear layers {linear[:16]}"
         )
 
     def __call__(
         self, a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]
     ) -> Float[Tensor, "v 1 h w"]:
-        """Compare images in [-1, 1] pixel by pixel."""
+        """Compare images in [-1, 1]."""
         with torch.no_grad():
-            found: Tensor = self.net.to(a.device)(a, b)
-        return found
+            distance: Tensor = self.net.to(a.device)(a, b)
+        return distance
 
 
-def trunk_of(path: str | None) -> Found | str:
-    """Return the file of LPIPS' trunk, or why there is none.
+def find_trunk(path: str | None) -> WeightsFile | str:
+    """Return the file of AlexNet's weights, or why there is none.
 
-    The one given by hand; without a path the published one, where torch keeps downloaded weights.
+    `path` names it; None means the published file in torch's folder of downloads.
 
     Raises:
-        PerceptualError: the one given by hand is not there, or cannot be read.
+        LpipsError: the file at `path` does not exist or cannot be read.
     """
     try:
         return find(TRUNK, None if path is None else Path(path).expanduser())
     except WeightsError as error:
         if path is not None:
-            raise PerceptualError(f"consistency.lpips={path}: {error}") from None
-        return f"{error}; or name AlexNet's weights in consistency.lpips"
+            raise LpipsError(f"consistency.lpips={path}: {error}") from None
+        return f"{error}; or set consistency.lpips to AlexNet's weights"
 
 
-def load_lpips(path: str | None) -> Perceptual | str:
-    """Return LPIPS with the trunk that `trunk_of` finds, or why there is none."""
-    found = trunk_of(path)
-    if isinstance(found, str):
-        return found
+def load_lpips(path: str | None) -> LpipsMap | str:
+    """Return LPIPS with the weights that `find_trunk` returns, or why there is none."""
+    file = find_trunk(path)
+    if isinstance(file, str):
+        return file
     try:
-        trunk = torch.load(found.path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise whatever they like at a damaged file
+        trunk = torch.load(file.path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many types for a damaged file
         reason = " ".join(str(error).split())[:120]
-        raise PerceptualError(
-            f"consistency.lpips={found.path}: not a state dict ({reason}): {REMEDY}"
+        raise LpipsError(
+            f"consistency.lpips={file.path}: not a state dict ({reason}): {REMEDY}"
         ) from None
     if not isinstance(trunk, dict):
-        raise PerceptualError(f"consistency.lpips={found.path}: not a state dict: {REMEDY}")
-    return LpipsMap(trunk, found)
+        raise LpipsError(f"consistency.lpips={file.path}: not a state dict: {REMEDY}")
+    return LpipsMap(trunk, file)

@@ -1,4 +1,4 @@
-"""How alike two images are: PSNR, and SSIM of windows of which only a part may be compared."""
+"""PSNR, and SSIM over windows of which only a part may be compared."""
 
 import torch
 from einops import rearrange
@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 LEAST_ERROR = 1e-10
-"""Squared error at which PSNR stops, 100 dB: two equal images have no finite one."""
+"""Squared error at which PSNR saturates, 100 dB: that of equal images is infinite."""
 WINDOW, SIGMA = 11, 1.5
 """Side and deviation in pixels of SSIM's Gaussian window (Wang et al. 2004, section III-B)."""
 LEAST_SHARE = 0.5
-"""Share of a window's weight that must lie on pixels that may be compared."""
+"""Share of a window's weight that must lie on valid pixels."""
 
 
 def psnr(squared_error: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -22,12 +22,12 @@ def psnr(squared_error: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 def ssim_map(
     a: Float[Tensor, "v c h w"], b: Float[Tensor, "v c h w"], valid: Bool[Tensor, "v 1 h w"]
 ) -> tuple[Float[Tensor, "v h1 w1"], Bool[Tensor, "v h1 w1"]]:
-    """SSIM of [0, 1] images at each window that lies wholly in the image, and where it counts.
+    """Return SSIM of [0, 1] images per window, and which windows count.
 
-    Wang et al. 2004, eq. 13, mean over channels. Means, variances and covariance of a window are
-    those of its pixels in `valid` alone, their weights summing to 1. A window counts where its
-    centre is valid and half of its weight or more. Where all pixels are valid, the mean of all
-    windows is the usual SSIM. Images of less than 11 pixels have no window.
+    Wang et al. 2004, eq. 13, mean over channels, for windows entirely inside the image. Means,
+    variances and covariance are those of a window's valid pixels, their weights normalised to 1. A
+    window counts if its centre and at least half of its weight are valid. If all pixels are valid,
+    the mean over windows is the usual SSIM. Images below 11 pixels have no window.
     """
     v, c, h, w = a.shape
     if min(h, w) < WINDOW:
@@ -42,7 +42,7 @@ def ssim_map(
         return rearrange(flat, "(v c) 1 h w -> v c h w", v=v)
 
     mask = valid.to(a.dtype)
-    # What may not be compared may be anything, NaN included, so it is not multiplied away.
+    # Replace rather than multiply: invalid pixels may be NaN.
     a, b = torch.where(valid, a, 0.0), torch.where(valid, b, 0.0)
     weight = smooth(mask)
     sums = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1))

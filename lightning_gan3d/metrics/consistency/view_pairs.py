@@ -1,4 +1,4 @@
-"""Pairs of views of an item, one warped into the other: what the comparison sums up to."""
+"""Pairs of views of an item, one warped into the other, summed by item and distance."""
 
 from typing import NamedTuple
 
@@ -7,109 +7,74 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.metrics.consistency.lpips_map import Perceptual
+from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap
 from lightning_gan3d.metrics.consistency.ssim import ssim_map
-from lightning_gan3d.metrics.consistency.warp import FAINT, on_surface, resize_depth_z, warp
+from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, warp
 
 PIXELS_AT_ONCE = 2**21
-"""Target pixels of the pairs that are warped at a time: some hundred MB."""
+"""Target pixels that are warped at a time, which takes a few hundred MB."""
 
 
 class PairSums(NamedTuple):
-    """Sums over the pairs of each item, by the distance of the pair's views: 1 is a neighbour.
+    """Sums over the pairs of each item, by the distance of a pair's views (1: neighbours).
 
-    Errors are those of [0, 1] images.
+    Errors are those of images in [0, 1].
     """
 
     warped: Float[Tensor, "b d"]
     """Squared errors after warping, mean over channels."""
     unwarped: Float[Tensor, "b d"]
-    """The same, without warping, at the same pixels."""
+    """Squared errors without warping, at the same pixels."""
     compared: Float[Tensor, "b d"]
-    """Pixels that were compared."""
-    shown: Float[Tensor, "b d"]
-    """Pixels of the targets that show anything, half-transparent or not."""
+    """Compared pixels."""
+    visible: Float[Tensor, "b d"]
+    """Target pixels of opacity `FAINT` or more."""
     similarity: Float[Tensor, "b d"]
     """SSIM of windows."""
     windows: Float[Tensor, "b d"]
     """Windows that count."""
     depth: Float[Tensor, "b d"]
-    """Relative differences of camera z."""
+    """Relative errors of camera z."""
     depth_median: Float[Tensor, "b d"]
-    """Median (not sum) of these differences; NaN where nothing was compared."""
+    """Median (not sum) of these errors; NaN if nothing was compared."""
     texture: Float[Tensor, "b d"]
-    """Standard deviation (not sum) of the compared pixels of the targets, mean over channels."""
-    perceived: Float[Tensor, "b d"]
-    """LPIPS; 0 where it was not asked for."""
+    """Standard deviation (not sum) of the targets' compared pixels, mean over channels."""
+    lpips: Float[Tensor, "b d"]
+    """LPIPS at compared pixels; NaN without a network."""
 
 
 def pairs_apart(k: int, distance: int) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Sources and targets of the pairs of views that are `distance` apart, in both directions."""
+    """Return sources and targets of all pairs of views `distance` apart, in both directions."""
     first, second = torch.arange(k - distance), torch.arange(distance, k)
     return torch.cat([first, second]), torch.cat([second, first])
 
 
 def pair_sums(
-    image: Float[Tensor, "v 3 h w"],
-    cameras: Cameras,
-    depth: Float[Tensor, "v 1 h0 w0"],
-    opacity: Float[Tensor, "v 1 h0 w0"],
-    k: int,
-    tolerance: float,
-    foreground: float,
-    perceptual: Perceptual | None = None,
-    furthest: int | None = None,
+    views: Surfaces, k: int, tolerance: float, lpips: LpipsMap | None = None, furthest: int = 1
 ) -> PairSums:
-    """Compare the k views of each item with one another.
-
-    Images in [-1, 1]; depth along the rays; `tolerance` and `foreground` are those of
-    `ConsistencyConfig`; `furthest` is the largest distance of a pair's views,
-    by default all k - 1.
-    """
-    z = cameras.depth_z(depth)
-    surface = on_surface(z, tolerance, image.shape[-1])
-    z, opacity = resize_depth_z(z, opacity, image.shape[-1])
-    opaque = opacity >= foreground
-    views = _Views(image, cameras, z, opacity >= FAINT, opaque & surface)
+    """Compare the k views of each item at distances 1 to `furthest`. Images are in [-1, 1]."""
+    num_views, device = len(views.image), views.image.device
     columns = []
-    for distance in range(1, (furthest or k - 1) + 1):
+    for distance in range(1, furthest + 1):
         first, second = pairs_apart(k, distance)
-        at_once = max(1, PIXELS_AT_ONCE // (len(first) * image[0, 0].numel()))
+        at_once = max(1, PIXELS_AT_ONCE // (len(first) * views.image[0, 0].numel()))
         parts = []
-        for offset in torch.split(torch.arange(0, len(image), k), at_once):
-            a, b = ((offset[:, None] + side).flatten().to(image.device) for side in (first, second))
-            parts.append(_compare(views, a, b, len(offset), tolerance, perceptual))
+        for offset in torch.split(torch.arange(0, num_views, k), at_once):
+            source, target = (
+                views.select((offset[:, None] + side).flatten().to(device))
+                for side in (first, second)
+            )
+            parts.append(_compare(source, target, len(offset), tolerance, lpips))
         columns.append([torch.cat(x) for x in zip(*parts, strict=True)])
-    return PairSums(*(torch.stack(x, dim=1) for x in zip(*columns, strict=True)))
-
-
-class _Views(NamedTuple):
-    image: Tensor
-    cameras: Cameras
-    z: Tensor
-    shown: Tensor
-    """Opacity from `FAINT`."""
-    usable: Tensor
-    """Opaque, and not at an edge between two surfaces."""
+    return PairSums(*(torch.stack(x, dim=1).cpu() for x in zip(*columns, strict=True)))
 
 
 def _compare(
-    views: _Views, a: Tensor, b: Tensor, items: int, tolerance: float, perceptual: Perceptual | None
+    source: Surfaces, target: Surfaces, items: int, tolerance: float, lpips: LpipsMap | None
 ) -> list[Tensor]:
-    """Warp the views `a` into the views `b`, and sum up by item, in the order of `PairSums`."""
-    image, cameras, z, shown, usable = views
-    result = warp(
-        image[a],
-        cameras.select(a),
-        z[a],
-        usable[a],
-        cameras.select(b),
-        z[b],
-        usable[b],
-        tolerance,
-    )
-    valid = result.valid
+    """Warp sources into targets and sum by item, in the order of `PairSums`."""
+    warped, valid, depth_error = warp(source, target, tolerance)
+    image = target.image
 
     def by_item(x: Tensor) -> Tensor:
         return rearrange(x, "(b p) ... -> b (p ...)", b=items)
@@ -117,24 +82,22 @@ def _compare(
     def total(x: Tensor) -> Tensor:
         return by_item(x).sum(dim=1)
 
-    similarity, counts = ssim_map(result.image / 2 + 0.5, image[b] / 2 + 0.5, valid)
-    unknown = by_item(torch.where(valid, result.depth_error, torch.nan))
-    perceived = torch.zeros_like(valid, dtype=image.dtype)
-    if perceptual is not None:
-        # Where nothing may be compared, both show the target, so that neither adds a difference.
-        filled = torch.where(valid, result.image, image[b])
-        perceived = perceptual(filled, image[b]) * valid
+    similarity, counts = ssim_map(warped / 2 + 0.5, image / 2 + 0.5, valid)
+    lpips_map = torch.full_like(valid, torch.nan, dtype=image.dtype)
+    if lpips is not None:
+        # Both images show the target at invalid pixels, so that these add no difference.
+        lpips_map = lpips(torch.where(valid, warped, image), image) * valid
     return [
-        total((result.image - image[b]).square() / 12 * valid),  # / 4 for [0, 1], / 3 channels
-        total((image[a] - image[b]).square() / 12 * valid),
+        total((warped - image).square() / 12 * valid),  # / 4 for [0, 1], / 3 channels
+        total((source.image - image).square() / 12 * valid),
         total(valid.float()),
-        total(shown[b].float()),
+        total((target.opacity >= FAINT).float()),
         total(torch.where(counts, similarity, 0.0)),
         total(counts.float()),
-        total(result.depth_error),
-        unknown.nanmedian(dim=1).values,
-        _deviation(image[b] / 2 + 0.5, valid, items),
-        total(perceived),
+        total(depth_error),
+        by_item(torch.where(valid, depth_error, torch.nan)).nanmedian(dim=1).values,
+        _deviation(image / 2 + 0.5, valid, items),
+        total(lpips_map),
     ]
 
 
@@ -143,6 +106,6 @@ def _deviation(image: Tensor, valid: Tensor, items: int) -> Tensor:
     colour = rearrange(image, "(b p) c h w -> b c (p h w)", b=items)
     mask = rearrange(valid, "(b p) 1 h w -> b 1 (p h w)", b=items).float()
     num = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    middle = (colour * mask).sum(dim=-1, keepdim=True) / num
-    variance = ((colour - middle).square() * mask).sum(dim=-1) / num[..., 0]
+    mean = (colour * mask).sum(dim=-1, keepdim=True) / num
+    variance = ((colour - mean).square() * mask).sum(dim=-1) / num[..., 0]
     return variance.sqrt().mean(dim=1)

@@ -1,4 +1,4 @@
-"""The geometry of reprojection: cameras on an arc, depth maps of other sizes, and the warp."""
+"""The geometry of reprojection: depth at the image's size, depth edges, and the warp."""
 
 from typing import NamedTuple
 
@@ -9,34 +9,55 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.config import ConsistencyConfig
 
 FAINT = 0.1
-"""Opacity from which a pixel shows anything."""
+"""Opacity from which a pixel is visible at all."""
 EDGE = 1e-3
-"""Pixels by which rounding may move a point over the outermost pixel centres."""
+"""Pixels by which rounding may move a point beyond the outermost pixel centres."""
+
+
+class Surfaces(NamedTuple):
+    """Images with the geometry that reprojection needs, all of one size."""
+
+    image: Float[Tensor, "v c h w"]
+    cameras: Cameras
+    z: Float[Tensor, "v 1 h w"]
+    """Camera z."""
+    opacity: Float[Tensor, "v 1 h w"]
+    usable: Bool[Tensor, "v 1 h w"]
+    """Foreground pixels that are not at a depth edge."""
+
+    def select(self, views: Tensor) -> "Surfaces":
+        """Select views."""
+        image, cameras, *maps = self
+        return Surfaces(image[views], cameras.select(views), *(x[views] for x in maps))
 
 
 class Warp(NamedTuple):
-    """Colour at each pixel of a target view, and where it may be compared."""
+    """The source images as seen by the target cameras."""
 
     image: Float[Tensor, "v c h w"]
+    """0 at pixels that are not valid."""
     valid: Bool[Tensor, "v 1 h w"]
+    """Pixels that can be compared with the target."""
     depth_error: Float[Tensor, "v 1 h w"]
-    """|z / z' - 1| of the target's point, z being its camera z in the source and z' what the source
-    sees there; 0 where it may not be compared."""
+    """|z / z' - 1|: camera z of the target's point in the source over the source's own z; 0 at
+    pixels that are not valid."""
 
 
-def carry(cameras: Cameras, azimuth: Float[Tensor, " k"]) -> Cameras:
-    """Carry each camera around the world's y axis to k places: v = b * k.
-
-    Angles are in radians and grow from +z toward +x.
-    """
-    c, s, zero, one = azimuth.cos(), azimuth.sin(), azimuth * 0, azimuth * 0 + 1
-    turn = torch.stack([c, zero, s, zero, zero, one, zero, zero, -s, zero, c, zero], dim=-1)
-    last = azimuth.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(azimuth), 4)
-    turn = rearrange(torch.cat([turn, last], dim=-1), "k (i j) -> 1 k i j", i=4)
-    cam2world = rearrange(turn @ cameras.cam2world[:, None], "b k i j -> (b k) i j")
-    return Cameras(cam2world, repeat(cameras.intrinsics, "b i j -> (b k) i j", k=len(azimuth)))
+def surfaces(
+    image: Float[Tensor, "v 3 h w"], views: Images, cameras: Cameras, cfg: ConsistencyConfig
+) -> Surfaces:
+    """Bring the geometry of views to the size of `image`, which is one of their images."""
+    assert views.depth is not None, "reprojection needs depth"
+    assert views.opacity is not None, "reprojection needs opacity"
+    size = image.shape[-1]
+    z = cameras.depth_z(views.depth)
+    smooth = on_surface(z, cfg.tolerance, size)
+    z, opacity = resize_depth_z(z, views.opacity, size)
+    return Surfaces(image, cameras, z, opacity, (opacity >= cfg.foreground) & smooth)
 
 
 def resize_depth_z(
@@ -44,8 +65,8 @@ def resize_depth_z(
 ) -> tuple[Float[Tensor, "v 1 s s"], Float[Tensor, "v 1 s s"]]:
     """Resample camera z and opacity to another image size.
 
-    It is 1 / z that is interpolated, since that is affine in image coordinates on a plane; and with
-    the opacity as weight, so that the far plane behind a silhouette does not pull its depth back.
+    Interpolates 1 / z, which is affine in image coordinates on a plane, weighted by opacity, so
+    that the far plane behind a silhouette does not bias its depth.
     """
     if depth_z.shape[-1] == size:
         return depth_z, opacity
@@ -60,17 +81,17 @@ def resize_depth_z(
 def on_surface(
     depth_z: Float[Tensor, "v 1 h w"], tolerance: float, size: int
 ) -> Bool[Tensor, "v 1 s s"]:
-    """Where an image of `size` pixels shows one surface, and not the edge between two.
+    """Mark pixels, of an image of `size` pixels, that show one surface and no depth edge.
 
-    A pixel at such an edge mixes two colours and two depths, and lies on neither surface. It is
-    found by the second difference of 1 / z along rows and columns: nothing on a plane, however
-    steep, and the height of the step at an edge, here more than `tolerance` of 1 / z.
+    A pixel at a depth edge mixes two colours and two depths. An edge is where the second difference
+    of 1 / z along a row or column exceeds `tolerance` of 1 / z: it is zero on any plane, and the
+    height of the step at an edge.
     """
     inverse = 1 / depth_z
     around = pad(inverse, (1, 1, 1, 1), mode="replicate")
     rows = around[..., 1:-1, 2:] + around[..., 1:-1, :-2] - 2 * inverse
     columns = around[..., 2:, 1:-1] + around[..., :-2, 1:-1] - 2 * inverse
-    rows[..., [0, -1]] = 0.0  # one neighbour alone tells slopes from edges in no way
+    rows[..., [0, -1]] = 0.0  # a single neighbour cannot distinguish a slope from an edge
     columns[..., [0, -1], :] = 0.0
     smooth = torch.maximum(rows.abs(), columns.abs()) <= tolerance * inverse
     if depth_z.shape[-1] == size:
@@ -79,33 +100,23 @@ def on_surface(
     return share > 0.999
 
 
-def warp(
-    image: Float[Tensor, "v c h w"],
-    source: Cameras,
-    source_z: Float[Tensor, "v 1 h w"],
-    source_opaque: Bool[Tensor, "v 1 h w"],
-    target: Cameras,
-    target_z: Float[Tensor, "v 1 h w"],
-    target_opaque: Bool[Tensor, "v 1 h w"],
-    tolerance: float,
-) -> Warp:
-    """Show the source images as the target cameras see them.
+def warp(source: Surfaces, target: Surfaces, tolerance: float) -> Warp:
+    """Warp the source images into the target views (backward warping).
 
-    Each foreground pixel of a target is unprojected by the target's camera z and projected into the
-    source, where colour is interpolated between the four pixels around it. It may be compared where
+    Each usable target pixel is unprojected by its camera z and projected into the source, whose
+    colour is interpolated bilinearly. The pixel is valid if
 
-    - these four lie in the image and are all foreground;
-    - the point is not behind the nearest of the four by more than `tolerance` of its z, so that the
-      source sees it;
-    - no other point of the target falls on the same source pixel in front of it (a z-buffer).
+    - the four source pixels are inside the image and usable;
+    - the point is not behind the nearest of the four by more than `tolerance` of its z;
+    - no other target point on the same source pixel is in front of it (z-buffer).
     """
-    h, w = image.shape[-2:]
-    cosine = target.depth_z(torch.ones_like(target_z))
-    points = target.unproject(target_z / cosine)
-    uv, z = source.project(points)
+    h, w = source.image.shape[-2:]
+    cosine = target.cameras.depth_z(torch.ones_like(target.z))
+    points = target.cameras.unproject(target.z / cosine)
+    uv, z = source.cameras.project(points)
     x, y = uv[..., 0] * w - 0.5, uv[..., 1] * h - 0.5
     inside = (x > -EDGE) & (x < w - 1 + EDGE) & (y > -EDGE) & (y < h - 1 + EDGE) & (z > 0)
-    inside &= target_opaque.flatten(1)
+    inside &= target.usable.flatten(1)
     left = x.nan_to_num().clamp(0, w - 1).floor().clamp(max=w - 2)
     top = y.nan_to_num().clamp(0, h - 1).floor().clamp(max=h - 2)
     first = (top * w + left).long()
@@ -118,21 +129,20 @@ def warp(
         index = repeat(corners, "v n k -> v c (n k)", c=flat.shape[1])
         return rearrange(flat.gather(2, index), "v c (n k) -> v c n k", k=4)
 
-    seen = gather(source_opaque).all(dim=-1)[:, 0]
-    around = gather(source_z)[:, 0]
-    visible = z <= around.amin(dim=-1) * (1 + tolerance)
-    nearest = (y.round().clamp(0, h - 1) * w + x.round().clamp(0, w - 1)).nan_to_num().long()
-    in_front = torch.full_like(z, torch.inf).scatter_reduce(
-        1, nearest, torch.where(inside, z, torch.inf), "amin"
+    source_usable = gather(source.usable).all(dim=-1)[:, 0]
+    source_z = gather(source.z)[:, 0]
+    not_behind = z <= source_z.amin(dim=-1) * (1 + tolerance)
+    pixel = (y.round().clamp(0, h - 1) * w + x.round().clamp(0, w - 1)).nan_to_num().long()
+    buffer = torch.full_like(z, torch.inf).scatter_reduce(
+        1, pixel, torch.where(inside, z, torch.inf), "amin"
     )
-    first_hit = z <= in_front.gather(1, nearest) * (1 + tolerance)
-    valid = inside & seen & visible & first_hit
-    # Where it may not be compared, the image is 0 rather than an extrapolation.
-    warped = (gather(image) * weights[:, None]).sum(-1) * valid[:, None]
-    # As in resize_depth_z, it is 1 / z that may be interpolated.
-    apart = (z * (weights / around).sum(-1) - 1).abs()
+    first_hit = z <= buffer.gather(1, pixel) * (1 + tolerance)
+    valid = inside & source_usable & not_behind & first_hit
+    warped = (gather(source.image) * weights[:, None]).sum(-1) * valid[:, None]
+    # As in resize_depth_z, interpolate 1 / z.
+    depth_error = (z * (weights / source_z).sum(-1) - 1).abs()
     return Warp(
-        warped.view_as(image),
+        warped.view_as(source.image),
         rearrange(valid, "v (h w) -> v 1 h w", h=h),
-        rearrange(torch.where(valid, apart, 0.0), "v (h w) -> v 1 h w", h=h),
+        rearrange(torch.where(valid, depth_error, 0.0), "v (h w) -> v 1 h w", h=h),
     )

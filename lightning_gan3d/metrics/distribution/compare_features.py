@@ -26,7 +26,8 @@ from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.config import DistributionConfig
-from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.distribution.crew import ALONE, Crew, crew_of
 from lightning_gan3d.metrics.distribution.feature_store import Chosen, Pictures, Rows, collect
 from lightning_gan3d.metrics.distribution.features import Extractor, Network, ReducedPixels
 from lightning_gan3d.metrics.distribution.features import clip as load_clip
@@ -48,9 +49,8 @@ from lightning_gan3d.metrics.distribution.network_measures import (
 )
 from lightning_gan3d.metrics.posed import PosedSource
 from lightning_gan3d.metrics.pretrained import WeightsError
-from lightning_gan3d.metrics.source_key import identity_of
-from lightning_gan3d.metrics.sources import ImageSet, Told, ViewSource
-from lightning_gan3d.metrics.stored_images import StoredSample
+from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.version import __version__
 
 
@@ -88,7 +88,28 @@ class _Sets(NamedTuple):
     held_out: Rows | None
 
 
-def measure_distribution(
+def measure_distribution(context: EvaluationContext) -> list[Metric]:
+    """Compute the metrics of `context.cfg.distribution`."""
+    c = context
+    if c.cfg.distribution is None:
+        return []
+    return _measure(
+        c.source,
+        c.train,
+        c.test,
+        c.cfg.distribution,
+        c.cfg.num_images,
+        c.cfg.batch,
+        c.device,
+        c.seed,
+        c.cache,
+        c.weights,
+        c.folder,
+        crew_of(),
+    )
+
+
+def _measure(
     source: ViewSource,
     train: ImageSet,
     test: ImageSet | None,
@@ -120,7 +141,7 @@ def measure_distribution(
         extractors["pixels"] = ReducedPixels(cfg.pixels)
     n = cfg.num_images or num_images
     seen = _posed(source, cfg, seed)
-    told = seen.protocol if isinstance(seen, Told) else type(seen).__name__
+    told = seen.protocol
     compared = min(n, num_images)  # for memorisation, which is about single samples
     if not found:
         n, cfg = compared, replace(cfg, repeats=1)  # no more are looked at
@@ -149,7 +170,7 @@ def measure_distribution(
             repeated = memorisation(fake, sets[kind].real, held_out)
             result += memorised(repeated, suffix, compared, len(test), protocol)
             if folder is not None and kind == "pixels":
-                who = source.which if isinstance(source, StoredSample) else torch.arange(compared)
+                who = source.order if isinstance(source, StoredImages) else torch.arange(compared)
                 write_neighbours(folder / NEIGHBOURS, repeated, who, train.fingerprint, protocol)
         return result
 
@@ -244,7 +265,7 @@ def _collected(
 
     Processes share what lies in the cache: all that has a name there.
     """
-    who = identity_of(source) if cache is not None else None
+    who = None
     seen = _posed(source, cfg, seed)
     every = list(extractors.values())
     where = [*_code(), batch, torch.device(device).type, torch.get_num_threads()]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float, to_uint8
-from lightning_gan3d.metrics.cache import kept
+from lightning_gan3d.metrics.cache import cached
 from lightning_gan3d.metrics.config import SwdConfig
 from lightning_gan3d.metrics.distribution.swd import Descriptors, SlicedWasserstein, describe
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
@@ -88,9 +88,9 @@ class ImageDistance:
 
         sets = [train.fingerprint, held_out.fingerprint, self.held_out]
         key = [*sets, asdict(cfg), self.num_images, seed]
-        self.real = SlicedWasserstein(cfg, self.num_images, kept(cache, "swd", key, prepare))
+        self.real = SlicedWasserstein(cfg, self.num_images, cached(cache, "swd", key, prepare))
         self._measure_floor: Callable[[], dict[str, Tensor]] = partial(
-            kept, cache, "swd-floor", key, measure_floor
+            cached, cache, "swd-floor", key, measure_floor
         )
 
     @cached_property

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metrics.config import Mode
-from lightning_gan3d.metrics.pretrained import Found, WeightsError, find
+from lightning_gan3d.metrics.pretrained import WeightsError, WeightsFile, find
 
 _RESIZING: dict[str, str] = {
     "clean": "resized to 299 by antialiased bicubic filtering in float",
@@ -72,7 +72,7 @@ class Network:
 
     def __init__(
         self,
-        found: Found,
+        found: WeightsFile,
         what: str,
         name: str,
         device: torch.device | str,
@@ -176,7 +176,7 @@ def clip(device: torch.device | str = "cpu", given: str | Path | None = None) ->
     return Network(found, "CLIP ViT-B/32, images resized to 224", "", device, prepare, network)
 
 
-def _script(found: Found, device: torch.device | str) -> Any:
+def _script(found: WeightsFile, device: torch.device | str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as published
             return torch.jit.load(  # type: ignore[no-untyped-call]  # torch's
@@ -186,11 +186,13 @@ def _script(found: Found, device: torch.device | str) -> Any:
         raise _not_such(found, f"a TorchScript file ({str(error).splitlines()[0]})") from None
 
 
-def _not_such(found: Found, what: str) -> WeightsError:
+def _not_such(found: WeightsFile, what: str) -> WeightsError:
     return WeightsError(f"weights {found.path} (SHA-256 {found.sha256[:16]}...): not {what}")
 
 
-def _pytorch_inception(found: Found, what: str, name: str, device: torch.device | str) -> Network:
+def _pytorch_inception(
+    found: WeightsFile, what: str, name: str, device: torch.device | str
+) -> Network:
     from cleanfid import inception_pytorch
 
     try:

@@ -15,7 +15,7 @@ JUMP = 0.1
 
 
 class Normals(NamedTuple):
-    """Unit normals in the world, toward the camera, and where there are any."""
+    """World-space unit normals that face the camera, and the pixels that have one."""
 
     normals: Float[Tensor, "v 3 h w"]
     valid: Bool[Tensor, "v 1 h w"]
@@ -24,78 +24,56 @@ class Normals(NamedTuple):
 def normals_from_depth(
     depth: Float[Tensor, "v 1 h w"], opaque: Bool[Tensor, "v 1 h w"], cameras: Cameras
 ) -> Normals:
-    """Return normals by central differences of the unprojected points, distance along the rays.
+    """Return normals by central differences of the unprojected points; `depth` along the rays.
 
-    Valid where the pixel and its four neighbours are opaque and no depth jumps between them; never
-    in the outermost pixels.
+    Valid if the pixel and its four neighbours are opaque and no depth jumps between them; never at
+    the border.
     """
     size = depth.shape[-1]
     points = rearrange(cameras.unproject(depth), "v (h w) c -> v c h w", h=size)
     right = points[..., 1:-1, 2:] - points[..., 1:-1, :-2]
     down = points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
-    # In OpenCV axes x cross y is forward, so that the other order points back to the camera.
-    inner = normalize(torch.linalg.cross(down, right, dim=1), dim=1)
     normals = torch.zeros_like(points)
-    normals[..., 1:-1, 1:-1] = inner
+    # In OpenCV axes x cross y is forward, so this order faces the camera.
+    normals[..., 1:-1, 1:-1] = normalize(torch.linalg.cross(down, right, dim=1), dim=1)
     middle = depth[..., 1:-1, 1:-1]
+    inner = opaque[..., 1:-1, 1:-1].clone()
+    for neighbour, is_opaque in zip(_neighbours(depth), _neighbours(opaque), strict=True):
+        inner &= is_opaque & ((neighbour - middle).abs() <= JUMP * middle)
     valid = torch.zeros_like(opaque)
-    good = opaque[..., 1:-1, 1:-1].clone()
-    for near, seen in zip(_around(depth), _around(opaque), strict=True):
-        good &= seen & ((near - middle).abs() <= JUMP * middle)
-    valid[..., 1:-1, 1:-1] = good
+    valid[..., 1:-1, 1:-1] = inner
     return Normals(normals, valid)
 
 
-def _around(x: Tensor) -> list[Tensor]:
+def _neighbours(x: Tensor) -> list[Tensor]:
     return [x[..., :-2, 1:-1], x[..., 2:, 1:-1], x[..., 1:-1, :-2], x[..., 1:-1, 2:]]
 
 
-class DepthErrors(NamedTuple):
-    """Errors of each view's depth over the pixels compared; NaN where there are none."""
-
-    absolute: Float[Tensor, " v"]
-    """Mean |error|, in world units."""
-    root_mean_square: Float[Tensor, " v"]
-    """Root of the mean squared error, in world units."""
-    relative: Float[Tensor, " v"]
-    """Mean |error| / truth."""
-    compared: Float[Tensor, " v"]
-    """Pixels compared."""
-
-
-def depth_errors(
+def depth_error(
     depth: Float[Tensor, "v 1 h w"],
     truth: Float[Tensor, "v 1 h w"],
     valid: Bool[Tensor, "v 1 h w"],
-) -> DepthErrors:
-    """Compare depths with the truth, both along the ray or both camera z, where `valid`.
+) -> Float[Tensor, " v"]:
+    """Return the mean |error| of each view at valid pixels, in world units; NaN without any.
 
     No scale or shift is fitted: a depth that is off by a factor is wrong.
     """
-    error = (depth - truth).abs()
-    return DepthErrors(
-        _mean(error, valid),
-        _mean(error.square(), valid).sqrt(),
-        _mean(error / truth.clamp(min=1e-6), valid),
-        valid.flatten(1).sum(dim=1).to(depth),
-    )
+    return _mean((depth - truth).abs(), valid)
 
 
-def normal_errors(
+def normal_error(
     normals: Float[Tensor, "v 3 h w"],
     truth: Float[Tensor, "v 3 h w"],
     valid: Bool[Tensor, "v 1 h w"],
 ) -> Float[Tensor, " v"]:
-    """Return the mean angle in radians between unit normals, where `valid`; NaN without pixels."""
-    # Better conditioned than the arc cosine of the product, which loses small angles to rounding.
-    apart, sum_ = (normals - truth).norm(dim=1), (normals + truth).norm(dim=1)
-    return _mean((2 * torch.atan2(apart, sum_))[:, None], valid)
+    """Return the mean angle in radians between unit normals at valid pixels; NaN without any."""
+    # Unlike the arc cosine of the product, atan2 keeps small angles in float32.
+    difference, total = (normals - truth).norm(dim=1), (normals + truth).norm(dim=1)
+    return _mean((2 * torch.atan2(difference, total))[:, None], valid)
 
 
 def _mean(x: Float[Tensor, "v 1 h w"], valid: Bool[Tensor, "v 1 h w"]) -> Float[Tensor, " v"]:
-    total = torch.where(valid, x, 0).flatten(1).sum(dim=1)
-    # 0 / 0 is NaN: nothing was compared.
-    return total / valid.flatten(1).sum(dim=1)
+    return torch.where(valid, x, 0).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)
 
 
 def extents(points: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
@@ -106,10 +84,10 @@ def extents(points: Float[Tensor, "n 3"]) -> Float[Tensor, " 3"]:
 
 
 def thinness(points: Float[Tensor, "n 3"]) -> float:
-    """Return the smallest over the largest extent of points: 0 in a plane, 1 in a full sphere.
+    """Return the smallest over the largest extent: 0 for a plane, 1 for a sphere.
 
     The half of a ball that one distant camera sees has sqrt(2) / 3 = 0.47. NaN below four points,
-    where points are not finite, and where all points are one.
+    if points are not finite, or if all are equal.
     """
     if len(points) < 4 or not bool(points.isfinite().all()):
         return float("nan")

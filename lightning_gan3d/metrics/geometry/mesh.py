@@ -1,105 +1,101 @@
-"""Meshes of volumes by marching cubes, and distances between meshes."""
+"""Occupancy grids of volumes, their connected pieces, their meshes, and distances between these."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
+from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from lightning_gan3d.metrics.sources import Volume
 
-class Mesh(NamedTuple):
-    """Triangles in world units, whose corners turn counter-clockwise as seen from outside."""
+if TYPE_CHECKING:
+    import trimesh
 
-    vertices: Float[np.ndarray, "v 3"]
-    faces: Int[np.ndarray, "f 3"]
-
-
-class Samples(NamedTuple):
-    """Points of a surface with the unit normals of their triangles."""
-
-    points: Float[np.ndarray, "n 3"]
-    normals: Float[np.ndarray, "n 3"]
+SURFACE = 0.5
+"""Occupancy of the surface."""
+_POINTS_AT_ONCE = 2**15
 
 
-def mesh_of(
-    values: Float[np.ndarray, "x y z"], box: float, level: float = 0.5, outside: float = 0.0
-) -> Mesh | None:
-    """Return the surface where values pass `level`; None where they nowhere do.
+def grid_of(volume: Volume, size: int) -> Float[np.ndarray, "b x y z"]:
+    """Return the occupancy at the centres of size^3 cells, axes x, y, z."""
+    centre = ((torch.arange(size) + 0.5) / size - 0.5) * volume.box
+    axes = torch.meshgrid(centre, centre, centre, indexing="ij")
+    points = torch.stack(axes, dim=-1).view(1, -1, 3)
+    with torch.no_grad():
+        parts = [
+            volume.occupancy(volume.level(part)).float().cpu()
+            for part in torch.split(points, _POINTS_AT_ONCE, dim=1)
+        ]
+    return torch.cat(parts, dim=1).view(-1, size, size, size).numpy()
 
-    `values[i, j, k]` stands at the centre of a cell of a cube of edge `box` about the origin, axes
-    x, y, z; larger values are inside. A layer of `outside` around the cube closes what the cube's
-    faces cut off. By marching cubes (Lewiner et al. 2003), which interpolates linearly between
-    cells, so that values should be smooth about the level.
+
+class Pieces(NamedTuple):
+    """Connected components of the solid cells of a grid."""
+
+    num: int
+    floating: float
+    """Share of the solid cells' occupancy outside the largest component."""
+    filled: float
+    """Share of cells that are solid."""
+
+
+def pieces(occupancy: Float[np.ndarray, "x y z"]) -> Pieces:
+    """Find the components; cells that share a face, edge or corner are connected."""
+    solid = occupancy >= SURFACE
+    labels, num = ndimage.label(solid, structure=np.ones((3, 3, 3)))
+    filled = float(solid.mean())
+    if num == 0:
+        return Pieces(0, 0.0, filled)
+    masses = np.bincount(labels[solid], weights=occupancy[solid])
+    return Pieces(int(num), float(1 - masses.max() / masses.sum()), filled)
+
+
+def mesh_of(occupancy: Float[np.ndarray, "x y z"], box: float) -> "trimesh.Trimesh | None":
+    """Return the surface at occupancy 0.5 by marching cubes; None if there is none.
+
+    `occupancy[i, j, k]` is the value at the centre of a cell of a cube of edge `box` about the
+    origin. A layer of zeros around the cube closes what its faces cut off. Faces are
+    counter-clockwise seen from outside.
     """
-    cell = box / len(values)
-    padded = np.pad(values, 1, constant_values=outside)
-    if not padded.min() < level < padded.max():
+    import trimesh  # takes more than a second
+
+    cell = box / len(occupancy)
+    padded = np.pad(occupancy, 1)
+    if not padded.min() < SURFACE < padded.max():
         return None
     vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]  # untyped library
-        padded, level, spacing=(cell, cell, cell)
+        padded, SURFACE, spacing=(cell, cell, cell)
     )
-    # The first layer of the padding stands half a cell outside the cube.
-    # The library's triangles turn clockwise as seen from where values are small.
-    return Mesh(vertices.astype(np.float64) - (box + cell) / 2, faces[:, ::-1].astype(np.int64))
+    # The padding starts half a cell outside the cube. skimage's faces are clockwise.
+    vertices = vertices.astype(np.float64) - (box + cell) / 2
+    return trimesh.Trimesh(vertices, faces[:, ::-1].astype(np.int64), process=False)
 
 
-def area_normals(mesh: Mesh) -> Float[np.ndarray, "f 3"]:
-    """Return the outward normal of each triangle, as long as its area."""
-    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
-    return 0.5 * np.cross(b - a, c - a)
+def sample(mesh: "trimesh.Trimesh", num: int, seed: int) -> Float[np.ndarray, "n 3"]:
+    """Draw points uniformly by area.
 
-
-def volume_of(mesh: Mesh) -> float:
-    """Return the volume that a closed mesh encloses, by the divergence theorem."""
-    centres = mesh.vertices[mesh.faces].mean(axis=1)
-    return float((centres * area_normals(mesh)).sum() / 3)
-
-
-def sample(mesh: Mesh, num: int, seed: int) -> Samples:
-    """Draw points uniformly by area."""
+    Not trimesh's sampler: it draws other points, and published values depend on these.
+    """
     rng = np.random.default_rng(seed)
-    normals = area_normals(mesh)
-    areas = np.linalg.norm(normals, axis=1)
+    areas = mesh.area_faces
     chosen = rng.choice(len(areas), num, p=areas / areas.sum())
     u, v = rng.random((2, num, 1))
-    over = u + v > 1  # the other half of the parallelogram is folded back into the triangle
-    u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
+    outside = u + v > 1  # fold the other half of the parallelogram back into the triangle
+    u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
     a, b, c = (mesh.vertices[mesh.faces[chosen, i]] for i in range(3))
-    return Samples(a + u * (b - a) + v * (c - a), normals[chosen] / areas[chosen, None])
+    points: Float[np.ndarray, "n 3"] = np.asarray(a + u * (b - a) + v * (c - a))
+    return points
 
 
-class SurfaceDistance(NamedTuple):
-    """How far two surfaces are apart."""
+def chamfer(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "m 3"]) -> float:
+    """Mean of both directions' mean distance to the nearest sample, not squared, in world units.
 
-    chamfer: float
-    """Mean of both directions' mean distance to the nearest sample, in world units."""
-    first_to_second: float
-    """Mean distance from the first surface's samples: what it has too much."""
-    second_to_first: float
-    """Mean distance from the second surface's samples: what the first lacks."""
-    normals: float
-    """Mean |cosine| between the normals of nearest samples, both directions: 1 is best."""
-
-
-def distance(first: Samples, second: Samples) -> SurfaceDistance:
-    """Compare two surfaces by their samples.
-
-    Distances are not squared. Nearest are samples, not surfaces, so that equal surfaces with
-    different samples come out some sqrt(area / n) / 2 apart: compare at equal n only. Normal
-    consistency is that of Occupancy Networks (Mescheder et al. 2019).
+    Equal surfaces with different samples are about sqrt(area / n) / 2 apart: compare at equal n.
+    Distances to samples, not to triangles as by trimesh.proximity, so that either set may be data.
     """
-    there, to = _nearest(first, second)
-    back, of = _nearest(second, first)
-    forward, backward = float(there.mean()), float(back.mean())
-    cosines = (
-        np.abs((first.normals * second.normals[to]).sum(axis=1)).mean(),
-        np.abs((second.normals * first.normals[of]).sum(axis=1)).mean(),
-    )
-    return SurfaceDistance(
-        (forward + backward) / 2, forward, backward, float(sum(cosines) / len(cosines))
-    )
-
-
-def _nearest(first: Samples, second: Samples) -> tuple[Any, Any]:
-    return cKDTree(second.points).query(first.points)  # type: ignore[no-any-return]  # untyped
+    forward, _ = cKDTree(b).query(a)
+    backward, _ = cKDTree(a).query(b)
+    return (float(forward.mean()) + float(backward.mean())) / 2

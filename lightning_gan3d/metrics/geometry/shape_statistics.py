@@ -1,38 +1,29 @@
-"""Geometry of items: flat or round, in one piece or not, sharp or misty, shaped as the data."""
+"""Geometry of items: flatness, floaters, opacity, normals, and shapes against the data's objects.
+
+No item has a ground truth, so nothing compares its depth with a true one.
+"""
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import GeometryConfig
-from lightning_gan3d.metrics.consistency.warp import FAINT, carry
-from lightning_gan3d.metrics.geometry.depth_maps import normal_errors, normals_from_depth, thinness
-from lightning_gan3d.metrics.geometry.mesh import Samples
-from lightning_gan3d.metrics.geometry.shapes import (
-    NO_DEPTH,
-    NO_FIELD,
-    SHAPES,
-    SOLID,
-    compare_shapes,
-    num_objects,
-    shape_of,
-    shapes_of,
-)
-from lightning_gan3d.metrics.geometry.volume import Volume, grid_of, pieces, volume_of
-from lightning_gan3d.metrics.sources import ViewSource
-from lightning_gan3d.metrics.summary import mean_of
+from lightning_gan3d.metrics.consistency.warp import FAINT
+from lightning_gan3d.metrics.context import EvaluationContext, mean_of
+from lightning_gan3d.metrics.geometry.depth_maps import normal_error, normals_from_depth, thinness
+from lightning_gan3d.metrics.geometry.mesh import chamfer, grid_of, mesh_of, pieces, sample
+from lightning_gan3d.metrics.sources import BOX_SHARE, ObjectSource, ViewSource, Volume
 
 TURNS = 4
-"""Views of an item a quarter turn apart: front, side, back, side."""
-SEEN = {
+"""Views of an item, a quarter turn apart: front, side, back, side."""
+VIEW_METRICS = {
     "relief": "",
     "thickness": "",
     "billboards": "share",
@@ -42,13 +33,18 @@ SEEN = {
     "opacity": "share",
     "half_transparent": "share",
 }
-"""What is measured of views, with its unit."""
-INSIDE = {"normals_deg": "deg", "floaters": "share", "filled": "share"}
-"""What is measured of volumes, with its unit."""
+"""Metrics of views, with their units."""
+VOLUME_METRICS = {"normals_deg": "deg", "floaters": "share", "filled": "share"}
+"""Metrics of volumes, with their units."""
+SHAPE_METRICS = ("shape_to_data", "shape_from_data")
+"""Chamfer distances to and from the data's objects, in world units."""
+SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge"
+NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
+NO_FIELD = "the scenes cannot be queried at points"
 
 
-class Seen(NamedTuple):
-    """The views of one item."""
+class DepthViews(NamedTuple):
+    """The views of one item, on the CPU."""
 
     cameras: Cameras
     depth: Float[Tensor, "k 1 h w"]
@@ -56,198 +52,210 @@ class Seen(NamedTuple):
     opacity: Float[Tensor, "k 1 h w"]
 
 
-def see(source: ViewSource, item: int) -> Seen | None:
-    """See an item from its own camera and carried on by quarter turns; None without depth."""
-    items = torch.tensor([item])
-    base = source.base(items)
-    azimuth = torch.arange(TURNS).to(base.cam2world) * (2 * math.pi / TURNS)
-    cameras = carry(base, azimuth)
-    views = source.views(items, cameras)
-    if views.depth is None or views.opacity is None:
-        return None
-    depth, opacity = views.depth.float().cpu(), views.opacity.float().cpu()
-    return Seen(cameras.to("cpu", torch.float32), depth, opacity)
+def measure_geometry(context: EvaluationContext) -> list[Metric]:
+    """Measure the geometry of items, and compare their shapes with those of the data's objects.
+
+    For the ceiling, the items are objects other than those that shapes are compared with.
+    """
+    cfg, source, truth = context.cfg.geometry, context.source, context.truth
+    if cfg is None:
+        return []
+    half = 0 if truth is None else num_objects(truth, cfg.items)
+    first, num = (half, half) if half and source is truth else (0, cfg.items)
+    azimuth = torch.arange(TURNS) * (2 * math.pi / TURNS)
+    values: dict[str, list[float]] = {name: [] for name in (*VIEW_METRICS, *VOLUME_METRICS)}
+    shapes: list[Float[np.ndarray, "n 3"] | None] = []
+    box = None
+    if source.fixed_cameras:
+        return _without_depth(with_shapes=truth is not None)
+    for item in range(first, first + num):
+        items = torch.tensor([item])
+        base = source.base(items)
+        cameras = base.rotate_y(azimuth.to(base.cam2world))
+        views = source.views(items, cameras)
+        if views.depth is None or views.opacity is None:
+            return _without_depth(with_shapes=truth is not None)
+        depth, opacity = views.depth.float().cpu(), views.opacity.float().cpu()
+        seen = DepthViews(cameras.to("cpu", torch.float32), depth, opacity)
+        statistics = view_statistics(seen, cfg)
+        volume = source.volume(items)
+        if volume is not None:
+            box, grid = volume.box, grid_of(volume, cfg.grid)[0]
+            statistics |= volume_statistics(volume, grid, seen, cfg)
+            shapes.append(shape_of(grid, box, cfg.points, context.seed + item))
+        for name, value in statistics.items():
+            values[name].append(value)
+    metrics = _metrics(values, box, cfg)
+    if truth is None:
+        return metrics
+    if box is None:
+        why = f"{NO_FIELD}, so there is no mesh"
+        return metrics + [missing(f"geometry.{name}", why) for name in SHAPE_METRICS]
+    objects = [_object_shape(truth, item, cfg, context.seed) for item in range(half)]
+    return metrics + compare_shapes(shapes, objects, cfg.grid)
 
 
-def statistics(seen: Seen, cfg: GeometryConfig) -> dict[str, float]:
-    """Return what is measured of one item's views, by the names of `SEEN`; NaN where undefined."""
+def view_statistics(seen: DepthViews, cfg: GeometryConfig) -> dict[str, float]:
+    """Return `VIEW_METRICS` of one item; NaN if undefined, infinite if views are not finite."""
     if not bool((seen.depth.isfinite() & seen.opacity.isfinite()).all()):
-        return dict.fromkeys(SEEN, math.inf)  # which no mean hides, unlike NaN: undefined
+        return dict.fromkeys(VIEW_METRICS, math.inf)
     opaque = seen.opacity >= cfg.foreground
-    clouds = _clouds(seen, opaque)
+    points = seen.cameras.unproject(seen.depth)
+    clouds = [p[o] for p, o in zip(points, opaque.flatten(1), strict=True)]
     counts = opaque.flatten(1).sum(dim=1)
-    shown = seen.opacity >= FAINT
+    visible = seen.opacity >= FAINT
     relief = thinness(clouds[0])
     thickness = thinness(torch.cat(clouds))
     front, side = float(counts[0] + counts[2]), float(counts[1] + counts[3])
     depth = seen.cameras.depth_z(seen.depth)[0][opaque[0]]
-    half = shown & (seen.opacity <= 1 - FAINT)
-    known = math.isfinite(relief) and math.isfinite(thickness)
+    half = visible & (seen.opacity <= 1 - FAINT)
+    defined = math.isfinite(relief) and math.isfinite(thickness)
     return {
         "relief": relief,
         "thickness": thickness,
-        "billboards": float(min(relief, thickness) < cfg.flat) if known else math.nan,
+        "billboards": float(min(relief, thickness) < cfg.flat) if defined else math.nan,
         "side_share": side / front if front else math.nan,
         "depth_sd": float(depth.std(correction=0)) if len(depth) > 1 else math.nan,
         "opaque": float(opaque.float().mean()),
         "opacity": float(seen.opacity.mean()),
-        "half_transparent": float(half.sum() / shown.sum()) if bool(shown.any()) else math.nan,
+        "half_transparent": float(half.sum() / visible.sum()) if bool(visible.any()) else math.nan,
     }
 
 
-def _clouds(seen: Seen, opaque: Bool[Tensor, "k 1 h w"]) -> list[Tensor]:
-    """Return the world points of each view's foreground pixels."""
-    points = seen.cameras.unproject(seen.depth)
-    return [p[o] for p, o in zip(points, opaque.flatten(1), strict=True)]
+def volume_statistics(
+    volume: Volume, grid: Float[np.ndarray, "x y z"], seen: DepthViews, cfg: GeometryConfig
+) -> dict[str, float]:
+    """Return `VOLUME_METRICS` of one item; NaN if undefined, infinite if it is not finite."""
+    if not np.isfinite(grid).all():
+        return dict.fromkeys(VOLUME_METRICS, math.inf)
+    parts = pieces(grid)
+    return {
+        "normals_deg": normal_gap(volume, seen, cfg),
+        "floaters": parts.floating if parts.num else math.nan,
+        "filled": parts.filled,
+    }
 
 
-def normal_gap(volume: Volume, seen: Seen, cfg: GeometryConfig) -> float:
-    """Return the mean angle in degrees between normals of an item's depth and of its density.
-
-    NaN where no pixel has both.
-    """
-    found = normals_from_depth(seen.depth, seen.opacity >= cfg.foreground, seen.cameras)
+def normal_gap(volume: Volume, seen: DepthViews, cfg: GeometryConfig) -> float:
+    """Return the mean angle in degrees between the normals of depth and density; NaN if none."""
+    of_depth = normals_from_depth(seen.depth, seen.opacity >= cfg.foreground, seen.cameras)
     points = rearrange(seen.cameras.unproject(seen.depth), "v n c -> 1 (v n) c")
-    inner = rearrange(
+    of_density = rearrange(
         volume.normals(points)[0].cpu(), "(v h w) c -> v c h w", v=TURNS, h=seen.depth.shape[-1]
     )
-    both = found.valid & (inner.norm(dim=1, keepdim=True) > 0.5)  # no normal where all is even
-    angles = normal_errors(found.normals, inner, both)
+    both = of_depth.valid & (of_density.norm(dim=1, keepdim=True) > 0.5)  # 0 in constant density
+    angles = normal_error(of_depth.normals, of_density, both)
     angles = angles[angles.isfinite()]
     return math.degrees(float(angles.mean())) if len(angles) else math.nan
 
 
-@dataclass
-class Geometry:
-    """What was found of the items of a source."""
-
-    values: dict[str, list[float]]
-    """By the names of `SEEN` and `INSIDE`, one an item; NaN where it has none."""
-    shapes: list[Samples | None]
-    """Points of the items' meshes, None for one without a surface; empty without volumes."""
-    box: float | None
-    """Edge of the volumes' box; None where the items have no volume."""
+def shape_of(
+    grid: Float[np.ndarray, "x y z"], box: float, num: int, seed: int
+) -> Float[np.ndarray, "n 3"] | None:
+    """Return `num` points of the surface of an occupancy grid; None if it has no surface."""
+    mesh = mesh_of(grid, box) if np.isfinite(grid).all() else None
+    return None if mesh is None else sample(mesh, num, seed)
 
 
-def take(source: ViewSource, cfg: GeometryConfig, items: range, seed: int = 0) -> Geometry | None:
-    """Look at items; None where the source renders no depth."""
-    found = Geometry({name: [] for name in (*SEEN, *INSIDE)}, [], None)
-    for item in items:
-        seen = see(source, item)
-        if seen is None:
-            return None
-        for name, value in statistics(seen, cfg).items():
-            found.values[name].append(value)
-        volume = volume_of(source, item)
-        if volume is None:
-            continue
-        found.box = volume.box
-        grid = grid_of(volume, cfg.grid)[0]
-        if not np.isfinite(grid).all():
-            found.shapes.append(None)
-            for name in INSIDE:
-                found.values[name].append(math.inf)
-            continue
-        parts = pieces(grid)
-        found.values["normals_deg"].append(normal_gap(volume, seen, cfg))
-        # An item with nothing solid has no largest piece to compare with.
-        found.values["floaters"].append(parts.floating if parts.num else math.nan)
-        found.values["filled"].append(parts.filled)
-        found.shapes.append(shape_of(grid, volume.box, cfg.points, seed + item))
-    return found
+def _object_shape(
+    truth: ViewSource, item: int, cfg: GeometryConfig, seed: int
+) -> Float[np.ndarray, "n 3"] | None:
+    volume = truth.volume(torch.tensor([item]))
+    if volume is None:
+        return None
+    return shape_of(grid_of(volume, cfg.grid)[0], volume.box, cfg.points, seed + item)
 
 
-def _objects(truth: ViewSource, cfg: GeometryConfig, seed: int) -> list[Samples | None]:
-    """Return the shapes of the data's objects that all samples are compared with."""
-    some = range(num_objects(truth, cfg.items))
-    return shapes_of(truth, some, cfg.grid, cfg.points, seed)
+def num_objects(truth: ViewSource, items: int) -> int:
+    """Return how many objects shapes are compared with: at most half of all.
 
-
-def _against(
-    found: Geometry | None, objects: list[Samples | None], cfg: GeometryConfig, suffix: str
-) -> list[Metric]:
-    """Compare the shapes that were found with the data's, or say why that cannot be."""
-    if found is None or found.box is None:
-        why = NO_DEPTH if found is None else f"{NO_FIELD}, so there is no mesh"
-        return [missing(f"geometry.{name}{suffix}", why) for name in SHAPES]
-    return compare_shapes(found.shapes, objects, cfg.grid, suffix)
-
-
-def measure_geometry(
-    source: ViewSource, cfg: GeometryConfig, truth: ViewSource | None = None, seed: int = 0
-) -> list[Metric]:
-    """Measure the geometry of a source's items, which need no truth of their own.
-
-    `truth` shows the data's objects, to whose shapes the items' shapes are compared.
+    The other half stands for the samples in the ceiling: an object would be nearest to itself.
     """
-    found = take(source, cfg, range(cfg.items), seed)
-    result = _rows(found, cfg, "")
-    if truth is not None:
-        objects = _objects(truth, cfg, seed)
-        result += _against(found, objects, cfg, "")
-    return result
+    known = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * items
+    return min(items, known // 2)
 
 
-def measure_truth(truth: ViewSource, cfg: GeometryConfig, seed: int = 0) -> list[Metric]:
-    """Measure the data's own objects by the same code, as `*_truth`.
+def compare_shapes(
+    items: list[Float[np.ndarray, "n 3"] | None],
+    known: list[Float[np.ndarray, "n 3"] | None],
+    grid: int,
+) -> list[Metric]:
+    """Compare each shape with its nearest object, and each object with its nearest shape.
 
-    They are others than those that a generator's shapes are compared with.
+    The latter is the minimum matching distance (Achlioptas et al. 2018), which is large if modes
+    are missing; the former is large if shapes are implausible. Uses as many items as there are
+    objects, since the nearest of more items would be nearer.
     """
-    half = num_objects(truth, cfg.items)
-    found = take(truth, cfg, range(half, 2 * half) if half else range(cfg.items), seed)
-    objects = _objects(truth, cfg, seed)
-    return [*_rows(found, cfg, "_truth"), *_against(found, objects, cfg, "_truth")]
-
-
-def without_depth(suffix: str = "") -> list[Metric]:
-    """Return what is measured without the data's objects, as missing: there is no depth."""
-    return [missing(f"geometry.{k}{suffix}", NO_DEPTH, u) for k, u in (SEEN | INSIDE).items()]
-
-
-def _rows(found: Geometry | None, cfg: GeometryConfig, suffix: str) -> list[Metric]:
-    if found is None:
-        return without_depth(suffix)
-    seen = (
-        "item's own camera carried around the world's y axis by quarter turns, label fixed; "
-        f"depth before super-resolution; foreground is opacity >= {cfg.foreground:g}"
+    names = [f"geometry.{name}" for name in SHAPE_METRICS]
+    num = min(len(items), len(known))
+    shapes = [s for s in items[:num] if s is not None]
+    objects = [o for o in known if o is not None]
+    if not objects or not shapes:
+        why = f"none of {num} items has a surface ({SOLID})"
+        if not objects:
+            why = "the data has no two objects with a volume to compare with"
+        return [missing(name, why) for name in names]
+    distance = torch.tensor([[chamfer(a, b) for b in objects] for a in shapes])
+    note = (
+        "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
+        f"marching cubes on {grid}^3 cells, {len(shapes[0])} points each; {len(shapes)} of {num} "
+        f"items have a surface; {len(objects)} of {len(known)} objects of the data"
     )
-    box = f"box of {found.box:g} world units, {cfg.grid}^3 cells; " if found.box else ""
-    solid = f"{box}{SOLID}"
+    to_data, from_data = distance.amin(dim=1), distance.amin(dim=0)
+    # All generators share the objects, which can be paired; items may lack a shape.
+    paired = torch.ones_like(from_data, dtype=torch.bool)
+    return [
+        mean_of(names[0], to_data, "", f"from each item to its nearest object: {note}"),
+        mean_of(names[1], from_data, "", f"from each object to its nearest item: {note}", paired),
+    ]
+
+
+def _without_depth(with_shapes: bool) -> list[Metric]:
+    units = (
+        VIEW_METRICS | VOLUME_METRICS | (dict.fromkeys(SHAPE_METRICS, "") if with_shapes else {})
+    )
+    return [missing(f"geometry.{name}", NO_DEPTH, unit) for name, unit in units.items()]
+
+
+def _metrics(
+    values: dict[str, list[float]], box: float | None, cfg: GeometryConfig
+) -> list[Metric]:
+    views = (
+        "item's own camera rotated about the world's y axis by quarter turns, label fixed; depth "
+        f"before super-resolution; foreground is opacity >= {cfg.foreground:g}"
+    )
+    solid = f"box of {box or 0:g} world units, {cfg.grid}^3 cells; {SOLID}"
     notes = {
         "relief": "smallest over largest standard deviation along principal axes of the front "
-        f"view's points, 0 on a plane, 0.47 for a ball; {seen}",
-        "thickness": f"the same of the points of all four views together, 0.82 for a ball; {seen}",
-        "billboards": f"relief or thickness under {cfg.flat:g}; {seen}",
-        "side_share": "foreground pixels from both sides over those from front and back, 1 for a "
-        f"ball, 0 for a card; {seen}",
-        "depth_sd": f"standard deviation of camera z over the front view's foreground; {seen}",
-        "opaque": f"share of foreground among all pixels; {seen}",
-        "opacity": f"mean opacity of all pixels; {seen}",
-        "half_transparent": f"pixels with opacity in [{FAINT:g}, {1 - FAINT:g}] among those from "
-        f"{FAINT:g}, silhouettes included; {seen}",
+        f"view's points, 0 on a plane, 0.47 for a ball; {views}",
+        "thickness": f"the same of the points of all four views together, 0.82 for a ball; {views}",
+        "billboards": f"relief or thickness below {cfg.flat:g}; {views}",
+        "side_share": "foreground pixels of both sides over those of front and back, 1 for a "
+        f"ball, 0 for a card; {views}",
+        "depth_sd": f"standard deviation of camera z over the front view's foreground; {views}",
+        "opaque": f"share of foreground among all pixels; {views}",
+        "opacity": f"mean opacity of all pixels; {views}",
+        "half_transparent": f"pixels of opacity in [{FAINT:g}, {1 - FAINT:g}] among those from "
+        f"{FAINT:g}, silhouettes included; {views}",
         "normals_deg": "mean angle between normals by finite differences of depth and by the "
-        f"gradient of the volume at the same points, where no depth jumps; {seen}",
-        "floaters": "share of solid matter outside the largest connected component, hidden or "
+        f"gradient of the volume at the same points, except at depth jumps; {views}",
+        "floaters": "share of solid matter outside the largest connected component, visible or "
         f"not; {solid}",
         "filled": f"share of the box that is solid; {solid}",
     }
-    result = []
-    for name, unit in (SEEN | INSIDE).items():
-        metric = f"geometry.{name}{suffix}"
-        if name in INSIDE and found.box is None:
-            result.append(missing(metric, NO_FIELD, unit))
-            continue
-        values = torch.tensor(found.values[name], dtype=torch.float64)
-        result.append(_mean(metric, values, unit, notes[name]))
-    return result
+    return [
+        missing(f"geometry.{name}", NO_FIELD, unit)
+        if name in VOLUME_METRICS and box is None
+        else _mean(f"geometry.{name}", values[name], unit, notes[name])
+        for name, unit in (VIEW_METRICS | VOLUME_METRICS).items()
+    ]
 
 
-def _mean(metric: str, values: Float[Tensor, " n"], unit: str, note: str) -> Metric:
-    """Take the mean over the items that have a value; the note counts the others."""
-    kept = values[~values.isnan()]
-    left = len(values) - len(kept)
-    counted = f"mean over {len(values)} items"
-    if left:
-        counted += f" but {left} that had nothing to measure"
-    empty = "no item has anything to measure"
-    return mean_of(metric, kept, unit, f"{note}; {counted}", empty, values)
+def _mean(name: str, values: list[float], unit: str, note: str) -> Metric:
+    """Return the mean over items that have a value; the note counts the others."""
+    x = torch.tensor(values, dtype=torch.float64)
+    undefined = int(x.isnan().sum())
+    note += f"; mean over {len(x)} items"
+    if undefined:
+        note += f" but {undefined} with nothing to measure"
+    return mean_of(name, x, unit, note, ~x.isnan(), "no item has anything to measure")

@@ -1,30 +1,28 @@
-"""Pose: a small regressor trained on the real images reads the cameras of generated ones."""
+"""A small network that is trained on the real images to read their cameras."""
 
 import math
-from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
-from lightning_gan3d.metrics.cache import kept
+from lightning_gan3d.metrics.cache import cached
 from lightning_gan3d.metrics.config import PoseConfig
+from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.sources import ImageSet
 
 LEARNING_RATE = 2e-3
-"""Highest step of Adam; it falls to zero along a cosine."""
-READ_AT_ONCE = 256
-"""Images read by the regressor at a time."""
+"""Highest step of Adam; decays to zero along a cosine."""
 
 
 def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
-    """Make a rotation of its first two columns, orthonormalised (Zhou et al. 2019).
+    """Orthonormalise the first two columns of a rotation (Zhou et al. 2019).
 
-    Unlike angles, these numbers have no jumps.
+    Unlike angles, these numbers are continuous.
     """
     first = normalize(x[:, :3], dim=-1)
     rest = x[:, 3:] - (first * x[:, 3:]).sum(-1, keepdim=True) * first
@@ -33,20 +31,19 @@ def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
 
 
 def angle_between(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
-    """Angle in radians of the rotation that takes a to b, in [0, pi].
+    """Angle in radians of the rotation from a to b, in [0, pi].
 
-    Twice the arc sine of half the distance over sqrt 2: the arc cosine of the trace loses small
-    angles in float32.
+    Computed from the chord: the arc cosine of the trace loses small angles in float32.
     """
     chord = (a - b).flatten(1).norm(dim=1) / (2 * math.sqrt(2))
     return 2 * torch.asin(chord.clamp(max=1))
 
 
 class PoseRegressor(nn.Module):
-    """A small network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
+    """A network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
 
     def __init__(self, resolution: int) -> None:
-        """Build the network, at whatever weights torch draws."""
+        """Build the network with torch's initial weights."""
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -71,8 +68,8 @@ def rotations(labels: Float[Tensor, "n 25"]) -> Float[Tensor, "n 3 3"]:
     return Cameras.from_label(labels).cam2world[:, :3, :3]
 
 
-def _disturb(image: Float[Tensor, "n 3 h w"], draws: Draws) -> Float[Tensor, "n 3 h w"]:
-    """Change contrast and tint and add noise, so that shape is read rather than exact colours."""
+def _augment(image: Float[Tensor, "n 3 h w"], draws: Draws) -> Float[Tensor, "n 3 h w"]:
+    """Vary contrast and tint and add noise, so that shape is read rather than exact colours."""
     n = len(image)
     gain = 0.8 + 0.4 * draws.uniform("gain", (n, 1, 1, 1), image.device)
     tint = 0.1 * draws.normal("tint", (n, 3, 1, 1), image.device)
@@ -96,7 +93,7 @@ def train_regressor(
     for i in range(cfg.iterations):
         step = draws.at(i)
         which = step.integers("images", len(train), (cfg.batch,))
-        image = _disturb(to_float(train.images(which)).to(device), step)
+        image = _augment(to_float(train.images(which)).to(device), step)
         error = regressor(image) - rotations(labels[which]).to(device)
         optimizer.zero_grad()
         error.square().sum(dim=(1, 2)).mean().backward()
@@ -105,38 +102,17 @@ def train_regressor(
     return regressor.eval().requires_grad_(False)
 
 
-def pose_errors(
-    regressor: PoseRegressor, images: Float[Tensor, "n 3 h w"], cameras: Cameras
-) -> Float[Tensor, " n"]:
-    """Angles in radians between the cameras that images show and those that were asked for."""
-    with torch.no_grad():
-        return angle_between(regressor(images), cameras.cam2world[:, :3, :3])
-
-
-def pose_errors_of(
-    regressor: PoseRegressor, images: ImageSet, device: torch.device | str = "cpu"
-) -> Float[Tensor, " n"]:
-    """Errors of the regressor on real images."""
-    labels = torch.as_tensor(images.labels)
-    found = []
-    for which in torch.split(torch.arange(len(images)), READ_AT_ONCE):
-        some: UInt8[Tensor, "n 3 h w"] = images.images(which)
-        cameras = Cameras.from_label(labels[which].to(device))
-        found.append(pose_errors(regressor, to_float(some).to(device), cameras).cpu())
-    return torch.cat(found)
-
-
-def kept_regressor(
-    train: ImageSet,
-    cfg: PoseConfig,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    cache: Path | None = None,
-) -> PoseRegressor:
-    """Return the regressor of a data set: kept in the cache folder, else trained."""
+def cached_regressor(context: EvaluationContext, cfg: PoseConfig) -> PoseRegressor:
+    """Return the regressor of a data set: from the cache, else trained."""
+    train, seed, device = context.train, context.seed, context.device
     key = [train.fingerprint, cfg.resolution, cfg.iterations, cfg.batch, seed]
     regressor = PoseRegressor(min(cfg.resolution, train.resolution))
     regressor.load_state_dict(
-        kept(cache, "pose", key, lambda: train_regressor(train, cfg, seed, device).state_dict())
+        cached(
+            context.cache,
+            "pose",
+            key,
+            lambda: train_regressor(train, cfg, seed, device).state_dict(),
+        )
     )
     return regressor.to(device).eval().requires_grad_(False)

@@ -1,11 +1,13 @@
-"""The self-test of the view measures: ceilings of known scenes, and what disturbances do."""
+"""The self-test of the view metrics: ceilings of known scenes, and responses to perturbations."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -14,148 +16,58 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
+    EvaluationConfig,
     FlickerConfig,
     GeometryConfig,
     PoseConfig,
     RefitConfig,
 )
+from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
-from lightning_gan3d.metrics.consistency.warp import carry
-from lightning_gan3d.metrics.pose.regressor import PoseRegressor, pose_errors, train_regressor
-from lightning_gan3d.metrics.selftest import perturbations
-from lightning_gan3d.metrics.selftest.known_geometry import check_geometry
-from lightning_gan3d.metrics.selftest.perturbations import Balls, Change, Disturbed
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.pose.accuracy import pose_errors
+from lightning_gan3d.metrics.pose.regressor import PoseRegressor, train_regressor
+from lightning_gan3d.metrics.selftest.known_scenes import Balls, Check, check_geometry
+from lightning_gan3d.metrics.selftest.perturbations import (
+    PERTURBATIONS,
+    Perturbation,
+    Perturbed,
+    paint_over,
+)
 from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 
-CHEAP = ("psnr", "gain", "ssim", "depth_error", "flicker", "pose")
-"""Measures that are read at every amount; `refit` only where its fall is to be strict."""
-MEASURES = (*CHEAP, "refit")
-LOWER_IS_BETTER = frozenset({"depth_error", "flicker", "pose"})
-MARGIN = {
-    "psnr": 3.0,
-    "gain": 3.0,
-    "ssim": 0.02,
-    "depth_error": 0.003,
-    "flicker": 0.004,
-    "pose": 3.0,
-    "refit": 1.5,
+
+class Response(NamedTuple):
+    """How a metric responds to perturbations."""
+
+    key: str
+    margin: float
+    """It notices a perturbation if it gets worse by this much."""
+    slack: float
+    """It may move by this much if it is blind to a perturbation."""
+    unit: str = ""
+    lower_is_better: bool = False
+
+
+METRICS = {
+    "psnr": Response("consistency.psnr", 3.0, 0.1, "dB"),
+    "gain": Response("consistency.gain", 3.0, 0.1, "dB"),
+    "ssim": Response("consistency.ssim", 0.02, 1e-3),
+    "depth_error": Response("consistency.depth_error", 0.003, 1e-4, lower_is_better=True),
+    "flicker": Response("consistency.flicker", 0.004, 2e-4, lower_is_better=True),
+    "pose": Response("pose.median_deg", 3.0, 0.1, "deg", lower_is_better=True),
+    "refit": Response("refit.psnr", 1.5, 0.01, "dB"),
 }
-"""By how much a measure must get worse to have noticed: dB, shares, degrees."""
-SLACK = {
-    "psnr": 0.1,
-    "gain": 0.1,
-    "ssim": 1e-3,
-    "depth_error": 1e-4,
-    "flicker": 2e-4,
-    "pose": 0.1,
-    "refit": 0.01,
-}
-"""By how much a measure may move where there is nothing that it should notice."""
+"""Metrics of every amount; `refit` only at the last one, or if it must fall at each step."""
+_COMMON = {"gain": 20.0, "ssim": 0.99, "depth_error": 0.002, "flicker": 0.004}
 CEILINGS = {
-    "balls": {
-        "psnr": 45.0,
-        "gain": 20.0,
-        "ssim": 0.99,
-        "depth_error": 0.002,
-        "flicker": 0.004,
-        "refit": 20.0,
-    },
-    "figures": {
-        "psnr": 44.0,
-        "gain": 20.0,
-        "ssim": 0.99,
-        "depth_error": 0.002,
-        "flicker": 0.004,
-        "pose": 15.0,
-        "refit": 26.0,
-    },
+    "balls": {"psnr": 45.0, **_COMMON, "refit": 20.0},
+    "figures": {"psnr": 44.0, **_COMMON, "pose": 15.0, "refit": 26.0},
 }
-"""What the truth must reach, at the resolution of the self-test."""
-
-
-@dataclass(frozen=True)
-class Disturbance:
-    """What is done to the views, and what must come of it."""
-
-    name: str
-    change: Change
-    amounts: tuple[float, ...]
-    """Growing; the last one must be noticed by a margin."""
-    strict: tuple[str, ...] = ()
-    """Measures whose mean over the scenes must get worse with every step."""
-    notices: tuple[str, ...] = ()
-    """Measures that must get worse by their margin at the last amount."""
-    blind: tuple[str, ...] = ()
-    """Measures that must not move: there is nothing for them to notice."""
-
-
-DISTURBANCES = (
-    Disturbance(
-        "depth too large",
-        perturbations.scale_depth,
-        (0.01, 0.02, 0.04, 0.08),
-        strict=("psnr", "gain", "ssim", "depth_error"),
-        notices=("psnr", "gain", "ssim", "depth_error"),
-        blind=("pose", "refit"),
-    ),
-    Disturbance(
-        "views turned at random (rad)",
-        perturbations.turn_views,
-        (0.05, 0.1, 0.2, 0.4),
-        strict=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
-    Disturbance(
-        "texture slides with the screen",
-        perturbations.slide_texture,
-        (0.02, 0.04, 0.08, 0.16),
-        strict=("psnr", "gain", "ssim", "refit"),
-        notices=("psnr", "gain", "ssim", "refit"),
-        blind=("depth_error",),
-    ),
-    Disturbance(
-        "noise in every view",
-        perturbations.add_noise,
-        (0.01, 0.02, 0.04, 0.08),
-        strict=("flicker", "psnr", "gain", "ssim"),
-        notices=("flicker", "psnr", "gain", "ssim"),
-        blind=("depth_error",),
-    ),
-    Disturbance(
-        "each view in another tint",
-        perturbations.tint_views,
-        (0.08,),
-        notices=("psnr", "gain", "flicker", "refit"),
-        blind=("depth_error",),
-    ),
-    Disturbance(
-        "every second view of another item",
-        perturbations.swap_items,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit"),
-    ),
-    Disturbance(
-        "every second view mirrored",
-        perturbations.mirror_views,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
-    Disturbance(
-        "flat depth (billboard)",
-        perturbations.flatten_depth,
-        (1.0,),
-        notices=("psnr", "gain", "ssim"),
-        blind=("pose", "refit"),
-    ),
-    Disturbance(
-        "one picture for all cameras",
-        perturbations.stay_picture,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
-)
-"""The expectations of the self-test. What a row does not name is shown, and not judged."""
+"""What ground truth must reach, at the resolution of the self-test."""
+PLAIN = "one colour, no texture"
+"""The scene on which a gain must be undefined."""
 
 
 @dataclass(frozen=True)
@@ -164,191 +76,232 @@ class SelfTestConfig:
 
     resolution: int = 48
     """Side of the images in pixels."""
-    consistency: ConsistencyConfig = ConsistencyConfig(
-        items=8, flicker=FlickerConfig(items=8, frames=5)
+    evaluation: EvaluationConfig = EvaluationConfig(
+        batch=64,
+        consistency=ConsistencyConfig(items=8, flicker=FlickerConfig(items=8, frames=5)),
+        refit=RefitConfig(items=4, views=10, iterations=100, grid=20, samples=20),
+        pose=PoseConfig(resolution=24, iterations=400, batch=16),
+        geometry=GeometryConfig(items=8),
     )
-    """Reprojection and flicker."""
-    refit: RefitConfig = RefitConfig(items=4, views=10, iterations=100, grid=20, samples=20)
-    """Refitting."""
-    pose: PoseConfig = PoseConfig(resolution=24, iterations=400, batch=16)
-    """The regressor."""
-    geometry: GeometryConfig = GeometryConfig(items=8)
-    """Relief and billboards."""
+    """Options of the metrics."""
     num_images: int = 600
     """Images that the regressor is trained on; it reads a sixth as many items."""
 
 
 Reading = dict[str, float | None]
-"""Value of each measure that was read; None where it is missing."""
+"""Value of each metric that was measured; None if missing."""
 
 
 @dataclass
 class SelfTest:
-    """What was read, and what came of the checks."""
+    """Values and checks."""
 
-    disturbances: Sequence[Disturbance] = DISTURBANCES
-    """What was done to the views."""
+    perturbations: Sequence[Perturbation] = PERTURBATIONS
     ceilings: dict[str, Reading] = field(default_factory=dict)
     """By scene."""
     readings: dict[tuple[str, str, float], Reading] = field(default_factory=dict)
-    """By scene, disturbance and amount."""
-    geometry: list[tuple[str, bool]] = field(default_factory=list)
-    """Checks of depth, normals and flatness; see `known_geometry`."""
-    checks: list[tuple[str, bool]] = field(default_factory=list)
-    """Each check in words, and whether it held."""
+    """By scene, perturbation and amount."""
+    geometry: list[Check] = field(default_factory=list)
+    """Checks of depth, normals and flatness; see `known_scenes`."""
+    checks: list[Check] = field(default_factory=list)
+    """All checks."""
 
     @property
     def failures(self) -> list[str]:
-        """The checks that did not hold."""
-        return [words for words, held in self.checks if not held]
+        """The checks that do not hold."""
+        return [text for text, holds in self.checks if not holds]
 
-    def noticed(self, scene: str, name: str, amount: float, measure: str) -> bool | None:
-        """Whether a measure got worse by its margin; None where it was not read, or is missing."""
-        before = self.ceilings[scene].get(measure)
-        after = self.readings[scene, name, amount].get(measure)
+    def noticed(self, scene: str, name: str, amount: float, metric: str) -> bool | None:
+        """Whether a metric got worse by its margin; None if it is missing or was not measured."""
+        before = self.ceilings[scene].get(metric)
+        after = self.readings[scene, name, amount].get(metric)
         if before is None or after is None:
             return None
-        return _worse(measure, before, after) >= MARGIN[measure]
+        return _worse(metric, before, after) >= METRICS[metric].margin
 
 
-def _worse(measure: str, before: float, after: float) -> float:
-    return after - before if measure in LOWER_IS_BETTER else before - after
+def _worse(metric: str, before: float, after: float) -> float:
+    return after - before if METRICS[metric].lower_is_better else before - after
 
 
 class RenderedFigures:
-    """Images of the figures with their labels, as a data set gives them."""
+    """Images of the procedural figures as a data set, one figure per camera."""
 
-    def __init__(self, objects: SynthObjects, num: int, resolution: int) -> None:
-        """Render one figure from one camera each."""
-        self.labels = sample_cameras(objects.cfg, num, Draws(2)).to_label()
-        self.resolution = resolution
-        self.fingerprint = f"figures-{num}-{resolution}"
-        view = objects.render(
-            torch.arange(num) % objects.cfg.num_objects,
-            Cameras.from_label(self.labels),
-            resolution,
-        )
-        self._images = to_uint8(view.image)
+    def __init__(
+        self, objects: SynthObjects, labels: Float[Tensor, "n 25"], resolution: int
+    ) -> None:
+        """Assign the figures to the cameras in turn."""
+        self.objects, self.labels, self.resolution = objects, labels, resolution
+        self.fingerprint = f"figures-{len(labels)}-{resolution}"
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.labels)
 
+    @cached_property
+    def _images(self) -> UInt8[Tensor, "n 3 h w"]:
+        ids = torch.arange(len(self)) % self.objects.cfg.num_objects
+        cameras = Cameras.from_label(self.labels)
+        return to_uint8(self.objects.render(ids, cameras, self.resolution).image)
+
     def images(self, indices: Tensor) -> UInt8[Tensor, "n 3 h w"]:
-        """Read some images."""
+        """Return images by their indices."""
         return self._images[torch.as_tensor(indices)]
 
 
-class _Reader:
-    """Takes the measures of a source of views."""
-
-    def __init__(self, cfg: SelfTestConfig, labels: Tensor, regressor: PoseRegressor) -> None:
-        self.cfg, self.labels, self.regressor = cfg, labels, regressor
-
-    def read(self, source: ViewSource, refit: bool, pose: bool) -> Reading:
-        found = measure_consistency(source, self.cfg.consistency, 64, curves=False)
-        values = {m.metric: m.value for m in found}
-        reading: Reading = {name: values[f"consistency.{name}"] for name in CHEAP if name != "pose"}
-        if pose:
-            items = torch.arange(self.cfg.num_images // 6)
-            cameras = carry(source.base(items), torch.tensor([0.0, 0.5]))
-            image = source.views(items, cameras).image
-            reading["pose"] = float(pose_errors(self.regressor, image, cameras).rad2deg().median())
-        if refit:
-            rows = measure_refit(source, self.labels, self.cfg.refit, batch=64)
-            reading["refit"] = next(m.value for m in rows if m.metric == "refit.psnr")
-        return reading
+def _read(
+    context: EvaluationContext, num_poses: int, regressor: PoseRegressor | None, refit: bool
+) -> Reading:
+    """Measure a scene; pose only with a regressor, refit only if asked for."""
+    metrics = [*measure_consistency(context), *measure_flicker(context)]
+    if refit:
+        metrics += measure_refit(context)
+    values = {m.key: m.value for m in metrics}
+    reading = {name: values[r.key] for name, r in METRICS.items() if r.key in values}
+    if regressor is not None:
+        items = torch.arange(num_poses)
+        cameras = context.source.base(items).rotate_y(torch.tensor([0.0, 0.5]))
+        image = context.source.views(items, cameras).image
+        reading["pose"] = float(pose_errors(regressor, image, cameras).rad2deg().median())
+    return reading
 
 
 def run_self_test(
     cfg: SelfTestConfig | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-    disturbances: Sequence[Disturbance] = DISTURBANCES,
+    progress: Callable[[str], None] = lambda _: None,
+    perturbations: Sequence[Perturbation] = PERTURBATIONS,
 ) -> SelfTest:
-    """Measure known scenes and their disturbances, and check what each measure makes of them.
-
-    `tell` hears what is being measured.
-    """
+    """Measure known scenes, plain and perturbed, and check the response of each metric."""
     cfg = cfg or SelfTestConfig()
     synth = SynthConfig(num_images=200, num_objects=40)
     objects = SynthObjects(synth)
     labels = sample_cameras(synth, synth.num_images, Draws(1)).to_label()
-    tell("training the pose regressor")
-    data = RenderedFigures(objects, cfg.num_images, cfg.resolution)
-    reader = _Reader(cfg, labels, train_regressor(data, cfg.pose))
-    scenes: dict[str, ViewSource] = {
-        "balls": Balls(labels, cfg.resolution),
-        "figures": ObjectSource(objects.render, range(40), labels, cfg.resolution),
-    }
-    result = SelfTest(disturbances)
+    of_regressor = sample_cameras(synth, cfg.num_images, Draws(2)).to_label()
+    assert cfg.evaluation.pose is not None, "the self-test measures pose"
+    progress("training the pose regressor")
+    regressor = train_regressor(
+        RenderedFigures(objects, of_regressor, cfg.resolution), cfg.evaluation.pose
+    )
+    balls = Balls(labels, cfg.resolution)
+    figures = ObjectSource(objects.render, range(40), labels, cfg.resolution)
+    data = RenderedFigures(objects, labels, cfg.resolution)
+    context = EvaluationContext(figures, data, None, cfg.evaluation, curves=False)
+    result = SelfTest(perturbations)
+
+    def read(source: ViewSource, pose: bool, refit: bool) -> Reading:
+        with_source = replace(context, source=source)
+        return _read(with_source, cfg.num_images // 6, regressor if pose else None, refit)
+
+    scenes: dict[str, ViewSource] = {"balls": balls, "figures": figures}
     for scene, source in scenes.items():
-        # The regressor knows the figures alone, and fields are refitted to them alone.
+        # The regressor knows the figures only, and fields are refitted to them only.
         full = scene == "figures"
-        tell(f"{scene} as they are")
-        result.ceilings[scene] = reader.read(source, True, full)
-        for d in result.disturbances:
-            for amount in d.amounts:
-                tell(f"{scene}: {d.name} {amount:g}")
-                refit = full and (amount == d.amounts[-1] or "refit" in d.strict)
-                disturbed = Disturbed(source, d.change, amount)
-                result.readings[scene, d.name, amount] = reader.read(disturbed, refit, full)
-        tell(f"{scene}: one colour")
-        plain = Disturbed(source, perturbations.paint_over, 1.0)
-        result.readings[scene, PLAIN, 1.0] = reader.read(plain, False, False)
-    tell("geometry")
-    figures = scenes["figures"]
-    result.geometry = check_geometry(Balls(labels, cfg.resolution), figures, cfg.geometry)
+        progress(f"{scene}, unperturbed")
+        result.ceilings[scene] = read(source, full, True)
+        for p in result.perturbations:
+            for amount in p.amounts:
+                progress(f"{scene}: {p.name} {amount:g}")
+                refit = full and (amount == p.amounts[-1] or "refit" in p.strict)
+                perturbed = Perturbed(source, p.change, amount)
+                result.readings[scene, p.name, amount] = read(perturbed, full, refit)
+        progress(f"{scene}: {PLAIN}")
+        plain = Perturbed(source, paint_over, 1.0)
+        result.readings[scene, PLAIN, 1.0] = read(plain, False, False)
+    progress("geometry")
+    result.geometry = check_geometry(balls, context)
     check(result)
     return result
 
 
-PLAIN = "one colour, no texture"
-"""The scene on which a gain must be undefined."""
-
-
 def check(result: SelfTest) -> None:
-    """Compare what was read with what is expected; the outcome is in `result.checks`."""
+    """Compare the values with the expectations, and store the outcome in `result.checks`."""
     result.checks = list(result.geometry)
     for scene, ceiling in result.ceilings.items():
-        for measure, bound in CEILINGS[scene].items():
-            value = ceiling[measure]
-            held = value is not None and _worse(measure, bound, value) <= 0
-            sign = "<=" if measure in LOWER_IS_BETTER else ">="
-            result.checks.append((f"{scene}: {measure} {value:.4g} {sign} {bound:g}", held))
-        for d in result.disturbances:
-            _check_disturbance(result, scene, d)
-        plain = result.readings[scene, PLAIN, 1.0]
-        undefined = plain["gain"] is None
+        for metric, bound in CEILINGS[scene].items():
+            value = ceiling[metric]
+            holds = value is not None and _worse(metric, bound, value) <= 0
+            sign = "<=" if METRICS[metric].lower_is_better else ">="
+            result.checks.append((f"{scene}: {metric} {value:.4g} {sign} {bound:g}", holds))
+        for p in result.perturbations:
+            result.checks += _check_perturbation(result, scene, p)
+        undefined = result.readings[scene, PLAIN, 1.0]["gain"] is None
         result.checks.append((f"{scene}, {PLAIN}: the gain is undefined", undefined))
 
 
-def _check_disturbance(result: SelfTest, scene: str, d: Disturbance) -> None:
+def _check_perturbation(result: SelfTest, scene: str, p: Perturbation) -> list[Check]:
     ceiling = result.ceilings[scene]
-    series = [ceiling, *(result.readings[scene, d.name, a] for a in d.amounts)]
-    for measure in d.strict:
-        values = [r.get(measure) for r in series if measure in r]
-        if len(values) < len(series):
-            continue  # not read on this scene
+    series = [ceiling, *(result.readings[scene, p.name, a] for a in p.amounts)]
+    checks = []
+    for metric in p.strict:
+        if not all(metric in reading for reading in series):
+            continue  # not measured on this scene
+        values = [reading[metric] for reading in series]
         numbers = [v for v in values if v is not None]
-        falls = len(numbers) == len(series) and all(
-            _worse(measure, a, b) > 0 for a, b in pairwise(numbers)
-        )
+        falls = all(_worse(metric, a, b) > 0 for a, b in pairwise(numbers))
         shown = ", ".join("missing" if v is None else f"{v:.4g}" for v in values)
-        result.checks.append(
-            (f"{scene}, {d.name}: {measure} gets worse at each step: {shown}", falls)
-        )
-    for measure in (*d.notices, *d.blind):
-        before, after = ceiling.get(measure), series[-1].get(measure)
-        if measure not in series[-1]:
+        text = f"{scene}, {p.name}: {metric} gets worse at each step: {shown}"
+        checks.append((text, falls and len(numbers) == len(values)))
+    for metric in (*p.notices, *p.blind):
+        if metric not in series[-1]:
             continue  # as above
-        what = f"{scene}, {d.name}: {measure}"
+        before, after = ceiling.get(metric), series[-1][metric]
+        name = f"{scene}, {p.name}: {metric}"
         if before is None or after is None:
-            result.checks.append((f"{what} is missing", False))
+            checks.append((f"{name} is missing", False))
             continue
-        worse = _worse(measure, before, after)
-        if measure in d.notices:
-            words = f"notices: worse by {worse:.3g}, at least {MARGIN[measure]:g}"
-            result.checks.append((f"{what} {words}", worse >= MARGIN[measure]))
+        worse = _worse(metric, before, after)
+        if metric in p.notices:
+            text = f"{name} notices: worse by {worse:.3g}, at least {METRICS[metric].margin:g}"
+            checks.append((text, worse >= METRICS[metric].margin))
         else:
-            words = f"does not move: {worse:.3g}, at most {SLACK[measure]:g}"
-            result.checks.append((f"{what} {words}", abs(worse) <= SLACK[measure]))
+            text = f"{name} does not move: {worse:.3g}, at most {METRICS[metric].slack:g}"
+            checks.append((text, abs(worse) <= METRICS[metric].slack))
+    return checks
+
+
+def table(result: SelfTest) -> str:
+    """Return Markdown tables of the values, and the checks that failed.
+
+    ● noticed, · did not; bold if that is checked.
+    """
+    lines = []
+    for scene in result.ceilings:
+        heads = [f"`{response.key}`" for response in METRICS.values()]
+        lines += [
+            f"| {scene} | {' | '.join(heads)} |",
+            f"|---|{'---|' * len(METRICS)}",
+            _row("unperturbed", [_value(m, result.ceilings[scene].get(m)) for m in METRICS]),
+        ]
+        for p in result.perturbations:
+            for amount in p.amounts:
+                label = p.name if len(p.amounts) == 1 else f"{p.name}: {amount:g}"
+                reading = result.readings[scene, p.name, amount]
+                cells = [_value(m, reading[m]) if m in reading else "" for m in METRICS]
+                if amount == p.amounts[-1]:
+                    marks = [_mark(result, scene, p, m) for m in METRICS]
+                    cells = [f"{c} {k}".strip() for c, k in zip(cells, marks, strict=True)]
+                lines.append(_row(label, cells))
+        reading = result.readings[scene, PLAIN, 1.0]
+        cells = [_value(m, reading[m]) if m in reading else "" for m in METRICS]
+        lines += [_row(PLAIN, cells), ""]
+    held = len(result.checks) - len(result.failures)
+    lines.append(f"{held} of {len(result.checks)} checks hold.")
+    return "\n".join([*lines, *(f"FAILED: {text}" for text in result.failures)])
+
+
+def _row(label: str, cells: list[str]) -> str:
+    return f"| {label} | {' | '.join(cells)} |"
+
+
+def _value(metric: str, value: float | None) -> str:
+    if value is None:
+        return "undefined" if metric == "gain" else "missing"
+    return f"{value:.1f}" if METRICS[metric].unit else f"{value:.4f}"
+
+
+def _mark(result: SelfTest, scene: str, p: Perturbation, metric: str) -> str:
+    noticed = result.noticed(scene, p.name, p.amounts[-1], metric)
+    if noticed is None:
+        return ""
+    mark = "●" if noticed else "·"
+    return f"**{mark}**" if metric in (*p.notices, *p.blind) else mark

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from metric_views import context
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -12,8 +13,8 @@ from lightning_gan3d.contract import DensityConfig, Field, FieldSample, SceneCon
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.geometry.depth_maps import (
-    depth_errors,
-    normal_errors,
+    depth_error,
+    normal_error,
     normals_from_depth,
 )
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
@@ -78,22 +79,22 @@ def test_rendered_depth_and_normals_are_those_of_the_ball():
     surface, truth = ((along - half + x).view(1, 1, 32, 32) for x in (0, entered))
     valid = (miss.sqrt() < 0.85 * RADIUS).view(1, 1, 32, 32) & (views.opacity > 0.9)
     assert int(valid.sum()) > 100
-    errors = depth_errors(views.depth, truth, valid)
-    assert float(errors.absolute) < 0.003
+    assert float(depth_error(views.depth, truth, valid)) < 0.003
     found = normals_from_depth(views.depth, views.opacity > 0.9, cameras)
     normal = torch.nn.functional.normalize(cameras.unproject(surface), dim=-1).mT.unflatten(
         2, (32, 32)
     )
-    angle = float(normal_errors(found.normals, normal, found.valid & valid))
+    angle = float(normal_error(found.normals, normal, found.valid & valid))
     assert math.degrees(angle) < 4
-    wrong = depth_errors(1.1 * views.depth, truth, valid)
-    assert float(wrong.relative) == pytest.approx(0.1, abs=0.02)
+    wrong = float(depth_error(1.1 * views.depth, truth, valid) / truth[valid].mean())
+    assert wrong == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_rendered_ball_passes_and_a_rendered_card_is_flagged():
     cfg = GeometryConfig(items=2, grid=24, points=64)
     found, thin = (
-        {m.metric: m.value for m in measure_geometry(source(flat), cfg)} for flat in (1.0, 0.05)
+        {m.key: m.value for m in measure_geometry(context(source(flat), geometry=cfg))}
+        for flat in (1.0, 0.05)
     )
     assert found["geometry.billboards"] == 0
     assert thin["geometry.billboards"] == 1

@@ -1,14 +1,10 @@
-import dataclasses
-
 import pytest
 import torch
-from metric_views import figure_labels, figures
+from metric_views import context, figure_labels, figures
 
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import ConsistencyConfig, FlickerConfig, RefitConfig
-from lightning_gan3d.metrics.consistency.label_follows_camera import following, measure_following
-from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
-from lightning_gan3d.metrics.consistency.warp import carry
+from lightning_gan3d.metrics.evaluate import evaluate, with_following_label
 from lightning_gan3d.metrics.sources import GeneratorSource
 
 CONSISTENCY = ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 3))
@@ -17,6 +13,8 @@ REFIT = RefitConfig(items=2, iterations=6, rays=64, samples=8, grid=8, resolutio
 
 class Cheater:
     """Renders figures truly, but tints them by the azimuth that its label names."""
+
+    rendering_resolution = 32
 
     def __init__(self, strength):
         self.strength, self.calls = strength, []
@@ -38,9 +36,9 @@ def source(strength=0.3):
 
 
 def test_each_view_is_conditioned_on_its_own_camera():
-    s = following(source())
+    s = with_following_label(context(source())).source
     items = torch.tensor([4, 9])
-    cameras = carry(s.base(items), torch.tensor([-0.3, 0.0, 0.3]))
+    cameras = s.base(items).rotate_y(torch.tensor([-0.3, 0.0, 0.3]))
     s.views(items, cameras)
     z, label, seen = s.generator.calls[0]
     assert torch.equal(label, cameras.to_label())
@@ -48,34 +46,34 @@ def test_each_view_is_conditioned_on_its_own_camera():
     assert torch.equal(seen.cam2world, cameras.cam2world)
 
 
-def test_a_subject_that_follows_its_label_is_seen_only_with_the_label_following():
-    def psnr(measures):
-        return {m.metric: m.value for m in measures}
+def measured(s):
+    options = {"consistency": CONSISTENCY, "refit": REFIT, "following": True, "batch": 16}
+    return {m.key: m for m in evaluate(context(s, **options))}
 
+
+def test_a_subject_that_follows_its_label_is_noticed_only_with_the_label_following():
     for strength, changes in ((0.3, True), (0.0, False)):
-        s = source(strength)
-        frozen = psnr(measure_consistency(s, CONSISTENCY))["consistency.psnr"]
-        found = measure_following(s, s.labels, CONSISTENCY, REFIT, batch=16)
-        moved = psnr(found)["consistency.psnr_following"]
+        metrics = measured(source(strength))
+        frozen = metrics["consistency.psnr"].value
+        moved = metrics["consistency.psnr_following"].value
         assert frozen > 40
         assert (moved < frozen - 10) is changes
         if not changes:
             assert moved == pytest.approx(frozen, rel=1e-4)
-    assert all(m.metric.endswith("_following") for m in found)
-    assert all("own camera" in m.note for m in found if m.value is not None)
-    assert {"refit.psnr_following", "refit.ssim_following"} < {m.metric for m in found}
+    following = [m for m in metrics.values() if m.variant == "following"]
+    assert all("own camera" in m.note for m in following if m.value is not None)
+    keys = {m.key.removesuffix("_following") for m in following}
+    assert keys == {k for k in metrics if "@" not in k and not k.endswith("_following")}
 
 
-def test_what_has_no_label_is_missing_with_the_reason():
-    found = measure_following(figures(), figure_labels(), CONSISTENCY, REFIT)
-    assert all(m.value is None and "no conditioning label" in m.note for m in found)
-    measured = measure_following(source(), source().labels, CONSISTENCY, REFIT, batch=16)
-    assert {(m.metric, m.unit) for m in found} == {(m.metric, m.unit) for m in measured}
-    assert measure_following(figures(), figure_labels(), None, None) == []
+def test_a_source_without_label_lacks_these_metrics_for_a_reason():
+    without = [m for m in measured(figures()).values() if m.variant == "following"]
+    assert all(m.value is None and "no conditioning label" in m.note for m in without)
+    with_label = [m for m in measured(source()).values() if m.variant == "following"]
+    assert {(m.key, m.unit) for m in without} == {(m.key, m.unit) for m in with_label}
 
 
-def test_the_frozen_source_stays_as_it_was():
+def test_the_original_source_stays_frozen():
     s = source()
-    assert following(s).follow
+    assert with_following_label(context(s)).source.follow
     assert not s.follow
-    assert dataclasses.replace(following(s), follow=False) is not s

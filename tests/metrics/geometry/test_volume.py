@@ -1,20 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from metric_views import SYNTH, figure_labels
+from metric_views import Labels, figures
 from solid_shapes import BOX, Shape, ball, soft_ball
 
 from lightning_gan3d.data.synthetic.figures import level_of
-from lightning_gan3d.data.synthetic.synth import SynthObjects
-from lightning_gan3d.metrics.geometry.volume import HasVolume, Volume, grid_of, pieces
-from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.metrics.evaluate import source_of
+from lightning_gan3d.metrics.geometry.mesh import grid_of, pieces
+from lightning_gan3d.metrics.sources import Volume
 
 
 def volume(radius=0.8):
     return Shape(ball, sigma=soft_ball(radius)).volume(torch.tensor([0]))
 
 
-def test_the_grid_holds_solidity_at_the_centres_of_cells():
+def test_the_grid_holds_occupancy_at_the_centres_of_cells():
     grid = grid_of(volume(), 40)
     assert grid.shape == (1, 40, 40, 40)
     share = (grid >= 0.5).mean()
@@ -61,32 +65,23 @@ def test_what_touches_at_a_corner_is_one_piece_and_mist_is_none():
 
 
 def test_the_level_of_figures_is_zero_where_their_rays_hit():
-    objects = SynthObjects(SYNTH)
-    source = ObjectSource(objects.render, range(40), figure_labels(), 64, level=objects.level)
-    assert isinstance(source, HasVolume)
-    items = torch.tensor([3])
+    source, items = figures(64), torch.tensor([3])
+    level = source.volume(items).level
     cameras = source.base(items)
     view = source.views(items, cameras)
     inner = torch.nn.functional.avg_pool2d(view.opacity, 5, 1, 2)[0, 0].flatten() == 1
     points = cameras.unproject(view.depth)[:, inner]
-    at = objects.level(items, points)
+    at = level(points)
     assert float(at.abs().median()) < 0.02
     outward = 0.05 * torch.nn.functional.normalize(cameras.origins[:, None] - points, dim=-1)
-    assert (objects.level(items, points + outward) < 0).float().mean() > 0.95
-    assert (objects.level(items, points - outward) > 0).float().mean() > 0.95
-    far = level_of(objects.figures.select(items), torch.full((1, 1, 3), 5.0))
+    assert (level(points + outward) < 0).float().mean() > 0.95
+    assert (level(points - outward) > 0).float().mean() > 0.95
+    far = level_of(source.render.__self__.figures.select(items), torch.full((1, 1, 3), 5.0))
     assert float(far) < -1
 
 
 def test_what_cannot_be_queried_has_no_volume():
-    assert (
-        ObjectSource(SynthObjects(SYNTH).render, [0], figure_labels(), 8).volume(torch.tensor([0]))
-        is None
-    )
-
-    class OnlyViews:
-        def views(self, *_):
-            raise AssertionError
-
-    source = GeneratorSource(OnlyViews(), 4, figure_labels())
-    assert source.volume(torch.tensor([0])) is None
+    items = torch.tensor([0])
+    assert replace(figures(8), level=None).volume(items) is None
+    picture = Generator(load_experiment("demo/image2d").generator, 32)
+    assert source_of(picture, Labels()).volume(items) is None

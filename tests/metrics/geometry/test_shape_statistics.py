@@ -3,33 +3,38 @@ import math
 
 import pytest
 import torch
-from metric_views import figures
+from metric_views import context, figures
 from solid_shapes import BOX, Shape, ball, card, soft_ball, without
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.geometry.shape_statistics import (
-    INSIDE,
-    SEEN,
+    SHAPE_METRICS,
+    VIEW_METRICS,
+    VOLUME_METRICS,
     measure_geometry,
-    measure_truth,
 )
-from lightning_gan3d.metrics.geometry.shapes import SHAPES
+from lightning_gan3d.metrics.sources import ViewSource
 
 CFG = GeometryConfig(items=2, grid=24, points=256)
 BALL = Shape(ball, sigma=soft_ball(0.8))
 
 
 def measured(source, cfg=CFG, truth=None):
-    found = {m.metric.removeprefix("geometry."): m for m in measure_geometry(source, cfg, truth)}
+    metrics = measure_geometry(context(source, geometry=cfg, truth=truth))
+    found = {m.key.removeprefix("geometry."): m for m in metrics}
     assert all(m.value is not None or m.note for m in found.values())
     return found
 
 
+def ceiling(truth, cfg):
+    return measured(truth, cfg, truth)
+
+
 def test_a_ball_has_the_values_of_a_ball():
     found = measured(BALL)
-    assert set(found) == {*SEEN, *INSIDE}
+    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS}
     values = {k: m.value for k, m in found.items()}
     area = math.pi * 0.8**2 / (50 / 24) ** 2  # of its disc, in images
     assert values["relief"] == pytest.approx(math.sqrt(2) / 3, rel=0.03)
@@ -52,7 +57,7 @@ def test_a_textured_card_is_a_billboard():
     assert found["relief"].value < 1e-3
     assert found["thickness"].value < 1e-3
     assert found["side_share"].value < 0.05
-    for name in INSIDE:
+    for name in VOLUME_METRICS:
         assert found[name].value is None
         assert "cannot be queried" in found[name].note
 
@@ -113,7 +118,7 @@ def test_mist_is_half_transparent_and_has_no_surface():
         assert found[name].value is None
         assert "no item has anything to measure" in found[name].note
     assert found["opaque"].value == found["filled"].value == 0
-    for name in SHAPES:
+    for name in SHAPE_METRICS:
         assert "none of 2 items has a surface" in found[name].note
 
 
@@ -124,7 +129,7 @@ def test_items_with_nothing_to_measure_are_counted():
     empty = [0.0, 1.0]
     found = measured(without(BALL, empty_first))
     assert found["relief"].n == 1
-    assert "mean over 2 items but 1 that had nothing to measure" in found["relief"].note
+    assert "mean over 2 items but 1 with nothing to measure" in found["relief"].note
     assert found["opaque"].n == 2
 
 
@@ -136,14 +141,14 @@ def test_what_is_not_finite_is_missing(field):
         return found._replace(**{field: broken})
 
     found = measured(without(BALL, break_))
-    for name in SEEN:
+    for name in VIEW_METRICS:
         assert found[name].value is None
         assert "not finite" in found[name].note
 
 
 def test_a_volume_that_is_not_finite_is_missing():
     found = measured(dataclasses.replace(BALL, sigma=lambda p: p[..., 0] / 0))
-    for name in INSIDE:
+    for name in VOLUME_METRICS:
         assert "not finite" in found[name].note
 
 
@@ -152,7 +157,7 @@ def test_without_depth_everything_is_missing_with_the_reason():
         return found._replace(depth=None, opacity=None)
 
     found = measured(without(BALL, flat), truth=BALL)
-    assert set(found) == {*SEEN, *INSIDE, *SHAPES}
+    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
     assert all(m.value is None and "no depth is rendered" in m.note for m in found.values())
 
 
@@ -161,7 +166,7 @@ def test_shapes_are_apart_from_the_data_as_known():
     small = Shape(ball, 0.6, soft_ball(0.6))
     cfg = dataclasses.replace(CFG, points=2000)
     found = measured(BALL, cfg, small)
-    for name in SHAPES:
+    for name in SHAPE_METRICS:
         assert found[name].value == pytest.approx(0.2, rel=0.05)
         assert "2 of 2 items have a surface; 2 of 2 objects" in found[name].note
 
@@ -169,7 +174,7 @@ def test_shapes_are_apart_from_the_data_as_known():
 def test_one_shape_for_all_lacks_variety():
     """A generator that always makes one of the data's objects is near to it, but not it to all."""
 
-    class Collapsed:
+    class Collapsed(ViewSource):
         def base(self, items):
             return figures().base(items)
 
@@ -186,9 +191,9 @@ def test_one_shape_for_all_lacks_variety():
 
 def test_ground_truth_is_measured_as_truth():
     cfg = GeometryConfig(items=4, grid=24, points=2000)
-    found = {m.metric: m for m in measure_truth(figures(), cfg)}
-    assert set(found) == {f"geometry.{k}_truth" for k in (*SEEN, *INSIDE, *SHAPES)}
-    values = {k.removeprefix("geometry.").removesuffix("_truth"): m.value for k, m in found.items()}
+    found = ceiling(figures(), cfg)
+    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
+    values = {k: m.value for k, m in found.items()}
     assert values["billboards"] == values["floaters"] == 0
     assert 0.2 < values["relief"] < 0.6
     assert values["normals_deg"] < 15
@@ -202,17 +207,17 @@ def test_no_object_stands_on_both_sides_of_the_truth():
     """With five objects and four items asked for, two are compared with two others."""
     few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
     cfg = GeometryConfig(items=4, grid=24, points=2000)
-    found = {m.metric: m for m in measure_truth(few, cfg)}
-    for name in SHAPES:
-        row = found[f"geometry.{name}_truth"]
+    found = ceiling(few, cfg)
+    for name in SHAPE_METRICS:
+        row = found[name]
         assert row.n == 2
         assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
         assert row.value > 0.03  # an object is some 0.02 from itself
     row = measured(BALL, cfg, few)["shape_to_data"]
     assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
-    alone = {m.metric: m for m in measure_truth(dataclasses.replace(few, objects=[3]), cfg)}
-    assert "no two objects" in alone["geometry.shape_to_data_truth"].note
-    assert alone["geometry.relief_truth"].value is not None
+    alone = ceiling(dataclasses.replace(few, objects=[3]), cfg)
+    assert "no two objects" in alone["shape_to_data"].note
+    assert alone["relief"].value is not None
 
 
 def test_more_items_than_objects_gain_nothing_over_the_truth():
@@ -221,7 +226,7 @@ def test_more_items_than_objects_gain_nothing_over_the_truth():
     cfg = GeometryConfig(items=6, grid=24, points=2000)
     found = measured(figures(), cfg, few)
     two = measured(figures(), dataclasses.replace(cfg, items=2), few)
-    for name in SHAPES:
+    for name in SHAPE_METRICS:
         assert found[name].n == 2
         assert found[name].value == two[name].value
 
@@ -244,6 +249,5 @@ def test_options_have_an_effect(other):
     [("items", 1), ("grid", 3), ("points", 0), ("foreground", 0.0), ("flat", 2.0)],
 )
 def test_impossible_values_name_the_field(field, value):
-    with pytest.raises(ConfigError, match=f"geometry.{field}={value}") as error:
-        GeometryConfig(**{field: value})
-    assert error.value.field == field
+    with pytest.raises(ConfigError, match=f"{field}={value}"):
+        from_options(GeometryConfig, [f"{field}={value}"])

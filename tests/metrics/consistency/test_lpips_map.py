@@ -5,14 +5,15 @@ import lpips
 import pytest
 import torch
 import torchvision
-from metric_views import Disturbed, RealFigures, change_colour, figures
+from metric_views import Perturbed, change_colour, context, figures
 
 from lightning_gan3d.config import UserError
-from lightning_gan3d.metrics.config import ConsistencyConfig, EvaluationConfig
-from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap, load_lpips, trunk_of
+from lightning_gan3d.files import sha256_of_file
+from lightning_gan3d.metrics.config import ConsistencyConfig
+from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap, find_trunk, load_lpips
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
-from lightning_gan3d.metrics.evaluate import evaluate_source
-from lightning_gan3d.metrics.pretrained import KNOWN, digest_of
+from lightning_gan3d.metrics.evaluate import evaluate
+from lightning_gan3d.metrics.pretrained import KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -45,56 +46,53 @@ def test_its_mean_is_that_of_lpips_with_the_same_trunk(random_trunk):
 
 def test_it_is_measured_over_compared_pixels_with_the_hash_of_its_weights(random_trunk):
     cfg = ConsistencyConfig(items=2, steps=1, flicker=None, lpips=str(random_trunk))
-    found = {m.metric: m for m in measure_consistency(figures(), cfg, curves=False)}
-    tinted = Disturbed(figures(), change_colour)
-    worse = {m.metric: m for m in measure_consistency(tinted, cfg, curves=False)}
-    digits = digest_of(random_trunk)[:8]  # not the published trunk, hence not LPIPS
+    found, worse = (
+        {m.key: m for m in measure_consistency(context(s, consistency=cfg, curves=False))}
+        for s in (figures(), Perturbed(figures(), change_colour))
+    )
+    digits = sha256_of_file(random_trunk)[:8]  # not the published trunk, hence not LPIPS
     for name in (f"consistency.lpips_{digits}", f"consistency.lpips_{digits}_raw"):
         assert worse[name].value > 3 * found[name].value > 0
         assert "SHA-256" in found[name].note
         assert "linear layers" in found[name].note
 
 
-def test_files_that_are_no_trunk_are_refused(random_trunk, tmp_path):
+def test_files_that_are_no_trunk_are_rejected(random_trunk, tmp_path):
     with pytest.raises(UserError, match=r"consistency.lpips=.*no file .*none.pth"):
         load_lpips(str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text.pth: not a state dict"):
         load_lpips(str(tmp_path / "text.pth"))
-    trunk, found = torch.load(random_trunk, weights_only=True), trunk_of(str(random_trunk))
+    trunk, found = torch.load(random_trunk, weights_only=True), find_trunk(str(random_trunk))
     with pytest.raises(UserError, match=r"no `features.6.weight`"):
         LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, found)
     with pytest.raises(UserError, match="not AlexNet's weights"):
         LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, found)
 
 
-def test_without_weights_it_says_what_fetches_them(tmp_path, monkeypatch, random_trunk):
+def test_without_weights_the_reason_has_the_command(tmp_path, monkeypatch, random_trunk):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert "gan3d weights fetch lpips-alex" in load_lpips(None)
     place = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     place.parent.mkdir(parents=True)
     place.write_bytes(random_trunk.read_bytes())
     assert "is damaged" in load_lpips(None)  # not what its name says
-    known = dataclasses.replace(KNOWN["lpips-alex"], sha256=digest_of(random_trunk))
+    known = dataclasses.replace(KNOWN["lpips-alex"], sha256=sha256_of_file(random_trunk))
     monkeypatch.setitem(KNOWN, "lpips-alex", known)
-    assert load_lpips(None).name == "lpips"
+    assert load_lpips(None).network == ""
     assert load_lpips(None).protocol == load_lpips(str(random_trunk)).protocol
 
 
-def test_ceilings_are_kept_by_what_lies_in_the_file_of_weights(tmp_path, monkeypatch, random_trunk):
+def test_ceilings_are_cached_by_the_digest_of_the_weights(tmp_path, monkeypatch, random_trunk):
     """Fetched later, or replaced under one path: both are other ceilings."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
-    train, cfg = RealFigures(40, seed=1), ConsistencyConfig(items=2, steps=1, flicker=None)
-    off = {k: None for k in ("swd", "distribution", "refit", "pose", "geometry")}
+    cfg, cache = ConsistencyConfig(items=2, steps=1, flicker=None), tmp_path / "cache"
 
     def ceilings(lpips):
-        evaluation = EvaluationConfig(
-            consistency=dataclasses.replace(cfg, lpips=lpips), following=False, **off
-        )
-        rows = evaluate_source(
-            figures(), train, None, evaluation, truth=figures(), cache=tmp_path / "cache"
-        )
-        return {m.metric for m in rows if m.metric.endswith("_truth") and "lpips" in m.metric}
+        options = dataclasses.replace(cfg, lpips=lpips)
+        ctx = context(figures(), consistency=options, truth=figures(), cache=cache)
+        keys = {m.key for m in evaluate(ctx)}
+        return {key for key in keys if key.endswith("_truth") and "lpips" in key}
 
     assert ceilings(None) == set()
     own = tmp_path / "own.pth"

@@ -7,9 +7,7 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.images import to_uint8
-from lightning_gan3d.metrics.distribution.distance import fakes
-from lightning_gan3d.metrics.source_key import identity_of
+from lightning_gan3d.images import to_float, to_uint8
 from lightning_gan3d.metrics.stored_images import StoredImages
 
 CAMERAS = Cameras.on_sphere(torch.linspace(0, 3, 4), torch.zeros(4), 3.2, focal=1.5).to_label()
@@ -28,56 +26,62 @@ def write(folder, num, cameras=None, objects=None, size=8):
     return folder
 
 
+def numbers(images):
+    return to_uint8(images)[:, 0, 0, 0].tolist()
+
+
 def test_a_plain_folder_is_images_without_cameras(tmp_path):
     stored = StoredImages(write(tmp_path / "a", 5))
     assert (len(stored), stored.resolution, stored.labels, stored.objects) == (5, 8, None, None)
-    found = list(fakes(stored, 3, 2))
-    assert [to_uint8(f.images)[:, 0, 0, 0].tolist() for f in found] == [[0, 1], [2]]
-    assert all(f.cameras.cam2world.isnan().all() for f in found)
+    cameras = stored.base(torch.arange(3))
+    assert bool(cameras.cam2world.isnan().all())
+    shown = stored.views(torch.arange(3), cameras).image
+    assert numbers(shown) == stored.order[:3].tolist()
+    assert numbers(to_float(stored.images(torch.tensor([2, 0])))) == [2, 0]
     assert "come without cameras" in stored.orbits(2)
 
 
-def test_a_part_of_a_folder_is_drawn_at_random_and_says_so(tmp_path):
-    """Sorted by class, the first of a folder would be one class."""
+def test_items_are_in_random_order_and_the_protocol_says_so(tmp_path):
+    """A folder may be sorted by class."""
     stored = StoredImages(write(tmp_path / "a", 40, CAMERAS.repeat(10, 1)))
-    sample, again = stored.sample(40, 0), stored.sample(8, 0)
-    found = torch.cat([to_uint8(f.images)[:, 0, 0, 0] for f in fakes(sample, 40, 16)]).long()
-    assert sorted(found.tolist()) == list(range(40))
-    assert found[:8].max() > 20  # not the first by name
-    assert torch.equal(again.which, found[:8])
-    torch.testing.assert_close(sample.base(torch.arange(40)).to_label(), CAMERAS[found % 4])
-    assert not torch.equal(stored.sample(40, 1).which, sample.which)
-    assert identity_of(again) != identity_of(stored.sample(8, 1))
-    for word in ("at random (seed 0) from 40", "truncation unknown", stored.fingerprint):
-        assert word in sample.protocol
-    assert "no truncation" not in sample.protocol
+    items = torch.arange(40)
+    order = numbers(stored.views(items, stored.base(items)).image)
+    assert sorted(order) == list(range(40))
+    assert max(order[:8]) > 20  # not the first by name
+    torch.testing.assert_close(stored.base(items).to_label(), CAMERAS[torch.tensor(order) % 4])
+    assert StoredImages(stored.path).order.tolist() == order
+    assert StoredImages(stored.path, seed=1).order.tolist() != order
+    for text in ("at random (seed 0) from 40", "truncation unknown", stored.fingerprint):
+        assert text in stored.protocol
+    assert "no truncation" not in stored.protocol
 
 
-def test_items_that_one_set_of_cameras_has_seen_are_found(tmp_path):
+def test_orbits_are_the_objects_that_the_same_cameras_have_seen(tmp_path):
     cameras, objects = CAMERAS.repeat(3, 1), [7] * 4 + [2] * 4 + [5] * 4
     stored = StoredImages(write(tmp_path / "a", 12, cameras, objects))
     found = stored.orbits(4)
     assert found.images.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
     torch.testing.assert_close(found.cameras.to_label(), CAMERAS)
-    torch.testing.assert_close(stored.base(torch.arange(12)).to_label(), cameras)
-    with pytest.raises(ValueError, match="their own cameras alone"):
-        stored.views(torch.tensor([0]), stored.base(torch.tensor([1])))
+    torch.testing.assert_close(stored.base(torch.arange(12)).to_label(), cameras[stored.order])
+    items = stored.order.argsort()  # by name, so that the cameras of the first two differ
+    with pytest.raises(ValueError, match="their own cameras only"):
+        stored.views(items[:1], stored.base(items[1:2]))
 
 
 @pytest.mark.parametrize(
     ("objects", "cameras", "why"),
     [
-        ([], CAMERAS.repeat(2, 1), "which images show one item"),
-        ([0] * 2 + [1] * 6, CAMERAS[:1].repeat(8, 1), "7 views of an item, and there are 6"),
-        ([0] * 4 + [1] * 4, torch.cat([CAMERAS, CAMERAS.flip(0)]), "not seen from the same"),
+        ([], CAMERAS.repeat(2, 1), "which images show the same object"),
+        ([0] * 2 + [1] * 6, CAMERAS[:1].repeat(8, 1), "7 views of an object, and there are 6"),
+        ([0] * 4 + [1] * 4, torch.cat([CAMERAS, CAMERAS.flip(0)]), "not seen by the same"),
     ],
 )
-def test_why_items_cannot_be_compared_between_views_is_said(tmp_path, objects, cameras, why):
+def test_without_orbits_there_is_a_reason(tmp_path, objects, cameras, why):
     stored = StoredImages(write(tmp_path / "a", 8, cameras, objects))
     assert why in stored.orbits(7 if "7 views" in why else 4)
 
 
-def test_bad_images_are_refused_by_name(tmp_path):
+def test_bad_images_are_rejected_by_name(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         StoredImages(tmp_path)
     folder = write(tmp_path / "a", 3)

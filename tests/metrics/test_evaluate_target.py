@@ -18,12 +18,18 @@ from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, make
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metric import Metric, missing, read_measures
-from lightning_gan3d.metrics.evaluate_target import Evaluation, evaluate_run, evaluate_target
+from lightning_gan3d.metrics.evaluate import evaluate
+from lightning_gan3d.metrics.evaluate_target import (
+    Evaluation,
+    evaluate_run,
+    open_run,
+    open_target,
+)
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import _opening
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
-from lightning_gan3d.runs import write_config
+from lightning_gan3d.runs import Run, write_config
 
 SMALL = [
     *("evaluation.num_images=30", "evaluation.swd.patches=16", "evaluation.swd.projections=32"),
@@ -50,8 +56,13 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def evaluate_target(path, overrides=(), out=None):
+    target = open_target(path, overrides, "cpu", out)
+    return target.write(evaluate(target.context))
+
+
 def by_name(result):
-    return {m.metric: m for m in result.measures}
+    return {m.key: m for m in result.metrics}
 
 
 def copy_images(data, folder, split, with_cameras):
@@ -71,7 +82,7 @@ def copy_images(data, folder, split, with_cameras):
 
 def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     folder = copy_images(data, tmp_path / "somebody's", "train", True)
-    found = by_name(evaluate_target(folder, "cpu", [f"data.path={data}", *SMALL]))
+    found = by_name(evaluate_target(folder, [f"data.path={data}", *SMALL]))
     assert found["quality.swd"].value < 1.5 * found["quality.swd_floor"].value
     assert found["pose.median_deg"].value is not None
     assert found["memorisation.excess"].value > 0.9  # they are the training images
@@ -82,7 +93,7 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
         assert "no truncation" not in found[name].note
         assert "drawn at random" in found[name].note
     assert "no conditioning label" in found["refit.psnr_following"].note
-    assert "which images show one item" in found["refit.psnr"].note
+    assert "which images show the same object" in found["refit.psnr"].note
     comparison = compare(find_runs([tmp_path / "runs"]))
     (group,) = comparison.groups
     assert group.label == "somebody's"
@@ -95,9 +106,9 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
 def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):
     folder = copy_images(data, tmp_path / "plain", "test", False)
     out = tmp_path / "out"
-    result = evaluate_target(folder, "cpu", [f"data.path={data}", *SMALL], out)
+    result = evaluate_target(folder, [f"data.path={data}", *SMALL], out)
     found = by_name(result)
-    assert read_measures(out / "evaluation.json") == result.measures
+    assert read_measures(out / "evaluation.json") == result.metrics
     assert found["quality.swd"].value is not None
     for name in ("pose.median_deg", "refit.psnr"):
         assert found[name].value is None
@@ -116,7 +127,7 @@ def test_networks_given_by_hand_read_stored_images_too_or_say_why_not(data, tmp_
     given += [f"evaluation.identity.embedding={network}", "evaluation.refit=null"]
     for cameras in (True, False):
         folder = copy_images(data, tmp_path / f"cameras {cameras}", "test", cameras)
-        found = by_name(evaluate_target(folder, "cpu", given))
+        found = by_name(evaluate_target(folder, given))
         row = found["pose.estimator_median_deg"]
         assert (row.value is not None) == cameras
         assert found["identity.cosine"].value is None
@@ -139,7 +150,7 @@ def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
             index["objects"][name] = item
     (tmp_path / "views" / "dataset.json").write_text(json.dumps(index))
     overrides = [f"data.path={data}", *SMALL, "evaluation.refit.iterations=120"]
-    found = by_name(evaluate_target(tmp_path / "views", "cpu", overrides))
+    found = by_name(evaluate_target(tmp_path / "views", overrides))
     assert found["refit.psnr"].n == 2
     assert found["refit.psnr_fit"].value > found["refit.psnr"].value
     assert found["refit.gain"].value > 0
@@ -156,7 +167,7 @@ def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
     save_generator(tmp_path / "export", generator, elsewhere)
     out = tmp_path / "out"
     export = tmp_path / "export"
-    alone = by_name(evaluate_target(export, "cpu", [f"data.path={data}"], out))
+    alone = by_name(evaluate_target(export, [f"data.path={data}"], out))
     start = {"quality.swd_init", "quality.swd_way"}
     assert {k: v for k, v in alone.items() if k not in start} == {
         k: v for k, v in inside.items() if k not in start
@@ -167,38 +178,38 @@ def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
     kept = (out / "evaluation.json").read_bytes()
     other, _ = make_networks(dataclasses.replace(config, seed=5), 32)
     save_generator(tmp_path / "other", other, config)
-    with pytest.raises(ConfigError, match="what was measured of export, which is another one"):
-        evaluate_target(tmp_path / "other", "cpu", (), out)
+    with pytest.raises(ConfigError, match="the evaluation of export, which is another target"):
+        evaluate_target(tmp_path / "other", (), out)
     assert (out / "evaluation.json").read_bytes() == kept
     lost = ["evaluation.refit=null"]
-    with pytest.raises(ConfigError, match=r"evaluation\.refit is left out, which .* would lose"):
-        evaluate_run(tmp_path / "run", "cpu", overrides=lost)
+    with pytest.raises(ConfigError, match=r"evaluation\.refit is off, but .* would lose them"):
+        open_run(Run(tmp_path / "run"), lost, torch.device("cpu"))
     more = [f"data.path={data}", "evaluation.num_images=20"]
-    assert by_name(evaluate_target(export, "cpu", more, out))["quality.swd"].n == 20
+    assert by_name(evaluate_target(export, more, out))["quality.swd"].n == 20
 
 
-def test_targets_that_cannot_be_measured_are_refused(data, tmp_path):
+def test_unusable_targets_are_rejected(data, tmp_path):
     folder = copy_images(data, tmp_path / "plain", "test", False)
     with pytest.raises(ConfigError, match=r"add the data to compare them with, data\.path=FILE"):
-        evaluate_target(folder, "cpu")
-    with pytest.raises(ConfigError, match="images of 32 pixels, the data's have 16"):
-        evaluate_target(folder, "cpu", [f"data.path={data}", "data.resolution=16"])
+        evaluate_target(folder)
+    with pytest.raises(ConfigError, match=r"images of 32 pixels, those of .* have 16"):
+        evaluate_target(folder, [f"data.path={data}", "data.resolution=16"])
     with pytest.raises(ConfigError, match="unknown key `generator`"):
-        evaluate_target(folder, "cpu", [f"data.path={data}", "generator.z_dim=3"])
+        evaluate_target(folder, [f"data.path={data}", "generator.z_dim=3"])
     with pytest.raises(ConfigError, match="no such file or folder"):
         evaluate_target(tmp_path / "gone")
     posed = [f"data.path={data}", "evaluation.distribution.poses.kind=uniform"]
-    with pytest.raises(ConfigError, match="have the cameras that they have"):
-        evaluate_target(folder, "cpu", posed)
+    with pytest.raises(ConfigError, match="stored images have fixed cameras"):
+        evaluate_target(folder, posed)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="name another --out"):
-        evaluate_target(folder, "cpu", [f"data.path={data}"], tmp_path / "file" / "out")
+        evaluate_target(folder, [f"data.path={data}"], tmp_path / "file" / "out")
 
 
-def test_what_is_missing_for_one_reason_is_told_once(tmp_path):
+def test_each_reason_is_printed_once(tmp_path):
     rows = [
-        Metric.of_key("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
-        Metric.of_key("consistency.psnr@0.5", 29.0, "dB", 8, 1.5, "protocol"),
+        Metric("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
+        Metric("consistency.psnr", 29.0, "dB", 8, 1.5, "protocol", at=0.5),
         *(missing(f"quality.{name}", "no weights") for name in ("fid", "kid")),
         missing("pose.median_deg", "no cameras"),
     ]
@@ -211,10 +222,10 @@ def test_what_is_missing_for_one_reason_is_told_once(tmp_path):
     ]
 
 
-def test_the_conditions_of_an_export_tell_which_path_marched_its_rays(data, tmp_path):
+def test_the_conditions_of_an_export_name_its_rendering_path(data, tmp_path):
     config = load_experiment("demo/triplane", [f"data.path={data}", *SMALL])
     generator, _ = make_networks(config, 32)
     save_generator(tmp_path / "export", generator, config)
-    evaluate_target(tmp_path / "export", "cpu", (), tmp_path / "out")
+    evaluate_target(tmp_path / "export", (), tmp_path / "out")
     told = json.loads((tmp_path / "out" / "evaluation.conditions.json").read_text())
     assert "rays by" in told["precision"]

@@ -1,0 +1,151 @@
+"""Pose accuracy: the angle between a camera and the one that a network reads from its image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.images import to_float
+from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
+from lightning_gan3d.metrics.pose.regressor import (
+    angle_between,
+    cached_regressor,
+    rotation_from_6d,
+)
+from lightning_gan3d.metrics.pose.torchscript import ScriptedNetwork, load_network
+
+READ_AT_ONCE = 256
+"""Real images that the regressor reads at a time."""
+Read = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n 3 3"]]
+"""Maps images in [-1, 1] to the rotations of their cameras (cam2world)."""
+
+
+@dataclass
+class PoseReader:
+    """A network that reads poses, and its errors on generated images so far."""
+
+    prefix: str
+    """Of the metrics' names: `pose.` or `pose.estimator_`."""
+    read: Read
+    description: str
+    """What the network is, for the notes."""
+    num_images: int
+    """Most generated images, and real images, to read."""
+    batch: int = READ_AT_ONCE
+    angles: list[Float[Tensor, " n"]] = field(default_factory=list)
+    """Errors in radians, batch by batch."""
+
+    def add(self, images: Float[Tensor, "n 3 h w"], cameras: Cameras) -> None:
+        """Read generated images, made from these cameras."""
+        left = self.num_images - sum(map(len, self.angles))
+        if left > 0:
+            self.angles.append(pose_errors(self.read, images, cameras)[:left])
+
+    def metrics(self, context: EvaluationContext) -> list[Metric]:
+        """Return the metrics of generated images, and of real ones as the best achievable."""
+        cfg = context.cfg.pose
+        assert cfg is not None, "there is a reader only if there are options"
+        real = real_errors(self.read, context, self.num_images, self.batch)
+        whose = "training" if context.test is None else "held-out"
+        note = f"angle between an image's camera and the one read by {self.description}"
+        result = []
+        for suffix, images, errors in (
+            ("", "generated images", torch.cat(self.angles)),
+            ("_real", f"{whose} images, the best achievable", real),
+        ):
+            share, median = names(self.prefix, cfg.threshold_degrees, suffix)
+            if not bool(errors.isfinite().all()):
+                why = f"{NOT_FINITE} ({note})"
+                result += [missing(share, why, "share"), missing(median, why, "deg")]
+                continue
+            degrees, n = errors.rad2deg(), len(errors)
+            within = float((degrees <= cfg.threshold_degrees).float().mean())
+            text = f"{images}: {note}"
+            result += [
+                Metric(share, within, "share", n, note=text),
+                Metric(median, float(degrees.median()), "deg", n, note=text),
+            ]
+        return result
+
+
+def names(prefix: str, threshold: float, suffix: str = "") -> tuple[str, str]:
+    """Names of the two metrics: share within the threshold, and median."""
+    return f"{prefix}within_{threshold:g}deg{suffix}", f"{prefix}median_deg{suffix}"
+
+
+def pose_readers(context: EvaluationContext, num_images: int) -> list[PoseReader]:
+    """Return the regressor, and the user's estimator if one is given; none without `cfg.pose`."""
+    cfg = context.cfg.pose
+    if cfg is None:
+        return []
+    regressor = cached_regressor(context, cfg)
+    size = f"{regressor.resolution}x{regressor.resolution}"
+    description = (
+        f"a regressor trained on {cfg.iterations} x {cfg.batch} real images at {size} pixels"
+    )
+    all_images = max(num_images, len(context.real))
+    readers = [PoseReader("pose.", regressor, description, all_images)]
+    if cfg.estimator is not None:
+        network = load_network("pose.estimator", cfg.estimator, context.device)
+        description = f"the given estimator ({network.protocol})"
+        num, batch = min(context.cfg.num_images, len(context.real)), context.cfg.batch
+        read = _rotations_by(network)
+        readers.append(PoseReader("pose.estimator_", read, description, num, batch))
+    return readers
+
+
+def without_cameras(context: EvaluationContext, why: str) -> list[Metric]:
+    """Return the metrics of generated images as missing."""
+    cfg = context.cfg.pose
+    if cfg is None:
+        return []
+    prefixes = ("pose.", "pose.estimator_") if cfg.estimator is not None else ("pose.",)
+    pairs = [names(prefix, cfg.threshold_degrees) for prefix in prefixes]
+    return [
+        missing(n, why, unit)
+        for pair in pairs
+        for n, unit in zip(pair, ("share", "deg"), strict=True)
+    ]
+
+
+def pose_errors(
+    read: Read, images: Float[Tensor, "n 3 h w"], cameras: Cameras
+) -> Float[Tensor, " n"]:
+    """Angles in radians between the cameras that a network reads and the actual ones."""
+    with torch.no_grad():
+        return angle_between(read(images), cameras.cam2world[:, :3, :3]).cpu()
+
+
+def real_errors(
+    read: Read, context: EvaluationContext, num: int, batch: int = READ_AT_ONCE
+) -> Float[Tensor, " n"]:
+    """Pose errors of the first `num` real images."""
+    real, device = context.real, context.device
+    labels = torch.as_tensor(real.labels)
+    errors = []
+    for which in torch.split(torch.arange(min(num, len(real))), batch):
+        cameras = Cameras.from_label(labels[which].to(device))
+        images = to_float(real.images(which)).to(device)
+        errors.append(pose_errors(read, images, cameras))
+    return torch.cat(errors)
+
+
+def _rotations_by(network: ScriptedNetwork) -> Read:
+    """Read rotations by the user's network: nine numbers, or the first two columns in six."""
+
+    def read(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
+        output = network(images)
+        if output.shape[1:] == (6,):
+            return rotation_from_6d(output)
+        if output.shape[1:] == (3, 3):  # orthonormalise: it may not be an exact rotation
+            return rotation_from_6d(torch.cat([output[:, :, 0], output[:, :, 1]], dim=-1))
+        raise network.error(
+            f"returns shape {tuple(output.shape)}; use (n, 3, 3), the rotation of cam2world, or "
+            "(n, 6), its first two columns"
+        )
+
+    return read
