@@ -25,10 +25,8 @@ from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.kernels.epilogue import epilogue
 from lightning_gan3d.metric import Metric, write_measures
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
-from lightning_gan3d.networks.resample import fir
 from renderers.fused.gpu import launches
 from renderers.fused.gpu.decode_kernels import gather, points_of, rays_of, scatter
 from renderers.march import draw
@@ -225,33 +223,6 @@ def rendering(
             yield Metric.of_key(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
 
 
-def epilogues(device: str) -> Iterator[Metric]:
-    """Time what follows a convolution, in one kernel and in torch's operations."""
-    for filtered in (False, True):
-        yield from epilogue_times(device, filtered)
-
-
-def epilogue_times(device: str, filtered: bool) -> Iterator[Metric]:
-    """With the filter that follows upsampling, or without."""
-    size, channels = (6, 4) if DRY else (256, 128)
-    x = torch.randn(1, channels, size + filtered, size + filtered, device=device)
-    x = x.to(torch.float16, memory_format=torch.channels_last)
-    demod, bias = torch.rand(1, channels, device=device), torch.randn(channels, device=device)
-
-    def eager() -> None:
-        y = fir(x, 1, gain=2.0) if filtered else x
-        y = y * demod.half()[..., None, None] + bias.half()[:, None, None]
-        torch.nn.functional.leaky_relu(y, 0.2).clamp(-256, 256)
-
-    def fused() -> None:
-        epilogue(x, demod, bias, clamp=256.0, fir=filtered)
-
-    note = f"1 x {channels} x {size}² in float16, channels innermost, filter: {filtered}"
-    for name, function in (("eager", eager), ("fused", fused)):
-        metric = f"gpu.epilogue_{name}_ms.{'filter' if filtered else 'plain'}"
-        yield Metric.of_key(metric, milliseconds(function), "ms", 1, note=note)
-
-
 def recordings(device: str) -> Iterator[Metric]:
     """Time an image at batch 1, called and replayed."""
     if DRY:
@@ -280,7 +251,7 @@ def main() -> None:
     given = parser.parse_args()
     DRY = given.dry_run
     device, rows, failed = "cpu" if DRY else "cuda", [], []
-    for part in (stages, renderings, epilogues, recordings):
+    for part in (stages, renderings, recordings):
         try:
             for row in part(device):
                 print(f"{row.metric:<48} {row.value:>10.4g} {row.unit}", flush=True)

@@ -156,7 +156,7 @@ def test_impossible_requests_write_nothing(tmp_path, change, words):
 @pytest.fixture
 def exported(tmp_path):
     """An exported tiny generator, and the folder of its data's labels."""
-    from lightning_gan3d.checkpoints.native import save_generator
+    from lightning_gan3d.checkpoints.stored_networks import save_generator
     from lightning_gan3d.experiment import load_experiment
     from lightning_gan3d.generator import Generator
 

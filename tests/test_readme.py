@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from lightning_gan3d.checkpoints.native import save_generator
+from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.cli import app
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator

@@ -1,7 +1,6 @@
-"""NVIDIA's network pickles to ours: read safely, translated, exported with their provenance."""
+"""Import NVIDIA's network pickles: read safely, translated, exported with their provenance."""
 
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -9,27 +8,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gan3d import config as cfg
 from lightning_gan3d import files, runs
-from lightning_gan3d.checkpoints import arguments, native, nvidia, store
+from lightning_gan3d.checkpoints import nvidia, store
+from lightning_gan3d.checkpoints.nvidia_arguments import Network
+from lightning_gan3d.checkpoints.pickled_objects import Record, tensors_of
+from lightning_gan3d.checkpoints.restricted_unpickler import read_pickle
 from lightning_gan3d.checkpoints.store import CheckpointError
-from lightning_gan3d.checkpoints.stored import NAMES, Network, Stored
-from lightning_gan3d.checkpoints.unpickle import Record, read_pickle, tensors_of
+from lightning_gan3d.checkpoints.stored_networks import NAMES, NetworkKind, Stored, save_network
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig
-from lightning_gan3d.experiment import ExperimentConfig, load_experiment
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment, override
 
 LICENCE = (
     "The weights keep the licence of their source. NVIDIA's EG3D and StyleGAN checkpoints come "
     "under NVIDIA source code licences: research or evaluation, no commercial use."
 )
-ALL: tuple[Network, ...] = ("generator", "generator_raw", "discriminator")
+GENERATORS: tuple[NetworkKind, ...] = ("generator", "generator_raw")
+ALL: tuple[NetworkKind, ...] = (*GENERATORS, "discriminator")
 
 
-def read_file(path: Path, kinds: Sequence[Network] = ALL) -> Stored:
-    """Read a network pickle; `about` says what it is, and what to know of it.
+def read_file(path: Path, kinds: Sequence[NetworkKind] = ALL) -> Stored:
+    """Read a network pickle; `about` holds its source, its licence and notes for the user.
 
-    Raises `CheckpointError` for what is no network or holds what is not known, `UnsafePickle` for
-    what asks for code.
+    Raises `CheckpointError` if it holds no network or an unsupported one, `UnsafePickle` if it asks
+    for code.
     """
     content = read_pickle(path)
     if not isinstance(content, Mapping) or not any(n in content for n in NAMES.values()):
@@ -38,47 +40,44 @@ def read_file(path: Path, kinds: Sequence[Network] = ALL) -> Stored:
         return _translate(path, content, kinds)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except cfg.ConfigError as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path}: holds an impossible option: {error}") from None
 
 
-def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network]) -> Stored:
-    found: dict[Network, Record] = {}
+def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[NetworkKind]) -> Stored:
+    records: dict[NetworkKind, Record] = {}
     for kind, name in NAMES.items():
         record = content.get(name)
         if isinstance(record, Record):
-            found[kind] = record
+            records[kind] = record
         elif record is not None:
             raise CheckpointError(f"its {name} is a {type(record).__name__}, not a network")
-    generators = [found[kind] for kind in ALL[:2] if kind in found]
+    requested = {kind: record for kind, record in records.items() if kind in kinds}
+    generators = [x[kind] for x in (requested, records) for kind in GENERATORS if kind in x]
     if not generators:
         raise CheckpointError("holds no generator; only pickles with G or G_ema can be read")
-    wanted = [found[kind] for kind in ALL[:2] if kind in found and kind in kinds]
-    generators = wanted or generators[:1]
-    parts = nvidia.read_generator(_network(generators[0]))
+    if not requested:
+        names, expected = (", ".join(NAMES[k] for k in x) for x in (records, kinds))
+        raise CheckpointError(f"holds no {expected}; it holds {names}")
+    main = generators[0]
+    parts = nvidia.read_generator(_network(main))
     preset = load_experiment("eg3d/base" if parts.config.is_field else "image2d")
-    discriminator, notes = preset.discriminator, list(parts.notes) if wanted else []
-    tensors: dict[Network, Any] = {}
-    for kind, record in found.items():
-        if kind not in kinds:
-            continue
+    discriminator = preset.discriminator
+    notes = parts.notes if set(GENERATORS) & requested.keys() else []
+    tensors: dict[NetworkKind, Any] = {}
+    for kind, record in requested.items():
         if kind == "discriminator":
             d = nvidia.read_discriminator(_network(record))
             if d.resolution != parts.resolution:
                 raise CheckpointError(
-                    f"its D sees images of {d.resolution}, its generator makes {parts.resolution}"
+                    f"its D is for images of {d.resolution}, its generator for {parts.resolution}"
                 )
-            discriminator = d.config
-            notes += d.notes
-            tensors[kind] = d.tensors
+            discriminator, notes, tensors[kind] = d.config, notes + d.notes, d.tensors
             continue
-        same = parts if record is generators[0] else nvidia.read_generator(_network(record))
+        same = parts if record is main else nvidia.read_generator(_network(record))
         if same.config != parts.config:
-            raise CheckpointError("its G and G_ema are not built alike")
+            raise CheckpointError("its G and G_ema have different configurations")
         tensors[kind] = same.tensors
-    if not tensors:
-        there, names = (", ".join(NAMES[k] for k in some) for some in (found, kinds))
-        raise CheckpointError(f"holds no {names}; it holds {there}")
     config = dataclasses.replace(
         preset,
         name=re.sub(r"[^\w.-]+", "-", path.stem).lstrip(".") or "imported",
@@ -86,96 +85,69 @@ def _translate(path: Path, content: Mapping[str, Any], kinds: Sequence[Network])
         generator=parts.config,
         discriminator=discriminator,
     )
-    config = _as_trained(config, generators[0], parts.rendering_resolution)
     about: dict[str, Any] = {
         "source": {
             "file": path.name,
-            "classes": {NAMES[k]: r.name for k, r in found.items()},
-            "code_sha256": {NAMES[k]: r.source_sha256 for k, r in found.items()},
-            "trained_on": _plain(content.get("training_set_kwargs")),
+            "classes": {NAMES[k]: r.name for k, r in records.items()},
+            "code_sha256": {NAMES[k]: r.source_sha256 for k, r in records.items()},
+            "trained_on": _as_json(content.get("training_set_kwargs")),
         },
         "licence": LICENCE,
         "notes": notes,
     }
-    if config.generator.is_field:
-        about["orbit"] = _orbit(generators[0].state["rendering_kwargs"])
+    if parts.orbit is not None:
+        config = _with_training(config, parts)
+        about["orbit"] = parts.orbit
+    config = override(config, [])  # checks the ranges
     return Stored(path, config, parts.resolution, parts.rendering_resolution, tensors, about)
 
 
-def _network(record: Record) -> arguments.Network:
-    return arguments.Network(record.name, record.state, tensors_of(record))
+def _network(record: Record) -> Network:
+    return Network(record.name, record.state, tensors_of(record))
 
 
-def _as_trained(config: ExperimentConfig, record: Record, raw: int) -> ExperimentConfig:
-    """Set what the pickle says of its training, so that its configuration can be fine-tuned."""
-    if not config.generator.is_field:
-        return config
-    rendering = record.state["rendering_kwargs"]
-    kind = rendering.get("reg_type", "l1")
-    if not isinstance(kind, str) or kind != "l1":
-        raise CheckpointError(
-            f"rendering_kwargs.reg_type={arguments.said(kind)}: only l1 is known here"
-        )
-
-    def number(key: str, default: float) -> float:
-        return arguments.number(f"rendering_kwargs.{key}", rendering.get(key, default))
-
+def _with_training(config: ExperimentConfig, parts: nvidia.GeneratorParts) -> ExperimentConfig:
+    """Set the training options of EG3D's generator, so that it can be fine-tuned."""
     loss = dataclasses.replace(
         config.loss,
-        density_reg=number("density_reg", 0.0),
-        density_reg_distance=number("density_reg_p_dist", 0.004),
+        density_reg=parts.density_reg,
+        density_reg_distance=parts.density_reg_distance,
     )
-    swap = rendering.get("gpc_reg_prob")
+    training, swap = config.training, parts.swap_probability
     training = dataclasses.replace(
-        config.training,
-        devices=1,  # how many GPUs it had is not said; the microbatches stay those of eight
-        swap_final=config.training.swap_final if swap is None else number("gpc_reg_prob", 0.0),
+        training,
+        devices=1,  # the number of GPUs is not stored; microbatches stay those of eight
+        swap_final=training.swap_final if swap is None else swap,
         rendering_resolution=dataclasses.replace(
-            config.training.rendering_resolution, initial=raw, final=None
+            training.rendering_resolution, initial=parts.rendering_resolution, final=None
         ),
     )
     return dataclasses.replace(config, loss=loss, training=training)
 
 
-def _orbit(rendering: Mapping[str, Any]) -> dict[str, Any]:
-    name, pivot = "rendering_kwargs.avg_camera_pivot", rendering.get("avg_camera_pivot", (0, 0, 0))
-    if not isinstance(pivot, list | tuple) or len(pivot) != 3:
-        raise CheckpointError(f"{name}={arguments.said(pivot)}: this is three numbers elsewhere")
-    radius = rendering.get("avg_camera_radius", 2.7)
-    return {
-        "radius": arguments.number("rendering_kwargs.avg_camera_radius", radius),
-        "target": [arguments.number(name, x) for x in pivot],
-    }
-
-
 def import_file(
     path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool = False
 ) -> str:
-    """Write a network pickle as a native export, whole or not at all; return what was done."""
+    """Write a network pickle as an export, atomically; return a summary."""
     path, out = Path(path), Path(out)
     if out.exists() and not overwrite:
         raise CheckpointError(f"{out} exists: give another folder, or ask to overwrite it")
-    if out.exists() and not _is_ours(out):
+    if out.exists() and not _is_import(out):
         raise CheckpointError(f"{out} exists and is no import: give another folder")
     stored = read_file(path)
-    stored.about["source"]["sha256"] = _sha256(path)
-    config = stored.config
-    if overrides:
-        origins = cfg.Origins()
-        tree = cfg.apply_overrides(cfg.to_tree(config), overrides, origins)
-        config = cfg.build(ExperimentConfig, tree, origins)
-    stored = stored._replace(config=config)
+    stored.about["source"]["sha256"] = files.sha256_of_file(path)
+    stored = stored._replace(config=override(stored.config, overrides))
     for kind in stored.tensors:
-        stored.check(kind, config)
+        stored.check(kind, stored.config)
     try:
         _write(stored, out)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from None
-    return _report(stored, out)
+    return _summary(stored, out)
 
 
-def _is_ours(out: Path) -> bool:
-    """Whether a folder is empty, or an import: not a run's checkpoint, nor anything else."""
+def _is_import(out: Path) -> bool:
+    """Whether a folder is empty or an import, rather than a run's checkpoint or anything else."""
     if not out.is_dir():
         return False
     if not any(out.iterdir()):
@@ -192,14 +164,14 @@ def _write(stored: Stored, out: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        (temporary / native.CONFIG).write_text(cfg.to_yaml(stored.config), encoding="utf-8")
+        runs.write_config(temporary, stored.config)
         for kind, tensors in stored.tensors.items():
             sizes = (stored.resolution, stored.rendering_resolution)
-            native.save_network(temporary, kind, tensors, *sizes)
+            save_network(temporary, kind, tensors, *sizes)
         files.write_json(temporary / runs.MANIFEST, _manifest(stored))
         store.seal(temporary, stored.about)
         if out.exists():
-            out.rename(replaced)  # so that an import is under its name, or the old one is at hand
+            out.rename(replaced)  # at any moment the new or the old import exists
         temporary.rename(out)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
@@ -207,7 +179,7 @@ def _write(stored: Stored, out: Path) -> None:
 
 
 def _manifest(stored: Stored) -> dict[str, Any]:
-    """What a run directory says of its run, so that measures and reports take an export for one."""
+    """The manifest of a run, so that evaluation and reports treat an import as one."""
     return {
         "experiment": stored.config.name,
         "hash": stored.config.hash,
@@ -219,7 +191,7 @@ def _manifest(stored: Stored) -> dict[str, Any]:
     }
 
 
-def _report(stored: Stored, out: Path) -> str:
+def _summary(stored: Stored, out: Path) -> str:
     about, source = stored.about, stored.about["source"]
     networks = ", ".join(f"{name} ({cls})" for name, cls in source["classes"].items())
     lines = [
@@ -229,19 +201,14 @@ def _report(stored: Stored, out: Path) -> str:
         f"licence   {about['licence']}",
         *(f"note      {note}" for note in about["notes"]),
         f"use       gan3d generate {out}",
-        f"          gan3d train {out / native.CONFIG} init_from.path={out} "
+        f"          gan3d train {out / runs.CONFIG} init_from.path={out} "
         "init_from.schedules=eg3d data.path=DATA",
     ]
     return "\n".join(lines)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold of the data set's options."""
+def _as_json(value: Any) -> Any:
+    """Return the data set's options as JSON can hold them."""
     if not isinstance(value, Mapping):
         return None
     return json.loads(json.dumps(dict(value), default=str))

@@ -1,4 +1,4 @@
-"""Load a network from wherever it lies: a run, a checkpoint, an export, an NVIDIA pickle."""
+"""Load a network from a run, a checkpoint, an export or an NVIDIA pickle."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from lightning_gan3d.checkpoints import importer, native
-from lightning_gan3d.checkpoints.stored import Network, Stored
+from lightning_gan3d.checkpoints import importer, stored_networks
+from lightning_gan3d.checkpoints.stored_networks import NetworkKind, Stored
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
@@ -26,26 +26,23 @@ def load_generator(
 ) -> Generator:
     """Load a generator from a run directory (its newest checkpoint), a checkpoint, or an export.
 
-    An NVIDIA pickle (EG3D, StyleGAN2) is read too, without running any of its code; what is
-    computed otherwise than by its own code is a warning. `which`: the average over training that is
-    measured and shown, or the weights as trained.
+    An NVIDIA pickle (EG3D, StyleGAN2) is read too, without running any of its code; differences
+    from its own code are warnings. `which`: the average over training, which is evaluated, or the
+    weights as trained.
 
     Raises:
-        CheckpointError: the file is no network, is damaged, or holds what is not known (exit 2).
+        CheckpointError: the file is no network, is damaged, or is not supported (exit 2).
         UnsafePickle: the pickle asks for code; nothing was executed (exit 3).
     """
     if which not in _KINDS:
-        raise ConfigError(f"which={which}: use G_ema, the average, or G, the weights as trained")
+        raise ConfigError(f"which={which}: use G_ema (the average) or G (the weights as trained)")
     stored = read_networks(path, [_KINDS[which]])
     _warn(stored)
     return stored.generator(_KINDS[which]).to(device)
 
 
 def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:
-    """Load the discriminator of a run directory (its newest checkpoint) or of a checkpoint.
-
-    Reads, warns and raises as `load_generator`.
-    """
+    """Load a discriminator; paths, warnings and errors are those of `load_generator`."""
     stored = read_networks(path, ["discriminator"])
     _warn(stored)
     return stored.discriminator().to(device)
@@ -56,9 +53,9 @@ def _warn(stored: Stored) -> None:
         warnings.warn(f"{stored.path}: {note}", stacklevel=3)
 
 
-def read_networks(path: str | Path, kinds: Sequence[Network]) -> Stored:
-    """Read those of `kinds` that are there; in our terms, whatever wrote them."""
+def read_networks(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
+    """Read those of `kinds` that exist, in any of the formats."""
     path = Path(path)
     if path.is_file() and path.suffix != ".safetensors":
         return importer.read_file(path, kinds)
-    return native.read_networks(path, kinds)
+    return stored_networks.read_folder(path, kinds)

@@ -1,27 +1,24 @@
-"""What a network of NVIDIA's repositories is in our terms: its configuration and its tensors.
+"""Translate networks of NVIDIA's repositories to our configuration and names of tensors.
 
-EG3D (Chan et al. 2022), and the StyleGAN2 of the repositories of StyleGAN2-ADA and StyleGAN3. The
-network is given as it lies in the file: class name, attributes, tensors by name. What an option
-means is known here or the network is refused; nothing is guessed.
+EG3D (Chan et al. 2022), and StyleGAN2 as in the repositories of StyleGAN2-ADA and StyleGAN3. A
+network whose class, or one of whose options, is unknown is rejected; nothing is guessed.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.checkpoints.arguments import (
+from lightning_gan3d.checkpoints.nvidia_arguments import (
     Arguments,
     Network,
-    mapping,
     number,
-    said,
+    text_of,
     whole,
 )
-from lightning_gan3d.checkpoints.records import Record
-from lightning_gan3d.checkpoints.source import shown
+from lightning_gan3d.checkpoints.pickled_objects import Record, printable
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import GeneratorConfig
@@ -45,7 +42,7 @@ SUPERRESOLUTIONS: dict[str, tuple[int, int, tuple[int, int]]] = {
     "SuperresolutionHybrid8X": (512, 8, (128, 64)),
     "SuperresolutionHybrid8XDC": (512, 8, (256, 128)),
 }
-"""EG3D's modules: the image's resolution, our factor, the widths of the two blocks."""
+"""EG3D's modules: image resolution, our factor, widths of the two blocks."""
 
 SR_CLAMP = 256.0
 """Magnitude to which EG3D clamps its 16-bit super-resolution, on every device."""
@@ -63,7 +60,13 @@ class GeneratorParts(NamedTuple):
     tensors: dict[str, Tensor]
     """By our names."""
     notes: list[str]
-    """What a user should know: what is computed otherwise, or left out."""
+    """For the user: what is computed differently, or left out."""
+    density_reg: float = 0.0
+    density_reg_distance: float = 0.004
+    swap_probability: float | None = None
+    """Of the camera given to the mapping; None if the file has no value."""
+    orbit: dict[str, Any] | None = None
+    """Radius and target of the cameras."""
 
 
 class DiscriminatorParts(NamedTuple):
@@ -76,28 +79,28 @@ class DiscriminatorParts(NamedTuple):
 
 
 def read_generator(network: Network) -> GeneratorParts:
-    """Translate a generator. Raises `CheckpointError` where the class or an option is unknown."""
+    """Translate a generator. Raises `CheckpointError` if its class or an option is unknown."""
     if network.name == "TriPlaneGenerator":
         return _triplane(network)
     if network.name == "Generator":
         return _stylegan2(network)
     raise CheckpointError(
-        f"the generator is a {shown(network.name)}; known are EG3D's TriPlaneGenerator and "
+        f"the generator is a {printable(network.name)}; use EG3D's TriPlaneGenerator or "
         "StyleGAN2's Generator"
     )
 
 
 def read_discriminator(network: Network) -> DiscriminatorParts:
-    """Translate a discriminator. Raises `CheckpointError` where the class or option is unknown."""
+    """Translate a discriminator. Raises `CheckpointError` if its class or an option is unknown."""
     names = ("DualDiscriminator", "SingleDiscriminator", "Discriminator")
     if network.name not in names:
         raise CheckpointError(
-            f"the discriminator is a {shown(network.name)}; known are {', '.join(names)}"
+            f"the discriminator is a {printable(network.name)}; use one of {', '.join(names)}"
         )
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    _rgb(options)
+    options.expect("img_channels", 3)
     options.expect("architecture", "resnet")
     options.expect("cmap_dim", None)
     blocks, labels = options.inner("block_kwargs"), options.inner("mapping_kwargs")
@@ -109,18 +112,18 @@ def read_discriminator(network: Network) -> DiscriminatorParts:
         _widths(labels)
         labels.expect("lr_multiplier", 0.01)
     else:
-        labels.ignore_all()  # there is no mapping that they could describe
+        labels.ignore()  # there is no mapping that they could describe
     group = epilogue.take("mbstd_group_size", 4)
     if group is None:
         raise CheckpointError(
-            "mbstd_group_size=None (the whole batch) has no counterpart here: use a number"
+            "mbstd_group_size=None (the whole batch) is not supported; export it with a number"
         )
     if epilogue.whole("mbstd_num_channels", 1) == 0:
         group = 0
     notes = []
     noise = options.number("disc_c_noise", 0)
     if noise:
-        notes.append(f"its training added noise of {noise} deviations to D's labels; ours does not")
+        notes.append(f"trained with noise of {noise} deviations on D's labels; ours has none")
     config = DiscriminatorConfig(
         channel_base=options.whole("channel_base", 32768),
         channel_max=options.whole("channel_max", 512),
@@ -139,17 +142,17 @@ def _triplane(network: Network) -> GeneratorParts:
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    _rgb(options)
+    options.expect("img_channels", 3)
     options.expect("w_dim", 512)
     fp16 = options.whole("sr_num_fp16_res", 0) > 0
     sr_kwargs = options.inner("sr_kwargs")
     sr_kwargs.ignore("channel_base", "channel_max", *_BUILT_FOR_SPEED)
-    # Its attribute is what rendered; the argument is what it was once built with.
+    # The attribute is current; the argument is what the network was once built with.
     options.ignore("rendering_kwargs")
-    rendering = Arguments(network, "rendering_kwargs", mapping(network, "rendering_kwargs"))
+    rendering = Arguments(network, "rendering_kwargs", network.mapping("rendering_kwargs"))
     notes: list[str] = []
     superresolution = _superresolution(rendering, resolution, fp16)
-    scale = rendering.number("c_scale", 0)  # missing in old files, and then 0 in their code
+    scale = rendering.number("c_scale", 0)  # missing in old files; their code then uses 0
     if rendering.flag("c_gen_conditioning_zero"):
         scale = 0.0
     config = GeneratorConfig(
@@ -170,15 +173,17 @@ def _triplane(network: Network) -> GeneratorParts:
         ),
         superresolution=superresolution,
     )
-    rendering.ignore(
-        *("image_resolution", "avg_camera_radius", "avg_camera_pivot"),
-        *("gpc_reg_prob", "density_reg", "density_reg_p_dist", "reg_type"),
-    )
-    notes += [f"its rendering option {item} is unknown and ignored" for item in rendering.left()]
+    rendering.expect("reg_type", "l1")
+    swap = rendering.take("gpc_reg_prob", None)
+    density_reg = rendering.number("density_reg", 0.0)
+    density_reg_distance = rendering.number("density_reg_p_dist", 0.004)
+    orbit = _orbit(rendering)
+    rendering.ignore("image_resolution")
+    notes += [f"unknown rendering option {item} ignored" for item in rendering.left()]
     if fp16:
         notes.append(
-            "on GPUs its super-resolution ran in 16 bits; here it runs in float32 with the same "
-            "clamps, as its own code does on CPUs"
+            "EG3D runs the super-resolution in 16 bits on GPUs; here it runs in float32 with the "
+            "same clamps, as EG3D's code does on CPUs"
         )
     options.finish(sr_kwargs)
     unused = ["resample_filter", "dataset_label_std"]
@@ -192,7 +197,17 @@ def _triplane(network: Network) -> GeneratorParts:
     tensors = {ours(name): x for name, x in _without(network.tensors, *unused).items()}
     name = "neural_rendering_resolution"
     raw = whole(name, network.attributes.get(name, 64))
-    return GeneratorParts(config, resolution, raw, tensors, notes)
+    return GeneratorParts(
+        config,
+        resolution,
+        raw,
+        tensors,
+        notes,
+        density_reg,
+        density_reg_distance,
+        swap_probability=None if swap is None else number("rendering_kwargs.gpc_reg_prob", swap),
+        orbit=orbit,
+    )
 
 
 def ours(name: str) -> str:
@@ -208,17 +223,17 @@ def _superresolution(rendering: Arguments, resolution: int, fp16: bool) -> Super
     folder, _, module = str(name).rpartition(".")
     if folder != "training.superresolution" or module not in SUPERRESOLUTIONS:
         raise CheckpointError(
-            f"rendering_kwargs.superresolution_module={said(name)}: known are "
+            f"rendering_kwargs.superresolution_module={text_of(name)}: use one of "
             f"{', '.join(SUPERRESOLUTIONS)} of training.superresolution"
         )
-    wanted, factor, channels = SUPERRESOLUTIONS[module]
-    if resolution != wanted:
-        raise CheckpointError(f"{module} makes images of {wanted}, but img_resolution={resolution}")
+    expected, factor, channels = SUPERRESOLUTIONS[module]
+    if resolution != expected:
+        raise CheckpointError(f"{module} is for images of {expected}, not {resolution}")
     noise = rendering.take("superresolution_noise_mode", "none")
     if noise not in ("none", "const", "random"):
         raise CheckpointError(
-            f"rendering_kwargs.superresolution_noise_mode={said(noise)}: "
-            "known are none, const, random"
+            f"rendering_kwargs.superresolution_noise_mode={text_of(noise)}: "
+            "use none, const or random"
         )
     antialias = rendering.flag("sr_antialias", False)
     return SuperResolutionConfig(
@@ -238,15 +253,15 @@ def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
     autos = [isinstance(x, str) and x == "auto" for x in (near, far)]
     if any(autos) and not all(autos):
         raise CheckpointError(
-            f"rendering_kwargs: ray_start={said(near)}, ray_end={said(far)}: both are numbers, or "
-            "both auto"
+            f"rendering_kwargs: ray_start={text_of(near)}, ray_end={text_of(far)}: expected two "
+            "numbers, or auto twice"
         )
     box = all(autos)
     if box:
-        notes.append("its rays that miss the box sampled the space before it; here they are empty")
+        notes.append("EG3D samples rays that miss the box in front of it; here they are empty")
     noise = rendering.number("density_noise", 0)
     if noise:
-        notes.append("its density noise also ran outside training; here evaluation has none")
+        notes.append("EG3D adds density noise outside training too; here evaluation has none")
     return VolumeRendererConfig(
         samples_coarse=rendering.whole("depth_resolution"),
         samples_fine=rendering.whole("depth_resolution_importance"),
@@ -263,13 +278,24 @@ def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
     )
 
 
+def _orbit(rendering: Arguments) -> dict[str, Any]:
+    pivot = rendering.take("avg_camera_pivot", (0, 0, 0))
+    name = "rendering_kwargs.avg_camera_pivot"
+    if not isinstance(pivot, list | tuple) or len(pivot) != 3:
+        raise CheckpointError(f"{name}={text_of(pivot)}: expected three numbers")
+    radius = rendering.number("avg_camera_radius", 2.7)
+    return {"radius": radius, "target": [number(name, x) for x in pivot]}
+
+
 def _axes(network: Network) -> PlaneAxes:
-    """Which third plane: the checkpoint says it, by three matrices whose inverses project."""
+    """Return the axes of the planes, which the checkpoint gives by three inverse projections."""
     modules = network.attributes.get("_modules")
     renderer = modules.get("renderer") if isinstance(modules, Mapping) else None
     matrices = renderer.state.get("plane_axes") if isinstance(renderer, Record) else None
     if not isinstance(matrices, Tensor) or matrices.shape != (3, 3, 3):
-        raise CheckpointError("the TriPlaneGenerator does not say renderer.plane_axes, three 3x3")
+        raise CheckpointError(
+            "the TriPlaneGenerator has no renderer.plane_axes of three 3x3 matrices"
+        )
     for name, axes in AXES.items():
         projections = torch.zeros(3, 3, 3, dtype=torch.float64)
         for plane, source in enumerate(axes):
@@ -277,8 +303,8 @@ def _axes(network: Network) -> PlaneAxes:
         if torch.equal(matrices.double(), projections.mT):  # of a permutation, the inverse
             return name
     raise CheckpointError(
-        f"renderer.plane_axes={said(matrices.tolist())}: neither the planes of EG3D's release nor "
-        "the mended ones"
+        f"renderer.plane_axes={text_of(matrices.tolist())}: neither the planes of EG3D's release "
+        "nor the corrected ones"
     )
 
 
@@ -286,8 +312,8 @@ def _stylegan2(network: Network) -> GeneratorParts:
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    _rgb(options)
-    nested = options.has("synthesis_kwargs")  # StyleGAN2-ADA's repository, not StyleGAN3's
+    options.expect("img_channels", 3)
+    nested = "synthesis_kwargs" in options  # StyleGAN2-ADA's repository, not StyleGAN3's
     synthesis = options.inner("synthesis_kwargs") if nested else options
     config = GeneratorConfig(
         representation=Image2dConfig(synthesis=_synthesis(synthesis)),
@@ -301,7 +327,9 @@ def _stylegan2(network: Network) -> GeneratorParts:
         f"representation.{name}" if name.startswith("synthesis.") else name: x
         for name, x in _without(network.tensors, "resample_filter").items()
     }
-    notes = [] if c_dim else ["it knows no camera: every view of a latent is the same image"]
+    notes = (
+        [] if c_dim else ["not conditioned on cameras: every view of a latent is the same image"]
+    )
     return GeneratorParts(config, resolution, resolution, tensors, notes)
 
 
@@ -352,14 +380,10 @@ def _label_dim(options: Arguments) -> int:
     c_dim = options.whole("c_dim")
     if c_dim not in (0, LABEL_DIM):
         raise CheckpointError(
-            f"c_dim={c_dim}: its labels are no cameras (those have {LABEL_DIM} numbers); "
-            "unconditional and camera-conditioned networks can be read"
+            f"c_dim={c_dim}: its labels are no cameras; use an unconditional network (0), or one "
+            f"conditioned on cameras ({LABEL_DIM})"
         )
     return c_dim
-
-
-def _rgb(options: Arguments) -> None:
-    options.expect("img_channels", 3)
 
 
 def _without(tensors: Mapping[str, Tensor], *endings: str) -> dict[str, Tensor]:

@@ -1,11 +1,9 @@
-"""Checkpoints on disk: whole or absent, checked by SHA-256, the newest few kept.
+"""Checkpoints on disk: written atomically, verified by SHA-256, the newest few kept.
 
-A checkpoint is a folder. It is written under a temporary name, flushed, and renamed at once; the
-list of its files' checksums is among them. What is not listed, not whole, or not renamed does not
-count. The order is that of the steps in the names, never that of clocks.
+A checkpoint is a folder. It is written under a temporary name, flushed and renamed; its index
+lists the checksums of its files. Checkpoints are ordered by the steps in their names, not by time.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,40 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.files import sha256_of_file
 
 SCHEMA = 1
-"""Version of the layout; a reader refuses others."""
+"""Version of the layout; readers reject others."""
 INDEX = "checkpoint.json"
-"""The file that lists the others, and says what the checkpoint is."""
+"""The file that lists the others, with what the checkpoint is."""
 _UNFINISHED = ".unfinished-"
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint that cannot be used; the message says which, and what to use instead."""
+    """A checkpoint that cannot be used; the message names it, and the remedy."""
 
 
 def name_of(step: int) -> str:
-    """Name of the folder of a step."""
+    """Return the folder name of a step."""
     return f"step{step:09d}"
 
 
 def steps_in(folder: Path) -> list[tuple[int, Path]]:
     """Return finished checkpoints, oldest first, not yet verified."""
-    found = []
+    steps = []
     for path in folder.iterdir() if folder.is_dir() else []:
         match = re.fullmatch(r"step(\d{9,})", path.name)
         if match and path.is_dir():
-            found.append((int(match[1]), path))
-    return sorted(found)
+            steps.append((int(match[1]), path))
+    return sorted(steps)
 
 
 def save(
     folder: Path, step: int, write: Callable[[Path], None], about: dict[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint through `write(directory)`, then drop the oldest beyond `keep`.
+    """Write a checkpoint by `write(directory)`, then remove all but the newest `keep`.
 
-    Raises what writing raises; then nothing has changed but a temporary folder, which neither is
-    taken for a checkpoint nor stands in the way of the next.
+    Passes on the errors of `write`; only a temporary folder is left then, which the next call
+    removes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
@@ -71,7 +70,7 @@ def save(
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
-    """List the checksums of a folder's files, with what it is, and flush all of it to the disk."""
+    """Write a folder's index, the checksums of its files beside `about`, and flush all to disk."""
     files = {p.name: _fingerprint(p) for p in sorted(folder.iterdir())}
     index = {"schema": SCHEMA, **about, "files": files}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -81,7 +80,7 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
 
 
 def remove_unfinished(folder: Path) -> list[str]:
-    """Remove what an interrupted save left behind, and return its names."""
+    """Remove the temporary folders of interrupted saves, and return their names."""
     left = [p for p in folder.glob(f"{_UNFINISHED}*") if p.is_dir()]
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
@@ -89,7 +88,7 @@ def remove_unfinished(folder: Path) -> list[str]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Return what the checkpoint says of itself, after checking every file against its checksum."""
+    """Return the index of a checkpoint, after checking every file against its checksum."""
     try:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         schema, files = index["schema"], index["files"]
@@ -103,26 +102,26 @@ def verify(path: Path) -> dict[str, Any]:
             f"{path} was written by schema {schema}; this version reads {SCHEMA}: "
             "use the version that wrote it"
         )
-    for name, wanted in files.items():
+    for name, expected in files.items():
         try:
-            found = _fingerprint(path / name)
+            actual = _fingerprint(path / name)
         except OSError:
-            found = None
-        if found != wanted:
+            actual = None
+        if actual != expected:
             raise CheckpointError(
-                f"{path / name}: {'missing' if found is None else 'checksum differs'}; "
+                f"{path / name}: {'missing' if actual is None else 'checksum differs'}; "
                 "the checkpoint is damaged, use an earlier one"
             )
     return dict(index)
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint that was verified says of itself."""
+    """Return the index of a checkpoint without verifying it."""
     return dict(json.loads((path / INDEX).read_text(encoding="utf-8")))
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint that verifies; each one passed over is told to `warn`."""
+    """Return the newest checkpoint that verifies; `warn` is called for each damaged one."""
     for _, path in reversed(steps_in(folder)):
         try:
             verify(path)
@@ -133,15 +132,11 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
 
 
 def _flush(path: Path) -> None:
-    """Ask the system to put a file or a folder's entries on the disk."""
+    """Flush a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

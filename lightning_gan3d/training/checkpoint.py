@@ -9,18 +9,19 @@ import torch
 from lightning_gan3d import config as cfg
 from lightning_gan3d import files, runs
 from lightning_gan3d.checkpoints import load as networks
-from lightning_gan3d.checkpoints import native, store
+from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
-from lightning_gan3d.checkpoints.stored import Network, Stored, fill
+from lightning_gan3d.checkpoints.stored_networks import NetworkKind, Stored, fill
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.processes import Session
 
 log = logging.getLogger(__name__)
 TRAINING = "training.pt"
 """Optimizers and augmentation: tensors and plain values, read with `weights_only`."""
-_NETWORKS: dict[str, Network] = {
+_NETWORKS: dict[str, NetworkKind] = {
     "average": "generator",
     "generator": "generator_raw",
     "discriminator": "discriminator",
@@ -32,11 +33,11 @@ def save(module: AdversarialModule, config: ExperimentConfig, folder: Path, seco
     average = module.average
 
     def write(directory: Path) -> None:
-        (directory / native.CONFIG).write_text(cfg.to_yaml(config), encoding="utf-8")
+        write_config(directory, config)
         for attribute, kind in _NETWORKS.items():
             tensors = getattr(module, attribute).state_dict()
             sizes = (average.resolution, average.rendering_resolution)
-            native.save_network(directory, kind, tensors, *sizes)
+            stored_networks.save_network(directory, kind, tensors, *sizes)
         torch.save(module.training_state(), directory / TRAINING)
 
     about = {
@@ -79,7 +80,7 @@ def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dic
             "configuration; start a new one"
         )
     for attribute, kind in _NETWORKS.items():
-        tensors, _ = native.read_tensors(path / f"{kind}.safetensors")
+        tensors, _ = stored_networks.read_tensors(path / f"{kind}.safetensors")
         getattr(module, attribute).load_state_dict(tensors)
     state = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
     module.load_training_state(state, about["step"])

@@ -11,7 +11,7 @@ import torch
 from lightning_gan3d.benchmark import bench, setup, training
 from lightning_gan3d.benchmark.phases import intervals
 from lightning_gan3d.benchmark.speed import Protocol, Timing
-from lightning_gan3d.checkpoints.native import save_generator
+from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment

@@ -1,4 +1,4 @@
-"""Files that ask for code, or for more than a machine has; each must be refused, nothing run."""
+"""Files that ask for code, or for more memory or time than a machine has."""
 
 import operator
 import os
@@ -70,10 +70,9 @@ def unsafe(marker: str) -> dict[str, bytes]:
 
 
 def bombs() -> dict[str, bytes]:
-    """Files that are refused as damaged, without the memory or time that they ask for."""
+    """Files that must be rejected as damaged, without the memory or time that they ask for."""
     four = storage(b"\0" * 16, 4)
     record = of("torch.nn.modules.linear.Linear") + b")\x81"
-    load = of("torch.storage._load_from_bytes")
     two = tensor(four, 0, (2,), (1,))  # compared with anything, it has no truth value
     meta = {
         "type": b"",
@@ -85,8 +84,8 @@ def bombs() -> dict[str, bytes]:
     meta |= {k: text("class") for k, v in meta.items() if not v}
     persistent = of("torch_utils.persistence._reconstruct_persistent_obj")
     array = of("numpy.core.multiarray._reconstruct") + of("numpy.ndarray") + b"\x85R"
-    dtype = of("numpy.dtype") + text("f8") + b"\x85R"
-    large = storage(b"\0" * 2**20, 2**18)
+    dtype_call = of("numpy.dtype") + text("f8") + b"\x85R"
+    dtype = dtype_call + b"(K\3" + text("<") + b"NNNtb"
     return {
         "memo index": FOUR + b"Nr\xff\xff\xff\xff0h\x07.",
         "long text": FOUR + b"\x8d" + b"\xff" * 7 + b"\x7f.",
@@ -111,18 +110,6 @@ def bombs() -> dict[str, bytes]:
         "truth value 2": FOUR
         + tensor(storage(b"\2", 1, "torch.BoolStorage"), 0, (1,), (1,))
         + b".",
-        "one storage many times": FOUR
-        + load
-        + data(large)
-        + b"\x94\x85R0"
-        + (load + b"h\0\x85R0") * 400
-        + b"N.",
-        "one set many times": FOUR
-        + b"]\x94("
-        + b"K\1" * 2**13
-        + b"e0"
-        + (of("builtins.set") + b"h\0\x85R0") * 400
-        + b"N.",
         "deep tuples": FOUR + b")" + b"\x85" * 5_000 + b".",
         "deep lists": FOUR + b"]" * 5_000 + b"a" * 4_999 + b".",
         "deep marks": FOUR + b"(" * 5_000,
@@ -177,7 +164,7 @@ def bombs() -> dict[str, bytes]:
         + b"\x89"
         + data(b"")
         + b"tb.",
-        "a tensor as a byte order": FOUR + dtype + b"(K\3" + two + b"NNNK\0tb.",
+        "a tensor as a byte order": FOUR + dtype_call + b"(K\3" + two + b"NNNK\0tb.",
         "a tensor as axes' order": FOUR
         + of("numpy.core.numeric._frombuffer")
         + b"("
@@ -193,4 +180,15 @@ def bombs() -> dict[str, bytes]:
         + two
         + b"N\x87R.",
         "lone surrogate": FOUR + b"X\x03\0\0\0\xed\xa0\x80.",
+    }
+
+
+def multiplied() -> dict[str, bytes]:
+    """Small files that refer to one part many times, and would copy it each time."""
+    load, large = of("torch.storage._load_from_bytes"), data(storage(b"\0" * 2**20, 2**18))
+    members = b"](" + b"K\1" * 2**13 + b"e\x94"
+    arguments = {"storage": (load, large + b"\x94"), "set": (of("builtins.set"), members)}
+    return {
+        name: FOUR + b"(" + first + (call + b"h\0\x85R") * 400 + b"l."
+        for name, (call, first) in arguments.items()
     }

@@ -21,12 +21,11 @@ def save(folder, step, keep=2):
 
 
 def newest(folder):
-    said = []
-    found = store.newest(folder, said.append)
-    return found, said
+    warnings = []
+    return store.newest(folder, warnings.append), warnings
 
 
-def test_a_checkpoint_says_what_it_is(tmp_path):
+def test_the_index_of_a_checkpoint(tmp_path):
     path = save(tmp_path / "checkpoints", 7)
     about = store.verify(path)
     assert (about["step"], about["kimg"], about["schema"]) == (7, 0.7, 1)
@@ -34,7 +33,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path):
     assert newest(tmp_path / "checkpoints") == (path, [])
 
 
-def test_the_newest_two_are_kept_by_step_not_by_clock(tmp_path):
+def test_the_newest_two_by_step_remain(tmp_path):
     for step in (3, 1, 12, 7):
         path = save(tmp_path, step)
         os.utime(path, (step * -1000 + 10**6,) * 2)
@@ -42,11 +41,11 @@ def test_the_newest_two_are_kept_by_step_not_by_clock(tmp_path):
     assert newest(tmp_path)[0].name == store.name_of(12)
 
 
-def test_there_may_be_none(tmp_path):
+def test_an_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert newest(tmp_path / "checkpoints") == (None, [])
 
 
-def test_saving_the_same_step_again_keeps_it(tmp_path):
+def test_saving_a_step_again_keeps_it_unless_damaged(tmp_path):
     first = save(tmp_path, 4)
     stamp = (first / "weights").stat().st_mtime_ns
     assert save(tmp_path, 4) == first
@@ -68,9 +67,9 @@ def test_a_kill_while_saving_leaves_the_older_one_and_does_not_block(tmp_path, p
         save(folder, 2)
         os._exit(99)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    found, said = newest(folder)
-    assert found.name == store.name_of(2 if point == "renamed" else 1)
-    assert said == []
+    path, warnings = newest(folder)
+    assert path.name == store.name_of(2 if point == "renamed" else 1)
+    assert warnings == []
     left = store.remove_unfinished(folder)
     assert bool(left) == (point != "renamed")
     store.verify(save(folder, 3))
@@ -110,7 +109,7 @@ def die_at(point):
 
 @pytest.mark.parametrize("where", [0, 50_000, 99_999])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damage_is_found_and_the_one_before_is_used(tmp_path, where, damage):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, where, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     data = bytearray((bad / "weights").read_bytes())
     if damage == "flip":
@@ -118,13 +117,13 @@ def test_damage_is_found_and_the_one_before_is_used(tmp_path, where, damage):
     (bad / "weights").write_bytes(data if damage == "flip" else data[:where])
     with pytest.raises(CheckpointError, match=r"weights: checksum differs.*use an earlier one"):
         store.verify(bad)
-    found, said = newest(tmp_path)
-    assert found == good
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    path, warnings = newest(tmp_path)
+    assert path == good
+    assert len(warnings) == 1
+    assert "damaged" in warnings[0]
 
 
-def test_missing_files_and_broken_indexes_are_found(tmp_path):
+def test_missing_files_and_broken_indexes_are_rejected(tmp_path):
     path = save(tmp_path, 1)
     (path / "weights").unlink()
     with pytest.raises(CheckpointError, match="missing"):
@@ -135,7 +134,7 @@ def test_missing_files_and_broken_indexes_are_found(tmp_path):
             store.verify(path)
 
 
-def test_another_schema_is_refused_by_number(tmp_path):
+def test_another_schema_is_rejected(tmp_path):
     path = save(tmp_path, 1)
     index = json.loads((path / store.INDEX).read_text())
     (path / store.INDEX).write_text(json.dumps({**index, "schema": 3}))
@@ -143,7 +142,7 @@ def test_another_schema_is_refused_by_number(tmp_path):
         store.verify(path)
 
 
-def test_a_write_that_fails_says_so_and_changes_nothing(tmp_path):
+def test_a_failed_write_raises_and_changes_nothing(tmp_path):
     save(tmp_path, 1)
 
     def full(directory):

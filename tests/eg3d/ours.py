@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import nvidia
-from lightning_gan3d.checkpoints.unpickle import Record
+from lightning_gan3d.checkpoints.nvidia_arguments import Network
+from lightning_gan3d.checkpoints.pickled_objects import Record
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
@@ -39,7 +40,7 @@ RELEASED_PLANES = torch.tensor(
 """What the released checkpoints hold: two planes of x and z."""
 
 
-def source(kind: str, kwargs: dict[str, Any], raw: int = 64) -> nvidia.Network:
+def source(kind: str, kwargs: dict[str, Any], raw: int = 64) -> Network:
     """What a pickle says of a network besides its tensors."""
     attributes = {
         "_init_kwargs": kwargs,
@@ -47,7 +48,7 @@ def source(kind: str, kwargs: dict[str, Any], raw: int = 64) -> nvidia.Network:
         "neural_rendering_resolution": raw,
         "_modules": {"renderer": Record("", "", {"plane_axes": RELEASED_PLANES})},
     }
-    return nvidia.Network(kind, attributes, {})
+    return Network(kind, attributes, {})
 
 
 def generator(kwargs: dict[str, Any]) -> Generator:

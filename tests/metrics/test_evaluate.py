@@ -269,7 +269,7 @@ def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
 
 
 def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, monkeypatch):
-    from lightning_gan3d.checkpoints.native import save_generator
+    from lightning_gan3d.checkpoints.stored_networks import save_generator
 
     config = experiment("triplane")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.checkpoints.native import save_generator
+from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.labels import read_index

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_gan3d.checkpoints import native, store
+from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.checkpoints.importer import import_file
 from lightning_gan3d.checkpoints.load import read_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
@@ -93,7 +93,7 @@ def test_networks_come_from_a_run_or_a_checkpoint(source, begin):
 
 def test_an_export_initialises_both_generators_and_d_is_random(source, begin, tiny, tmp_path):
     _, module = source
-    export = native.save_generator(tmp_path / "export", module.average, tiny())
+    export = stored_networks.save_generator(tmp_path / "export", module.average, tiny())
     started, log = begin(export)
     assert_equal(started.generator, module.average.state_dict())
     assert_equal(started.average, module.average.state_dict())
@@ -162,7 +162,7 @@ def test_keep_counts_all_earlier_images(source, begin, tiny, tmp_path):
 
 
 def test_keep_needs_the_number_of_images(source, begin, tiny, tmp_path):
-    export = native.save_generator(tmp_path / "export", source[1].average, tiny())
+    export = stored_networks.save_generator(tmp_path / "export", source[1].average, tiny())
     with pytest.raises(ConfigError, match=r"not record how many images .* set init_from\.kimg"):
         begin(export, schedules="keep")
     assert begin(export, "init_from.kimg=0.04", schedules="keep")[0].images_before == 40
@@ -199,7 +199,7 @@ def test_a_stopped_run_resumes_without_the_source(source, tiny, start, at_step, 
         [24, 24] if schedules == "keep" else [0, 0]
     )
     for kind in ("generator", "generator_raw", "discriminator"):
-        a, b = (native.read_tensors(end / f"{kind}.safetensors")[0] for end in ends)
+        a, b = (stored_networks.read_tensors(end / f"{kind}.safetensors")[0] for end in ends)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -208,11 +208,13 @@ def spoilt(kind, path, module, config, tmp_path):
     folder = tmp_path / kind
     if kind == "only D":
         folder.mkdir()
-        native.save_network(folder, "discriminator", module.discriminator.state_dict(), 16, 16)
+        stored_networks.save_network(
+            folder, "discriminator", module.discriminator.state_dict(), 16, 16
+        )
         shutil.copy(path / "checkpoints" / store.name_of(3) / "config.yaml", folder)
     elif kind == "other resolution":
-        native.save_generator(folder, module.average, config)
-        native.save_network(folder, "generator", module.average.state_dict(), 32, 16)
+        stored_networks.save_generator(folder, module.average, config)
+        stored_networks.save_network(folder, "generator", module.average.state_dict(), 32, 16)
     elif kind == "damaged":
         folder = path / "checkpoints" / store.name_of(3)
         (folder / "discriminator.safetensors").write_bytes(b"x")
@@ -338,8 +340,8 @@ def test_an_imported_eg3d_network_is_fine_tuned_and_resumed(tmp_path, start, at_
     assert "was" not in log  # nothing differs from the import
     first = path / "checkpoints" / store.name_of(1)
     name = "representation.decoder.net.0.weight"
-    after = native.read_tensors(first / "generator_raw.safetensors")[0][name]
-    before = native.read_tensors(tmp_path / "cars" / "generator_raw.safetensors")[0][name]
+    after = stored_networks.read_tensors(first / "generator_raw.safetensors")[0][name]
+    before = stored_networks.read_tensors(tmp_path / "cars" / "generator_raw.safetensors")[0][name]
     step = (after - before).abs().max()
     assert 0 < step < 0.02  # Adam moves each number by about its learning rate, in two phases
     shutil.rmtree(tmp_path / "cars")
@@ -349,5 +351,5 @@ def test_an_imported_eg3d_network_is_fine_tuned_and_resumed(tmp_path, start, at_
     assert code == 0
     assert "continuing from 0.002 kimg" in log
     last = path / "checkpoints" / store.name_of(2)
-    tensors = native.read_tensors(last / "generator.safetensors")[0]
+    tensors = stored_networks.read_tensors(last / "generator.safetensors")[0]
     assert all(x.isfinite().all() for x in tensors.values())

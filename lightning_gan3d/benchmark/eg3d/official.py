@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gan3d.checkpoints import nvidia
-from lightning_gan3d.checkpoints.arguments import Network
-from lightning_gan3d.checkpoints.records import Record
+from lightning_gan3d.checkpoints.nvidia_arguments import Network
+from lightning_gan3d.checkpoints.pickled_objects import Record
 from lightning_gan3d.config import ConfigError
 
 

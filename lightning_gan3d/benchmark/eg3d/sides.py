@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gan3d.benchmark.eg3d.official import Checkout, ours_of
 from lightning_gan3d.benchmark.eg3d.official_arguments import generator_kwargs
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.checkpoints.stored import fill
+from lightning_gan3d.checkpoints.stored_networks import fill
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.precision import Precision, set_precision
 

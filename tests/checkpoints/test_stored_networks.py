@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.checkpoints import native, store
+from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
-from lightning_gan3d.checkpoints.native import save_generator
 from lightning_gan3d.checkpoints.store import CheckpointError
+from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
@@ -61,8 +61,8 @@ def run(tmp_path, generator, config):
 
     def write(directory):
         save_generator(directory, generator, config)
-        native.save_network(directory, "generator_raw", raw.state_dict(), 16, 16)
-        native.save_network(directory, "discriminator", discriminator.state_dict(), 16, 16)
+        stored_networks.save_network(directory, "generator_raw", raw.state_dict(), 16, 16)
+        stored_networks.save_network(directory, "discriminator", discriminator.state_dict(), 16, 16)
 
     for step in (1, 2):
         store.save(folder / "checkpoints", step, write, {}, 2)
@@ -79,8 +79,8 @@ def test_an_exported_generator_renders_the_same(exported, generator):
     loaded = load_generator(exported)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    for found, wanted in zip(picture(loaded), picture(generator), strict=True):
-        assert torch.equal(found, wanted)
+    for a, b in zip(picture(loaded), picture(generator), strict=True):
+        assert torch.equal(a, b)
     assert picture(loaded).image_raw.shape[-1] == 12
     assert sorted(p.name for p in exported.iterdir()) == ["config.yaml", "generator.safetensors"]
 
@@ -91,11 +91,11 @@ def test_run_checkpoint_export_and_file_load_alike(run, exported, generator):
     for path in (folder, str(newest), exported, exported / "generator.safetensors"):
         assert torch.equal(picture(load_generator(path)).image, picture(generator).image)
     assert torch.equal(picture(load_generator(folder, which="G")).image, picture(raw.eval()).image)
-    found = load_discriminator(folder).state_dict()
-    assert all(torch.equal(found[k], v) for k, v in discriminator.state_dict().items())
+    loaded = load_discriminator(folder).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in discriminator.state_dict().items())
 
 
-def test_a_run_falls_back_to_a_whole_checkpoint_but_a_named_one_is_refused(run, generator):
+def test_a_run_skips_a_damaged_checkpoint_and_a_named_one_is_rejected(run, generator):
     folder = run[0]
     newest = folder / "checkpoints" / store.name_of(2)
     (newest / "generator.safetensors").write_bytes(b"damaged")
@@ -107,16 +107,16 @@ def test_a_run_falls_back_to_a_whole_checkpoint_but_a_named_one_is_refused(run, 
         load_generator(folder)
 
 
-def test_what_does_not_fit_is_named(exported, config):
+def test_tensors_that_do_not_fit_are_named(exported, config):
     file = exported / "generator.safetensors"
-    tensors, about = native.read_tensors(file)
+    tensors, about = stored_networks.read_tensors(file)
     name = "mapping.fc0.weight"
-    for change, words in (
+    for change, message in (
         ({name: tensors[name][:2]}, rf"{name} is \(2, 8\), not \(8, 8\)"),
         ({"extra": torch.zeros(1)}, "extra is not part of the network"),
     ):
         save_file({**tensors, **change}, file, metadata=about)
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(CheckpointError, match=message):
             load_generator(exported)
     save_file({k: v for k, v in tensors.items() if k != name}, file, metadata=about)
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
@@ -135,7 +135,7 @@ class Bomb:
         return print, ("boom",)
 
 
-def test_foreign_and_hostile_files_are_refused_without_running(exported, capsys):
+def test_foreign_and_hostile_files_are_rejected_without_running(exported, capsys):
     file = exported / "generator.safetensors"
     tensors = load_file(file)
     save_file(tensors, file)
@@ -150,7 +150,7 @@ def test_foreign_and_hostile_files_are_refused_without_running(exported, capsys)
     assert "boom" not in capsys.readouterr().out
 
 
-def test_paths_that_hold_nothing_are_named(tmp_path, exported):
+def test_paths_without_networks_are_named(tmp_path, exported):
     with pytest.raises(CheckpointError, match="no such folder"):
         load_generator(tmp_path / "nowhere")
     with pytest.raises(

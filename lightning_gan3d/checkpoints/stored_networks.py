@@ -1,0 +1,178 @@
+"""Networks on disk: safetensors beside their YAML, tensors and plain values, nothing that can run.
+
+An exported folder holds `config.yaml` and `generator.safetensors` (the averaged generator). A
+checkpoint is such a folder with more in it, so that run, checkpoint and export load alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lightning_gan3d.cameras import LABEL_DIM
+from lightning_gan3d.checkpoints import store
+from lightning_gan3d.checkpoints.pickled_objects import printable
+from lightning_gan3d.checkpoints.store import CheckpointError
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.networks.discriminator import Discriminator
+from lightning_gan3d.runs import CONFIG, write_config
+
+NetworkKind = Literal["generator", "generator_raw", "discriminator"]
+"""The averaged generator, the one that is trained, and the discriminator."""
+NAMES: dict[NetworkKind, str] = {"generator": "G_ema", "generator_raw": "G", "discriminator": "D"}
+"""As in papers and EG3D's files."""
+FORMAT = "lightning_gan3d"
+
+
+class Stored(NamedTuple):
+    """Networks of one file or folder."""
+
+    path: Path
+    config: ExperimentConfig
+    resolution: int
+    """Of the images."""
+    rendering_resolution: int
+    """Of `image_raw`."""
+    tensors: dict[NetworkKind, dict[str, Tensor]]
+    about: dict[str, Any]
+    """Their source; `kimg` if known; `notes` for the user."""
+
+    def generator(self, kind: Literal["generator", "generator_raw"]) -> Generator:
+        """Build a generator, for evaluation and without gradients."""
+        self.check(kind, self.config)
+        generator = Generator(self.config.generator, self.resolution)
+        generator.rendering_resolution = self.rendering_resolution
+        fill(generator, self.tensors[kind])
+        return generator
+
+    def discriminator(self) -> Discriminator:
+        """Build the discriminator, for evaluation and without gradients."""
+        self.check("discriminator", self.config)
+        discriminator = Discriminator(self.config.discriminator, self.resolution, LABEL_DIM)
+        fill(discriminator, self.tensors["discriminator"])
+        return discriminator
+
+    def check(self, kind: NetworkKind, config: ExperimentConfig) -> None:
+        """Reject a network that does not fit `config`, before memory is allocated for it."""
+        if kind not in self.tensors:
+            names = ", ".join(NAMES[k] for k in self.tensors) or "no network"
+            raise CheckpointError(f"{self.path}: holds no {NAMES[kind]}; it holds {names}")
+        tensors = self.tensors[kind]
+        with torch.device("meta"):
+            network = (
+                Discriminator(config.discriminator, self.resolution, LABEL_DIM)
+                if kind == "discriminator"
+                else Generator(config.generator, self.resolution)
+            )
+        expected = network.state_dict()
+        faults = [f"{k} is missing" for k in expected if k not in tensors]
+        faults += [
+            f"{printable(k)} is not part of the network" for k in tensors if k not in expected
+        ]
+        faults += [
+            f"{k} is {tuple(tensors[k].shape)}, not {tuple(v.shape)}"
+            for k, v in expected.items()
+            if k in tensors and tensors[k].shape != v.shape
+        ]
+        if faults:
+            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise CheckpointError(
+                f"{self.path} ({NAMES[kind]}) does not fit its configuration: "
+                f"{'; '.join(faults[:3])}{more}"
+            )
+
+
+def fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load checked tensors, for evaluation and without gradients."""
+    network.load_state_dict(tensors)
+    network.eval().requires_grad_(False)
+
+
+def save_network(
+    folder: Path,
+    kind: NetworkKind,
+    tensors: Mapping[str, Tensor],
+    resolution: int,
+    rendering_resolution: int,
+) -> None:
+    """Write one network, with the two resolutions that it needs besides its configuration."""
+    about = {
+        "format": FORMAT,
+        "schema": str(store.SCHEMA),
+        "resolution": str(resolution),
+        "rendering_resolution": str(rendering_resolution),
+    }
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(contiguous, folder / f"{kind}.safetensors", metadata=about)
+
+
+def save_generator(folder: str | Path, generator: Generator, config: ExperimentConfig) -> Path:
+    """Export a generator: a folder that `load_generator` reads."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
+    sizes = (generator.resolution, generator.rendering_resolution)
+    save_network(folder, "generator", generator.state_dict(), *sizes)
+    return folder
+
+
+def read_folder(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
+    """Read those of `kinds` that a run (its newest checkpoint), checkpoint or export holds.
+
+    Raises `CheckpointError` if it holds none of them, or is damaged.
+    """
+    folder, about = _resolve(Path(path))
+    files = {kind: folder / f"{kind}.safetensors" for kind in kinds}
+    files = {kind: file for kind, file in files.items() if file.is_file()}
+    if not files:
+        names = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))) or "no networks"
+        expected = " or ".join(f"{kind}.safetensors ({NAMES[kind]})" for kind in kinds)
+        raise CheckpointError(f"{folder}: holds no {expected}; it holds {names}")
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: {CONFIG} is missing beside the network")
+    tensors: dict[NetworkKind, dict[str, Tensor]] = {}
+    for kind, file in files.items():
+        tensors[kind], sizes = read_tensors(file)
+    resolution, raw = (int(sizes[k]) for k in ("resolution", "rendering_resolution"))
+    return Stored(folder, load_experiment(folder / CONFIG), resolution, raw, tensors, about)
+
+
+def _resolve(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the networks and its index, which is verified if there is one."""
+    if path.suffix == ".safetensors":
+        path = path.parent
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: no such folder; name a run directory, a checkpoint, an exported generator, "
+            "or an NVIDIA pickle (.pkl)"
+        )
+    if (path / "checkpoints").is_dir():
+        warnings: list[str] = []
+        newest = store.newest(path / "checkpoints", warnings.append)
+        if newest is None:
+            reasons = f" ({'; '.join(warnings)})" if warnings else ""
+            raise CheckpointError(f"{path}: the run has no whole checkpoint yet{reasons}")
+        return newest, store.read_index(newest)
+    return path, store.verify(path) if (path / store.INDEX).is_file() else {}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of one of our files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not written by {FORMAT}; import or convert it first")
+    if about.get("schema") != str(store.SCHEMA):
+        raise CheckpointError(
+            f"{path}: written by schema {about.get('schema')}; this version reads {store.SCHEMA}"
+        )
+    return tensors, about
