@@ -198,16 +198,16 @@ def rendering(
     field = scene(device, 8 if DRY else 256, batch, torch.float32)
     planes = field.planes.clone().requires_grad_()
     with_gradient = dataclasses.replace(field, planes=planes)
-    o = VolumeRenderer(config(precision, path), field.scene_cfg)
+    o = VolumeRenderer(config(precision, path))
     seen_from, draws = cameras(batch, device), Draws(0)
 
     def forward() -> None:
         with torch.no_grad():
-            o(field, seen_from, resolution, None, draws)
+            o(field, seen_from, resolution, draws)
 
     def both() -> None:
         planes.grad = None
-        seen = o(with_gradient, seen_from, resolution, None, draws)
+        seen = o(with_gradient, seen_from, resolution, draws)
         seen.feature.sum().backward()
 
     name = f"gpu.render_{{}}.{resolution}.b{batch}.{path}.{precision}"

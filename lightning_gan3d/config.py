@@ -159,9 +159,11 @@ def build(
 ) -> T:
     """Build a dataclass from plain values; rejects unknown keys, wrong types and bad values.
 
-    The metadata of a plug-in's field holds `kinds`: a function from `kind` to the dataclass.
+    The metadata of a plug-in's field holds `kinds`: a function from `kind` to the dataclass. A
+    dataclass with a class method `upgrade(tree)` reads files of earlier versions.
     """
     origins = origins or Origins()
+    tree = getattr(cls, "upgrade", lambda tree: tree)(tree)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
     hints = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}

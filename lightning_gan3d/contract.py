@@ -179,19 +179,6 @@ class Field(Scene):
         return d.scale * torch.exp(sigma_raw.clamp(max=15.0))
 
 
-@dataclasses.dataclass(frozen=True)
-class RenderSettings:
-    """Renderer options that a call may override; None keeps the configured value."""
-
-    samples_coarse: int | None = None
-    samples_fine: int | None = None
-    near: float | None = None
-    far: float | None = None
-    background: float | None = None
-    density_noise: float | None = None
-    compositing: Literal["standard", "eg3d"] | None = None
-
-
 class Representation(nn.Module):
     """Computes a scene from style vectors. Plug-ins derive from it and register (Config, Class).
 
@@ -216,7 +203,7 @@ class Representation(nn.Module):
 
 
 class Renderer(nn.Module):
-    """Renders scenes of type `accepts` from cameras. Built as `Class(cfg, scene=SceneConfig)`."""
+    """Renders scenes of type `accepts` from cameras. Built as `Class(cfg)`."""
 
     accepts: type[Scene]
 
@@ -229,7 +216,6 @@ class Renderer(nn.Module):
         scene: Any,
         cameras: Cameras,
         resolution: int,
-        settings: RenderSettings | None = None,
         draws: Draws | None = None,
     ) -> Rendering:
         """Render v = b * k views; camera i sees scene i // k. `draws=None` is deterministic."""

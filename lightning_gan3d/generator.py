@@ -13,7 +13,6 @@ from lightning_gan3d.contract import (
     Field,
     NoiseMode,
     Renderer,
-    RenderSettings,
     Representation,
     Scene,
     SceneConfig,
@@ -92,7 +91,7 @@ class Generator(nn.Module):
         self.representation: Representation = representation_cls(
             cfg.representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
         )
-        self.renderer: Renderer = renderer_cls(cfg.renderer, scene=cfg.scene)
+        self.renderer: Renderer = renderer_cls(cfg.renderer)
         self.mapping = Mapping(
             cfg.mapping, cfg.z_dim, LABEL_DIM, cfg.w_dim, self.representation.num_ws
         )
@@ -117,17 +116,35 @@ class Generator(nn.Module):
         ws: Float[Tensor, "b num_ws w_dim"],
         cameras: Cameras,
         resolution: int | None = None,
-        settings: RenderSettings | None = None,
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Images:
         """Render v = b * k views of b scenes; camera i sees scene i // k."""
         resolution = resolution or self.rendering_resolution
-        feature, depth, opacity = self.renderer(scene, cameras, resolution, settings, draws)
+        feature, depth, opacity = self.renderer(scene, cameras, resolution, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image, raw = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
         # A picture has full size: reduce it, so that the discriminator gets the same pair.
         return Images(image, resize(raw, resolution), depth, opacity)
+
+    def synthesis(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        cameras: Cameras,
+        resolution: int | None = None,
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> tuple[Scene, Images]:
+        """Compute the scenes of style vectors and render k views of each.
+
+        Without draws, the renderer first prepares scenes of several views (`Renderer.prepare`).
+        """
+        of_scene = None if draws is None else draws.scope("scene")
+        of_render = None if draws is None else draws.scope("render")
+        scene = self.scene(ws, noise_mode, of_scene)
+        if draws is None and len(cameras.cam2world) > len(ws):
+            scene = self.renderer.prepare(scene)
+        return scene, self.render(scene, ws, cameras, resolution, noise_mode, of_render)
 
     def views(
         self,
@@ -137,48 +154,32 @@ class Generator(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         resolution: int | None = None,
-        settings: RenderSettings | None = None,
     ) -> Images:
         """Render each latent from its k = v / b cameras, without random draws.
 
-        Without a 3D scene, the label of each camera conditions the mapping. For several views, the
-        renderer prepares the scene (`Renderer.prepare`).
+        Without a 3D scene, the label of each camera conditions the mapping instead of `label`.
         """
-        k = len(cameras.cam2world) // len(z)
         if self.representation.view_in_label:
-            z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
+            z = z.repeat_interleave(len(cameras.cam2world) // len(z), dim=0)
+            label = cameras.to_label()
         ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
-        scene = self.scene(ws)
-        if k > 1:
-            scene = self.renderer.prepare(scene)
-        return self.render(scene, ws, cameras, resolution, settings)
+        return self.synthesis(ws, cameras, resolution)[1]
 
     def forward(
         self,
-        z: Float[Tensor, "b z_dim"] | None,
+        z: Float[Tensor, "b z_dim"],
         label: Float[Tensor, "b 25"],
         cameras: Cameras | None = None,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         resolution: int | None = None,
         noise_mode: NoiseMode = "const",
-        settings: RenderSettings | None = None,
         draws: Draws | None = None,
-        ws: Float[Tensor, "b num_ws w_dim"] | None = None,
-        return_scene: bool = False,
-    ) -> Images | tuple[Images, Scene]:
-        """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`.
-
-        `ws`: style vectors, e.g. mixed ones, instead of `mapping(z, label)`.
-        """
-        of_scene = None if draws is None else draws.scope("scene")
-        of_render = None if draws is None else draws.scope("render")
-        if ws is None:
-            ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
-        scene = self.scene(ws, noise_mode, of_scene)
+    ) -> Images:
+        """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`."""
+        ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
         cameras = Cameras.from_label(label) if cameras is None else cameras
-        images = self.render(scene, ws, cameras, resolution, settings, noise_mode, of_render)
-        return (images, scene) if return_scene else images
+        return self.synthesis(ws, cameras, resolution, noise_mode, draws)[1]
 
 
 def num_parameters(module: nn.Module) -> int:

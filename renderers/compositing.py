@@ -4,13 +4,9 @@ Each rule gives one weight per sample, so that a pixel is a weighted sum of feat
 merging coarse and fine samples sorts scalars alone, never features.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-Compositing = Literal["standard", "eg3d"]
 
 EMPTY = 1e-3
 """Opacity below which a ray has met nothing, and its depth is that of the background."""

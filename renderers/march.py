@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
-from renderers.compositing import Compositing, pair_weights, share_pairs, standard_weights
-from renderers.config import VolumeRendererConfig
+from renderers.compositing import pair_weights, share_pairs, standard_weights
+from renderers.config import Rules, VolumeRendererConfig
 from renderers.sampling import Span, edges_of, eg3d_importance, invert_cdf, stratified
 
 
@@ -63,10 +63,10 @@ def draw(o: VolumeRendererConfig, origins: Float[Tensor, "b r 3"], draws: Draws 
 
 def march(o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random) -> Sums:
     """Sample coarsely, then finely where that found density, and composite both."""
-    t, part = stratified(part, o.samples_coarse, random.jitter, o.strata)
+    t, part = stratified(part, o.samples_coarse, random.jitter, o.rules)
     coarse = _query(o, field, rays, t, random.noise, 0)
     if not o.samples_fine:
-        weights, opacity = _weigh(o.compositing, field, coarse.sigma_raw, coarse.inside, t, part)
+        weights, opacity = _weigh(o.rules, field, coarse.sigma_raw, coarse.inside, t, part)
         feature = _weighted(weights, coarse.feature)
         return Sums(feature, _along(weights, t), opacity, t[..., :1], t[..., -1:])
     with torch.no_grad():
@@ -77,7 +77,7 @@ def march(o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random:
     inside = None
     if coarse.inside is not None and fine.inside is not None:
         inside = torch.cat([coarse.inside, fine.inside], dim=-1).gather(-1, order)
-    weights, opacity = _weigh(o.compositing, field, sigma_raw, inside, t, part)
+    weights, opacity = _weigh(o.rules, field, sigma_raw, inside, t, part)
     own = torch.empty_like(weights).scatter(-1, order, weights)  # to where the features lie
     feature = _weighted(own[..., : o.samples_coarse], coarse.feature)
     feature = feature + _weighted(own[..., o.samples_coarse :], fine.feature)
@@ -104,7 +104,7 @@ def _query(
     if noise is not None:
         sigma_raw = sigma_raw + noise[..., first : first + samples]
     inside = None
-    if o.outside == "empty" and (o.bounds == "near_far" or o.strata == "eg3d"):
+    if o.masked:
         inside = points.abs().amax(dim=1) <= field.box / 2
     return _Samples(
         sigma_raw, rearrange(sample.feature, "b (r s) c -> b r s c", r=num_rays), inside
@@ -112,7 +112,7 @@ def _query(
 
 
 def _weigh(
-    rule: Compositing,
+    rules: Rules,
     field: Field,
     sigma_raw: Float[Tensor, "b r s"],
     inside: Bool[Tensor, "b r s"] | None,
@@ -120,7 +120,7 @@ def _weigh(
     part: Span,
 ) -> tuple[Float[Tensor, "b r s"], Float[Tensor, "b r 1"]]:
     """Return the weight of each sample and the opacity of each ray."""
-    if rule == "eg3d":
+    if rules == "eg3d":
         pairs = _weigh_pairs(field, sigma_raw, inside, t)
         return share_pairs(pairs), pairs.sum(-1, keepdim=True)
     sigma = field.sigma(sigma_raw)
@@ -152,7 +152,7 @@ def _place_fine(
 ) -> Float[Tensor, "b r f"]:
     """Place the fine samples by what the coarse ones found."""
     u = _shares(o, t, u)
-    if o.importance == "eg3d":
+    if o.rules == "eg3d":
         return eg3d_importance(t, _weigh_pairs(field, coarse.sigma_raw, coarse.inside, t), u)
     weights, _ = _weigh("standard", field, coarse.sigma_raw, coarse.inside, t, part)
     return invert_cdf(edges_of(t, part), weights, u)
@@ -165,19 +165,19 @@ def _shares(
     stratum = torch.arange(o.samples_fine, device=t.device, dtype=t.dtype)
     if u is None:
         return ((stratum + 0.5) / o.samples_fine).expand(*t.shape[:2], -1)
-    return (stratum + u) / o.samples_fine if o.importance == "standard" else u
+    return (stratum + u) / o.samples_fine if o.rules == "standard" else u
 
 
 def ends_of_empty(
     o: VolumeRendererConfig, part: Span, random: Random
 ) -> tuple[Float[Tensor, "b r 1"], Float[Tensor, "b r 1"]]:
     """Return the first and the last sample that `march` would take of rays that meet nothing."""
-    t, part = stratified(part, o.samples_coarse, random.jitter, o.strata)
+    t, part = stratified(part, o.samples_coarse, random.jitter, o.rules)
     ends = t[..., :1], t[..., -1:]
     if o.samples_fine:
         u = _shares(o, t, random.u)
         u = torch.cat([u.amin(-1, keepdim=True), u.amax(-1, keepdim=True)], dim=-1)
-        if o.importance == "eg3d":
+        if o.rules == "eg3d":
             fine = eg3d_importance(t, torch.zeros_like(t[..., 1:]), u)
         else:
             fine = invert_cdf(edges_of(t, part), torch.zeros_like(t), u)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import Renderer, RenderSettings, Scene, SceneConfig
+from lightning_gan3d.contract import Renderer, Scene
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 
@@ -29,12 +29,8 @@ class PictureRenderer(Renderer):
 
     accepts = Picture
 
-    def __init__(
-        self,
-        cfg: PictureRendererConfig,  # noqa: ARG002  # empty
-        scene: SceneConfig,  # noqa: ARG002  # a picture has no box
-    ) -> None:
-        """Take the arguments of every renderer; none has an effect on a picture."""
+    def __init__(self, cfg: PictureRendererConfig) -> None:  # noqa: ARG002  # empty
+        """Take the configuration, as every renderer."""
         super().__init__()
 
     def forward(
@@ -42,7 +38,6 @@ class PictureRenderer(Renderer):
         scene: Picture,
         cameras: Cameras,
         resolution: int,  # noqa: ARG002  # the generator reduces the picture to `image_raw`
-        settings: RenderSettings | None = None,  # noqa: ARG002  # these belong to volumes
         draws: Draws | None = None,  # noqa: ARG002  # nothing here is random
     ) -> Rendering:
         """Return the picture once per camera, without depth or opacity."""

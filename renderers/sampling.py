@@ -4,14 +4,13 @@
 differently is an option.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Bounds = Literal["near_far", "box", "sphere"]
-Strata = Literal["within", "eg3d"]
+from renderers.config import Bounds, Rules
 
 
 class Span(NamedTuple):
@@ -69,18 +68,18 @@ def span(
 
 
 def stratified(
-    part: Span, num: int, jitter: Float[Tensor, "b r s"] | None, strata: Strata
+    part: Span, num: int, jitter: Float[Tensor, "b r s"] | None, rules: Rules
 ) -> tuple[Float[Tensor, "b r s"], Span]:
     """Place one sample in each stratum: NeRF (Mildenhall et al. 2020) eq. 2.
 
-    `jitter` in [0, 1) places it within its stratum, None in the middle. `within` cuts [near, far]
-    into `num` strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is
+    `jitter` in [0, 1) places it within its stratum, None in the middle. `standard` cuts [near,
+    far] into `num` strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is
     [far, far + step]. Returned with the samples: what the strata span.
     """
-    step = (part.far - part.near) / (num if strata == "within" else num - 1)
+    step = (part.far - part.near) / (num if rules == "standard" else num - 1)
     index = torch.arange(num, device=step.device, dtype=step.dtype)
     t = torch.addcmul(part.near, index + (0.5 if jitter is None else jitter), step)
-    return t, part if strata == "within" else Span(part.near, part.far + step)
+    return t, part if rules == "standard" else Span(part.near, part.far + step)
 
 
 def edges_of(t: Float[Tensor, "b r s"], part: Span) -> Float[Tensor, "b r e"]:

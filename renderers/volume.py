@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.contract import Field, Renderer, RenderSettings, SceneConfig
+from lightning_gan3d.contract import Field, Renderer
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.lowering import LoweredGrid
@@ -43,11 +43,7 @@ class VolumeRenderer(Renderer):
 
     accepts = Field
 
-    def __init__(
-        self,
-        cfg: VolumeRendererConfig,
-        scene: SceneConfig,  # noqa: ARG002  # a field brings its own box
-    ) -> None:
+    def __init__(self, cfg: VolumeRendererConfig) -> None:
         """Keep the options."""
         super().__init__()
         self.cfg = cfg
@@ -77,7 +73,6 @@ class VolumeRenderer(Renderer):
         scene: Field,
         cameras: Cameras,
         resolution: int,
-        settings: RenderSettings | None = None,
         draws: Draws | None = None,
     ) -> Rendering:
         """Render v = b * k square views of `resolution`; camera i sees scene i // k."""
@@ -90,7 +85,7 @@ class VolumeRenderer(Renderer):
             rays = cameras.rays(resolution)  # half precision would bend them
         # The views of a scene become more rays of it, so that the scene is not copied.
         rays = Rays(*(rearrange(x, "(b k) r c -> b (k r) c", b=scene.batch) for x in rays))
-        seen = self.render_rays(scene, rays, settings, draws)
+        seen = self.render_rays(scene, rays, draws)
         feature, depth, opacity = (
             rearrange(x, "b (k h w) c -> (b k) c h w", h=resolution, w=resolution) for x in seen
         )
@@ -100,7 +95,6 @@ class VolumeRenderer(Renderer):
         self,
         field: Field,
         rays: Rays,
-        settings: RenderSettings | None = None,
         draws: Draws | None = None,
     ) -> RayRendering:
         """Render r rays of each of b scenes.
@@ -109,11 +103,11 @@ class VolumeRenderer(Renderer):
         at once: they are the one thing here that grows with rays times samples, and they are
         scalars.
         """
-        o = self.cfg.under(settings, random=draws is not None)
+        o = self.cfg.oversampled() if draws is None else self.cfg
         part, background = span(*rays, field.box, o.bounds, o.near, o.far)
         random = draw(o, rays.origins, draws)
         total = self._march(o, field, rays, part, random)
-        if o.depth == "eg3d":
+        if o.rules == "eg3d":
             ends = total.nearest.amin(), total.farthest.amax()
             depth = clamped_depth(total.depth, total.opacity, *ends)
         else:
@@ -142,8 +136,8 @@ class VolumeRenderer(Renderer):
         shape = part.near.shape
         channels = field.scene_cfg.feature_dim
         nothing = rays.origins.new_zeros
-        # The clamp of depth=eg3d reads the ends of all rays; else nobody reads those of empty ones.
-        ends = ends_of_empty(o, part, random) if o.depth == "eg3d" else tuple(part)
+        # The clamp of rules=eg3d reads the ends of all rays; else nobody reads those of empty ones.
+        ends = ends_of_empty(o, part, random) if o.rules == "eg3d" else tuple(part)
         total = Sums(
             nothing(*shape[:2], channels),
             nothing(shape),

@@ -36,7 +36,7 @@ def test_config_prints_every_default_with_overrides(capsys):
     assert "seed: 3\n" in out
     assert "kimg: 2.0\n" in out
     assert "kind: triplane\n" in out
-    assert "importance: standard\n" in out
+    assert "rules: standard\n" in out
 
 
 @pytest.mark.parametrize(

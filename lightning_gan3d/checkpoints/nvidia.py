@@ -270,10 +270,7 @@ def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
         far=None if box else number("rendering_kwargs.ray_end", far),
         outside="field",
         background=1.0 if rendering.flag("white_back", False) else 0.0,
-        strata="eg3d",
-        compositing="eg3d",
-        importance="eg3d",
-        depth="eg3d",
+        rules="eg3d",
         density_noise=noise,
     )
 

@@ -39,12 +39,6 @@ class Microbatch(NamedTuple):
         """Return the microbatch with the draws of a named part."""
         return self._replace(draws=self.draws.scope(name))
 
-    @property
-    def rendering(self) -> dict[str, Any]:
-        """Arguments of `Generator.forward`."""
-        resolution = self.schedule.rendering_resolution
-        return {"resolution": resolution, "noise_mode": "random", "draws": self.draws}
-
 
 class AdversarialModule(lightning.LightningModule):
     """Generator, discriminator, moving average and optimizers, with manual optimisation.
@@ -146,8 +140,7 @@ class AdversarialModule(lightning.LightningModule):
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
             label = self.fake_labels(mb)
-            ws = self.styles(label, mb)
-            fake, scene = self.generator(None, label, ws=ws, return_scene=True, **mb.rendering)
+            _, scene, fake = self.generate(label, mb)
             logits, _ = self.logits(fake, label, mb, real=False)
             real_logits = None
             if cfg.adversarial == "relativistic":
@@ -181,8 +174,7 @@ class AdversarialModule(lightning.LightningModule):
         for mb in [m.scope("D") for m in microbatches]:
             label = self.fake_labels(mb)
             with torch.no_grad():
-                ws = self.styles(label, mb)
-                fake = self.generator(None, label, ws=ws, **mb.rendering)
+                ws, _, fake = self.generate(label, mb)
             fake_logits, fake = self.logits(fake, label, mb, False, penalised)
             real_logits, real = self.logits(self.reals(mb), mb.labels, mb, True, penalised)
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
@@ -214,8 +206,7 @@ class AdversarialModule(lightning.LightningModule):
             if cfg.r2 > 0:
                 label = self.fake_labels(mb)
                 with torch.no_grad():
-                    ws = self.styles(label, mb)
-                    fake = self.generator(None, label, ws=ws, **mb.rendering)
+                    _, _, fake = self.generate(label, mb)
                 fake_logits, fake = self.logits(fake, label, mb, False, penalised=True)
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
             self._backward(penalty * cfg.r1_interval)
@@ -227,6 +218,14 @@ class AdversarialModule(lightning.LightningModule):
             return mb.labels
         rows = mb.draws.integers("label", len(self.camera_labels), (len(mb.labels),))
         return self.camera_labels[rows].to(self.device, non_blocking=True)
+
+    def generate(self, label: Float[Tensor, "b 25"], mb: Microbatch) -> tuple[Tensor, Any, Images]:
+        """Style vectors, scenes and fakes from the cameras of `label`."""
+        ws = self.styles(label, mb)
+        scene, fake = self.generator.synthesis(
+            ws, Cameras.from_label(label), mb.schedule.rendering_resolution, "random", mb.draws
+        )
+        return ws, scene, fake
 
     def styles(
         self, label: Float[Tensor, "b 25"], mb: Microbatch, num_coins: int | None = None

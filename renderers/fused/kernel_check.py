@@ -66,7 +66,7 @@ class Kind(NamedTuple):
     """Whether jitter, importance samples and density noise are given."""
 
 
-BRANCHES = ("bounds", "strata", "compositing", "importance", "outside", "precision")
+BRANCHES = ("bounds", "rules", "outside", "precision")
 
 _found: dict[Kind, str] = {}
 """What was found wrong with each kind; empty: nothing."""

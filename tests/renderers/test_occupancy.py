@@ -6,7 +6,6 @@ from analytic_fields import FormulaField, cameras, sphere
 from twins import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from renderers.occupancy import OccupiedField, find_occupied
 from renderers.sampling import Span, span
@@ -18,7 +17,7 @@ BALL = FormulaField(torch.tensor([[30.0, 0.3], [30.0, 0.15]]), sphere)
 
 def renderer(**options):
     options = {"samples_coarse": 48, "samples_fine": 24, **options}
-    return VolumeRenderer(VolumeRendererConfig(**options), SceneConfig(box=2.0, feature_dim=3))
+    return VolumeRenderer(VolumeRendererConfig(**options))
 
 
 def test_cells_are_those_of_the_ball_and_one_around_it():
@@ -74,17 +73,16 @@ def test_what_is_skipped_is_at_most_as_opaque_as_was_said():
 
 
 @pytest.mark.parametrize("draws", [None, Draws(4)])
-@pytest.mark.parametrize("importance", ["eg3d", "standard"])
 @pytest.mark.parametrize("samples_fine", [0, 24])
-def test_the_rule_of_eg3d_and_the_background_hold_for_skipped_rays(samples_fine, importance, draws):
+def test_the_rule_of_eg3d_and_the_background_hold_for_skipped_rays(samples_fine, draws):
     options = dict(
-        strata="eg3d", compositing="eg3d", importance=importance, depth="eg3d", background=1.0,
+        rules="eg3d", background=1.0,
         bounds="near_far", near=1.5, far=5.0, samples_fine=samples_fine,
     )  # fmt: skip
     plain, skipping = renderer(**options), renderer(**options, skip_cells=32)
     with torch.no_grad():
-        wanted = plain(BALL, cameras(2), 16, None, draws)
-        found = skipping(skipping.prepare(BALL), cameras(2), 16, None, draws)
+        wanted = plain(BALL, cameras(2), 16, draws)
+        found = skipping(skipping.prepare(BALL), cameras(2), 16, draws)
     torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.opacity, wanted.opacity, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.depth, wanted.depth, atol=1e-4, rtol=0)

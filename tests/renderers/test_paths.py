@@ -7,7 +7,6 @@ from twins import make_field, render, views
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.lowering import LoweredGrid, NotLowered
 from renderers import paths
 from renderers.march import Sums
@@ -15,7 +14,7 @@ from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 
 def renderer(**options):
-    return VolumeRenderer(VolumeRendererConfig(**options), SceneConfig(box=2.0))
+    return VolumeRenderer(VolumeRendererConfig(**options))
 
 
 @pytest.fixture

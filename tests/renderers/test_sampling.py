@@ -83,11 +83,11 @@ def test_near_and_far_cut_the_box():
 
 def test_strata_fill_the_span_and_jitter_stays_within_them():
     part = Span(torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 4.0))
-    t, end = stratified(part, 4, None, "within")
+    t, end = stratified(part, 4, None, "standard")
     assert t.flatten().tolist() == [2.25, 2.75, 3.25, 3.75]
     assert end.far.item() == 4
     assert edges_of(t, end).flatten().tolist() == [2, 2.5, 3, 3.5, 4]
-    t, _ = stratified(part, 4, torch.tensor([0.0, 0.5, 0.2, 0.9]).expand(1, 1, 4), "within")
+    t, _ = stratified(part, 4, torch.tensor([0.0, 0.5, 0.2, 0.9]).expand(1, 1, 4), "standard")
     torch.testing.assert_close(t.flatten(), torch.tensor([2.0, 2.75, 3.1, 3.95]))
 
 

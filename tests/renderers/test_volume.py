@@ -7,18 +7,17 @@ from analytic_fields import FormulaField, cameras, clouds, constant, floor, ray,
 from twins import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from renderers.march import Random, march
 from renderers.sampling import span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
-EG3D = dict(strata="eg3d", compositing="eg3d", importance="eg3d", depth="eg3d")
+EG3D = dict(rules="eg3d")
 
 
 def renderer(**options):
     options = {"samples_coarse": 12, "samples_fine": 12, **options}
-    return VolumeRenderer(VolumeRendererConfig(**options), SceneConfig(box=2.0, feature_dim=3))
+    return VolumeRenderer(VolumeRendererConfig(**options))
 
 
 def key(*values):
@@ -315,10 +314,8 @@ def test_gradients_reach_cameras():
 def test_a_prepared_scene_may_be_kept_in_half_the_memory(kind, precision):
     field = make_field(kind, channels=16)
     options = {"samples_coarse": 12, "samples_fine": 12}
-    whole = VolumeRenderer(VolumeRendererConfig(**options), field.scene_cfg)
-    half = VolumeRenderer(
-        VolumeRendererConfig(**options, cache_precision=precision), field.scene_cfg
-    )
+    whole = VolumeRenderer(VolumeRendererConfig(**options))
+    half = VolumeRenderer(VolumeRendererConfig(**options, cache_precision=precision))
     assert whole.prepare(field) is field
     prepared = half.prepare(field)
     assert prepared.nbytes * 2 == field.nbytes
@@ -331,15 +328,13 @@ def test_a_prepared_scene_may_be_kept_in_half_the_memory(kind, precision):
 def test_a_scene_without_grids_is_kept_as_it_is():
     ball = FormulaField(torch.tensor([[30.0, 0.3]]), sphere)
     cfg = VolumeRendererConfig(cache_precision="bf16")
-    assert VolumeRenderer(cfg, ball.scene_cfg).prepare(ball) is ball
+    assert VolumeRenderer(cfg).prepare(ball) is ball
 
 
 def test_cells_that_are_skipped_are_those_of_the_whole_precision():
     field = make_field("triplane", channels=16)
     options = {"skip_cells": 8}
-    whole = VolumeRenderer(VolumeRendererConfig(**options), field.scene_cfg).prepare(field)
-    half = VolumeRenderer(
-        VolumeRendererConfig(**options, cache_precision="bf16"), field.scene_cfg
-    ).prepare(field)
+    whole = VolumeRenderer(VolumeRendererConfig(**options)).prepare(field)
+    half = VolumeRenderer(VolumeRendererConfig(**options, cache_precision="bf16")).prepare(field)
     assert torch.equal(whole.occupied, half.occupied)
     assert half.field.planes.dtype == torch.bfloat16

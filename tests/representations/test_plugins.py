@@ -88,7 +88,7 @@ def test_a_representation_of_another_package_is_found_and_rendered():
     assert name_of("representations")(config_type) == "blob"
     scene = SceneConfig(box=2.0, feature_dim=3)
     rep = blob(cfg, scene=scene, w_dim=4, resolution=8)
-    out = VolumeRenderer(VolumeRendererConfig(), scene)(
+    out = VolumeRenderer(VolumeRendererConfig())(
         rep(torch.randn(2, 1, 4)), Cameras.orbit(4, focal=1.2), 9
     )
     assert bool((out.opacity[:, 0, 4, 4] > 0.999).all())

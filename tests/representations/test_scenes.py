@@ -111,7 +111,7 @@ def test_density_adds_the_prior_once(name):
 @pytest.mark.parametrize("name", FIELDS)
 def test_gradients_reach_every_parameter(name):
     rep, scene = build(name)
-    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8, chunk=64), SCENE)
+    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8, chunk=64))
     out = o(scene, Cameras.orbit(3, 0.3, 3.2, 1.4), 6, draws=Draws(0))
     assert out.feature.shape == (3, 5, 6, 6)
     (out.feature.square().sum() + out.depth.sum()).backward()
@@ -124,7 +124,7 @@ def test_gradients_reach_every_parameter(name):
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_sixteen_bit_scene_renders_much_the_same(name):
     _, scene = build(name)
-    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8), SCENE)
+    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8))
     view = Cameras.orbit(3, 0.3, 3.2, 1.4)
     with torch.no_grad():
         full, half = o(scene, view, 6), o(scene.to(dtype=torch.float16), view, 6)
@@ -149,5 +149,5 @@ def test_the_2d_baseline_is_bounded_only_by_option():
         picture = rep(20 * torch.randn(3, rep.num_ws, 16))
         assert bool(picture.image.abs().max() <= 1) is bounded
         assert picture.image.min() < -0.5
-        out = PictureRenderer(PictureRendererConfig(), SCENE)(picture, Cameras.orbit(6), 4)
+        out = PictureRenderer(PictureRendererConfig())(picture, Cameras.orbit(6), 4)
         assert torch.equal(out.feature[5], picture.image[2])

@@ -104,8 +104,7 @@ def test_one_function_in_three_representations_renders_one_picture():
     o = VolumeRenderer(
         VolumeRendererConfig(
             samples_coarse=16, samples_fine=16, bounds="near_far", near=2.6, far=3.4
-        ),
-        SCENE,
+        )
     )
     view = Cameras.orbit(3, 0.3, 3.0, 4.5)
     pictures = {

@@ -169,8 +169,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tiny, gradients,
     (first, *_), parameters = alone.split(batch), list(alone.discriminator.parameters())
     label = alone.fake_labels(first.scope("D"))
     with torch.no_grad():
-        ws = alone.styles(label, first.scope("D"))
-        fake = alone.generator(None, label, ws=ws, **first.scope("D").rendering)
+        _, _, fake = alone.generate(label, first.scope("D"))
     pair = [
         alone.logits(images, labels, first.scope("D"), real)[0]
         for images, labels, real in ((fake, label, False), (alone.reals(first), first.labels, True))
@@ -240,7 +239,7 @@ def test_reals_are_reduced_like_fakes_but_not_beside_a_picture(tiny):
     module, (batch,) = batches(tiny(), 1)
     (mb,) = module.split(batch)
     assert mb.schedule.rendering_resolution == 8
-    fake = module.generator(None, mb.labels, ws=module.styles(mb.labels, mb), **mb.rendering)
+    _, _, fake = module.generate(mb.labels, mb)
     real = module.reals(mb)
     for pair in (fake, real):
         assert pair.image.shape[-1] == 16

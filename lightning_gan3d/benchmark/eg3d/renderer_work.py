@@ -84,7 +84,7 @@ class _Renderer:
             leaf = scene.planes.detach().requires_grad_(self.backward)
             with torch.set_grad_enabled(self.backward):
                 field = type(scene)(leaf, decoder, scene.scene_cfg, scene.axes)
-                seen = net.renderer(field, self.side.cameras, self.resolution, None, draws)
+                seen = net.renderer(field, self.side.cameras, self.resolution, draws)
                 return self._finish(seen.feature, leaf, list(decoder.parameters()))
 
         return run

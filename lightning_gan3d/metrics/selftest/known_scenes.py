@@ -117,7 +117,7 @@ def check_geometry(balls: Balls, figures: EvaluationContext) -> list[Check]:
 def _check_balls(balls: Balls, items: Int64[Tensor, " b"]) -> list[Check]:
     """Render balls as densities by the volume renderer, and compare with the traced balls."""
     kind, make = RENDERERS["volume"]
-    renderer = make(kind(samples_coarse=96, samples_fine=48), scene=SCENE)
+    renderer = make(kind(samples_coarse=96, samples_fine=48))
     cameras, centre = balls.base(items), balls.centres(items)
     with torch.no_grad():
         rendered = renderer(BallField(centre), cameras, balls.resolution)

@@ -32,14 +32,13 @@ def prepare(request: Request) -> Job:
     """Collect what does not depend on the scene."""
     o, scene = request.options, request.scene_cfg
     sizes = sizes_of(request.grid, o.samples_coarse + o.samples_fine, scene.box)
-    masked = o.outside == "empty" and (o.bounds == "near_far" or o.strata == "eg3d")
     rules = Rules(
         coarse=o.samples_coarse,
         fine=o.samples_fine,
-        pair_strata=o.strata == "eg3d",
-        pair_weights=o.compositing == "eg3d",
-        pair_importance=o.importance == "eg3d",
-        masked=masked,
+        pair_strata=o.rules == "eg3d",
+        pair_weights=o.rules == "eg3d",
+        pair_importance=o.rules == "eg3d",
+        masked=o.masked,
         activation={"softplus": SOFTPLUS, "relu": RELU, "exp": EXP}[scene.density.activation],
         scale=float(scene.density.scale),
         prior=float(scene.density.prior_strength),

@@ -159,7 +159,7 @@ def find_sigma(x: Launch, t: Tensor, sigma: Tensor, first: int, num: int) -> Non
         splits,
         NOISE=noise is not None,
         PRIOR=d.prior_strength != 0,
-        EMPTY_OUTSIDE=o.outside == "empty" and (o.bounds == "near_far" or o.strata == "eg3d"),
+        EMPTY_OUTSIDE=o.masked,
         **x.sizes(TILE),
         **_schedule(o.precision),
     )
@@ -191,7 +191,7 @@ def weigh(x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None) -> tuple[Te
         x.request.scene_cfg.density.scale,
         x.all_rays,
         x.samples,
-        PAIRS=x.request.options.compositing == "eg3d",
+        PAIRS=x.request.options.rules == "eg3d",
         SORTED=order is not None,
         **sizes,
     )
@@ -223,7 +223,7 @@ def weigh_backward(
         x.request.scene_cfg.density.scale,
         x.all_rays,
         x.samples,
-        PAIRS=x.request.options.compositing == "eg3d",
+        PAIRS=x.request.options.rules == "eg3d",
         SORTED=order is not None,
         **sizes,
     )
@@ -233,7 +233,7 @@ def weigh_backward(
 def place_fine(x: Launch, t: Tensor, sigma: Tensor) -> None:
     """Write the depths of the fine samples behind those of the coarse ones."""
     o, u = x.request.options, x.request.random.u
-    pairs = o.importance == "eg3d"
+    pairs = o.rules == "eg3d"
     masses = o.samples_coarse - 3 if pairs else o.samples_coarse
     cdf = t.new_empty(*t.shape[:2], masses)
     programs, sizes = x.rows(o.samples_coarse)

@@ -101,7 +101,7 @@ class _March(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, request: Request, grids: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         o = request.options
-        coarse, part = stratified(request.part, o.samples_coarse, request.random.jitter, o.strata)
+        coarse, part = stratified(request.part, o.samples_coarse, request.random.jitter, o.rules)
         x = prepare(request, grids, weights, part)
         t = coarse.new_empty(*coarse.shape[:2], x.samples)
         t[..., : o.samples_coarse] = coarse

@@ -46,9 +46,7 @@ class Made:
 
     def __init__(self, flat: float = 1.0) -> None:
         self.flat = flat
-        self.renderer = VolumeRenderer(
-            VolumeRendererConfig(samples_coarse=96, samples_fine=48), scene=SCENE
-        )
+        self.renderer = VolumeRenderer(VolumeRendererConfig(samples_coarse=96, samples_fine=48))
 
     def mapping(self, z: Tensor, _label: Tensor) -> Tensor:
         return z

@@ -50,7 +50,7 @@ def test_odd_sizes_of_a_trigrid():
     field = make_field(
         "trigrid", channels=20, hidden=24, features=17, activation="lrelu", density=density
     )
-    compare(field, compositing="eg3d", samples_fine=1, draws=Draws(1))
+    compare(field, rules="eg3d", samples_coarse=4, samples_fine=1, draws=Draws(1))
 
 
 def test_voxels_of_coarse_samples_alone_beyond_the_box():
@@ -59,7 +59,7 @@ def test_voxels_of_coarse_samples_alone_beyond_the_box():
 
 
 def test_pairs_of_coarse_samples_in_a_ball():
-    compare(make_field(), samples_fine=0, compositing="eg3d", bounds="sphere", draws=Draws(2))
+    compare(make_field(), samples_fine=0, rules="eg3d", bounds="sphere", draws=Draws(2))
 
 
 def test_work_is_split_over_tiles_samples_and_programs(monkeypatch):
@@ -95,7 +95,7 @@ def test_bytes_kept_for_the_backward_pass():
 def test_rays_that_change_before_the_backward_pass_are_noticed():
     field = make_field()
     cfg = VolumeRendererConfig(path="triton", samples_coarse=2, samples_fine=0)
-    o = VolumeRenderer(cfg, field.scene_cfg)
+    o = VolumeRenderer(cfg)
     rays = views(1).rays(2)
     rays = Rays(*(x.contiguous() for x in rays))
     seen = o.render_rays(field, rays).feature.sum()
@@ -113,7 +113,7 @@ def test_rays_that_change_before_the_backward_pass_are_noticed():
 )
 def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch, field, why):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    o = VolumeRenderer(VolumeRendererConfig(path="triton"), field.scene_cfg)
+    o = VolumeRenderer(VolumeRendererConfig(path="triton"))
     with pytest.raises(ConfigError, match=f"renderer.path=triton: triton: .*{why}.* Use auto or"):
         o(field, views(1), 4)
 
@@ -121,7 +121,7 @@ def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch, field, why):
 def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     cfg = VolumeRendererConfig(path="triton", samples_coarse=2, samples_fine=0)
-    o = VolumeRenderer(cfg, make_field().scene_cfg)
+    o = VolumeRenderer(cfg)
     with torch.no_grad():
         o(make_field(), views(1), 2)
     assert str(o.path_taken) == "triton, interpreted, fp32"

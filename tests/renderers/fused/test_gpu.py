@@ -76,7 +76,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 RULES = {
     "standard": {},
     "eg3d": EG3D,
-    "near_far": dict(bounds="near_far", near=2.2, far=4.4, compositing="eg3d"),
+    "near_far": dict(bounds="near_far", near=2.2, far=4.4, rules="eg3d"),
 }
 
 
@@ -123,7 +123,7 @@ def test_full_size_agrees_with_the_plain_path(kind, rules, precision, bound):
 def test_memory_of_a_rendering_with_gradient(precision, most):
     field, cameras = full_size(), views(1).to("cuda")
     counts = dict(samples_coarse=48, samples_fine=48, precision=precision, path="triton")
-    o = VolumeRenderer(VolumeRendererConfig(**counts), field.scene_cfg)
+    o = VolumeRenderer(VolumeRendererConfig(**counts))
     planes = field.planes.clone().requires_grad_()
     scene = dataclasses.replace(field, planes=planes)
     o(scene, cameras, 128).feature.sum().backward()

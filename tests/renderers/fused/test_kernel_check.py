@@ -8,7 +8,7 @@ from twins import make_field
 from twins import views as orbit
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import DensityConfig, SceneConfig
+from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
 from renderers import paths
 from renderers.fused import kernel_check
@@ -18,7 +18,7 @@ from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 def renderer(**options):
     options = {"samples_coarse": 8, "samples_fine": 8, **options}
-    return VolumeRenderer(VolumeRendererConfig(**options), SceneConfig(box=2.0))
+    return VolumeRenderer(VolumeRendererConfig(**options))
 
 
 @pytest.fixture
@@ -115,9 +115,7 @@ def test_what_the_plain_path_raises_is_not_the_kernels_fault(kernel, monkeypatch
 
 OTHER_KINDS = [
     dict(samples_fine=0),
-    dict(strata="eg3d"),
-    dict(compositing="eg3d"),
-    dict(importance="eg3d"),
+    dict(rules="eg3d"),
     dict(bounds="near_far", near=2.0, far=5.0),
     dict(bounds="near_far", near=2.0, far=5.0, outside="field"),
 ]
@@ -162,7 +160,7 @@ def test_a_fault_with_draws_or_noise_is_noticed_after_a_sound_rendering(kernel):
     kernel.spoil = lambda s: s._replace(feature=s.feature.roll(1, -1))
     for some in (o, renderer()):
         with torch.no_grad():
-            some(kernel.field, orbit(1), 24, None, Draws(0))
+            some(kernel.field, orbit(1), 24, Draws(0))
         assert "feature is off by" in some.path_taken.why
 
 
@@ -288,5 +286,5 @@ def test_nothing_is_compared_while_a_graph_is_recorded(kernel, monkeypatch):
 def test_draws_go_with_their_rays(kernel):
     o = renderer()
     with torch.no_grad():
-        o(kernel.field, orbit(1), 24, None, Draws(0))
+        o(kernel.field, orbit(1), 24, Draws(0))
     assert str(o.path_taken) == "a kernel"
