@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.networks.synthesis import SynthesisConfig, widths
-from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig, widths
 
 MAX_SLICED_ROWS = 4096
 """Rows of a stack of slices that float32 coordinates address to 1e-4 of a texel."""

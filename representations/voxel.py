@@ -10,7 +10,7 @@ from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representati
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.lowering import Lowered
 from lightning_gan3d.networks.decoder import Decoder
-from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3d, Synthesis3dConfig
 from representations.grids import (
     check_channels,
     check_resolution,

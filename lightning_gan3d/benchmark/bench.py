@@ -19,7 +19,7 @@ from lightning_gan3d.devices import choose_device, keep_freed_memory
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_measures
-from lightning_gan3d.networks.fused.report import describe
+from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.presets import preset_names
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.runs import Run
@@ -54,7 +54,7 @@ def benchmark_run(
         )
         measures = measure_generator(generator, quick, config.training.microbatch_size)
         measures += measure_training(config, generator.resolution, where, quick)
-        told = setup.current(where, command).measure(quick, describe(generator))
+        told = setup.current(where, command).measure(quick, describe_layers(generator))
         measures.insert(0, told)
     folder = target.path if isinstance(target, Run) else out
     if folder is not None:

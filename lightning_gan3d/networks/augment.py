@@ -1,22 +1,22 @@
 """Adaptive discriminator augmentation (ADA, Karras et al. 2020a): pixel blits, geometry, colour.
 
-Mirroring is left out on purpose. Rotated or tinted images do not pass for real ones, so the
-generator does not learn to make them; but a mirrored object under an unmirrored camera is a
-plausible object seen from a wrong side, and the discriminator, who is told the camera, would teach
-it. A data set that bears mirroring is mirrored with its poses, as an option of the data.
+Mirroring is left out on purpose. The discriminator rejects rotated or tinted images, so the
+generator does not learn them; but a mirrored object under an unmirrored camera is plausible, and
+would teach wrong views. A data set can be mirrored together with its poses instead.
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import Count, Positive, Share
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
 
@@ -34,47 +34,25 @@ SYM6 = (
     0.0017677118642428036,
     -0.007800708325034148,
 )
-"""Scaling filter of the symlet with six vanishing moments (Daubechies 1992, table 8.3); as ADA."""
+"""Scaling filter of the symlet with six vanishing moments (Daubechies 1992, table 8.3), as ADA."""
 SYM6_CENTRE = 5
-"""Its centre, in taps. The centre of mass is 5.1; a whole number keeps quarter turns on samples."""
+"""Its centre, in taps. The centre of mass is 5.1; an integer keeps quarter turns on samples."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of all that the discriminator sees, real and generated."""
+    """Augmentation of the discriminator's inputs, real and generated."""
 
     mode: Literal["none", "fixed", "ada"] = "none"
-    """`fixed` keeps the probability; `ada` adapts it to how far the discriminator overfits."""
-    probability: float = 0.2
+    """`fixed` keeps the probability; `ada` adapts it to the discriminator's overfitting."""
+    probability: Share = 0.2
     """Probability of each transform in mode `fixed`; `ada` starts from 0."""
-    target: float = 0.6
-    """Mean sign of the real logits that `ada` aims at."""
-    speed_kimg: float = 500.0
-    """Thousands of images in which `ada` can go from 0 to 1."""
-    interval: int = 4
+    target: Annotated[float, Interval(ge=-1, le=1)] = 0.6
+    """Mean sign of the real logits, controlled by `ada`."""
+    speed_kimg: Positive = 500.0
+    """Thousands of images in which `ada` goes from 0 to 1 at most."""
+    interval: Count = 4
     """Steps between adaptations."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(
-                f"augment.probability={self.probability}: use a number in [0, 1], e.g. 0.2",
-                field="probability",
-            )
-        if not -1 <= self.target <= 1:
-            raise ConfigError(
-                f"augment.target={self.target}: a mean sign lies in [-1, 1]; use e.g. 0.6",
-                field="target",
-            )
-        if not self.speed_kimg > 0:
-            raise ConfigError(
-                f"augment.speed_kimg={self.speed_kimg}: use a positive number, e.g. 500",
-                field="speed_kimg",
-            )
-        if self.interval < 1:
-            raise ConfigError(
-                f"augment.interval={self.interval}: use 1 step or more, e.g. 4", field="interval"
-            )
 
 
 class Augment(nn.Module):
@@ -83,7 +61,7 @@ class Augment(nn.Module):
     p: Tensor
 
     def __init__(self, cfg: AugmentConfig) -> None:
-        """Start from the fixed probability, or from 0 where it adapts."""
+        """Start from the fixed probability, or from 0 if it adapts."""
         super().__init__()
         self.cfg = cfg
         self.register_buffer(
@@ -93,9 +71,9 @@ class Augment(nn.Module):
     def forward(self, images: Images, draws: Draws) -> Images:
         """Transform image and raw image alike, each sample on its own; twice differentiable.
 
-        Depth and opacity are dropped: they no longer lie under the pixels. The raw image is warped
-        at its own size. EG3D enlarges it to the image first and reduces it afterwards, which blurs
-        it even where nothing is to be changed.
+        Depth and opacity are dropped, for they are not warped. The raw image is warped at its own
+        size. EG3D enlarges it to the image first and reduces it afterwards, which blurs it even if
+        no transform is applied.
         """
         if self.cfg.mode == "none":
             return images
@@ -114,11 +92,11 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def update(self, mean_sign_real: Float[Tensor, ""], num_images: int) -> None:
-        """Adapt p (Karras et al. 2020a, section 3.1), without asking the device.
+        """Adapt p (Karras et al. 2020a, section 3.1), without a device synchronisation.
 
-        `mean_sign_real` is the mean sign of the real logits over the `num_images` seen since the
-        last update, on all ranks: above the target, the discriminator overfits and p rises. It has
-        no ceiling: what lies above 1 acts as 1, and must be gone before p falls below it.
+        `mean_sign_real` is the mean sign of the real logits over the `num_images` since the last
+        update, on all ranks: above the target, the discriminator overfits and p rises. p is not
+        limited: values above 1 act as 1, and have to fall first.
         """
         if self.cfg.mode == "ada":
             step = num_images / (self.cfg.speed_kimg * 1000)
@@ -128,7 +106,7 @@ class Augment(nn.Module):
 def geometry(
     u: Float[Tensor, "v 12"], n: Float[Tensor, "v 4"], p: Float[Tensor, ""], size: int
 ) -> Float[Tensor, "v 3 3"]:
-    """Draw maps from output to input positions, in units of half the image, about its centre.
+    """Draw affine maps of output to input positions, in units of half the image, about its centre.
 
     Blits: rotation by quarters, translation by whole pixels of `size`, up to an eighth of it.
     Geometry: scaling by 2^(0.2 n), rotation, stretching by 2^(0.2 n), rotation, translation by
@@ -154,10 +132,10 @@ def colour(
 ) -> Float[Tensor, "v 3 4"]:
     """Draw affine maps of colours in [-1, 1].
 
-    Brightness + 0.2 n, contrast * 2^(0.5 n), reversal of luma by an even chance, rotation of hue,
+    Brightness + 0.2 n, contrast * 2^(0.5 n), luma inversion in half of the cases, rotation of hue,
     saturation * 2^n, in this order, each with probability p. Luma is the grey axis; the linear
-    parts keep it and the plane of hues apart, so that they multiply in closed form. `u`: uniform,
-    `n`: normal numbers.
+    parts do not mix it with the plane of hues, so that their product has a closed form. `u`:
+    uniform, `n`: normal numbers.
     """
     on = (u[:, :5] < p).to(u.dtype)
     brightness = 0.2 * n[:, 0] * on[:, 0]
@@ -182,8 +160,7 @@ def transform(
     """Warp square images of 3 channels, or pairs of 6, then map their colours.
 
     Warped between a twofold enlargement and its adjoint, with the filter SYM6, whose even shifts
-    are orthonormal: an image that is not warped comes back as it was. Beyond its border an image
-    continues as its mirror image.
+    are orthonormal: the identity leaves an image unchanged. Borders are reflected.
     """
     n = x.shape[-1]
     enlarge, reduce = _resampling(n, x.dtype, x.device)
@@ -200,7 +177,7 @@ def transform(
         ]
     )
     source = (warp[:, :2] @ target.flatten(1) + 1) * (n / 2) - 0.5
-    # Within the enlarged margin positions stay as they are; clearly beyond it they fold back.
+    # Positions beyond the enlarged margin are reflected.
     folded = n - 0.5 - (torch.remainder(source + 0.5, 2 * n) - n).abs()
     last = first + (length - 1) / 2
     beyond = (source < first - 0.25) | (source > last + 0.25)
@@ -217,7 +194,7 @@ def transform(
 
 @lru_cache(maxsize=32)
 def _resampling(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Matrices that enlarge n samples twofold, with the filter's margins, and that reduce again."""
+    """Matrices that enlarge n samples twofold, with the filter's margins, and reduce them again."""
     with torch.inference_mode(False):
         taps = torch.tensor(SYM6, dtype=torch.float64)
         length = 2 * n + len(SYM6) - 2

@@ -1,44 +1,30 @@
 """The decoder of the explicit representations: gathered features to density and features."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import Count, Positive
 from lightning_gan3d.lowering import Lowered, LoweredGrid, NotLowered
 from lightning_gan3d.networks.layers import FullyConnected
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """EG3D's decoder: FC, activation, FC; the same for all explicit representations compared."""
+    """EG3D's decoder, FC, activation, FC; the same for all explicit representations."""
 
-    hidden_dim: int = 64
+    hidden_dim: Count = 64
     """Width of the hidden layers."""
-    num_layers: int = 1
-    """Hidden layers. 0 reads density and colour straight from the grid by one linear layer."""
+    num_layers: Annotated[int, Ge(0)] = 1
+    """Hidden layers. 0: density and colour are linear in the grid's channels."""
     activation: Literal["softplus", "lrelu"] = "softplus"
     """`lrelu` is several times cheaper on a CPU."""
-    lr_mul: float = 1.0
+    lr_mul: Positive = 1.0
     """Learning-rate multiplier (equalised learning rate)."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.hidden_dim < 1:
-            raise ConfigError(
-                f"decoder.hidden_dim={self.hidden_dim}: use 1 or more, e.g. 64", field="hidden_dim"
-            )
-        if self.num_layers < 0:
-            raise ConfigError(
-                f"decoder.num_layers={self.num_layers}: use 0 (linear) or more", field="num_layers"
-            )
-        if not self.lr_mul > 0:
-            raise ConfigError(
-                f"decoder.lr_mul={self.lr_mul}: use a positive number, e.g. 1.0", field="lr_mul"
-            )
 
 
 class Decoder(nn.Module):
@@ -50,24 +36,21 @@ class Decoder(nn.Module):
         self.cfg = cfg
         layers: list[nn.Module] = []
         for i in range(cfg.num_layers):
-            layers.append(
-                FullyConnected(
-                    in_dim if i == 0 else cfg.hidden_dim, cfg.hidden_dim, lr_mul=cfg.lr_mul
-                )
-            )
+            below = in_dim if i == 0 else cfg.hidden_dim
+            layers.append(FullyConnected(below, cfg.hidden_dim, lr_mul=cfg.lr_mul))
             layers.append(
                 nn.Softplus() if cfg.activation == "softplus" else nn.LeakyReLU(0.2, inplace=True)
             )
-        last = in_dim if cfg.num_layers == 0 else cfg.hidden_dim
-        layers.append(FullyConnected(last, 1 + feature_dim, lr_mul=cfg.lr_mul))
+        below = in_dim if cfg.num_layers == 0 else cfg.hidden_dim
+        layers.append(FullyConnected(below, 1 + feature_dim, lr_mul=cfg.lr_mul))
         self.net = nn.Sequential(*layers)
 
     def lower(
         self, grids: Float[Tensor, "b p d h w c"], axes: tuple[tuple[int, int, int], ...]
     ) -> Lowered:
-        """Describe the decoding of the mean over `grids` to fused kernels; they know one layer."""
+        """Describe the decoding of the mean over `grids` to the fused kernels."""
         if self.cfg.num_layers != 1:
-            return NotLowered(f"decoder.num_layers={self.cfg.num_layers}; the kernels know 1")
+            return NotLowered(f"decoder.num_layers={self.cfg.num_layers}; the kernels need 1")
         first, last = self.net[0], self.net[2]
         assert isinstance(first, FullyConnected)
         assert isinstance(last, FullyConnected)
@@ -86,10 +69,10 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Tensor, "b n 1"], Float[Tensor, "b n f"]]:
         """Return raw density, unactivated, and features in [-0.001, 1.001].
 
-        Features are sigmoid(x) * 1.002 - 0.001 (Mip-NeRF, Barron et al. 2021, supplement): 0 and 1
-        are within reach.
+        Features are sigmoid(x) * 1.002 - 0.001, which reaches 0 and 1 (Mip-NeRF, Barron et al.
+        2021, supplement).
         """
-        # Channels first, as fields gather: the products and their gradients copy no points.
+        # Channels first, as fields gather: products and gradients copy no points.
         y = x.mT
         for layer in self.net:
             if isinstance(layer, FullyConnected):

@@ -1,62 +1,52 @@
-"""The discriminator: StyleGAN2's residual network over image and raw rendering, told the camera."""
+"""The discriminator: StyleGAN2's residual network on image and raw rendering, given the camera."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.images import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize
-from lightning_gan3d.networks.synthesis import check_channels, check_clamp, widths
+from lightning_gan3d.networks.synthesis import widths
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Widths and options of the discriminator."""
 
-    channel_base: int = 32768
+    channel_base: Count = 32768
     """Channels at resolution r are channel_base / r, at most `channel_max`."""
-    channel_max: int = 512
+    channel_max: Count = 512
     """Most channels of a layer."""
-    channels: tuple[int, ...] | None = None
+    channels: tuple[Count, ...] | None = None
     """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
     dual: bool = True
-    """Dual discrimination (Chan et al. 2022): see the raw rendering beside the image."""
-    mbstd_group: int = 4
+    """Dual discrimination (Chan et al. 2022): judge the raw rendering beside the image."""
+    mbstd_group: Annotated[int, Ge(0)] = 4
     """Images of a minibatch-deviation group. 0: none."""
     conditioning: Literal["projection", "none"] = "projection"
-    """How the camera enters: as a projection (Miyato & Koyama 2018), or not at all."""
-    mapping_layers: int = 8
+    """Conditioning on the camera: by projection (Miyato & Koyama 2018), or none."""
+    mapping_layers: Annotated[int, Ge(0)] = 8
     """Layers from the camera label to the projection."""
     unconditional_term: bool = False
-    """Add a plain logit to the projection: steadier where the network is tiny."""
-    conv_clamp: float | None = None
+    """Add an unconditional logit to the projection, which steadies tiny networks."""
+    conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        check_channels("discriminator", self.channel_base, self.channel_max, self.channels)
-        check_clamp("discriminator", self.conv_clamp)
-        if self.mbstd_group < 0:
-            raise ConfigError(
-                f"discriminator.mbstd_group={self.mbstd_group}: use 0 (none) or more", "mbstd_group"
-            )
-        if self.mapping_layers < 0:
-            raise ConfigError(
-                f"discriminator.mapping_layers={self.mapping_layers}: use 0 or more",
-                "mapping_layers",
-            )
+        """Check combinations of fields."""
         if self.unconditional_term and self.conditioning == "none":
             raise ConfigError(
-                "discriminator.unconditional_term=true: without conditioning the logit is plain "
-                "already; set it to false, or conditioning to projection",
+                "discriminator.unconditional_term=true: without conditioning the logit is "
+                "unconditional already; set it to false, or conditioning to projection",
                 field="unconditional_term",
             )
 
@@ -90,15 +80,12 @@ class ResBlock(MixedPrecision):
     ) -> None:
         """Build; `image_dim` > 0 adds the layer that reads an image."""
         super().__init__()
-        half = math.sqrt(0.5)
         self.fromrgb = (
             Conv2dLayer(image_dim, in_dim, 1, conv_clamp=conv_clamp) if image_dim else None
         )
         self.conv0 = Conv2dLayer(in_dim, in_dim, 3, conv_clamp=conv_clamp)
-        self.conv1 = Conv2dLayer(in_dim, out_dim, 3, down=2, gain=half, conv_clamp=conv_clamp)
-        self.skip = Conv2dLayer(
-            in_dim, out_dim, 1, activation="linear", bias=False, down=2, gain=half
-        )
+        self.conv1 = Conv2dLayer(in_dim, out_dim, 3, residual=True, conv_clamp=conv_clamp)
+        self.skip = Conv2dLayer(in_dim, out_dim, 1, "linear", residual=True)
 
     def forward(self, x: Float[Tensor, "v i h w"]) -> Float[Tensor, "v o h2 w2"]:
         """Halve the size, in this block's precision."""
@@ -115,7 +102,7 @@ class Epilogue(nn.Module):
     def __init__(
         self, in_dim: int, out_dim: int, cfg: DiscriminatorConfig, image_dim: int = 0
     ) -> None:
-        """Build; `image_dim` > 0 where the image itself is 4x4."""
+        """Build; `image_dim` > 0 if the image itself is 4x4."""
         super().__init__()
         self.mbstd_group = cfg.mbstd_group
         self.fromrgb = (
@@ -131,7 +118,7 @@ class Epilogue(nn.Module):
     def forward(
         self, x: Float[Tensor, "v c 4 4"]
     ) -> tuple[Float[Tensor, "v o"], Float[Tensor, "v 1"] | None]:
-        """Return the numbers to be projected, and the plain logit where there is one."""
+        """Return the vector to project, and the unconditional logit if configured."""
         if self.fromrgb is not None:
             x = self.fromrgb(x)
         if self.mbstd_group:
@@ -182,7 +169,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
         """Return one logit per image, in the precision of the label."""
-        with without_autocast(label.device):  # the precision is a property of the blocks
+        with without_autocast(label.device):  # the blocks have their own precision
             return self._logits(images, label)
 
     def _logits(self, images: Images, label: Tensor) -> Tensor:
@@ -192,7 +179,7 @@ class Discriminator(nn.Module):
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
         logits: Tensor
-        logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation wants all digits
+        logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation needs all digits
         if self.cfg.conditioning == "projection":
             logits = (logits * self.mapping(label)).sum(dim=1, keepdim=True)
             logits = logits / math.sqrt(self.out_dim)

@@ -1,18 +1,11 @@
-"""Layers of StyleGAN2 (Karras et al. 2020b): equalised learning rate, modulated convolution, noise.
+"""Layers of StyleGAN2 (Karras et al. 2020b): equalised learning rate, modulation, noise.
 
-One implementation serves images (`dims=2`) and volumes (`dims=3`). Activations are leaky ReLU 0.2
-with gain sqrt(2). Because a leaky ReLU commutes with positive factors, gains are folded into
-weights, demodulation factors and biases, which are small, instead of being a pass over the
-activations.
-
-Images have their channels innermost in memory, and so have the kernels: at 128 channels and 512
-pixels a CPU convolves them 1.25 times as fast in float32 and 4.5 times in bfloat16, and a GPU's
-16-bit units know nothing else. What is computed with 16 bits is what the layers are given;
-styles, demodulation factors, biases and noise are float32 throughout.
+One implementation serves images (`dims=2`) and volumes (`dims=3`). Activations have the precision
+of a layer's input; styles, demodulation factors, biases and noise are float32 throughout.
 """
 
 import math
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,15 +15,21 @@ from torch import Tensor, nn
 
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks import fused
-from lightning_gan3d.networks.resample import fir
+from lightning_gan3d.networks.convolution import (
+    DEMOD_EPS,
+    GAINS,
+    SLOPE,
+    Activation,
+    Affine,
+    clamped,
+    convolve,
+    demodulation,
+    kernel_parameter,
+    modulated_layer,
+    within_float16,
+)
 
-Activation = Literal["linear", "lrelu"]
 NoiseMode = Literal["const", "random", "none"]
-
-GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
-"""Gain of an activation, chosen so that it keeps the variance of its input."""
-SLOPE = 0.2
-DEMOD_EPS = 1e-8
 
 
 def normalize_second_moment(x: Float[Tensor, "b c"], eps: float = 1e-8) -> Float[Tensor, "b c"]:
@@ -63,76 +62,19 @@ class FullyConnected(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """Map the last axis."""
-        y = torch.addmm(
-            self.bias,
-            x.reshape(-1, x.shape[-1]),
-            self.weight.T,
-            beta=self.bias_gain,
-            alpha=self.weight_gain,
-        )
+        rows = x.reshape(-1, x.shape[-1])
+        weight, gains = self.weight.T, (self.bias_gain, self.weight_gain)
+        y = torch.addmm(self.bias, rows, weight, beta=gains[0], alpha=gains[1])
         y = y.reshape(*x.shape[:-1], -1)
         return F.leaky_relu(y, SLOPE) if self.activation == "lrelu" else y
 
 
-_CONVOLUTIONS = {4: (F.conv2d, F.conv_transpose2d), 5: (F.conv3d, F.conv_transpose3d)}
-
-
-def kernel_parameter(weight: Float[Tensor, "o i *kernel"]) -> nn.Parameter:
-    """Make a kernel trainable, in the layout in which images are convolved."""
-    if weight.ndim == 4:
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(weight)
-
-
-def convolve(
-    x: Float[Tensor, "v i *size"],
-    weight: Float[Tensor, "o i *kernel"],
-    bias: Float[Tensor, " o"] | None = None,
-    up: int = 1,
-    down: int = 1,
-) -> Float[Tensor, "v o *out"]:
-    """Convolve with an odd kernel and zero padding, with FIR-filtered up- or downsampling by 2.
-
-    Upsampling (which takes no bias): zeros between the samples, the kernel (as a true convolution,
-    mirrored against the correlation of the other cases), then the FIR filter with gain 2 per axis.
-    Downsampling: the FIR filter, then the strided kernel. Both as in StyleGAN2, so that its weights
-    can be read. Computed in the precision of `x`.
-    """
-    k = weight.shape[-1]
-    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    if down == 2:
-        x = fir(x, 1 + k // 2, stride=2 if k == 1 else 1)
-    if k == 1 and x.ndim == 4:
-        # A product of matrices, for which torch's convolution has a slow path on a CPU.
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    conv, transposed = _CONVOLUTIONS[x.ndim]
-    # On a CPU, volumes of odd widths are up to twice as fast with the channels innermost.
-    wide = weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
-    odd = x.ndim == 5 and x.device.type == "cpu" and k > 1 and not wide
-    if odd:
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-    if up == 2:
-        y = transposed(x, weight.transpose(0, 1), stride=2)
-    elif down == 2 and k > 1:
-        y = conv(x, weight, bias, stride=2)
-    else:
-        y = conv(x, weight, bias, padding=k // 2)
-    if odd:
-        y = y.contiguous()
-    # Half a kernel outside is within the filter's reach of the border pixels.
-    return fir(y, 2 - k // 2, gain=2.0) if up == 2 else y
-
-
-def clamped(x: Float[Tensor, "*s"], bound: float | None) -> Float[Tensor, "*s"]:
-    """Clamp to [-bound, bound], if there is one.
-
-    By `hardtanh`, whose gradient is one pass where that of `clamp` is five.
-    """
-    return x if bound is None else F.hardtanh(x, -bound, bound)
-
-
 class Conv2dLayer(nn.Module):
-    """Convolution with equalised learning rate, bias, activation: the discriminator's layer."""
+    """Convolution with equalised learning rate, bias, activation: the discriminator's layer.
+
+    `linear` is without bias. `residual`, for the branches of a residual block: halve the size, and
+    scale by sqrt(1/2) after the activation and before the clamp.
+    """
 
     def __init__(
         self,
@@ -140,16 +82,15 @@ class Conv2dLayer(nn.Module):
         out_dim: int,
         kernel: int,
         activation: Activation = "lrelu",
-        bias: bool = True,
-        down: int = 1,
-        gain: float = 1.0,
+        residual: bool = False,
         conv_clamp: float | None = None,
     ) -> None:
-        """Draw the weights; `gain` scales the output, after the activation and before the clamp."""
+        """Draw the weights."""
         super().__init__()
-        self.activation, self.down = activation, down
+        gain = math.sqrt(0.5) if residual else 1.0
+        self.activation, self.down = activation, 2 if residual else 1
         self.weight = kernel_parameter(torch.randn(out_dim, in_dim, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_dim)) if activation != "linear" else None
         self.bias_gain = GAINS[activation] * gain
         self.weight_gain = self.bias_gain / math.sqrt(in_dim * kernel**2)
         self.clamp = None if conv_clamp is None else conv_clamp * gain
@@ -164,64 +105,15 @@ class Conv2dLayer(nn.Module):
         return clamped(y, self.clamp)
 
 
-def demodulation(
-    weight: Float[Tensor, "o i *kernel"], style: Float[Tensor, "v i"], gain: float = 1.0
-) -> Float[Tensor, "v o"]:
-    """Return the factors that scale each weight * style to the norm `gain` per output channel."""
-    power = weight.square().flatten(2).sum(2)
-    eps = _demod_eps(style.dtype, style.device)
-    # rsqrt(p / gain^2) = gain * rsqrt(p), in two operations instead of four.
-    scaled = torch.addmm(eps, style.square(), power.T, beta=gain**-2, alpha=gain**-2)
-    return scaled.rsqrt()
+@dataclass(frozen=True)
+class LayerOptions:
+    """What the layers of a synthesis network have in common."""
 
-
-def modulated_layer(
-    x: Float[Tensor, "v i *size"],
-    weight: Float[Tensor, "o i *kernel"],
-    style: Float[Tensor, "v i"],
-    scale: Float[Tensor, "v o"],
-    shift: Float[Tensor, " o"],
-    noise: Float[Tensor, "*n"] | None,
-    strength: Float[Tensor, ""] | None,
-    up: int,
-    clamp: float | None,
-) -> Float[Tensor, "v o *out"]:
-    """Modulated convolution (Karras et al. 2020b, eqs. 1-3), noise, bias, leaky ReLU, clamp.
-
-    leaky_relu(scale convolve(x style, weight, up) + shift + strength noise). Each sample has its
-    own weight * style, demodulated by its `scale`. Scaling the input and the output is the same
-    thing with one weight for the whole batch.
-    """
-    ones = [1] * (x.ndim - 2)
-    y = convolve(x * style.reshape(*style.shape, *ones).to(x.dtype), weight, up=up)
-    added = shift.reshape(-1, *ones)
-    if noise is not None and strength is not None:
-        added = torch.addcmul(added, noise, strength)
-    factors = scale.reshape(*scale.shape, *ones).to(y.dtype)
-    y = F.leaky_relu(torch.addcmul(added.to(y.dtype), y, factors), SLOPE, inplace=True)
-    return clamped(y, clamp)
-
-
-def _within_float16(
-    weight: Float[Tensor, "o i *kernel"], style: Float[Tensor, "v i"]
-) -> tuple[Float[Tensor, "o i *kernel"], Float[Tensor, "v i"]]:
-    """Scale what demodulation scales back, so that sums of products stay in float16's range.
-
-    As Karras et al. (2020b, appendix) with the largest magnitudes: sums of many terms then grow as
-    their root at most where terms are random, and by `conv_clamp` where they are not.
-    """
-    largest = weight.detach().abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1))
-    fan_in = weight[0].numel()
-    return (
-        weight / (largest * math.sqrt(fan_in)),
-        style / style.detach().abs().amax(dim=1, keepdim=True),
-    )
-
-
-@lru_cache(maxsize=8)
-def _demod_eps(dtype: torch.dtype, device: torch.device) -> Float[Tensor, " 1"]:
-    with torch.inference_mode(False):
-        return torch.full([1], DEMOD_EPS, dtype=dtype, device=device)
+    w_dim: int
+    dims: int = 2
+    """2 for images, 3 for volumes."""
+    use_noise: bool = True
+    conv_clamp: float | None = None
 
 
 class SynthesisLayer(nn.Module):
@@ -230,31 +122,17 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
 
     def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        w_dim: int,
-        resolution: int,
-        up: int = 1,
-        dims: int = 2,
-        use_noise: bool = True,
-        conv_clamp: float | None = None,
+        self, in_dim: int, out_dim: int, resolution: int, options: LayerOptions, up: int = 1
     ) -> None:
         """Draw weights and the constant noise; `resolution` is that of the output."""
         super().__init__()
-        self.up, self.dims, self.resolution, self.use_noise, self.clamp = (
-            up,
-            dims,
-            resolution,
-            use_noise,
-            conv_clamp,
-        )
-        self.affine = FullyConnected(w_dim, in_dim, bias_init=1.0)
-        self.weight = kernel_parameter(torch.randn(out_dim, in_dim, *[3] * dims))
+        self.up, self.resolution, self.options = up, resolution, options
+        self.affine = FullyConnected(options.w_dim, in_dim, bias_init=1.0)
+        self.weight = kernel_parameter(torch.randn(out_dim, in_dim, *[3] * options.dims))
         self.bias = nn.Parameter(torch.zeros(out_dim))
-        if use_noise:
+        if options.use_noise:
             self.noise_strength = nn.Parameter(torch.zeros([]))
-            self.register_buffer("noise_const", torch.randn([resolution] * dims))
+            self.register_buffer("noise_const", torch.randn([resolution] * options.dims))
 
     def forward(
         self,
@@ -264,19 +142,23 @@ class SynthesisLayer(nn.Module):
         draws: Draws | None = None,
     ) -> Float[Tensor, "v o *out"]:
         """Apply the layer to v samples, each with its style, in the precision of `x`."""
-        gain = GAINS["lrelu"]
+        gain, clamp = GAINS["lrelu"], self.options.conv_clamp
         weight: Tensor = self.weight
         style = self.affine(w)
         if x.dtype == torch.float16:
-            weight, style = _within_float16(weight, style)
+            weight, style = within_float16(weight, style)
         noise = strength = None
-        if self.use_noise and noise_mode != "none":
+        if self.options.use_noise and noise_mode != "none":
             noise, strength = self._noise(x, noise_mode, draws), self.noise_strength * gain
         shift = self.bias * gain
-        sides = weight, style, shift, noise, strength
-        # Projectors optimise the noise, by which the fused layer does not differentiate.
+        # Projection optimises the noise, by which the fused layer does not differentiate.
         by_noise = noise is not None and noise.requires_grad and torch.is_grad_enabled()
-        if fused.serves(x, *weight.shape[:2]) and fused.reads(*sides) and not by_noise:
+        form = modulated_layer
+        if (
+            fused.serves(x, *weight.shape[:2])
+            and fused.reads(weight, style, shift, noise, strength)
+            and not by_noise
+        ):
             from lightning_gan3d.networks.fused import layer
 
             if len(x) == 1 and not torch.is_grad_enabled():
@@ -284,12 +166,12 @@ class SynthesisLayer(nn.Module):
                 weight = weight * style[0, :, None, None]
                 norm = torch.linalg.vector_norm(weight.permute(0, 2, 3, 1).flatten(1), dim=1)
                 demod = gain * (norm.square() + DEMOD_EPS).rsqrt()[None]
-                return layer.single(x, weight, demod, shift, noise, strength, self.up, self.clamp)
+                return layer.single(
+                    x, weight, Affine(demod, shift, noise, strength), self.up, clamp
+                )
             form = layer.modulated
-        else:
-            form = modulated_layer
-        demod = demodulation(weight, style, gain)
-        return form(x, weight, style, demod, shift, noise, strength, self.up, self.clamp)
+        affine = Affine(demodulation(weight, style, gain), shift, noise, strength)
+        return form(x, weight, style, affine, self.up, clamp)
 
     def _noise(self, x: Tensor, noise_mode: NoiseMode, draws: Draws | None) -> Tensor:
         if noise_mode == "const":
@@ -298,21 +180,19 @@ class SynthesisLayer(nn.Module):
             raise ValueError(
                 "noise_mode='random' needs draws; pass draws, or noise_mode 'const' or 'none'"
             )
-        shape = [x.shape[0], 1, *[self.resolution] * self.dims]
+        shape = [x.shape[0], 1, *[self.resolution] * self.options.dims]
         return draws.normal("noise", shape, x.device, on_device=True).to(self.bias.dtype)
 
 
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution without demodulation: features to colours, planes or voxels."""
 
-    def __init__(
-        self, in_dim: int, out_dim: int, w_dim: int, dims: int = 2, conv_clamp: float | None = None
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, options: LayerOptions) -> None:
         """Draw the weights."""
         super().__init__()
-        self.dims, self.clamp = dims, conv_clamp
-        self.affine = FullyConnected(w_dim, in_dim, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim, *[1] * dims))
+        self.clamp = options.conv_clamp
+        self.affine = FullyConnected(options.w_dim, in_dim, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim, *[1] * options.dims))
         self.bias = nn.Parameter(torch.zeros(out_dim))
         self.weight_gain = 1 / math.sqrt(in_dim)
 

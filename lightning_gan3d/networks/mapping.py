@@ -1,14 +1,15 @@
-"""The mapping network: latents and a camera label to styles, truncated toward the mean style."""
+"""The mapping network: latents and camera labels to styles, truncated toward the mean style."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import Count, Positive
 from lightning_gan3d.networks.layers import FullyConnected, normalize_second_moment
 
 
@@ -16,38 +17,22 @@ from lightning_gan3d.networks.layers import FullyConnected, normalize_second_mom
 class MappingConfig:
     """StyleGAN2's mapping network, conditioned on the camera as EG3D's."""
 
-    num_layers: int = 2
+    num_layers: Count = 2
     """Fully connected layers."""
-    lr_mul: float = 0.01
+    lr_mul: Positive = 0.01
     """Learning-rate multiplier of the layers."""
     condition: Literal["camera", "none"] = "camera"
     """`camera` embeds the label beside z; `none` ignores it."""
     label_scale: float = 1.0
     """Factor on the label before it is embedded; EG3D's `c_scale`."""
-    w_avg_decay: float = 0.998
+    w_avg_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
     """Decay of the running mean of w per update."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.num_layers < 1:
-            raise ConfigError(
-                f"mapping.num_layers={self.num_layers}: use 1 or more, e.g. 2", field="num_layers"
-            )
-        if not self.lr_mul > 0:
-            raise ConfigError(
-                f"mapping.lr_mul={self.lr_mul}: use a positive number, e.g. 0.01", field="lr_mul"
-            )
-        if not 0 <= self.w_avg_decay < 1:
-            raise ConfigError(
-                f"mapping.w_avg_decay={self.w_avg_decay}: use a number in [0, 1), e.g. 0.998",
-                field="w_avg_decay",
-            )
 
 
 class Mapping(nn.Module):
     """z and embedded label, each divided by its root mean square, through FC layers to w.
 
-    w is repeated `num_ws` times, once for each layer that it styles.
+    w is repeated `num_ws` times, once for each layer.
     """
 
     w_avg: Tensor
@@ -82,20 +67,17 @@ class Mapping(nn.Module):
         """
         x = normalize_second_moment(z)
         if self.cfg.condition == "camera":
-            x = torch.cat(
-                [x, normalize_second_moment(self.embed(label * self.cfg.label_scale))], dim=1
-            )
+            embedded = self.embed(label * self.cfg.label_scale)
+            x = torch.cat([x, normalize_second_moment(embedded)], dim=1)
         for i in range(self.cfg.num_layers):
             x = getattr(self, f"fc{i}")(x)
         ws = repeat(x, "b d -> b n d", n=self.num_ws)
         if truncation_psi == 1:
             return ws
-        near = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
-        return (
-            near
-            if truncation_cutoff is None
-            else torch.cat([near, ws[:, truncation_cutoff:]], dim=1)
-        )
+        truncated = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        if truncation_cutoff is None:
+            return truncated
+        return torch.cat([truncated, ws[:, truncation_cutoff:]], dim=1)
 
     @torch.no_grad()
     def update_w_avg(self, w: Float[Tensor, " w_dim"]) -> None:

@@ -1,8 +1,8 @@
-"""The precision in which networks compute, as a property of theirs.
+"""The precision of networks, as a property of their blocks.
 
-What multiplies large tensors - blocks of synthesis, super-resolution and discriminator - takes its
-input to the precision, and returns colours and planes in float32. Weights, styles, demodulation
-factors, running sums, cameras, points and the phases of sines are float32 whatever is chosen.
+Blocks of synthesis, super-resolution and discriminator convert their input to the precision, and
+return colours and planes in float32. Weights, styles, demodulation factors, running sums, cameras,
+points and the phases of sines are always float32.
 """
 
 import contextlib
@@ -18,33 +18,33 @@ from lightning_gan3d.config import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""None: that of what comes in, so that a network in float64 computes in float64."""
+"""None: that of the input, so that a network in float64 computes in float64."""
 
 
 class MixedPrecision(nn.Module):
-    """A part whose activations have a precision of their own."""
+    """A block whose activations have their own precision."""
 
     precision: Precision = "fp32"
 
     def enter(self, x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *size"]:
-        """Return what enters in this part's precision, images with their channels innermost."""
+        """Convert an input to this block's precision, images with their channels innermost."""
         dtype = DTYPES[self.precision] or x.dtype
         if x.ndim == 4:
             return x.to(dtype, memory_format=torch.channels_last)
         return x.to(dtype)
 
 
-def check_precision(asked: str) -> Precision:
-    """Return a precision by its name, or refuse it."""
+def check_precision(name: str) -> Precision:
+    """Return a precision by its name; reject other names."""
     for precision in get_args(Precision):
-        if asked == precision:
+        if name == precision:
             return precision  # type: ignore[no-any-return]  # one of them
     choices = ", ".join(get_args(Precision))
-    raise ConfigError(f"precision={asked}: use one of {choices}", "precision")
+    raise ConfigError(f"precision={name}: use one of {choices}", "precision")
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:
-    """Compute in fp32, bf16 or fp16 from now on; in training and inference alike.
+    """Compute in fp32, bf16 or fp16 from now on, in training and inference.
 
     bf16 keeps the range of float32 and 8 bits; fp16 keeps 11 bits and is meant for GPUs.
     """
@@ -55,7 +55,7 @@ def set_precision(network: nn.Module, precision: Precision) -> None:
 
 @contextlib.contextmanager
 def computing_in(network: nn.Module, precision: Precision) -> Iterator[None]:
-    """Compute in a precision for a while."""
+    """Compute in a precision within the context."""
     parts = [part for part in network.modules() if isinstance(part, MixedPrecision)]
     before = [part.precision for part in parts]
     set_precision(network, precision)
@@ -67,10 +67,7 @@ def computing_in(network: nn.Module, precision: Precision) -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Compute in the tensors' own precision, whatever surrounds the call.
-
-    `meta`, on which sizes and operations are counted and nothing is computed, knows no autocast.
-    """
+    """Disable autocast within the context; the device `meta` has none."""
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

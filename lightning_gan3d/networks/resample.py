@@ -1,7 +1,7 @@
-"""Resampling of images and volumes: StyleGAN2's FIR filter [1, 3, 3, 1], and resizing to any size.
+"""Resampling of images and volumes: StyleGAN2's FIR filter [1, 3, 3, 1], and bilinear resizing.
 
-All functions are linear in their input and differentiable any number of times. Those that filter
-work on (v, c, h, w) and (v, c, d, h, w) alike, and pad with zeros, as StyleGAN2 does.
+All functions are linear in their input and differentiable any number of times. Filters accept
+(v, c, h, w) and (v, c, d, h, w), and pad with zeros, as StyleGAN2's.
 """
 
 import math
@@ -17,7 +17,7 @@ from lightning_gan3d.networks import fused
 FIR_TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 """The binomial filter [1, 3, 3, 1], normalised to keep a constant."""
 SMALL = 64
-"""Longest axis of a volume that is filtered by a banded matrix; else by a depthwise convolution.
+"""Longest axis of a volume that is filtered by a banded matrix, not a depthwise convolution.
 
 A CPU's matrix product over a few dozen samples is two to four times as fast as its convolution.
 """
@@ -33,9 +33,9 @@ def fir(
     dims = x.ndim - 2
     whole = stride == 1 or (pad == 1 and x.shape[-1] % 2 == x.shape[-2] % 2 == 0)
     if whole and fused.serves(x, x.shape[1]):
-        from lightning_gan3d.networks.fused import filters
+        from lightning_gan3d.networks.fused import ops
 
-        return filters.fir(x, pad, stride, gain)
+        return ops.fir(x, pad, stride, gain)
     if dims == 3 and max(x.shape[2:]) <= SMALL:
         for axis in range(x.ndim - 1, 1, -1):
             x = _along(x, axis, _fir_matrix(x.shape[axis], pad, stride, gain, x.dtype, x.device))
@@ -52,16 +52,16 @@ def upsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *double"]:
     """
     dims = x.ndim - 2
     if fused.serves(x, x.shape[1]):
-        from lightning_gan3d.networks.fused import filters
+        from lightning_gan3d.networks.fused import ops
 
-        return filters.double(x, 2.0)
+        return ops.double(x, 2.0)
     if dims == 2:
         # Between two samples it is bilinear interpolation, with zeros beyond the border.
         wide = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
         return wide[..., 2:-2, 2:-2]
     if max(x.shape[2:]) <= SMALL // 2:
         for axis in range(x.ndim - 1, 1, -1):
-            # The transpose of downsampling, whose gain is 1 where here it is 2.
+            # The transpose of downsampling, with gain 2 instead of 1.
             matrix = _fir_matrix(2 * x.shape[axis], 1, 2, 2.0, x.dtype, x.device)
             x = _along(x, axis, matrix.T)
         return x
@@ -75,10 +75,10 @@ def upsample_plus(
     """Return upsample(x) + added, in the precision of `x`."""
     both = x.dtype == torch.float32 and fused.serves(added, x.shape[1])
     if both and fused.serves(x, x.shape[1]):
-        from lightning_gan3d.networks.fused import filters
+        from lightning_gan3d.networks.fused import ops
 
-        return filters.double_plus(x, added)
-    return upsample(x).add_(added)  # doubled, it is new
+        return ops.double_plus(x, added)
+    return upsample(x).add_(added)  # a new tensor
 
 
 def downsample(x: Float[Tensor, "v c *size"]) -> Float[Tensor, "v c *half"]:
@@ -100,8 +100,7 @@ def _along(
     return torch.bmm(matrix.T.expand(len(flat), -1, -1), flat).reshape(*before, -1, *after)
 
 
-# The caches below hold no inference tensors, even if first asked for in inference mode: training
-# shares them.
+# Cached tensors are shared with training, so they must not be inference tensors.
 
 
 @lru_cache(maxsize=256)
@@ -129,11 +128,11 @@ def _kernel(
 def resize(
     x: Float[Tensor, "v c h w"], size: int | tuple[int, int], antialias: bool = True
 ) -> Float[Tensor, "v c h2 w2"]:
-    """Resize bilinearly, pixel areas aligned; `antialias` widens the filter where sizes shrink."""
+    """Resize bilinearly, pixel areas aligned; `antialias` widens the filter of shrinking axes."""
     target = (size, size) if isinstance(size, int) else size
     if tuple(x.shape[-2:]) == target:
         return x
-    # Where it grows, antialiasing changes nothing but the time.
+    # For growing axes, antialiasing changes only the time.
     shrinks = target[0] < x.shape[-2] or target[1] < x.shape[-1]
     return F.interpolate(
         x, target, mode="bilinear", align_corners=False, antialias=antialias and shrinks

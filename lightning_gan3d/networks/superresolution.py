@@ -7,40 +7,34 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.layers import NoiseMode
+from lightning_gan3d.networks.layers import LayerOptions, NoiseMode
 from lightning_gan3d.networks.resample import resize
-from lightning_gan3d.networks.synthesis import SynthesisBlock, check_clamp
+from lightning_gan3d.networks.synthesis import SynthesisBlock
 
 
 @dataclass(frozen=True)
 class SuperResolutionConfig:
-    """How a rendering becomes the image. EG3D's 8XDC: factor 8, channels [256, 128]."""
+    """From a rendering to the image. EG3D's 8XDC: factor 8, channels [256, 128]."""
 
     factor: Literal[1, 2, 4, 8] = 1
     """Image over rendering resolution. 1: no network. 4: 2 after a bilinear doubling, as EG3D."""
-    channels: tuple[int, int] = (128, 64)
+    channels: tuple[Count, Count] = (128, 64)
     """Widths of the two blocks."""
     antialias: bool = True
-    """Antialias where a rendering must shrink to the size that the network works on."""
+    """Antialias a rendering that is larger than the network's input."""
     noise: Literal["none", "const", "random"] = "none"
-    """Layer noise at most of this kind; a caller can ask for less."""
-    conv_clamp: float | None = None
+    """Layer noise at most of this kind; callers can reduce it."""
+    conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D uses 256."""
     residual_in_raw: bool = False
-    """Return `image_raw` with the first block's colours added, where that block keeps the size and
-    the rendering needs no resizing: what EG3D's 2X and 4X do in place, so what the discriminator of
-    its 128-pixel models has seen."""
+    """Return `image_raw` with the first block's colours added, if that block keeps the size and the
+    rendering needs no resizing. EG3D's 2X and 4X do so in place, and its discriminators were
+    trained on it."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        if min(self.channels) < 1:
-            raise ConfigError(
-                f"superresolution.channels={list(self.channels)}: use widths of 1 or more",
-                "channels",
-            )
-        check_clamp("superresolution", self.conv_clamp)
+        """Check combinations of fields."""
         if self.residual_in_raw and self.factor not in (2, 4):
             raise ConfigError(
                 f"superresolution.residual_in_raw=true: with factor={self.factor} there is no "
@@ -50,7 +44,7 @@ class SuperResolutionConfig:
 
 
 class Upscaled(NamedTuple):
-    """The image, and the rendered colours that go with it, both in [-1, 1]."""
+    """The image and the rendered colours, both in [-1, 1]."""
 
     image: Float[Tensor, "v 3 r r"]
     image_raw: Float[Tensor, "v 3 h w"]
@@ -84,20 +78,9 @@ class SuperResolution(nn.Module):
             return
         c0, c1 = cfg.channels
         up0 = 2 if cfg.factor == 8 else 1
-        noise = cfg.noise != "none"
-        self.block0 = SynthesisBlock(
-            feature_dim,
-            c0,
-            w_dim,
-            out_resolution // 2,
-            3,
-            up=up0,
-            use_noise=noise,
-            conv_clamp=cfg.conv_clamp,
-        )
-        self.block1 = SynthesisBlock(
-            c0, c1, w_dim, out_resolution, 3, use_noise=noise, conv_clamp=cfg.conv_clamp
-        )
+        options = LayerOptions(w_dim, 2, cfg.noise != "none", cfg.conv_clamp)
+        self.block0 = SynthesisBlock(feature_dim, c0, out_resolution // 2, 3, options, up0)
+        self.block1 = SynthesisBlock(c0, c1, out_resolution, 3, options)
 
     def forward(
         self,
@@ -107,7 +90,7 @@ class SuperResolution(nn.Module):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Upscaled:
-        """Return the image, and `rgb` or what `residual_in_raw` makes of it. No input changes."""
+        """Return the image, and `rgb`, with the residual if configured. No input changes."""
         small = resize(rgb, self.work_resolution, self.cfg.antialias)
         if self.cfg.factor == 1:
             return Upscaled(small, rgb)
@@ -116,5 +99,5 @@ class SuperResolution(nn.Module):
         styles = repeat(ws[:, -1], "v d -> v n d", n=3)
         x, half = self.block0(x, small, styles, mode, draws and draws.scope("block0"))
         _, image = self.block1(x, half, styles, mode, draws and draws.scope("block1"))
-        leaks = self.cfg.residual_in_raw and half.shape == rgb.shape
-        return Upscaled(image, half if leaks else rgb)
+        with_residual = self.cfg.residual_in_raw and half.shape == rgb.shape
+        return Upscaled(image, half if with_residual else rgb)

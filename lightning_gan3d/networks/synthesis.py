@@ -1,4 +1,4 @@
-"""The 2D synthesis network of StyleGAN2: styles to an image, or to tri-planes."""
+"""StyleGAN2's synthesis network in 2D and 3D: styles to an image, tri-planes or a voxel grid."""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.layers import NoiseMode, SynthesisLayer, ToRGB
+from lightning_gan3d.networks import fused
+from lightning_gan3d.networks.layers import LayerOptions, NoiseMode, SynthesisLayer, ToRGB
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import upsample_plus
 
@@ -18,46 +19,30 @@ from lightning_gan3d.networks.resample import upsample_plus
 class SynthesisConfig:
     """Widths and options of a 2D synthesis network."""
 
-    channel_base: int = 32768
+    channel_base: Count = 32768
     """Channels at resolution r are channel_base / r, at most `channel_max`."""
-    channel_max: int = 512
+    channel_max: Count = 512
     """Most channels of a layer."""
-    channels: tuple[int, ...] | None = None
+    channels: tuple[Count, ...] | None = None
     """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
     use_noise: bool = True
     """Add noise of learned strength to every layer."""
-    conv_clamp: float | None = None
+    conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_channels("synthesis", self.channel_base, self.channel_max, self.channels)
-        check_clamp("synthesis", self.conv_clamp)
 
+@dataclass(frozen=True)
+class Synthesis3dConfig:
+    """Widths and options of a 3D synthesis network."""
 
-def check_channels(
-    name: str, channel_base: int, channel_max: int, channels: tuple[int, ...] | None
-) -> None:
-    """Refuse widths below 1, in the words of the configuration `name`."""
-    for field, value in (("channel_base", channel_base), ("channel_max", channel_max)):
-        if value < 1:
-            raise ConfigError(
-                f"{name}.{field}={value}: use a whole number of 1 or more", field=field
-            )
-    if channels is not None and (not channels or min(channels) < 1):
-        raise ConfigError(
-            f"{name}.channels={list(channels)}: use widths of 1 or more, e.g. [64, 64, 48, 24]",
-            "channels",
-        )
-
-
-def check_clamp(name: str, conv_clamp: float | None) -> None:
-    """Refuse a clamp that is not positive."""
-    if conv_clamp is not None and not conv_clamp > 0:
-        raise ConfigError(
-            f"{name}.conv_clamp={conv_clamp}: use a positive number, e.g. 256, or null",
-            "conv_clamp",
-        )
+    channel_base: Count = 2048
+    """Channels at resolution r are channel_base / r, at most `channel_max`."""
+    channel_max: Count = 256
+    """Most channels of a layer."""
+    channels: tuple[Count, ...] | None = None
+    """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
+    use_noise: bool = True
+    """Add noise of learned strength to every layer."""
 
 
 def widths(
@@ -67,7 +52,7 @@ def widths(
     channel_max: int,
     channels: tuple[int, ...] | None,
 ) -> dict[int, int]:
-    """Return the channels at 4, 8, ..., `resolution`, which must be a power of two of 4 or more."""
+    """Return the channels at 4, 8, ..., `resolution`, which must be a power of two from 4."""
     if resolution < 4 or resolution & (resolution - 1):
         near = 2 ** max(2, round(math.log2(max(resolution, 1))))
         raise ConfigError(
@@ -93,27 +78,20 @@ class SynthesisBlock(MixedPrecision):
         self,
         in_dim: int,
         out_dim: int,
-        w_dim: int,
         resolution: int,
         rgb_dim: int,
+        options: LayerOptions,
         up: int = 2,
-        dims: int = 2,
-        use_noise: bool = True,
-        conv_clamp: float | None = None,
     ) -> None:
         """Build; `in_dim` 0 starts from a learned constant."""
         super().__init__()
         self.in_dim, self.up = in_dim, up
-
-        def layer(i: int, up: int = 1) -> SynthesisLayer:
-            return SynthesisLayer(i, out_dim, w_dim, resolution, up, dims, use_noise, conv_clamp)
-
         if in_dim == 0:
-            self.const = nn.Parameter(torch.randn(out_dim, *[resolution] * dims))
+            self.const = nn.Parameter(torch.randn(out_dim, *[resolution] * options.dims))
         else:
-            self.conv0 = layer(in_dim, up)
-        self.conv1 = layer(out_dim)
-        self.torgb = ToRGB(out_dim, rgb_dim, w_dim, dims, conv_clamp)
+            self.conv0 = SynthesisLayer(in_dim, out_dim, resolution, options, up)
+        self.conv1 = SynthesisLayer(out_dim, out_dim, resolution, options)
+        self.torgb = ToRGB(out_dim, rgb_dim, options)
         self.num_conv = 1 if in_dim == 0 else 2
 
     def forward(
@@ -128,7 +106,7 @@ class SynthesisBlock(MixedPrecision):
 
         `ws`: one style for each convolution, then one for the output layer.
         """
-        with without_autocast(ws.device):  # the precision is a property of ours
+        with without_autocast(ws.device):  # the block has its own precision
             if x is None:
                 x = self.enter(self.const.expand(ws.shape[0], *self.const.shape))
             else:
@@ -148,32 +126,14 @@ class Synthesis(nn.Module):
     layer shares the style of the next block's first convolution.
     """
 
-    def __init__(
-        self,
-        channels: dict[int, int],
-        w_dim: int,
-        out_channels: int,
-        dims: int,
-        use_noise: bool,
-        conv_clamp: float | None = None,
-    ) -> None:
+    def __init__(self, channels: dict[int, int], out_channels: int, options: LayerOptions) -> None:
         """Build the blocks for `channels` at each resolution."""
         super().__init__()
         self.resolutions = list(channels)
         self.num_ws = 2 * len(channels)
         below = 0
         for r, c in channels.items():
-            block = SynthesisBlock(
-                below,
-                c,
-                w_dim,
-                r,
-                out_channels,
-                dims=dims,
-                use_noise=use_noise,
-                conv_clamp=conv_clamp,
-            )
-            self.add_module(f"b{r}", block)
+            self.add_module(f"b{r}", SynthesisBlock(below, c, r, out_channels, options))
             below = c
 
     def forward(
@@ -184,7 +144,7 @@ class Synthesis(nn.Module):
     ) -> Float[Tensor, "b c *size"]:
         """Return the image or volume of each row of styles.
 
-        `random` noise needs `draws`, and is keyed by layer.
+        `random` noise needs `draws`, keyed by layer.
         """
         x: Tensor | None = None
         out: Tensor | None = None
@@ -206,4 +166,54 @@ class Synthesis2d(Synthesis):
     ) -> None:
         """Build for a resolution that is a power of two."""
         channels = widths("synthesis", resolution, cfg.channel_base, cfg.channel_max, cfg.channels)
-        super().__init__(channels, w_dim, out_channels, 2, cfg.use_noise, cfg.conv_clamp)
+        options = LayerOptions(w_dim, 2, cfg.use_noise, cfg.conv_clamp)
+        super().__init__(channels, out_channels, options)
+
+
+class Synthesis3d(Synthesis):
+    """The same design with modulated 3D convolutions, to (b, out_channels, r, r, r)."""
+
+    def __init__(
+        self, cfg: Synthesis3dConfig, w_dim: int, resolution: int, out_channels: int
+    ) -> None:
+        """Build for a resolution that is a power of two."""
+        channels = widths("synthesis", resolution, cfg.channel_base, cfg.channel_max, cfg.channels)
+        super().__init__(channels, out_channels, LayerOptions(w_dim, 3, cfg.use_noise))
+
+
+def describe_layers(network: nn.Module) -> str:
+    """Name the backend of a network's synthesis layers, with the reason if it is plain torch.
+
+    Such as `numba, AVX-512`, `numba, AVX-512, in 5 of 7 layers` (the others are plain),
+    `plain torch (numba is missing: ...)`, or `none` without such layers. Compilers are ignored.
+    """
+    layers = [m for m in network.modules() if isinstance(m, SynthesisLayer)]
+    if not layers:
+        return "none"
+    devices = {m.weight.device.type for m in layers} - {"cpu"}
+    if devices:
+        return f"plain torch (layers on {', '.join(sorted(devices))}; the kernels need a CPU)"
+    try:
+        from lightning_gan3d import simd
+    except ImportError as error:
+        return f"plain torch ({error})"
+    in_float16 = {
+        m
+        for part in network.modules()
+        if isinstance(part, MixedPrecision) and part.precision == "fp16"
+        for m in part.modules()
+    }
+    # A layer's activations have the device, the axes and at most the precision of its weight.
+    num = sum(
+        fused.reads(m.weight)
+        and fused.serves(m.weight, *m.weight.shape[:2])
+        and m not in in_float16
+        for m in layers
+    )
+    if num == 0:
+        return (
+            "plain torch (no layer of images with float32 weights, activations in float32 or "
+            f"bfloat16, and channels in multiples of {simd.WIDTH})"
+        )
+    backend = f"numba, {simd.describe()}"
+    return backend if num == len(layers) else f"{backend}, in {num} of {len(layers)} layers"

@@ -1,7 +1,7 @@
-"""Explicit SIMD on a CPU without a C++ compiler: vectors of W floats for kernels that numba makes.
+"""Explicit SIMD on a CPU without a C++ compiler: vectors of `WIDTH` floats in numba kernels.
 
-A kernel is a numba function (`@entry`, `@helper`) that loops; what it does with vectors stands in
-functions marked `@simd`, which emit LLVM instructions when the kernel is compiled:
+A kernel is a numba function (`@entry`, `@helper`) that loops. It computes with vectors in functions
+marked `@simd`, which emit LLVM instructions when the kernel is compiled:
 
     @simd
     def scale(x: Int, y: Int, factor: Float) -> None:     # addresses, and a number
@@ -12,20 +12,19 @@ functions marked `@simd`, which emit LLVM instructions when the kernel is compil
         for i in range(0, x.size, WIDTH):                 # sizes padded to WIDTH
             scale(x.ctypes.data + 4 * i, y.ctypes.data + 4 * i, factor)
 
-Nothing checks an address: what is read and written is padded by the caller. Needs the extra
-`numba`; importing any module of this package raises an `ImportError` without it.
+Addresses are not checked: callers pad inputs and outputs to whole vectors. Needs the extra `numba`;
+without it, importing any module of this package raises an `ImportError`.
 """
 
 try:
-    import numba as _numba  # noqa: F401  # asked for here, so that its absence is said in words
+    import numba as _numba  # noqa: F401  # for the message below
 except ImportError as error:
     raise ImportError("numba is missing: pip install 'lightning-gan3d[numba]'") from error
 
-from lightning_gan3d.simd.compile import entry, helper
-from lightning_gan3d.simd.intrinsic import simd
-from lightning_gan3d.simd.maths import exp, expm1, leaky_relu, sigmoid, softplus
+from lightning_gan3d.simd.cpu_features import WIDTH, describe
+from lightning_gan3d.simd.decorators import entry, helper, simd
+from lightning_gan3d.simd.elementary_functions import exp, expm1, leaky_relu, sigmoid, softplus
 from lightning_gan3d.simd.matmul import ROWS, matmul
-from lightning_gan3d.simd.target import WIDTH, describe
 from lightning_gan3d.simd.threads import num_workers, run
 from lightning_gan3d.simd.vector import (
     Float,

@@ -1,81 +1,63 @@
-"""The product of matrices whose sizes are known when the kernel runs, in blocks of registers."""
+"""Matrix product of run-time sizes, in blocks of registers."""
 
-from lightning_gan3d.simd.compile import helper
-from lightning_gan3d.simd.intrinsic import simd
-from lightning_gan3d.simd.target import MANY_REGISTERS, WIDTH
+from typing import Annotated, Any, NamedTuple
+
+from lightning_gan3d.simd.cpu_features import MANY_REGISTERS, WIDTH
+from lightning_gan3d.simd.decorators import helper, simd
 from lightning_gan3d.simd.vector import Int, Registers, broadcast, fma, load, loop, store
 
 ROWS = 8 if MANY_REGISTERS else 4
-"""Rows of a block: rows of a product are padded to a multiple of it."""
+"""Rows of a block; callers pad rows to a multiple of it."""
 COLUMNS = 2
-"""Vectors of a block: ROWS * COLUMNS sums, COLUMNS operands and one factor stay in registers."""
+"""Vectors of a block: ROWS * COLUMNS sums, COLUMNS operands and one factor fit the registers."""
 
 
-def emit_block(
-    a: Int,
-    a_row: Int,
-    a_step: Int,
-    b: Int,
-    b_step: Int,
-    inner: Int,
-    start: Int,
-    start_row: Int,
-    out: Int,
-    out_row: Int,
-    columns: int,
-) -> None:
-    """Emit out[i, j] = start[i, j] + sum_k a[i, k] b[k, j] for ROWS rows and `columns` vectors.
+class Product(NamedTuple):
+    """Addresses of out = start + a b in bytes, with the bytes from row to row.
 
-    Of each matrix: the address of its first element, and the bytes from row to row or from step to
-    step of the sum; the columns of `b`, `start` and `out` follow one another.
+    `a_step` and `b_step` are the bytes between the `inner` steps of the sum. The columns of `b`,
+    `start` and `out` are contiguous.
     """
+
+    a: Any
+    a_row: Any
+    a_step: Any
+    b: Any
+    b_step: Any
+    inner: Any
+    start: Any
+    start_row: Any
+    out: Any
+    out_row: Any
+
+
+def _emit(p: Product, columns: int) -> None:
+    """Emit out[i, j] = start[i, j] + sum_k a[i, k] b[k, j] for ROWS rows and `columns` vectors."""
     sums = [
-        Registers([load(start + start_row * i + 4 * WIDTH * j) for j in range(columns)])
+        Registers([load(p.start + p.start_row * i + 4 * WIDTH * j) for j in range(columns)])
         for i in range(ROWS)
     ]
-    a_rows = [a + a_row * i for i in range(ROWS)]
-    with loop(inner) as k:
-        here = b + b_step * k
+    a_rows = [p.a + p.a_row * i for i in range(ROWS)]
+    with loop(p.inner) as k:
+        here = p.b + p.b_step * k
         operands = [load(here + 4 * WIDTH * j) for j in range(columns)]
         for i in range(ROWS):
-            factor = broadcast(a_rows[i] + a_step * k)
+            factor = broadcast(a_rows[i] + p.a_step * k)
             for j in range(columns):
                 sums[i][j] = fma(factor, operands[j], sums[i][j])
     for i in range(ROWS):
         for j in range(columns):
-            store(sums[i][j], out + out_row * i + 4 * WIDTH * j)
+            store(sums[i][j], p.out + p.out_row * i + 4 * WIDTH * j)
 
 
 @simd
-def _wide(
-    a: Int,
-    a_row: Int,
-    a_step: Int,
-    b: Int,
-    b_step: Int,
-    inner: Int,
-    start: Int,
-    start_row: Int,
-    out: Int,
-    out_row: Int,
-) -> None:
-    emit_block(a, a_row, a_step, b, b_step, inner, start, start_row, out, out_row, COLUMNS)
+def _wide(product: Annotated[Product, Int]) -> None:
+    _emit(product, COLUMNS)
 
 
 @simd
-def _narrow(
-    a: Int,
-    a_row: Int,
-    a_step: Int,
-    b: Int,
-    b_step: Int,
-    inner: Int,
-    start: Int,
-    start_row: Int,
-    out: Int,
-    out_row: Int,
-) -> None:
-    emit_block(a, a_row, a_step, b, b_step, inner, start, start_row, out, out_row, 1)
+def _narrow(product: Annotated[Product, Int]) -> None:
+    _emit(product, 1)
 
 
 @helper
@@ -95,17 +77,17 @@ def matmul(
 ) -> None:
     """Compute out = start + a b for `rows` rows (padded to ROWS) and `vectors` vectors of columns.
 
-    Addresses are in bytes; `*_row` and `*_step` are the bytes between rows, and between the `inner`
-    steps of the sum: exchanged for `a`, they multiply by its transpose. `start` may be `out` (to
-    add to it), or a row with start_row=0 (a bias). Columns of `b`, `start`, `out` are contiguous.
+    The first arguments are those of `Product`. Exchange `a_row` and `a_step` to multiply by the
+    transpose of `a`. `start` may be `out`, to add to it, or a row with start_row=0, a bias.
     """
-    vector = 4 * WIDTH
-    pairs = vectors // 2
     for i in range(0, rows, ROWS):
         at, begin, end = a + a_row * i, start + start_row * i, out + out_row * i
-        for j in range(pairs):
-            c = 2 * vector * j
-            _wide(at, a_row, a_step, b + c, b_step, inner, begin + c, start_row, end + c, out_row)
-        if vectors > 2 * pairs:
-            c = 2 * vector * pairs
-            _narrow(at, a_row, a_step, b + c, b_step, inner, begin + c, start_row, end + c, out_row)
+        for j in range(0, vectors, COLUMNS):
+            c = 4 * WIDTH * j
+            product = Product(
+                at, a_row, a_step, b + c, b_step, inner, begin + c, start_row, end + c, out_row
+            )
+            if j + COLUMNS <= vectors:
+                _wide(product)
+            else:
+                _narrow(product)

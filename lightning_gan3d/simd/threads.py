@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _lock = threading.Lock()
@@ -15,14 +13,17 @@ _lock = threading.Lock()
 
 def num_workers(tasks: int) -> int:
     """Threads that `run` uses for so many tasks: at most `torch.get_num_threads()`."""
+    import torch  # kernels are compiled without it
+
     return max(1, min(torch.get_num_threads(), tasks))
 
 
 def run(task: Callable[[int, int], None], tasks: int) -> None:
-    """Call task(worker, i) once for each i < tasks; `worker` < num_workers(tasks) owns scratch.
+    """Call task(worker, i) once for each i < tasks, with `worker` < num_workers(tasks).
 
-    Who does which task depends on timing; so results must depend on `i` alone. The caller works
-    too. The first exception is raised after all that had begun have ended.
+    Tasks of one worker run one after another, so each worker can own scratch memory. Which worker
+    runs a task depends on timing, so results must depend on `i` alone. The caller is a worker, too.
+    The first exception is raised when all started tasks have ended.
     """
     workers = num_workers(tasks)
     counter = itertools.count()
@@ -44,17 +45,17 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
     try:
         work(0)
     finally:
-        # One that has not begun by now finds nothing to do; waiting for it could take for ever
-        # where the pool's threads are callers themselves.
-        begun = [future for future in others if not future.cancel()]
-        errors = [future.exception() for future in begun]
+        # Workers that have not started have nothing left to do; waiting for them could deadlock,
+        # if the pool's threads are callers themselves.
+        started = [future for future in others if not future.cancel()]
+        errors = [future.exception() for future in started]
     for error in errors:
         if error is not None:
             raise error
 
 
 def _submit(work: Callable[[int], None], others: int) -> list[Future[None]]:
-    """Hand work(1), ..., work(others) to the pool, which grows to serve them at once."""
+    """Submit work(1), ..., work(others) to the pool, which grows to run them at once."""
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < others:
@@ -65,11 +66,11 @@ def _submit(work: Callable[[int], None], others: int) -> list[Future[None]]:
         return [_pool.submit(work, worker) for worker in range(1, others + 1)]
 
 
-def _forget() -> None:
-    """Threads do not survive a fork: the child begins anew."""
+def _reset() -> None:
+    """Drop the pool in a forked child, for threads do not survive a fork."""
     global _pool, _lock
     _pool, _lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset)

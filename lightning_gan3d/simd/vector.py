@@ -1,7 +1,7 @@
-"""Values in registers while a kernel is compiled, and the instructions between them.
+"""Values in registers of a kernel under compilation, and instructions on them.
 
 Each operation appends LLVM instructions to the kernel; nothing is computed here. `Int` is a 64-bit
-address or count, `Float` one float32, `Vec` WIDTH of float32 or of int32. An address is in bytes.
+address (in bytes) or count, `Float` one float32, `Vec` WIDTH of float32 or of int32.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any, Union
 from llvmlite import ir
 from numba.core import cgutils as _untyped
 
-from lightning_gan3d.simd.target import FEATURES, WIDTH
+from lightning_gan3d.simd.cpu_features import FEATURES, WIDTH
 
 cgutils: Any = _untyped
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -40,7 +40,7 @@ class Int:
     __radd__, __rmul__ = __add__, __mul__
 
     def splat(self) -> "Vec":
-        """Repeat in every lane, cut to int32."""
+        """Repeat in every lane, truncated to int32."""
         none = ir.Constant(INTS, ir.Undefined)
         small = self.builder.trunc(self.value, I32)
         one = self.builder.insert_element(none, small, ir.Constant(I32, 0))
@@ -48,7 +48,7 @@ class Int:
         return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
 
     def pointer(self, kind: Any) -> Any:
-        """See this address as one of values of an LLVM type."""
+        """Cast the address to a pointer to an LLVM type."""
         return self.builder.inttoptr(self.value, kind.as_pointer())
 
 
@@ -72,7 +72,7 @@ class Float:
 
 
 class Vec:
-    """WIDTH float32 or int32, or more (`join`); numbers beside it count as its constants."""
+    """WIDTH float32 or int32, or more (`join`); other operands may be numbers."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         """Wrap an LLVM value."""
@@ -85,11 +85,11 @@ class Vec:
 
     @property
     def lanes(self) -> int:
-        """How many values."""
+        """Number of values."""
         return int(self.value.type.count)
 
     def like(self, other: Union["Vec", float, int]) -> Any:
-        """Return the LLVM value of `other`, a number being repeated in every lane."""
+        """Return the LLVM value of `other`; numbers are repeated in every lane."""
         if isinstance(other, Vec):
             return other.value
         number = float(other) if self.is_float else int(other)
@@ -124,7 +124,7 @@ class Vec:
         return Vec(self.builder, self.like(other)) / self
 
     def __neg__(self) -> "Vec":
-        """Change the sign."""
+        """Negate."""
         return 0.0 - self
 
     __radd__, __rmul__ = __add__, __mul__
@@ -138,7 +138,7 @@ class Vec:
         return Vec(self.builder, self.builder.lshr(self.value, self.like(bits)))
 
     def __and__(self, other: Union["Vec", int]) -> "Vec":
-        """Keep common bits of int32 or of masks."""
+        """Bitwise and of int32 or of masks."""
         return Vec(self.builder, self.builder.and_(self.value, self.like(other)))
 
     def _compare(self, sign: str, other: Union["Vec", float, int]) -> "Vec":
@@ -146,7 +146,7 @@ class Vec:
         return Vec(self.builder, compare(sign, self.value, self.like(other)))
 
     def __lt__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Return the mask of lanes that are less; not a number is never."""
+        """Return the mask of lanes that are less; false for NaN."""
         return self._compare("<", other)
 
     def __le__(self, other: Union["Vec", float, int]) -> "Vec":
@@ -167,21 +167,20 @@ class Vec:
         return Vec(self.builder, self.builder.sitofp(self.value, ir.VectorType(F32, self.lanes)))
 
     def as_ints(self) -> "Vec":
-        """See the bits of float32, or a mask (0 and -1), as int32."""
+        """Reinterpret float32 as int32, or convert a mask to 0 and -1."""
         kind = ir.VectorType(I32, self.lanes)
         convert = self.builder.bitcast if self.is_float else self.builder.sext
         return Vec(self.builder, convert(self.value, kind))
 
     def as_floats(self) -> "Vec":
-        """See the bits of int32 as float32."""
+        """Reinterpret int32 as float32."""
         return Vec(self.builder, self.builder.bitcast(self.value, ir.VectorType(F32, self.lanes)))
 
 
 def join(parts: Sequence[Vec]) -> Vec:
-    """See 2, 4, 8... vectors as one, to compute with them in step.
+    """Join 2, 4, 8... vectors into one, to compute with them in parallel.
 
-    The processor looks ahead by some hundred instructions, which are three exponentials in turn:
-    one waits for the other. In step, it computes all at once.
+    The processor looks ahead by some hundred instructions, which are three exponentials in a row.
     """
     vectors = list(parts)
     while len(vectors) > 1:
@@ -196,7 +195,7 @@ def join(parts: Sequence[Vec]) -> Vec:
 
 
 def split(x: Vec) -> list[Vec]:
-    """Undo `join`."""
+    """Split a vector that `join` made."""
     none = ir.Constant(x.value.type, ir.Undefined)
     starts = range(0, x.lanes, WIDTH)
     parts = (ir.Constant(INTS, list(range(i, i + WIDTH))) for i in starts)
@@ -204,7 +203,7 @@ def split(x: Vec) -> list[Vec]:
 
 
 def constant(near: Int | Float | Vec, number: float | int) -> Vec:
-    """Repeat a number in every lane, for the kernel that `near` belongs to."""
+    """Repeat a number in every lane, in the kernel of `near`."""
     return Vec(near.builder, ir.Constant(FLOATS, [float(number)] * WIDTH))
 
 
@@ -256,12 +255,12 @@ def store(x: Vec, at: Int) -> None:
 
 
 def store_bfloat16(x: Vec, at: Int) -> None:
-    """Store WIDTH float32 as bfloat16: to nearest, ties to even; what is not a number stays so."""
+    """Store WIDTH float32 as bfloat16, rounded to nearest, ties to even; NaN stays NaN."""
     bits = x.as_ints()
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     number = Vec(x.builder, x.builder.fcmp_ordered("==", x.value, x.value))
-    kept = select(number, rounded, Vec(x.builder, rounded.like(0x7FC0)))
-    at.builder.store(at.builder.trunc(kept.value, HALVES), at.pointer(HALVES), align=2)
+    result = select(number, rounded, Vec(x.builder, rounded.like(0x7FC0)))
+    at.builder.store(at.builder.trunc(result.value, HALVES), at.pointer(HALVES), align=2)
 
 
 def store_float(x: Float, at: Int) -> None:
@@ -299,10 +298,10 @@ def square_root(x: Vec) -> Vec:
 
 
 def reciprocal(x: Vec) -> Vec:
-    """Return 1 / x to 1.2e-7 of itself, for x of which 1 / x is normal and finite.
+    """Return 1 / x with relative error 1.2e-7, if 1 / x is normal and finite.
 
-    With AVX-512 from an estimate of 14 bits and a step of Newton's: a division takes as long as
-    ten other instructions.
+    With AVX-512 by an estimate of 14 bits and a Newton step: a division costs as much as ten other
+    instructions.
     """
     if not (WIDTH == 16 and FEATURES.get("avx512f")):
         return 1.0 / x
@@ -317,7 +316,7 @@ def reciprocal(x: Vec) -> Vec:
 
 
 def round_down(x: Vec) -> Vec:
-    """Cut float32 to int32; only for what int32 can hold."""
+    """Truncate float32 to int32; values must fit."""
     return Vec(x.builder, x.builder.fptosi(x.value, INTS))
 
 
@@ -327,12 +326,12 @@ def select(mask: Vec, yes: Vec, no: Vec | float | int) -> Vec:
 
 
 def maximum(x: Vec, bound: Vec | float | int) -> Vec:
-    """Return the larger; where `x` is not a number, `x`."""
+    """Return the larger; NaN in `x` stays."""
     return select(x < bound, Vec(x.builder, x.like(bound)), x)
 
 
 def minimum(x: Vec, bound: Vec | float | int) -> Vec:
-    """Return the smaller; where `x` is not a number, `x`."""
+    """Return the smaller; NaN in `x` stays."""
     return select(x > bound, Vec(x.builder, x.like(bound)), x)
 
 
@@ -353,14 +352,14 @@ def total(x: Vec) -> Float:
 
 @contextlib.contextmanager
 def loop(count: Int) -> Iterator[Int]:
-    """Repeat what is emitted within for 0, ..., count - 1; `Registers` carry values on."""
+    """Emit a loop over 0, ..., count - 1; `Registers` keep values between iterations."""
     with cgutils.for_range(count.builder, count.value, intp=I64) as inner:
         yield Int(count.builder, inner.index)
 
 
 @contextlib.contextmanager
 def when_within(x: Int, low: Int, high: Int) -> Iterator[None]:
-    """Run what is emitted within only if low <= x < high."""
+    """Emit code that runs only if low <= x < high."""
     builder = x.builder
     above = builder.icmp_signed(">=", x.value, low.value)
     below = builder.icmp_signed("<", x.value, high.value)
@@ -369,19 +368,19 @@ def when_within(x: Int, low: Int, high: Int) -> Iterator[None]:
 
 
 class Registers:
-    """Vectors that a loop changes; LLVM keeps them in registers."""
+    """Vectors that a loop changes, in registers."""
 
     def __init__(self, values: Sequence[Vec]) -> None:
-        """Begin with these."""
+        """Store the initial vectors."""
         self._builder = values[0].builder
         self._places = [cgutils.alloca_once(self._builder, x.value.type) for x in values]
         for i, x in enumerate(values):
             self[i] = x
 
     def __getitem__(self, i: int) -> Vec:
-        """Return what is held."""
+        """Return a vector."""
         return Vec(self._builder, self._builder.load(self._places[i]))
 
     def __setitem__(self, i: int, value: Vec) -> None:
-        """Replace what is held."""
+        """Replace a vector."""
         self._builder.store(value.value, self._places[i])

@@ -12,7 +12,7 @@ import torch
 from lightning_gan3d import devices, files, runs
 from lightning_gan3d.checkpoints.store import steps_in
 from lightning_gan3d.data.datamodule import DataModule
-from lightning_gan3d.networks.fused.report import describe
+from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.training import checkpoint, distributed
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
@@ -199,7 +199,7 @@ class PeriodicActions(lightning.Callback):
     def _log_backends(self, module: AdversarialModule) -> None:
         """Log the code that computes layers and renderings, if it has changed."""
         compiled = self.config.training.compile
-        backends = {"layers": "torch.compile" if compiled else describe(module.generator)}
+        backends = {"layers": "torch.compile" if compiled else describe_layers(module.generator)}
         path = getattr(module.generator.renderer, "path_taken", None)
         if path is not None:  # None for pictures
             backends["rendering_path"] = str(path)

@@ -22,8 +22,7 @@ from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator, num_parameters
 from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
-from lightning_gan3d.networks.synthesis import Synthesis2d
-from lightning_gan3d.networks.synthesis3d import Synthesis3d
+from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.training import checkpoint, distributed
 from lightning_gan3d.training.callbacks import CannotSave, NonFiniteGradient, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule

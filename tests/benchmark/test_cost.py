@@ -12,8 +12,7 @@ from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.cost import PARTS, count_cost, count_flops
 from lightning_gan3d.generator import Generator, GeneratorConfig
 from lightning_gan3d.networks.decoder import DecoderConfig
-from lightning_gan3d.networks.synthesis import SynthesisConfig
-from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from renderers.picture import PictureRendererConfig
 from renderers.volume import VolumeRendererConfig
 from representations.image2d import Image2dConfig

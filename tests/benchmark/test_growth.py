@@ -9,8 +9,7 @@ from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import Generator, GeneratorConfig
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.networks.decoder import DecoderConfig
-from lightning_gan3d.networks.synthesis import SynthesisConfig
-from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.stats import power_law_exponent
 from renderers.picture import PictureRendererConfig
 from renderers.volume import VolumeRendererConfig

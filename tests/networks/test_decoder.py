@@ -4,11 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 
 
-def test_decoder_is_eg3ds():
+def test_the_decoder_matches_eg3ds():
     torch.manual_seed(0)
     decoder = Decoder(DecoderConfig(lr_mul=0.5), in_dim=8, feature_dim=4)
     names = {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}
@@ -47,9 +46,3 @@ def test_decoder_differentiates_twice(activation):
     x = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(decoder, x)
     assert torch.autograd.gradgradcheck(decoder, x)
-
-
-@pytest.mark.parametrize("bad", [{"hidden_dim": 0}, {"num_layers": -1}, {"lr_mul": 0.0}])
-def test_bad_values_are_refused(bad):
-    with pytest.raises(ConfigError, match=next(iter(bad))):
-        DecoderConfig(**bad)

@@ -5,14 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.convolution import Affine, convolve, demodulation, modulated_layer
 from lightning_gan3d.networks.layers import (
     Conv2dLayer,
     FullyConnected,
+    LayerOptions,
     SynthesisLayer,
     ToRGB,
-    convolve,
-    demodulation,
-    modulated_layer,
     normalize_second_moment,
 )
 from lightning_gan3d.networks.resample import fir
@@ -99,7 +98,7 @@ def test_resampling_convolutions_are_centred(kernel, change):
     torch.testing.assert_close(mirrored.flip(2, 3), convolve(x, w, **change))
 
 
-def test_resampling_convolutions_move_with_their_input():
+def test_resampling_convolutions_are_equivariant_to_translation():
     x = torch.zeros(1, 1, 16, 16)
     x[..., 6:9, 5:8] = torch.randn(3, 3)
     w = torch.randn(1, 1, 3, 3)
@@ -112,9 +111,8 @@ def test_resampling_convolutions_move_with_their_input():
 def modulated(x, weight, style, up):
     """The layer without noise and bias."""
     scale = demodulation(weight, style)
-    return modulated_layer(
-        x, weight, style, scale, scale.new_zeros(()).expand(len(weight)), None, None, up, None
-    )
+    affine = Affine(scale, scale.new_zeros(()).expand(len(weight)))
+    return modulated_layer(x, weight, style, affine, up, None)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -131,7 +129,7 @@ def test_modulation_equals_one_weight_per_sample(dims, up):
         torch.testing.assert_close(y[k : k + 1], F.leaky_relu(one, 0.2))
 
 
-def test_demodulation_gives_unit_variance_whatever_the_style():
+def test_demodulation_gives_unit_variance_for_any_style():
     x = torch.randn(4, 16, 32, 32)
     style = torch.tensor([0.01, 1.0, 30.0, -5.0])[:, None] * (torch.rand(4, 16) + 0.5)
     y = modulated(x, torch.randn(8, 16, 3, 3), style, 1)
@@ -142,7 +140,7 @@ def test_demodulation_gives_unit_variance_whatever_the_style():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_synthesis_layer_is_convolution_noise_bias_activation(dims):
-    layer = SynthesisLayer(4, 6, 8, resolution=8, up=2, dims=dims).double()
+    layer = SynthesisLayer(4, 6, 8, LayerOptions(8, dims), up=2).double()
     layer.bias.data.normal_()
     layer.noise_strength.data.fill_(0.7)
     x = torch.randn(2, 4, *[4] * dims, dtype=torch.float64)
@@ -158,7 +156,7 @@ def test_synthesis_layer_is_convolution_noise_bias_activation(dims):
 
 
 def test_noise_modes():
-    layer = SynthesisLayer(4, 6, 8, resolution=4)
+    layer = SynthesisLayer(4, 6, 4, LayerOptions(8))
     x, w, draws = torch.randn(2, 4, 4, 4), torch.randn(2, 8), Draws(seed=1)
     torch.testing.assert_close(layer(x, w, "const"), layer(x, w, "none"))  # starts without noise
     layer.noise_strength.data.fill_(1.0)
@@ -170,32 +168,32 @@ def test_noise_modes():
     assert not torch.equal(same[0], same[1])  # each sample has its own noise
     with pytest.raises(ValueError, match="needs draws"):
         layer(x, w, "random")
-    assert "noise_const" not in SynthesisLayer(4, 6, 8, 4, use_noise=False).state_dict()
+    without = SynthesisLayer(4, 6, 4, LayerOptions(8, use_noise=False))
+    assert "noise_const" not in without.state_dict()
 
 
 def test_clamps_limit_activations():
     x, w = 100 * torch.randn(2, 4, 8, 8), torch.randn(2, 8)
-    for layer in (
-        SynthesisLayer(4, 6, 8, 8, conv_clamp=0.5),
-        ToRGB(4, 3, 8, conv_clamp=0.5),
-    ):
+    options = LayerOptions(8, conv_clamp=0.5)
+    for layer in (SynthesisLayer(4, 6, 8, options), ToRGB(4, 3, options)):
         assert layer(x, w).abs().max().item() == pytest.approx(0.5)
+    residual = Conv2dLayer(4, 4, 3, residual=True, conv_clamp=0.5)
     # The discriminator's clamp follows the gain of its residual branches.
-    assert Conv2dLayer(4, 4, 3, gain=0.5, conv_clamp=0.5)(x).abs().max().item() <= 0.25
+    assert residual(x).abs().max().item() == pytest.approx(0.5 * math.sqrt(0.5))
 
 
 def test_to_rgb_is_not_demodulated():
-    layer = ToRGB(16, 3, 8)
+    layer = ToRGB(16, 3, LayerOptions(8))
     layer.bias.data.normal_()
     x, w = torch.randn(2, 16, 4, 4), torch.randn(2, 8)
     scaled = x * (layer.affine(w) / 4)[:, :, None, None]
     torch.testing.assert_close(layer(x, w), F.conv2d(scaled, layer.weight, layer.bias))
-    volume = ToRGB(16, 3, 8, dims=3)
+    volume = ToRGB(16, 3, LayerOptions(8, dims=3))
     assert volume(torch.randn(2, 16, 4, 4, 4), w).shape == (2, 3, 4, 4, 4)
 
 
 def test_conv_layer_is_equalised_and_scaled():
-    layer = Conv2dLayer(8, 6, 3, down=2, gain=math.sqrt(0.5))
+    layer = Conv2dLayer(8, 6, 3, residual=True)
     layer.bias.data.normal_()
     x = torch.randn(2, 8, 8, 8)
     y = convolve(x, layer.weight / math.sqrt(8 * 9), layer.bias, down=2)

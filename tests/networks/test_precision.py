@@ -19,24 +19,24 @@ def see(net):
     return net(feature[:, :3], feature, ws).image
 
 
-def psnr(found, wanted):
-    """In decibels, of images that span `wanted`'s range."""
-    span = wanted.max() - wanted.min()
-    return float(10 * torch.log10(span**2 / (found - wanted).square().mean()))
+def psnr(actual, expected):
+    """In decibels, of images that span `expected`'s range."""
+    span = expected.max() - expected.min()
+    return float(10 * torch.log10(span**2 / (actual - expected).square().mean()))
 
 
 @pytest.mark.parametrize(("precision", "least", "most"), [("bf16", 45, 70), ("fp16", 63, 90)])
-def test_images_keep_the_digits_of_their_precision(precision, least, most):
+def test_errors_are_those_of_the_precision(precision, least, most):
     net = make()
     with torch.no_grad():
         exact = see(net)
         set_precision(net, precision)
-        found = see(net)
-    assert found.dtype == torch.float32
-    assert least < psnr(found, exact) < most
+        actual = see(net)
+    assert actual.dtype == torch.float32
+    assert least < psnr(actual, exact) < most
 
 
-def test_a_precision_lasts_as_long_as_it_is_asked_for():
+def test_computing_in_restores_the_precision():
     net = make()
     set_precision(net, "bf16")
 
@@ -51,7 +51,7 @@ def test_a_precision_lasts_as_long_as_it_is_asked_for():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_gradients_come_in_full_precision(precision):
+def test_gradients_are_float32(precision):
     net = make()
     set_precision(net, precision)
     see(net).square().mean().backward()
@@ -61,6 +61,6 @@ def test_gradients_come_in_full_precision(precision):
             assert p.grad.stride() == p.stride(), name
 
 
-def test_an_unknown_precision_is_refused_with_the_choices():
+def test_an_unknown_precision_is_rejected_with_the_choices():
     with pytest.raises(ConfigError, match=r"precision=half: use one of fp32, bf16, fp16"):
         check_precision("half")

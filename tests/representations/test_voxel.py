@@ -4,7 +4,7 @@ import torch
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
-from lightning_gan3d.networks.synthesis3d import Synthesis3dConfig
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig
 from representations.voxel import Voxel, VoxelConfig, VoxelField
 
 SCENE = SceneConfig(box=0.5, feature_dim=3, decoder=DecoderConfig(num_layers=0))

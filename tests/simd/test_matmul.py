@@ -34,7 +34,7 @@ def multiply(
 @pytest.mark.parametrize("vectors", [1, 2, 3])
 @pytest.mark.parametrize("inner", [0, 1, 5, 64])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_of_any_size_with_a_bias_or_added(inner, vectors, transposed):
+def test_products_plus_a_bias_or_the_output(inner, vectors, transposed):
     rng = np.random.default_rng(inner)
     rows = 2 * ROWS
     a = rng.standard_normal((inner, rows) if transposed else (rows, inner)).astype(np.float32)

@@ -19,19 +19,19 @@ def three_threads():
 
 
 def done(tasks: int) -> list[int]:
-    seen: list[int] = []
-    run(lambda _, i: seen.append(i), tasks)
-    return sorted(seen)
+    calls: list[int] = []
+    run(lambda _, i: calls.append(i), tasks)
+    return sorted(calls)
 
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("tasks", [0, 1, 2, 100])
-def test_each_task_is_done_once(tasks):
+def test_each_task_runs_once(tasks):
     assert done(tasks) == list(range(tasks))
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_as_many_workers_as_torch_has_threads_each_with_scratch_of_its_own():
+def test_each_of_torchs_threads_is_one_worker():
     together = threading.Barrier(3, timeout=20)
     used: dict[int, set[int]] = {}
 
@@ -49,25 +49,25 @@ def test_as_many_workers_as_torch_has_threads_each_with_scratch_of_its_own():
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("culprit", [0, 7])
 def test_an_exception_reaches_the_caller_and_stops_the_rest(culprit):
-    seen = []
+    calls = []
 
     def task(_, i):
         if i == culprit:
             raise KeyError("broken")
         time.sleep(0.001)
-        seen.append(i)
+        calls.append(i)
 
     with pytest.raises(KeyError, match="broken"):
         run(task, 1000)
-    assert len(seen) < 900
+    assert len(calls) < 900
     assert done(5) == list(range(5))
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_tasks_may_run_tasks():
-    seen = []
-    run(lambda _, i: run(lambda _, j: seen.append((i, j)), 6), 6)
-    assert sorted(seen) == [(i, j) for i in range(6) for j in range(6)]
+    calls = []
+    run(lambda _, i: run(lambda _, j: calls.append((i, j)), 6), 6)
+    assert sorted(calls) == [(i, j) for i in range(6) for j in range(6)]
 
 
 def _child(queue):
@@ -75,7 +75,7 @@ def _child(queue):
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_a_forked_child_has_threads_of_its_own():
+def test_a_forked_child_starts_its_own_threads():
     done(20)  # the parent's pool exists
     context = multiprocessing.get_context("fork")
     queue = context.Queue()

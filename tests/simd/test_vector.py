@@ -116,23 +116,23 @@ def test_bfloat16_rounds_as_torch():
     x = np.concatenate([x, np.zeros(-x.size % 16, np.float32)])
     half, back = np.empty(x.size, np.uint16), np.empty_like(x)
     convert(x, half, back)
-    wanted = torch.from_numpy(x).bfloat16()
-    np.testing.assert_array_equal(back, wanted.float().numpy())
+    expected = torch.from_numpy(x).bfloat16()
+    np.testing.assert_array_equal(back, expected.float().numpy())
     numbers = ~np.isnan(x)
-    bits = wanted.view(torch.int16).numpy().view(np.uint16)
+    bits = expected.view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(half[numbers], bits[numbers])
 
 
-def test_operations_are_those_of_float32():
+def test_operations_match_numpys_float32():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, WIDTH)).astype(np.float32) * 3
     out, ints = np.empty((20, WIDTH), np.float32), np.empty((4, WIDTH), np.int32)
     operate(x, y, out, ints, 0.75)
     f64 = x.astype(np.float64) * y + 0.5
-    wanted = [x + y, x - y, x * y, x / y, 1 - x, 2 / y, f64.astype(np.float32)]
-    wanted += [np.maximum(x, y), np.minimum(x, y), np.where(x <= y, x, 0), np.floor(x), np.abs(x)]
-    wanted += [np.sqrt(np.abs(x)), x * np.float32(0.75), x * y[0], 3 + x, 1 / y, 2 * x, 2 * y]
-    for i, values in enumerate(wanted):
+    expected = [x + y, x - y, x * y, x / y, 1 - x, 2 / y, f64.astype(np.float32)]
+    expected += [np.maximum(x, y), np.minimum(x, y), np.where(x <= y, x, 0), np.floor(x), np.abs(x)]
+    expected += [np.sqrt(np.abs(x)), x * np.float32(0.75), x * y[0], 3 + x, 1 / y, 2 * x, 2 * y]
+    for i, values in enumerate(expected):
         np.testing.assert_allclose(out[i], values, rtol=1.3e-7, err_msg=str(i))
     assert out[19, 0] == pytest.approx(x.sum(dtype=np.float64), rel=1e-5)
     whole = x.astype(np.int32)

@@ -12,7 +12,7 @@ import yaml
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, UserError
-from lightning_gan3d.networks.fused.report import describe
+from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.runs import Run, run_path
 from lightning_gan3d.training import checkpoint, losses
 from lightning_gan3d.training.fit import plan, train_run
@@ -91,7 +91,7 @@ def test_rows_and_manifest_have_what_reports_need(tiny, start):
         assert key in manifest
     assert manifest["command"] == ["gan3d", "train"]
     assert manifest["rendering_path"].startswith(("numba", "plain"))
-    assert manifest["layers"] == describe(load_generator(path))
+    assert manifest["layers"] == describe_layers(load_generator(path))
 
 
 @pytest.mark.parametrize("cut", [3, 4])

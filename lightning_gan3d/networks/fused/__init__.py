@@ -1,4 +1,4 @@
-"""The layers' passes over activations fused on a CPU: with the extra `numba`, else not there."""
+"""Fused CPU kernels for synthesis layers and filters; they need the extra `numba`."""
 
 from functools import cache
 
@@ -17,9 +17,9 @@ def _width() -> int:
 
 
 def serves(x: Tensor, *channels: int) -> bool:
-    """Whether fused kernels can take images like `x` in layers of so many channels.
+    """Whether the kernels support images like `x` in layers with these numbers of channels.
 
-    Not while tracing: a compiler fuses by itself, and differentiates what it has fused.
+    Not while tracing: compilers fuse by themselves, and differentiate the result.
     """
     return (
         x.device.type == "cpu"
@@ -31,9 +31,9 @@ def serves(x: Tensor, *channels: int) -> bool:
     )
 
 
-def reads(*sides: Tensor | None) -> bool:
-    """Whether kernels can read what goes with an image: weight, style, shift, noise, strength.
+def reads(*inputs: Tensor | None) -> bool:
+    """Whether the kernels can read weight, style, shift, noise and strength of a layer.
 
-    These are float32 whatever the image is, but where somebody converts the network itself.
+    They are float32 whatever the image's precision, unless the network itself was converted.
     """
-    return all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in sides)
+    return all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in inputs)

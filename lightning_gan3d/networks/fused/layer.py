@@ -1,4 +1,4 @@
-"""A layer of a synthesis network, whose gradient keeps one image: what the layer returns."""
+"""A layer of a synthesis network; its gradient keeps one image, the layer's output."""
 
 import math
 from typing import Any
@@ -9,20 +9,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
+from lightning_gan3d.networks.convolution import Affine, modulated_layer
 from lightning_gan3d.networks.fused import ops
 
 _CLAMPED = 1 - 2**-8
-"""A clamp is met up to the rounding of bfloat16."""
+"""Outputs above this share of the clamp count as clamped, for bfloat16 rounds."""
 
 
 def modulated(
     x: Float[Tensor, "v i h w"],
     weight: Float[Tensor, "o i 3 3"],
     style: Float[Tensor, "v i"],
-    scale: Float[Tensor, "v o"],
-    shift: Float[Tensor, " o"],
-    noise: Float[Tensor, "*n h2 w2"] | None,
-    strength: Float[Tensor, ""] | None,
+    affine: Affine,
     up: int,
     clamp: float | None,
 ) -> Float[Tensor, "v o h2 w2"]:
@@ -31,14 +29,38 @@ def modulated(
     In the precision of `x`; all else is float32, and `noise` has no gradient. Second derivatives
     are those of the plain layer, at its cost.
     """
+    noise = affine.noise
     lost = noise is not None and noise.requires_grad and torch.is_grad_enabled()
     assert not lost, "`noise` would get no gradient"
-    bound = float("inf") if clamp is None else clamp
-    given = ops.channels_last(x)  # before, for what is saved has to be in the graph
-    y: Tensor = _ModulatedLayer.apply(
-        given, weight, style, scale, shift, noise, strength, up, bound
-    )
+    # Convert the layout first: saved tensors have to be in the graph.
+    x = ops.channels_last(x)
+    y: Tensor = _ModulatedLayer.apply(up, _bound(clamp), x, weight, style, *affine)
     return y
+
+
+def single(
+    x: Float[Tensor, "1 i h w"],
+    weight: Float[Tensor, "o i 3 3"],
+    affine: Affine,
+    up: int,
+    clamp: float | None,
+) -> Float[Tensor, "1 o h2 w2"]:
+    """As `modulated` without a gradient, for a weight that is modulated already."""
+    cast = weight.to(x.dtype, memory_format=torch.channels_last)
+    return _layer(ops.channels_last(x), cast, affine, up, _bound(clamp))
+
+
+def _bound(clamp: float | None) -> float:
+    return math.inf if clamp is None else clamp
+
+
+def _layer(x: Tensor, weight: Tensor, affine: Affine, up: int, clamp: float) -> Tensor:
+    noise = ops.Noise(affine.noise, affine.strength)
+    if up == 2:
+        phases = _phases(x, weight)
+        return ops.filter_and_activate(phases, affine.scale, affine.shift, noise, clamp)
+    y = F.conv2d(x, weight, padding=1)
+    return ops.activate(y, affine.scale, affine.shift, noise, clamp)
 
 
 def _phases(
@@ -47,7 +69,7 @@ def _phases(
     """Return the transposed convolution with stride 2, as its even and odd rows and columns.
 
     A sample between two pixels meets the outer taps of the kernel, one at a pixel the middle one:
-    9 products a pixel where a convolution of the enlarged image makes 36.
+    9 products a pixel, instead of the 36 of convolving the enlarged image.
     """
 
     def phase(rows: int, columns: int) -> Tensor:
@@ -55,67 +77,43 @@ def _phases(
         taps = taps.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, taps, padding=(1 - rows, 1 - columns))
 
-    # Torch has a slow path of its own for a single tap.
+    # A matrix product: torch's convolution with one tap is slow.
     middle = (x.permute(0, 2, 3, 1) @ weight[:, :, 1, 1].T).permute(0, 3, 1, 2)
     return phase(0, 0), phase(0, 1), phase(1, 0), middle
 
 
-def _layer(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    noise: ops.Noise,
-    up: int,
-    clamp: float,
-) -> Tensor:
-    if up == 2:
-        return ops.merge(_phases(x, weight), scale, shift, noise, clamp)
-    return ops.activate(F.conv2d(x, weight, padding=1), scale, shift, noise, clamp)
-
-
 class _ModulatedLayer(Function):
+    """Inputs: up, clamp, x, weight, style, and the fields of `Affine`."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        style: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        noise: Tensor | None,
-        strength: Tensor | None,
-        up: int,
-        clamp: float,
-    ) -> Tensor:
+    def forward(ctx: Any, up: int, clamp: float, *inputs: Any) -> Tensor:
+        x, weight, style, *affine = inputs
         cast = weight.to(x.dtype, memory_format=torch.channels_last)
-        out = _layer(_times(x, style), cast, scale, shift, ops.Noise(noise, strength), up, clamp)
-        ctx.save_for_backward(x, weight, style, scale, shift, noise, strength, out)
+        out = _layer(_times(x, style), cast, Affine(*affine), up, clamp)
+        ctx.save_for_backward(*inputs, out)
         ctx.up, ctx.clamp = up, clamp
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, style, scale, shift, noise, strength, out = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # Somebody will differentiate this: by the plain layer, computed again.
-            inputs = (x, weight, style, scale, shift, noise, strength)
-            return _plain_gradients(grad, inputs, ctx.needs_input_grad, ctx.up, ctx.clamp)
+        *inputs, out = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # for second derivatives: differentiate the plain layer
+            return None, None, *_plain_gradients(grad, inputs, needs, ctx.up, ctx.clamp)
+        x, weight, style, scale, shift, noise, strength = inputs
         clamp = ctx.clamp * (_CLAMPED if out.dtype == torch.bfloat16 else 1.0)
-        given = ops.Noise(noise, strength)
-        grad_y, sums = ops.activate_backward(grad, out, scale, given, clamp)
-        by_out, alone, by_noise = sums.unbind(1)
-        grad_shift = alone.sum(0)
-        # What was scaled is what was activated less what was added: no need to keep it.
+        grad_y, sums = ops.activate_backward(grad, out, scale, ops.Noise(noise, strength), clamp)
+        by_out, grad_before, by_noise = sums.unbind(1)
+        grad_shift = grad_before.sum(0)
+        # The scaled image is the input of the activation less what was added: it is not kept.
         if strength is not None:
             by_out = by_out - strength * by_noise
-        grad_scale = (by_out - shift * alone) / scale
+        grad_scale = (by_out - shift * grad_before) / scale
         grad_strength = None if strength is None else by_noise.sum()
         cast = weight.to(x.dtype, memory_format=torch.channels_last)
         if ctx.up == 2:
             grad_y = ops.fir(grad_y, 2, 1, 2.0)
             cast = cast.transpose(0, 1)
-        needs = ctx.needs_input_grad
         grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad_y,
             _times(x, style),
@@ -137,48 +135,30 @@ class _ModulatedLayer(Function):
                 grad_weight = grad_weight.transpose(0, 1)
             # In the layout of the weight, or the optimizer copies it.
             grad_weight = grad_weight.to(weight.dtype, memory_format=torch.channels_last)
-        return (
-            *(grad_x, grad_weight, grad_style, grad_scale, grad_shift),
-            *(None, grad_strength, None, None),
-        )
+        affine = grad_scale, grad_shift, None, grad_strength
+        return None, None, grad_x, grad_weight, grad_style, *affine
 
 
 def _plain_gradients(
     grad: Tensor,
-    given: tuple[Tensor | None, ...],
+    inputs: list[Tensor | None],
     needs: tuple[bool, ...],
     up: int,
     clamp: float,
-) -> tuple[Tensor | None, ...]:
-    from lightning_gan3d.networks.layers import modulated_layer
-
-    plain: Any = modulated_layer
-    wanted = [i for i, x in enumerate(given) if x is not None and needs[i]]
-    # `scale` was computed from `weight` and `style`: what reaches these through it is found from
-    # the gradient of `scale` that is returned, and must not be found here too. Of aliases, none
-    # was computed from another.
-    aliases = [None if x is None else x.view_as(x) for x in given]
-    y = plain(*aliases, up, clamp if math.isfinite(clamp) else None)
-    inputs = [x for i, x in enumerate(aliases) if x is not None and i in wanted]
-    found = dict(zip(wanted, torch.autograd.grad(y, inputs, grad, create_graph=True), strict=True))
-    return tuple(found.get(i) for i in range(len(given) + 2))
+) -> list[Tensor | None]:
+    """Return gradients by those inputs that need them, for second derivatives."""
+    # `scale` was computed from `weight` and `style`, which receive its gradient elsewhere. Aliases
+    # of the three are independent, so nothing is counted twice.
+    aliases: list[Any] = [None if x is None else x.view_as(x) for x in inputs]
+    x, weight, style, *affine = aliases
+    bound = clamp if math.isfinite(clamp) else None
+    y = modulated_layer(x, weight, style, Affine(*affine), up, bound)
+    indices = [i for i, x in enumerate(aliases) if x is not None and needs[i]]
+    leaves = [aliases[i] for i in indices]
+    grads = torch.autograd.grad(y, leaves, grad, create_graph=True)
+    by_index = dict(zip(indices, grads, strict=True))
+    return [by_index.get(i) for i in range(len(inputs))]
 
 
 def _times(x: Float[Tensor, "v i h w"], style: Float[Tensor, "v i"]) -> Float[Tensor, "v i h w"]:
     return x * style.to(x.dtype)[:, :, None, None]
-
-
-def single(
-    x: Float[Tensor, "1 i h w"],
-    weight: Float[Tensor, "o i 3 3"],
-    scale: Float[Tensor, "1 o"],
-    shift: Float[Tensor, " o"],
-    noise: Float[Tensor, "*n h2 w2"] | None,
-    strength: Float[Tensor, ""] | None,
-    up: int,
-    clamp: float | None,
-) -> Float[Tensor, "1 o h2 w2"]:
-    """As `modulated` without a gradient, for a weight that is modulated already."""
-    bound = float("inf") if clamp is None else clamp
-    cast = weight.to(x.dtype, memory_format=torch.channels_last)
-    return _layer(ops.channels_last(x), cast, scale, shift, ops.Noise(noise, strength), up, bound)

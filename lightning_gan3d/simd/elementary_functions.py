@@ -1,13 +1,13 @@
-"""Exponentials of vectors, by polynomials. Errors are stated against float64.
+"""Exponentials and activations of vectors, by polynomials. Errors are relative to float64.
 
-The coefficients minimise the largest relative error over the interval (Remez's criterion, found by
+The coefficients minimise the largest relative error over the interval (Remez's criterion, by
 iteratively reweighted least squares).
 """
 
 from lightning_gan3d.simd.vector import Vec, absolute, fma, maximum, minimum, reciprocal, select
 
 LOWEST, HIGHEST = -87.0, 88.0
-"""Exponents beyond these count as these: exp stays normal and finite."""
+"""Arguments are clamped to these, so that exp stays normal and finite."""
 _ROUND = 12582912.0 + 127  # adding 1.5 * 2^23 leaves the nearest integer in the low bits; biased
 _LOG2E, _LOG2E_REST = 1.44269502162933349609375, 1.925963033500e-08
 _EXP2M1 = (
@@ -51,29 +51,29 @@ def _power(x: Vec) -> tuple[Vec, Vec]:
 
 
 def exp(x: Vec) -> Vec:
-    """Return e^x to 2e-7 of itself, for x clamped to [-87, 88]."""
+    """Return e^x with relative error 2e-7, for x clamped to [-87, 88]."""
     scale, rest = _power(minimum(maximum(x, LOWEST), HIGHEST))
     return fma(scale, rest, scale)
 
 
 def expm1(x: Vec) -> Vec:
-    """Return e^x - 1 to 3e-7 of itself, near 0 too, for x clamped to [-87, 88]."""
+    """Return e^x - 1 with relative error 3e-7, near 0 too, for x clamped to [-87, 88]."""
     scale, rest = _power(minimum(maximum(x, LOWEST), HIGHEST))
     return fma(scale, rest, scale - 1.0)
 
 
 def softplus(x: Vec) -> Vec:
-    """Return log(1 + e^x) to 4e-7 of itself, for x >= -87."""
+    """Return log(1 + e^x) with relative error 4e-7, for x >= -87."""
     scale, rest = _power(maximum(-absolute(x), LOWEST))
     e = fma(scale, rest, scale)
     return fma(_polynomial(_LOG1P, e), e, maximum(x, 0.0))
 
 
 def sigmoid(x: Vec) -> Vec:
-    """Return 1 / (1 + e^-x) to 4e-7 of itself, for x >= -87."""
+    """Return 1 / (1 + e^-x) with relative error 4e-7, for x >= -87."""
     return reciprocal(exp(-x) + 1.0)
 
 
 def leaky_relu(x: Vec, slope: float) -> Vec:
-    """Return x, or slope x where that is negative."""
+    """Return x, or slope x for negative x."""
     return select(x > 0.0, x, x * slope)

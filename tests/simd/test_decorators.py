@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("numba")
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.simd.compile import cache_folder
-from lightning_gan3d.simd.target import choose_width
+from lightning_gan3d.simd.cpu_features import choose_width
+from lightning_gan3d.simd.decorators import cache_folder
 
 KERNEL = """
 import numpy as np
@@ -36,7 +36,7 @@ print(sum(kernel.double_all.stats.cache_hits.values()), kernel.double_all._cache
 
 
 def compiled(folder: Path, **env: str) -> tuple[int, Path]:
-    """Run the kernel in a process of its own; return cache hits, and where it is kept."""
+    """Run the kernel in its own process; return cache hits and the cache folder."""
     (folder / "kernel.py").write_text(KERNEL)
     done = subprocess.run(
         [sys.executable, "-c", MAIN, str(folder)],
@@ -49,26 +49,26 @@ def compiled(folder: Path, **env: str) -> tuple[int, Path]:
     return int(hits), Path(path.strip())
 
 
-def test_a_kernel_is_kept_for_the_next_process_by_width(tmp_path):
-    hits, kept = compiled(tmp_path)
+def test_a_kernel_is_cached_by_width_for_the_next_process(tmp_path):
+    hits, path = compiled(tmp_path)
     assert hits == 0
-    assert (tmp_path / "cache") in kept.parents
-    assert compiled(tmp_path) == (1, kept)
+    assert (tmp_path / "cache") in path.parents
+    assert compiled(tmp_path) == (1, path)
     hits, other = compiled(tmp_path, GAN3D_SIMD_WIDTH="4")
     assert hits == 0
-    assert other != kept
+    assert other != path
 
 
-def test_a_folder_that_cannot_be_written_is_replaced(tmp_path):
+def test_a_cache_folder_that_cannot_be_written_is_replaced(tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     blocked = tmp_path / "home"
     blocked.write_text("")
-    hits, kept = compiled(tmp_path, XDG_CACHE_HOME=str(blocked), TMPDIR=str(tmp_path))
+    hits, path = compiled(tmp_path, XDG_CACHE_HOME=str(blocked), TMPDIR=str(tmp_path))
     assert hits == 0
-    assert kept.is_relative_to(tmp_path)
+    assert path.is_relative_to(tmp_path)
 
 
-def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
+def test_a_cache_folder_that_others_can_write_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     ours = cache_folder(Path(__file__).parent)
     assert ours.is_relative_to(tmp_path)
@@ -77,7 +77,7 @@ def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
     assert cache_folder(Path(__file__).parent).is_relative_to(tmp_path / "home")
 
 
-def test_the_folder_changes_with_the_sources(tmp_path, monkeypatch):
+def test_the_cache_folder_changes_with_the_sources(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "kernel.py").write_text("a")
     first = cache_folder(tmp_path)
@@ -91,7 +91,7 @@ def test_importing_compiles_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
-def test_without_numba_the_reason_is_a_remedy():
+def test_the_error_without_numba_names_the_remedy():
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "try: import lightning_gan3d.simd\n"
@@ -101,7 +101,7 @@ def test_without_numba_the_reason_is_a_remedy():
     assert done.stdout.strip() == "numba is missing: pip install 'lightning-gan3d[numba]'"
 
 
-def test_widths():
+def test_choose_width():
     assert choose_width(None, {"avx512f": True, "avx2": True}) == 16
     assert choose_width("", {"avx2": True}) == 8
     assert choose_width(None, {}) == 4

@@ -1,0 +1,256 @@
+"""CPU kernels of the FIR filter [1, 3, 3, 1] / 8: filter an image, and its adjoint, doubling.
+
+Pixels have their channels innermost, in whole vectors. Activations are float32 or bfloat16
+(`half`), computed in float32. Addresses are in bytes, counts in elements. Rows are filtered first,
+into a scratch row of float32 that stays in cache, then columns.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from lightning_gan3d.simd import (
+    WIDTH,
+    Float,
+    Int,
+    Vec,
+    constant,
+    entry,
+    fma,
+    load,
+    load_bfloat16,
+    load_float,
+    loop,
+    simd,
+    store,
+    store_bfloat16,
+)
+
+BYTES = 4 * WIDTH
+"""Of a vector of float32."""
+
+
+class Format(NamedTuple):
+    """A vector of activations in memory."""
+
+    size: int
+    """In bytes."""
+    load: Callable[[Int], Vec]
+    store: Callable[[Vec, Int], None]
+
+
+FLOAT32 = Format(BYTES, load, store)
+BFLOAT16 = Format(BYTES // 2, load_bfloat16, store_bfloat16)
+
+
+class Rows(NamedTuple):
+    """Addresses of the four rows, or pixels, under the filter."""
+
+    a: Any
+    b: Any
+    c: Any
+    d: Any
+
+
+class Taps(NamedTuple):
+    """Weights of the filter, times a gain: the two outer taps, and the two inner ones."""
+
+    outer: Any
+    inner: Any
+
+
+FourRows = Annotated[Rows, Int]
+TwoTaps = Annotated[Taps, Float]
+
+
+@simd
+def read(at: Int) -> Float:
+    """Read one float32."""
+    return load_float(at)
+
+
+@simd
+def clear(at: Int, vectors: Int) -> None:
+    """Write zeros."""
+    with loop(vectors) as k:
+        store(constant(at, 0.0), at + k * BYTES)
+
+
+def filtered(values: list[Vec], taps: Taps) -> Vec:
+    """Emit the filter of four values."""
+    a, b, c, d = values
+    return fma(a + d, taps.outer.splat(), (b + c) * taps.inner.splat())
+
+
+def _make_column(form: Format) -> Any:
+    @simd
+    def column(rows: FourRows, out: Int, taps: TwoTaps, vectors: Int) -> None:
+        with loop(vectors) as k:
+            values = [form.load(x + k * form.size) for x in rows]
+            store(filtered(values, taps), out + k * BYTES)
+
+    return column
+
+
+column_32, column_16 = _make_column(FLOAT32), _make_column(BFLOAT16)
+
+
+def _make_row(form: Format) -> Any:
+    @simd
+    def row(row: Int, step: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+        with loop(vectors) as k:
+            values = [load(row + k * BYTES + step * i) for i in range(4)]
+            form.store(filtered(values, taps), out + k * form.size)
+
+    return row
+
+
+_row_32, _row_16 = _make_row(FLOAT32), _make_row(BFLOAT16)
+
+
+@entry
+def fir_rows(
+    half: bool,
+    images: tuple[int, int],
+    buffers: tuple[int, int],
+    weights: tuple[float, float],
+    shape: tuple[int, int, int, int, int],
+    rows: tuple[int, int],
+) -> None:
+    """Filter an image, padded by zeros, and write some rows of the result.
+
+    Args:
+        half: activations are bfloat16.
+        images: addresses of the input and the result.
+        buffers: width + 2 pad pixels of float32, and a row of zeros.
+        weights: the outer and inner tap.
+        shape: vectors of a pixel, height, width, padding, stride (2: every second pixel and row).
+        rows: the first row of the result, and the end.
+    """
+    x, out = images
+    scratch, zeros = buffers
+    vectors, height, width, pad, stride = shape
+    taps = Taps(np.float32(weights[0]), np.float32(weights[1]))
+    size = vectors * (BYTES // 2 if half else BYTES)
+    pixel = vectors * BYTES
+    out_width = (width + 2 * pad - 4) // stride + 1
+    clear(scratch, vectors * pad)
+    clear(scratch + pixel * (width + pad), vectors * pad)
+    for i in range(rows[0], rows[1]):
+        top = stride * i - pad
+        a = x + size * width * top if 0 <= top < height else zeros
+        b = x + size * width * (top + 1) if 0 <= top + 1 < height else zeros
+        c = x + size * width * (top + 2) if 0 <= top + 2 < height else zeros
+        d = x + size * width * (top + 3) if 0 <= top + 3 < height else zeros
+        within, row = scratch + pixel * pad, out + size * out_width * i
+        if half:
+            column_16(Rows(a, b, c, d), within, taps, vectors * width)
+        else:
+            column_32(Rows(a, b, c, d), within, taps, vectors * width)
+        if stride == 1:
+            if half:
+                _row_16(scratch, pixel, row, taps, vectors * out_width)
+            else:
+                _row_32(scratch, pixel, row, taps, vectors * out_width)
+        else:
+            for j in range(out_width):
+                if half:
+                    _row_16(scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
+                else:
+                    _row_32(scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
+
+
+def _make_mix(form: Format) -> Any:
+    @simd
+    def mix(far: Int, near: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+        with loop(vectors) as k:
+            a, b = form.load(far + k * form.size), form.load(near + k * form.size)
+            store(fma(a, taps.outer.splat(), b * taps.inner.splat()), out + k * BYTES)
+
+    return mix
+
+
+_mix_32, _mix_16 = _make_mix(FLOAT32), _make_mix(BFLOAT16)
+
+
+def _make_spread(form: Format) -> Any:
+    @simd
+    def spread(row: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+        with loop(vectors) as k:
+            before, here, after = (load(row + k * BYTES + vectors * (BYTES * i)) for i in range(3))
+            middle = here * taps.inner.splat()
+            form.store(fma(before, taps.outer.splat(), middle), out + k * form.size)
+            at = out + k * form.size + vectors * form.size
+            form.store(fma(after, taps.outer.splat(), middle), at)
+
+    return spread
+
+
+_spread_32, _spread_16 = _make_spread(FLOAT32), _make_spread(BFLOAT16)
+
+
+def _make_plus(form: Format) -> Any:
+    @simd
+    def plus(x: Int, out: Int, vectors: Int) -> None:
+        with loop(vectors) as k:
+            at = out + k * BYTES
+            store(load(at) + form.load(x + k * form.size), at)
+
+    return plus
+
+
+_plus_32, _plus_16 = _make_plus(FLOAT32), _make_plus(BFLOAT16)
+
+
+@entry
+def double_rows(
+    halves: tuple[bool, bool],
+    images: tuple[int, int, int],
+    buffers: tuple[int, int],
+    weights: tuple[float, float],
+    shape: tuple[int, int, int],
+    rows: tuple[int, int],
+) -> None:
+    """Double an image: the adjoint of `fir_rows` with padding 1 and stride 2.
+
+    Args:
+        halves: input and result are bfloat16; `added` is.
+        images: addresses of the input, the result, and `added`: an image to add to a result in
+            float32, or 0.
+        buffers: width + 2 pixels of float32, and a row of zeros.
+        weights: the outer and inner tap.
+        shape: vectors of a pixel, height and width of the input.
+        rows: the first row of the input, and the end.
+    """
+    half, added_half = halves
+    x, out, added = images
+    scratch, zeros = buffers
+    vectors, height, width = shape
+    taps = Taps(np.float32(weights[0]), np.float32(weights[1]))
+    size = vectors * (BYTES // 2 if half else BYTES)
+    pixel = vectors * BYTES
+    clear(scratch, vectors)
+    clear(scratch + pixel * (width + 1), vectors)
+    for i in range(rows[0], rows[1]):
+        near = x + size * width * i
+        for lower in range(2):
+            other = i + 1 if lower else i - 1
+            far = x + size * width * other if 0 <= other < height else zeros
+            row = out + size * 2 * width * (2 * i + lower)
+            if half:
+                _mix_16(far, near, scratch + pixel, taps, vectors * width)
+            else:
+                _mix_32(far, near, scratch + pixel, taps, vectors * width)
+            for j in range(width):
+                at, to = scratch + pixel * j, row + 2 * size * j
+                if half:
+                    _spread_16(at, to, taps, vectors)
+                else:
+                    _spread_32(at, to, taps, vectors)
+            if added:
+                start = vectors * 2 * width * (2 * i + lower)
+                if added_half:
+                    _plus_16(added + BYTES // 2 * start, row, vectors * 2 * width)
+                else:
+                    _plus_32(added + BYTES * start, row, vectors * 2 * width)

@@ -1,1 +1,0 @@
-"""Kernels of the synthesis layers on a CPU, over rows of pixels with their channels innermost."""
