@@ -256,9 +256,11 @@ def generate(
     ] = "fp32",
 ) -> None:
     """Write images, raw images, depth and opacity."""
-    from lightning_gan3d.generate import generate_to
+    from lightning_gan3d.config import build
+    from lightning_gan3d.generate import GenerateOptions, generate_to
 
-    typer.echo(generate_to(run, seeds, psi, views, out, device, precision))
+    tree = dict(seeds=seeds, psi=psi, views=views, device=device, precision=precision)
+    typer.echo(generate_to(run, build(GenerateOptions, tree), out))
 
 
 @data_app.command("synth")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,15 +9,17 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.cameras import Orbit
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.generate import (
     EMPTY,
+    GenerateOptions,
     contact_sheet,
     depth_colours,
     generate,
     generate_to,
     latents,
     parse_seeds,
+    render_views,
 )
 from lightning_gan3d.images import to_uint8
 
@@ -25,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent / "report"))
 from fabricated_runs import Ball, write_labels  # after its folder is known
 
 ORBIT = Orbit.around_box(2.0, radius=3.2)
+ONE = GenerateOptions(seeds="0", views=1, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -42,13 +46,13 @@ def test_seeds_are_read_in_order_and_once(text, seeds):
 
 
 @pytest.mark.parametrize("text", ["", ",", "a", "1-", "-1", "1-2-3", "1.5", "3,,4", "1 2", "²"])
-def test_what_is_no_seed_is_refused_with_an_example(text):
-    with pytest.raises(ConfigError, match=r"write e\.g\. 0-7"):
+def test_invalid_seeds_are_rejected_with_an_example(text):
+    with pytest.raises(ConfigError, match=r"use e\.g\. 0-7"):
         parse_seeds(text)
 
 
-def test_ranges_that_run_backwards_or_without_end_are_refused():
-    with pytest.raises(ConfigError, match="write 3-7"):
+def test_empty_and_huge_ranges_are_rejected():
+    with pytest.raises(ConfigError, match="use 3-7"):
         parse_seeds("7-3")
     with pytest.raises(ConfigError, match="more than 100,000 seeds"):
         parse_seeds("0-1000000000")
@@ -62,24 +66,25 @@ def test_a_latent_depends_on_its_seed_alone():
 
 def test_every_image_is_written_with_its_raw_depth_and_opacity(tmp_path):
     ball = Ball()
-    sheet = generate(ball, tmp_path / "out", [4, 12], ORBIT, z_dim=4, num_views=3, psi=0.7)
+    options = GenerateOptions(seeds="4,12", views=3, psi=0.7, device="cpu")
+    sheet = generate(ball, tmp_path / "out", ORBIT, options)
     assert sheet == tmp_path / "out" / "contact_sheet.png"
     names = {p.name for p in sheet.parent.iterdir()}
     kinds = (".png", "_raw.png", "_depth.png", "_depth_colour.png", "_depth.npy", "_opacity.png")
-    wanted = {f"seed{s:04d}_view{v:02d}{k}" for s in (4, 12) for v in range(3) for k in kinds}
-    assert names == wanted | {"contact_sheet.png", "generate.json"}
+    expected = {f"seed{s:04d}_view{v:02d}{k}" for s in (4, 12) for v in range(3) for k in kinds}
+    assert names == expected | {"contact_sheet.png", "generate.json"}
     assert all(call["psi"] == 0.7 for call in ball.asked)
     images = ball.views(latents([12], 4), None, ORBIT.cameras(3))
     stored = np.asarray(Image.open(sheet.parent / "seed0012_view01.png"))
     assert np.array_equal(stored, to_uint8(images.image[1]).permute(1, 2, 0).numpy())
-    facts = json.loads((sheet.parent / "generate.json").read_text())
-    assert facts["seeds"] == [4, 12]
-    assert torch.allclose(torch.tensor(facts["labels"]), ORBIT.cameras(3).to_label())
+    metadata = json.loads((sheet.parent / "generate.json").read_text())
+    assert metadata["seeds"] == [4, 12]
+    assert torch.allclose(torch.tensor(metadata["labels"]), ORBIT.cameras(3).to_label())
 
 
-def test_depth_is_kept_in_world_units(tmp_path):
+def test_depth_is_stored_in_world_units(tmp_path):
     ball = Ball()
-    generate(ball, tmp_path, [0], ORBIT, z_dim=4, num_views=1)
+    generate(ball, tmp_path, ORBIT, ONE)
     depth = ball.views(latents([0], 4), None, ORBIT.cameras(1)).depth[0, 0].numpy()
     exact = np.load(tmp_path / "seed0000_view00_depth.npy")
     assert np.allclose(exact, depth)
@@ -90,36 +95,34 @@ def test_depth_is_kept_in_world_units(tmp_path):
     assert step == pytest.approx(1e-4)
 
 
-def test_depths_beyond_the_range_take_a_coarser_step(tmp_path):
+def test_large_depths_are_stored_with_a_coarser_step(tmp_path):
     far = Orbit.around_box(2.0, radius=40.0)
-    generate(Ball(), tmp_path, [0], far, z_dim=4, num_views=1)
+    generate(Ball(), tmp_path, far, ONE)
     assert json.loads((tmp_path / "generate.json").read_text())["depth_png_step"] == 1e-3
     steps = np.asarray(Image.open(tmp_path / "seed0000_view00_depth.png"))
     assert 0 < steps.max() < 65535
 
 
-def test_the_mapping_sees_one_label_and_every_camera_its_scene():
+def test_all_views_share_one_label():
     ball = Ball()
     orbit = Orbit.around_box(2.0)
-    from lightning_gan3d.generate import see
-
-    see(ball, latents([0, 1], 4), orbit.cameras(1).to_label(), orbit.cameras(3))
+    render_views(ball, latents([0, 1], 4), orbit.cameras(1).to_label(), orbit.cameras(3))
     (call,) = ball.asked
     assert call["label"].shape == (2, 25)
     assert torch.equal(call["cameras"].cam2world[:3], call["cameras"].cam2world[3:])
 
 
-def test_a_picture_without_depth_says_so(tmp_path):
-    generate(Ball(solid=False), tmp_path, [0], ORBIT, z_dim=4, num_views=2)
+def test_a_representation_without_depth_writes_none(tmp_path):
+    generate(Ball(solid=False), tmp_path, ORBIT, ONE)
     assert not list(tmp_path.glob("*depth*"))
-    facts = json.loads((tmp_path / "generate.json").read_text())
-    assert facts["depth"] == "this representation renders no depth"
-    assert facts["depth_png_step"] is None
+    metadata = json.loads((tmp_path / "generate.json").read_text())
+    assert metadata["depth"] == "this representation renders no depth"
+    assert metadata["depth_png_step"] is None
 
 
-def test_an_empty_scene_is_grey_and_breaks_nothing(tmp_path):
+def test_the_depth_preview_of_an_empty_scene_is_grey(tmp_path):
     away = ORBIT._replace(target=(9.0, 9.0, 9.0))
-    generate(Ball(), tmp_path, [0], away, z_dim=4, num_views=1)
+    generate(Ball(), tmp_path, away, ONE)
     preview = np.asarray(Image.open(tmp_path / "seed0000_view00_depth_colour.png"))
     assert np.unique(preview).tolist() == [EMPTY[0]]
 
@@ -139,17 +142,21 @@ def test_the_contact_sheet_holds_every_image_enlarged():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("option", "message"),
     [
-        ({"seeds": []}, "no seeds"),
-        ({"num_views": 0}, "views=0"),
+        ({"views": 0}, "views=0: use a whole number from 1"),
         ({"psi": float("nan")}, "psi=nan"),
+        ({"precision": "half"}, "precision=half.*fp32"),
     ],
 )
-def test_impossible_requests_write_nothing(tmp_path, change, words):
-    arguments = {"seeds": [0], "num_views": 1, "psi": 1.0} | change
-    with pytest.raises(ConfigError, match=words):
-        generate(Ball(), tmp_path / "out", orbit=ORBIT, z_dim=4, **arguments)
+def test_invalid_options_are_rejected(option, message):
+    with pytest.raises(ConfigError, match=message):
+        build(GenerateOptions, option)
+
+
+def test_invalid_seeds_write_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="seeds=7-3"):
+        generate(Ball(), tmp_path / "out", ORBIT, GenerateOptions(seeds="7-3"))
     assert not (tmp_path / "out").exists()
 
 
@@ -167,10 +174,10 @@ def exported(tmp_path):
     return save_generator(tmp_path / "export", generator, config), data
 
 
-def test_an_exported_generator_is_seen_as_its_data_was(exported):
+def test_cameras_follow_the_data_set(exported):
     folder, data = exported
-    said = generate_to(folder, "0,3", psi=0.7, views=2)
-    assert f"2 seeds from 2 views, as the cameras of {data}" in said
+    summary = generate_to(folder, GenerateOptions(seeds="0,3", psi=0.7, views=2))
+    assert f"2 seeds, 2 views each; cameras of {data}" in summary
     out = folder / "generated"
     assert (out / "contact_sheet.png").is_file()
     labels = torch.tensor(json.loads((out / "generate.json").read_text())["labels"])
@@ -178,31 +185,29 @@ def test_an_exported_generator_is_seen_as_its_data_was(exported):
     assert Image.open(out / "seed0003_view01.png").size == (32, 32)
 
 
-def test_without_the_data_the_cameras_go_around_the_box_and_it_says_so(exported, tmp_path):
+def test_without_the_data_set_the_cameras_circle_the_box(exported, tmp_path):
     folder, data = exported
     (data / "dataset.json").unlink()
-    said = generate_to(folder, "0", views=1, out=tmp_path / "elsewhere")
-    assert "around the box, for the data set cannot be read" in said
+    summary = generate_to(folder, ONE, out=tmp_path / "elsewhere")
+    assert "circle around the box (cannot read the data set" in summary
     assert (tmp_path / "elsewhere" / "seed0000_view00.png").is_file()
 
 
-def test_convolutions_round_as_asked(exported, tmp_path):
+def test_precision_changes_the_rounding(exported, tmp_path):
     folder, _ = exported
     images = {}
     for precision in ("fp32", "bf16"):
         out = tmp_path / precision
-        generate_to(folder, "0", views=1, out=out, precision=precision)
+        generate_to(folder, dataclasses.replace(ONE, precision=precision), out)
         images[precision] = np.asarray(Image.open(out / "seed0000_view00.png")).astype(int)
-    moved = np.abs(images["fp32"] - images["bf16"])
-    assert 0 < moved.max() < 32
-    assert moved.mean() < 4
+    difference = np.abs(images["fp32"] - images["bf16"])
+    assert 0 < difference.max() < 32
+    assert difference.mean() < 4
 
 
-def test_bad_requests_to_the_command_are_refused(exported, tmp_path):
+def test_unknown_devices_and_folders_are_rejected(exported, tmp_path):
     folder, _ = exported
-    with pytest.raises(ConfigError, match="precision=half: use one of fp32"):
-        generate_to(folder, precision="half")
     with pytest.raises(ConfigError, match="use one of auto, cpu"):
-        generate_to(folder, device="gpu")
+        generate_to(folder, GenerateOptions(device="gpu"))
     with pytest.raises(ValueError, match="no such folder"):
-        generate_to(tmp_path / "nothing")
+        generate_to(tmp_path / "nothing", GenerateOptions())

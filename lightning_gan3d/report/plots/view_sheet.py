@@ -15,7 +15,14 @@ from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.labels import read_orbit
-from lightning_gan3d.generate import CELL, depth_colours, depth_span, latents, see, to_array
+from lightning_gan3d.generate import (
+    CELL,
+    depth_colours,
+    depth_span,
+    latents,
+    render_views,
+    to_array,
+)
 from lightning_gan3d.images import Images
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots.plot import Plot, drawn
@@ -87,7 +94,7 @@ def _views(run: RunRecord | None, orbit: Orbit, load: LoadGenerator) -> list[Ima
         generator = load(run)
         z = latents(range(NUM_LATENTS), generator.cfg.z_dim)
         label, cameras = orbit.cameras(1).to_label(), orbit.cameras(NUM_VIEWS)
-        return [see(generator, z[i : i + 1], label, cameras) for i in range(NUM_LATENTS)]
+        return [render_views(generator, z[i : i + 1], label, cameras) for i in range(NUM_LATENTS)]
     except Exception as error:  # a report of many runs must not fall with one of them
         return f"no images: {one_line(error)}"
 
