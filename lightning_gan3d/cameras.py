@@ -75,8 +75,7 @@ class Cameras(NamedTuple):
         target: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> "Cameras":
         """Cameras on a sphere around `target` that look at it."""
-        x, z = azimuth.sin() * elevation.cos(), azimuth.cos() * elevation.cos()
-        eye = torch.stack([x, elevation.sin(), z], dim=-1)
+        eye, _ = sphere_axes(azimuth, elevation)
         centre = torch.tensor(target, dtype=eye.dtype, device=eye.device).expand_as(eye)
         return cls.look_at(centre + radius * eye, centre, focal)
 
@@ -183,6 +182,15 @@ class Cameras(NamedTuple):
         dirs = torch.einsum("vij,kj->vki", torch.linalg.inv(self.intrinsics), corners) * depth_z
         world = dirs @ self.cam2world[:, :3, :3].mT + self.origins[:, None]
         return torch.cat([self.origins[:, None], world], dim=1)
+
+
+def sphere_axes(
+    azimuth: Float[Tensor, " n"], elevation: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+    """Unit vectors from the centre of a sphere to its cameras, and to the right of each camera."""
+    x, z = azimuth.sin() * elevation.cos(), azimuth.cos() * elevation.cos()
+    right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], dim=-1)
+    return torch.stack([x, elevation.sin(), z], dim=-1), right
 
 
 class Spherical(NamedTuple):

@@ -286,7 +286,7 @@ def data_coil100(
 ) -> None:
     """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.coil100.prepare import CoilConfig, prepare_coil100
+    from lightning_gan3d.data.coil100.coil100 import CoilConfig, prepare_coil100
 
     def progress(done: int, total: int) -> None:
         typer.echo(f"\r{done} of {total} objects", nl=done == total, err=True)
@@ -331,7 +331,7 @@ def data_celebahq(
 def data_afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
     """Prepare AFHQ: images with the rotations of their cameras, or EG3D's data set."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.preparers.afhq import AfhqConfig, prepare_afhq
+    from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
 
     cfg = from_options(AfhqConfig, options or [])
     typer.echo(prepare_afhq(source, out, cfg, overwrite, _count_images))
@@ -369,8 +369,8 @@ def data_from_poses(
     """Prepare your own images with poses; propose box, near and far."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.captures.camera_plot import draw_cameras
-    from lightning_gan3d.data.captures.config import FromPosesConfig
     from lightning_gan3d.data.captures.from_poses import prepare_from_poses
+    from lightning_gan3d.data.captures.posed_images import FromPosesConfig
     from lightning_gan3d.data.check import check_dataset
     from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 

@@ -1,57 +1,56 @@
-"""A folder or a stored zip as a source of files, read in place.
+"""Data sets as folders or stored zips: read in place, written atomically. Imports no torch.
 
-What could leave the data set or exhaust memory is refused.
-
-Imports no torch, so that the command line can name these errors cheaply.
+Reading rejects what could leave the data set or exhaust memory.
 """
 
+import contextlib
 import hashlib
+import io
+import json
 import os
+import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import UserError
+from lightning_gan3d.files import atomic_path
+
+T = TypeVar("T")
 
 MAX_FILE_BYTES = 256 * 2**20
-"""No file of a data set may be larger; `dataset.json` of 200,000 images is under 100 MB."""
+"""Size limit of one file; `dataset.json` of 200,000 images is below 100 MB."""
 MAX_RATIO = 100
-"""Zip entries may not expand more: images hardly compress, and labels as text do so by 2 to 5."""
+"""Compression limit of a zip entry: images hardly compress, labels as text by 2 to 5."""
 HEAD_BYTES = 2**16
-"""How much of a file in a folder the fingerprint covers, besides its name and size."""
+"""Leading bytes of each file in a folder that the fingerprint covers, besides name and size."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and their total."""
 
 
 class DataError(UserError):
-    """A data set that must be fixed; the message names the file and the remedy."""
+    """An invalid data set; the message names the file and the remedy."""
 
 
 class UnsafeDataError(DataError):
-    """A data set that is refused because reading it could harm."""
+    """A data set that is unsafe to read."""
 
     exit_code: ClassVar[int] = 3
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Files by their path relative to the data set, with forward slashes."""
-
-    path: Path
-    names: list[str]
-
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes; refuses a file whose checksum differs."""
-
-    def mark(self, name: str) -> str:
-        """Return what stands for the file's content in a fingerprint."""
-
-
 class FolderSource:
-    """Files below a folder."""
+    """Files below a folder; names are relative to it, with forward slashes."""
 
     def __init__(self, path: Path) -> None:
-        """List the files, and refuse links that leave the folder."""
+        """List the files; rejects links that leave the folder."""
         self.path = path
         root = path.resolve()
         names = []
@@ -62,7 +61,7 @@ class FolderSource:
                 _check_name(relative, path)
                 if full.is_symlink() and not full.resolve().is_relative_to(root):
                     raise UnsafeDataError(
-                        f"entry `{relative}` leaves the dataset {path}: copy what it links to"
+                        f"entry `{relative}` leaves the dataset {path}: copy the file it links to"
                     )
                 if name in files:
                     names.append(relative)
@@ -76,26 +75,26 @@ class FolderSource:
                 raise UnsafeDataError(f"{name} in {self.path} has more than {MAX_FILE_BYTES} bytes")
             return path.read_bytes()
         except OSError as error:
-            raise DataError(f"{name} in {self.path} cannot be read: {error.strerror}") from None
+            raise DataError(f"cannot read {name} in {self.path}: {error.strerror}") from None
 
     def mark(self, name: str) -> str:
-        """Return size and checksum of the first bytes."""
+        """Return size and checksum of the first bytes, for fingerprints."""
         path = self.path / name
         with path.open("rb") as file:
             return f"{path.stat().st_size}:{zlib.crc32(file.read(HEAD_BYTES)):08x}"
 
 
 class ZipSource:
-    """Entries of a zip, each process with its own handle."""
+    """Entries of a zip; each process opens its own handle."""
 
     def __init__(self, path: Path) -> None:
-        """Check the directory of the zip: nothing is extracted, and nothing is read before this."""
+        """Check the directory of the zip before any entry is read; nothing is extracted."""
         self.path = path
         self._handles: dict[int, zipfile.ZipFile] = {}
         try:
             entries = [e for e in self._zip().infolist() if not e.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path} is not a readable zip: {error}") from None
+            raise DataError(f"cannot read {path} as a zip: {error}") from None
         self._entries = {e.filename: e for e in entries}
         self.names = sorted(self._entries)
         _check_entries(entries, path)
@@ -107,25 +106,28 @@ class ZipSource:
         return self._handles[pid]
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave open handles behind, so that workers that are spawned open their own."""
+        """Drop open handles: spawned workers open their own."""
         return {**self.__dict__, "_handles": {}}
 
     def read(self, name: str) -> bytes:
-        """Return an entry's bytes, its checksum verified."""
+        """Return an entry's bytes; raises `DataError` if the checksum differs."""
         if name not in self._entries:
-            raise DataError(f"{self.path} holds no {name}")
+            raise DataError(f"{self.path} has no {name}")
         try:
             return self._zip().read(name)
         except zipfile.BadZipFile as error:
             reason = "bad CRC" if "CRC" in str(error) else str(error)
             raise DataError(f"{name}: {reason} in {self.path}; copy the dataset again") from None
         except (zlib.error, OSError, NotImplementedError, EOFError) as error:
-            raise DataError(f"{name} in {self.path} cannot be read: {error}") from None
+            raise DataError(f"cannot read {name} in {self.path}: {error}") from None
 
     def mark(self, name: str) -> str:
-        """Return size and checksum as the zip states them."""
+        """Return size and checksum from the directory of the zip, for fingerprints."""
         entry = self._entries[name]
         return f"{entry.file_size}:{entry.CRC:08x}"
+
+
+Source = FolderSource | ZipSource
 
 
 def open_source(path: str | Path) -> Source:
@@ -134,16 +136,16 @@ def open_source(path: str | Path) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
-        raise DataError(
-            f"no dataset at {path}: give a folder or a zip of images with `dataset.json`"
-        )
+        raise DataError(f"{path} does not exist: use a folder or zip of images with dataset.json")
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is neither a folder nor a zip of images with `dataset.json`")
+        raise DataError(
+            f"{path} is not a folder or a zip: use a folder or zip of images with dataset.json"
+        )
     return ZipSource(path)
 
 
 def checksum(data: bytes) -> str:
-    """Return the checksum that `dataset.json` may hold for the files of a folder."""
+    """SHA-256, which `dataset.json` may state for the files of a folder."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -158,28 +160,130 @@ def _check_name(name: str, path: Path) -> None:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for entry in entries:
         name = entry.filename
         _check_name(name, path)
-        if name in seen:
+        if name in names:
             raise UnsafeDataError(f"entry `{name}` occurs twice in {path}")
-        seen.add(name)
+        names.add(name)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise UnsafeDataError(f"entry `{name}` of {path} is a link: store the file itself")
         if entry.flag_bits & 0x1:
-            raise UnsafeDataError(f"entry `{name}` of {path} is encrypted: store it plainly")
+            raise UnsafeDataError(f"entry `{name}` of {path} is encrypted: store it unencrypted")
         if entry.file_size > MAX_FILE_BYTES:
             raise UnsafeDataError(
                 f"entry `{name}` of {path} claims {entry.file_size} bytes, limit {MAX_FILE_BYTES}"
             )
+        ratio = entry.file_size // max(entry.compress_size, 1)
         if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**16:
-            ratio = entry.file_size // max(entry.compress_size, 1)
             raise UnsafeDataError(
                 f"entry `{name}` of {path} expands {ratio}:1, limit {MAX_RATIO}:1"
             )
-    end, before = 0, ""
+    end, previous = 0, ""
     for entry in sorted(entries, key=lambda e: e.header_offset):
         if entry.header_offset < end:
-            raise UnsafeDataError(f"entries `{before}` and `{entry.filename}` of {path} overlap")
-        end, before = entry.header_offset + 30 + entry.compress_size, entry.filename
+            raise UnsafeDataError(f"entries `{previous}` and `{entry.filename}` of {path} overlap")
+        end, previous = entry.header_offset + 30 + entry.compress_size, entry.filename
+
+
+class DatasetWriter:
+    """Files, labels and metadata of a data set that `write_dataset` creates."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile | None) -> None:
+        """`path`: the folder to write to if there is no zip."""
+        self._path, self._zip = path, archive
+        self._labels: list[tuple[str, list[float]]] = []
+        self._objects: dict[str, int] = {}
+        self._splits: dict[str, list[str]] = {}
+        self._sha256: dict[str, str] = {}
+        self._metadata: dict[str, Any] = {}
+
+    def image(
+        self,
+        name: str,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        label: Float[np.ndarray, "25"],
+        split: str | None = None,
+        object_id: int | None = None,
+    ) -> None:
+        """Add an image as PNG with its label, split and object."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        self._write(name, buffer.getvalue())
+        if self._zip is None:  # zips have their own checksums
+            self._sha256[name] = checksum(buffer.getvalue())
+        self._labels.append((name, [float(x) for x in label]))
+        if split is not None:
+            self._splits.setdefault(split, []).append(name)
+        if object_id is not None:
+            self._objects[name] = object_id
+
+    def array(self, name: str, values: np.ndarray) -> None:
+        """Add an array as `.npy`, which no reader mistakes for an image."""
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        self._write(name, buffer.getvalue())
+
+    def metadata(self, key: str, value: Any) -> None:
+        """Add a key to `dataset.json` that other tools ignore."""
+        self._metadata[key] = value
+
+    def finish(self) -> None:
+        """Write `dataset.json`."""
+        index: dict[str, Any] = {"labels": self._labels}
+        extras = {"splits": self._splits, "objects": self._objects, "sha256": self._sha256}
+        index.update({k: v for k, v in {**extras, **self._metadata}.items() if v})
+        self._write("dataset.json", json.dumps(index, allow_nan=False).encode())
+        if self._zip is not None:
+            self._zip.close()
+
+    def _write(self, name: str, data: bytes) -> None:
+        if self._zip is not None:
+            self._zip.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            return
+        path = self._path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+@contextlib.contextmanager
+def write_dataset(out: Path, overwrite: bool = False) -> Iterator[DatasetWriter]:
+    """Write a data set in EG3D's format: a stored zip if `out` ends in `.zip`, else a folder.
+
+    It appears at `out` if the block succeeds; an error leaves nothing. Equal content gives equal
+    bytes.
+    """
+    as_zip = out.suffix.lower() == ".zip"
+    if out.exists() and not overwrite:
+        raise DataError(f"{out} exists: use another path, or --overwrite")
+    if out.exists() and out.is_dir() == as_zip:
+        raise DataError(
+            f"{out} exists and is not a {'zip' if as_zip else 'folder'}: use another path"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
+        archive = zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) if as_zip else None
+        if archive is None:
+            temporary.mkdir()
+        try:
+            writer = DatasetWriter(temporary, archive)
+            yield writer
+            writer.finish()
+        except BaseException:
+            if archive is not None:
+                archive.close()
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if out.is_dir():
+            shutil.rmtree(out)
+
+
+def report_progress(items: Sequence[T], progress: Progress | None) -> Iterator[T]:
+    """Iterate over `items`, calling `progress` after each."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(done, len(items))

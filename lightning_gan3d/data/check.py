@@ -1,4 +1,4 @@
-"""Validate a data set in full, sum up its cameras, and draw both on a contact sheet."""
+"""Validate a data set, summarise its cameras, and draw a contact sheet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
 _COLUMNS, _ROWS = 8, 6
 _MAX_ARROWS = 400
-_ASTRAY = 0.25
-"""Share of its distance by which a camera's axis may miss the origin without a warning."""
+_MAX_MISS = 0.25
+"""Distance of a camera's axis from the origin that gives a warning, in camera distances."""
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What a data set holds: lengths in world units, angles in degrees, focal in widths."""
+    """Summary of a data set: world units, degrees, focal lengths in image widths."""
 
     path: str
     fingerprint: str
@@ -39,7 +39,7 @@ class DatasetSummary:
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the lines that a user reads."""
+        """Lines for the user."""
         lines = [
             f"{self.path}: {self.num_images:,} images of {self.resolution}x{self.resolution} "
             f"pixels, fingerprint {self.fingerprint}",
@@ -54,9 +54,9 @@ class DatasetSummary:
 
 
 def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSummary:
-    """Read every image and label, and raise `DataError` at the first fault.
+    """Read every image and label; raises `DataError` at the first fault.
 
-    Writes a contact sheet as PNG if asked to.
+    `sheet`: PNG file of a contact sheet.
     """
     dataset = ImageDataset(cfg if isinstance(cfg, DataConfig) else DataConfig(path=cfg), "all")
     if not dataset.in_memory:
@@ -70,8 +70,7 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
 
 
 def _summary(dataset: ImageDataset, cameras: Cameras) -> DatasetSummary:
-    x, y, z = cameras.origins.unbind(-1)
-    distance = cameras.origins.norm(dim=-1)
+    azimuth, elevation, distance = spherical(cameras.origins)
     splits = dataset.index.get("splits") or {}
     return DatasetSummary(
         path=str(dataset.source.path),
@@ -81,50 +80,51 @@ def _summary(dataset: ImageDataset, cameras: Cameras) -> DatasetSummary:
         num_objects=None if dataset.objects is None else len(set(dataset.objects.tolist())),
         splits={name: len(names) for name, names in splits.items()},
         distance=_range(distance),
-        azimuth=_range(torch.rad2deg(torch.atan2(x, z))),
-        elevation=_range(torch.rad2deg(torch.asin(y / distance.clamp(min=1e-9)))),
+        azimuth=_range(torch.rad2deg(azimuth)),
+        elevation=_range(torch.rad2deg(elevation)),
         focal=_range(cameras.intrinsics[:, [0, 1], [0, 1]]),
         warnings=_warnings(dataset, cameras),
     )
 
 
 def _warnings(dataset: ImageDataset, cameras: Cameras) -> tuple[str, ...]:
-    """Return what is allowed, but seldom meant."""
-    found = []
-    forward, origins = cameras.cam2world[:, :3, 2], cameras.origins
+    """Return what is valid but rarely intended."""
+    warnings = []
+    forward, origins = cameras.forward, cameras.origins
     ahead = -(origins * forward).sum(-1)
     miss = (origins + ahead[:, None] * forward).norm(dim=-1) / origins.norm(dim=-1).clamp(min=1e-9)
     away = int((ahead < 0).sum())
     if away:
-        found.append(
-            f"{away:,} cameras look away from the origin: are the poses OpenGL's (z backward) or "
-            "world2cam? They must be cam2world in OpenCV axes"
+        warnings.append(
+            f"{away:,} cameras look away from the origin: are the poses world2cam, or in OpenGL "
+            "axes (z backward)? They must be cam2world in OpenCV axes"
         )
-    astray = int(((miss > _ASTRAY) & (ahead >= 0)).sum())
-    if astray:
-        found.append(f"{astray:,} cameras look past the origin, where the box is")
+    missing = int(((miss > _MAX_MISS) & (ahead >= 0)).sum())
+    if missing:
+        warnings.append(f"{missing:,} cameras look past the origin, where the box is")
     if len(torch.unique(dataset.labels, dim=0)) == 1 and len(dataset) > 1:
-        found.append("all cameras are the same: no shape can be learned from one view direction")
-    up = -cameras.cam2world[:, 1, 1]
-    if int((up < 0).sum()) > len(dataset) // 2:
-        found.append("most cameras are upside down: the world's y must point up")
-    return tuple(found)
+        warnings.append("all cameras are the same: one view direction cannot teach a shape")
+    if int((cameras.cam2world[:, 1, 1] > 0).sum()) > len(dataset) // 2:
+        warnings.append("most cameras are upside down: the world's y must point up")
+    return tuple(warnings)
 
 
 def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> None:
-    """Draw images spread evenly over the data set, and all cameras from above and from the side."""
+    """Draw evenly spaced images, and the cameras from above and from the side."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subfigures(1, 2, width_ratios=(1.35, 1))
     left, right = panels
     num = min(_COLUMNS * _ROWS, len(dataset))
-    which = torch.linspace(0, len(dataset) - 1, num).round().long()
+    shown, arrows = (
+        torch.linspace(0, len(dataset) - 1, n).round().long()
+        for n in (num, min(_MAX_ARROWS, len(dataset)))
+    )
     axes = left.subplots()
-    axes.imshow(_grid(dataset.images(which)))
+    axes.imshow(_grid(dataset.images(shown)))
     axes.set_axis_off()
     axes.set_title(f"{num} of {len(dataset):,} images, {dataset.resolution} pixels", fontsize=9)
-    some = torch.linspace(0, len(dataset) - 1, min(_MAX_ARROWS, len(dataset))).round().long()
-    cameras = Cameras.from_label(dataset.labels[some])
+    cameras = Cameras.from_label(dataset.labels[arrows])
     above, side = right.subplots(2, 1)
     to_front = "z (toward the frontal camera)"
     _draw_cameras(above, cameras, (0, 2), ("x (right)", to_front), "from above")
@@ -143,14 +143,14 @@ def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> No
 def _draw_cameras(
     axes: Axes, cameras: Cameras, plane: tuple[int, int], names: tuple[str, str], title: str
 ) -> None:
-    place = cameras.origins[:, list(plane)].numpy()
+    origin = cameras.origins[:, list(plane)].numpy()
     length = 0.15 * float(cameras.origins.norm(dim=-1).mean())
-    forward = length * cameras.cam2world[:, list(plane), 2].numpy()
+    forward = length * cameras.forward[:, list(plane)].numpy()
     axes.quiver(
-        *place.T, *forward.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="tab:blue"
+        *origin.T, *forward.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="tab:blue"
     )
     axes.plot(0, 0, "+", color="black")
-    axes.update_datalim(np.concatenate([place, place + forward]))
+    axes.update_datalim(np.concatenate([origin, origin + forward]))
     axes.autoscale_view()
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xlabel=names[0], ylabel=names[1])

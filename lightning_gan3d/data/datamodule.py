@@ -1,4 +1,4 @@
-"""Batches that depend on seed and step alone: not on workers, ranks, or resumes."""
+"""Training batches that depend only on seed and step: not on workers, ranks or resumes."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ class Batch(NamedTuple):
 
 
 class KeyedOrder:
-    """An endless order of images: keyed permutations one after another, cut into batches."""
+    """An endless order of images: a sequence of keyed permutations, cut into batches."""
 
     def __init__(self, num: int, batch: int, seed: int) -> None:
-        """Remember the key; permutations are made when they are needed."""
+        """Permutations are computed on demand."""
         self.num, self.batch = num, batch
         self._draws = Draws(seed).scope("data")
         self._epochs: dict[int, Tensor] = {}
@@ -39,10 +39,7 @@ class KeyedOrder:
         return self._epochs[epoch]
 
     def indices(self, step: int) -> Int[Tensor, " b"]:
-        """Return the images of the global batch of a step.
-
-        It may run over the end of a permutation.
-        """
+        """Return the images of the global batch of a step; it may span permutations."""
         position, end, parts = step * self.batch, (step + 1) * self.batch, []
         while position < end:
             epoch, offset = divmod(position, self.num)
@@ -52,25 +49,22 @@ class KeyedOrder:
 
 
 class StepBatches(Dataset[Batch]):
-    """Item s is one rank's share of the global batch of step s.
-
-    So workers have nothing to agree on.
-    """
+    """Item s is one rank's share of the global batch of step s: workers need no shared state."""
 
     def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:
-        """Rank r of w takes the r-th of w contiguous shares."""
+        """Rank r of `world` reads the r-th contiguous share of each batch."""
         self.dataset, self.order = dataset, order
         share = order.batch // world
         self._share = slice(rank * share, (rank + 1) * share)
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the share of a step."""
+        """Return this rank's share of a step."""
         indices = self.order.indices(step)[self._share]
         return Batch(self.dataset.images(indices), self.dataset.labels[indices], step)
 
 
 class _StepsFrom(Sampler[int]):
-    """Count steps without an end."""
+    """Counts steps without end."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -87,10 +81,10 @@ def _unchanged(batch: Any) -> Any:
 
 
 class DataModule(lightning.LightningDataModule):
-    """Real images for training, `train` and (None where nothing is held out) `test`.
+    """Real images: `train`, and `test` (None without held-out images).
 
-    `batch` counts the images of all ranks. A microbatch is the unit of everything random, so that a
-    rank's share must be whole microbatches.
+    `batch` is the global batch size. Each rank's share must be whole microbatches, the unit of all
+    random draws.
     """
 
     def __init__(
@@ -101,11 +95,11 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
         num_workers: int | None = None,
     ) -> None:
-        """Open and check the data set. `num_workers` None takes the configuration's."""
+        """Open and check the data set. `num_workers`: None for the configured number."""
         super().__init__()
         if batch < 1 or microbatch < 1 or batch % microbatch:
             raise ConfigError(
-                f"batch={batch} must be a multiple of microbatch={microbatch}, both at least 1"
+                f"batch={batch}: use a multiple of microbatch={microbatch}, both 1 or more"
             )
         self.cfg, self.batch, self.microbatch, self.seed = cfg, batch, microbatch, seed
         self.num_workers = cfg.num_workers if num_workers is None else num_workers
@@ -114,7 +108,7 @@ class DataModule(lightning.LightningDataModule):
         self._start_step = 0
 
     def set_start_step(self, step: int) -> None:
-        """Continue with the batch of this step; call it before the loader is made."""
+        """Start with the batch of this step; call it before `train_dataloader`."""
         self._start_step = step
 
     def _world(self) -> tuple[int, int]:
@@ -124,17 +118,13 @@ class DataModule(lightning.LightningDataModule):
     def train_dataloader(
         self, rank: int | None = None, world: int | None = None
     ) -> "DataLoader[Batch]":
-        """Return the endless stream of `Batch`.
-
-        Rank and world size are the trainer's unless given.
-        """
+        """Endless stream of `Batch`; rank and world size default to the trainer's."""
         own_rank, own_world = self._world()
         rank, world = own_rank if rank is None else rank, own_world if world is None else world
         if self.batch % (self.microbatch * world):
             raise ConfigError(
-                f"batch {self.batch} in microbatches of {self.microbatch} does not divide among "
-                f"{world} ranks; "
-                f"use a batch that is a multiple of {self.microbatch * world}"
+                f"batch={self.batch} in microbatches of {self.microbatch} does not divide among "
+                f"{world} ranks; use a multiple of {self.microbatch * world}"
             )
         order = KeyedOrder(len(self.train), self.batch, self.seed)
         return DataLoader(
@@ -149,10 +139,7 @@ class DataModule(lightning.LightningDataModule):
 
 
 def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
-    """Open the held-out images.
-
-    None where the data set names no splits and `holdout` is 0.
-    """
+    """Open the held-out images; None if the data set has no splits and `holdout` is 0."""
     if cfg.holdout == 0 and not train.index.get("splits"):
         return None
     test = ImageDataset(cfg, "test")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.data.archive import DataError, checksum, open_source
-from lightning_gan3d.data.decode import decode, is_image, open_image
+from lightning_gan3d.data.image_files import decode, is_image, open_image
 from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float

@@ -29,7 +29,7 @@ def turned(parts: Parts, columns: tuple[float, ...]) -> None:
         parts.label(i)[:16] = pose.ravel().tolist()
 
 
-def test_wrong_conventions_are_pointed_out(tmp_path):
+def test_unusual_cameras_give_warnings(tmp_path):
     parts = Parts()
     turned(parts, (1, -1, -1))  # OpenGL's axes
     warnings = check_dataset(parts.zip(tmp_path / "a.zip")).warnings
@@ -50,7 +50,7 @@ def test_wrong_conventions_are_pointed_out(tmp_path):
     assert any("look past the origin" in w for w in warnings)
 
 
-def test_every_image_is_decoded_even_when_memory_is_short(tmp_path):
+def test_every_image_is_decoded_without_memory(tmp_path):
     parts = Parts()
     parts.files["img9.png"] = parts.files["img9.png"][:400]
     path = parts.folder(tmp_path / "set")

@@ -32,7 +32,7 @@ def test_batches_do_not_depend_on_workers(cfg, workers):
     assert same(plain, steps(DataModule(cfg, 6, 3, seed=1, num_workers=workers), 5))
 
 
-def test_two_ranks_see_together_what_one_sees(cfg):
+def test_ranks_share_the_global_batch(cfg):
     whole = steps(DataModule(cfg, 8, 2, seed=1), 5)
     shares = [steps(DataModule(cfg, 8, 2, seed=1), 5, rank=r, world=2) for r in range(2)]
     for i, batch in enumerate(whole):
@@ -46,26 +46,26 @@ def test_a_resumed_stream_continues(cfg):
     assert [b.step for b in whole] == list(range(9))
 
 
-def test_seeds_differ_and_epochs_differ():
+def test_orders_differ_between_seeds_and_epochs():
     orders = [KeyedOrder(50, 50, seed).indices(step) for seed in (0, 1) for step in (0, 1)]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(orders, 2))
 
 
-def test_each_image_is_seen_once_an_epoch():
+def test_each_image_occurs_once_per_epoch():
     order = KeyedOrder(7, 3, seed=0)
-    seen = torch.cat([order.indices(step) for step in range(7)])
-    for epoch in seen.view(3, 7):
+    order_of_images = torch.cat([order.indices(step) for step in range(7)])
+    for epoch in order_of_images.view(3, 7):
         assert sorted(epoch.tolist()) == list(range(7))
 
 
-def test_order_does_not_depend_on_what_was_asked_before():
+def test_the_order_does_not_depend_on_earlier_calls():
     order = KeyedOrder(7, 3, seed=0)
     late = [order.indices(s) for s in (40, 3, 41, 0)]
     fresh = [KeyedOrder(7, 3, seed=0).indices(s) for s in (40, 3, 41, 0)]
     assert all(torch.equal(a, b) for a, b in zip(late, fresh, strict=True))
 
 
-def test_batch_larger_than_the_data(cfg):
+def test_a_batch_may_exceed_the_data_set(cfg):
     batch = steps(DataModule(cfg, 64, 8, seed=0), 1)[0]
     assert batch.images.shape == (64, 3, 16, 16)
 
@@ -74,11 +74,11 @@ def test_labels_stay_with_their_images(cfg):
     module = DataModule(cfg, 6, 3, seed=1)
     for batch in steps(module, 4):
         for image, label in zip(batch.images, batch.labels, strict=True):
-            which = (module.train.labels == label).all(1).nonzero()[:, 0]
-            assert any(torch.equal(image, module.train.images([int(i)])[0]) for i in which)
+            matches = (module.train.labels == label).all(1).nonzero()[:, 0]
+            assert any(torch.equal(image, module.train.images([int(i)])[0]) for i in matches)
 
 
-def test_test_split_is_never_trained_on(cfg):
+def test_the_test_split_is_not_in_the_training_data(cfg):
     module = DataModule(cfg, 6, 3, seed=1)
     assert module.test is not None
     assert not set(module.test.names) & set(module.train.names)
@@ -86,7 +86,7 @@ def test_test_split_is_never_trained_on(cfg):
     assert DataModule(DataConfig(path=cfg.path), 6, 3, seed=1).test is None
 
 
-def test_workers_of_the_configuration_are_used(cfg):
+def test_num_workers_comes_from_the_configuration(cfg):
     module = DataModule(DataConfig(path=cfg.path, num_workers=2), 6, 3, seed=1)
     assert module.train_dataloader().num_workers == 2
 

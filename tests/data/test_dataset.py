@@ -8,8 +8,9 @@ from data_parts import NUM, Parts, noise, png
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.datamodule import open_test
-from lightning_gan3d.data.dataset import DataConfig, ImageDataset, parse_ranges
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset, hold_out, parse_ranges
 from lightning_gan3d.draws import Draws
 
 
@@ -19,8 +20,8 @@ def path(tmp_path):
 
 
 def test_images_and_labels_belong_together(path, tmp_path):
-    for where in (path, Parts().folder(tmp_path / "folder")):
-        dataset = ImageDataset(DataConfig(path=where))
+    for each in (path, Parts().folder(tmp_path / "folder")):
+        dataset = ImageDataset(DataConfig(path=each))
         assert (len(dataset), dataset.resolution) == (NUM, 16)
         for i in range(NUM):
             image, label = dataset[i]
@@ -28,7 +29,7 @@ def test_images_and_labels_belong_together(path, tmp_path):
             torch.testing.assert_close(label, torch.tensor(Parts().label(i)))
 
 
-def test_order_of_the_index_does_not_matter(tmp_path, path):
+def test_the_order_of_labels_does_not_matter(tmp_path, path):
     parts = Parts()
     parts.index["labels"].reverse()
     other = ImageDataset(DataConfig(path=parts.zip(tmp_path / "b.zip")))
@@ -60,18 +61,18 @@ def test_only_training_images_are_mirrored(path):
 
 def test_resolution_averages_pixels(path):
     small = ImageDataset(DataConfig(path=path, resolution=4)).images([2])[0]
-    want = noise(2).astype(float).reshape(4, 4, 4, 4, 3).mean((1, 3)).round()
-    assert np.abs(small.permute(1, 2, 0).numpy() - want).max() <= 1  # halves may round either way
+    expected = noise(2).astype(float).reshape(4, 4, 4, 4, 3).mean((1, 3)).round()
+    assert np.abs(small.permute(1, 2, 0).numpy() - expected).max() <= 1  # rounding of halves
     with pytest.raises(ConfigError, match="resolution=6"):
         ImageDataset(DataConfig(path=path, resolution=6))
 
 
-def test_memory_limit_changes_nothing_but_when_images_are_read(path):
+def test_the_memory_limit_only_changes_when_images_are_read(path):
     eager, lazy = (ImageDataset(DataConfig(path=path, mirror=True, memory_mb=m)) for m in (16, 0))
     assert eager.in_memory
     assert not lazy.in_memory
-    which = torch.tensor([0, 13, 5, 19, 5])
-    assert torch.equal(eager.images(which), lazy.images(which))
+    indices = torch.tensor([0, 13, 5, 19, 5])
+    assert torch.equal(eager.images(indices), lazy.images(indices))
 
 
 def test_holdout_partitions_and_is_stable(tmp_path, path):
@@ -84,7 +85,7 @@ def test_holdout_partitions_and_is_stable(tmp_path, path):
     parts.index["labels"] = [x for x in parts.index["labels"] if x[0] != train.names[0]]
     fewer = ImageDataset(DataConfig(path=parts.zip(tmp_path / "b.zip"), holdout=0.3), "test")
     assert fewer.names == test.names
-    with pytest.raises(DataError, match="set `holdout`"):
+    with pytest.raises(DataError, match=r"set data\.holdout"):
         ImageDataset(DataConfig(path=path), "test")
 
 
@@ -96,7 +97,7 @@ def with_splits(tmp_path):
     return parts, parts.zip(tmp_path / "split.zip")
 
 
-def test_own_splits_and_their_names(tmp_path):
+def test_splits_of_the_data_set_and_their_names(tmp_path):
     _, path = with_splits(tmp_path)
     cfg = DataConfig(path=path)
     sizes = {s: len(ImageDataset(cfg, s)) for s in ("train", "test", "angles", "all")}
@@ -117,30 +118,30 @@ def test_selecting_objects(tmp_path, path):
     assert set(dataset.objects.tolist()) == {0, 2}
     with pytest.raises(DataError, match="empty for objects 7"):
         ImageDataset(DataConfig(path=split, objects="7"))
-    with pytest.raises(ConfigError, match="does not say"):
+    with pytest.raises(ConfigError, match="does not number its objects"):
         ImageDataset(DataConfig(path=path, objects="1"))
     assert parse_ranges("1-3, 9") == {1, 2, 3, 9}
 
 
-def test_split_that_names_a_missing_image(tmp_path):
+def test_a_split_with_a_missing_image_is_rejected(tmp_path):
     parts, _ = with_splits(tmp_path)
     parts.index["splits"]["train"].append("ghost.png")
     with pytest.raises(DataError, match=r"ghost\.png"):
         ImageDataset(DataConfig(path=parts.zip(tmp_path / "b.zip")))
 
 
-def test_labels_are_sampled_from_all_including_mirrored(path):
+def test_sampled_labels_include_mirrored_ones(path):
     dataset = ImageDataset(DataConfig(path=path, mirror=True))
     labels = dataset.sample_labels(Draws(0), 4000)
-    which = (labels[:, None] == dataset.labels).all(-1).float()
-    counts = which.sum(0) / (which.sum(1, keepdim=True).max())
+    matches = (labels[:, None] == dataset.labels).all(-1).float()
+    counts = matches.sum(0) / (matches.sum(1, keepdim=True).max())
     assert torch.equal(labels, dataset.sample_labels(Draws(0), 4000))
     assert not torch.equal(labels, dataset.sample_labels(Draws(1), 4000))
-    assert which.any(1).all()
+    assert matches.any(1).all()
     assert counts.min() > 0
 
 
-def test_fingerprint_follows_content_and_selection(tmp_path, path):
+def test_the_fingerprint_identifies_content_and_selection(tmp_path, path):
     def of(parts: Parts, name: str, split: str = "train", **options) -> str:
         return ImageDataset(
             DataConfig(path=parts.zip(tmp_path / name), **options), split
@@ -178,6 +179,66 @@ def test_fingerprint_follows_content_and_selection(tmp_path, path):
         {"convert": "pink"},
     ],
 )
-def test_impossible_values_are_refused(tree):
+def test_invalid_values_are_rejected(tree):
     with pytest.raises(ConfigError, match=next(iter(tree))):
         build(DataConfig, tree)
+
+
+def test_hold_out_follows_the_order_of_hashes_and_keeps_groups():
+    names = [f"{i}.png" for i in range(50)]
+    held = hold_out(names, 0.2, {})
+    assert len(held) == 10
+    assert held == hold_out(names[::-1], 0.2, {})
+    assert hold_out(names, 0.1, {}) < held
+    assert hold_out(names, 0.0, {}) == set()
+    pairs = {n: str(int(n[:-4]) // 2) for n in names}
+    together = hold_out(names, 0.2, pairs)
+    assert np.bincount([int(pairs[n]) for n in together]).tolist().count(1) == 0
+    assert len(together) == 10
+
+
+def test_copies_stay_in_one_split(tmp_path):
+    parts = Parts()
+    parts.index["copies"] = {f"img{i}.png": "img0.png" for i in (3, 5, 8)}
+    path = parts.zip(tmp_path / "a.zip")
+    for holdout in (0.1, 0.3, 0.5):
+        test = ImageDataset(DataConfig(path=path, holdout=holdout), "test").names
+        train = ImageDataset(DataConfig(path=path, holdout=holdout), "train").names
+        assert sorted(test + train) == [f"img{i}.png" for i in range(10)]
+        assert len({n in test for n in ("img0.png", "img3.png", "img5.png", "img8.png")}) == 1
+        assert len(test) >= 10 * holdout
+    parts.index["copies"] = {"img3.png": 0}
+    path = parts.zip(tmp_path / "b.zip")
+    with pytest.raises(DataError, match="`copies` must map image names to str"):
+        ImageDataset(DataConfig(path=path, holdout=0.3))
+
+
+def test_copies_of_missing_images_are_rejected(tmp_path):
+    parts = Parts()
+    for copies in ({"img3.png": "gone.png"}, {"gone.png": "img3.png"}):
+        parts.index["copies"] = copies
+        path = parts.zip(tmp_path / f"{next(iter(copies))}.zip")
+        with pytest.raises(DataError, match=r"`copies` .* names gone\.png, which does not exist"):
+            check_dataset(path)
+
+
+def test_holdout_keeps_the_views_of_an_object_in_one_split(tmp_path):
+    """Ten images of three objects; one image is a mirrored copy with its own object number."""
+    parts = Parts()
+    names = [f"img{i}.png" for i in range(10)]
+    parts.index["objects"] = {n: i % 3 for i, n in enumerate(names)}
+    parts.index["objects"]["img9.png"] = 7
+    parts.index["copies"] = {"img9.png": "img0.png"}
+    path = parts.zip(tmp_path / "a.zip")
+    for holdout in (0.2, 0.5):
+        test, train = (
+            ImageDataset(DataConfig(path=path, holdout=holdout), split)
+            for split in ("test", "train")
+        )
+        sides = [{o for o in side.objects.tolist() if o != 7} for side in (test, train)]
+        assert not sides[0] & sides[1]
+        assert ("img9.png" in test.names) == ("img0.png" in test.names)
+        assert len(test.names) >= 10 * holdout
+    parts.index["objects"] = dict.fromkeys(names, -1)  # unknown: each image by itself
+    path = parts.zip(tmp_path / "b.zip")
+    assert len(ImageDataset(DataConfig(path=path, holdout=0.3), "test").names) in (3, 4)

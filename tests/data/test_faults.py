@@ -1,4 +1,4 @@
-"""The catalogue of faults: each is refused before training, with a message that names the file."""
+"""Invalid data sets are rejected before training, with a message that names the file."""
 
 import io
 import json
@@ -20,89 +20,89 @@ from lightning_gan3d.data.archive import DataError, UnsafeDataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
 
-def refused(path: str, *words: str, unsafe: bool = False, **options: object) -> None:
-    with pytest.raises(UnsafeDataError if unsafe else DataError) as caught:
+def rejected(path: str, *parts: str, unsafe: bool = False, **options: object) -> None:
+    with pytest.raises(UnsafeDataError if unsafe else DataError) as raised:
         ImageDataset(DataConfig(path=path, **options))
-    assert caught.value.exit_code == (3 if unsafe else 2)
-    for word in words:
-        assert word in str(caught.value)
+    assert raised.value.exit_code == (3 if unsafe else 2)
+    for part in parts:
+        assert part in str(raised.value)
 
 
 @pytest.mark.parametrize("memory_mb", [0, 64])
-def test_flipped_byte_in_a_zip_is_named_and_never_substituted(tmp_path, memory_mb):
+def test_flipped_byte_in_a_zip_is_named_and_not_replaced(tmp_path, memory_mb):
     path = Parts().zip(tmp_path / "faces.zip")
     data = bytearray(Path(path).read_bytes())
     with zipfile.ZipFile(path) as z:
         start = z.getinfo("img3.png").header_offset + 30 + len("img3.png")
     data[start + 200] ^= 1
     Path(path).write_bytes(data)
-    refused(path, "img3.png: bad CRC", "faces.zip", memory_mb=memory_mb)
+    rejected(path, "img3.png: bad CRC", "faces.zip", memory_mb=memory_mb)
 
 
 def test_flipped_byte_in_a_folder_with_checksums(tmp_path):
     parts = Parts()
     parts.index["sha256"] = {n: archive.checksum(d) for n, d in parts.files.items()}
-    damaged = Image.fromarray(noise(3) ^ 1)  # decodes well: only the checksum tells
+    damaged = Image.fromarray(noise(3) ^ 1)  # decodes: only the checksum differs
     path = Path(parts.folder(tmp_path / "set"))
     ImageDataset(DataConfig(path=str(path)))
     damaged.save(path / "img3.png")
-    refused(str(path), "img3.png: bad checksum")
+    rejected(str(path), "img3.png: bad checksum")
 
 
 def test_truncated_image_in_a_folder(tmp_path):
     parts = Parts()
     parts.files["img4.png"] = parts.files["img4.png"][:300]
-    refused(parts.folder(tmp_path / "set"), "img4.png")
+    rejected(parts.folder(tmp_path / "set"), "img4.png")
 
 
-def test_file_that_is_no_image(tmp_path):
+def test_file_that_is_not_an_image(tmp_path):
     parts = Parts()
     parts.files["img4.png"] = b"not an image"
-    refused(parts.zip(tmp_path / "a.zip"), "img4.png is not a readable")
+    rejected(parts.zip(tmp_path / "a.zip"), "img4.png is not a readable")
 
 
 def test_no_labels(tmp_path):
     folder = Path(Parts().folder(tmp_path / "set"))
     (folder / "dataset.json").unlink()
-    refused(str(folder), "no dataset.json")
+    rejected(str(folder), "no dataset.json")
     (folder / "dataset.json").write_text('{"labels": null}')
-    refused(str(folder), "labels", "null")
+    rejected(str(folder), "`labels` must be [[", "None")
     (folder / "dataset.json").write_text('{"labels": [')
-    refused(str(folder), "not valid JSON")
+    rejected(str(folder), "not valid JSON")
     (folder / "dataset.json").write_text("[" * 100_000)
-    refused(str(folder), "not valid JSON")
+    rejected(str(folder), "not valid JSON")
 
 
 def test_partial_labels_and_orphans(tmp_path):
     parts = Parts()
     del parts.index["labels"][2:4]
-    refused(parts.zip(tmp_path / "a.zip"), "2 of 10 images lack a label: img2.png, img3.png")
+    rejected(parts.zip(tmp_path / "a.zip"), "2 of 10 images lack a label: img2.png, img3.png")
     parts = Parts()
     del parts.files["img5.png"]
-    refused(parts.zip(tmp_path / "b.zip"), "1 labels name images", "img5.png")
+    rejected(parts.zip(tmp_path / "b.zip"), "1 labels are of images missing from", "img5.png")
     parts = Parts()
     parts.index["labels"].append(parts.index["labels"][0])
-    refused(parts.zip(tmp_path / "c.zip"), "img0.png: two labels")
+    rejected(parts.zip(tmp_path / "c.zip"), "img0.png: two labels")
 
 
 @pytest.mark.parametrize(
-    ("label", "words"),
+    ("label", "message"),
     [
-        ([1.0] * 24, "img3.png: 24 numbers, need 25 (16 pose + 9 intrinsics)"),
-        (7, "img3.png: label is 7, need 25 numbers"),
-        ([float("nan")] * 25, "img3.png: nan in the label is not finite"),
-        ([1e999] * 25, "img3.png: inf in the label is not finite"),
-        (["1.0"] * 25, "img3.png: '1.0' in the label is not a number"),
-        ([True] * 25, "img3.png: True in the label is not a number"),
+        ([1.0] * 24, ": the label is 24 numbers, expected 25 numbers (16 pose + 9 intrinsics)"),
+        (7, ": the label is 7, expected 25 numbers"),
+        ([float("nan")] * 25, ": nan in the label is not finite"),
+        ([1e999] * 25, ": inf in the label is not finite"),
+        (["1.0"] * 25, ": '1.0' in the label is not a number"),
+        ([True] * 25, ": True in the label is not a number"),
     ],
 )
-def test_label_of_wrong_length_or_type(tmp_path, label, words):
+def test_label_of_wrong_length_or_type(tmp_path, label, message):
     parts = Parts()
     parts.index["labels"][3][1] = label
-    refused(parts.zip(tmp_path / "a.zip"), words)
+    rejected(parts.zip(tmp_path / "a.zip"), "img3.png in dataset.json of", message)
 
 
-def spoilt(parts: Parts, change) -> None:
+def change_label(parts: Parts, change) -> None:
     label = np.array(parts.label(3))
     pose, intrinsics = label[:16].reshape(4, 4), label[16:].reshape(3, 3)
     change(pose, intrinsics)
@@ -142,34 +142,34 @@ def extra(_, k):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (scale, "the pose holds no rotation"),
+        (scale, "the pose has no valid rotation"),
         (flip, "the rotation mirrors"),
         (transpose, "it looks transposed"),
-        (last_row, "must be 0 0 0 1"),
+        (last_row, "expected 0 0 0 1"),
         (in_pixels, "looks like pixels"),
         (behind, "must be positive"),
         (centre_in_pixels, "looks like pixels"),
         (extra, "[fx s cx; 0 fy cy; 0 0 1]"),
     ],
 )
-def test_bad_camera(tmp_path, change, words):
+def test_invalid_camera(tmp_path, change, message):
     parts = Parts()
-    spoilt(parts, change)
-    refused(parts.zip(tmp_path / "a.zip"), "img3.png", words)
+    change_label(parts, change)
+    rejected(parts.zip(tmp_path / "a.zip"), "img3.png", message)
 
 
-def test_repair_takes_the_nearest_rotation_only_when_asked(tmp_path):
+def test_repair_uses_the_nearest_rotation(tmp_path):
     right = ImageDataset(DataConfig(path=Parts().zip(tmp_path / "right.zip"))).labels
     parts = Parts()
-    spoilt(parts, scale)
+    change_label(parts, scale)
     path = parts.zip(tmp_path / "a.zip")
     repaired = ImageDataset(DataConfig(path=path, repair_cameras=True)).labels
     torch.testing.assert_close(repaired, right)
     parts = Parts()
-    spoilt(parts, flip)
-    refused(parts.zip(tmp_path / "b.zip"), "mirrors", repair_cameras=True)
+    change_label(parts, flip)
+    rejected(parts.zip(tmp_path / "b.zip"), "mirrors", repair_cameras=True)
 
 
 @pytest.mark.parametrize("memory_mb", [0, 64])
@@ -177,14 +177,14 @@ def test_repair_takes_the_nearest_rotation_only_when_asked(tmp_path):
 def test_odd_size_last(tmp_path, size, memory_mb):
     parts = Parts()
     parts.files["img9.png"] = png(noise(9)[: size[0], : size[1]])
-    words = f"img9.png is {size[1]}x{size[0]}, need 16x16"
-    refused(parts.zip(tmp_path / "a.zip"), words, memory_mb=memory_mb)
+    message = f"img9.png is {size[1]}x{size[0]}, expected 16x16"
+    rejected(parts.zip(tmp_path / "a.zip"), message, memory_mb=memory_mb)
 
 
 def test_non_square_from_the_first(tmp_path):
     parts = Parts()
     parts.files = {n: png(noise(1)[:8]) for n in parts.files}
-    refused(parts.zip(tmp_path / "a.zip"), "need square images")
+    rejected(parts.zip(tmp_path / "a.zip"), "expected a square image")
 
 
 def in_mode(mode: str) -> bytes:
@@ -207,16 +207,16 @@ def in_mode(mode: str) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK", "RGB;16"])
-def test_other_modes_need_an_explicit_conversion(tmp_path, mode):
+def test_other_pixel_formats_need_an_explicit_conversion(tmp_path, mode):
     parts = Parts()
     parts.files["img2.png"] = in_mode(mode)
     path = parts.zip(tmp_path / "a.zip")
-    refused(path, "img2.png is", "need 8-bit RGB", "convert: black")
+    rejected(path, "img2.png is", "expected 8-bit RGB", "convert: black")
     if mode != "RGB;16":
         image = ImageDataset(DataConfig(path=path, convert="white")).images([2])[0]
-        want = np.asarray(Image.fromarray(noise(1)).convert("L")).astype(float)
+        gray = np.asarray(Image.fromarray(noise(1)).convert("L")).astype(float)
         if mode in ("L", "LA"):
-            assert np.abs(image[0].numpy() - want).max() == 0
+            assert np.abs(image[0].numpy() - gray).max() == 0
         elif mode == "I;16":
             assert np.array_equal(image[0].numpy(), noise(1)[..., 0])
         else:
@@ -224,7 +224,7 @@ def test_other_modes_need_an_explicit_conversion(tmp_path, mode):
             assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(stored))
 
 
-def test_transparent_pixels_take_the_colour_asked_for(tmp_path):
+def test_transparent_pixels_take_the_colour_of_convert(tmp_path):
     parts = Parts()
     clear = np.zeros((16, 16, 4), dtype=np.uint8)
     parts.files["img2.png"] = png(clear)
@@ -245,13 +245,13 @@ def hostile_zip(path: Path, name: str, data: bytes = b"x") -> str:
 def test_entries_that_leave_the_dataset(tmp_path, name):
     folder = tmp_path / "in" / "side"
     folder.mkdir(parents=True)
-    refused(hostile_zip(folder / "a.zip", name), "leaves the dataset", unsafe=True)
-    found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
-    assert found == {"in", "in/side", "in/side/a.zip"}
+    rejected(hostile_zip(folder / "a.zip", name), "leaves the dataset", unsafe=True)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
+    assert files == {"in", "in/side", "in/side/a.zip"}
 
 
 def test_control_characters(tmp_path):
-    refused(hostile_zip(tmp_path / "a.zip", "a\nb.png"), "cannot contain newlines")
+    rejected(hostile_zip(tmp_path / "a.zip", "a\nb.png"), "cannot contain newlines")
 
 
 def test_links(tmp_path):
@@ -261,20 +261,20 @@ def test_links(tmp_path):
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         z.writestr(link, "/etc/passwd")
-    refused(str(path), "`link.png`", "is a link", unsafe=True)
+    rejected(str(path), "`link.png`", "is a link", unsafe=True)
     (tmp_path / "outside.png").write_bytes(png(noise(1)))
     folder = Path(Parts().folder(tmp_path / "set"))
     (folder / "img3.png").unlink()
     (folder / "img3.png").symlink_to(tmp_path / "outside.png")
-    refused(str(folder), "`img3.png` leaves the dataset", unsafe=True)
+    rejected(str(folder), "`img3.png` leaves the dataset", unsafe=True)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_duplicates(tmp_path):
-    refused(hostile_zip(tmp_path / "a.zip", "img3.png"), "occurs twice", unsafe=True)
+    rejected(hostile_zip(tmp_path / "a.zip", "img3.png"), "occurs twice", unsafe=True)
 
 
-def patched(path: str, name: str, central: int, value: bytes) -> None:
+def patch(path: str, name: str, central: int, value: bytes) -> None:
     """Overwrite bytes of an entry in the zip's central directory."""
     data = bytearray(Path(path).read_bytes())
     at = data.rindex(name.encode()) - 46
@@ -285,16 +285,16 @@ def patched(path: str, name: str, central: int, value: bytes) -> None:
 
 def test_encrypted(tmp_path):
     path = Parts().zip(tmp_path / "a.zip")
-    patched(path, "img9.png", 8, struct.pack("<H", 1))
-    refused(path, "`img9.png`", "encrypted", unsafe=True)
+    patch(path, "img9.png", 8, struct.pack("<H", 1))
+    rejected(path, "`img9.png`", "encrypted", unsafe=True)
 
 
 def test_overlapping_entries(tmp_path):
     path = Parts().zip(tmp_path / "a.zip")
     with zipfile.ZipFile(path) as z:
         offset = z.getinfo("img8.png").header_offset
-    patched(path, "img9.png", 42, struct.pack("<I", offset + 10))
-    refused(path, "overlap", unsafe=True)
+    patch(path, "img9.png", 42, struct.pack("<I", offset + 10))
+    rejected(path, "overlap", unsafe=True)
 
 
 def test_zip_bomb(tmp_path):
@@ -302,14 +302,14 @@ def test_zip_bomb(tmp_path):
     Parts().zip(path)
     with zipfile.ZipFile(path, "a") as z:
         z.writestr("zeros.png", bytes(2**22), compress_type=zipfile.ZIP_DEFLATED)
-    refused(str(path), "`zeros.png`", "limit 100:1", unsafe=True)
+    rejected(str(path), "`zeros.png`", "limit 100:1", unsafe=True)
     path = Parts().zip(tmp_path / "b.zip")
-    patched(path, "img9.png", 24, struct.pack("<I", 2**31))
-    refused(path, "`img9.png`", "claims 2147483648 bytes", unsafe=True)
+    patch(path, "img9.png", 24, struct.pack("<I", 2**31))
+    rejected(path, "`img9.png`", "claims 2147483648 bytes", unsafe=True)
 
 
 @pytest.mark.parametrize("side", [60000, 12000])
-def test_pixel_bomb_is_refused_by_its_header(tmp_path, side, monkeypatch):
+def test_pixel_bomb_is_rejected_by_its_header(tmp_path, side, monkeypatch):
     data = bytearray(png(noise(7)))
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -319,7 +319,7 @@ def test_pixel_bomb_is_refused_by_its_header(tmp_path, side, monkeypatch):
     monkeypatch.setattr(
         "lightning_gan3d.data.dataset.decode", lambda *_: np.zeros((16, 16, 3), "u1")
     )
-    refused(
+    rejected(
         parts.zip(tmp_path / "a.zip"),
         "img7.png claims",
         "limit 4096x4096",
@@ -328,17 +328,17 @@ def test_pixel_bomb_is_refused_by_its_header(tmp_path, side, monkeypatch):
     )
 
 
-def test_missing_and_foreign_paths(tmp_path):
-    refused(str(tmp_path / "none.zip"), "no dataset at")
+def test_missing_and_invalid_paths(tmp_path):
+    rejected(str(tmp_path / "none.zip"), "none.zip does not exist")
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 cut")
-    refused(str(tmp_path / "a.zip"), "neither a folder nor a zip")
+    rejected(str(tmp_path / "a.zip"), "is not a folder or a zip")
     (tmp_path / "empty").mkdir()
-    refused(str(tmp_path / "empty"), "holds no images")
+    rejected(str(tmp_path / "empty"), "has no images")
     with pytest.raises(ConfigError, match=r"data\.path is empty"):
         ImageDataset(DataConfig())
 
 
-def test_reading_leaves_no_trace(tmp_path):
+def test_reading_writes_nothing(tmp_path):
     """A read-only data set works: nothing is written beside it."""
     folder = Path(Parts().folder(tmp_path / "a set with 'quotes' ü"))
     before = sorted(os.listdir(folder))

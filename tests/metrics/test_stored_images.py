@@ -86,5 +86,5 @@ def test_bad_images_are_rejected_by_name(tmp_path):
         StoredImages(tmp_path)
     folder = write(tmp_path / "a", 3)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "002.png")
-    with pytest.raises(DataError, match=r"002\.png is 9x9, need 8x8"):
+    with pytest.raises(DataError, match=r"002\.png is 9x9, expected 8x8"):
         StoredImages(folder).images(torch.arange(3))

@@ -1,7 +1,7 @@
-"""Read a sparse model of COLMAP (Schönberger and Frahm 2016), as text or binary, strictly.
+"""Read a sparse model of COLMAP (Schönberger and Frahm 2016), text or binary, strictly.
 
-The formats are those of COLMAP's documentation, "Output Format". Of `images` the 2D points are
-skipped, of `points3D` only the places are kept.
+Formats: COLMAP's documentation, "Output Format". The 2D points of `images` are skipped; of
+`points3D` only the positions are read.
 """
 
 import struct
@@ -21,13 +21,13 @@ MODELS = (
     ("OPENCV_FISHEYE", 8), ("FULL_OPENCV", 12), ("FOV", 5), ("SIMPLE_RADIAL_FISHEYE", 4),
     ("RADIAL_FISHEYE", 5), ("THIN_PRISM_FISHEYE", 12), ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
 )  # fmt: skip
-"""Camera models by number, with how many parameters they have."""
+"""Camera models in the order of their ids, with their number of parameters."""
 _FOCALS = {
     "SIMPLE_PINHOLE": 1, "PINHOLE": 2, "SIMPLE_RADIAL": 1, "RADIAL": 1, "OPENCV": 2,
     "FULL_OPENCV": 2,
 }  # fmt: skip
-"""Models of a pinhole with distortion on top, and how many focal lengths they begin with; then come
-the principal point and the distortion."""
+"""Pinhole models with their number of focal lengths. Parameters: focal lengths, principal point,
+distortion."""
 UNDISTORT = (
     "undistort first: `colmap image_undistorter --image_path images --input_path sparse/0 "
     "--output_path undistorted`"
@@ -36,7 +36,7 @@ _MAX_SIDE = 10**6
 
 
 class ColmapCamera(NamedTuple):
-    """Intrinsics in pixels of an image of this width and height."""
+    """Intrinsics in pixels; `size` is width and height of the images."""
 
     model: str
     size: tuple[int, int]
@@ -44,7 +44,7 @@ class ColmapCamera(NamedTuple):
 
 
 class ColmapImage(NamedTuple):
-    """An image: its pose is world2cam, OpenCV axes, the quaternion's real part first."""
+    """An image; the pose is world2cam in OpenCV axes, the quaternion's real part first."""
 
     name: str
     camera: int
@@ -53,7 +53,7 @@ class ColmapImage(NamedTuple):
 
 
 class ColmapModel(NamedTuple):
-    """Cameras by their number, images, and the points of the scene."""
+    """Cameras by id, images, and 3D points."""
 
     cameras: dict[int, ColmapCamera]
     images: list[ColmapImage]
@@ -61,63 +61,66 @@ class ColmapModel(NamedTuple):
 
 
 def has_model(folder: Path) -> bool:
-    """Tell whether a folder holds a model."""
+    """Whether a folder has a model."""
     return _suffix(folder) is not None
 
 
 def read_model(folder: Path) -> ColmapModel:
-    """Read a model; where both formats are there, the binary one, as COLMAP does."""
+    """Read a model; the binary one is preferred, as in COLMAP."""
     suffix = _suffix(folder)
     if suffix is None:
-        raise DataError(f"{folder} holds no cameras and images of COLMAP (.bin or .txt)")
-    points = folder / f"points3D{suffix}"
+        raise DataError(f"{folder} has no cameras and images of COLMAP (.bin or .txt)")
+    points_file = folder / f"points3D{suffix}"
+    points: Iterable[tuple[float, ...]] = ()
     if suffix == ".bin":
-        cameras = _by_number(folder, _records(folder / "cameras.bin", "cameras", 48, _camera_bin))
-        images = _by_number(folder, _records(folder / "images.bin", "images", 73, _image_bin))
-        found = list(_records(points, "points", 51, _point_bin)) if points.exists() else []
+        cameras = _by_id(folder, _records(folder / "cameras.bin", "cameras", 48, _camera_bin))
+        images = _by_id(folder, _records(folder / "images.bin", "images", 73, _image_bin))
+        if points_file.exists():
+            points = _records(points_file, "points", 51, _point_bin)
     else:
-        cameras = _by_number(folder, _cameras_txt(folder / "cameras.txt"))
-        images = _by_number(folder, _images_txt(folder / "images.txt"))
-        found = list(_points_txt(points)) if points.exists() else []
+        cameras = _by_id(folder, _cameras_txt(folder / "cameras.txt"))
+        images = _by_id(folder, _images_txt(folder / "images.txt"))
+        if points_file.exists():
+            points = _points_txt(points_file)
     for image in images.values():
         if image.camera not in cameras:
             raise DataError(
-                f"{folder / f'images{suffix}'}: {image.name} has camera {image.camera}, which "
-                f"cameras{suffix} lacks"
+                f"{folder / f'images{suffix}'}: {image.name} has camera {image.camera}, which is "
+                f"not in cameras{suffix}"
             )
-    places = np.array(found, dtype=np.float64).reshape(-1, 3)
-    if not np.isfinite(places).all():
-        raise DataError(f"{points}: a point is not finite")
-    return ColmapModel(cameras, list(images.values()), places)
+    positions = np.array(list(points), dtype=np.float64).reshape(-1, 3)
+    if not np.isfinite(positions).all():
+        raise DataError(f"{points_file}: a point is not finite")
+    return ColmapModel(cameras, list(images.values()), positions)
 
 
 def intrinsics_of(
     camera: ColmapCamera, name: str, ignore_distortion: bool
 ) -> Float[np.ndarray, "3 3"]:
-    """Return the pinhole's matrix in pixels; refuses distortion unless it is to be ignored."""
+    """Return the pinhole matrix in pixels; rejects distortion unless it is to be ignored."""
     if camera.model not in _FOCALS:
-        raise DataError(f"{name}: its camera model {camera.model} is no pinhole; {UNDISTORT}")
+        raise DataError(f"{name}: camera model {camera.model} is not a pinhole; {UNDISTORT}")
     num = _FOCALS[camera.model]
     fx, fy = camera.params[0], camera.params[num - 1]
     cx, cy = camera.params[num : num + 2]
     distortion = camera.params[num + 2 :]
     if any(distortion) and not ignore_distortion:
         raise DataError(
-            f"{name}: its camera is {camera.model} with distortion "
-            f"{', '.join(f'{k:g}' for k in distortion)}; {UNDISTORT}, or ignore_distortion=true"
+            f"{name}: the {camera.model} camera has distortion "
+            f"{', '.join(f'{k:g}' for k in distortion)}; {UNDISTORT}, or set ignore_distortion=true"
         )
     if min(fx, fy) <= 0:
-        raise DataError(f"{name}: focal length {min(fx, fy):g} of its camera must be positive")
+        raise DataError(f"{name}: focal length {min(fx, fy):g} must be positive")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
-    """Return the inverse of the image's pose; refuses one that is none."""
+    """Invert the pose of an image; rejects invalid poses."""
     if not np.isfinite([*image.quaternion, *image.translation]).all():
-        raise DataError(f"{image.name}: its pose holds numbers that are not finite")
+        raise DataError(f"{image.name}: the pose has numbers that are not finite")
     norm = float(np.linalg.norm(image.quaternion))
     if not abs(norm - 1) < 1e-2:
-        raise DataError(f"{image.name}: its quaternion has length {norm:g}, must be 1")
+        raise DataError(f"{image.name}: the quaternion has length {norm:g}, expected 1")
     w, x, y, z = np.array(image.quaternion) / norm
     rotation = np.array(
         [
@@ -132,13 +135,13 @@ def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
     return pose
 
 
-def _by_number(folder: Path, records: Iterable[tuple[int, T]]) -> dict[int, T]:
-    found: dict[int, T] = {}
-    for number, record in records:
-        if number in found:
-            raise DataError(f"{folder}: two cameras or images have the number {number}")
-        found[number] = record
-    return found
+def _by_id(folder: Path, records: Iterable[tuple[int, T]]) -> dict[int, T]:
+    by_id: dict[int, T] = {}
+    for key, record in records:
+        if key in by_id:
+            raise DataError(f"{folder}: two cameras or images have the id {key}")
+        by_id[key] = record
+    return by_id
 
 
 def _suffix(folder: Path) -> str | None:
@@ -149,52 +152,51 @@ def _suffix(folder: Path) -> str | None:
 
 
 class _Bytes:
-    """A binary file, read from its start; no count in it is believed beyond the file's end."""
+    """Sequential reader of a binary file; counts beyond the end of the file are rejected."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._at = path, 0
         try:
             self._data = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+            raise DataError(f"cannot read {path}: {error.strerror}") from None
 
     def floats(self, num: int) -> tuple[float, ...]:
-        """Read doubles, little-endian."""
+        """Read little-endian doubles."""
         return struct.unpack_from(f"<{num}d", self._data, self.skip(8 * num))
 
     def integers(self, layout: str) -> tuple[int, ...]:
-        """Read whole numbers, little-endian and unpadded."""
+        """Read little-endian whole numbers without padding."""
         return struct.unpack_from(
             f"<{layout}", self._data, self.skip(struct.calcsize(f"<{layout}"))
         )
 
     def skip(self, num: int) -> int:
-        """Pass over bytes and return where they start."""
+        """Skip bytes and return the position of the first one."""
         start = self._at
         if num > len(self._data) - start:
             raise DataError(
-                f"{self.path} ends too early: it has {len(self._data):,} bytes, and byte "
-                f"{start + num:,} is asked for; copy it again"
+                f"{self.path} is truncated: it has {len(self._data):,} bytes, expected "
+                f"{start + num:,} or more; copy it again"
             )
         self._at = start + num
         return start
 
-    def count(self, what: str, least: int) -> int:
-        """Read how many records follow, of `least` bytes or more each."""
+    def count(self, records: str, least: int) -> int:
+        """Read the number of the records that follow, of at least `least` bytes each."""
         (num,) = self.integers("Q")
-        left = len(self._data) - self._at
-        if num * least > left:
+        if num * least > len(self._data) - self._at:
             raise DataError(
-                f"{self.path} claims {num:,} {what}, more than its {len(self._data):,} bytes can "
-                "hold; copy it again"
+                f"{self.path} claims {num:,} {records}, too many for its {len(self._data):,} "
+                "bytes; copy it again"
             )
         return num
 
     def text(self) -> str:
-        """Read text that ends with a zero byte."""
+        """Read zero-terminated text."""
         end = self._data.find(b"\0", self._at)
         if end < 0:
-            raise DataError(f"{self.path} ends too early, within a name; copy it again")
+            raise DataError(f"{self.path} is truncated within a name; copy it again")
         start = self.skip(end + 1 - self._at)
         try:
             return self._data[start:end].decode()
@@ -202,44 +204,44 @@ class _Bytes:
             raise DataError(f"{self.path}: the name at byte {start:,} is not UTF-8") from None
 
     def end(self) -> None:
-        """Refuse bytes that nobody asked for."""
+        """Reject trailing bytes."""
         if self._at != len(self._data):
             raise DataError(
                 f"{self.path} has {len(self._data) - self._at:,} bytes after its last record: it "
-                "is no such file of COLMAP, or of a format newer than this reader"
+                "is not a file of COLMAP, or its format is newer than this reader"
             )
 
 
-def _records(path: Path, what: str, least: int, read: Callable[[_Bytes], T]) -> Iterator[T]:
+def _records(path: Path, records: str, least: int, read: Callable[[_Bytes], T]) -> Iterator[T]:
     file = _Bytes(path)
-    for _ in range(file.count(what, least)):
+    for _ in range(file.count(records, least)):
         yield read(file)
     file.end()
 
 
 def _camera_bin(file: _Bytes) -> tuple[int, ColmapCamera]:
-    number, model, width, height = file.integers("IiQQ")
+    key, model, width, height = file.integers("IiQQ")
     if not 0 <= model < len(MODELS):
         raise _unknown_model(file.path, str(model))
     name, num = MODELS[model]
-    return number, _camera(file.path, name, width, height, file.floats(num))
+    return key, _camera(file.path, name, width, height, file.floats(num))
 
 
 def _image_bin(file: _Bytes) -> tuple[int, ColmapImage]:
-    (number,) = file.integers("I")
+    (key,) = file.integers("I")
     pose = file.floats(7)
     (camera,) = file.integers("I")
     image = ColmapImage(file.text(), camera, pose[:4], pose[4:])
     file.skip(24 * file.count("2D points of an image", 24))
-    return number, image
+    return key, image
 
 
 def _point_bin(file: _Bytes) -> tuple[float, ...]:
     file.skip(8)
-    place = file.floats(3)
+    position = file.floats(3)
     file.skip(3 + 8)
     file.skip(8 * file.count("images of a point", 8))
-    return place
+    return position
 
 
 def _camera(
@@ -257,68 +259,72 @@ def _unknown_model(path: Path, model: str) -> DataError:
     return DataError(f"{path}: unknown camera model {model}; known ones: {known}; {UNDISTORT}")
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number the lines of a file that are not comments."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"cannot read {path}: {error}") from None
+    return ((i, line) for i, line in enumerate(lines, 1) if not line.strip().startswith("#"))
 
 
 def _cameras_txt(path: Path) -> Iterator[tuple[int, ColmapCamera]]:
     lengths = dict(MODELS)
-    for number, line in enumerate(_lines(path), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
+    for number, line in _lines(path):
+        fields = line.split()
+        if not fields:
             continue
-        if len(words) > 1 and words[1] not in lengths:
-            raise _unknown_model(path, words[1])
-        if len(words) < 4 or len(words) != 4 + lengths[words[1]]:
-            raise DataError(f"{path}:{number}: write ID MODEL WIDTH HEIGHT and the parameters")
-        key, width, height = (_whole(path, number, w) for w in (words[0], *words[2:4]))
-        params = _numbers(path, number, words[4:])
-        yield key, _camera(path, words[1], width, height, params)
+        if len(fields) > 1 and fields[1] not in lengths:
+            raise _unknown_model(path, fields[1])
+        if len(fields) < 4 or len(fields) != 4 + lengths[fields[1]]:
+            raise DataError(f"{path}:{number}: expected ID MODEL WIDTH HEIGHT and the parameters")
+        key, width, height = (_whole(path, number, f) for f in (fields[0], *fields[2:4]))
+        params = _numbers(path, number, fields[4:])
+        yield key, _camera(path, fields[1], width, height, params)
 
 
 def _images_txt(path: Path) -> Iterator[tuple[int, ColmapImage]]:
-    """Read images: a line with the pose, then a line of 2D points, which may be empty."""
-    lines = enumerate(_lines(path), 1)
+    """Read images: a line with the pose, then a line with 2D points, which may be empty."""
+    lines = _lines(path)
     for number, line in lines:
-        if not line.strip() or line.startswith("#"):
+        fields = line.split(maxsplit=9)
+        if not fields:
             continue
-        words = line.split(maxsplit=9)
-        if len(words) != 10:
-            raise DataError(f"{path}:{number}: an image is ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
-        pose = _numbers(path, number, words[1:8])
-        key, camera = (_whole(path, number, w) for w in (words[0], words[8]))
-        image = ColmapImage(words[9].strip(), camera, pose[:4], pose[4:])
+        if len(fields) != 10:
+            raise DataError(
+                f"{path}:{number}: expected ID QW QX QY QZ TX TY TZ CAMERA_ID NAME of an image"
+            )
+        pose = _numbers(path, number, fields[1:8])
+        key, camera = (_whole(path, number, f) for f in (fields[0], fields[8]))
+        image = ColmapImage(fields[9].strip(), camera, pose[:4], pose[4:])
         below, points = next(lines, (number, ""))
         if len(points.split()) % 3:
             raise DataError(
-                f"{path}:{below}: the line below an image holds its 2D points (X Y POINT3D_ID ...) "
-                "or nothing; leave an empty line there"
+                f"{path}:{below}: expected the image's 2D points (X Y POINT3D_ID ...) or an empty "
+                "line"
             )
         yield key, image
 
 
 def _points_txt(path: Path) -> Iterator[tuple[float, ...]]:
-    for number, line in enumerate(_lines(path), 1):
-        words = line.split(maxsplit=4)
-        if not words or words[0].startswith("#"):
+    for number, line in _lines(path):
+        fields = line.split(maxsplit=4)
+        if not fields:
             continue
-        if len(words) < 4:
-            raise DataError(f"{path}:{number}: a point begins with ID X Y Z")
-        yield _numbers(path, number, words[1:4])
+        if len(fields) < 4:
+            raise DataError(f"{path}:{number}: expected ID X Y Z ... of a point")
+        yield _numbers(path, number, fields[1:4])
 
 
-def _numbers(path: Path, line: int, words: list[str]) -> tuple[float, ...]:
+def _numbers(path: Path, line: int, fields: list[str]) -> tuple[float, ...]:
     try:
-        return tuple(float(w) for w in words)
+        return tuple(float(f) for f in fields)
     except ValueError:
-        raise DataError(f"{path}:{line}: {' '.join(words)[:60]} must be numbers") from None
+        raise DataError(f"{path}:{line}: {' '.join(fields)[:60]} must be numbers") from None
 
 
-def _whole(path: Path, line: int, word: str) -> int:
+def _whole(path: Path, line: int, field: str) -> int:
     try:
-        return int(word)
+        return int(field)
     except ValueError:
-        raise DataError(f"{path}:{line}: {word[:20]} must be a whole number") from None
+        raise DataError(f"{path}:{line}: {field[:20]} must be a whole number") from None

@@ -1,4 +1,4 @@
-"""Propose box, near and far from the cameras of a data set, and tell what is unusual about them."""
+"""Propose box, near and far from the cameras of a data set, and warn about unusual cameras."""
 
 import math
 from collections.abc import Callable
@@ -8,47 +8,48 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
+from lightning_gan3d.cameras import fov_from_focal
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.captures.normalise import SURROUND, azimuth_gap
 
 _MARGIN = 1.1
-"""Room around the points, as a share of their extent."""
-_MOST_OF_POINTS = 99.0
-"""Percentile of the points' extents that the box holds: some are always astray."""
+"""Room around the points, relative to their extent."""
+_PERCENTILE = 99.0
+"""Percentile of the points' extents that the box contains; the rest are outliers."""
 _MIN_POINTS = 50
-_ASTRAY = 0.1
-"""Share of the distance by which axes may miss the origin (root mean square) without a warning."""
-_VARIED = 1.5
-"""Ratio of the far to the near cameras (95th and 5th percentile) that is worth a warning."""
+_MAX_MISS = 0.1
+"""Distance of the axes from the origin (root mean square) that gives a warning, in distances."""
+_MAX_RATIO = 1.5
+"""Ratio of far to near cameras (95th and 5th percentile) that gives a warning."""
 _LEVEL = 0.3
-"""Cosine of the elevation above which a roll can be told."""
-_ROLLED = 20.0
-"""Degrees of roll (root mean square) that are worth a warning."""
+"""Cosine of the elevation above which roll is defined."""
+_MAX_ROLL = 20.0
+"""Degrees of roll (root mean square) that give a warning."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """What an experiment should state for a data set, in its world's units."""
+    """Proposed settings of an experiment, in units of the data set."""
 
     box: float
-    """Edge of the cube around the origin that is worth representing."""
+    """Edge of the cube around the origin to represent."""
     near: float
-    """No camera is nearer to that cube."""
+    """Lower bound of the distance from any camera to that cube."""
     far: float
-    """No corner of that cube is farther from a camera."""
+    """Upper bound of the distance from any camera to a corner of that cube."""
     radius: float
     """Median distance of the cameras from the origin."""
     focal: float
     """Median horizontal focal length, in image widths."""
     fov: float
-    """The field of view of that, in degrees."""
+    """Field of view of that focal length, in degrees."""
     visible: float
-    """Radius of the largest ball around the origin that the median camera sees whole."""
+    """Radius of the largest ball around the origin that is inside the median camera's image."""
     points_inside: float | None
-    """Share of the points that lie in the cube; None without points."""
+    """Share of the points inside the cube; None without points."""
 
     def tree(self, background: float | None = None) -> dict[str, object]:
-        """Return the part of an experiment that follows from it."""
+        """Return the settings as part of an experiment."""
         renderer = {"near": self.near, "far": self.far}
         if background is not None:
             renderer["background"] = background
@@ -56,7 +57,7 @@ class Framing:
 
 
 def snippet(tree: dict[str, object]) -> str:
-    """Return a tree as the YAML that is pasted into an experiment."""
+    """Return the settings as YAML to paste into an experiment."""
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
@@ -65,39 +66,39 @@ def find_framing(
     intrinsics: Float[np.ndarray, "n 3 3"],
     points: Float[np.ndarray, "p 3"],
 ) -> Framing:
-    """Propose the framing of cameras whose intrinsics are divided by the image size.
+    """Propose the framing of cameras; intrinsics are divided by the image size.
 
-    The box is the cube around the ball that the median camera sees whole. Where enough points lie
-    in that ball, and leave room, the box shrinks to them: what is around them was not found.
+    The box is the cube around the ball that is inside the median camera's image. It shrinks to the
+    points inside that ball if there are enough.
     """
-    places = cam2world[:, :3, 3]
-    seen = visible_radius(cam2world, intrinsics)
-    visible = float(np.median(seen))
+    origins = cam2world[:, :3, 3]
+    radii = visible_radius(cam2world, intrinsics)
+    visible = float(np.median(radii))
     if visible <= 0:
         raise DataError(
-            f"{int((seen <= 0).sum()):,} of {len(seen):,} cameras do not have the centre of the "
-            "world in their picture: were the images taken from inside out, or is `centre` wrong? "
-            "A box around the origin needs cameras that look at it; choose another centre"
+            f"{int((radii <= 0).sum()):,} of {len(radii):,} cameras do not see the origin: a box "
+            "around the origin needs cameras that look at it. Use another `centre`; captures from "
+            "the inside of a room do not fit"
         )
     half = visible
     extents = np.abs(points).max(axis=1, initial=0.0)
     near_points = extents[np.linalg.norm(points, axis=1) < visible]
     if len(near_points) >= _MIN_POINTS:
-        half = min(half, _MARGIN * float(np.percentile(near_points, _MOST_OF_POINTS)))
+        half = min(half, _MARGIN * float(np.percentile(near_points, _PERCENTILE)))
     box = _round(2 * half, math.ceil)
-    beyond = np.maximum(np.abs(places) - box / 2, 0)
+    beyond = np.maximum(np.abs(origins) - box / 2, 0)
     nearest = float(np.linalg.norm(beyond, axis=1).min())
-    farthest = float(np.linalg.norm(np.abs(places) + box / 2, axis=1).max())
-    radius = float(np.median(np.linalg.norm(places, axis=1)))
+    farthest = float(np.linalg.norm(np.abs(origins) + box / 2, axis=1).max())
+    radius = float(np.median(np.linalg.norm(origins, axis=1)))
     focal = float(np.median(intrinsics[:, 0, 0]))
     return Framing(
         box=box,
-        # a camera within the box still needs a first sample in front of it
+        # a camera inside the box still needs a first sample in front of it
         near=_round(max(nearest, 0.01 * radius), math.floor),
         far=_round(farthest, math.ceil),
         radius=radius,
         focal=focal,
-        fov=math.degrees(2 * math.atan(0.5 / focal)),
+        fov=math.degrees(fov_from_focal(focal)),
         visible=visible,
         points_inside=float((extents <= box / 2).mean()) if len(points) else None,
     )
@@ -106,11 +107,11 @@ def find_framing(
 def visible_radius(
     cam2world: Float[np.ndarray, "n 4 4"], intrinsics: Float[np.ndarray, "n 3 3"]
 ) -> Float[np.ndarray, " n"]:
-    """Return the radius of the largest ball around the origin that each camera sees whole.
+    """Radius of the largest ball around the origin that is inside each camera's image.
 
-    It is the distance of the origin from the nearest of the four planes through the camera and the
-    edges of its picture, for 0 <= u <= 1 means (fx, s, cx) . p >= 0 and (-fx, -s, 1 - cx) . p >= 0
-    for a point p before the camera. Negative where the origin is out of the picture, or behind.
+    The distance of the origin from the nearest of the four planes through the camera and the edges
+    of its image: 0 <= u <= 1 means (fx, s, cx) . p >= 0 and (-fx, -s, 1 - cx) . p >= 0 for a point
+    p in front of the camera. Negative if the origin is outside the image or behind the camera.
     """
     k, z = intrinsics, np.zeros(len(intrinsics))
     rows = [
@@ -126,63 +127,61 @@ def visible_radius(
     )
 
 
-def unusual(
+def camera_warnings(
     cam2world: Float[np.ndarray, "n 4 4"],
     intrinsics: Float[np.ndarray, "n 3 3"],
     framing: Framing,
 ) -> list[str]:
-    """Return what is allowed, but makes a scene hard to learn or a framing poor."""
-    places, forward = cam2world[:, :3, 3], cam2world[:, :3, 2]
-    distance = np.linalg.norm(places, axis=1)
-    found = []
-    ahead = -(places * forward).sum(axis=1)
+    """Return what is valid but makes the scene hard to learn or the framing poor."""
+    origins, forward = cam2world[:, :3, 3], cam2world[:, :3, 2]
+    distance = np.linalg.norm(origins, axis=1)
+    warnings = []
+    ahead = -(origins * forward).sum(axis=1)
     away = int((ahead < 0).sum())
     if away:
-        found.append(f"{away:,} of {len(places):,} cameras look away from the origin")
-    miss = np.linalg.norm(places + ahead[:, None] * forward, axis=1) / np.maximum(distance, 1e-9)
-    share = float(np.sqrt((miss**2).mean()))
-    if share > _ASTRAY:
-        found.append(
-            f"the cameras look at no common point: their axes miss the origin by {share:.0%} of "
+        warnings.append(f"{away:,} of {len(origins):,} cameras look away from the origin")
+    miss = np.linalg.norm(origins + ahead[:, None] * forward, axis=1) / np.maximum(distance, 1e-9)
+    rms = float(np.sqrt((miss**2).mean()))
+    if rms > _MAX_MISS:
+        warnings.append(
+            f"the cameras look at no common point: their axes miss the origin by {rms:.0%} of "
             "their distance (root mean square)"
         )
-    gap = azimuth_gap(places)
+    gap = azimuth_gap(origins)
     if gap > SURROUND:
-        found.append(
-            f"no camera stands in {gap:.0f} degrees of azimuth: what is seen only from there "
-            "will be made up"
+        warnings.append(
+            f"no camera covers {gap:.0f} degrees of azimuth: that side of the object is unseen"
         )
     low, high = np.percentile(distance, [5, 95])
-    if high > _VARIED * max(low, 1e-9):
-        found.append(
-            f"camera distances vary from {low:.2f} to {high:.2f}: near and far must hold for all, "
-            "and take samples from each"
+    if high > _MAX_RATIO * max(low, 1e-9):
+        warnings.append(
+            f"camera distances vary from {low:.2f} to {high:.2f}: one near and far for all wastes "
+            "samples"
         )
-    seen = visible_radius(cam2world, intrinsics)
-    tight = int((seen < 0.5 * framing.box / 2).sum())
+    tight = int((visible_radius(cam2world, intrinsics) < 0.5 * framing.box / 2).sum())
     if tight:
-        found.append(
-            f"{tight:,} of {len(places):,} images show less than half of the box around the origin"
+        warnings.append(
+            f"{tight:,} of {len(origins):,} images show less than half of the box around the origin"
         )
-    rolled = _roll(cam2world)
-    if rolled > _ROLLED:
-        found.append(
-            f"the cameras are rolled by {rolled:.0f} degrees (root mean square): is `up` right?"
+    roll = _roll(cam2world)
+    if roll > _MAX_ROLL:
+        warnings.append(
+            f"the cameras are rolled by {roll:.0f} degrees (root mean square): is `up` correct?"
         )
     if framing.near <= 0.02 * framing.radius:
-        found.append("a camera stands in or right before the box: make the box smaller")
+        warnings.append("a camera is inside the box or close to it: use a smaller box")
     if framing.points_inside is not None and framing.points_inside < 0.5:
-        found.append(
+        warnings.append(
             f"only {framing.points_inside:.0%} of the points are in the box: the rest is "
-            "background, or the object is larger than the pictures; see the sheet"
+            "background, or the object exceeds the images; see the sheet"
         )
-    return found
+    return warnings
 
 
 def _roll(cam2world: Float[np.ndarray, "n 4 4"]) -> float:
-    """Return the cameras' roll about their axes, root mean square in degrees; 180 upside down.
+    """Roll of the cameras about their axes, root mean square in degrees; 180 is upside down.
 
-    Cameras that look nearly straight up or down have none, and are left out.
+    Cameras that look nearly straight up or down have no roll and are left out.
     """
     right, up = cam2world[:, 1, 0], -cam2world[:, 1, 1]
     clear = np.hypot(right, up) > _LEVEL
@@ -190,7 +189,7 @@ def _roll(cam2world: Float[np.ndarray, "n 4 4"]) -> float:
     return float(np.sqrt((roll**2).mean())) if clear.any() else 0.0
 
 
-def _round(value: float, way: Callable[[float], int]) -> float:
-    """Round to three digits, up or down."""
+def _round(value: float, rounding: Callable[[float], int]) -> float:
+    """Round to three digits with `math.floor` or `math.ceil`."""
     step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return float(f"{way(round(value / step, 6)) * step:.12g}")
+    return float(f"{rounding(round(value / step, 6)) * step:.12g}")

@@ -1,12 +1,11 @@
-"""Recover the zoom and shift of each view of a turning object from its silhouettes.
+"""Recover the zoom and shift of each view of a rotating object from its silhouettes.
 
-An object turns on a table before a fixed camera, and each photograph was then cropped to the object
-and scaled, which hides how large and where the object was. The silhouettes tell: a plane through
-two camera centres that touches the object touches its silhouette in both views (epipolar tangency;
-Cipolla and Giblin, "Visual Motion of Curves and Surfaces", 2000, ch. 4). Each pair of views gives
-two such equations; all pairs together fix zoom and shift of all views up to five numbers that no
-silhouette shows: the size, and where the object's middle is. We take the middle as the point that
-the cameras look at.
+The object rotates on a turntable in front of a fixed camera; each photograph was then cropped to
+the object and scaled, which hides the object's size and position. The silhouettes recover them: a
+plane through two camera centres that touches the object touches its silhouette in both views
+(epipolar tangency; Cipolla and Giblin, "Visual Motion of Curves and Surfaces", 2000, ch. 4). Each
+pair of views gives two equations. All pairs fix the zoom and shift of all views except for five
+numbers: the size and the position of the object's centre, which is set to the cameras' target.
 """
 
 from collections.abc import Sequence
@@ -14,15 +13,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
+from scipy.spatial import ConvexHull
 
+from lightning_gan3d.cameras import sphere_axes
+from lightning_gan3d.data.archive import DataError
+
+_BORDER = 3
+_DARK = 60
+"""Border pixels above this brightness belong to an object that touches the border."""
+_SPECK = 0.03
+"""Components below this share of the largest one are noise."""
 _STEPS = (1 / 72, 3 / 72, 6 / 72, 13 / 72, 24 / 72, 36 / 72)
-"""Which views are paired.
-
-Neighbours fix the height, opposite ones the width, those between the shape.
-"""
+"""Distances of paired views, in turns: neighbours fix the height, opposite views the width."""
 _ROBUST = 1.0
-"""Residuals far above this many pixels count little: black parts are missing in silhouettes."""
+"""Residuals far above this many pixels have little weight: silhouettes lack black parts."""
 _CAP = 5.0
 _GAUGE = 1e7
 _DAMPING = 1e-3
@@ -32,28 +39,28 @@ _ITERATIONS = 7
 
 @dataclass(frozen=True)
 class Turntable:
-    """How the camera stands to the table.
+    """Pose of the camera relative to the table.
 
-    Angles are in radians, the distance in extents of the object: the extent is the largest
-    excursion, sideways or up, from the middle over all views.
+    Radians; the distance is in extents of the object. The extent is the largest horizontal or
+    vertical distance from the centre in any view.
     """
 
     elevation: float
     distance: float
     direction: int = 1
-    """+1: the azimuth of the camera grows with the angle (seen from above, clockwise turning)."""
+    """+1: the camera's azimuth grows with the angle (the table rotates clockwise from above)."""
 
 
 class Views(NamedTuple):
-    """Where views lie in the picture of one fixed camera.
+    """Views in the image of one fixed camera: pixel p of view k is at scale[k] * p + shift[k].
 
-    Pixel p of view k is at scale[k] * p + shift[k]; the mean scale is 1.
+    The mean scale is 1.
     """
 
     scale: Float[np.ndarray, " k"]
     shift: Float[np.ndarray, "k 2"]
     extent: float
-    """Largest excursion from the centre of the fixed camera's picture, in its pixels."""
+    """Largest distance from the centre of the fixed camera's image, in its pixels."""
     residual: float
     """Root mean square of the tangency residuals, each capped at 5 pixels."""
 
@@ -71,14 +78,59 @@ class _Pairs(NamedTuple):
     aside: Float[np.ndarray, "n 3"]
 
 
+def background_of(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3"]:
+    """Return the background colour: the median of the dark pixels along the border."""
+    border = np.ones(pixels.shape[:2], dtype=bool)
+    border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    ring = pixels[border].astype(np.float64)
+    dark = ring[ring.max(axis=1) < _DARK]
+    if len(dark) == 0:
+        raise DataError("no dark background along the border")
+    return np.asarray(np.median(dark, axis=0))
+
+
+def brightness(
+    pixels: UInt8[np.ndarray, "h w 3"], background: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "h w"]:
+    """Return the excess of the brightest channel over the background; shadows are negative."""
+    red, green, blue = np.moveaxis(pixels.astype(np.float32) - background.astype(np.float32), 2, 0)
+    return np.asarray(np.maximum(np.maximum(red, green), blue))
+
+
+def silhouette(above: Float[np.ndarray, "h w"], threshold: float) -> Bool[np.ndarray, "h w"]:
+    """Return the mask of `brightness` above a threshold, without specks."""
+    mask = ndimage.binary_opening(above > threshold)
+    pieces, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(pieces.ravel())[1:]
+        mask = np.isin(pieces, 1 + np.flatnonzero(sizes > _SPECK * sizes.max()))
+    return np.asarray(mask)
+
+
+def outline(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "p 2"] | None:
+    """Return the corners of the convex hull in pixels from the centre, x right and y up.
+
+    None if the mask is too small.
+    """
+    h, w = mask.shape
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) < 3:
+        return None
+    left = mask[rows].argmax(axis=1) - w / 2
+    right = w / 2 - mask[rows, ::-1].argmax(axis=1)
+    up = h / 2 - rows
+    edges = [(left, up), (left, up - 1), (right, up), (right, up - 1)]
+    points = np.concatenate([np.stack(edge, axis=1) for edge in edges])
+    return np.asarray(points[ConvexHull(points).vertices], dtype=np.float64)
+
+
 def solve_views(
     outlines: Sequence[Float[np.ndarray, "_ 2"]], angles: Float[np.ndarray, " k"], table: Turntable
 ) -> Views:
     """Find zoom and shift of every view by Gauss-Newton.
 
-    `angles`: of the table, radians, evenly spaced over one turn.
-
-    `outlines`: corners of the silhouettes' hulls, in pixels from the image's centre, y up.
+    `outlines`: corners of the silhouettes' hulls; see `outline`. `angles`: of the table, in
+    radians, evenly spaced over one turn.
     """
     num = len(outlines)
     axes = _axes(angles, table)
@@ -109,12 +161,9 @@ def solve_views(
 
 
 def _axes(angles: Float[np.ndarray, " k"], table: Turntable) -> _Axes:
-    azimuth, e = table.direction * angles, table.elevation
-    level = np.zeros_like(azimuth)
-    back = np.stack(
-        [np.sin(azimuth) * np.cos(e), level + np.sin(e), np.cos(azimuth) * np.cos(e)], axis=-1
-    )
-    right = np.stack([np.cos(azimuth), level, -np.sin(azimuth)], axis=-1)
+    azimuth = torch.as_tensor(table.direction * angles)
+    axes = sphere_axes(azimuth, torch.full_like(azimuth, table.elevation))
+    back, right = (x.numpy() for x in axes)
     return _Axes(back, right, np.cross(back, right))
 
 
@@ -134,7 +183,7 @@ def _pairs(axes: _Axes, num: int) -> _Pairs:
 
 
 def _gauge(axes: _Axes, middle: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "5 m"]:
-    """Rows that fix what silhouettes leave open: mean scale 1, and the middle at the centre."""
+    """Equations for what silhouettes leave open: mean scale 1, and the object at the centre."""
     num = len(middle)
     rows = np.zeros((5, 3, num))
     rows[0, 0] = 1
@@ -158,20 +207,19 @@ def _tangency(
 ) -> tuple[Float[np.ndarray, "e m"], Float[np.ndarray, " e"]]:
     """Return Jacobian and residuals, in pixels.
 
-    A residual is the angle of a tangent plane about the baseline in one view less the other.
+    A residual is the difference of a tangent plane's angle about the baseline between two views.
     """
     num, n = len(corners), len(pairs.first)
-    place = (
-        x[:num, None, None] * corners + np.stack([x[num : 2 * num], x[2 * num :]], axis=1)[:, None]
-    )
+    shift = np.stack([x[num : 2 * num], x[2 * num :]], axis=1)
+    position = x[:num, None, None] * corners + shift[:, None]
     jacobian, residuals = np.zeros((2, n, 3 * num)), np.zeros((2, n))
     rows = np.arange(n)
     for view, sign in ((pairs.first, 1.0), (pairs.second, -1.0)):
         right, up = axes.right[view], axes.up[view]
         parts = []
         for base in (pairs.aside, pairs.ahead):
-            along = np.einsum("nc,nc->n", base, right)[:, None] * place[view, :, 0]
-            along += np.einsum("nc,nc->n", base, up)[:, None] * place[view, :, 1]
+            along = np.einsum("nc,nc->n", base, right)[:, None] * position[view, :, 0]
+            along += np.einsum("nc,nc->n", base, up)[:, None] * position[view, :, 1]
             parts.append(along / distance - np.einsum("nc,nc->n", base, axes.back[view])[:, None])
         angle = np.arctan2(*parts)
         for end, touch in enumerate((angle.argmax(axis=1), angle.argmin(axis=1))):

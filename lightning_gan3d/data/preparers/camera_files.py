@@ -1,10 +1,9 @@
-"""Camera files as they occur, read and matched to images.
+"""Camera files: find, parse, and match to images.
 
-Three kinds of JSON: EG3D's labels (`dataset.json`), a pose and intrinsics for each image
-(`cameras.json` of EG3D's pipeline for faces), a rotation for each image (that of its AFHQ).
+Three kinds of JSON: EG3D's labels (`dataset.json`), a pose and intrinsics per image (`cameras.json`
+of EG3D's pipeline for faces), a rotation per image (EG3D's AFHQ).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -13,209 +12,193 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError, Source, UnsafeDataError
+from lightning_gan3d.data.labels import label_rows, parse_json
 
 Kind = Literal["labels", "poses", "rotations"]
+Missing = Literal["refuse", "skip"]
 
 
 class CameraFile(NamedTuple):
-    """Cameras by the name that the file gives to their image, in the file's order.
-
-    `numbers`: 25 of a label; 16 of cam2world and 9 of the intrinsics; or 9 of a rotation, whose
-    columns are the camera's axes in the world. `tree`: the file as it is. `folder`: where it is in
-    the source, with a slash at its end; paths may start there.
-    """
+    """Cameras by image name, in the file's order."""
 
     kind: Kind
-    where: str
+    name: str
+    """Path of the file, for errors."""
     numbers: dict[str, Float[np.ndarray, " k"]]
+    """25 numbers of a label; 16 of cam2world and 9 of the intrinsics; or 9 of a rotation, whose
+    columns are the camera's axes in the world."""
     tree: dict[str, Any]
+    """The parsed JSON."""
     folder: str = ""
+    """Folder of the file in the source, ending in a slash; image names may be relative to it."""
 
 
 class Match(NamedTuple):
-    """Pairs of image and key of the camera, in the file's order; and how many had no partner."""
+    """Pairs of image and camera, in the file's order, and the number of unmatched ones."""
 
     pairs: list[tuple[str, str]]
     images_without: int
     cameras_without: int
 
 
-def find_camera_file(source: Source, given: str) -> CameraFile:
-    """Read the file that is `given`, or the one in the source.
-
-    Raises:
-        DataError: there is none, or it cannot be read.
-    """
-    if given:
-        path = Path(given).expanduser()
+def find_camera_file(source: Source, path: str) -> CameraFile:
+    """Read the camera file at `path`, or if that is empty, the one in the source."""
+    if path:
+        file = Path(path).expanduser()
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UnsafeDataError(f"cameras={given} has more than {MAX_FILE_BYTES} bytes")
-            return parse_cameras(path.read_bytes(), given)
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise UnsafeDataError(f"cameras={path} has more than {MAX_FILE_BYTES} bytes")
+            return parse_cameras(file.read_bytes(), path)
         except OSError as error:
-            raise DataError(f"cameras={given} cannot be read: {error.strerror}") from None
+            raise DataError(f"cannot read cameras={path}: {error.strerror}") from None
     for name in ("dataset.json", "cameras.json"):
-        found = [n for n in source.names if n == name or n.endswith(f"/{name}")]
-        if name in found or len(found) == 1:
-            chosen = name if name in found else found[0]
+        files = [n for n in source.names if n == name or n.endswith(f"/{name}")]
+        if name in files or len(files) == 1:
+            chosen = name if name in files else files[0]
             cameras = parse_cameras(source.read(chosen), f"{chosen} of {source.path}")
             return cameras._replace(folder=chosen.removesuffix(name))
-        if found:
+        if files:
             raise DataError(
-                f"{source.path} holds {found[0]} and {found[1]}: name one by `cameras=FILE`, or "
-                "give the folder that one is in"
+                f"{source.path} has {files[0]} and {files[1]}: set `cameras=FILE`, or use the "
+                "folder of one of them"
             )
     raise DataError(
-        f"{source.path} holds neither dataset.json nor cameras.json: give the file with the "
-        "cameras of the images by `cameras=FILE`"
+        f"{source.path} has neither dataset.json nor cameras.json: set `cameras=FILE` to the file "
+        "with the cameras of the images"
     )
 
 
-def parse_cameras(data: bytes, where: str) -> CameraFile:
-    """Read a camera file; `where` names it in errors."""
-    try:
-        tree = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(tree, dict) or not tree.get("labels", tree):
-        raise DataError(f"{where} holds no cameras: it must map names of images to cameras")
-    numbers: dict[str, Float[np.ndarray, " k"]] = {}
+def parse_cameras(data: bytes, name: str) -> CameraFile:
+    """Parse a camera file; `name` is its path in errors."""
+    tree = parse_json(data, name)
+    if not tree.get("labels", tree):
+        raise DataError(f"{name} has no cameras: it must map image names to cameras")
     if "labels" in tree:
-        if not isinstance(tree["labels"], list):
-            raise DataError(f'{where}: `labels` must be [["name.png", [25 numbers]], ...]')
-        for item in tree["labels"]:
-            if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
-                raise DataError(f'{where}: {str(item)[:60]} is not ["name.png", [25 numbers]]')
-            name = item[0].replace("\\", "/")
-            if name in numbers:
-                raise DataError(f"{name}: two labels in {where}")
-            numbers[name] = _numbers(item[1], (25,), f"{name} in {where}: the label")
-        return CameraFile("labels", where, numbers, tree)
+        rows = {k: np.array(v, dtype=np.float64) for k, v in label_rows(tree, name).items()}
+        return CameraFile("labels", name, rows, tree)
+    numbers: dict[str, Float[np.ndarray, " k"]] = {}
     kind: Kind = "poses" if isinstance(next(iter(tree.values())), dict) else "rotations"
     for key, value in tree.items():
         if kind == "rotations":
-            numbers[key] = _numbers(value, (3, 3), f"{key} in {where}: the rotation")
+            numbers[key] = _matrix(value, 3, f"{key} in {name}: the rotation")
             continue
         if not isinstance(value, dict) or not {"pose", "intrinsics"} <= set(value):
-            raise DataError(f"{key} in {where}: a camera is a mapping of `pose` and `intrinsics`")
-        pose = _numbers(value["pose"], (4, 4), f"{key} in {where}: the pose")
-        k = _numbers(value["intrinsics"], (3, 3), f"{key} in {where}: the intrinsics")
+            raise DataError(f"{key} in {name}: a camera must have `pose` and `intrinsics`")
+        pose = _matrix(value["pose"], 4, f"{key} in {name}: the pose")
+        k = _matrix(value["intrinsics"], 3, f"{key} in {name}: the intrinsics")
         numbers[key] = np.concatenate([pose, k])
-    return CameraFile(kind, where, numbers, tree)
+    return CameraFile(kind, name, numbers, tree)
 
 
 def match_cameras(
-    names: Sequence[str], cameras: CameraFile, missing: str, others: Sequence[str] = ()
+    names: Sequence[str], cameras: CameraFile, missing: Missing, others: Sequence[str] = ()
 ) -> Match:
-    """Find the image of each camera: by path, else without the suffix, else by the file's name.
+    """Match each camera to its image: by path, by path without suffix, or by file name.
 
-    A file's name is enough only where nothing speaks against it: one of the two paths must be the
-    end of the other, as `img.png` is of `00000/img.png`. Exact paths go first.
-
-    `missing="refuse"` raises `DataError` where an image or a camera has no partner; "skip" drops
-    it. `others` are images that are there and not wanted: their cameras are passed over.
+    A file name matches only if one of the two paths is the end of the other, as `img.png` is of
+    `00000/img.png`. Exact paths take precedence. `missing="refuse"` raises `DataError` for images
+    and cameras without a partner; "skip" leaves them out. Cameras of `others`, images that were not
+    selected, are ignored.
     """
-    exact, there, where = dict[str, str](), set(names), cameras.where
+    exact, images, file = dict[str, str](), set(names), cameras.name
     for key in cameras.numbers:
-        path = next((p for p in _paths(key, cameras.folder)[:2] if p in there), None)
+        path = next((p for p in _paths(key, cameras.folder)[:2] if p in images), None)
         if path is not None:
             exact[key] = path
-    certain = set(exact.values())
+    exact_images = set(exact.values())
     bare, stems = _by_bare_path(names), _by_stem(names)
-    unwanted, unwanted_stems = {*others, *_by_bare_path(others)}, _by_stem(others)
+    other_paths, other_stems = {*others, *_by_bare_path(others)}, _by_stem(others)
     pairs: list[tuple[str, str]] = []
-    lonely, taken = [], dict[str, str]()
+    unmatched, key_of = [], dict[str, str]()
     for key in cameras.numbers:
         paths = _paths(key, cameras.folder)
-        if key not in exact and bare.keys().isdisjoint(paths) and unwanted.intersection(paths):
+        if key not in exact and bare.keys().isdisjoint(paths) and other_paths.intersection(paths):
             continue
-        image = exact.get(key) or _only(next((bare[p] for p in paths if p in bare), []), key, where)
+        image = exact.get(key) or _only(next((bare[p] for p in paths if p in bare), []), key, file)
         if image is None:
-            image = _only(_alike(key, stems), key, where)
-            image = None if image in certain else image  # it has a camera of its own
+            image = _only(_same_name(key, stems), key, file)
+            image = None if image in exact_images else image  # it has its own camera
         if image is None:
-            if not _alike(key, unwanted_stems):
-                lonely.append(key)
+            if not _same_name(key, other_stems):
+                unmatched.append(key)
             continue
-        if image in taken:
-            raise DataError(f"{image}: two cameras, `{taken[image]}` and `{key}`")
-        taken[image] = key
+        if image in key_of:
+            raise DataError(f"{image}: two cameras, `{key_of[image]}` and `{key}`")
+        key_of[image] = key
         pairs.append((image, key))
-    without = [n for n in names if n not in taken]
+    without = [n for n in names if n not in key_of]
     if missing == "refuse" and without:
         raise DataError(
-            f"{len(without):,} of {len(names):,} images have no camera in {where}, e.g. "
+            f"{len(without):,} of {len(names):,} images have no camera in {file}, e.g. "
             f"{without[0]}; `missing=skip` leaves them out"
         )
-    if missing == "refuse" and lonely:
+    if missing == "refuse" and unmatched:
         raise DataError(
-            f"{len(lonely):,} of {len(cameras.numbers):,} cameras of {where} have no "
-            f"image, e.g. {lonely[0]}; `missing=skip` leaves them out"
+            f"{len(unmatched):,} of {len(cameras.numbers):,} cameras of {file} have no "
+            f"image, e.g. {unmatched[0]}; `missing=skip` leaves them out"
         )
     if not pairs:
-        some = next(iter(cameras.numbers))
-        raise DataError(f"no camera of {where} is of an image that is wanted, e.g. {some}")
-    return Match(pairs, len(without), len(lonely))
+        example = next(iter(cameras.numbers))
+        raise DataError(f"no camera of {file} is of a selected image, e.g. {example}")
+    return Match(pairs, len(without), len(unmatched))
 
 
 def _by_bare_path(names: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
-    return found
+        groups.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    return groups
 
 
 def _by_stem(names: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(PurePosixPath(name).stem, []).append(name)
-    return found
+        groups.setdefault(PurePosixPath(name).stem, []).append(name)
+    return groups
 
 
 def _paths(key: str, folder: str) -> tuple[str, ...]:
-    """Return what a key may mean as a path: below the file's folder or not; both without suffix.
+    """Return the paths that a key may mean: below the file's folder or not, and without suffix.
 
-    A key without a suffix may hold a dot, so that it is tried whole too.
+    A key without suffix may contain a dot, so it is also tried whole.
     """
     path = PurePosixPath(key.replace("\\", "/"))
     bare = path.with_suffix("") if path.name else path
     return f"{folder}{path}", str(path), f"{folder}{bare}", str(bare)
 
 
-def _alike(key: str, stems: dict[str, list[str]]) -> list[str]:
-    """Return the images of this name whose path is the end of the key's path, or begins before."""
+def _same_name(key: str, stems: dict[str, list[str]]) -> list[str]:
+    """Return the images of the key's file name for which one of both paths ends in the other."""
     parts = PurePosixPath(key.replace("\\", "/")).parts
     for stem in (parts[-1], PurePosixPath(parts[-1]).stem) if parts else ():
-        mine = (*parts[:-1], stem)
-        alike = []
+        key_path = (*parts[:-1], stem)
+        images = []
         for name in stems.get(stem, []):
-            theirs = (*PurePosixPath(name).parts[:-1], stem)
-            depth = min(len(mine), len(theirs))
-            if mine[-depth:] == theirs[-depth:]:
-                alike.append(name)
-        if alike:
-            return alike
+            image_path = (*PurePosixPath(name).parts[:-1], stem)
+            depth = min(len(key_path), len(image_path))
+            if key_path[-depth:] == image_path[-depth:]:
+                images.append(name)
+        if images:
+            return images
     return []
 
 
-def _only(found: list[str], key: str, where: str) -> str | None:
-    if len(found) > 1:
+def _only(images: list[str], key: str, file: str) -> str | None:
+    if len(images) > 1:
         raise DataError(
-            f"camera `{key}` of {where} could be that of {found[0]} and of {found[1]}: name images "
-            "by their path"
+            f"camera `{key}` of {file} matches {images[0]} and {images[1]}: name images by their "
+            "path"
         )
-    return found[0] if found else None
+    return images[0] if images else None
 
 
-def _numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, " k"]:
-    wanted = " by ".join(map(str, shape))
+def _matrix(value: Any, side: int, name: str) -> Float[np.ndarray, " k"]:
     try:
         array = np.array(value)
     except ValueError:  # ragged lists
         array = np.array(None)
-    if array.shape != shape or array.dtype.kind not in "if":
-        found = f"{len(value)} values" if isinstance(value, list) else str(value)[:40]
-        raise DataError(f"{what} must be {wanted} numbers, found {found}")
+    if array.shape != (side, side) or array.dtype.kind not in "if":
+        raise DataError(f"{name} must be {side} by {side} numbers, not {str(value)[:40]}")
     if not np.isfinite(array).all():
-        raise DataError(f"{what} holds a number that is not finite")
+        raise DataError(f"{name} has a number that is not finite")
     return array.astype(np.float64).ravel()

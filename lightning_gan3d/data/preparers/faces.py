@@ -1,71 +1,85 @@
-"""FFHQ and CelebA-HQ: photographs of faces, cropped around the middle of an aligned image.
+"""FFHQ, CelebA-HQ and AFHQ: photographs with cameras at a common distance.
 
-EG3D's numbers (Chan et al. 2022): aligned images of 1024 pixels, in which the focal length is
-2985.29; of these the central 700 pixels, so that the focal length is 2985.29 / 700 = 4.2647 image
-widths; cameras 2.7 from the origin. `docs/data.md` has the sources.
+EG3D's numbers (Chan et al. 2022): aligned images of faces have 1024 pixels and a focal length of
+2985.29 pixels; their central 700 pixels are used, a focal length of 2985.29 / 700 = 4.2647 image
+widths; cameras are 2.7 from the origin. AFHQ has the rotations of its cameras only. Sources are in
+`docs/data.md`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import numpy as np
+import torch
+from annotated_types import Ge
 from jaxtyping import Float
 
-from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, open_source
+from lightning_gan3d.cameras import FACE_FOCAL, Cameras
+from lightning_gan3d.config import ConfigError, Positive
+from lightning_gan3d.data.archive import DataError, Progress, open_source
 from lightning_gan3d.data.labels import MAX_FOCAL
-from lightning_gan3d.data.preparers.config import PrepareConfig
-from lightning_gan3d.data.preparers.listed import Listed, crop_intrinsics, images_of, read_listed
-from lightning_gan3d.data.preparers.write import Cut, Prepared, Progress, write_views
+from lightning_gan3d.data.preparers.prepare import (
+    Crop,
+    ListedImages,
+    PreparedDataset,
+    find_images,
+    read_listed,
+    write_views,
+)
+from lightning_gan3d.data.preparers.selection import PrepareConfig
 
 PIVOT = (0.0, 0.0, 0.175)
-"""Centre of rotation of a head, about which `normalise=cor` sets the distance."""
+"""Centre of rotation of a head, for `normalise=cor`."""
 _OFF_CENTRE = 0.05
-"""Share of the image size by which a principal point may miss the middle."""
+"""Tolerance of principal points, in image widths."""
+_ANIMALS = ("cat", "dog", "wild")
+_PARTS = ("train", "test", "val")
 
 
 @dataclass(frozen=True)
 class FacesConfig(PrepareConfig):
     """How FFHQ and CelebA-HQ are prepared."""
 
-    crop: int = 0
-    """Side of the centred square to show, in pixels of the aligned image, as 700. 0: all."""
+    crop: Annotated[int, Ge(0)] = 0
+    """Side of the central square to show, in pixels of the aligned image, e.g. 700. 0: all."""
     cropped: bool = False
-    """The images in SRC were cropped to that square before: only intrinsics follow `crop`."""
-    aligned_size: int = 1024
-    """Side of the aligned image in pixels, in which `crop` and intrinsics in pixels count."""
+    """The images in SRC are already cropped to that square; only the intrinsics need `crop`."""
+    aligned_size: Annotated[int, Ge(4)] = 1024
+    """Side of the aligned image, whose pixels are the unit of `crop` and of the intrinsics."""
     labels_of: Literal["unstated", "image", "crop"] = "unstated"
-    """What labels with normalised intrinsics describe, where `crop` is set."""
+    """What labels with normalised intrinsics describe, if `crop` is set."""
     normalise: Literal["auto", "none", "orig", "cor"] = "auto"
-    """Move each camera to `radius` from the origin (`orig`) or from (0, 0, 0.175) (`cor`).
-
-    `auto`: `orig` for a file with a pose for each image, `none` for labels of 25 numbers.
-    """
-    radius: float = 2.7
-    """That distance, in world units."""
+    """Move each camera to `radius` from the origin (`orig`) or from (0, 0, 0.175) (`cor`). auto:
+    `orig` for a file with a pose per image, `none` for labels."""
+    radius: Positive = 2.7
+    """Distance of the cameras in world units."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        if self.aligned_size < 4:
+        """Check `crop` against the fields that need it."""
+        if self.crop > self.aligned_size or (self.aligned_size - self.crop) % 2:
             raise ConfigError(
-                f"aligned_size={self.aligned_size}: use 4 or more, e.g. 1024", field="aligned_size"
-            )
-        if not 0 <= self.crop <= self.aligned_size or (self.aligned_size - self.crop) % 2:
-            raise ConfigError(
-                f"crop={self.crop}: use 0 (no crop), or up to aligned_size={self.aligned_size} and "
-                "less than it by an even number, e.g. 700 of 1024",
+                f"crop={self.crop}: use 0 (no crop), or less than aligned_size="
+                f"{self.aligned_size} by an even number, e.g. 700 of 1024",
                 field="crop",
             )
         if not self.crop and (self.cropped or self.labels_of != "unstated"):
             field = "cropped" if self.cropped else "labels_of"
-            raise ConfigError(
-                f"{field} is given without `crop`: say which square is meant, e.g. crop=700",
-                field=field,
-            )
-        if not self.radius > 0:
-            raise ConfigError(f"radius={self.radius}: use a distance above 0", field="radius")
+            raise ConfigError(f"{field} needs `crop`: set it too, e.g. crop=700", field=field)
+
+
+@dataclass(frozen=True)
+class AfhqConfig(PrepareConfig):
+    """How AFHQ is prepared."""
+
+    animal: Literal["cat", "dog", "wild", "all"] = "cat"
+    """Folder of images to use, if there are folders of these names."""
+    part: Literal["train", "test", "val", "all"] = "train"
+    """Likewise."""
+    radius: Positive = 2.7
+    """Distance of the cameras in world units, if the file has rotations only."""
+    focal: Positive = FACE_FOCAL
+    """Focal length in image widths, if the file has rotations only."""
 
 
 def prepare_faces(
@@ -75,49 +89,56 @@ def prepare_faces(
     cfg: FacesConfig,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Prepared:
-    """Write the data set from a folder or zip of images and a file of their cameras.
-
-    Raises:
-        DataError: images or cameras are not as they must be.
-        ConfigError: the options do not say what the intrinsics describe.
-    """
+) -> PreparedDataset:
+    """Write the data set from a folder or zip of images and a file of their cameras."""
     source = open_source(source_path)
-    listed = read_listed(source, cfg, images_of(source))
+    listed = read_listed(source, cfg, find_images(source))
     if listed.intrinsics is None:
         raise DataError(
-            f"{listed.where} holds rotations alone, as EG3D's of AFHQ do: faces need poses and "
+            f"{listed.file.name} has rotations only, as EG3D's AFHQ: faces need poses and "
             "intrinsics"
         )
     intrinsics, in_pixels = _normalised(listed, listed.intrinsics, cfg)
-    how = cfg.normalise
-    if how == "auto":
-        how = "orig" if listed.kind == "poses" else "none"
-    pose = listed.pose if how == "none" else _at_radius(listed, how == "cor", cfg.radius)
-    return write_views(
-        source,
-        out,
-        listed.views(pose, intrinsics),
-        cfg,
-        kind,
-        listed.where,
-        _cutter(cfg, in_pixels),
-        listed.without,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    pose, normalise = listed.pose, cfg.normalise
+    if normalise in ("orig", "cor") or (normalise == "auto" and listed.file.kind == "poses"):
+        centre = np.array(PIVOT if normalise == "cor" else (0.0, 0.0, 0.0))
+        pose = _at_radius(listed, centre, cfg.radius)
+    views = listed.views(pose, intrinsics, _crop(cfg, in_pixels))
+    return write_views(views, out, cfg, kind, overwrite, progress)
+
+
+def prepare_afhq(
+    source_path: Path,
+    out: Path,
+    cfg: AfhqConfig,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PreparedDataset:
+    """Write the data set from a folder or zip of images and a file of cameras or rotations."""
+    source = open_source(source_path)
+    images = find_images(source)
+    names = _in_folder(images, cfg.animal, _ANIMALS, "animal")
+    names = _in_folder(names, cfg.part, _PARTS, "part")
+    listed = read_listed(source, cfg, names, sorted(set(images) - set(names)))
+    pose, intrinsics = listed.pose, listed.intrinsics
+    if intrinsics is None:
+        pose = pose.copy()
+        pose[:, :3, 3] = -cfg.radius * pose[:, :3, 2]  # look at the origin
+        k = np.array([[cfg.focal, 0, 0.5], [0, cfg.focal, 0.5], [0, 0, 1]])
+        intrinsics = np.tile(k, (len(pose), 1, 1))
+    return write_views(listed.views(pose, intrinsics), out, cfg, "afhq", overwrite, progress)
 
 
 def _normalised(
-    listed: Listed, k: Float[np.ndarray, "n 3 3"], cfg: FacesConfig
+    listed: ListedImages, k: Float[np.ndarray, "n 3 3"], cfg: FacesConfig
 ) -> tuple[Float[np.ndarray, "n 3 3"], bool]:
-    """Return intrinsics of what is shown, and whether the file has them in pixels."""
+    """Return normalised intrinsics of the square shown, and whether the file has them in pixels."""
     share = cfg.crop / cfg.aligned_size if cfg.crop else 1.0
-    in_pixels = listed.kind == "poses" and bool((k[:, 0, 0] > MAX_FOCAL).all())
+    in_pixels = listed.file.kind == "poses" and bool((k[:, 0, 0] > MAX_FOCAL).all())
     if in_pixels and cfg.labels_of != "unstated":
         raise ConfigError(
-            f"labels_of={cfg.labels_of}: intrinsics of {listed.where} are in pixels of the aligned "
-            "image; leave it out",
+            f"labels_of={cfg.labels_of}: the intrinsics of {listed.file.name} are in pixels of the "
+            "aligned image; leave it out",
             field="labels_of",
         )
     if in_pixels:
@@ -127,45 +148,62 @@ def _normalised(
             i = int(off.argmax())
             cx, cy = k[i, :2, 2] * cfg.aligned_size
             raise DataError(
-                f"{listed.keys[i]} in {listed.where}: principal point {cx:g} {cy:g} is not the "
-                f"middle of {cfg.aligned_size} pixels: give the size of the image that it was "
-                "measured in, aligned_size=..."
+                f"{listed.name(i)}: principal point {cx:g} {cy:g} is not the centre of "
+                f"{cfg.aligned_size} pixels: set aligned_size to the size of the image that the "
+                "camera was estimated from"
             )
     elif cfg.crop and cfg.labels_of == "unstated":
         raise ConfigError(
-            f"crop={cfg.crop}: say whether the labels of {listed.where} describe the image before "
-            "the crop or after it: labels_of=image or labels_of=crop (as EG3D's for FFHQ)",
+            f"crop={cfg.crop}: the labels of {listed.file.name} may describe the image before or "
+            "after the crop; set labels_of=image or labels_of=crop (as in EG3D's FFHQ)",
             field="labels_of",
         )
-    elif cfg.labels_of == "crop":
-        share = 1.0
-    return (crop_intrinsics(k, share) if share != 1 else k), in_pixels
+    if share == 1 or (not in_pixels and cfg.labels_of == "crop"):
+        return k, in_pixels
+    edge = (1 - share) / 2
+    cameras = Cameras(torch.from_numpy(listed.pose), torch.from_numpy(k))
+    return cameras.crop(edge, edge, share, share).intrinsics.numpy(), in_pixels
 
 
-def _at_radius(listed: Listed, about_pivot: bool, radius: float) -> Float[np.ndarray, "n 4 4"]:
-    centre = np.array(PIVOT) if about_pivot else np.zeros(3)
+def _at_radius(
+    listed: ListedImages, centre: Float[np.ndarray, "3"], radius: float
+) -> Float[np.ndarray, "n 4 4"]:
     offset = listed.pose[:, :3, 3] - centre
     distance = np.linalg.norm(offset, axis=1, keepdims=True)
     if (distance < 1e-6).any():
         raise DataError(
-            f"{listed.keys[int(distance.argmin())]} in {listed.where}: the camera stands in the "
-            "centre about which its distance is to be set; `normalise=none` leaves it there"
+            f"{listed.name(int(distance.argmin()))}: the camera is at the centre from which its "
+            "distance is measured; `normalise=none` keeps it there"
         )
     pose = listed.pose.copy()
     pose[:, :3, 3] = centre + radius * offset / distance
     return pose
 
 
-def _cutter(cfg: FacesConfig, in_pixels: bool) -> Cut:
-    def cut(side: int, name: str) -> int:
+def _crop(cfg: FacesConfig, in_pixels: bool) -> Crop:
+    def crop(side: int, name: str) -> int:
         if cfg.cropped or (not cfg.crop and not in_pixels):
             return side
         if side != cfg.aligned_size:
             raise DataError(
-                f"{name} is {side}x{side}, but crop={cfg.crop} and intrinsics count in pixels of "
-                f"an image of {cfg.aligned_size}: where it was cropped before, give cropped=true "
-                "and the crop, e.g. crop=700; where not, aligned_size=..."
+                f"{name} is {side}x{side}, but crop={cfg.crop} and intrinsics are in pixels of an "
+                f"image of {cfg.aligned_size}: if it is already cropped, set cropped=true and the "
+                "crop, e.g. crop=700; otherwise set aligned_size"
             )
         return cfg.crop or side
 
-    return cut
+    return crop
+
+
+def _in_folder(names: list[str], folder: str, folders: tuple[str, ...], field: str) -> list[str]:
+    """Return the images in the folder; all images if there are no such folders."""
+    parts = {n: set(PurePosixPath(n).parts[:-1]) for n in names}
+    existing = sorted({f for f in folders if any(f in p for p in parts.values())})
+    if folder == "all" or not existing:
+        return names
+    if folder not in existing:
+        raise DataError(
+            f"{field}={folder}: there are images of {', '.join(existing)} only; use {field}="
+            f"{existing[0]} or {field}=all"
+        )
+    return [n for n in names if folder in parts[n]]

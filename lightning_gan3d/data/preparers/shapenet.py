@@ -1,62 +1,51 @@
-"""ShapeNet as Scene Representation Networks (Sitzmann et al. 2019) render it, or prepared by EG3D.
+"""ShapeNet as rendered by Scene Representation Networks (Sitzmann et al. 2019), or from EG3D.
 
-For each object a folder with `rgb/*.png`, `pose/*.txt` (cam2world, 16 numbers) and
-`intrinsics.txt`, whose first line is `focal cx cy 0` and whose last is `height width`, in pixels.
+Each object is a folder with `rgb/*.png`, `pose/*.txt` (cam2world, 16 numbers) and `intrinsics.txt`;
+its first line is `focal cx cy 0` and its last `height width`, in pixels.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, Source, open_source
-from lightning_gan3d.data.preparers.config import PrepareConfig
-from lightning_gan3d.data.preparers.conventions import to_opencv
-from lightning_gan3d.data.preparers.listed import images_of, read_listed
-from lightning_gan3d.data.preparers.plan import View
-from lightning_gan3d.data.preparers.write import Prepared, Progress, write_views
+from lightning_gan3d.data.archive import DataError, Progress, Source, open_source
+from lightning_gan3d.data.image_files import Convert
+from lightning_gan3d.data.preparers.prepare import (
+    PreparedDataset,
+    SourceViews,
+    find_images,
+    read_listed,
+    to_opencv,
+    write_views,
+)
+from lightning_gan3d.data.preparers.selection import PrepareConfig, View
 
 _RENDER = re.compile(r"^(?P<object>.+)/rgb/(?P<view>[^/]+)\.[^./]+$")
 _POSE = re.compile(r"/pose/[^/]+\.txt$")
-_UNNAMED = frozenset({"rgb", "image", "images", "train", "val", "test"})
-"""Folders that say what is in them, but not which object."""
+_GENERIC = frozenset({"rgb", "image", "images", "train", "val", "test"})
+"""Names of folders that do not identify an object."""
 _NUMBERED = re.compile(r"(^|/)\d{5}/img\d{8}[^/]*$")
-"""Images as EG3D's dataset tool names them: by their number, a thousand to a folder."""
+"""Images as named by EG3D's dataset tool: numbered, a thousand per folder."""
 _OFF_CENTRE = 0.05
-"""Share of the image size by which a principal point may miss the middle."""
+"""Tolerance of principal points, in image widths."""
 
 
 @dataclass(frozen=True)
 class ShapenetConfig(PrepareConfig):
     """How renders of ShapeNet are prepared."""
 
-    resolution: int = 128
+    resolution: Annotated[int, Interval(ge=4, le=4096)] = 128
     """Side of the written images in pixels; images are reduced (Lanczos), never enlarged."""
-    background: Literal["none", "black", "white"] = "white"
-    """Colour under transparent pixels; `none` refuses what is not 8-bit RGB."""
-    intrinsics_size: int = 0
-    """Side in pixels that `intrinsics.txt` belongs to. 0: as its last line says."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        if self.intrinsics_size < 0:
-            raise ConfigError(
-                f"intrinsics_size={self.intrinsics_size}: use 0 (as the file says) or more, e.g. "
-                "512",
-                field="intrinsics_size",
-            )
-
-
-class Renders(NamedTuple):
-    """The images of all objects, and how many images had no pose and poses no image."""
-
-    views: list[View]
-    without: tuple[int, int]
+    background: Convert = "white"
+    """Colour behind transparent pixels; `none` rejects images that are not 8-bit RGB."""
+    intrinsics_size: Annotated[int, Ge(0)] = 0
+    """Image size in pixels that `intrinsics.txt` refers to. 0: its last line."""
 
 
 def prepare_shapenet(
@@ -65,56 +54,19 @@ def prepare_shapenet(
     cfg: ShapenetConfig,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Prepared:
-    """Write the data set from a folder or zip of renders, or of images with `dataset.json`.
-
-    Raises:
-        DataError: images or cameras are not as they must be.
-    """
+) -> PreparedDataset:
+    """Write the data set from a folder or zip of renders, or of images with `dataset.json`."""
     source = open_source(source_path)
-    names = images_of(source)
-    if not cfg.cameras and _holds_renders(source, names):
-        renders = find_renders(source, names, cfg)
-        views, without, where = *renders, str(source.path)
+    names = find_images(source)
+    if not cfg.cameras and _has_renders(source, names):
+        views = _read_renders(source, names, cfg)
     else:
-        if not cfg.cameras and not any(
-            n.endswith(("dataset.json", "cameras.json")) for n in source.names
-        ):
-            raise DataError(
-                f"{source_path} holds neither OBJECT/rgb/*.png with OBJECT/pose/*.txt and "
-                "OBJECT/intrinsics.txt, nor dataset.json: give renders as they are downloaded, or "
-                "a prepared data set"
-            )
-        if cfg.intrinsics_size:
-            raise ConfigError(
-                f"intrinsics_size={cfg.intrinsics_size}: {source_path} holds no "
-                "OBJECT/rgb/*.png with OBJECT/intrinsics.txt; leave it out",
-                field="intrinsics_size",
-            )
-        listed = read_listed(source, cfg, names)
-        if listed.intrinsics is None:
-            raise DataError(f"{listed.where} holds rotations alone: poses are needed")
-        views = listed.views(listed.pose, listed.intrinsics)
-        if cfg.holdout:
-            views = _with_objects(views, cfg.holdout, listed.where)
-        # views of objects share their poses, so that equal poses tell of no copies
-        views = [v._replace(group=_group(v)) for v in views]
-        without, where = listed.without, listed.where
-    return write_views(
-        source,
-        out,
-        views,
-        cfg,
-        "shapenet",
-        where,
-        without=without,
-        overwrite=overwrite,
-        progress=progress,
-    )
+        views = _read_labelled(source, names, cfg)
+    return write_views(views, out, cfg, "shapenet", overwrite, progress)
 
 
-def _holds_renders(source: Source, names: list[str]) -> bool:
-    """Tell whether cameras are beside the images; else `dataset.json` must have them."""
+def _has_renders(source: Source, names: list[str]) -> bool:
+    """Whether cameras are beside the images; otherwise they must be in `dataset.json`."""
     return (
         any(_RENDER.match(n) for n in names)
         and any(_POSE.search(n) for n in source.names)
@@ -122,59 +74,87 @@ def _holds_renders(source: Source, names: list[str]) -> bool:
     )
 
 
-def find_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Renders:
-    """Pair images and poses, and read the intrinsics of each object.
+def _read_labelled(source: Source, names: list[str], cfg: ShapenetConfig) -> SourceViews:
+    if not cfg.cameras and not any(
+        n.endswith(("dataset.json", "cameras.json")) for n in source.names
+    ):
+        raise DataError(
+            f"{source.path} has neither OBJECT/rgb/*.png with OBJECT/pose/*.txt and "
+            "OBJECT/intrinsics.txt, nor dataset.json: use the renders as downloaded, or a "
+            "prepared data set"
+        )
+    if cfg.intrinsics_size:
+        raise ConfigError(
+            f"intrinsics_size={cfg.intrinsics_size}: {source.path} has no OBJECT/rgb/*.png with "
+            "OBJECT/intrinsics.txt; leave it out",
+            field="intrinsics_size",
+        )
+    listed = read_listed(source, cfg, names)
+    if listed.intrinsics is None:
+        raise DataError(f"{listed.file.name} has rotations only: poses are required")
+    read = listed.views(listed.pose, listed.intrinsics)
+    views = list(read.views)
+    if cfg.holdout:
+        views = _with_objects(views, cfg.holdout, read.camera_file)
+    # objects share their poses, so equal poses do not indicate copies
+    views = [
+        v._replace(group=v.name if v.object_id is None else f"object {v.object_id}") for v in views
+    ]
+    return replace(read, views=views)
 
-    Raises:
-        DataError: a pose or the intrinsics are missing or not as they must be.
-    """
-    found = {n: m for n in names if (m := _RENDER.match(n))}
-    there = set(source.names)
-    objects = sorted({m["object"] for m in found.values()})
-    number = {name: i for i, name in enumerate(objects)}
-    intrinsics = {name: _intrinsics(source, there, name, cfg.intrinsics_size) for name in objects}
+
+def _read_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> SourceViews:
+    """Pair images and poses, and read the intrinsics of each object."""
+    matches = {n: m for n in names if (m := _RENDER.match(n))}
+    files = set(source.names)
+    objects = sorted({m["object"] for m in matches.values()})
+    number_of = {name: i for i, name in enumerate(objects)}
+    intrinsics = {name: _intrinsics(source, files, name, cfg.intrinsics_size) for name in objects}
     top = _common_folder(objects)
-    poses = {n for n in there if _POSE.search(n) and "__MACOSX" not in n}
+    unused = {n for n in files if _POSE.search(n) and "__MACOSX" not in n}
     views: list[View] = []
-    without = 0
-    for name, m in found.items():
+    for name, m in matches.items():
         pose_name = f"{m['object']}/pose/{m['view']}.txt"
-        if pose_name not in there:
+        if pose_name not in files:
             if cfg.missing == "refuse":
                 raise DataError(
                     f"{name} of {source.path} has no pose {pose_name}; `missing=skip` leaves it out"
                 )
-            without += 1
             continue
-        poses.discard(pose_name)
-        pose = _floats(source, pose_name)
-        if len(pose) != 16:
-            raise DataError(f"{pose_name}: {len(pose)} numbers, need 16 (cam2world, row by row)")
-        ours = to_opencv(np.array(pose).reshape(1, 4, 4), cfg.convention, cfg.world_up)
-        views.append(
-            View(
-                name,
-                f"{m['object'][len(top) :]}/{m['view']}",
-                np.concatenate([ours.ravel(), intrinsics[m["object"]].ravel()]),
-                len(views),
-                m["object"],
-                number[m["object"]],
-            )
-        )
-    if poses and cfg.missing == "refuse":
+        unused.discard(pose_name)
+        pose = to_opencv(_pose(source, pose_name), cfg)
+        label = np.concatenate([pose.ravel(), intrinsics[m["object"]].ravel()])
+        output = f"{m['object'][len(top) :]}/{m['view']}"
+        number = number_of[m["object"]]
+        views.append(View(name, output, label, len(views), m["object"], number))
+    if unused and cfg.missing == "refuse":
         raise DataError(
-            f"{len(poses):,} poses of {source.path} have no image, e.g. {min(poses)}; "
+            f"{len(unused):,} poses of {source.path} have no image, e.g. {min(unused)}; "
             "`missing=skip` leaves them out"
         )
     if not views:
-        raise DataError(f"{source.path}: none of {len(found):,} images has a pose")
-    return Renders(views, (without, len(poses)))
+        raise DataError(f"{source.path}: none of {len(matches):,} images has a pose")
+    num_listed = len(views) + len(unused)
+    without = len(matches) - len(views), len(unused)
+    return SourceViews(source, views, str(source.path), num_listed, *without)
 
 
-def _intrinsics(source: Source, there: set[str], name: str, given: int) -> Float[np.ndarray, "3 3"]:
-    """Return an object's intrinsics, divided by the size that they were measured in."""
+def _pose(source: Source, name: str) -> Float[np.ndarray, "1 4 4"]:
+    try:
+        numbers = np.array([float(x) for x in _text(source, name).split()])
+    except ValueError as error:
+        raise DataError(f"{name} of {source.path} must hold numbers: {error}") from None
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{name} of {source.path} has a number that is not finite")
+    if len(numbers) != 16:
+        raise DataError(f"{name}: {len(numbers)} numbers, expected 16 (cam2world, row by row)")
+    return numbers.reshape(1, 4, 4)
+
+
+def _intrinsics(source: Source, files: set[str], name: str, given: int) -> Float[np.ndarray, "3 3"]:
+    """Return an object's intrinsics, divided by the image size that they refer to."""
     file = f"{name}/intrinsics.txt"
-    if file not in there:
+    if file not in files:
         raise DataError(f"{source.path} has no {file}: its first line must be `focal cx cy 0`")
     lines = [line.split() for line in _text(source, file).splitlines() if line.strip()]
     try:
@@ -190,29 +170,19 @@ def _intrinsics(source: Source, there: set[str], name: str, given: int) -> Float
     elif len(stated) == 2 and stated[0] == stated[1] and stated[0] > 0:
         size = stated[0]
     elif len(stated) == 2:
-        raise DataError(f"{file} states {stated[0]:g}x{stated[1]:g} pixels, need square images")
+        raise DataError(f"{file} states {stated[0]:g}x{stated[1]:g} pixels, expected square images")
     else:
         raise DataError(
-            f"{file} does not state the size that it was measured in (last line `height width`): "
-            f"give it, e.g. intrinsics_size={round(2 * cx)}, which has its middle at cx={cx:g}"
+            f"{file} does not state its image size (last line `height width`): set it, e.g. "
+            f"intrinsics_size={round(2 * cx)}, whose centre is cx={cx:g}"
         )
     if not max(abs(cx / size - 0.5), abs(cy / size - 0.5)) <= _OFF_CENTRE:
         raise DataError(
-            f"{file}: principal point {cx:g} {cy:g} is not the middle of {size:g} pixels, the size "
-            f"that {'`intrinsics_size`' if given else 'its last line'} states: give that of which "
-            f"it is, e.g. intrinsics_size={round(2 * cx)}"
+            f"{file}: principal point {cx:g} {cy:g} is not the centre of {size:g} pixels, the size "
+            f"stated by {'`intrinsics_size`' if given else 'its last line'}: set the size that it "
+            f"refers to, e.g. intrinsics_size={round(2 * cx)}"
         )
     return np.array([[focal / size, 0, cx / size], [0, focal / size, cy / size], [0, 0, 1.0]])
-
-
-def _floats(source: Source, name: str) -> list[float]:
-    try:
-        numbers = [float(x) for x in _text(source, name).split()]
-    except ValueError as error:
-        raise DataError(f"{name} of {source.path} must hold numbers: {error}") from None
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{name} of {source.path} holds a number that is not finite")
-    return numbers
 
 
 def _text(source: Source, name: str) -> str:
@@ -223,42 +193,38 @@ def _text(source: Source, name: str) -> str:
 
 
 def _common_folder(objects: list[str]) -> str:
-    """Return the folder that all objects are in, such as `cars_train/`, or nothing."""
+    """Return the folder of all objects, such as `cars_train/`; empty if there is none."""
     tops = {name.rpartition("/")[0] for name in objects}
     return f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
 
 
-def _with_objects(views: list[View], holdout: float, where: str) -> list[View]:
-    """Return the views with the object that each shows, by the folders where no number is known."""
-    lacking = [v.source for v in views if v.object_id is None]
-    if not lacking:
+def _with_objects(views: list[View], holdout: float, camera_file: str) -> list[View]:
+    """Number the objects of views by their folders, unless the camera file has numbers."""
+    without = [v.source for v in views if v.object_id is None]
+    if not without:
         return views
-    if len(lacking) < len(views):
+    if len(without) < len(views):
         raise DataError(
-            f"holdout={holdout}: `objects` of {where} lacks {len(lacking):,} of {len(views):,} "
-            f"images, e.g. {lacking[0]}: give all of them a number, or leave `objects` out"
+            f"holdout={holdout}: `objects` of {camera_file} lacks {len(without):,} of "
+            f"{len(views):,} images, e.g. {without[0]}: number all of them or none"
         )
     folders = [_object_folder(v.source) for v in views]
-    known = sorted(set(folders))
-    if "" in known or (len(known) == 1 and not all(_RENDER.match(v.source) for v in views)):
-        name = views[folders.index(known[0])].source
+    objects = sorted(set(folders))
+    if "" in objects or (len(objects) == 1 and not all(_RENDER.match(v.source) for v in views)):
+        name = views[folders.index(objects[0])].source
         raise DataError(
-            f"holdout={holdout}: {where} does not say which object an image shows, nor do names "
-            f"such as {name}: give the renders, or `objects` in dataset.json"
+            f"holdout={holdout}: neither {camera_file} nor names such as {name} identify the "
+            "object in an image: use the renders, or add `objects` to dataset.json"
         )
-    number = {folder: i for i, folder in enumerate(known)}
-    return [v._replace(object_id=number[f]) for v, f in zip(views, folders, strict=True)]
+    number_of = {folder: i for i, folder in enumerate(objects)}
+    return [v._replace(object_id=number_of[f]) for v, f in zip(views, folders, strict=True)]
 
 
 def _object_folder(name: str) -> str:
-    """Return the folder that is named after the object in an image, or nothing."""
+    """Return the folder named after the object in an image; empty if there is none."""
     if _NUMBERED.search(name):
         return ""
     parts = name.split("/")[:-1]
-    while parts and parts[-1] in _UNNAMED:
+    while parts and parts[-1] in _GENERIC:
         parts.pop()
     return "/".join(parts)
-
-
-def _group(view: View) -> str:
-    return view.name if view.object_id is None else f"object {view.object_id}"

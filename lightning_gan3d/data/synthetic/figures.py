@@ -1,11 +1,9 @@
-"""A family of bird-like figures made of ellipsoids: the ground truth of procedural data.
+"""Bird-like figures made of ellipsoids: procedural ground truth, rendered by ray intersection.
 
-Rays are intersected with them analytically.
-
-A figure stands upright inside the unit sphere and faces +z, where the frontal camera is. Its body
-has any hue, its head is skin-coloured with a red nose in front, one arm sticks out on its left (+x)
-at any angle, and a pack sits on its back. All is asymmetric and the parts hide one another, so that
-a wrong pose or a flat shape shows at a glance.
+A figure stands upright inside the unit sphere and faces +z, the frontal camera. Its body has any
+hue, its head is skin-coloured with a red nose in front, one arm sticks out on its left (+x) at any
+angle, and a pack is on its back. The figure is asymmetric and its parts hide one another, so a
+wrong pose or a flat shape is obvious.
 """
 
 import math
@@ -21,35 +19,29 @@ from lightning_gan3d.draws import Draws
 
 PARTS = ("body", "head", "nose", "arm", "pack")
 LIGHT = (0.42, 0.74, 0.53)
-"""Direction to the light, fixed in the world: above, in front, to the figure's left."""
+"""Direction to the light in the world: above, in front, on the figure's left."""
 AMBIENT = 0.55
-"""Share of light that comes from everywhere, so that backs are not black."""
+"""Share of ambient light, so that backs are not black."""
 _GROWTH = 1.12
-"""Makes the largest figures just fit the unit sphere."""
+"""Scale at which the largest figures just fit the unit sphere."""
 _SUPERSAMPLING = 2
 _RAYS_AT_ONCE = 2**17
 
 
 class Figures(NamedTuple):
-    """Ellipsoids of m figures with p parts: |axes @ (x - centre)| = 1 on the surface.
-
-    Colours are in [0, 1].
-    """
+    """m figures of p ellipsoids: |axes @ (x - centre)| = 1 on the surface; colours in [0, 1]."""
 
     centre: Float[Tensor, "m p 3"]
     axes: Float[Tensor, "m p 3 3"]
     colour: Float[Tensor, "m p 3"]
 
-    def select(self, which: Int[Tensor, " k"]) -> "Figures":
-        """Return some of the figures."""
-        return Figures(self.centre[which], self.axes[which], self.colour[which])
+    def select(self, indices: Int[Tensor, " k"]) -> "Figures":
+        """Select figures by index."""
+        return Figures(self.centre[indices], self.axes[indices], self.colour[indices])
 
 
 class FigureView(NamedTuple):
-    """Views of figures.
-
-    `image` in [-1, 1]; `depth` along the ray, averaged over what was hit; `mask` in [0, 1].
-    """
+    """Views: `image` in [-1, 1], `depth` along the ray (mean of hits), `mask` in [0, 1]."""
 
     image: Float[Tensor, "v 3 h w"]
     depth: Float[Tensor, "v 1 h w"]
@@ -63,7 +55,7 @@ class _Hits(NamedTuple):
 
 
 def draw_figures(num: int, seed: int) -> Figures:
-    """Draw `num` different figures; figure i is the same whatever `num` is."""
+    """Draw `num` figures; figure i does not depend on `num`."""
     draws = Draws(seed).scope("figures")
     u = torch.stack([draws.at(i).uniform("shape", (24,)) for i in range(num)])
 
@@ -86,14 +78,8 @@ def draw_figures(num: int, seed: int) -> Figures:
         [zero, -0.1 * head_size[:, 1], head_size[:, 2] + 0.55 * nose_length], -1
     )
     arm_angle, arm_forward = between(8, -1.0, 1.2), between(9, -0.3, 0.6)
-    reach = torch.stack(
-        [
-            arm_angle.cos() * arm_forward.cos(),
-            arm_angle.sin() * arm_forward.cos(),
-            arm_forward.sin(),
-        ],
-        -1,
-    )
+    x, y = arm_angle.cos() * arm_forward.cos(), arm_angle.sin() * arm_forward.cos()
+    reach = torch.stack([x, y, arm_forward.sin()], -1)
     arm_length, arm_width = between(10, 0.22, 0.30), between(11, 0.085, 0.115)
     shoulder = body + torch.stack([0.82 * body_size[:, 0], 0.45 * body_size[:, 1], zero], -1)
     arm = shoulder + reach * (0.75 * arm_length)[:, None]
@@ -129,15 +115,12 @@ def draw_figures(num: int, seed: int) -> Figures:
 
 
 def _scaled(rows: Float[Tensor, "m 3 3"], size: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3 3"]:
-    """Return the map of an ellipsoid to the unit sphere.
-
-    Its axes are the rows, its half-lengths `size`.
-    """
+    """Map an ellipsoid with the half-lengths `size` along `rows` to the unit sphere."""
     return rows / size[:, :, None]
 
 
 def _frame(first: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3 3"]:
-    """Return a rotation whose first row is the given unit direction (never along z)."""
+    """Return a rotation whose first row is `first`, a unit vector not along z."""
     second = torch.linalg.cross(torch.tensor([0.0, 0.0, 1.0]).expand_as(first), first)
     second = torch.nn.functional.normalize(second, dim=-1)
     return torch.stack([first, second, torch.linalg.cross(first, second)], 1)
@@ -146,7 +129,7 @@ def _frame(first: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3 3"]:
 def _hsv(
     hue: Float[Tensor, " m"], saturation: Float[Tensor, " m"], value: Float[Tensor, " m"]
 ) -> Float[Tensor, "m 3"]:
-    """Return RGB; hue is in turns."""
+    """Convert HSV to RGB; hue is in turns."""
     sector = (torch.tensor([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
     return value[:, None] * (
         1 - saturation[:, None] * torch.minimum(sector, 4 - sector).clamp(0, 1)
@@ -154,9 +137,9 @@ def _hsv(
 
 
 def level_of(figures: Figures, points: Float[Tensor, "m n 3"]) -> Float[Tensor, "m n"]:
-    """Return 1 - |axes (x - centre)|^2 of the part where it is largest: positive inside.
+    """Maximum over parts of 1 - |axes (x - centre)|^2: positive inside, 0 on the surface.
 
-    It is 0 on the surface, where its gradient is along the normal. It is no distance.
+    Its gradient on the surface is along the normal. It is not a distance.
     """
     offset = rearrange(points, "m n c -> m n 1 c") - figures.centre[:, None]
     local = torch.einsum("mpij,mnpj->mnpi", figures.axes, offset)
@@ -166,16 +149,13 @@ def level_of(figures: Figures, points: Float[Tensor, "m n 3"]) -> Float[Tensor, 
 def render_figures(
     figures: Figures, cameras: Cameras, resolution: int, background: float = 1.0, far: float = 10.0
 ) -> FigureView:
-    """Render figure i from camera i with 2x2 rays a pixel.
-
-    `background` is in [0, 1]; depth is `far` where none is hit.
-    """
+    """Render figure i from camera i with 2x2 rays per pixel; the depth of misses is `far`."""
     side = _SUPERSAMPLING * resolution
     views_at_once = max(1, _RAYS_AT_ONCE // side**2)
     parts = []
     for first in range(0, len(cameras.cam2world), views_at_once):
-        some = torch.arange(first, min(first + views_at_once, len(cameras.cam2world)))
-        parts.append(_render(figures.select(some), cameras.select(some), side, background, far))
+        chunk = torch.arange(first, min(first + views_at_once, len(cameras.cam2world)))
+        parts.append(_render(figures.select(chunk), cameras.select(chunk), side, background, far))
     return FigureView(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -184,18 +164,10 @@ def _render(
 ) -> FigureView:
     rays = cameras.rays(side)
     hits = _nearest(figures, cameras.origins, rays.dirs)
-    sums = torch.cat(
-        [
-            hits.colour * hits.hit[..., None],
-            (hits.t * hits.hit)[..., None],
-            hits.hit[..., None].float(),
-        ],
-        -1,
-    )
-    mean = reduce(
-        sums, "v (h p w q) c -> v c h w", "mean", p=_SUPERSAMPLING, q=_SUPERSAMPLING, w=side //
-        _SUPERSAMPLING, h=side // _SUPERSAMPLING,
-    )  # fmt: skip
+    hit = hits.hit[..., None]
+    samples = torch.cat([hits.colour * hit, hits.t[..., None] * hit, hit.float()], -1)
+    num, size = _SUPERSAMPLING, side // _SUPERSAMPLING
+    mean = reduce(samples, "v (h p w q) c -> v c h w", "mean", p=num, q=num, w=size, h=size)
     colour, t, mask = mean[:, :3], mean[:, 3:4], mean[:, 4:]
     image = 2 * (colour + (1 - mask) * background) - 1
     depth = torch.where(mask > 0, t / mask.clamp(min=1e-6), torch.full_like(t, far))
@@ -205,10 +177,7 @@ def _render(
 def _nearest(
     figures: Figures, origins: Float[Tensor, "v 3"], dirs: Float[Tensor, "v r 3"]
 ) -> _Hits:
-    """Solve |axes (o + t d - centre)|^2 = 1 for every ray and part.
-
-    The nearest hit is shaded by Lambert's law.
-    """
+    """Solve |axes (o + t d - centre)|^2 = 1 per ray and part; shade the nearest hit (Lambert)."""
     metric = figures.axes.mT @ figures.axes
     offset = rearrange(origins, "v c -> v 1 c") - figures.centre
     m_offset = torch.einsum("vpij,vpj->vpi", metric, offset)

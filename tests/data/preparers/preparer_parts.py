@@ -1,4 +1,4 @@
-"""Images whose colours tell where a pixel was, and cameras that look at known points."""
+"""Images whose colours encode pixel positions, and cameras that look at known points."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FOCAL = 1.5
 
 
 def ramp(side: int = SIDE, height: int | None = None, blue: int = 0) -> np.ndarray:
-    """Red is the pixel's x and green its y, as shares of the size times 255."""
+    """Red encodes a pixel's x and green its y: relative to the size, times 255."""
     height = height or side
     x = (np.arange(side) + 0.5) / side * 255
     y = (np.arange(height) + 0.5) / height * 255
@@ -41,27 +41,27 @@ def cameras(num: int = 6, focal: float = FOCAL, radius: float = 2.7, seed: int =
     draw = np.random.default_rng(seed)
     azimuth = torch.from_numpy(draw.uniform(-0.7, 0.7, num))
     elevation = torch.from_numpy(draw.uniform(-0.3, 0.3, num))
-    found = Cameras.on_sphere(azimuth, elevation, radius, focal)
+    result = Cameras.on_sphere(azimuth, elevation, radius, focal)
     k = torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]], dtype=torch.float64)
-    return found._replace(intrinsics=k.repeat(num, 1, 1))
+    return result._replace(intrinsics=k.repeat(num, 1, 1))
 
 
-def labels_json(names: list[str], found: Cameras, **extra: Any) -> bytes:
-    rows = found.to_label().double().tolist()
+def labels_json(names: list[str], cams: Cameras, **extra: Any) -> bytes:
+    rows = cams.to_label().double().tolist()
     pairs = [[n, r] for n, r in zip(names, rows, strict=True)]
     return json.dumps({"labels": pairs, **extra}).encode()
 
 
-def poses_json(names: list[str], found: Cameras, size: float = SIDE) -> bytes:
+def poses_json(names: list[str], cams: Cameras, size: float = SIDE) -> bytes:
     """A pose and intrinsics in pixels for each image, as EG3D's pipeline for faces writes them."""
     scale = torch.tensor([size, size, 1.0], dtype=torch.float64)[:, None]
-    k = found.intrinsics * scale
-    rows = zip(names, found.cam2world.tolist(), k.tolist(), strict=True)
+    k = cams.intrinsics * scale
+    rows = zip(names, cams.cam2world.tolist(), k.tolist(), strict=True)
     return json.dumps({n: {"pose": p, "intrinsics": q} for n, p, q in rows}).encode()
 
 
 def save(files: dict[str, bytes], path: Path) -> Path:
-    """Write files to a folder, or to a zip where the path ends so."""
+    """Write files to a folder, or to a zip if the path ends in `.zip`."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in files.items():
@@ -85,10 +85,10 @@ def index_of(path: Path) -> dict[str, Any]:
 
 
 def colour_at(image: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
-    """Return the colour of an image (3, h, w) at shares of its size, as shares of 255."""
+    """Colour of an image (3, h, w) at relative coordinates, divided by 255."""
     grid = (uv * 2 - 1).to(torch.float64)[None, None, None]
-    found = torch.nn.functional.grid_sample(image[None].double(), grid, align_corners=False)
-    return found[0, :, 0, 0] / 255
+    sample = torch.nn.functional.grid_sample(image[None].double(), grid, align_corners=False)
+    return sample[0, :, 0, 0] / 255
 
 
 def points(num: int, seed: int = 1) -> torch.Tensor:
@@ -96,11 +96,11 @@ def points(num: int, seed: int = 1) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).uniform(-0.25, 0.25, (num, 3)))
 
 
-def turned(found: Cameras) -> Cameras:
+def turned(cams: Cameras) -> Cameras:
     """The same cameras in OpenGL axes, in a world whose z points up."""
     angle = torch.tensor(math.pi / 2, dtype=torch.float64)
     turn = torch.eye(4, dtype=torch.float64)  # about x: y to z, z to -y
     turn[1, 1] = turn[2, 2] = angle.cos()
     turn[1, 2], turn[2, 1] = -angle.sin(), angle.sin()
     flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-    return found._replace(cam2world=turn @ found.cam2world.double() @ flip)
+    return cams._replace(cam2world=turn @ cams.cam2world.double() @ flip)

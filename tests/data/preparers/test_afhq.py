@@ -17,16 +17,16 @@ from preparer_parts import (
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.cli import main
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.check import check_dataset
-from lightning_gan3d.data.preparers.afhq import AfhqConfig, prepare_afhq
+from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
 
 STEMS = [f"pixabay_cat_{i:06d}" for i in range(6)]
 
 
-def rotations(found: Cameras, stems: list[str] = STEMS) -> bytes:
-    return json.dumps(dict(zip(stems, found.cam2world[:, :3, :3].tolist(), strict=True))).encode()
+def rotations(cams: Cameras, stems: list[str] = STEMS) -> bytes:
+    return json.dumps(dict(zip(stems, cams.cam2world[:, :3, :3].tolist(), strict=True))).encode()
 
 
 def folders() -> dict[str, bytes]:
@@ -46,7 +46,7 @@ def test_rotations_become_cameras_around_the_origin(tmp_path, suffix):
     written = opened(tmp_path / "out.zip")
     assert written.names == [f"train/cat/{s}.png" for s in STEMS]
     camera = Cameras.from_label(written.labels)
-    # cameras() look at the origin from 2.7, so that their places come back from rotations alone
+    # cameras() look at the origin from 2.7, so rotations determine their positions
     assert camera.cam2world == pytest.approx(cameras().cam2world.float(), abs=1e-6)
     for row in range(6):
         uv, depth = camera.select(slice(row, row + 1)).project(torch.zeros(1, 1, 3))
@@ -72,7 +72,7 @@ def test_axes_radius_and_focal_length_are_options(tmp_path):
     assert camera.intrinsics[:, 0, 0] == pytest.approx(3.0)
 
 
-def test_folders_of_animals_and_parts_are_chosen(tmp_path):
+def test_animals_and_parts_select_folders(tmp_path):
     source = save(folders(), tmp_path / "afhq")
     names = {
         ("dog", "train"): [f"flickr_dog_{i}" for i in range(3)],
@@ -90,8 +90,8 @@ def test_folders_of_animals_and_parts_are_chosen(tmp_path):
         prepare_afhq(source, tmp_path / "out", AfhqConfig(part="val"))
 
 
-def test_cameras_of_other_animals_and_parts_are_passed_over(tmp_path):
-    """A file for all of AFHQ serves for the cats, and its missing cameras are still refused."""
+def test_cameras_of_other_animals_and_parts_are_ignored(tmp_path):
+    """A file of all AFHQ cameras works for cats; missing cameras are still rejected."""
     source = save(folders(), tmp_path / "afhq")
     stems = [*(f"flickr_dog_{i}" for i in range(3)), *STEMS, "flickr_cat_0", "flickr_cat_1"]
     file = tmp_path / "all.json"
@@ -111,8 +111,8 @@ def test_cameras_of_other_animals_and_parts_are_passed_over(tmp_path):
         prepare_afhq(source, tmp_path / "b", cfg)
 
 
-def test_a_camera_goes_to_the_image_that_is_wanted(tmp_path):
-    """Names may repeat in parts that are left out; exact paths still tell whose a camera is."""
+def test_a_camera_matches_the_selected_image(tmp_path):
+    """File names may repeat in other parts; exact paths take precedence."""
     files = {f"{part}/cat/{s}.png": encoded(ramp()) for part in ("train", "test") for s in STEMS}
     source = save(files, tmp_path / "afhq")
     file = tmp_path / "r.json"
@@ -136,7 +136,7 @@ def test_a_prepared_data_set_keeps_its_cameras(tmp_path):
     assert opened(tmp_path / "out.zip").names == names
 
 
-def test_what_is_wrong_is_named(tmp_path, capsys):
+def test_an_invalid_rotation_is_rejected(tmp_path, capsys):
     source = save(folders(), tmp_path / "afhq")
     (tmp_path / "r.json").write_text(json.dumps({s: [[1, 0], [0, 1]] for s in STEMS}))
     out = str(tmp_path / "out.zip")
@@ -148,4 +148,4 @@ def test_what_is_wrong_is_named(tmp_path, capsys):
     assert error.count("\n") == 1
     assert not (tmp_path / "out.zip").exists()
     with pytest.raises(ConfigError, match="focal=0"):
-        AfhqConfig(focal=0.0)
+        build(AfhqConfig, {"focal": 0.0})

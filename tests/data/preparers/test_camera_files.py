@@ -1,4 +1,4 @@
-"""Which camera is that of which image."""
+"""Matching cameras to images."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ def listing(*keys: str, folder: str = "") -> CameraFile:
 
 
 @pytest.mark.parametrize("missing", ["refuse", "skip"])
-def test_an_image_of_the_same_name_in_another_folder_is_another_one(missing):
-    words = "train/cat/x.png" if missing == "skip" else "test/cat/x.png; `missing=skip`"
-    with pytest.raises(DataError, match=words):
+def test_equal_file_names_in_different_folders_do_not_match(missing):
+    message = "train/cat/x.png" if missing == "skip" else "test/cat/x.png; `missing=skip`"
+    with pytest.raises(DataError, match=message):
         match_cameras(["test/cat/x.png"], listing("train/cat/x.png"), missing)
     both = listing("train/cat/x.png", "test/cat/x.png")
     match = match_cameras(["test/cat/x.png"], both, "skip")
@@ -33,12 +33,12 @@ def test_an_image_of_the_same_name_in_another_folder_is_another_one(missing):
         ("cat/a.b.png", "cat/a.b"),
     ],
 )
-def test_a_path_may_lack_its_first_folders_or_its_suffix(image, key):
+def test_leading_folders_and_suffixes_are_optional(image, key):
     match = match_cameras(["other/b.png", image], listing(key, "other/b.png"), "refuse")
     assert match.pairs == [(image, key), ("other/b.png", "other/b.png")]
 
 
-def test_exact_paths_go_first_whatever_the_order():
+def test_exact_paths_take_precedence_in_any_order():
     names = ["cat/x.png"]
     for keys in (("x.png", "cat/x.png"), ("cat/x.png", "x.png")):
         match = match_cameras(names, listing(*keys), "skip")
@@ -47,7 +47,7 @@ def test_exact_paths_go_first_whatever_the_order():
             match_cameras(names, listing(*keys), "refuse")
 
 
-def test_pairs_keep_the_order_of_the_file_and_its_folder_counts():
+def test_pairs_follow_the_file_and_names_may_be_relative_to_its_folder():
     names = ["top/a/x.png", "top/b/y.png", "b/y.png"]
     match = match_cameras(names[:2], listing("y", "a/x.png", folder="top/"), "refuse")
     assert match.pairs == [("top/b/y.png", "y"), ("top/a/x.png", "a/x.png")]
@@ -55,10 +55,8 @@ def test_pairs_keep_the_order_of_the_file_and_its_folder_counts():
     assert match.pairs == [("top/b/y.png", "b/y.png")]
 
 
-def test_what_could_be_two_is_refused():
-    with pytest.raises(
-        DataError, match=r"`x` of labels\.json could be that of a/x\.png and of b/x"
-    ):
+def test_ambiguous_matches_are_rejected():
+    with pytest.raises(DataError, match=r"`x` of labels\.json matches a/x\.png and b/x"):
         match_cameras(["a/x.png", "b/x.png"], listing("x"), "skip")
     with pytest.raises(DataError, match=r"x\.png: two cameras, `x\.png` and `x`"):
         match_cameras(["x.png"], listing("x.png", "x"), "skip")

@@ -1,4 +1,4 @@
-"""Crop, resize and intrinsics agree: a known point is where the colour says that it was."""
+"""Crop, resize and intrinsics agree: known points project to pixels of the expected colour."""
 
 import json
 
@@ -23,7 +23,7 @@ from preparer_parts import (
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.cli import main
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError, UnsafeDataError
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
@@ -41,9 +41,9 @@ def cropped() -> dict[str, bytes]:
     return {n: encoded(ramp()[edge:-edge, edge:-edge]) for n in NAMES}
 
 
-def in_crop(found: Cameras) -> Cameras:
+def in_crop(cams: Cameras) -> Cameras:
     share = CROP / SIDE
-    return found.crop((1 - share) / 2, (1 - share) / 2, share, share)
+    return cams.crop((1 - share) / 2, (1 - share) / 2, share, share)
 
 
 SOURCES = {
@@ -77,7 +77,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("kind", list(SOURCES))
 @pytest.mark.parametrize("suffix", ["", ".zip"])
-def test_a_point_is_where_its_camera_says(tmp_path, kind, suffix):
+def test_points_project_to_their_colours(tmp_path, kind, suffix):
     files, options = SOURCES[kind]
     cfg = FacesConfig(resolution=22, aligned_size=SIDE, mirror=True, **options)
     source = save(files, tmp_path / f"raw{suffix}")
@@ -92,8 +92,8 @@ def test_a_point_is_where_its_camera_says(tmp_path, kind, suffix):
             file = name.replace(".png", "_mirror.png") if mirrored else name
             row = written.names.index(file)
             camera = Cameras.from_label(written.labels[row : row + 1].double())
-            seen = p * torch.tensor([-1.0, 1.0, 1.0]) if mirrored else p
-            uv, _ = camera.project(seen[None])
+            point = p * torch.tensor([-1.0, 1.0, 1.0]) if mirrored else p
+            uv, _ = camera.project(point[None])
             for k in range(8):
                 colour = colour_at(written.images([row])[0], uv[0, k])
                 assert colour[:2] == pytest.approx(truth[0, k], abs=0.25 / SIDE), (file, k)
@@ -101,48 +101,48 @@ def test_a_point_is_where_its_camera_says(tmp_path, kind, suffix):
 
 
 def test_the_crop_of_ffhq_has_eg3ds_focal_length_and_radius(tmp_path):
-    found = cameras(2, focal=2985.29 / 1024, radius=3.1)
+    cams = cameras(2, focal=2985.29 / 1024, radius=3.1)
     files = {n: encoded(ramp(1024)) for n in NAMES[:2]}
-    files["cameras.json"] = poses_json(NAMES[:2], found, 1024)
+    files["cameras.json"] = poses_json(NAMES[:2], cams, 1024)
     source = save(files, tmp_path / "raw")
     prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(crop=700, resolution=70))
     k = np.array([row[1][16:] for row in index_of(tmp_path / "out")["labels"]])
-    want = [2985.29 / 700, 0, 0.5, 0, 2985.29 / 700, 0.5, 0, 0, 1]
-    assert k == pytest.approx(np.array([want, want]), abs=1e-12)
+    expected = [2985.29 / 700, 0, 0.5, 0, 2985.29 / 700, 0.5, 0, 0, 1]
+    assert k == pytest.approx(np.array([expected, expected]), abs=1e-12)
     written = opened(tmp_path / "out")
-    edge = (162 + 5) / 1024 * 255  # the middle of the first pixel, of ten
+    edge = (162 + 5) / 1024 * 255  # centre of the first pixel
     assert written.images([0])[0, 0, 35, 0] == pytest.approx(edge, abs=1)
     origins = Cameras.from_label(written.labels).origins
     assert origins.norm(dim=1) == pytest.approx(2.7, abs=1e-5)
-    assert origins / 2.7 == pytest.approx((found.origins / 3.1).float(), abs=1e-5)
+    assert origins / 2.7 == pytest.approx((cams.origins / 3.1).float(), abs=1e-5)
 
 
-def test_the_distance_is_set_about_the_pivot_or_left(tmp_path):
-    found = cameras(6, radius=3.1)
-    source = save(raw({"cameras.json": poses_json(NAMES, found)}), tmp_path / "raw")
+def test_normalise_sets_the_distance(tmp_path):
+    cams = cameras(6, radius=3.1)
+    source = save(raw({"cameras.json": poses_json(NAMES, cams)}), tmp_path / "raw")
     origins = {}
     for how in ("none", "orig", "cor"):
         cfg = FacesConfig(normalise=how, aligned_size=SIDE, resolution=16)
         prepare_faces("ffhq", source, tmp_path / how, cfg)
         origins[how] = Cameras.from_label(opened(tmp_path / how).labels).origins.double()
     pivot = torch.tensor([0.0, 0.0, 0.175], dtype=torch.float64)
-    assert origins["none"] == pytest.approx(found.origins, abs=1e-6)
+    assert origins["none"] == pytest.approx(cams.origins, abs=1e-6)
     assert (origins["cor"] - pivot).norm(dim=1) == pytest.approx(2.7, abs=1e-6)
-    across = torch.linalg.cross(origins["cor"] - pivot, found.origins - pivot)
+    across = torch.linalg.cross(origins["cor"] - pivot, cams.origins - pivot)
     assert across.norm(dim=1) == pytest.approx(0, abs=1e-5)
     assert (origins["cor"] - origins["orig"]).norm(dim=1).min() > 1e-3
 
 
-def test_labels_keep_their_distance_unless_asked(tmp_path):
-    found = cameras(6, radius=3.1)
-    source = save(raw({"dataset.json": labels_json(NAMES, found)}), tmp_path / "raw")
+def test_labels_keep_their_distance_by_default(tmp_path):
+    cams = cameras(6, radius=3.1)
+    source = save(raw({"dataset.json": labels_json(NAMES, cams)}), tmp_path / "raw")
     for how, radius in (("auto", 3.1), ("orig", 2.5)):
         cfg = FacesConfig(normalise=how, radius=2.5, resolution=16)
         summary = prepare_faces("celebahq", source, tmp_path / how, cfg)
         assert summary.distance == pytest.approx((radius,) * 3, abs=1e-6)
 
 
-def test_a_camera_file_may_lie_elsewhere_and_name_other_suffixes(tmp_path):
+def test_a_camera_file_may_be_elsewhere_and_use_other_suffixes(tmp_path):
     files = {n.replace(".png", ".jpg"): encoded(ramp(), "JPEG") for n in NAMES}
     source = save(files, tmp_path / "jpg.zip")
     (tmp_path / "poses.json").write_bytes(labels_json(NAMES, cameras()))
@@ -152,7 +152,7 @@ def test_a_camera_file_may_lie_elsewhere_and_name_other_suffixes(tmp_path):
     assert str(tmp_path) not in (tmp_path / "out" / "dataset.json").read_text()
 
 
-def test_an_archive_may_have_a_folder_of_its_own_at_its_top(tmp_path):
+def test_an_archive_may_have_a_top_folder(tmp_path):
     files = {f"FFHQ/{i}/a.png": encoded(ramp(16, blue=i)) for i in range(6)}
     files["FFHQ/dataset.json"] = labels_json([f"{i}/a.png" for i in range(6)], cameras())
     files["__MACOSX/FFHQ/0/._a.png"] = b"left by an archiver"
@@ -164,11 +164,11 @@ def test_an_archive_may_have_a_folder_of_its_own_at_its_top(tmp_path):
     assert written.labels == pytest.approx(cameras().to_label().float(), abs=1e-6)
 
 
-def test_images_that_are_not_square_are_cut_on_request(tmp_path):
+def test_centre_square_crops_images(tmp_path):
     files = {n: encoded(ramp(24, 16)) for n in NAMES}
     files["dataset.json"] = labels_json(NAMES, cameras())
     source = save(files, tmp_path / "raw")
-    with pytest.raises(DataError, match=r"00000.png is 24x16, need square"):
+    with pytest.raises(DataError, match=r"00000.png is 24x16, expected a square"):
         prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=16))
     prepare_faces("ffhq", source, tmp_path / "out", FacesConfig(resolution=16, centre_square=True))
     image = opened(tmp_path / "out").images([0])[0]
@@ -176,10 +176,10 @@ def test_images_that_are_not_square_are_cut_on_request(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(17, 16), (16, 17), (33, 24), (21, 16)])
-def test_squares_are_cut_to_half_a_pixel(tmp_path, width, height):
-    """The label says that the image's middle is the square's; the ramp's middle is half its range.
+def test_squares_are_cropped_to_half_a_pixel(tmp_path, width, height):
+    """The square has the image's centre, which has half of the ramp's range.
 
-    For a width of 17, columns 0 to 16 alone would show a middle of 8 / 17.
+    For a width of 17, columns 0 to 15 would have their centre at 8 / 17.
     """
     files = {n: encoded(ramp(width, height)) for n in NAMES}
     files["dataset.json"] = labels_json(NAMES, cameras())
@@ -188,7 +188,7 @@ def test_squares_are_cut_to_half_a_pixel(tmp_path, width, height):
     image = opened(tmp_path / "out").images([0])[0].double()
     for channel, axis in ((0, 0), (1, 1)):
         line = image[channel].mean(dim=axis)
-        inner = line[1:-1]  # kernels are cut off at the border
+        inner = line[1:-1]  # kernels are truncated at the border
         assert float(inner.mean()) == pytest.approx(127.5, abs=0.5)
 
 
@@ -214,7 +214,7 @@ BROKEN = {
         {"cameras.json": poses_json(NAMES, cameras())},
         {"crop": CROP, "labels_of": "crop"},
         ConfigError,
-        "labels_of=crop: intrinsics of .* are in pixels",
+        "labels_of=crop: the intrinsics of .* are in pixels",
     ),
     "cropped before, not said": (
         {"cameras.json": poses_json(NAMES, cameras(), 100)},
@@ -232,7 +232,7 @@ BROKEN = {
         {"cameras.json": poses_json(NAMES, cameras(), 100)},
         {},
         DataError,
-        "principal point 50 50 is not the middle of 64 pixels.*aligned_size",
+        "principal point 50 50 is not the centre of 64 pixels.*aligned_size",
     ),
     "enlarged": (
         {"dataset.json": labels_json(NAMES, cameras())},
@@ -244,17 +244,17 @@ BROKEN = {
         {"cameras.json": json.dumps(dict.fromkeys(NAMES, np.eye(3).tolist())).encode()},
         {},
         DataError,
-        "rotations alone",
+        "rotations only",
     ),
     "no cameras": ({}, {}, DataError, "neither dataset.json nor cameras.json"),
-    "no such file of cameras": ({}, {"cameras": "/no.json"}, DataError, "/no.json cannot be read"),
+    "no such file": ({}, {"cameras": "/no.json"}, DataError, "cannot read cameras=/no.json"),
     "not JSON": ({"cameras.json": b"{"}, {}, DataError, "cameras.json.*not valid JSON"),
-    "nothing in it": ({"cameras.json": b"{}"}, {}, DataError, "holds no cameras"),
+    "nothing in it": ({"cameras.json": b"{}"}, {}, DataError, "has no cameras"),
     "no labels in it": (
         {"dataset.json": b'{"labels": []}'},
         {"missing": "skip"},
         DataError,
-        "holds no cameras",
+        "has no cameras",
     ),
     "objects that are no numbers": (
         {"dataset.json": labels_json(NAMES, cameras(), objects={NAMES[0]: "cup"})},
@@ -266,7 +266,7 @@ BROKEN = {
         {"dataset.json": labels_json(NAMES, cameras(), splits={"test": 3})},
         {},
         DataError,
-        "`splits` must map names of splits to lists",
+        "`splits` must map names of splits to image lists",
     ),
     "a camera too few": (
         {"dataset.json": labels_json(NAMES[1:], cameras(5))},
@@ -294,13 +294,13 @@ BROKEN = {
         },
         {},
         DataError,
-        "`x.png`.*could be that of a/x.png and of b/x.png",
+        "`x.png`.*matches a/x.png and b/x.png",
     ),
     "short label": (
         {"dataset.json": b'{"labels": [["00000.png", [1, 2]]]}'},
         {},
         DataError,
-        "00000.png in dataset.json.*25 numbers, found 2 values",
+        "00000.png in dataset.json.*label is 2 numbers, expected 25",
     ),
     "not finite": (
         {"dataset.json": labels_json(NAMES, cameras()).replace(b"1.5", b"NaN")},
@@ -351,22 +351,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", list(BROKEN))
-def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path, fault):
-    extra, options, error, words = BROKEN[fault]
+def test_invalid_sources_are_rejected_and_nothing_is_written(tmp_path, fault):
+    extra, options, error, message = BROKEN[fault]
     source = save(raw(extra), tmp_path / "raw")
     cfg = FacesConfig(**{"resolution": 16, "aligned_size": SIDE, **options})
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         prepare_faces("ffhq", source, tmp_path / "out.zip", cfg)
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"crop": 701}, "even number"),
         ({"crop": 2000}, "crop=2000"),
-        ({"cropped": True}, "cropped is given without `crop`"),
-        ({"labels_of": "crop"}, "labels_of is given without `crop`"),
+        ({"cropped": True}, "cropped needs `crop`"),
+        ({"labels_of": "crop"}, "labels_of needs `crop`"),
         ({"radius": 0.0}, "radius=0"),
         ({"aligned_size": 0}, "aligned_size=0"),
         ({"resolution": 2}, "resolution=2"),
@@ -375,12 +375,12 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path, fault):
         ({"holdout": 1.0}, "holdout=1.0"),
     ],
 )
-def test_impossible_options_are_refused(options, words):
-    with pytest.raises(ConfigError, match=words):
-        FacesConfig(**options)
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(FacesConfig, options)
 
 
-def test_what_has_no_partner_is_left_out_on_request(tmp_path):
+def test_missing_skip_leaves_out_unmatched_images_and_cameras(tmp_path):
     names = [*NAMES[1:], "x.png"]
     source = save(raw({"dataset.json": labels_json(names, cameras())}), tmp_path / "raw")
     cfg = FacesConfig(missing="skip", resolution=16)

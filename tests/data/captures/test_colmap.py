@@ -1,10 +1,10 @@
-"""COLMAP's files: what is there is read, what is spoilt is refused."""
+"""Models of COLMAP: valid files are read, invalid ones are rejected."""
 
 import struct
 
 import numpy as np
 import pytest
-from captures import capture, write_colmap_bin, write_colmap_txt
+from capture_parts import capture, write_colmap_bin, write_colmap_txt
 
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.captures.colmap import (
@@ -22,7 +22,7 @@ def shot():
     return capture()
 
 
-def test_poses_points_and_names_come_back(shot, tmp_path):
+def test_poses_points_and_names_are_read(shot, tmp_path):
     write_colmap_txt(tmp_path / "txt", shot)
     write_colmap_bin(tmp_path / "bin", shot)
     for folder in ("txt", "bin"):
@@ -41,24 +41,24 @@ def test_a_quarter_turn_by_hand():
     pose = cam2world_of(ColmapImage("x", 1, (half, half, 0.0, 0.0), (0.0, 0.0, 5.0)))
     np.testing.assert_allclose(pose[:3, 3], [0, -5, 0], atol=1e-12)
     np.testing.assert_allclose(pose[:3, 2], [0, 1, 0], atol=1e-12)  # it looks along y
-    with pytest.raises(DataError, match="x: its quaternion has length 0"):
+    with pytest.raises(DataError, match="x: the quaternion has length 0"):
         cam2world_of(ColmapImage("x", 1, (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 5.0)))
 
 
-@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+@pytest.mark.parametrize("invalid", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", range(7))
-def test_a_pose_that_is_not_finite_is_refused_by_its_image(shot, tmp_path, spoilt, place):
+def test_a_pose_that_is_not_finite_is_rejected(shot, tmp_path, invalid, place):
     write_colmap_bin(tmp_path, shot)
     image = read_model(tmp_path).images[3]
     pose = [*image.quaternion, *image.translation]
-    pose[place] = spoilt
+    pose[place] = invalid
     image = image._replace(quaternion=tuple(pose[:4]), translation=tuple(pose[4:]))
-    with pytest.raises(DataError, match=r"shot 03\.png: its pose holds numbers .* not finite"):
+    with pytest.raises(DataError, match=r"shot 03\.png: the pose has numbers .* not finite"):
         cam2world_of(image)
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
-def test_no_cut_of_a_binary_file_is_taken(shot, tmp_path, name):
+def test_truncated_binary_files_are_rejected(shot, tmp_path, name):
     write_colmap_bin(tmp_path, shot)
     whole = (tmp_path / name).read_bytes()
     for length in range(0, len(whole), max(1, len(whole) // 60)):
@@ -71,7 +71,7 @@ def test_no_cut_of_a_binary_file_is_taken(shot, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
-def test_a_count_beyond_the_file_takes_no_memory(shot, tmp_path, name):
+def test_a_count_beyond_the_file_allocates_no_memory(shot, tmp_path, name):
     write_colmap_bin(tmp_path, shot)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(struct.pack("<Q", 2**63) + whole[8:])
@@ -79,7 +79,7 @@ def test_a_count_beyond_the_file_takes_no_memory(shot, tmp_path, name):
         read_model(tmp_path)
 
 
-def test_counts_within_records_are_not_believed_either(shot, tmp_path):
+def test_counts_within_records_are_checked(shot, tmp_path):
     write_colmap_bin(tmp_path, shot)
     data = bytearray((tmp_path / "images.bin").read_bytes())
     at = data.index(b".png\0") + 5
@@ -90,65 +90,65 @@ def test_counts_within_records_are_not_believed_either(shot, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "extra", "words"),
+    ("kind", "model", "extra", "message"),
     [
         ("txt", "BANANA", (), "unknown camera model BANANA; known ones: SIMPLE_PINHOLE"),
         ("bin", 99, (), "unknown camera model 99"),
         ("bin", -1, (), "unknown camera model -1"),
-        ("txt", "PINHOLE", (1.0,), "cameras.txt:2: write ID MODEL"),
+        ("txt", "PINHOLE", (1.0,), "cameras.txt:2: expected ID MODEL"),
         ("txt", "PINHOLE", (), None),
     ],
 )
-def test_camera_models(shot, tmp_path, kind, model, extra, words):
+def test_camera_models(shot, tmp_path, kind, model, extra, message):
     (write_colmap_txt if kind == "txt" else write_colmap_bin)(tmp_path, shot, model, extra)
-    if words is None:
+    if message is None:
         assert read_model(tmp_path).cameras[7].model == model
         return
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_model(tmp_path)
 
 
 @pytest.mark.parametrize(("model", "num"), MODELS)
-def test_every_model_is_a_pinhole_or_refused(model, num):
+def test_every_model_is_a_pinhole_or_rejected(model, num):
     straight = (
         (50.0,) * 2 + (16.0,) * 2 if num >= 4 and model in FOCAL_PAIRS else (50.0, 16.0, 16.0)
     )
     params = straight + (0.0,) * (num - len(straight))
     camera = ColmapCamera(model, (32, 32), params)
     if "FISHEYE" in model or model == "FOV":
-        with pytest.raises(DataError, match=f"{model} is no pinhole; undistort first"):
+        with pytest.raises(DataError, match=f"{model} is not a pinhole; undistort first"):
             intrinsics_of(camera, "x", ignore_distortion=True)
         return
-    wanted = [[50, 0, 16], [0, 50, 16], [0, 0, 1]]
-    assert intrinsics_of(camera, "x", ignore_distortion=False).tolist() == wanted
+    expected = [[50, 0, 16], [0, 50, 16], [0, 0, 1]]
+    assert intrinsics_of(camera, "x", ignore_distortion=False).tolist() == expected
     if num > len(straight):
         bent = camera._replace(params=(*params[:-1], 0.25))
         with pytest.raises(DataError, match=r"distortion.*0\.25.*colmap image_undistorter"):
             intrinsics_of(bent, "x", ignore_distortion=False)
-        assert intrinsics_of(bent, "x", ignore_distortion=True).tolist() == wanted
+        assert intrinsics_of(bent, "x", ignore_distortion=True).tolist() == expected
 
 
 FOCAL_PAIRS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("images.txt", lambda t: t.replace(" 7 shot 00", " 8 shot 00"), "has camera 8, which"),
         ("images.txt", lambda t: "\n".join(line for line in t.split("\n") if line), "empty line"),
         ("images.txt", lambda t: t.replace(" 7 shot 00", " x shot 00"), "images.txt:2.*whole"),
-        ("images.txt", lambda t: t.replace("\n2 ", "\n1 "), "have the number 1"),
-        ("images.txt", lambda t: "1 2 3\n" + t, "images.txt:1: an image is ID QW"),
+        ("images.txt", lambda t: t.replace("\n2 ", "\n1 "), "have the id 1"),
+        ("images.txt", lambda t: "1 2 3\n" + t, "images.txt:1: expected ID QW"),
         ("points3D.txt", lambda t: t + "9 a b c\n", "points3D.txt:8: a b c must be numbers"),
         ("points3D.txt", lambda t: t + "9 nan 0 0\n", "a point is not finite"),
         ("cameras.txt", lambda t: t.replace("90 64", "0 64"), "for images of 0x64"),
         ("cameras.txt", lambda t: t.replace("47.0", "inf"), "not finite"),
     ],
 )
-def test_text_that_is_refused(shot, tmp_path, name, change, words):
+def test_invalid_text_is_rejected(shot, tmp_path, name, change, message):
     write_colmap_txt(tmp_path, shot)
     text = (tmp_path / name).read_text()
     (tmp_path / name).write_text(change(text))
     assert (tmp_path / name).read_text() != text
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_model(tmp_path)

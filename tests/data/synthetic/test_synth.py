@@ -41,8 +41,8 @@ def test_depth_of_a_ball_is_exact():
     b = -(dirs @ torch.tensor([0.0, 0.0, 3.0]))
     root = b * b - (9 - 0.25)
     inside = (root > 0.05).view(64, 64)
-    want = (b - root.clamp(min=0).sqrt()).view(64, 64)
-    torch.testing.assert_close(view.depth[0, 0][inside], want[inside], atol=3e-3, rtol=0)
+    expected = (b - root.clamp(min=0).sqrt()).view(64, 64)
+    torch.testing.assert_close(view.depth[0, 0][inside], expected[inside], atol=3e-3, rtol=0)
     outside = (root < -0.05).view(64, 64)
     assert torch.all(view.depth[0, 0][outside] == 9.0)
     assert torch.all(view.mask[0, 0][outside] == 0)
@@ -68,7 +68,7 @@ def test_nearer_parts_hide_farther_ones():
     assert centre[0] == 0
 
 
-def test_what_is_behind_the_camera_is_not_seen():
+def test_figures_behind_the_camera_are_not_rendered():
     cameras = Cameras.look_at(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, 9.0]]))
     assert float(render_figures(one_ball(), cameras, 8).mask.max()) == 0
 
@@ -82,7 +82,7 @@ def test_figures_fit_the_unit_sphere_and_differ():
     assert len(torch.unique(figures.colour[:, 0], dim=0)) == 200
 
 
-def test_figures_are_what_the_page_says():
+def test_figures_match_the_documentation():
     """Nose in front (+z), pack behind, arm on the left (+x), which is right in the frontal view."""
     figures = draw_figures(100, seed=0)
     body, head, nose, arm, pack = figures.centre.unbind(1)
@@ -95,14 +95,14 @@ def test_figures_are_what_the_page_says():
     assert torch.all(skin[:, 0] > skin[:, 2])
 
 
-def test_a_figure_does_not_depend_on_how_many_there_are():
+def test_a_figure_does_not_depend_on_their_number():
     few, many = draw_figures(3, seed=5), draw_figures(9, seed=5)
     for a, b in zip(few, many, strict=True):
         torch.testing.assert_close(a, b[:3])
 
 
 def test_views_agree_through_their_depth():
-    """A point seen in one view is where another view's depth says, unless it is hidden."""
+    """A point of one view agrees with the depth of another view, unless it is hidden."""
     objects = SynthObjects(SMALL)
     cameras = Cameras.orbit(8, 0.4, 3.2, 1.5)
     views = objects.render(torch.zeros(8, dtype=torch.long), cameras, 96)
@@ -133,7 +133,7 @@ def test_equal_seeds_give_equal_bytes(tmp_path, small):
     assert digest(tmp_path / "other.zip") != digest(small)
 
 
-def test_data_set_holds_what_its_labels_say(small):
+def test_rendering_the_labels_reproduces_the_images(small):
     dataset = ImageDataset(DataConfig(path=str(small)), "all")
     objects = SynthObjects.open(small)
     assert dataset.objects is not None
@@ -148,7 +148,7 @@ def test_data_set_holds_what_its_labels_say(small):
         torch.testing.assert_close(mask, view.mask[i])
 
 
-def test_held_out_figures_are_not_trained_on(small):
+def test_held_out_figures_are_not_in_the_training_split(small):
     cfg = DataConfig(path=str(small))
     train, test = ImageDataset(cfg, "train"), ImageDataset(cfg, "test")
     assert train.objects is not None
@@ -163,7 +163,7 @@ def test_truth_of_a_mirrored_image_is_mirrored(small):
     assert torch.equal(mirrored[0], plain[0].flip(-1))
 
 
-def test_folder_and_zip_hold_the_same(tmp_path, small):
+def test_folder_and_zip_are_equivalent(tmp_path, small):
     make_synth(SMALL, tmp_path / "folder")
     a, b = (ImageDataset(DataConfig(path=str(p)), "all") for p in (small, tmp_path / "folder"))
     assert torch.equal(a.images(range(12)), b.images(range(12)))
@@ -171,8 +171,8 @@ def test_folder_and_zip_hold_the_same(tmp_path, small):
     assert len(b.index["sha256"]) == 12
 
 
-def test_other_readers_see_only_images_and_labels(small):
-    """Depth and mask are no image files, which other readers would take for unlabelled images."""
+def test_truth_is_not_stored_as_images(small):
+    """Other readers would mistake image files of depth and mask for unlabelled images."""
     dataset = ImageDataset(DataConfig(path=str(small)), "all")
     assert len(dataset) == 12
     assert sum(n.endswith(".png") for n in dataset.source.names) == 12
@@ -196,7 +196,7 @@ def test_background(name, value):
     assert view.image[0, :, 0, 0].tolist() == [value] * 3
 
 
-def test_radius_and_focal_set_the_size():
+def test_radius_and_focal_determine_the_size():
     def share(**options):
         cfg = build(SynthConfig, {"num_objects": 1, "holdout": 0, **options})
         cameras = Cameras.orbit(1, 0.0, cfg.radius, cfg.focal)
@@ -206,11 +206,15 @@ def test_radius_and_focal_set_the_size():
     assert share(focal=0.75) == pytest.approx(share() / 4, rel=0.1)
 
 
-def test_writing_refuses_a_taken_path_and_leaves_nothing_after_a_fault(tmp_path, monkeypatch):
+def test_writing_rejects_an_existing_path_and_an_error_leaves_nothing(tmp_path, monkeypatch):
     out = tmp_path / "a.zip"
     make_synth(SMALL, out)
-    with pytest.raises(DataError, match="exists"):
+    with pytest.raises(DataError, match="exists: use another path"):
         make_synth(SMALL, out)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"b\.zip exists and is not a zip"):
+        make_synth(SMALL, (tmp_path / "folder").rename(tmp_path / "b.zip"), overwrite=True)
+    (tmp_path / "b.zip").rmdir()
     before = out.read_bytes()
     monkeypatch.setattr("lightning_gan3d.data.synthetic.synth.to_uint8", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -219,11 +223,10 @@ def test_writing_refuses_a_taken_path_and_leaves_nothing_after_a_fault(tmp_path,
     assert out.read_bytes() == before
 
 
-def test_only_procedural_data_can_be_rendered_anew(tmp_path):
-    from data_parts import Parts
-
+def test_only_procedural_data_can_be_rendered_again(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": []}')
     with pytest.raises(DataError, match="not a procedural dataset"):
-        SynthObjects.open(Parts().zip(tmp_path / "a.zip"))
+        SynthObjects.open(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,7 @@ def test_only_procedural_data_can_be_rendered_anew(tmp_path):
         {"background": "pink"},
     ],
 )
-def test_impossible_values_are_refused(tree):
+def test_invalid_values_are_rejected(tree):
     with pytest.raises(ConfigError, match=next(iter(tree))):
         build(SynthConfig, tree)
 

@@ -1,4 +1,4 @@
-"""Captures of known points, in a world of their own, written as COLMAP and NeRF tools would."""
+"""Captures of known points in an arbitrary coordinate system, in the formats of COLMAP and NeRF."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 
-# Where the object is, how it is turned, and how large its world is: nothing there is ours.
+# Position, scale and orientation of the object.
 CENTRE = np.array([12.0, -7.0, 3.5])
 SCALE = 4.2
 AXIS, ANGLE = np.array([0.36, 0.48, 0.8]), 2.1
@@ -21,11 +21,11 @@ FX, FY, CX, CY = 88.0, 84.0, 47.0, 30.5
 
 
 class Capture(NamedTuple):
-    """Cameras and points in the user's world; the points are those that the images show."""
+    """Cameras, and points that the images show."""
 
     cam2world: np.ndarray
     points: np.ndarray
-    turn: np.ndarray
+    rotation: np.ndarray
     names: list[str]
     width: int = WIDTH
     height: int = HEIGHT
@@ -41,14 +41,14 @@ class Capture(NamedTuple):
         return uv[:, :2]
 
 
-def turning(axis: np.ndarray, angle: float) -> np.ndarray:
+def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
     x, y, z = axis / np.linalg.norm(axis)
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * k @ k
 
 
 def capture(num=12, azimuths=None, elevation=0.35, size=(WIDTH, HEIGHT), distance=3.0) -> Capture:
-    """Cameras around an object, looking at it exactly; turned, moved and scaled afterwards."""
+    """Cameras that look at an object; then rotated, shifted and scaled."""
     azimuth = torch.arange(num) * (2 * math.pi / num) if azimuths is None else azimuths
     level = torch.full_like(azimuth, elevation)
     level[::2] += 0.3
@@ -56,15 +56,15 @@ def capture(num=12, azimuths=None, elevation=0.35, size=(WIDTH, HEIGHT), distanc
     points = np.array(
         [[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [-0.4, -0.3, 0.2], [0.1, -0.5, -0.3]]
     )
-    turn = turning(AXIS, ANGLE)
-    poses[:, :3, :3] = turn @ poses[:, :3, :3]
-    poses[:, :3, 3] = CENTRE + SCALE * poses[:, :3, 3] @ turn.T
+    rotation = rotation_about(AXIS, ANGLE)
+    poses[:, :3, :3] = rotation @ poses[:, :3, :3]
+    poses[:, :3, 3] = CENTRE + SCALE * poses[:, :3, 3] @ rotation.T
     names = [f"shot {i:02d}.png" for i in range(len(poses))]
-    return Capture(poses, CENTRE + SCALE * points @ turn.T, turn, names, *size)
+    return Capture(poses, CENTRE + SCALE * points @ rotation.T, rotation, names, *size)
 
 
 def ramp(width: int, height: int) -> np.ndarray:
-    """An image whose colours tell where a pixel was: red across, green down, in [0, 1]."""
+    """An image whose red and green encode the horizontal and vertical position of a pixel."""
     u = (np.arange(width) + 0.5) / width * 255
     v = (np.arange(height) + 0.5) / height * 255
     pixels = np.zeros((height, width, 3))

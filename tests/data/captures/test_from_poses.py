@@ -1,4 +1,4 @@
-"""Known points of a turned, moved and scaled world come back in the pixels that showed them."""
+"""Known points in a rotated, shifted and scaled coordinate system project to their pixels."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from captures import (
+from capture_parts import (
     CENTRE,
     SCALE,
     capture,
@@ -24,14 +24,14 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.cli import main
-from lightning_gan3d.config import ConfigError, from_options
+from lightning_gan3d.config import ConfigError, build, from_options
 from lightning_gan3d.data.archive import DataError, UnsafeDataError
-from lightning_gan3d.data.captures.config import FromPosesConfig
-from lightning_gan3d.data.captures.from_poses import centre_square, prepare_from_poses, square
-from lightning_gan3d.data.captures.posed import ImageFolder
+from lightning_gan3d.data.captures.from_poses import prepare_from_poses, square
+from lightning_gan3d.data.captures.posed_images import FromPosesConfig, ImageFolder
 from lightning_gan3d.data.captures.transforms import read_transforms
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.image_files import centre_square
 from lightning_gan3d.experiment import load_experiment
 
 RESOLUTION = 32
@@ -46,7 +46,7 @@ def opened(path, **options):
     return ImageDataset(DataConfig(path=str(path), **options), "all")
 
 
-def back(dataset, name="all"):
+def matrix_of(dataset, name="all"):
     return np.array(dataset.index["from_poses"]["worlds"][name]["matrix"])
 
 
@@ -69,13 +69,13 @@ def made(request, shot, tmp_path_factory):
     return make(folder, out), opened(out)
 
 
-def test_known_points_project_to_the_pixels_that_showed_them(made, shot):
+def test_known_points_project_to_their_pixels(made, shot):
     _, dataset = made
     assert dataset.names == [f"images/{n}" for n in shot.names]
     check_projections(dataset, shot)
 
 
-def test_portraits_are_cut_above_and_below(tmp_path):
+def test_portraits_are_cropped_above_and_below(tmp_path):
     shot = capture(size=(64, 90))
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
@@ -84,19 +84,19 @@ def test_portraits_are_cut_above_and_below(tmp_path):
 
 
 def check_projections(dataset, shot):
-    """The squares are cut from the middle: u of the square is u of the image, less what was cut."""
-    matrix = back(dataset)
+    """The squares are central crops: u of the square is u of the image less the margin."""
+    matrix = matrix_of(dataset)
     points = torch.from_numpy(shot.points @ matrix[:3, :3].T + matrix[:3, 3]).float()
     uv, depth = Cameras.from_label(dataset.labels).project(points.expand(len(dataset), -1, -1))
     assert float(depth.min()) > 0
     left, top, side = centre_square(shot.width, shot.height)
     for i in range(len(dataset)):
-        wanted = (shot.pixels_of(i, shot.points) - (left, top)) / side
-        np.testing.assert_allclose(uv[i].numpy(), wanted, atol=1e-5)
+        expected = (shot.pixels_of(i, shot.points) - (left, top)) / side
+        np.testing.assert_allclose(uv[i].numpy(), expected, atol=1e-5)
 
 
-def test_colours_tell_that_pixels_and_labels_were_cut_alike(made, shot):
-    """Each pixel of the original says where it was; what is read at a projection must agree."""
+def test_pixels_and_labels_are_cropped_alike(made, shot):
+    """Each pixel of the original encodes its position, which must agree with the projection."""
     _, dataset = made
     left, top, side = centre_square(shot.width, shot.height)
     image = dataset.images([0])[0].double().numpy()
@@ -107,12 +107,12 @@ def test_colours_tell_that_pixels_and_labels_were_cut_alike(made, shot):
     np.testing.assert_allclose(image[1].mean(axis=1)[inner], green[inner], atol=1.0)
 
 
-def test_the_world_is_upright_centred_and_at_the_radius(made, shot):
+def test_the_result_is_upright_centred_and_at_the_radius(made, shot):
     _, dataset = made
-    matrix = back(dataset)
+    matrix = matrix_of(dataset)
     rotation = matrix[:3, :3] * SCALE * 3.0 / 2.7
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
-    np.testing.assert_allclose(rotation @ shot.turn @ [0, 1, 0], [0, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(rotation @ shot.rotation @ [0, 1, 0], [0, 1, 0], atol=1e-5)
     np.testing.assert_allclose(matrix @ [*CENTRE, 1], [0, 0, 0, 1], atol=1e-5)
     distance = Cameras.from_label(dataset.labels).origins.norm(dim=-1)
     torch.testing.assert_close(distance, torch.full_like(distance, 2.7))
@@ -120,7 +120,7 @@ def test_the_world_is_upright_centred_and_at_the_radius(made, shot):
 
 
 def test_all_formats_give_one_data_set(shot, tmp_path):
-    """But for the points, which only COLMAP has; they are too few to change the framing."""
+    """Only COLMAP has points, here too few to change the framing."""
     for kind in ("txt", "bin", "json"):
         write_images(tmp_path / kind / "images", shot)
     write_colmap_txt(tmp_path / "txt" / "sparse", shot)
@@ -143,7 +143,7 @@ def test_the_result_passes_the_check_and_its_cameras_look_at_the_origin(made):
     assert prepared.warnings == ()
 
 
-def test_what_is_proposed_can_be_pasted_into_an_experiment(made, tmp_path):
+def test_the_proposal_can_be_pasted_into_an_experiment(made, tmp_path):
     prepared, dataset = made
     text = str(prepared).partition("paste into an experiment:\n")[2]
     (tmp_path / "own.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\n{text}")
@@ -161,7 +161,7 @@ def preset():
     return find_file("triplane")
 
 
-def test_frames_of_one_side_get_a_front_and_a_warning(tmp_path):
+def test_cameras_on_one_side_define_a_front_and_give_a_warning(tmp_path):
     """Cameras within 60 degrees: their mean direction becomes +z, and back views are missing."""
     shot = capture(azimuths=torch.linspace(0.5, 1.5, 9))
     write_images(tmp_path / "a" / "images", shot)
@@ -170,7 +170,7 @@ def test_frames_of_one_side_get_a_front_and_a_warning(tmp_path):
     dataset = opened(tmp_path / "out.zip")
     x, _, z = Cameras.from_label(dataset.labels).origins.mean(dim=0)
     assert abs(math.atan2(x, z)) < 0.01
-    assert "no camera stands in 303 degrees" in " ".join(prepared.warnings)
+    assert "no camera covers 303 degrees" in " ".join(prepared.warnings)
     make(tmp_path / "a", tmp_path / "none.zip", front="none")
     x, _, z = Cameras.from_label(opened(tmp_path / "none.zip").labels).origins.mean(dim=0)
     assert abs(math.atan2(x, z)) > 0.3
@@ -186,10 +186,10 @@ def blender(folder, num=8, distance=4.0, alpha=True, **keys):
     pose[:, :3] = to_z_up @ pose[:, :3]
     shot = shot._replace(cam2world=pose)
     folder.mkdir(parents=True)
-    for split, some in (("train", range(0, num - 2)), ("test", range(num - 2, num))):
+    for split, indices in (("train", range(0, num - 2)), ("test", range(num - 2, num))):
         (folder / split).mkdir()
         frames = []
-        for i in some:
+        for i in indices:
             pixels = np.zeros((32, 32, 4 if alpha else 3), np.uint8)
             pixels[8:24, 8:24] = 200
             Image.fromarray(pixels).save(folder / split / f"r_{i}.png")
@@ -200,7 +200,7 @@ def blender(folder, num=8, distance=4.0, alpha=True, **keys):
     return shot
 
 
-def test_nerf_synthetic_splits_transparency_and_angle(tmp_path):
+def test_nerf_synthetic_has_splits_transparency_and_angles(tmp_path):
     blender(tmp_path / "a")
     with pytest.raises(DataError, match=r"RGBA.*background=white"):
         make(tmp_path / "a", tmp_path / "out.zip")
@@ -215,13 +215,13 @@ def test_nerf_synthetic_splits_transparency_and_angle(tmp_path):
     torch.testing.assert_close(intrinsics[:, 1, 2], torch.full((8,), 0.5))
     assert dataset.images([0])[0, :, 0, 0].tolist() == [255, 255, 255]
     assert prepared.tree["generator"]["renderer"]["background"] == 1.0
-    # Blender's front, -y, is ours: the camera there keeps its place
-    matrix = back(dataset)
+    # Blender's front, -y, becomes ours
+    matrix = matrix_of(dataset)
     np.testing.assert_allclose(matrix[:3, :3] @ [0, -1, 0], [0, 0, 2.7 / 4], atol=1e-6)
 
 
 def test_framing_of_known_cameras(tmp_path):
-    """Cameras at 2.7 see a ball of 2.7 sin(fov / 2); near and far are those of its cube."""
+    """Cameras at 2.7 see a ball of radius 2.7 sin(fov / 2); near and far bound its cube."""
     blender(tmp_path / "a", alpha=False)
     framing = make(tmp_path / "a", tmp_path / "out.zip").framing
     visible = 2.7 * math.sin(0.5 * 0.6911112070083618)
@@ -266,8 +266,8 @@ def test_objects_within_one_set_of_cameras(tmp_path):
     assert dataset.index["from_poses"]["objects"] == {"cup": 0, "jug": 1}
 
 
-def test_scaled_images_keep_their_relative_pixels(shot, tmp_path):
-    """`images_2` of other tools: half the size that the cameras speak of."""
+def test_intrinsics_follow_scaled_images(shot, tmp_path):
+    """`images_2` of other tools: half the size in the camera file."""
     write_images(tmp_path / "a" / "images", shot)
     write_colmap_bin(tmp_path / "a" / "sparse", shot)
     make(tmp_path / "a", tmp_path / "one.zip")
@@ -285,7 +285,7 @@ def test_scaled_images_keep_their_relative_pixels(shot, tmp_path):
         make(tmp_path / "a", tmp_path / "three.zip", images=str(tmp_path / "half"))
 
 
-def test_axes_that_are_parallel_have_no_nearest_point(tmp_path):
+def test_parallel_axes_have_no_nearest_point(tmp_path):
     shot = capture(azimuths=torch.zeros(6))
     shot.cam2world[:, :3, :3] = shot.cam2world[0, :3, :3]
     write_images(tmp_path / "a" / "images", shot)
@@ -294,26 +294,26 @@ def test_axes_that_are_parallel_have_no_nearest_point(tmp_path):
         make(tmp_path / "a", tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
     make(tmp_path / "a", tmp_path / "out.zip", centre="points", up="auto")
-    matrix = back(opened(tmp_path / "out.zip"))
+    matrix = matrix_of(opened(tmp_path / "out.zip"))
     middle = np.median(shot.points, axis=0)
     np.testing.assert_allclose(matrix @ [*middle, 1], [0, 0, 0, 1], atol=1e-6)
 
 
-def test_cameras_from_inside_out_are_refused(tmp_path):
+def test_cameras_that_look_outward_are_rejected(tmp_path):
     shot = capture()
     shot.cam2world[:, :3, [0, 2]] *= -1
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
-    with pytest.raises(DataError, match=r"12 of 12 cameras do not have the centre"):
+    with pytest.raises(DataError, match=r"12 of 12 cameras do not see the origin"):
         make(tmp_path / "a", tmp_path / "out.zip")
 
 
-def test_cameras_that_disagree_about_up_are_refused(tmp_path):
+def test_cameras_that_disagree_about_up_are_rejected(tmp_path):
     shot = capture()
     shot.cam2world[::2, :3, :2] *= -1
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
-    with pytest.raises(DataError, match=r"disagree about what is up.*up=y"):
+    with pytest.raises(DataError, match=r"disagree about up.*up=y"):
         make(tmp_path / "a", tmp_path / "out.zip")
     prepared = make(tmp_path / "a", tmp_path / "out.zip", up="z")
     assert any("rolled" in w for w in prepared.warnings)
@@ -332,13 +332,13 @@ def test_points_shrink_the_box(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "message"),
     [
         ({"k1": 0.1}, r"distortion k1=0.1.*ignore_distortion=true"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE is no pinhole"),
-        ({"is_fisheye": True}, "fisheye is no pinhole"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE is not a pinhole"),
+        ({"is_fisheye": True}, "fisheye is not a pinhole"),
         ({"fl_x": math.nan}, "fl_x=nan must be a finite number"),
-        ({"fl_x": None}, "no fl_x"),
+        ({"fl_x": None}, "set fl_x"),
         ({"fl_x": None, "camera_angle_x": 40}, "in radians"),
         ({"fl_x": "88"}, "fl_x=88 must be a finite number"),
         ({"w": 0}, "for images of 0x64"),
@@ -347,29 +347,29 @@ def test_points_shrink_the_box(tmp_path):
         ({"fl_x": 1e6}, "looks like pixels"),
     ],
 )
-def test_transforms_that_are_refused(shot, tmp_path, keys, words):
+def test_invalid_transforms_are_rejected(shot, tmp_path, keys, message):
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot, **keys)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         make(tmp_path / "a", tmp_path / "out.zip")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("change", "error", "message"),
     [
         (lambda f: f.update(file_path="images/gone.png"), DataError, r"1 of 12.*gone\.png"),
-        (lambda f: f.update(file_path="../../x.png"), UnsafeDataError, "lies outside"),
-        (lambda f: f.update(file_path="/etc/x.png"), UnsafeDataError, "lies outside"),
+        (lambda f: f.update(file_path="../../x.png"), UnsafeDataError, "is outside"),
+        (lambda f: f.update(file_path="/etc/x.png"), UnsafeDataError, "is outside"),
         (lambda f: f.update(file_path="images/shot 01.png"), DataError, "two cameras"),
         (lambda f: f.update(transform_matrix=[[1, 2]]), DataError, "4 rows of 4"),
-        (lambda f: f.pop("file_path"), DataError, r"frames\[0\]: a frame has a file_path"),
+        (lambda f: f.pop("file_path"), DataError, r"frames\[0\] must have file_path"),
         (lambda f: f["transform_matrix"][0].__setitem__(0, math.nan), DataError, "not finite"),
         (lambda f: f["transform_matrix"][0].__setitem__(0, 10**400), DataError, "4 rows of 4"),
         (
             lambda f: f.update(transform_matrix=np.diag([2.0, 2, 2, 1]).tolist()),
             DataError,
-            "no rotation, it scales by 2",
+            "not a rotation: it scales by 2",
         ),
         (
             lambda f: f.update(transform_matrix=np.diag([-1.0, 1, 1, 1]).tolist()),
@@ -383,17 +383,17 @@ def test_transforms_that_are_refused(shot, tmp_path, keys, words):
         ),
     ],
 )
-def test_frames_that_are_refused(shot, tmp_path, change, error, words):
+def test_invalid_frames_are_rejected(shot, tmp_path, change, error, message):
     write_images(tmp_path / "a" / "images", shot)
     tree = transforms(shot)
     change(tree["frames"][0])
     (tmp_path / "a" / "transforms.json").write_text(json.dumps(tree))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         make(tmp_path / "a", tmp_path / "out.zip")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
-def test_distortion_is_ignored_when_asked_and_told(shot, tmp_path):
+def test_distortion_is_ignored_with_a_warning(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot, k1=0.1)
     prepared = make(tmp_path / "a", tmp_path / "out.zip", ignore_distortion=True)
@@ -406,7 +406,7 @@ ANGLED = 0.5 / math.tan(0.5 * FOV) * 90
 
 
 @pytest.mark.parametrize(
-    ("file", "frame", "wanted"),
+    ("file", "frame", "expected"),
     [
         ({"fl_x": 88, "fl_y": 84}, {}, (88, 84)),
         ({"fl_x": 88, "fl_y": 84}, {"camera_angle_x": FOV}, (ANGLED, ANGLED)),
@@ -419,19 +419,18 @@ ANGLED = 0.5 / math.tan(0.5 * FOV) * 90
         ({"camera_angle_x": FOV}, {}, (ANGLED, ANGLED)),
     ],
 )
-def test_keys_of_a_frame_go_before_those_of_the_file(shot, tmp_path, file, frame, wanted):
+def test_keys_of_a_frame_take_precedence(shot, tmp_path, file, frame, expected):
     write_images(tmp_path / "images", shot)
     tree = {**transforms(shot), "fl_x": None, "fl_y": None, **file}
     tree["frames"][0].update(frame)
     path = tmp_path / "transforms.json"
     path.write_text(json.dumps({**tree, "frames": tree["frames"][:1]}))
-    found = (
-        read_transforms([path], ImageFolder(tmp_path), "", FromPosesConfig()).frames[0].intrinsics
-    )
-    assert (found[0, 0], found[1, 1]) == pytest.approx(wanted)
+    posed = read_transforms([path], ImageFolder(tmp_path), "", FromPosesConfig())
+    k = posed.frames[0].intrinsics
+    assert (k[0, 0], k[1, 1]) == pytest.approx(expected)
 
 
-def test_no_path_of_the_user_is_written(shot, tmp_path):
+def test_folders_of_the_user_are_not_stored(shot, tmp_path):
     private = tmp_path / "home of somebody"
     write_images(private / "photos", shot)
     write_transforms(private / "capture", shot)
@@ -456,7 +455,7 @@ def test_no_path_of_the_user_is_written(shot, tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])
-def test_cameras_without_an_image_are_left_out_when_asked(shot, tmp_path, write):
+def test_skip_missing_leaves_out_cameras_without_an_image(shot, tmp_path, write):
     write_images(tmp_path / "a" / "images", shot)
     write(tmp_path / "a", shot)
     (tmp_path / "a" / "images" / shot.names[4]).unlink()
@@ -476,13 +475,13 @@ def test_images_without_a_camera_are_counted(shot, tmp_path):
     write_colmap_txt(tmp_path / "a" / "sparse" / "0", shot)
     write_colmap_txt(tmp_path / "a" / "sparse" / "1", shot)
     prepared = make(tmp_path / "a", tmp_path / "out.zip", resolution=128)
-    told = " ".join(prepared.warnings)
-    assert "1 of 13 images have no camera" in told
-    assert "1 more models beside sparse/0" in told
-    assert "12 images are smaller than 128" in told
+    text = " ".join(prepared.warnings)
+    assert "1 of 13 images have no camera" in text
+    assert "1 more models beside sparse/0" in text
+    assert "12 images are smaller than 128" in text
 
 
-def test_two_kinds_of_cameras_need_a_choice(shot, tmp_path):
+def test_two_formats_need_a_choice(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     write_colmap_txt(tmp_path / "a", shot)
     write_transforms(tmp_path / "a", shot)
@@ -492,22 +491,22 @@ def test_two_kinds_of_cameras_need_a_choice(shot, tmp_path):
     make(tmp_path / "a" / "transforms.json", tmp_path / "b.zip")
 
 
-def test_rectangles_are_refused_where_nothing_may_be_cut(shot, tmp_path):
+def test_rectangles_are_rejected_without_crop(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
-    with pytest.raises(DataError, match=r"is 90x64, need squares; crop=centre"):
+    with pytest.raises(DataError, match=r"is 90x64, expected a square; crop=centre"):
         make(tmp_path / "a", tmp_path / "out.zip", crop="none")
 
 
-def test_names_that_would_fall_together(shot, tmp_path):
+def test_equal_output_names_are_rejected(shot, tmp_path):
     twice = shot._replace(names=[*shot.names[:-1], "shot 00.jpg"])
     write_images(tmp_path / "a" / "images", twice)
     write_transforms(tmp_path / "a", twice)
-    with pytest.raises(DataError, match=r"would both be images/shot 00\.png"):
+    with pytest.raises(DataError, match=r"would both be written as images/shot 00\.png"):
         make(tmp_path / "a", tmp_path / "out.zip")
 
 
-def test_a_damaged_image_leaves_nothing(shot, tmp_path):
+def test_a_damaged_image_leaves_nothing_behind(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
     last = tmp_path / "a" / "images" / shot.names[-1]
@@ -518,14 +517,14 @@ def test_a_damaged_image_leaves_nothing(shot, tmp_path):
 
 
 @pytest.mark.parametrize("up", ["y", "-y", "x", "-x", "z", "-z"])
-def test_axes_that_are_said_are_taken(up, tmp_path):
-    """On the command line too: YAML must not read `y` as yes."""
+def test_given_axes_are_used(up, tmp_path):
+    """From the command line: YAML must not parse `y` as true."""
     shot = capture()
     write_images(tmp_path / "a" / "images", shot)
     write_transforms(tmp_path / "a", shot)
     cfg = from_options(FromPosesConfig, [f"up={up}", "resolution=8", "radius=null"])
     prepare_from_poses(tmp_path / "a", tmp_path / "out.zip", cfg)
-    matrix = back(opened(tmp_path / "out.zip"))
+    matrix = matrix_of(opened(tmp_path / "out.zip"))
     axis = np.zeros(3)
     axis["xyz".index(up[-1])] = -1 if up[0] == "-" else 1
     np.testing.assert_allclose(matrix[:3, :3] @ axis, [0, 1, 0], atol=1e-9)
@@ -535,19 +534,19 @@ def test_axes_that_are_said_are_taken(up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"resolution": 4}, "resolution=4"),
         ({"radius": 0.0}, "radius=0.0"),
         ({"images": "x", "objects": "folder"}, "images=x"),
     ],
 )
-def test_options_that_are_refused(options, words):
-    with pytest.raises(ConfigError, match=words):
-        FromPosesConfig(**options)
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(FromPosesConfig, options)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_cameras_and_folders_are_rejected(tmp_path):
     with pytest.raises(DataError, match="has no cameras"):
         make(tmp_path, tmp_path / "out.zip")
     with pytest.raises(DataError, match="does not exist"):

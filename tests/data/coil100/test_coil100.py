@@ -1,4 +1,4 @@
-"""A turntable of figures stands in for COIL-100: rendered, cropped, scaled, and recovered."""
+"""A synthetic COIL-100: figures on a turntable, rendered, cropped and scaled, then recovered."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.coil100.prepare import (
+from lightning_gan3d.data.coil100.coil100 import (
     DISTANCE,
     ELEVATION,
     EXTENT,
@@ -22,11 +22,16 @@ from lightning_gan3d.data.coil100.prepare import (
     NUM_ANGLES,
     RADIUS,
     CoilConfig,
-    Shot,
     prepare_coil100,
 )
-from lightning_gan3d.data.coil100.silhouettes import background_of, brightness, outline, silhouette
-from lightning_gan3d.data.coil100.turntable import Turntable, solve_views
+from lightning_gan3d.data.coil100.turntable import (
+    Turntable,
+    background_of,
+    brightness,
+    outline,
+    silhouette,
+    solve_views,
+)
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
 from lightning_gan3d.images import to_uint8
@@ -37,7 +42,7 @@ SIDE = 176
 
 @pytest.fixture(scope="module")
 def turntable():
-    """Views as the library holds them, and the zoom and shift that each was given."""
+    """Views in the form of the library, and the zoom and shift of each."""
     cameras = Cameras.on_sphere(
         torch.as_tensor(ANGLES).float(), torch.full((72,), ELEVATION), RADIUS, FOCAL
     )
@@ -65,13 +70,13 @@ def outlines(shots):
     return [outline(silhouette(brightness(s, background_of(s)), 22.0)) for s in shots]
 
 
-def test_zoom_and_shift_come_back(turntable):
+def test_zoom_and_shift_are_recovered(turntable):
     shots, truth = turntable
     views = solve_views(outlines(shots), ANGLES, Turntable(ELEVATION, DISTANCE))
-    assert truth[:, 0].max() / truth[:, 0].min() > 1.15  # there was something to undo
+    assert truth[:, 0].max() / truth[:, 0].min() > 1.15  # the zoom varies
     np.testing.assert_allclose(views.scale, truth[:, 0] / truth[:, 0].mean(), rtol=0.02)
     assert views.residual < 0.6
-    # shifts come back up to where the middle is: what is left has the form of one moved point
+    # up to the object's centre: the rest is the projection of one displacement
     right = np.stack([np.cos(ANGLES), 0 * ANGLES, -np.sin(ANGLES)], 1)
     up = np.stack(
         [
@@ -88,31 +93,31 @@ def test_zoom_and_shift_come_back(turntable):
     assert np.abs(left - design @ moved).max() < 0.2 * np.abs(left).max() + 1
 
 
-def test_the_other_direction_of_rotation_contradicts_itself(turntable):
-    found = outlines(turntable[0])
+def test_the_other_direction_of_rotation_has_larger_residuals(turntable):
+    hulls = outlines(turntable[0])
     right, wrong = (
-        solve_views(found, ANGLES, Turntable(ELEVATION, DISTANCE, d)).residual for d in (1, -1)
+        solve_views(hulls, ANGLES, Turntable(ELEVATION, DISTANCE, d)).residual for d in (1, -1)
     )
     assert wrong > 2 * right
 
 
-def test_elevation_and_distance_show_in_the_residual(turntable):
-    found = outlines(turntable[0])
+def test_the_residual_identifies_elevation_and_distance(turntable):
+    hulls = outlines(turntable[0])
     residual = {
-        (e, d): solve_views(found, ANGLES, Turntable(math.radians(e), d)).residual
+        (e, d): solve_views(hulls, ANGLES, Turntable(math.radians(e), d)).residual
         for e, d in ((21, DISTANCE), (31, DISTANCE), (21, 5.0))
     }
     assert min(residual, key=lambda k: residual[k]) == (21, DISTANCE)
 
 
-def test_gauge(turntable):
-    """The mean scale is 1, and the middle of the object lies at the centre."""
-    found = outlines(turntable[0])
-    views = solve_views(found, ANGLES, Turntable(ELEVATION, DISTANCE))
+def test_scale_and_centre_are_normalised(turntable):
+    """The mean scale is 1, and the object is at the centre."""
+    hulls = outlines(turntable[0])
+    views = solve_views(hulls, ANGLES, Turntable(ELEVATION, DISTANCE))
     assert views.scale.mean() == pytest.approx(1, abs=1e-4)
     middles = [
         s * (o.max(0) + o.min(0)) / 2 + t
-        for o, s, t in zip(found, views.scale, views.shift, strict=True)
+        for o, s, t in zip(hulls, views.scale, views.shift, strict=True)
     ]
     assert np.abs(np.mean(middles, 0)).max() < 1e-2
 
@@ -142,8 +147,8 @@ def hull_overlap(dataset: ImageDataset, order: torch.Tensor) -> float:
     grid = (torch.arange(40) + 0.5) / 20 - 1
     points = torch.stack(torch.meshgrid(grid, grid, grid, indexing="ij"), -1).reshape(1, -1, 3)
     uv, _ = cameras.project(points.expand(72, -1, -1))
-    where = uv[:, None] * 2 - 1
-    inside = torch.nn.functional.grid_sample(masks[:, None], where, align_corners=False)
+    grid_uv = uv[:, None] * 2 - 1
+    inside = torch.nn.functional.grid_sample(masks[:, None], grid_uv, align_corners=False)
     inside = inside[:, 0, 0] > 0.5
     hull = inside.sum(0) >= 70
     overlaps = []
@@ -213,20 +218,20 @@ def test_splits_hold_out_angles_and_objects(archive, tmp_path):
 def test_azimuth_grows_with_the_angle(archive, tmp_path):
     dataset, _ = prepared(archive, tmp_path / "a.zip", correction="none")
     origins = Cameras.from_label(dataset.labels).origins
-    which = {n: i for i, n in enumerate(dataset.names)}
-    side, front = origins[which["obj003/090.png"]], origins[which["obj003/000.png"]]
+    index = {n: i for i, n in enumerate(dataset.names)}
+    side, front = origins[index["obj003/090.png"]], origins[index["obj003/000.png"]]
     assert float(front[2]) == pytest.approx(RADIUS * math.cos(ELEVATION), rel=1e-4)
     assert float(side[0]) == pytest.approx(RADIUS * math.cos(ELEVATION), rel=1e-4)
     assert float(side[1]) == pytest.approx(RADIUS * math.sin(ELEVATION), rel=1e-4)
 
 
-def test_incomplete_archives_are_named(archive, tmp_path):
+def test_incomplete_archives_are_rejected(archive, tmp_path):
     with pytest.raises(DataError, match=r"lacks obj5__0\.png \(72 of 72 views of object 5\)"):
         prepare_coil100(archive, tmp_path / "a.zip", CoilConfig(objects="3,5", holdout_objects=0))
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as z:
         z.writestr("a.txt", "x")
-    with pytest.raises(DataError, match=r"holds no objN__ANGLE\.png"):
+    with pytest.raises(DataError, match=r"has no objN__ANGLE\.png"):
         prepare_coil100(other, tmp_path / "a.zip", CoilConfig())
     assert not (tmp_path / "a.zip").exists()
 
@@ -242,12 +247,12 @@ def test_incomplete_archives_are_named(archive, tmp_path):
         {"correction": "some"},
     ],
 )
-def test_impossible_values_are_refused(tree):
+def test_invalid_values_are_rejected(tree):
     with pytest.raises(ConfigError, match=next(iter(tree))):
         build(CoilConfig, tree)
 
 
-def test_shadows_and_specks_are_no_silhouette():
+def test_shadows_and_specks_are_not_in_the_silhouette():
     pixels = np.full((40, 40, 3), 28, dtype=np.uint8)
     pixels[10:30, 12:22] = 200
     pixels[30:36, 12:22] = 5  # a shadow, darker than the background
@@ -260,4 +265,4 @@ def test_shadows_and_specks_are_no_silhouette():
     assert outline(np.zeros((40, 40), dtype=bool)) is None
     with pytest.raises(DataError, match="no dark background"):
         background_of(np.full((40, 40, 3), 200, dtype=np.uint8))
-    assert Shot([pixels], [background_of(pixels)]).backgrounds[0].tolist() == [28, 28, 28]
+    assert background_of(pixels).tolist() == [28, 28, 28]

@@ -1,7 +1,4 @@
-"""One image file to uint8 RGB.
-
-Headers are judged before pixels are decoded, and nothing is converted silently.
-"""
+"""Image files to uint8 RGB: headers are checked before pixels are decoded."""
 
 import io
 import warnings
@@ -12,22 +9,30 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from lightning_gan3d.data.archive import DataError, UnsafeDataError
+from lightning_gan3d.data.archive import DataError, Source, UnsafeDataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_SIDE = 4096
-"""No image may claim more pixels on a side; checked in the header, before memory is taken."""
+"""Largest side in pixels, checked in the header before memory is allocated."""
 
 Convert = Literal["none", "black", "white"]
 _MODES = {
-    "1": "bilevel", "L": "gray", "LA": "gray with alpha", "P": "palette", "PA": "palette with "
-    "alpha",
-    "RGBA": "RGBA", "CMYK": "CMYK", "I": "32-bit gray", "F": "float gray",
+    "1": "bilevel", "L": "gray", "LA": "gray with alpha", "P": "palette",
+    "PA": "palette with alpha", "RGBA": "RGBA", "CMYK": "CMYK", "I": "32-bit gray",
+    "F": "float gray",
 }  # fmt: skip
 
 
+def image_names(source: Source) -> list[str]:
+    """Return the images of a source, in order; raises `DataError` if there are none."""
+    names = [n for n in source.names if is_image(n)]
+    if not names:
+        raise DataError(f"{source.path} has no images ({', '.join(SUFFIXES)})")
+    return names
+
+
 def is_image(name: str) -> bool:
-    """Tell whether a file counts as an image of the data set."""
+    """Whether a file is an image by its suffix."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -38,21 +43,21 @@ def open_image(
     convert: Convert = "none",
     square: bool = True,
 ) -> Image.Image:
-    """Read a header and check it.
+    """Read and check a header.
 
-    `size` is the side in pixels that the image must have, None any; then `square` says whether its
-    sides must be equal.
+    `size`: expected side in pixels, None for any. `square`: whether the sides must be equal.
     """
     image = open_header(io.BytesIO(data), name)
     w, h = image.size
     if size is not None and (w, h) != (size, size):
-        raise DataError(f"{name} is {w}x{h}, need {size}x{size}")
+        raise DataError(f"{name} is {w}x{h}, expected {size}x{size}")
     if square and w != h:
-        raise DataError(f"{name} is {w}x{h}, need square images")
-    kind = kind_of(image)
-    if kind != "RGB" and convert == "none":
+        raise DataError(f"{name} is {w}x{h}, expected a square image")
+    mode = mode_of(image)
+    if mode != "RGB" and convert == "none":
         raise DataError(
-            f"{name} is {kind}, need 8-bit RGB; `convert: black` or `convert: white` converts it"
+            f"{name} is {mode}, expected 8-bit RGB; convert it with `convert: black` or "
+            "`convert: white`"
         )
     return image
 
@@ -60,7 +65,7 @@ def open_image(
 def open_header(
     file: io.BytesIO | io.BufferedReader, name: str, max_side: int = MAX_SIDE
 ) -> Image.Image:
-    """Read the header of an image of any shape, and refuse what is no image or too large."""
+    """Read the header of an image of any shape; rejects other files and huge images."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -84,22 +89,19 @@ def decode(
     convert: Convert = "none",
     square: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image.
-
-    Transparent ones are laid over the colour that `convert` names; `size` and `square` as in
-    `open_image`.
-    """
+    """Check an image as `open_image` does, and return its pixels."""
     return pixels_of(open_image(data, name, size, convert, square), name, convert)
 
 
 def pixels_of(
     image: Image.Image, name: str, convert: Convert = "none"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image whose header was judged."""
+    """Return the pixels of an image with a checked header; `convert` colours transparent ones."""
     try:
-        if kind_of(image) == "RGB":
+        mode = mode_of(image)
+        if mode == "RGB":
             return np.array(image)
-        if kind_of(image).startswith("16-bit gray"):  # Pillow would clip at 255, not scale
+        if mode == "16-bit gray":  # Pillow would clip at 255, not scale
             gray = np.array(image).astype(np.float64) / 257
             return np.repeat(np.rint(gray).astype(np.uint8)[:, :, None], 3, axis=2)
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
@@ -110,12 +112,21 @@ def pixels_of(
         raise DataError(f"{name} cannot be decoded: {error}") from None
 
 
-def kind_of(image: Image.Image) -> str:
-    """Return what an image holds, in words; "RGB" where that is 8-bit RGB."""
+def mode_of(image: Image.Image) -> str:
+    """Describe the pixel format; "RGB" means 8-bit RGB."""
     tile = getattr(image, "tile", None)
     raw = str(tile[0][3]) if tile else ""
     if image.mode.startswith("I;16") or (image.mode == "I" and "16" in raw):
         return "16-bit gray"
     if "16" in raw and image.mode in ("RGB", "RGBA"):
         return f"16-bit {image.mode}"
-    return "RGB" if image.mode == "RGB" else _MODES.get(image.mode, image.mode)
+    return _MODES.get(image.mode, image.mode)
+
+
+def centre_square(width: int, height: int, side: int | None = None) -> tuple[float, float, int]:
+    """Return left, top and side of the central square in pixels; left and top may be halves.
+
+    `side`: at most the image's shorter side, which is the default.
+    """
+    side = min(width, height) if side is None else side
+    return (width - side) / 2, (height - side) / 2, side

@@ -1,0 +1,272 @@
+"""Options of all preparers, and which images are written, how often, and in which split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Interval
+from jaxtyping import Float, Int
+
+from lightning_gan3d.cameras import Cameras, spherical
+from lightning_gan3d.config import ConfigError, Count
+from lightning_gan3d.data.archive import DataError, Source
+from lightning_gan3d.data.dataset import HoldoutShare, hold_out
+from lightning_gan3d.data.image_files import Convert
+from lightning_gan3d.data.labels import check_cameras, parse_json
+from lightning_gan3d.data.preparers.camera_files import Missing
+
+BIN_DEGREES = 5
+"""Width of the yaw bins of `rebalance=yaw`."""
+_DECIMALS = 6
+
+Convention = Literal["opencv", "opengl"]
+WorldUp = Literal["y", "z"]
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Options that all preparers share."""
+
+    cameras: str = ""
+    """JSON file of the cameras. Empty: `dataset.json` of SRC, else its `cameras.json`."""
+    convention: Convention = "opencv"
+    """Axes of the cameras in SRC. opencv: x right, y down, z forward; opengl: y up, z backward."""
+    world_up: WorldUp = "y"
+    """Up axis of the world in SRC; z (as in Blender) becomes y, and -y becomes z."""
+    missing: Missing = "refuse"
+    """Images without a camera and cameras without an image: raise an error, or skip them."""
+    resolution: Annotated[int, Interval(ge=4, le=4096)] = 512
+    """Side of the written images in pixels; images are reduced (Lanczos), never enlarged."""
+    centre_square: bool = False
+    """Crop images that are not square to the central square, which their cameras describe."""
+    background: Convert = "none"
+    """Colour behind transparent pixels; `none` rejects images that are not 8-bit RGB."""
+    mirror: bool = False
+    """Add a mirrored copy, with a mirrored pose, of each training image."""
+    rebalance: str = ""
+    """Repeat training images: `yaw` (rare views more often), or a JSON file of counts."""
+    max_replicas: Count = 16
+    """Maximum number of repetitions of an image, mirrored copies not counted."""
+    max_images: Annotated[int, Ge(0)] = 0
+    """Use only the first images. 0: all."""
+    holdout: HoldoutShare = 0.0
+    """Share of images in the split `test`, by the hash of their names; these are not repeated."""
+
+
+class View(NamedTuple):
+    """An image of the source with its camera in our axes."""
+
+    source: str
+    """Image file in the source."""
+    name: str
+    """Output path without suffix."""
+    label: Float[np.ndarray, "25"]
+    number: int
+    """Index in the camera file."""
+    group: str | None = None
+    """Views with the same group are held out together; None: group copies by their cameras."""
+    object_id: int | None = None
+    split: str | None = None
+
+
+class Selected(NamedTuple):
+    """A view and its output images."""
+
+    view: View
+    label: Float[torch.Tensor, "25"]
+    split: str | None
+    names: dict[tuple[bool, int], str]
+    """Output files by (mirrored, replica)."""
+    original: str
+    """The output file that its copies repeat."""
+
+
+def select_views(
+    views: Sequence[View], cfg: PrepareConfig, source: Source, camera_file: str, num_listed: int
+) -> list[Selected]:
+    """Check the cameras, and select what is written.
+
+    Only training images are mirrored or repeated. `camera_file` is for errors; it lists
+    `num_listed` cameras, including those without an image.
+    """
+    labels = check_cameras(
+        torch.from_numpy(np.stack([v.label for v in views])), [v.source for v in views]
+    )
+    _check_directions(Cameras.from_label(labels), camera_file)
+    first = [v.name for v in views]
+    if views[0].group is None:
+        duplicates = find_duplicates(labels)
+        first = [views[i].name for i in duplicates.first]
+        if cfg.mirror and duplicates.num_mirrored * 4 > len(views):
+            raise DataError(
+                f"mirror=true: {source.path} already has mirrored copies "
+                f"({duplicates.num_mirrored:,} of {len(views):,} images); leave `mirror` out"
+            )
+    chosen = range(len(views))[: cfg.max_images or None]
+    if cfg.holdout:
+        groups = {v.name: v.group or f for v, f in zip(views, first, strict=True)}
+        held = hold_out([views[i].name for i in chosen], cfg.holdout, groups)
+        split_of = {v.name: "test" if v.name in held else "train" for v in views}
+    else:  # keep the splits of the source
+        split_of = {v.name: v.split for v in views if v.split is not None}
+    train = {i for i in chosen if split_of.get(views[i].name, "train") == "train"}
+    if not train:
+        raise _no_training_images(views, cfg, camera_file, len(chosen))
+    counts = _replica_counts(cfg, views, labels, sorted(train), num_listed)
+    originals: dict[str, str] = {}  # the first image of each photograph with a count above 0
+    selected = []
+    for i in chosen:
+        sides = (False, True) if cfg.mirror and i in train else (False,)
+        num = int(counts[i]) if i in train else 1
+        names = {(m, r): _copy_name(views[i].name, m, r) for m in sides for r in range(num)}
+        original = originals.setdefault(first[i], views[i].name) if names else first[i]
+        split = split_of.get(views[i].name)
+        selected.append(Selected(views[i], labels[i], split, names, f"{original}.png"))
+    _check_names(selected)
+    if not any(s.names for s in selected):
+        raise DataError(f"rebalance={cfg.rebalance}: all counts are 0")
+    return selected
+
+
+def _check_directions(cameras: Cameras, camera_file: str) -> None:
+    """Reject cameras if most look away from the origin, or their mean up is not +y."""
+    up = -cameras.cam2world[:, :3, 1].mean(dim=0)
+    axis = int(up.abs().argmax())
+    away = int(((cameras.forward * cameras.origins).sum(dim=1) > 0).sum())
+    if 2 * away > len(cameras.origins):
+        raise DataError(
+            f"{away:,} of {len(cameras.origins):,} cameras of {camera_file} look away from the "
+            "origin: set `convention=opengl` if their z points backward; poses must be cam2world"
+        )
+    if axis != 1 or up[1] < 0:
+        sign = "-" if up[axis] < 0 else "+"
+        remedy = {"+z": "`world_up=z`", "-y": "`convention=opengl`"}.get(
+            f"{sign}{'xyz'[axis]}", "`convention` and `world_up`"
+        )
+        raise DataError(
+            f"the mean up of the cameras of {camera_file} is {sign}{'xyz'[axis]} of the world, "
+            f"expected +y: see {remedy}"
+        )
+
+
+class Duplicates(NamedTuple):
+    """The first image with each image's camera or its mirror image; the number of mirrored ones."""
+
+    first: list[int]
+    num_mirrored: int
+
+
+def find_duplicates(labels: Float[torch.Tensor, "n 25"]) -> Duplicates:
+    """Find copies of photographs by equal or mirrored cameras.
+
+    Poses estimated from photographs coincide to six decimals in copies only.
+    """
+    mirrored = Cameras.from_label(labels).mirror().to_label()
+    # adding 0 turns -0 into 0
+    plain, other = (np.round(x.double().numpy(), _DECIMALS) + 0.0 for x in (labels, mirrored))
+    index_of: dict[bytes, int] = {}
+    first: list[int] = []
+    for i in range(len(labels)):
+        key, mirrored_key = plain[i].tobytes(), other[i].tobytes()
+        first.append(index_of.get(key, index_of.get(mirrored_key, i)))
+        index_of.setdefault(key, first[-1])
+    return Duplicates(first, int((plain != plain[first]).any(axis=1).sum()))
+
+
+def _replica_counts(
+    cfg: PrepareConfig,
+    views: Sequence[View],
+    labels: Float[torch.Tensor, "n 25"],
+    train: list[int],
+    num_listed: int,
+) -> Int[np.ndarray, " n"]:
+    """Return the number of repetitions of each image.
+
+    `rebalance=yaw`: training images are counted in bins of 5 degrees of |yaw|; an image occurs
+    (images of the fullest bin) / (images of its bin) times, rounded, at most `max_replicas` times.
+    """
+    if cfg.rebalance == "yaw":
+        bins = (np.abs(np.degrees(yaw(labels))) // BIN_DEGREES).astype(np.int64)
+        size = np.bincount(bins[train], minlength=360 // BIN_DEGREES)
+        counts = np.rint(size.max() / np.maximum(size[bins], 1)).astype(np.int64)
+        return np.asarray(np.clip(counts, 1, cfg.max_replicas))
+    if cfg.rebalance:
+        return _read_counts(cfg, views, num_listed)
+    return np.ones(len(views), dtype=np.int64)
+
+
+def yaw(labels: Float[torch.Tensor, "n 25"]) -> Float[np.ndarray, " n"]:
+    """Azimuth of the direction that each camera is looked at from, in radians."""
+    return spherical(-Cameras.from_label(labels).forward).azimuth.numpy()
+
+
+def _read_counts(
+    cfg: PrepareConfig, views: Sequence[View], num_listed: int
+) -> Int[np.ndarray, " n"]:
+    """Read counts by image name or index in the camera file, as EG3D's `num_replicas.json`."""
+    file = cfg.rebalance
+    try:
+        tree = parse_json(Path(file).expanduser().read_bytes(), file)
+    except OSError as error:
+        raise ConfigError(
+            f"rebalance={file}: use `yaw`, or a JSON file of counts; cannot read it: "
+            f"{error.strerror}",
+            field="rebalance",
+        ) from None
+    for key, count in tree.items():
+        if type(count) is not int or not 0 <= count <= cfg.max_replicas:
+            raise DataError(
+                f"{file}: count {str(count)[:40]} of image {key} must be a whole number "
+                f"from 0 to max_replicas={cfg.max_replicas}"
+            )
+    counts = [tree.get(v.source, tree.get(str(v.number))) for v in views]
+    without = [v.source for v, count in zip(views, counts, strict=True) if count is None]
+    if without:
+        raise DataError(
+            f"{file} has no count for {len(without):,} of {len(views):,} images, e.g. "
+            f"{without[0]}: use the image's name or its index in the camera file"
+        )
+    if len(tree) > num_listed:
+        raise DataError(
+            f"{file} has {len(tree):,} counts for {num_listed:,} images: is it of another data set?"
+        )
+    return np.array(counts, dtype=np.int64)
+
+
+def _no_training_images(
+    views: Sequence[View], cfg: PrepareConfig, camera_file: str, num: int
+) -> DataError:
+    if cfg.holdout:
+        return DataError(
+            f"holdout={cfg.holdout}: no training image is left of {num}: all are copies of one "
+            "image or show one object; use a smaller share"
+        )
+    splits = sorted({v.split for v in views if v.split is not None})
+    if "train" in splits:
+        return DataError(
+            f"max_images={cfg.max_images}: none of the first {num} images is in the split `train` "
+            f"of {camera_file}: use more"
+        )
+    return DataError(
+        f"{camera_file} has the splits {', '.join(splits)}, but training images must be in "
+        "`train`: rename one, or split anew with e.g. holdout=0.1"
+    )
+
+
+def _copy_name(name: str, mirrored: bool, replica: int) -> str:
+    return name + ("_mirror" if mirrored else "") + (f"_r{replica:02d}" if replica else "") + ".png"
+
+
+def _check_names(selected: Sequence[Selected]) -> None:
+    source_of: dict[str, str] = {}
+    for view, *_, names, _ in selected:
+        for name in names.values():
+            if name in source_of:
+                raise DataError(
+                    f"{source_of[name]} and {view.source} would both be written as {name}: rename "
+                    "one of them, and its camera"
+                )
+            source_of[name] = view.source
