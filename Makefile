@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
 DEMO := runs/demo
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test mutants lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +38,16 @@ demo: $(READY)  ## train, evaluate and compare four generators on procedural dat
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+mutants: $(READY)  ## list faults in the core that the tests miss (about an hour)
+	rm -rf build/mutants && mkdir -p build/mutants
+	git ls-files -z | xargs -0 cp --parents -t build/mutants
+	cd build/mutants && export PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. OMP_NUM_THREADS=1 && \
+		cr() { uv tool run --quiet --from 'cosmic-ray==8.7.0' "$$@"; } && \
+		cr cosmic-ray init tests/mutants.toml session.sqlite && \
+		cr cr-filter-operators session.sqlite tests/mutants.toml && \
+		cr cosmic-ray exec tests/mutants.toml session.sqlite && \
+		cr cr-report --surviving-only --show-diff session.sqlite
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

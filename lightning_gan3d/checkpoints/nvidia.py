@@ -194,7 +194,7 @@ def _triplane(network: Network) -> GeneratorParts:
             for layer in ("conv0", "conv1")
             for noise in ("noise_const", "noise_strength")
         ]
-    tensors = {ours(name): x for name, x in _without(network.tensors, *unused).items()}
+    tensors = {our_name(name): x for name, x in _without(network.tensors, *unused).items()}
     name = "neural_rendering_resolution"
     raw = whole(name, network.attributes.get(name, 64))
     return GeneratorParts(
@@ -210,7 +210,7 @@ def _triplane(network: Network) -> GeneratorParts:
     )
 
 
-def ours(name: str) -> str:
+def our_name(name: str) -> str:
     """Return our name of a tensor of EG3D's generator."""
     for theirs, here in (("backbone.mapping.", ""), ("backbone.synthesis.", "representation.")):
         if name.startswith(theirs):

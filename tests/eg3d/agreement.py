@@ -28,9 +28,9 @@ def main() -> None:
         for case in (c for c in CASES if c.resolution == resolution):
             inputs = reference.latents(case.batch), reference.labels(resolution, case.batch)
             settings = case.psi, case.noise_mode, case.rendering
-            wanted = reference.run_official(*theirs, *inputs, *settings)
-            found = ours.run(*mine, *inputs, *settings)
-            errors = ours.relative_errors(found, wanted)
+            expected = reference.run_official(*theirs, *inputs, *settings)
+            actual = ours.run(*mine, *inputs, *settings)
+            errors = ours.relative_errors(actual, expected)
             row = " | ".join(f"{errors[name]:.1e}" for name in TENSORS)
             print(
                 f"| {resolution}² | {case.psi:g} | {case.noise_mode} | {case.rendering}² | {row} |",

@@ -1,11 +1,11 @@
-"""Write golden.npz: what the official code makes of the inputs of `CASES` and `PHASES`, thinned.
+"""Write golden.npz, the official code's outputs for `CASES` and `PHASES`, thinned.
 
-And published.json: the options of the commands that its models were trained with.
+And published.json, the options of the published commands.
 
     EG3D_CHECKOUT=path/to/eg3d python tests/eg3d/make_golden.py
 
-The checkout is NVlabs/eg3d at commit 7cf1fd1; its code runs on a CPU in float32, and its draws are
-replaced as `reference.py` says. Nothing of it is stored but numbers.
+The checkout is NVlabs/eg3d at commit 7cf1fd1; its code runs on a CPU in float32, with the draws of
+`reference.py`. Only numbers are stored.
 """
 
 import json
@@ -61,8 +61,8 @@ def main() -> None:
         arrays |= {f"{phase}/loss": loss.numpy(), f"{phase}/gradient": few.numpy()}
     arrays["schedules"] = np.array(official_schedules())
     for c_dim in (0, 25):
-        found = run_official_stylegan2(c_dim)
-        for name, tensor in thinned(found).items():
+        actual = run_official_stylegan2(c_dim)
+        for name, tensor in thinned(actual).items():
             arrays[f"stylegan2-{c_dim}/{name}"] = tensor.numpy()
     np.savez_compressed(FILE, **arrays)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def report(case: Case, out: dict[str, torch.Tensor]) -> None:
-    """Say how much of the picture is empty, so that depth is tested both ways."""
+    """Print the share of empty rays, for depth is compared differently there."""
     empty = float((out["opacity"] <= 0.01).float().mean())
-    print(f"{case.name}: {empty:.0%} of the rays meet nothing")
+    print(f"{case.name}: {empty:.0%} of the rays are empty")
 
 
 if __name__ == "__main__":

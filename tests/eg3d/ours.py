@@ -1,4 +1,4 @@
-"""Ours with the weights of `reference.numbers`, and what it makes of the same inputs."""
+"""Our networks with the weights of `reference.numbers`, and their outputs for the same inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,11 +37,11 @@ RELEASED_PLANES = torch.tensor(
         [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
     ]
 )
-"""What the released checkpoints hold: two planes of x and z."""
+"""Plane axes of the released checkpoints: two planes of x and z."""
 
 
 def source(kind: str, kwargs: dict[str, Any], raw: int = 64) -> Network:
-    """What a pickle says of a network besides its tensors."""
+    """Return a network as in a pickle, without tensors."""
     attributes = {
         "_init_kwargs": kwargs,
         "rendering_kwargs": kwargs.get("rendering_kwargs"),
@@ -77,7 +77,7 @@ def fill(network: nn.Module, name_of: Callable[[str], str] | None = None) -> Non
 
 
 def official_name(network: nn.Module, name: str) -> str:
-    """Return EG3D's name of a tensor of a network of ours; the inverse of `nvidia.ours`."""
+    """Return EG3D's name of a tensor of a network of ours; the inverse of `nvidia.our_name`."""
     if isinstance(network, Generator):
         if name.startswith("representation.decoder."):
             return name.removeprefix("representation.")
@@ -95,7 +95,7 @@ def run(
     noise_mode: str = "const",
     resolution: int = 64,
 ) -> dict[str, Tensor]:
-    """Return everything that the two make of latents and labels, as `reference.run_official`."""
+    """Return the outputs of both networks, as `reference.run_official`."""
     with torch.no_grad():
         ws = g.mapping(z, label, psi)
         scene = g.scene(ws, noise_mode)
@@ -115,17 +115,16 @@ def run(
     }
 
 
-def relative_errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
+def relative_errors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """|ours - theirs| / |theirs| of each tensor.
 
-    Depth where opacity exceeds 0.01, and opacity times depth elsewhere: the depth of nothing is a
-    division of nothing by nothing.
+    Depth if opacity exceeds 0.01, else opacity times depth: the depth of an empty ray is 0 / 0.
     """
-    found, wanted = dict(found), dict(wanted)
-    seen = wanted["opacity"] > 0.01
-    for part in (found, wanted):
-        part["depth"] = torch.where(seen, part["depth"], part["opacity"] * part["depth"])
-    return {k: float((found[k] - v).norm() / v.norm()) for k, v in wanted.items()}
+    actual, expected = dict(actual), dict(expected)
+    hit = expected["opacity"] > 0.01
+    for part in (actual, expected):
+        part["depth"] = torch.where(hit, part["depth"], part["opacity"] * part["depth"])
+    return {k: float((actual[k] - v).norm() / v.norm()) for k, v in expected.items()}
 
 
 def run_phase(phase: str) -> tuple[Tensor, Tensor]:
@@ -151,11 +150,11 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
     network = module.generator if phase[0] == "G" else module.discriminator
     other = module.discriminator if phase[0] == "G" else module.generator
     other.requires_grad_(False)
-    script, asked = Script(), []
+    script, purposes = Script(), []
 
     def draw(kind: str) -> Any:
         def answer(_draws: Draws, purpose: str, shape: Any, *_: Any, **__: Any) -> Tensor:
-            asked.append(purpose)
+            purposes.append(purpose)
             return z if purpose == "z" else script(kind, tuple(shape))
 
         return answer
@@ -174,7 +173,7 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
             "Dreg": module._discriminator_penalties,
         }
         (term,) = terms[phase](now, [mb])
-    assert "z" in asked or phase == "Dreg"
+    assert "z" in purposes or phase == "Dreg"
     term.backward()
     scale = {
         "Greg": config.loss.density_reg * config.loss.density_reg_interval,

@@ -1,8 +1,7 @@
-"""The official EG3D beside ours: run from a checkout that EG3D_CHECKOUT names, never copied here.
+"""The official EG3D, run from the checkout that EG3D_CHECKOUT names, never copied here.
 
-Weights come from names and a seed by NumPy alone, so that the golden arrays need no weights beside
-them. Where the official code draws, it is handed numbers: the middles of strata, or those that
-ours drew.
+Weights are derived from names by NumPy, so that the golden arrays need no weights. Draws of the
+official code are replaced: by the middles of strata, or by scripted numbers that ours uses too.
 """
 
 import contextlib
@@ -29,13 +28,13 @@ VARIABLE = "EG3D_CHECKOUT"
 
 def checkout() -> Path | None:
     """Return the official repository's inner `eg3d` folder, if the environment names one."""
-    named = os.environ.get(VARIABLE)
-    if not named:
+    value = os.environ.get(VARIABLE)
+    if not value:
         return None
-    path = Path(named)
+    path = Path(value)
     path = path if (path / "training").is_dir() else path / "eg3d"
     if not (path / "training" / "triplane.py").is_file():
-        raise FileNotFoundError(f"{VARIABLE}={named}: no training/triplane.py there")
+        raise FileNotFoundError(f"{VARIABLE}={value}: no training/triplane.py there")
     return path
 
 
@@ -77,7 +76,7 @@ def official_discriminator(kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def fill(network: nn.Module) -> None:
-    """Overwrite parameters and buffers, but for filters, by what `numbers` says of their names."""
+    """Overwrite parameters and buffers, except filters, by the `numbers` of their names."""
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             if not name.endswith("resample_filter"):
@@ -85,7 +84,7 @@ def fill(network: nn.Module) -> None:
 
 
 def numbers(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Weights of a size that training leaves, from the official name alone."""
+    """Weights of the magnitude after training, derived from the official name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     mapped = "mapping.fc" in name  # learning-rate multiplier 0.01
@@ -98,7 +97,7 @@ def numbers(name: str, shape: tuple[int, ...]) -> Tensor:
     elif mapped:
         x = x * 100.0
     elif name == "decoder.net.2.weight":
-        x[0] *= 16.0  # some rays are stopped, others meet nothing
+        x[0] *= 16.0  # some rays are opaque, others empty
     if name == "decoder.net.2.bias":
         x[0] -= 4.0
     return x
@@ -155,7 +154,7 @@ def draws_from(answer: Callable[[str, tuple[int, ...]], Tensor]) -> Iterator[Non
 
 
 def middles(kind: str, shape: tuple[int, ...]) -> Tensor:
-    """Strata's middles, and u = (i + 1/2) / N: what ours takes without draws."""
+    """Middles of strata, and u = (i + 1/2) / N, as our renderer without draws."""
     if kind == "rand" and len(shape) == 4:
         return torch.full(shape, 0.5)
     if kind == "rand" and len(shape) == 2:
@@ -172,15 +171,15 @@ def run_official(
     noise_mode: str = "const",
     resolution: int = 64,
 ) -> dict[str, Tensor]:
-    """Return everything that the two make of latents and labels."""
-    seen: dict[str, Tensor] = {}
+    """Return the outputs of both networks for latents and labels."""
+    outputs: dict[str, Tensor] = {}
 
     def keep_opacity(_module: Any, _args: Any, out: Any) -> None:
         side = int(out[2].shape[1] ** 0.5)
-        seen["opacity"] = out[2].reshape(-1, 1, side, side)
+        outputs["opacity"] = out[2].reshape(-1, 1, side, side)
 
     def keep_planes(_module: Any, _args: Any, out: Tensor) -> None:
-        seen["planes"] = out.clone()
+        outputs["planes"] = out.clone()
 
     net: Any = generator
     hooks = [
@@ -188,17 +187,17 @@ def run_official(
         net.backbone.synthesis.register_forward_hook(keep_planes),
     ]
     with torch.no_grad(), draws_from(middles):
-        seen["ws"] = net.mapping(z, label, truncation_psi=psi)
+        outputs["ws"] = net.mapping(z, label, truncation_psi=psi)
         out = net.synthesis(
-            seen["ws"], label, neural_rendering_resolution=resolution, noise_mode=noise_mode
+            outputs["ws"], label, neural_rendering_resolution=resolution, noise_mode=noise_mode
         )
-        seen["image"], seen["image_raw"] = out["image"], out["image_raw"].clone()
-        seen["depth"] = out["image_depth"]
+        outputs["image"], outputs["image_raw"] = out["image"], out["image_raw"].clone()
+        outputs["depth"] = out["image_depth"]
         pair = {"image": out["image"], "image_raw": out["image_raw"]}
-        seen["logits"] = discriminator(pair, label)
+        outputs["logits"] = discriminator(pair, label)
     for hook in hooks:
         hook.remove()
-    return seen
+    return outputs
 
 
 class Case(NamedTuple):
@@ -227,34 +226,34 @@ CASES = (
 )
 """The published super-resolutions, with and without truncation and noise, rendered at 32 to 128."""
 
-KEPT = 2048
-"""Numbers kept of a tensor, evenly spread."""
+STORED = 2048
+"""Numbers stored of a tensor, evenly spaced."""
 
 
 def thinned(out: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return some numbers of each tensor; the styles of a latent are one, repeated."""
+    """Return `STORED` numbers of each tensor, and of styles, which are all equal, the first."""
     few = {}
     for name, tensor in out.items():
         flat = (tensor[:, 0] if name == "ws" else tensor).flatten()
-        step = max(1, flat.numel() // KEPT)
-        few[name] = flat[step // 2 :: step][:KEPT].clone()
+        step = max(1, flat.numel() // STORED)
+        few[name] = flat[step // 2 :: step][:STORED].clone()
     return few
 
 
 class Script:
-    """Draws by NumPy alone: equal for both implementations, which ask for equal sizes in order.
+    """Draws by NumPy, equal for both implementations if they ask for equal sizes in order.
 
-    Draws of one kind and size are counted; what else is drawn between them has no effect.
+    Draws are counted by kind and size, so that other draws in between have no effect.
     """
 
     def __init__(self) -> None:
         """Start counting."""
-        self._asked: dict[tuple[str, int], int] = {}
+        self._counts: dict[tuple[str, int], int] = {}
 
     def __call__(self, kind: str, shape: tuple[int, ...]) -> Tensor:
         """Return uniform (`rand`) or normal (`randn`) numbers."""
         key = kind, int(np.prod(shape))
-        count = self._asked[key] = self._asked.get(key, 0) + 1
+        count = self._counts[key] = self._counts.get(key, 0) + 1
         rng = np.random.default_rng(zlib.crc32(f"{key}{count}".encode()))
         x = rng.random(shape, np.float32) if kind == "rand" else rng.standard_normal(shape)
         return torch.from_numpy(np.asarray(x, dtype=np.float32))
@@ -285,7 +284,7 @@ def training_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def run_official_phase(phase: str) -> tuple[Tensor, Tensor]:
-    """Return the mean loss that a phase reports, and its gradient, flat and in order of names."""
+    """Return the mean reported loss of a phase, and its gradient, flat and in order of names."""
     g = official_generator(training_kwargs()).train()
     d = official_discriminator(discriminator_kwargs(TRAINED["resolution"])).train()
     loss = official("training.loss").StyleGAN2Loss(
@@ -356,7 +355,7 @@ PUBLISHED = {
     ),
     "shapenet128": "--cfg=shapenet --gamma=0.3",
 }
-"""Our presets, and the arguments of the official `train.py` that its models were trained with."""
+"""Our presets, with the published arguments of the official `train.py`."""
 
 
 def official_options(preset: str, folder: Path) -> dict[str, Any]:
@@ -381,7 +380,7 @@ def official_options(preset: str, folder: Path) -> dict[str, Any]:
 
 
 SEEN = (0, 1000, 49_999, 64_000, 128_000, 199_999, 250_000, 640_123, 999_999, 2_000_000)
-"""Images seen, at which the schedules of the second preset are asked for."""
+"""Numbers of images at which the schedules of the second preset are compared."""
 
 
 def official_schedules() -> list[tuple[float, float, int]]:
@@ -408,15 +407,15 @@ def official_schedules() -> list[tuple[float, float, int]]:
             ) as run_d,
         ):
             loss.accumulate_gradients("Gmain", nothing, None, None, None, 1, seen)
-        asked = run_g.call_args.kwargs
-        resolution = int(asked["neural_rendering_resolution"])
+        arguments = run_g.call_args.kwargs
+        resolution = int(arguments["neural_rendering_resolution"])
         sigma = float(run_d.call_args.kwargs["blur_sigma"])
-        rows.append((sigma, float(asked["swapping_prob"]), resolution))
+        rows.append((sigma, float(arguments["swapping_prob"]), resolution))
     return rows
 
 
 def stylegan2_kwargs(c_dim: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the StyleGAN2 networks of the StyleGAN3 repository, which EG3D carries too."""
+    """Arguments of the StyleGAN2 networks of the StyleGAN3 repository, which EG3D includes."""
     common = {"c_dim": c_dim, "img_resolution": 64, "img_channels": 3, **CHANNELS}
     g = {"z_dim": 512, "w_dim": 512, "mapping_kwargs": {"num_layers": 8}}
     return {**common, **g, "num_fp16_res": 4, "conv_clamp": 256}, {

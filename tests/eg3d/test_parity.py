@@ -1,4 +1,4 @@
-"""The numbers of the official EG3D, stored and live."""
+"""Agreement with the official EG3D, by stored numbers and live."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ GOLDEN = Path(__file__).with_name("golden.npz")
 LIMIT = 1e-5
 GRADIENT_LIMIT = 1e-4
 STORED_GRADIENT_LIMIT = 1e-3
-"""Of gradients: of all numbers, and of the few stored ones, which another machine may have made.
-Where a ReLU or the L1 of two densities is at its kink, rounding decides on a whole term."""
+"""Of gradients: of all numbers, and of the stored ones, possibly from another machine. At the kink
+of a ReLU or of the L1 of two densities, rounding decides on a whole term."""
 WIDER = {"image": 1e-4, "logits": 1e-4, "opacity": 1e-4}
-"""Limits of relative errors. They are wider for what many layers made; and for opacity, whose
-1 - exp(-x) the official code rounds where a ray meets next to nothing (ours: expm1)."""
+"""Wider limits of relative errors: after many layers; and for opacity, whose 1 - exp(-x) the
+official code rounds for almost empty rays (ours: expm1)."""
 
 live = pytest.mark.skipif(
     reference.checkout() is None, reason=f"{reference.VARIABLE} names no checkout of EG3D"
@@ -29,16 +29,16 @@ live = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def networks():
-    """A function: our generator and discriminator of a resolution, built once."""
-    made = {}
+    """A function that returns our generator and discriminator of a resolution."""
+    networks = {}
 
     def get(resolution):
-        if resolution not in made:
-            made[resolution] = (
+        if resolution not in networks:
+            networks[resolution] = (
                 ours.generator(reference.generator_kwargs(resolution)),
                 ours.discriminator(reference.discriminator_kwargs(resolution)),
             )
-        return made[resolution]
+        return networks[resolution]
 
     return get
 
@@ -58,16 +58,16 @@ def assert_within(errors):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_numbers_are_the_official_ones(networks, case):
+def test_outputs_match_the_golden_arrays(networks, case):
     with np.load(GOLDEN) as arrays:
         names = [n for n in arrays.files if n.startswith(f"{case.name}/")]
-        wanted = {n.partition("/")[2]: torch.from_numpy(arrays[n]) for n in names}
-    found = reference.thinned(run_ours(networks, case))
-    assert found.keys() == wanted.keys()
-    assert_within(ours.relative_errors(found, wanted))
+        expected = {n.partition("/")[2]: torch.from_numpy(arrays[n]) for n in names}
+    actual = reference.thinned(run_ours(networks, case))
+    assert actual.keys() == expected.keys()
+    assert_within(ours.relative_errors(actual, expected))
 
 
-def test_the_golden_numbers_tell_implementations_apart(networks):
+def test_the_golden_arrays_detect_a_small_difference(networks):
     case = CASES[0]
     with np.load(GOLDEN) as arrays:
         depth = torch.from_numpy(arrays[f"{case.name}/depth"])
@@ -89,9 +89,9 @@ def test_the_golden_numbers_tell_implementations_apart(networks):
 
 @live
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_numbers_agree_with_a_checkout(networks, case):
+def test_outputs_match_a_checkout(networks, case):
     kwargs = reference.generator_kwargs(case.resolution)
-    wanted = reference.run_official(
+    expected = reference.run_official(
         reference.official_generator(kwargs),
         reference.official_discriminator(reference.discriminator_kwargs(case.resolution)),
         *inputs(case),
@@ -99,64 +99,64 @@ def test_the_numbers_agree_with_a_checkout(networks, case):
         case.noise_mode,
         case.rendering,
     )
-    assert_within(ours.relative_errors(run_ours(networks, case), wanted))
+    assert_within(ours.relative_errors(run_ours(networks, case), expected))
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_losses_and_gradients_are_the_official_ones(phase):
+def test_losses_and_gradients_match_the_golden_arrays(phase):
     loss, gradient = ours.run_phase(phase)
     with np.load(GOLDEN) as arrays:
-        wanted = {k: torch.from_numpy(arrays[f"{phase}/{k}"]) for k in ("loss", "gradient")}
-    found = {"loss": loss, **reference.thinned({"gradient": gradient})}
+        expected = {k: torch.from_numpy(arrays[f"{phase}/{k}"]) for k in ("loss", "gradient")}
+    actual = {"loss": loss, **reference.thinned({"gradient": gradient})}
     for name, limit in (("loss", LIMIT), ("gradient", STORED_GRADIENT_LIMIT)):
-        assert relative(found[name], wanted[name]) <= limit, name
+        assert relative(actual[name], expected[name]) <= limit, name
 
 
 @live
 @pytest.mark.parametrize("phase", PHASES)
-def test_losses_and_gradients_agree_with_a_checkout(phase):
-    for found, wanted in zip(
+def test_losses_and_gradients_match_a_checkout(phase):
+    for actual, expected in zip(
         ours.run_phase(phase), reference.run_official_phase(phase), strict=True
     ):
-        assert relative(found, wanted) <= GRADIENT_LIMIT
+        assert relative(actual, expected) <= GRADIENT_LIMIT
 
 
 @pytest.mark.parametrize("c_dim", [0, 25])
-def test_the_2d_baseline_is_the_official_stylegan2(c_dim):
+def test_the_2d_baseline_matches_the_official_stylegan2(c_dim):
     with np.load(GOLDEN) as arrays:
         names = ("ws", "image", "logits")
-        wanted = {n: torch.from_numpy(arrays[f"stylegan2-{c_dim}/{n}"]) for n in names}
-    found = reference.thinned(ours.run_stylegan2(c_dim))
+        expected = {n: torch.from_numpy(arrays[f"stylegan2-{c_dim}/{n}"]) for n in names}
+    actual = reference.thinned(ours.run_stylegan2(c_dim))
     for name, limit in (("ws", LIMIT), ("image", LIMIT), ("logits", WIDER["logits"])):
-        assert relative(found[name], wanted[name]) <= limit, name
+        assert relative(actual[name], expected[name]) <= limit, name
 
 
 @live
 @pytest.mark.parametrize("c_dim", [0, 25])
-def test_the_2d_baseline_agrees_with_a_checkout(c_dim):
-    wanted, found = reference.run_official_stylegan2(c_dim), ours.run_stylegan2(c_dim)
-    assert all(relative(found[k], v) <= WIDER.get(k, LIMIT) for k, v in wanted.items())
+def test_the_2d_baseline_matches_a_checkout(c_dim):
+    expected, actual = reference.run_official_stylegan2(c_dim), ours.run_stylegan2(c_dim)
+    assert all(relative(actual[k], v) <= WIDER.get(k, LIMIT) for k, v in expected.items())
 
 
-def test_schedules_are_the_official_ones():
+def test_schedules_match_the_official_ones():
     config = load_experiment("eg3d/ffhq512_128", ["init_from.schedules=restart"])
     training = config.training
     with np.load(GOLDEN) as arrays:
-        wanted = arrays["schedules"]
-    for seen, (sigma, swap, resolution) in zip(reference.SEEN, wanted, strict=True):
+        expected = arrays["schedules"]
+    for seen, (sigma, swap, resolution) in zip(reference.SEEN, expected, strict=True):
         assert schedules.blur_sigma(training, seen) == pytest.approx(sigma, abs=1e-12)
         assert schedules.swap_probability(training, seen) == pytest.approx(swap, abs=1e-12)
-        found = schedules.rendering_resolution(training.rendering_resolution, seen, 64)
-        assert found == resolution
+        actual = schedules.rendering_resolution(training.rendering_resolution, seen, 64)
+        assert actual == resolution
 
 
 @live
-def test_the_stored_schedules_are_those_of_a_checkout():
+def test_the_stored_schedules_match_a_checkout():
     with np.load(GOLDEN) as arrays:
         np.testing.assert_array_equal(arrays["schedules"], np.array(reference.official_schedules()))
 
 
-def test_lazy_regularisation_scales_adam_as_officially():
+def test_lazy_regularisation_scales_adam_as_the_official_code():
     config = load_experiment("eg3d/ffhq512")
     g = schedules.lazy_adam(config.optimizer.generator, config.loss.density_reg_interval)
     d = schedules.lazy_adam(config.optimizer.discriminator, config.loss.r1_interval)
@@ -165,5 +165,5 @@ def test_lazy_regularisation_scales_adam_as_officially():
     assert g.betas[0] == d.betas[0] == 0
 
 
-def relative(found, wanted):
-    return float((found - wanted).norm() / wanted.norm())
+def relative(actual, expected):
+    return float((actual - expected).norm() / expected.norm())

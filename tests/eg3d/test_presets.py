@@ -1,4 +1,4 @@
-"""The presets `eg3d/...` hold what the official program makes of the published commands."""
+"""The presets `eg3d/...` match the official program's options for the published commands."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ STORED = json.loads(Path(__file__).with_name("published.json").read_text())
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_networks_and_rendering_are_the_published_ones(preset):
+def test_networks_and_rendering_match_the_published_options(preset):
     options, config = STORED[preset], load_experiment(f"eg3d/{preset}")
     data = {"c_dim": 25, "img_resolution": config.data.resolution, "img_channels": 3}
     names = ("class_name",)
@@ -24,12 +24,12 @@ def test_networks_and_rendering_are_the_published_ones(preset):
     d = {k: v for k, v in options["D_kwargs"].items() if k not in names} | data
     parts = nvidia.read_generator(ours.source("TriPlaneGenerator", g))
     assert parts.config == config.generator
-    found = nvidia.read_discriminator(ours.source("DualDiscriminator", d))
-    assert found.config == config.discriminator
+    actual = nvidia.read_discriminator(ours.source("DualDiscriminator", d))
+    assert actual.config == config.discriminator
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_the_training_is_the_published_one(preset):
+def test_training_matches_the_published_options(preset):
     options, config = STORED[preset], load_experiment(f"eg3d/{preset}")
     loss, rendering = options["loss_kwargs"], options["G_kwargs"]["rendering_kwargs"]
     training = schedules.of_start(config.training, config.init_from)
@@ -44,11 +44,11 @@ def test_the_training_is_the_published_one(preset):
         ("G_opt_kwargs", config.optimizer.generator),
         ("D_opt_kwargs", config.optimizer.discriminator),
     ):
-        wanted = options[network]
+        expected = options[network]
         assert (adam.lr, list(adam.betas), adam.eps) == (
-            wanted["lr"],
-            wanted["betas"],
-            wanted["eps"],
+            expected["lr"],
+            expected["betas"],
+            expected["eps"],
         )
     assert training.kimg == options["total_kimg"]
     assert (training.batch, training.devices) == (options["batch_size"], options["num_gpus"])
@@ -79,5 +79,5 @@ def test_the_training_is_the_published_one(preset):
     reference.checkout() is None, reason=f"{reference.VARIABLE} names no checkout of EG3D"
 )
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_the_stored_options_are_those_of_a_checkout(preset, tmp_path):
+def test_the_stored_options_match_a_checkout(preset, tmp_path):
     assert reference.official_options(preset, tmp_path) == STORED[preset]
