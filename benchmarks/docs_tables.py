@@ -1,11 +1,11 @@
-"""Tables of a page made from stored measurements, so that no number is typed.
+"""Fill the tables of a docs page from stored results, so that no number is typed.
 
-A page marks where a table goes, and from which file it is made:
+    python -m benchmarks.docs_tables docs/performance.md benchmarks/results
+
+A page marks each table with its kind and its file or folder below the results:
 
     <!-- table: against cpu/against.json -->
     <!-- end -->
-
-`python -m benchmarks.docs_tables docs/performance.md benchmarks/results` fills them in.
 """
 
 import json
@@ -30,7 +30,7 @@ GOALS: dict[tuple[str, str, str], tuple[float, float | None]] = {
     ("cpu", "step", "bf16"): (4.0, 2.0),
     ("cuda", "view", "bf16"): (5.0, None),
 }
-"""By device, work and precision: how many times as fast, and how many times less memory."""
+"""By device, work and precision: goals for the ratios of time and memory."""
 
 MARK = re.compile(r"(<!-- table: (\w+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 STAGES = (
@@ -50,58 +50,57 @@ STAGES = (
 
 
 def fill(page: str, results: Path) -> str:
-    """Return the page with every table made anew. An unknown kind or a missing file is an error."""
-    makers: dict[str, Callable[[Path], str]] = {"against": against, "stages": stages}
+    """Replace every table of a page. Raises on unknown kinds and missing files."""
+    tables: dict[str, Callable[[Path], str]] = {"against": against, "stages": stages}
 
     def table(match: re.Match[str]) -> str:
         begin, kind, name, _, end = match.groups()
-        return f"{begin}\n{makers[kind](results / name)}\n\n{end}"
+        return f"{begin}\n{tables[kind](results / name)}\n\n{end}"
 
     return MARK.sub(table, page)
 
 
 def against(path: Path) -> str:
-    """The comparison with the official code."""
+    """Comparison with the official code."""
     content = json.loads(path.read_text(encoding="utf-8"))
     about = content["about"]
     kind = "cpu" if about["device"].startswith("cpu") else "cuda"
     head = (
-        "| work | official | ours | faster | quartiles | goal | official | ours | less | goal | "
-        "agreement |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| work | official | ours | speed-up (quartiles) | memory: official, ours, ratio | "
+        "agreement |\n|---|---|---|---|---|---|"
     )
     rows = [_against_row(row, kind) for row in content["rows"]]
     paths = "; ".join(dict.fromkeys(r["path"] for r in content["rows"] if r["path"]))
     note = (
         f"{about['device']}; {about['threads']} threads; {about['versions']}; {about['official']}. "
-        f"Rays were marched by: {paths}.\n\n`{about['command']}`"
+        f"Rendering path: {paths}.\n\n`{about['command']}`"
     )
     return "\n".join([head, *rows, "", note])
 
 
 def _against_row(row: dict[str, Any], kind: str) -> str:
-    speed, memory = GOALS.get((kind, row["key"], row["precision"]), (None, None))
+    speed_goal, memory_goal = GOALS.get((kind, row["key"], row["precision"]), (None, None))
     theirs, ours = row["official_mb"], row["ours_mb"]
-    less = theirs / ours if theirs and ours else None
+    quartiles = f"{significant(row['ratio_low'])} to {significant(row['ratio_high'])}"
+    memory = ""
+    if theirs and ours:
+        less = theirs / ours
+        memory = f"{theirs:,.0f} MB, {ours:,.0f} MB, {significant(less)}x{_goal(memory_goal, less)}"
     cells = [
-        f"{row['what']}, {row['precision']}",
+        f"{row['description']}, {row['precision']}",
         _ms(row["official_ms"]),
         _ms(row["ours_ms"]),
-        f"**{significant(row['ratio'])}x**",
-        f"{significant(row['ratio_low'])} to {significant(row['ratio_high'])}",
-        _goal(speed, row["ratio"]),
-        "" if theirs is None else f"{theirs:,.0f} MB",
-        "" if ours is None else f"{ours:,.0f} MB",
-        "" if less is None else f"{significant(less)}x",
-        _goal(memory, less),
+        f"**{significant(row['ratio'])}x** ({quartiles}){_goal(speed_goal, row['ratio'])}",
+        memory,
         row["agreement"],
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _goal(goal: float | None, reached: float | None) -> str:
-    if goal is None or reached is None:
+def _goal(goal: float | None, value: float) -> str:
+    if goal is None:
         return ""
-    return f"≥ {goal:g}x: {'reached' if reached >= goal else 'missed'}"
+    return f"; goal {goal:g}x {'reached' if value >= goal else 'missed'}"
 
 
 def _ms(value: float) -> str:
@@ -109,24 +108,24 @@ def _ms(value: float) -> str:
 
 
 def stages(path: Path) -> str:
-    """Time, share of the floor and memory of each stage of the generators below a folder."""
-    found = {
-        file.parent.name: {m.metric: m for m in read_measures(file)}
+    """Time, roofline share and peak memory of each stage of the generators below a folder."""
+    generators = {
+        file.parent.name: {m.key: m for m in read_measures(file)}
         for file in sorted(path.glob("*/bench.json"))
     }
-    if not found:
+    if not generators:
         raise FileNotFoundError(f"{path}: no */bench.json there")
-    names = sorted(found, key=lambda n: representation_order(n.rpartition("-")[2]))
+    names = sorted(generators, key=lambda n: representation_order(n.rpartition("-")[2]))
     head = f"| stage | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
     rows = []
     for stage in STAGES:
-        cells = [_stage(found[name], stage) for name in names]
+        cells = [_stage(generators[name], stage) for name in names]
         if any(cells):
             label = metric(f"speed.{stage}_ms", "ms").label
             rows.append(f"| {label} | {' | '.join(cells)} |")
-    fused = [found[n].get("speed.fused") for n in names]
-    rows.append(f"| rays marched by | {' | '.join(m.note if m else '' for m in fused)} |")
-    first = found[names[0]]
+    paths = [generators[name].get("speed.fused") for name in names]
+    rows.append(f"| Rendering path | {' | '.join(m.note if m else '' for m in paths)} |")
+    first = generators[names[0]]
     peaks = ", ".join(
         f"{m.value:.4g} {m.unit}"
         for key in ("speed.peak_gflop_s", "speed.peak_gb_s")
@@ -135,14 +134,14 @@ def stages(path: Path) -> str:
     return "\n".join([head, *rows, "", f"{first['speed.threads'].note}. Peaks: {peaks}."])
 
 
-def _stage(measures: dict[str, Metric], stage: str) -> str:
-    time, share = measures.get(f"speed.{stage}_ms"), measures.get(f"speed.{stage}_floor_share")
-    memory = measures.get(f"memory.{stage}_mb")
+def _stage(rows: dict[str, Metric], stage: str) -> str:
+    time, share = rows.get(f"speed.{stage}_ms"), rows.get(f"speed.{stage}_floor_share")
+    memory = rows.get(f"memory.{stage}_mb")
     if time is None or time.value is None:
         return ""
     parts = [_ms(time.value)]
     if share is not None and share.value is not None:
-        parts.append(f"{100 * share.value:.0f} % of floor")
+        parts.append(f"{100 * share.value:.0f} % of roofline")
     if memory is not None and memory.value is not None:
         parts.append(f"{memory.value:,.0f} MB")
     return ", ".join(parts)

@@ -28,8 +28,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lightning_gan3d.benchmark.resident import resident_peak
-from lightning_gan3d.benchmark.setup import current
+from lightning_gan3d.benchmark.memory import resident_peak
+from lightning_gan3d.benchmark.speed import Environment
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import DistributionConfig
@@ -150,7 +150,7 @@ def measure(counts: Sequence[int], command: Sequence[str]) -> dict[str, object]:
         f"ones; stand-ins of generator and network; KID without subsets of {WHOLE} images of each "
         "set; mapped files count while they are mapped",
         "allocator": ALLOCATOR,
-        "setup": asdict(current(torch.device("cpu"), command)),
+        "setup": asdict(Environment.current(torch.device("cpu"), command)),
         "peak_mb": {str(num): round(peak / 1e6, 1) for num, peak in peaks.items()},
         "growth_kb_per_image": round((most - least) / (many - few) / 1e3, 2),
     }

@@ -54,7 +54,7 @@ if torch.cuda.is_available():
     found |= {"gpu": p.name, "memory": p.total_memory, "multiprocessors": p.multi_processor_count,
               "capability": [p.major, p.minor], "cuda": torch.version.cuda}
 json.dump(found, open(sys.argv[1], "w"), indent=1)' "$results/machine.json"
-tests=(tests/renderers tests/benchmark/test_memory.py tests/test_graphs.py)
+tests=(tests/renderers tests/benchmark/test_memory.py tests/benchmark/test_cuda_graphs.py)
 step tests 150 "$python" -m pytest -m gpu -rs -q -p no:cacheprovider "${tests[@]}"
 if [ -n "$dry" ]; then
     TRITON_INTERPRET=1 step kernels 120 "$python" benchmarks/gpu_kernels.py \

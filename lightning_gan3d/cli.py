@@ -204,23 +204,20 @@ def bench(
     if against is not None:
         if targets:
             raise ConfigError(f"bench --against compares EG3D's own model; remove {targets[0]}")
-        from lightning_gan3d.benchmark.eg3d.compare import compare
+        from lightning_gan3d.benchmark.eg3d.compare import CompareOptions, compare
 
-        typer.echo(
-            compare(
-                against,
-                device,
-                precision or ("fp32", "bf16"),
-                quick,
-                only or (),
-                threads,
-                sys.argv,
-                out,
-                lambda line: typer.echo(line, err=True),
-            )
+        options = CompareOptions(
+            device=device,
+            precisions=tuple(precision or ("fp32", "bf16")),
+            quick=quick,
+            only=tuple(only or ()),
+            threads=threads,
+            command=tuple(sys.argv),
+            out=out,
         )
+        typer.echo(compare(against, options, lambda line: typer.echo(line, err=True)))
         return
-    from lightning_gan3d.benchmark.bench import bench_targets
+    from lightning_gan3d.benchmark.bench import BenchOptions, bench_targets
 
     beside = {"--only": only, "--precision": precision, "--threads": threads, "--out": out}
     unread = [name for name, value in beside.items() if value is not None]
@@ -228,7 +225,7 @@ def bench(
         raise ConfigError(f"bench {unread[0]}: requires --against PATH")
     if not targets:
         raise ConfigError("bench: give a run directory, a preset or a file; or --against PATH")
-    typer.echo(bench_targets(targets, root=root, device=device, quick=quick, command=sys.argv))
+    typer.echo(bench_targets(targets, BenchOptions(device, quick, tuple(sys.argv)), root))
 
 
 @app.command()

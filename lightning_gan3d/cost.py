@@ -1,37 +1,154 @@
-"""What a generator costs by count: parameters, bytes of a scene, FLOPs of an image.
+"""Cost of a generator by count: parameters, bytes of a scene, FLOPs of an image.
 
-Counts, unlike times, are the same on every machine, so equal budgets are stated in them.
+Counts, unlike times, are equal on every machine, so equal budgets are stated in them.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
+import torch.utils._pytree as pytree
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_gan3d.benchmark.inputs import make_inputs
-from lightning_gan3d.generator import Generator, num_parameters
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric
 
+if TYPE_CHECKING:
+    from lightning_gan3d.generator import Generator
+
+Module = TypeVar("Module", bound=nn.Module)
+
 PARTS = ("mapping", "representation", "renderer", "superresolution")
-"""The parts of a generator, in the order of the data.
+"""Parts of a generator, in the order of the data.
 
-The renderer's FLOPs hold those of the field that it queries, be that a decoder or a whole MLP; the
-field's parameters belong to the representation.
+A field's FLOPs (decoder or MLP) count as the renderer's, which queries it; its parameters as the
+representation's.
 """
-
 COUNTED = (
-    "multiplications and additions of matrix products, convolutions (FIR filters among them) and "
+    "multiplications and additions of matrix products, convolutions (FIR filters included) and "
     "interpolated reads (2 per corner and channel); not counted: activations, biases, "
     "normalisation, modulation, compositing, antialiased reductions"
 )
-"""The rule behind every FLOP here. One multiply-add is 2 FLOPs."""
+"""What counts as a FLOP. One multiply-add is 2 FLOPs."""
+ELEVATION = 0.35
+"""Radians above the equator: rays cross the box obliquely, as in training."""
+RADIUS_OVER_BOX = 2.7
+"""EG3D's camera distance from the centre, in edges of the box."""
+
+
+class Inputs(NamedTuple):
+    """Latents and their cameras."""
+
+    z: Float[Tensor, "b z_dim"]
+    label: Float[Tensor, "b 25"]
+    cameras: Cameras
+
+
+def make_inputs(generator: "Generator", batch: int = 1) -> Inputs:
+    """Fixed random latents, each with a camera on a circle around the box; the benchmark's inputs.
+
+    The box's middle slice fills the frame. The distance is the middle of the renderer's near and
+    far, if it has them.
+    """
+    device = next(generator.parameters()).device
+    box = generator.cfg.scene.box
+    near = getattr(generator.cfg.renderer, "near", None)
+    far = getattr(generator.cfg.renderer, "far", None)
+    radius = (near + far) / 2 if near is not None and far is not None else RADIUS_OVER_BOX * box
+    with torch.device("cpu"):  # the default device may be meta
+        cameras = Cameras.orbit(batch, ELEVATION, radius, focal=radius / box)
+        z = torch.randn(batch, generator.cfg.z_dim, generator=torch.Generator().manual_seed(0))
+    return Inputs(z.to(device), cameras.to_label().to(device), cameras.to(device))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts of one generator, for one scene and one view of it."""
+
+    parameters: dict[str, int]
+    """Trained numbers by part."""
+    scene_bytes: int
+    """Bytes of one scene as stored: what another view needs."""
+    flops: dict[str, int]
+    """FLOPs of one image by part."""
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the whole generator."""
+        return sum(self.parameters.values())
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of one image, mapping included."""
+        return sum(self.flops.values())
+
+    def metrics(self) -> list[Metric]:
+        """All counts as metrics."""
+
+        def count(name: str, value: int | float, unit: str, note: str = "") -> Metric:
+            return Metric(name=f"cost.{name}", value=float(value), unit=unit, n=1, note=note)
+
+        return [
+            count("parameters", self.total_parameters, "count", "of the generator"),
+            *(count(f"{p}_parameters", n, "count") for p, n in self.parameters.items()),
+            count("scene_bytes", self.scene_bytes, "bytes", "of one scene"),
+            count("flops", self.total_flops / 1e9, "GFLOP", f"one image: {COUNTED}"),
+            *(count(f"{p}_flops", n / 1e9, "GFLOP", COUNTED) for p, n in self.flops.items()),
+        ]
+
+
+def count_cost(generator: "Generator", resolution: int | None = None) -> Cost:
+    """Count one scene and one view; `resolution` is that of the rendering."""
+    generator = to_meta(generator)
+    inputs = make_inputs(generator)
+    flops = count_flops(lambda: generator(*inputs, resolution=resolution))
+    with torch.no_grad():
+        scene = generator.scene(generator.mapping(inputs.z, inputs.label))
+    root = type(generator).__name__
+    return Cost(
+        parameters={part: num_parameters(getattr(generator, part)) for part in PARTS},
+        scene_bytes=num_bytes(scene),
+        flops={part: flops.get(f"{root}.{part}", 0) for part in PARTS},
+    )
+
+
+def to_meta(module: Module) -> Module:
+    """Copy a module to the device `meta`, where nothing is computed and no kernel is fused."""
+    # With trained parameters, the counter's hooks take a view of one for part of a graph.
+    return copy.deepcopy(module).requires_grad_(False).to("meta")
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of trained values of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def num_bytes(value: Any) -> int:
+    """Bytes of a module's parameters and buffers, or of all tensors of a scene or tuple."""
+    if isinstance(value, nn.Module):
+        value = [*value.parameters(), *value.buffers()]
+    leaves = pytree.tree_leaves(value)
+    return sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
+
+
+def count_flops(fn: Callable[[], Any]) -> dict[str, int]:
+    """FLOPs of a call by dotted module name; `Global` is the total.
+
+    Only torch's own operations are counted: use modules of `to_meta`, since fused kernels are
+    invisible.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=RULES) as counter:
+        fn()
+    counts = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
+    return {"Global": 0, **counts}
 
 
 def _interpolation(corners: int) -> Callable[..., int]:
-    """FLOPs of a linear interpolation: a multiply-add for each corner of each value."""
+    """One multiply-add per corner of each value."""
 
     def count(*_: Any, out_shape: Any = None, **__: Any) -> int:
         return 2 * corners * int(torch.Size(out_shape).numel())
@@ -43,15 +160,15 @@ def _grid_sample(corners: int) -> Callable[..., int]:
     linear = _interpolation(corners)
 
     def count(input_shape: Any, grid_shape: Any, mode: int, *rest: Any, **kwargs: Any) -> int:
-        return (
-            linear(input_shape, grid_shape, *rest, **kwargs) if mode == 0 else 0
-        )  # 0: linear; nearest only reads
+        if mode != 0:  # nearest: a read without arithmetic
+            return 0
+        return linear(input_shape, grid_shape, *rest, **kwargs)
 
     return count
 
 
 def _embedding_bag(weight_shape: Any, indices_shape: Any, *_: Any, **__: Any) -> int:
-    """A weighted sum of rows, which is how a gather with interpolation may be written."""
+    """A weighted sum of rows: how an interpolated gather may be written."""
     return 2 * int(torch.Size(indices_shape).numel()) * int(weight_shape[-1])
 
 
@@ -65,79 +182,4 @@ RULES: dict[Any, Callable[..., int]] = {
     aten.upsample_bilinear2d: _interpolation(4),
     aten.upsample_trilinear3d: _interpolation(8),
 }
-"""What we count besides torch's own rules for matrix products and convolutions."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Counts of one generator, for one scene and one view of it."""
-
-    parameters: dict[str, int]
-    """Trained numbers by part."""
-    scene_bytes: int
-    """Bytes of one scene as stored: what has to be kept to render another view."""
-    flops: dict[str, int]
-    """Of one image by part, at the rendering resolution that was asked for."""
-
-    @property
-    def total_parameters(self) -> int:
-        """Of the whole generator."""
-        return sum(self.parameters.values())
-
-    @property
-    def total_flops(self) -> int:
-        """Of one whole image, mapping included."""
-        return sum(self.flops.values())
-
-    def measures(self) -> list[Metric]:
-        """Return the counts as rows of a report."""
-        parts = [
-            Metric.of_key(f"cost.{part}_parameters", float(n), "count", 1)
-            for part, n in self.parameters.items()
-        ]
-        work = [
-            Metric.of_key(f"cost.{part}_flops", n / 1e9, "GFLOP", 1, note=COUNTED)
-            for part, n in self.flops.items()
-        ]
-        total = float(self.total_parameters)
-        return [
-            Metric.of_key("cost.parameters", total, "count", 1, note="of the generator"),
-            *parts,
-            Metric.of_key(
-                "cost.scene_bytes", float(self.scene_bytes), "bytes", 1, note="of one scene"
-            ),
-            Metric.of_key(
-                "cost.flops", self.total_flops / 1e9, "GFLOP", 1, note=f"one image: {COUNTED}"
-            ),
-            *work,
-        ]
-
-
-def count_flops(fn: Callable[[], Any]) -> dict[str, int]:
-    """Count the FLOPs of a call by our rule, by dotted module name; `Global` is the sum."""
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=RULES) as counter:
-        fn()
-    counts = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
-    return {"Global": 0, **counts}
-
-
-def count_cost(generator: Generator, resolution: int | None = None) -> Cost:
-    """Count one scene and one view; `resolution` is that of the rendering.
-
-    Counted on the device `meta`, where nothing is computed and every renderer takes its plain path:
-    what fused kernels do cannot be seen, and is the same work.
-    """
-    # The counter's hooks take a view of a trained parameter for part of a graph, even without one.
-    generator = copy.deepcopy(generator).requires_grad_(False).to("meta")
-    inputs = make_inputs(generator)
-    by_module = count_flops(
-        lambda: generator(inputs.z, inputs.label, inputs.cameras, resolution=resolution)
-    )
-    root = type(generator).__name__
-    with torch.no_grad():
-        scene = generator.scene(generator.mapping(inputs.z, inputs.label))
-    return Cost(
-        parameters={part: num_parameters(getattr(generator, part)) for part in PARTS},
-        scene_bytes=scene.nbytes,
-        flops={part: by_module.get(f"{root}.{part}", 0) for part in PARTS},
-    )
+"""Counted in addition to torch's own rules for matrix products and convolutions."""

@@ -180,8 +180,3 @@ class Generator(nn.Module):
         ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
         cameras = Cameras.from_label(label) if cameras is None else cameras
         return self.synthesis(ws, cameras, resolution, noise_mode, draws)[1]
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Count the trainable parameters of a module."""
-    return sum(p.numel() for p in module.parameters())

@@ -1,8 +1,9 @@
 """Run directories: `runs/<experiment>/<hash8>-s<seed>/`, and the files in them."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ class Run:
 def run_path(config: ExperimentConfig, root: str | Path) -> Path:
     """Return the directory of a run: equal for equal experiments and seeds."""
     return Path(root) / config.name / f"{config.hash}-s{config.seed}"
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below `folder` and their file names; what is inside a run directory is skipped."""
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        if CONFIG in files:
+            folders.clear()  # a checkpoint inside a run has a configuration too
+        yield Path(path), files
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cost import num_parameters
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.generator import Generator, num_parameters
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import resize
 
 KINDS = ["triplane", "voxel", "nerf_mlp", "image2d"]

@@ -1,9 +1,8 @@
-"""CUDA graphs: the generation of images of fixed size, recorded once and replayed.
+"""CUDA graphs: image generation at fixed sizes, recorded once and replayed.
 
-At batch 1 a GPU finishes the many small kernels of a generator sooner than a host can launch them.
-A graph launches all of them at once. What is recorded is what the kernels do, not what Python
-decides: sizes, settings and the path of the renderer stay as they were, weights and inputs are read
-anew where they lie.
+At batch 1 a GPU finishes the many small kernels of a generator faster than the host launches them.
+A graph launches all at once. It repeats the recorded kernels, not Python's decisions: sizes,
+settings and the renderer's path are fixed; weights and inputs are read anew.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from lightning_gan3d.images import Images
 
 Result = TypeVar("Result")
 WARM_UP = 3
-"""Calls before the recording: they compile kernels, fill caches and let libraries choose."""
+"""Calls before recording: they compile kernels, fill caches and autotune."""
 
 
 class GraphError(UserError):
@@ -32,26 +31,24 @@ class GraphError(UserError):
 class Recorded(Generic[Result]):
     """A function of tensors (in tuples, named tuples or scenes), recorded for their shapes.
 
-    A call copies its inputs to where the recording reads them, replays it, and returns copies of
-    what it wrote. There is no gradient. Tensors that the function holds besides its inputs, such as
-    weights or a cached scene, may change in place, but not be replaced. Raises a `GraphError` where
-    inputs are not on a CUDA device, or differ from the recorded ones in structure, shape, type or
-    device.
+    A call copies its inputs into the recorded ones, replays the graph and returns copies of its
+    outputs, without gradient. Other tensors that the function uses (weights, a cached scene) may
+    change in place, but not be replaced. Raises `GraphError` if inputs are not on a CUDA device or
+    differ from the recorded ones in structure, shape, dtype or device.
     """
 
     def __init__(self, function: Callable[..., Result], *inputs: Any) -> None:
-        """Call `function(*inputs)` a few times and record it; its result holds tensors too."""
-        # A graph reads tensors where they lie: what the function holds must outlive the caller's.
-        self._function = function
+        """Call `function(*inputs)` a few times and record it."""
+        self._function = function  # a replay uses addresses: keep tensors of the closure alive
         leaves, self._structure = pytree.tree_flatten(inputs)
         _check_devices(leaves)
         self._inputs = [x.detach().clone() for x in leaves]
-        held = pytree.tree_unflatten(self._inputs, self._structure)
+        recorded = pytree.tree_unflatten(self._inputs, self._structure)
         with torch.no_grad():
-            self._outputs, self._replay = _record(lambda: function(*held), leaves[0].device)
+            self._outputs, self._replay = _record(lambda: function(*recorded), leaves[0].device)
 
     def __call__(self, *inputs: Any) -> Result:
-        """Do what `function(*inputs)` does."""
+        """Return `function(*inputs)`."""
         leaves, structure = pytree.tree_flatten(inputs)
         if structure != self._structure:
             raise GraphError(
@@ -80,13 +77,12 @@ def record_forward(
     cameras: Cameras | None = None,
     **options: Any,
 ) -> Recorded[Images]:
-    """Record `generator(z, label, cameras, **options)`, a function of these three.
+    """Record `generator(z, label, cameras, **options)` as a function of z, label and cameras.
 
-    Without `cameras` it is a function of `z` and `label`. With `draws` it would repeat one and the
-    same draw: leave them out.
+    Without `cameras` it is a function of `z` and `label`.
     """
     if options.get("draws") is not None:
-        raise GraphError("a graph repeats what was drawn when it was recorded: leave draws out")
+        raise GraphError("a graph would repeat the recorded draws: leave draws out")
     inputs = (z, label) if cameras is None else (z, label, cameras)
     return Recorded(lambda *args: generator(*args, **options), *inputs)
 
@@ -98,16 +94,16 @@ def record_view(
     cameras: Cameras,
     resolution: int | None = None,
 ) -> Recorded[Images]:
-    """Record the view of a cached scene, a function of the cameras."""
-    return Recorded(lambda seen_from: generator.render(scene, ws, seen_from, resolution), cameras)
+    """Record the rendering of a cached scene as a function of the cameras."""
+    return Recorded(lambda cameras: generator.render(scene, ws, cameras, resolution), cameras)
 
 
 def _check_devices(leaves: list[Any]) -> None:
     for i, x in enumerate(leaves):
         if not isinstance(x, Tensor) or x.device.type != "cuda":
-            what = _describe(x) if isinstance(x, Tensor) else repr(x)
+            value = _describe(x) if isinstance(x, Tensor) else repr(x)
             raise GraphError(
-                f"input {i} of the graph is {what}: CUDA graphs read tensors on a CUDA device; "
+                f"input {i} of the graph is {value}: CUDA graphs read tensors on a CUDA device; "
                 "move it there, or call the generator itself"
             )
 
@@ -119,7 +115,7 @@ def _describe(x: Tensor) -> str:
 def _record(
     function: Callable[[], Result], device: torch.device
 ) -> tuple[Result, Callable[[], None]]:
-    """Warm up on a stream of its own, as recording demands, and record."""
+    """Warm up on a side stream, as recording requires, and record."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,9 +1,8 @@
-"""How time and memory grow: with the resolution of the rendering, and with that of the scene.
+"""Growth of time and memory with the resolution of the rendering, and with that of the scene.
 
-Rows are named `growth.<axis>.<quantity>@<resolution>`; `curve` reads them back. The axes are
-`rendering` (edge of `image_raw` in pixels, the scene being cached) and `grid` (texels along an axis
-of a scene that is stored in a grid: a tri-plane's bytes grow with the square, a voxel grid's with
-the cube; an MLP stores none).
+Curves are metrics `growth.<axis>.<quantity>` with `at` the resolution. The axes are `rendering`
+(edge of `image_raw` in pixels, with a cached scene) and `grid` (texels per axis of a scene stored
+in a grid: a tri-plane's bytes grow with the square, a voxel grid's with the cube).
 """
 
 import dataclasses
@@ -14,145 +13,143 @@ from typing import Any
 import torch
 
 from lightning_gan3d import registry
-from lightning_gan3d.benchmark.inputs import make_inputs
-from lightning_gan3d.benchmark.memory import measure_peak
-from lightning_gan3d.benchmark.speed import Protocol, time_calls
+from lightning_gan3d.benchmark.stages import Profiler, cached_scene
 from lightning_gan3d.contract import Representation
+from lightning_gan3d.cost import make_inputs
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metric import Metric
 from lightning_gan3d.stats import power_law_exponent
 
 
-def curve(measures: Iterable[Metric], axis: str, quantity: str) -> list[tuple[int, float]]:
-    """Return (resolution, value) of one curve, in rising order; missing values are left out."""
-    prefix = f"growth.{axis}.{quantity}@"
+def curve(metrics: Iterable[Metric], axis: str, quantity: str) -> list[tuple[int, float]]:
+    """Return (resolution, value) of one curve, in rising order, without missing values."""
+    name = f"growth.{axis}.{quantity}"
     return sorted(
-        (int(m.metric.removeprefix(prefix)), m.value)
-        for m in measures
-        if m.metric.startswith(prefix) and m.value is not None
+        (int(m.at), m.value)
+        for m in metrics
+        if m.name == name and m.at is not None and m.value is not None
     )
 
 
-def _exponents(measures: list[Metric], axis: str, quantities: Sequence[str]) -> list[Metric]:
-    rows = []
-    for quantity in quantities:
-        points = [p for p in curve(measures, axis, quantity) if p[1] > 0]
-        metric = f"growth.{axis}.{quantity}_exponent"
-        if len(points) < 2:
-            rows.append(missing(metric, "fewer than two sizes were measured"))
-            continue
-        sizes = ", ".join(str(r) for r, _ in points)
-        note = f"p of value ~ resolution**p, least squares over {sizes}"
-        rows.append(Metric.of_key(metric, power_law_exponent(points), "", len(points), note=note))
-    return rows
-
-
 def growth_with_rendering(
-    generator: Generator, resolutions: Sequence[int], protocol: Protocol
+    generator: Generator, resolutions: Sequence[int], profiler: Profiler
 ) -> list[Metric]:
-    """Time and memory of one view of a cached scene, for each edge of the rendering in pixels."""
+    """Time and memory of one view of a cached scene, by the rendering's edge in pixels."""
+    axis = "growth.rendering"
     if generator.representation.view_in_label:
-        why = "a picture has one size and is not rendered"
-        return [missing("growth.rendering", why)]
-    inputs = make_inputs(generator)
-    device = inputs.z.device
+        return [_missing(axis, "a picture has one size and is not rendered")]
+    z, label, cameras = make_inputs(generator)
+    ws, scene = cached_scene(generator, z, label)
     rows: list[Metric] = []
     with torch.no_grad():
-        ws = generator.mapping(inputs.z, inputs.label)
-        scene = generator.renderer.prepare(generator.scene(ws))
         for resolution in resolutions:
 
-            def view(r: int = resolution) -> Any:
-                return generator.render(scene, ws, inputs.cameras, r)
+            def view(resolution: int = resolution) -> Any:
+                return generator.render(scene, ws, cameras, resolution)
 
             note = f"one view at {resolution}² of a cached scene"
-            name = "growth.rendering.{}@" + str(resolution)
-            rows.append(time_calls(view, protocol, device).measure(name.format("view_ms"), note))
-            rows.append(measure_peak(name.format("view_mb"), view, device, note))
+            rows += profiler.measure(
+                (f"{axis}.view_ms", f"{axis}.view_mb"), view, note, float(resolution)
+            )
     return rows + _exponents(rows, "rendering", ("view_ms", "view_mb"))
 
 
 def growth_with_grid(
-    cfg: GeneratorConfig,
-    image_resolution: int,
-    factors: Sequence[float],
-    protocol: Protocol,
-    device: torch.device,
+    cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], profiler: Profiler
 ) -> list[Metric]:
     """Bytes, time and memory of making one scene, for multiples of the configured grid resolution.
 
-    Weights are as initialised, for what a grid costs does not depend on what it holds.
+    Weights are as initialised: the cost of a grid does not depend on its values.
     """
+    axis = "growth.grid"
     own = getattr(cfg.representation, "resolution", None)
     if own is None:
-        why = "this representation stores no grid"
-        return [missing("growth.grid", why), *_without_grid(cfg, image_resolution, factors, device)]
+        missing = _missing(axis, "this representation stores no grid")
+        return [missing, *_growth_without_grid(cfg, image_resolution, factors, profiler.device)]
     rows: list[Metric] = []
     for resolution in sorted({int(own * f) for f in factors if own * f >= 8}):
-        representation = _at_grid_resolution(cfg, image_resolution, resolution).to(device).eval()
-        ws = torch.randn(
-            1, representation.num_ws, cfg.w_dim, generator=torch.Generator().manual_seed(0)
-        ).to(device)
+        changed = _at_grid_resolution(cfg.representation, resolution)
+        representation = _build(cfg, changed, image_resolution, profiler.device)
+        ws = _styles(cfg, representation.num_ws, profiler.device)
 
-        def scene(r: Representation = representation, w: torch.Tensor = ws) -> Any:
-            return r(w)
+        def scene(r: Representation = representation, ws: torch.Tensor = ws) -> Any:
+            return r(ws)
 
         note = f"one scene at grid resolution {resolution}"
-        name = "growth.grid.{}@" + str(resolution)
         with torch.no_grad():
-            size = float(scene().nbytes)
-            rows.append(Metric.of_key(name.format("scene_bytes"), size, "bytes", 1, note=note))
-            rows.append(time_calls(scene, protocol, device).measure(name.format("scene_ms"), note))
-            rows.append(measure_peak(name.format("scene_mb"), scene, device, note))
+            nbytes = Metric(
+                name=f"{axis}.scene_bytes",
+                at=float(resolution),
+                value=float(scene().nbytes),
+                unit="bytes",
+                n=1,
+                note=note,
+            )
+            names = f"{axis}.scene_ms", f"{axis}.scene_mb"
+            rows += [nbytes, *profiler.measure(names, scene, note, float(resolution))]
     return rows + _exponents(rows, "grid", ("scene_bytes", "scene_ms", "scene_mb"))
 
 
-def _without_grid(
+def _growth_without_grid(
     cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], device: torch.device
 ) -> list[Metric]:
-    """How the bytes of a scene grow with the image's resolution, for which it is made anew each.
-
-    What has no grid of its own may still store one that follows the image; the number tells. It
-    is not measured for pictures, which grow with the image by what they are.
-    """
-    cls = registry.module_of("representations", cfg.representation)
-    if getattr(cls, "view_in_label", False):
+    """Growth of a scene's bytes with the image resolution; none for pictures, which must grow."""
+    if cfg.view_in_label:
         return []
-    ws = torch.randn(1, 1, cfg.w_dim, generator=torch.Generator().manual_seed(0)).to(device)
     points = []
     with torch.no_grad():
         for resolution in sorted({int(image_resolution * f) for f in factors}):
-            made: Representation = cls(
-                cfg.representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
-            )
-            made = made.to(device).eval()
-            points.append((resolution, float(made(ws.expand(-1, made.num_ws, -1)).nbytes)))
-    name = "growth.image.scene_bytes_exponent"
+            representation = _build(cfg, cfg.representation, resolution, device)
+            scene = representation(_styles(cfg, representation.num_ws, device))
+            points.append((resolution, float(scene.nbytes)))
+    sizes = ", ".join(f"{nbytes:.0f} bytes at {r}" for r, nbytes in points)
+    return [_exponent("growth.image.scene_bytes", points, f", of the image: {sizes}")]
+
+
+def _exponents(rows: list[Metric], axis: str, quantities: Sequence[str]) -> list[Metric]:
+    exponents = []
+    for quantity in quantities:
+        points = [p for p in curve(rows, axis, quantity) if p[1] > 0]
+        sizes = ", ".join(str(r) for r, _ in points)
+        exponents.append(_exponent(f"growth.{axis}.{quantity}", points, f" over {sizes}"))
+    return exponents
+
+
+def _exponent(name: str, points: Sequence[tuple[int, float]], sizes: str) -> Metric:
+    name = f"{name}_exponent"
     if len(points) < 2:
-        return [missing(name, "fewer than two sizes were measured")]
-    sizes = ", ".join(f"{size:.0f} bytes at {r}" for r, size in points)
-    note = f"p of value ~ resolution**p, least squares, of the image: {sizes}"
-    return [Metric.of_key(name, power_law_exponent(points), "", len(points), note=note)]
+        return _missing(name, "fewer than two sizes were measured")
+    note = f"p of value ~ resolution**p, least squares{sizes}"
+    return Metric(name=name, value=power_law_exponent(points), n=len(points), note=note)
 
 
-def _at_grid_resolution(
-    cfg: GeneratorConfig, image_resolution: int, resolution: int
+def _missing(name: str, reason: str) -> Metric:
+    return Metric(name=name, value=None, note=reason)
+
+
+def _styles(cfg: GeneratorConfig, num_ws: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, num_ws, cfg.w_dim, generator=generator).to(device)
+
+
+def _build(
+    cfg: GeneratorConfig, representation: Any, resolution: int, device: torch.device
 ) -> Representation:
-    """Build the representation at another grid resolution.
+    """Build a representation of this configuration, for images of `resolution`."""
+    cls = registry.module_of("representations", representation)
+    module: Representation = cls(
+        representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
+    )
+    return module.to(device).eval()
 
-    A list of channels by level is cut, or its last entry repeated, so that the levels in common
-    stay the same.
-    """
+
+def _at_grid_resolution(representation: Any, resolution: int) -> Any:
+    """Change the grid resolution; common levels keep their channels, new ones repeat the last."""
     changes: dict[str, Any] = {"resolution": resolution}
-    synthesis: Any = getattr(cfg.representation, "synthesis", None)
+    synthesis: Any = getattr(representation, "synthesis", None)
     channels = getattr(synthesis, "channels", None)
     if channels is not None:
         levels = round(math.log2(resolution)) - 1  # 4, 8, ..., resolution
         fitted = tuple(channels[min(i, len(channels) - 1)] for i in range(levels))
         changes["synthesis"] = dataclasses.replace(synthesis, channels=fitted)
-    changed = dataclasses.replace(cfg.representation, **changes)
-    cls = registry.module_of("representations", changed)
-    representation: Representation = cls(
-        changed, scene=cfg.scene, w_dim=cfg.w_dim, resolution=image_resolution
-    )
-    return representation
+    return dataclasses.replace(representation, **changes)

@@ -1,15 +1,17 @@
-"""The peak memory of a call, above what was held when it began.
+"""Peak memory of a call, above what was held before it.
 
-On CUDA it is the allocator's own high-water mark (`max_memory_allocated`). On a CPU it comes from
-the record that torch's allocator writes for the profiler: each allocation and each release with its
-bytes, those inside an operation (workspaces of oneDNN) among them, which a count of live tensors
-would miss. Resident memory (RSS) is not used: it holds what the process had freed before, and
-changes with the system's malloc. What is not seen: memory that other libraries allocate past torch
-(NumPy, MKL's own buffers).
+- CUDA: the allocator's high-water mark (`max_memory_allocated`).
+- CPU, `peak_bytes`: the sum of all allocations and releases that torch's allocator reports to the
+  profiler. Exact; includes workspaces inside operations; excludes libraries with their own
+  allocator (NumPy, MKL's buffers).
+- CPU, `resident_peak`: growth of the process's resident memory (Linux), whoever allocated it.
 """
 
+import ctypes
 import gc
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,29 +21,52 @@ from lightning_gan3d.benchmark.speed import synchronise
 from lightning_gan3d.metric import Metric
 
 SECOND_CALL = "lightning_gan3d.benchmark: measured call"
-"""Marks in the record where the measured call begins."""
+"""Marks the start of the measured call in the profiler's events."""
 MB = 1e6
 """Bytes of a megabyte, as everywhere in this package (not 2**20)."""
+_RESET_PEAK = "5"
+"""Written to /proc/self/clear_refs, resets the high-water mark."""
 
 
 class MemoryUnknownError(RuntimeError):
-    """A device that keeps no record of its peak."""
+    """The device or system records no peak memory."""
+
+
+def measure_memory(
+    name: str,
+    fn: Callable[[], Any],
+    device: torch.device,
+    note: str = "",
+    at: float | None = None,
+) -> Metric:
+    """Peak memory of a call in MB, or missing where it is unknown."""
+    try:
+        peak = peak_bytes(fn, device) / MB
+    except MemoryUnknownError as error:
+        return Metric(name=name, at=at, value=None, unit="MB", note=str(error))
+    note = f"{note}; {method(device)}" if note else method(device)
+    return Metric(name=name, at=at, value=peak, unit="MB", n=1, note=note)
+
+
+def method(device: torch.device) -> str:
+    """Describe how `peak_bytes` measures on this device."""
+    if device.type == "cuda":
+        return "torch.cuda.max_memory_allocated above what was held before the call"
+    return "peak of torch's CPU allocator record above what was held before the call"
 
 
 def peak_bytes(fn: Callable[[], Any], device: torch.device) -> int:
-    """Return the peak of bytes in use during the call, above those in use before it.
+    """Peak of bytes in use during a call, its result included, above those in use before it.
 
-    The result counts. `fn` is called twice and only the second call is measured: a first one also
-    builds what stays, and what the second releases must have been recorded when it was allocated.
+    `fn` runs twice and the second call is measured: the first builds caches, and releases of the
+    second must have been recorded when they were allocated.
     """
-    gc.collect()  # a cycle freed inside the call would be taken for the call's own release
+    gc.collect()  # a cycle freed inside the call would count as the call's own release
     if device.type == "cuda":
         return _cuda_peak(fn, device)
     if device.type == "cpu":
         return _cpu_peak(fn)
-    raise MemoryUnknownError(
-        f"{device.type} keeps no record of its peak memory; measure on cuda or cpu"
-    )
+    raise MemoryUnknownError(f"{device.type} records no peak memory; measure on cuda or cpu")
 
 
 def _cuda_peak(fn: Callable[[], Any], device: torch.device) -> int:
@@ -79,21 +104,31 @@ def _cpu_peak(fn: Callable[[], Any]) -> int:
     return peak
 
 
-def method(device: torch.device) -> str:
-    """Say in words where the number comes from."""
-    if device.type == "cuda":
-        return "torch.cuda.max_memory_allocated above what was held before the call"
-    return "peak of torch's CPU allocator record above what was held before the call"
+def resident_peak(fn: Callable[[], Any]) -> int:
+    """Largest growth of the process in bytes during a call, its result included (Linux).
 
-
-def measure_peak(
-    metric: str, fn: Callable[[], Any], device: torch.device, note: str = ""
-) -> Metric:
-    """Return the peak of a call in MB, or why it is unknown."""
+    `fn` runs once before, for its caches. Memory freed earlier is returned to the system first,
+    otherwise the call could reuse it unnoticed. Raises `MemoryUnknownError` on other systems.
+    """
+    fn()
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     try:
-        peak = peak_bytes(fn, device)
-    except MemoryUnknownError as error:
-        return Metric.of_key(metric, None, "MB", note=str(error))
-    return Metric.of_key(
-        metric, peak / MB, "MB", 1, note=f"{note}; {method(device)}" if note else method(device)
-    )
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        before = _status("VmRSS")
+    except OSError as error:
+        raise MemoryUnknownError(f"this system records no peak resident memory: {error}") from None
+    result = fn()
+    peak = _status("VmHWM")
+    del result
+    return max(0, peak - before)
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise MemoryUnknownError(f"/proc/self/status has no field {field}")

@@ -1,13 +1,21 @@
-"""How long a call takes: warm-up, then repeats; the median, and the spread to judge it by."""
+"""Timing of calls: warm-up, repeats, median and quartiles; alternating rounds for ratios."""
 
+import gc
+import platform
+import shlex
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import lightning
 import torch
 
+import lightning_gan3d
+from lightning_gan3d.devices import device_name
 from lightning_gan3d.metric import Metric
 
 
@@ -16,67 +24,105 @@ class Protocol:
     """How often a call is repeated."""
 
     warmup: int
-    """Calls before the first that counts: allocators, autotuning and caches settle in them."""
+    """Calls before the first timed one, for allocators, autotuning and caches."""
     min_repeats: int
-    """Calls that count, however long they take."""
+    """Timed calls at least, whatever they take."""
     max_repeats: int
-    """Calls that count at most."""
+    """Timed calls at most."""
     budget: float
-    """Seconds after which no further call is started, once there are enough."""
+    """Seconds after which no further call starts, once there are `min_repeats`."""
 
 
 QUICK = Protocol(warmup=1, min_repeats=3, max_repeats=10, budget=0.4)
-"""For a demo: a generator in seconds."""
+"""For a demo: seconds per generator."""
 FULL = Protocol(warmup=3, min_repeats=10, max_repeats=100, budget=5.0)
 """For numbers to publish."""
 
 
+class Quartiles(NamedTuple):
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """Quartiles of one or more values."""
+    if len(values) < 2:
+        return Quartiles(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Quartiles(median, low, high)
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Durations of repeated calls, in seconds, in the order in which they were measured."""
+    """Seconds of repeated calls, in order."""
 
     seconds: tuple[float, ...]
     warmup: int = 0
-    """Calls that were made before and left out."""
+    """Calls before the first timed one."""
 
     @property
     def median(self) -> float:
-        """Half of the calls were faster. Unlike the mean it forgives a machine that is shared."""
+        """Median seconds: unlike the mean, robust on a shared machine."""
         return statistics.median(self.seconds)
 
     @property
-    def quartiles(self) -> tuple[float, float]:
-        """Between these two lies the middle half of the calls."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return low, high
+    def quartiles(self) -> Quartiles:
+        """Median and quartiles in seconds."""
+        return quartiles(self.seconds)
 
-    def measure(self, metric: str, note: str = "") -> Metric:
-        """Return the median in milliseconds; the note holds quartiles, range and warm-up."""
-        low, high = self.quartiles
+    def metric(self, name: str, note: str = "", at: float | None = None) -> Metric:
+        """Median in milliseconds; the note gives quartiles, range and warm-up."""
+        _, low, high = self.quartiles
         text = (
             f"median of {len(self.seconds)} calls after {self.warmup} of warm-up; "
             f"quartiles {1e3 * low:.3g} to {1e3 * high:.3g} ms, "
             f"range {1e3 * min(self.seconds):.3g} to {1e3 * max(self.seconds):.3g} ms"
         )
-        spread = statistics.stdev(self.seconds) if len(self.seconds) > 1 else None
-        return Metric.of_key(
-            metric,
-            1e3 * self.median,
-            "ms",
-            len(self.seconds),
-            None if spread is None else 1e3 * spread,
-            f"{note}; {text}" if note else text,
+        return Metric(
+            name=name,
+            at=at,
+            value=1e3 * self.median,
+            unit="ms",
+            n=len(self.seconds),
+            spread=1e3 * statistics.stdev(self.seconds) if len(self.seconds) > 1 else None,
+            note=f"{note}; {text}" if note else text,
         )
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked for; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+def speed_ratio(slow: Timing, fast: Timing) -> Quartiles:
+    """Seconds of `slow` over those of `fast`, round by round."""
+    return quartiles([a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)])
+
+
+def time_rounds(
+    calls: Mapping[str, Callable[[], Any]],
+    protocol: Protocol,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time calls in alternating rounds, so that noise of the machine affects all alike.
+
+    The device is idle before and after each call.
+    """
+    for _ in range(protocol.warmup):
+        for call in calls.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    begin = clock()
+    for done in range(1, protocol.max_repeats + 1):
+        for name, call in calls.items():
+            synchronise(device)
+            start = clock()
+            call()
+            synchronise(device)
+            seconds[name].append(clock() - start)
+        if done >= protocol.min_repeats and clock() - begin >= protocol.budget:
+            break
+    return {name: Timing(tuple(times), protocol.warmup) for name, times in seconds.items()}
 
 
 def time_calls(
@@ -85,18 +131,60 @@ def time_calls(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Time repeated calls from idle device to idle device: what a user waits for."""
-    for _ in range(protocol.warmup):
-        fn()
-    synchronise(device)
-    seconds: list[float] = []
-    begin = clock()
-    while len(seconds) < protocol.max_repeats:
-        start = clock()
-        fn()
-        synchronise(device)
-        end = clock()
-        seconds.append(end - start)
-        if len(seconds) >= protocol.min_repeats and end - begin >= protocol.budget:
-            break
-    return Timing(tuple(seconds), protocol.warmup)
+    """Time repeated calls of one function."""
+    return time_rounds({"": fn}, protocol, device, clock)[""]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a measurement ran on: enough to repeat it, and to know what it compares with."""
+
+    device: str
+    """Name of the processor or GPU."""
+    threads: int
+    """CPU threads of torch."""
+    versions: str
+    """Versions of Python and the main packages."""
+    command: str
+    """Command line."""
+
+    @classmethod
+    def current(cls, device: torch.device, command: Sequence[str]) -> "Environment":
+        """The environment of this process."""
+        versions = (
+            f"lightning_gan3d {lightning_gan3d.__version__}, torch {torch.__version__}, "
+            f"lightning {lightning.__version__}, Python {platform.python_version()}"
+        )
+        line = shlex.join([Path(command[0]).name, *command[1:]]) if command else ""
+        return cls(
+            device_name(device), torch.get_num_threads(), versions, line or "called from Python"
+        )
+
+    def metric(self, quick: bool, layers: str) -> Metric:
+        """First row of a benchmark; `layers` describes the implementation of the layers."""
+        repeats = "quick: few repeats" if quick else "full number of repeats"
+        note = (
+            f"{self.device}; {self.versions}; fp32 inference; layers: {layers}; {repeats}; "
+            f"command: {self.command}"
+        )
+        return Metric(name="speed.threads", value=float(self.threads), unit="count", n=1, note=note)
+
+
+@contextmanager
+def cpu_threads(num: int | None) -> Iterator[None]:
+    """Run with `num` CPU threads of torch; None leaves torch's own number."""
+    before = torch.get_num_threads()
+    if num is not None:
+        torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

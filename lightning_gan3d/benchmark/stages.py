@@ -1,120 +1,259 @@
-"""The stages of generating an image, each timed and weighed by itself, beside its floor."""
+"""Time, memory and roofline share of each stage of generating an image."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from lightning_gan3d.benchmark.cuda_graphs import record_forward, record_view
-from lightning_gan3d.benchmark.floor import measure_peaks, share_of_floor
-from lightning_gan3d.benchmark.inputs import Inputs, make_inputs
-from lightning_gan3d.benchmark.memory import MB, measure_peak
-from lightning_gan3d.benchmark.speed import Protocol, time_calls
+from lightning_gan3d.benchmark.memory import MB, measure_memory
+from lightning_gan3d.benchmark.speed import Protocol, Timing, time_calls
 from lightning_gan3d.contract import Field, Scene
-from lightning_gan3d.cost import Cost, count_cost
+from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric
 
+PEAK_PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
+MATRIX_EDGES = {"cpu": 1536, "cuda": 8192}
+"""Edges of the square matrices: large enough for full speed."""
+COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
+"""Bytes of the copied tensor: more than the caches hold."""
+
 
 class Stage(NamedTuple):
-    """One stage, and what it cannot do without."""
+    """One stage and the work that it cannot avoid."""
 
-    what: str
-    """In words."""
+    description: str
     call: Callable[[], Any]
-    """Does it once."""
     flops: int
-    """Of one call, by the rule of `cost`."""
-    reads: int
-    """Bytes of the weights and inputs."""
+    """FLOPs of one call, by the rule of `cost`."""
+    read_bytes: int
+    """Bytes of weights and inputs."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Lower bound of a stage's time (Williams et al. 2009): compute or compulsory traffic.
+
+    Traffic between layers is not counted, so this is a bound and not a forecast.
+    """
+
+    flops: float
+    """FLOP/s of a matrix product in float32 (TF32 if torch allows it)."""
+    bandwidth: float
+    """Bytes read plus bytes written per second, of a copy."""
+
+    def lower_bound(self, flops: int, nbytes: int) -> float:
+        """Least seconds for this much compute and traffic."""
+        return max(flops / self.flops, nbytes / self.bandwidth)
+
+    def share(self, name: str, timing: Timing, flops: int, nbytes: int) -> Metric:
+        """Lower bound over the median time of a stage."""
+        bound = self.lower_bound(flops, nbytes)
+        limit = "compute" if flops / self.flops >= bound else "bandwidth"
+        note = (
+            f"lower bound {1e3 * bound:.3g} ms by {limit}: {flops / 1e9:.4g} GFLOP at "
+            f"{self.flops / 1e9:.4g} GFLOP/s, {nbytes / MB:.4g} MB at "
+            f"{self.bandwidth / 1e9:.4g} GB/s"
+        )
+        value = bound / timing.median
+        return Metric(name=f"speed.{name}_floor_share", value=value, unit="share", n=1, note=note)
+
+    def metrics(self) -> list[Metric]:
+        """Both peak rates."""
+        note = "best of repeated calls; lower bounds of stages are stated in it"
+        product = f"square matrix product, float32; {note}"
+        copy = f"copy, bytes read and written; {note}"
+        flops, bandwidth = self.flops / 1e9, self.bandwidth / 1e9
+        return [
+            Metric(name="speed.peak_gflop_s", value=flops, unit="GFLOP/s", n=1, note=product),
+            Metric(name="speed.peak_gb_s", value=bandwidth, unit="GB/s", n=1, note=copy),
+        ]
+
+
+@functools.lru_cache(maxsize=8)
+def measure_roofline(device: torch.device, threads: int) -> Roofline:  # noqa: ARG001  # cache key
+    """Measure the device's peak rates, once per number of CPU threads."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    edge = MATRIX_EDGES[kind]
+    a = torch.randn(edge, edge, device=device)
+    product = time_calls(lambda: a @ a, PEAK_PROTOCOL, device)
+    x = torch.zeros(COPIED_BYTES[kind], dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    copy = time_calls(lambda: y.copy_(x), PEAK_PROTOCOL, device)
+    return Roofline(2 * edge**3 / min(product.seconds), 2 * len(x) / min(copy.seconds))
+
+
+@dataclass(frozen=True)
+class Profiler:
+    """Times calls and measures their peak memory, under one protocol on one device."""
+
+    protocol: Protocol
+    device: torch.device
+
+    def time(self, call: Callable[[], Any]) -> Timing:
+        """Time repeated calls."""
+        return time_calls(call, self.protocol, self.device)
+
+    def measure(
+        self, names: tuple[str, str], call: Callable[[], Any], note: str, at: float | None = None
+    ) -> list[Metric]:
+        """Time and peak memory of a call, as metrics of two names."""
+        time_name, memory_name = names
+        return [
+            self.time(call).metric(time_name, note, at),
+            measure_memory(memory_name, call, self.device, note, at),
+        ]
+
+    @torch.no_grad()
+    def stage(self, name: str, stage: Stage) -> list[Metric]:
+        """Time, roofline share and peak memory of a stage."""
+        nbytes = stage.read_bytes + num_bytes(stage.call())
+        timing = self.time(stage.call)
+        roofline = measure_roofline(self.device, torch.get_num_threads())
+        return [
+            timing.metric(f"speed.{name}_ms", stage.description),
+            roofline.share(name, timing, stage.flops, nbytes),
+            measure_memory(f"memory.{name}_mb", stage.call, self.device, stage.description),
+        ]
+
+
+def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Metric]:
+    """Measure each stage for one image, then the throughput of whole images in batches."""
+    was_training = generator.training
+    generator.eval()
+    inputs = make_inputs(generator)
+    profiler = Profiler(protocol, inputs.z.device)
+    rows = []
+    for name, stage in stages(generator, inputs, count_cost(generator)).items():
+        rows += profiler.stage(name, stage)
+    many = make_inputs(generator, batch)
+    with torch.no_grad():
+        timing = profiler.time(lambda: generator(*many))
+    generator.train(was_training)
+    median, low, high = timing.quartiles
+    throughput = Metric(
+        name="speed.image_img_s",
+        value=batch / median,
+        unit="img/s",
+        n=len(timing.seconds),
+        note=f"whole images of new latents in batches of {batch}; median of {len(timing.seconds)} "
+        f"batches, quartiles {batch / high:.3g} to {batch / low:.3g} img/s",
+    )
+    weights = Metric(
+        name="memory.weights_mb",
+        value=num_bytes(generator) / MB,
+        unit="MB",
+        n=1,
+        note="parameters and buffers of the generator",
+    )
+    peaks = measure_roofline(profiler.device, torch.get_num_threads()).metrics()
+    return [*rows, throughput, *_rendering_path(generator), *peaks, weights]
+
+
+def _rendering_path(generator: Generator) -> list[Metric]:
+    """Whether a fused kernel rendered, if the renderer has such kernels."""
+    path = getattr(generator.renderer, "path_taken", None)
+    if path is None:
+        return []
+    return [Metric(name="speed.fused", value=float(path.name != "plain"), n=1, note=str(path))]
+
+
+@torch.no_grad()
+def cached_scene(
+    generator: Generator, z: Float[Tensor, "b z_dim"], label: Float[Tensor, "b 25"]
+) -> tuple[Float[Tensor, "b num_ws w_dim"], Scene]:
+    """Styles and scenes of latents, prepared to be rendered from several cameras."""
+    ws = generator.mapping(z, label)
+    return ws, generator.renderer.prepare(generator.scene(ws))
 
 
 def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]:
-    """Return the stages of one image: mapping, scene (made once), view (each camera), image.
+    """Stages of one image: mapping, scene (once per latent), view (once per camera), image.
 
-    `rendering` and `superresolution` are the parts of a view, where the generator has them. On
-    CUDA, `view_replayed` and `image_replayed` are the same as CUDA graphs.
+    `rendering` and `superresolution` are parts of a view, if the generator has them. On CUDA,
+    `view_replayed` and `image_replayed` are the same as CUDA graphs.
     """
-    g = generator
+    g, flops = generator, cost.flops
     z, label, cameras = inputs
     size = f"{g.rendering_resolution}², image {g.resolution}²"
-    with torch.no_grad():
-        ws = g.mapping(z, label)
-        made = g.scene(ws)
-        scene = g.renderer.prepare(made)
-    flops = cost.flops
-    held = scene.nbytes
-    found = {
+    ws, scene = cached_scene(g, z, label)
+    image = Stage(
+        f"one image of a new latent; rendering {size}",
+        lambda: g(z, label, cameras),
+        cost.total_flops,
+        num_bytes(g),
+    )
+    if g.representation.view_in_label:
+        view = image._replace(
+            description=f"one more view: nothing is cached, a new picture of {g.resolution}²",
+            call=lambda: g.views(z, label, cameras),
+        )
+    else:
+        view = Stage(
+            f"one view of a cached scene, super-resolution included; rendering {size}",
+            lambda: g.render(scene, ws, cameras),
+            flops["renderer"] + flops["superresolution"],
+            scene.nbytes + num_bytes(g.superresolution),
+        )
+    result = {
         "mapping": Stage(
             "latent and camera to styles",
             lambda: g.mapping(z, label),
             flops["mapping"],
-            size_of(g.mapping),
+            num_bytes(g.mapping),
         ),
         "scene": Stage(
-            "styles to a scene, once a latent",
+            "styles to a scene, once per latent",
             lambda: g.renderer.prepare(g.scene(ws)),
             flops["representation"],
-            size_of(g.representation),
+            num_bytes(g.representation),
         ),
-        "view": Stage(
-            f"one view of a cached scene, super-resolution included; rendering {size}",
-            lambda: g.render(scene, ws, cameras),
-            flops["renderer"] + flops["superresolution"],
-            held + size_of(g.superresolution),
-        ),
-        "image": Stage(
-            f"one image of a new latent; rendering {size}",
-            lambda: g(z, label, cameras),
-            cost.total_flops,
-            size_of(g),
-        ),
+        "view": view,
+        "image": image,
     }
-    if g.representation.view_in_label:
-        found["view"] = found["image"]._replace(
-            what=f"one more view: nothing is cached, a picture of {g.resolution}² is drawn anew",
-            call=lambda: g.views(z, label, cameras),
-        )
-    if isinstance(made, Field) and isinstance(scene, Field):
-        found |= _renderings(g, made, scene, inputs, flops["renderer"])
+    if isinstance(scene, Field):
+        result |= _renderings(g, inputs, ws, scene, flops["renderer"])
     if z.device.type == "cuda":
-        found |= _replays(g, found, inputs, ws, scene)
+        result |= _replays(g, result, inputs, ws, scene)
     if g.cfg.superresolution.factor > 1:
-        found["superresolution"] = _superresolution(g, ws, flops["superresolution"])
-    return found
+        result["superresolution"] = _superresolution(g, ws, flops["superresolution"])
+    return result
 
 
 def _renderings(
-    generator: Generator, made: Field, scene: Field, inputs: Inputs, flops: int
+    generator: Generator, inputs: Inputs, ws: Tensor, scene: Field, flops: int
 ) -> dict[str, Stage]:
-    """The rendering of a scene that lies there; and with its gradient, as in training.
-
-    The former takes the scene prepared for views, the latter as it was made: training prepares
-    nothing.
-    """
+    """Rendering of a prepared scene; and of an unprepared one with its gradient, as in training."""
     resolution = generator.rendering_resolution
-    leaf = (
-        made.detach().to(dtype=torch.float32).map(lambda x: x.requires_grad_(x.is_floating_point()))
+    with torch.no_grad():
+        unprepared = generator.scene(ws)
+    leaf = unprepared.to(dtype=torch.float32).map(
+        lambda x: x.detach().requires_grad_(x.is_floating_point())
     )
     differentiated = [x for x in leaf.tensors() if x.requires_grad]
 
-    def backward() -> None:
+    def gradient() -> None:
         with torch.enable_grad():
             feature = generator.renderer(leaf, inputs.cameras, resolution).feature
             torch.autograd.grad(feature.sum(), differentiated)
 
-    def forward() -> Any:
-        return generator.renderer(scene, inputs.cameras, resolution)
-
     return {
-        "rendering": Stage(f"rendering at {resolution}² alone", forward, flops, scene.nbytes),
+        "rendering": Stage(
+            f"rendering at {resolution}² alone",
+            lambda: generator.renderer(scene, inputs.cameras, resolution),
+            flops,
+            scene.nbytes,
+        ),
         "rendering_gradient": Stage(
             f"rendering at {resolution}² and the gradient of the scene",
-            backward,
-            3 * flops,  # forward, and two products for each in the backward pass
-            2 * made.nbytes,
+            gradient,
+            3 * flops,  # one product forward, two backward
+            2 * unprepared.nbytes,  # the scene and its gradient
         ),
     }
 
@@ -122,16 +261,17 @@ def _renderings(
 def _replays(
     generator: Generator, called: dict[str, Stage], inputs: Inputs, ws: Tensor, scene: Scene
 ) -> dict[str, Stage]:
-    """A view and an image once more, each recorded as a CUDA graph and replayed."""
-    z, label, cameras = inputs
-    image = record_forward(generator, z, label, cameras)
-    found = {"image_replayed": called["image"]._replace(call=lambda: image(z, label, cameras))}
+    """The stages `view` and `image` as CUDA graphs."""
+    image = record_forward(generator, *inputs)
+    replays: dict[str, Callable[[], Any]] = {"image": lambda: image(*inputs)}
     if not generator.representation.view_in_label:
-        view = record_view(generator, scene, ws, cameras)
-        found["view_replayed"] = called["view"]._replace(call=lambda: view(cameras))
+        view = record_view(generator, scene, ws, inputs.cameras)
+        replays["view"] = lambda: view(inputs.cameras)
     return {
-        name: stage._replace(what=f"{stage.what}; a CUDA graph, replayed")
-        for name, stage in found.items()
+        f"{name}_replayed": called[name]._replace(
+            description=f"{called[name].description}; a CUDA graph, replayed", call=call
+        )
+        for name, call in replays.items()
     }
 
 
@@ -142,64 +282,5 @@ def _superresolution(generator: Generator, ws: Tensor, flops: int) -> Stage:
         f"super-resolution alone, {size}² to {generator.resolution}²",
         lambda: generator.superresolution(feature[:, :3], feature, ws),
         flops,
-        size_of(generator.superresolution) + bytes_of(feature),
+        num_bytes(generator.superresolution) + num_bytes(feature),
     )
-
-
-def size_of(module: nn.Module) -> int:
-    """Bytes of parameters and buffers."""
-    return sum(map(bytes_of, (*module.parameters(), *module.buffers())))
-
-
-def bytes_of(value: Any) -> int:
-    """Bytes of all tensors of a result."""
-    if isinstance(value, Scene):
-        return value.nbytes
-    leaves = pytree.tree_leaves(value)
-    return sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
-
-
-def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Metric]:
-    """Time each stage for one image and weigh it; then whole images by batches of `batch`."""
-    was_training = generator.training
-    generator.eval()
-    inputs = make_inputs(generator)
-    device = inputs.z.device
-    peaks = measure_peaks(device, torch.get_num_threads())
-    times, shares, memory = [], [], []
-    with torch.no_grad():
-        for name, stage in stages(generator, inputs, count_cost(generator)).items():
-            written = bytes_of(stage.call())
-            timing = time_calls(stage.call, protocol, device)
-            times.append(timing.measure(f"speed.{name}_ms", stage.what))
-            shares.append(share_of_floor(name, timing, stage.flops, stage.reads + written, peaks))
-            memory.append(measure_peak(f"memory.{name}_mb", stage.call, device, stage.what))
-        many = make_inputs(generator, batch)
-        timing = time_calls(lambda: generator(*many), protocol, device)
-    generator.train(was_training)
-    low, high = timing.quartiles
-    throughput = Metric.of_key(
-        "speed.image_img_s",
-        batch / timing.median,
-        "img/s",
-        len(timing.seconds),
-        note=f"whole images of new latents by batches of {batch}; median of {len(timing.seconds)} "
-        f"batches, quartiles {batch / high:.3g} to {batch / low:.3g} img/s",
-    )
-    held = Metric.of_key(
-        "memory.weights_mb",
-        size_of(generator) / MB,
-        "MB",
-        1,
-        note="parameters and buffers of the generator",
-    )
-    return [*times, throughput, *_path(generator), *peaks.measures(), *shares, held, *memory]
-
-
-def _path(generator: Generator) -> list[Metric]:
-    """Which code marched the rays, where a renderer says so."""
-    path = getattr(generator.renderer, "path_taken", None)
-    if path is None:
-        return []
-    fused = path.name != "plain"
-    return [Metric.of_key("speed.fused", float(fused), "", 1, note=str(path))]

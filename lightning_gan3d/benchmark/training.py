@@ -1,7 +1,7 @@
-"""Training speed and memory: whole steps of the loop itself, without the reading of data.
+"""Training speed and memory: whole steps of the loop and their phases, without reading data.
 
-Lazy penalties make some steps dearer than others. Each kind of step is timed by itself and weighted
-by how often it comes, so that few steps tell what a long training would.
+Lazy penalties make some steps slower than others. Each kind of step is timed by itself and weighted
+by its share of the steps.
 """
 
 import dataclasses
@@ -11,136 +11,183 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
+from torch import Tensor
 
-from lightning_gan3d.benchmark.inputs import make_inputs
 from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, method, peak_bytes
-from lightning_gan3d.benchmark.phases import measure_discriminator, measure_phases
-from lightning_gan3d.benchmark.speed import FULL, QUICK, Timing, time_calls
+from lightning_gan3d.benchmark.speed import FULL, QUICK
+from lightning_gan3d.benchmark.stages import Profiler, Stage
+from lightning_gan3d.cameras import LABEL_DIM
+from lightning_gan3d.cost import count_flops, make_inputs, num_bytes, to_meta
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig
-from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.images import Images
+from lightning_gan3d.metric import Metric
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.optimizers import Phase
 
-StepKind = tuple[bool, bool]
-"""Whether a step ends with a penalty of the discriminator, and with one of the density."""
-
-
-def kinds_of_steps(loss: LossConfig) -> tuple[dict[StepKind, int], Counter[StepKind], int]:
-    """Return a step of each kind, how often each comes in one cycle, and the cycle's length."""
-    penalty = loss.r1_interval if loss.penalises_discriminator else 1
-    density = loss.density_reg_interval if loss.density_reg > 0 else 1
-    cycle = math.lcm(penalty, density)
-    example: dict[StepKind, int] = {}
-    often: Counter[StepKind] = Counter()
-    for step in range(cycle):
-        kind = (
-            penalty > 1 and step % penalty == 0,
-            density > 1 and step % density == 0,
-        )
-        example.setdefault(kind, step)
-        often[kind] += 1
-    return example, often, cycle
+StepKind = tuple[Phase, ...]
+"""Lazy phases that a step ends with."""
+SHORT_NAMES: dict[Phase, str] = {
+    "G loss": "g",
+    "G density penalty": "g_density",
+    "D loss": "d",
+    "D penalty": "d_penalty",
+}
+"""Phases in names of metrics."""
 
 
-def seconds_per_step(
-    timings: dict[StepKind, Timing], often: Counter[StepKind], of: Callable[[Timing], float]
-) -> float:
-    """Return the mean duration of a step over a cycle, from one number of each kind's timing."""
-    return sum(of(timings[kind]) * n for kind, n in often.items()) / often.total()
+def phase_intervals(loss: LossConfig) -> dict[Phase, int]:
+    """Phases of a configuration, with the steps from one run of each to the next."""
+    intervals: dict[Phase, int] = {"G loss": 1, "D loss": 1}
+    if loss.density_reg > 0 and loss.density_reg_interval > 1:
+        intervals["G density penalty"] = loss.density_reg_interval
+    if loss.penalises_discriminator and loss.r1_interval > 1:
+        intervals["D penalty"] = loss.r1_interval
+    return intervals
+
+
+def step_kinds(loss: LossConfig) -> list[StepKind]:
+    """Kind of each step of one cycle, after which all lazy phases repeat."""
+    lazy = {phase: n for phase, n in phase_intervals(loss).items() if n > 1}
+    cycle = math.lcm(*lazy.values())
+    return [tuple(p for p, n in lazy.items() if step % n == 0) for step in range(cycle)]
+
+
+def mean_step(kinds: list[StepKind], seconds: dict[StepKind, float]) -> float:
+    """Mean duration of a step over a cycle."""
+    return sum(seconds[kind] for kind in kinds) / len(kinds)
 
 
 def measure_training(
     config: ExperimentConfig, resolution: int, device: torch.device, quick: bool
 ) -> list[Metric]:
-    """Time and weigh steps (G, then D) of one process, as they are at the end of training."""
-    example, often, cycle = kinds_of_steps(config.loss)
+    """Measure steps and phases of one process, with the schedules at the end of training."""
+    kinds = step_kinds(config.loss)
+    cycle, counts = len(kinds), Counter(kinds)
     config = _at_least(config, cycle)
     module, batch = make_step(config, resolution, device)
-    # The last whole cycle, when schedules are over and renderings have their final size.
-    late = (config.training.num_steps // cycle - 1) * cycle
-    protocol = QUICK if quick else FULL
+    last_cycle = (config.training.num_steps // cycle - 1) * cycle
+    batch = batch._replace(step=last_cycle)
+    profiler = Profiler(QUICK if quick else FULL, device)
 
-    def step(kind: StepKind) -> Any:
-        module.training_step(batch._replace(step=late + example[kind]), 0)
+    def step_of(kind: StepKind) -> Callable[[], None]:
+        at = batch._replace(step=last_cycle + kinds.index(kind))
+        return lambda: module.training_step(at, 0)
 
-    timings = {
-        kind: time_calls(lambda k=kind: step(k), protocol, device)  # type: ignore[misc]  # bound now
-        for kind in often
-    }
+    timings = {kind: profiler.time(step_of(kind)) for kind in counts}
     size = len(batch.images)
-    rate, slow, fast = (
-        size / seconds_per_step(timings, often, of)
-        for of in (
-            lambda t: t.median,
-            lambda t: t.quartiles[1],
-            lambda t: t.quartiles[0],
-        )
+    rate, fast, slow = (
+        size / mean_step(kinds, {k: t.quartiles[i] for k, t in timings.items()}) for i in range(3)
     )
-    repeats = sum(len(t.seconds) for t in timings.values())
-    kinds = ", ".join(_words(k, often[k], cycle, t) for k, t in timings.items())
-    note = (
-        f"batch {size} in one process, {config.training.precision}, without reading data; medians "
-        f"of each kind of step weighted by how often it comes: {kinds}; quartiles {slow:.3g} to "
-        f"{fast:.3g} img/s"
+    descriptions = ", ".join(
+        f"{_describe(kind)} {1e3 * timing.median:.3g} ms ({counts[kind]} of {cycle})"
+        for kind, timing in timings.items()
     )
-    speed = Metric.of_key("speed.train_img_s", rate, "img/s", repeats, note=note)
-    phases = measure_phases(module, batch._replace(step=late), protocol, device)
-    logits = measure_discriminator(module, resolution, protocol, device)
-    return [speed, *phases, *logits, _peak(module, step, list(often), device)]
+    speed = Metric(
+        name="speed.train_img_s",
+        value=rate,
+        unit="img/s",
+        n=sum(len(t.seconds) for t in timings.values()),
+        note=f"batch {size} in one process, {config.training.precision}, without reading data; "
+        "medians of each kind of step, weighted by its share of the steps: "
+        f"{descriptions}; quartiles {slow:.3g} to {fast:.3g} img/s",
+    )
+    return [
+        speed,
+        *measure_phases(module, batch, profiler),
+        *measure_discriminator(module, resolution, profiler),
+        _training_memory(module, [step_of(kind) for kind in counts], device),
+    ]
 
 
 def _at_least(config: ExperimentConfig, steps: int) -> ExperimentConfig:
-    """Make a training shorter than one cycle last that long."""
+    """Extend a training to this many steps."""
     kimg = max(config.training.kimg, steps * config.training.batch / 1000)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, kimg=kimg))
+
+
+def _describe(kind: StepKind) -> str:
+    return f"with {' and '.join(kind)}" if kind else "plain"
 
 
 def make_step(
     config: ExperimentConfig, resolution: int, device: torch.device
 ) -> tuple[AdversarialModule, Batch]:
-    """Build the loop, and a batch of noise seen from all around; one process's share of it."""
+    """Build the loop, and one process's batch of noise images with cameras on a circle."""
     size = config.training.batch // config.training.devices
-    images = torch.randint(
-        256,
-        (size, 3, resolution, resolution),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(0),
-    )
-    module = AdversarialModule(config, resolution, torch.zeros(0, 25))
+    shape = (size, 3, resolution, resolution)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
+    module = AdversarialModule(config, resolution, torch.zeros(0, LABEL_DIM))
     labels = make_inputs(module.generator, size).label
     module.camera_labels = labels
     return module.to(device).train(), Batch(images.to(device), labels.to(device), 0)
 
 
-def held_bytes(module: AdversarialModule) -> int:
-    """Bytes that are held between steps: networks, their average, the optimizers' moments."""
-    moments = pytree.tree_leaves([o.state_dict() for o in module.configure_optimizers()])
-    tensors = [*module.parameters(), *module.buffers(), *moments]
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+def measure_phases(module: AdversarialModule, batch: Batch, profiler: Profiler) -> list[Metric]:
+    """Time and peak memory of each phase of the configuration, its optimizer included."""
+    intervals = phase_intervals(module.config.loss)
+    rows = []
+    for phase, name in SHORT_NAMES.items():
+        if phase in intervals:
+            note = f"{phase}, every {intervals[phase]} step(s), batch {len(batch.images)}"
+            names = f"speed.train_{name}_ms", f"memory.train_{name}_mb"
+            rows += profiler.measure(names, phase_of(module, phase, batch), note)
+    return rows
 
 
-def _peak(
-    module: AdversarialModule,
-    step: Callable[[StepKind], Any],
-    kinds: list[StepKind],
-    device: torch.device,
-) -> Metric:
-    try:
-        peak = max(peak_bytes(lambda k=kind: step(k), device) for kind in kinds)  # type: ignore[misc]  # bound
-    except MemoryUnknownError as error:
-        return missing("memory.train_mb", str(error), "MB")
-    held = held_bytes(module)
-    note = (
-        f"{held / MB:.4g} MB held between steps (networks, average, optimizers) and at most "
-        f"{peak / MB:.4g} MB above them within a step of any kind; {method(device)}"
+def phase_of(module: AdversarialModule, phase: Phase, batch: Batch) -> Callable[[], None]:
+    """A call of one phase of the step that `batch` belongs to."""
+    steps = {
+        "G loss": module.generator_step,
+        "G density penalty": module.density_step,
+        "D loss": module.discriminator_step,
+        "D penalty": module.penalty_step,
+    }
+    microbatches = module.split(batch)
+    return lambda: steps[phase](microbatches)
+
+
+def measure_discriminator(
+    module: AdversarialModule, resolution: int, profiler: Profiler
+) -> list[Metric]:
+    """Time, roofline share and peak memory of the logit of one image."""
+
+    def inputs(device: torch.device) -> tuple[Images, Tensor]:
+        raw = module.generator.rendering_resolution
+        image = torch.zeros(1, 3, resolution, resolution, device=device)
+        image_raw = torch.zeros(1, 3, raw, raw, device=device)
+        return Images(image, image_raw), torch.zeros(1, LABEL_DIM, device=device)
+
+    images, label = inputs(profiler.device)
+    counted = to_meta(module.discriminator)
+    flops = count_flops(lambda: counted(*inputs(torch.device("meta"))))["Global"]
+    stage = Stage(
+        f"logit of one image of {resolution}²",
+        lambda: module.discriminator(images, label),
+        flops,
+        num_bytes(module.discriminator) + num_bytes(images),
     )
-    return Metric.of_key("memory.train_mb", (held + peak) / MB, "MB", len(kinds), note=note)
+    return profiler.stage("discriminator", stage)
 
 
-def _words(kind: StepKind, often: int, cycle: int, timing: Timing) -> str:
-    penalty, density = kind
-    extra = [name for name, on in (("D penalty", penalty), ("density penalty", density)) if on]
-    name = f"with {' and '.join(extra)}" if extra else "plain"
-    return f"{name} {1e3 * timing.median:.3g} ms ({often} of {cycle})"
+def persistent_bytes(module: AdversarialModule) -> int:
+    """Bytes between steps: networks, averaged generator, moments of the optimizers."""
+    return num_bytes(module) + num_bytes([o.state_dict() for o in module.configure_optimizers()])
+
+
+def _training_memory(
+    module: AdversarialModule, steps: list[Callable[[], Any]], device: torch.device
+) -> Metric:
+    name = "memory.train_mb"
+    try:
+        peak = max(peak_bytes(step, device) for step in steps) / MB
+    except MemoryUnknownError as error:
+        return Metric(name=name, value=None, unit="MB", note=str(error))
+    persistent = persistent_bytes(module) / MB
+    note = (
+        f"{persistent:.4g} MB between steps (networks, average, optimizers) and at most "
+        f"{peak:.4g} MB above them within a step of any kind; {method(device)}"
+    )
+    return Metric(name=name, value=persistent + peak, unit="MB", n=len(steps), note=note)

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import yaml
 from lightning_gan3d.config import ConfigError, digest
 from lightning_gan3d.metric import Metric, missing, read_measures
 from lightning_gan3d.metric_table import BENCHED, family
-from lightning_gan3d.runs import CONDITIONS, CONFIG, MANIFEST, METRICS, Run
+from lightning_gan3d.runs import CONDITIONS, CONFIG, MANIFEST, METRICS, Run, walk
 from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
 
 UNKNOWN = "unknown"
@@ -105,7 +104,10 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
                 f"{given}: no such directory; name a run, a sweep or a folder of runs"
             )
         folder = given.parent if given.name == SWEEP_FILE else given
-        runs, sweeps = _walk(folder)
+        runs, sweeps = [], []
+        for path, files in walk(folder):
+            runs += [path] if CONFIG in files else []
+            sweeps += [path / SWEEP_FILE] if SWEEP_FILE in files else []
         if given.name == SWEEP_FILE:
             runs, sweeps = [], [given]
         for path in runs:
@@ -125,18 +127,6 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
             f"no run found in {where}: a run directory holds {CONFIG}, a sweep {SWEEP_FILE}"
         )
     return sorted(found.values(), key=lambda r: (r.experiment, r.variant, r.seed or 0, r.name))
-
-
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    runs, sweeps = [], []
-    for at, inner, files in os.walk(folder):
-        inner.sort()
-        if CONFIG in files:
-            runs.append(Path(at))
-            inner.clear()  # a checkpoint inside a run has a configuration too
-        if SWEEP_FILE in files:
-            sweeps.append(Path(at) / SWEEP_FILE)
-    return runs, sweeps
 
 
 def _never(entry: SweepEntry) -> RunRecord:

@@ -15,11 +15,11 @@ from torch import nn
 from lightning_gan3d import devices, files, runs
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.config import ConfigError, UserError
-from lightning_gan3d.cost import count_cost
+from lightning_gan3d.cost import count_cost, num_parameters
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
-from lightning_gan3d.generator import Generator, num_parameters
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d

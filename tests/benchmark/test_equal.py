@@ -1,4 +1,4 @@
-"""The presets at equal budgets are equal by our own count."""
+"""Presets of equal budgets are equal by count."""
 
 import dataclasses
 
@@ -41,13 +41,13 @@ def test_equal_arithmetic_is_38_gflop_an_image(kind: str) -> None:
     assert cost(f"equal/flops_{kind}").total_flops == pytest.approx(38e9, rel=0.05)
 
 
-def test_every_preset_of_the_folder_is_checked_here() -> None:
-    found = {n for n in preset_names() if n.startswith("equal/")}
-    assert found == {*NAMES, "equal/base"}
+def test_all_presets_of_the_folder_are_checked_here() -> None:
+    presets = {n for n in preset_names() if n.startswith("equal/")}
+    assert presets == {*NAMES, "equal/base"}
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_presets_of_a_group_differ_in_the_representation_alone(group: str) -> None:
+def test_presets_of_a_group_differ_only_in_the_representation(group: str) -> None:
     configs = [load_experiment(f"equal/{group}_{kind}") for kind in GROUPS[group]]
     first = configs[0]
     for config in configs[1:]:
@@ -57,7 +57,7 @@ def test_presets_of_a_group_differ_in_the_representation_alone(group: str) -> No
         assert config.generator.scene == first.generator.scene
         if config.generator.view_in_label:
             continue
-        # `recompute` trades time for memory in training, and changes no number.
+        # `recompute` trades time for memory in training and changes no value.
         renderer = dataclasses.replace(config.generator.renderer, recompute=False)
         assert renderer == first.generator.renderer
         assert config.generator.superresolution == first.generator.superresolution

@@ -1,72 +1,114 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from lightning_gan3d.benchmark.speed import Protocol, Timing, time_calls
+from lightning_gan3d.benchmark.speed import (
+    Environment,
+    Protocol,
+    Timing,
+    cpu_threads,
+    speed_ratio,
+    time_calls,
+    time_rounds,
+)
 
 CPU = torch.device("cpu")
 
 
 class FakeClock:
-    """A clock that the timed function moves."""
+    """A clock that timed functions advance."""
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.calls: list[str] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def function(self, name: str, *seconds: float) -> Callable[[], None]:
+        """A function whose calls take the given seconds; the last ones repeat."""
+        remaining = list(seconds)
 
-class Slow:
-    """A function whose calls take the given seconds."""
+        def call() -> None:
+            self.calls.append(name)
+            self.now += remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
-    def __init__(self, clock: FakeClock, seconds: list[float]) -> None:
-        self.clock, self.seconds, self.calls = clock, seconds, 0
-
-    def __call__(self) -> None:
-        self.clock.now += self.seconds[min(self.calls, len(self.seconds) - 1)]
-        self.calls += 1
+        return call
 
 
-def run(seconds: list[float], protocol: Protocol) -> tuple[Timing, Slow]:
+def run(protocol: Protocol, *seconds: float) -> tuple[Timing, int]:
     clock = FakeClock()
-    fn = Slow(clock, seconds)
-    return time_calls(fn, protocol, CPU, clock), fn
+    timing = time_calls(clock.function("", *seconds), protocol, CPU, clock)
+    return timing, len(clock.calls)
 
 
-def test_warm_up_is_left_out() -> None:
-    timing, fn = run(
-        [50.0, 40.0, 1.0, 2.0, 3.0], Protocol(warmup=2, min_repeats=3, max_repeats=3, budget=0.0)
-    )
+def test_warm_up_is_not_timed() -> None:
+    protocol = Protocol(warmup=2, min_repeats=3, max_repeats=3, budget=0.0)
+    timing, calls = run(protocol, 50.0, 40.0, 1.0, 2.0, 3.0)
     assert timing.seconds == pytest.approx((1.0, 2.0, 3.0))
-    assert fn.calls == 5
-    assert timing.median == pytest.approx(2.0)
+    assert calls == 5
+    assert timing.median == timing.quartiles.median == pytest.approx(2.0)
 
 
-def test_the_budget_ends_the_repeats_but_never_before_the_least() -> None:
-    timing, _ = run([1.0], Protocol(warmup=0, min_repeats=4, max_repeats=100, budget=2.5))
-    assert len(timing.seconds) == 4
-    timing, _ = run([0.25], Protocol(warmup=0, min_repeats=2, max_repeats=100, budget=2.0))
-    assert len(timing.seconds) == 8
+@pytest.mark.parametrize(
+    ("seconds", "protocol", "repeats"),
+    [
+        (1.0, Protocol(warmup=0, min_repeats=4, max_repeats=100, budget=2.5), 4),
+        (0.25, Protocol(warmup=0, min_repeats=2, max_repeats=100, budget=2.0), 8),
+        (0.001, Protocol(warmup=1, min_repeats=2, max_repeats=5, budget=100.0), 5),
+    ],
+)
+def test_repeats_end_at_the_budget_within_their_limits(
+    seconds: float, protocol: Protocol, repeats: int
+) -> None:
+    assert len(run(protocol, seconds)[0].seconds) == repeats
 
 
-def test_the_greatest_number_of_repeats_holds() -> None:
-    timing, _ = run([0.001], Protocol(warmup=1, min_repeats=2, max_repeats=5, budget=100.0))
-    assert len(timing.seconds) == 5
-
-
-def test_the_median_forgives_one_stalled_call_and_the_note_shows_it() -> None:
-    row = Timing((0.010, 0.011, 0.012, 0.013, 5.0), warmup=1).measure("speed.view_ms", "one view")
+def test_the_median_is_robust_to_one_stall_which_the_note_shows() -> None:
+    timing = Timing((0.010, 0.011, 0.012, 0.013, 5.0), warmup=1)
+    row = timing.metric("growth.grid.scene_ms", "one scene", at=64.0)
+    assert row.key == "growth.grid.scene_ms@64"
     assert row.value == pytest.approx(12.0)
     assert row.unit == "ms"
     assert row.n == 5
     assert row.note == (
-        "one view; median of 5 calls after 1 of warm-up; "
+        "one scene; median of 5 calls after 1 of warm-up; "
         "quartiles 11 to 13 ms, range 10 to 5e+03 ms"
     )
     assert row.spread == pytest.approx(1e3 * 2.2309, rel=1e-3)
 
 
 def test_one_call_has_no_spread() -> None:
-    row = Timing((0.5,)).measure("speed.scene_ms")
+    row = Timing((0.5,)).metric("speed.scene_ms")
     assert row.spread is None
     assert row.value == pytest.approx(500.0)
+
+
+def test_calls_alternate_after_their_warm_up() -> None:
+    clock = FakeClock()
+    timings = time_rounds(
+        {"a": clock.function("a", 3.0), "b": clock.function("b", 1.0)},
+        Protocol(warmup=1, min_repeats=2, max_repeats=2, budget=0.0),
+        CPU,
+        clock,
+    )
+    assert clock.calls == ["a", "b"] * 3
+    assert timings == {"a": Timing((3.0, 3.0), 1), "b": Timing((1.0, 1.0), 1)}
+
+
+def test_a_ratio_pairs_the_calls_of_each_round() -> None:
+    # A machine that is ten times slower in one round slows both sides.
+    slow, fast = Timing((2.0, 20.0, 2.0)), Timing((1.0, 10.0, 1.0))
+    assert speed_ratio(slow, fast) == (2.0, 2.0, 2.0)
+    assert speed_ratio(Timing((6.0,)), Timing((2.0,))) == (3.0, 3.0, 3.0)
+
+
+def test_threads_are_restored() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        assert Environment.current(CPU, ()).threads == before + 1
+    assert torch.get_num_threads() == before
+    with cpu_threads(None):
+        assert torch.get_num_threads() == before

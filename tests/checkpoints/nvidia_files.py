@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from handmade import EasyDict, FakeModule
 
-from lightning_gan3d.benchmark.eg3d.official_arguments import SUPERRESOLUTIONS
+from lightning_gan3d.benchmark.eg3d.official import SUPERRESOLUTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "eg3d"))
 

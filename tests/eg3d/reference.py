@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gan3d.benchmark.eg3d import official_arguments
-from lightning_gan3d.benchmark.eg3d.official_arguments import rendering_kwargs
+from lightning_gan3d.benchmark.eg3d import official as official_code
+from lightning_gan3d.benchmark.eg3d.official import rendering_kwargs
 
 VARIABLE = "EG3D_CHECKOUT"
 
@@ -52,12 +52,12 @@ CHANNELS = {"channel_base": 2048, "channel_max": 32}
 
 def generator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official generator, narrowed."""
-    return {**official_arguments.generator_kwargs(resolution, **CHANNELS), **changes}
+    return {**official_code.generator_kwargs(resolution, **CHANNELS), **changes}
 
 
 def discriminator_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
     """Arguments of the official discriminator, narrowed."""
-    return {**official_arguments.discriminator_kwargs(resolution, **CHANNELS), **changes}
+    return {**official_code.discriminator_kwargs(resolution, **CHANNELS), **changes}
 
 
 def official_generator(kwargs: Mapping[str, Any]) -> nn.Module:

@@ -1,1 +1,1 @@
-"""The benchmark beside the official EG3D: agreement, speed, memory."""
+"""Agreement, speed and memory beside the official EG3D."""

@@ -1,27 +1,31 @@
-"""`gan3d bench --against`: ours beside the official EG3D, on equal weights, in one process.
+"""`gan3d bench --against`: ours beside the official EG3D, with equal weights, in one process.
 
-Each piece of work is timed in turns; memory is what each adds at its peak. How far ours is from
-theirs is printed beside it, but for phases of training, which tests hand equal draws (tests/eg3d).
-The work is EG3D's own: its 512-pixel model for images, its 128-pixel one for training.
+Works alternate in time; memory is the peak of each. Agreement is checked before timing, except for
+phases of training, which tests/eg3d compares with equal draws. Sizes are EG3D's own: its 512-pixel
+model for inference, its 128-pixel model for training.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
-from lightning_gan3d.benchmark import setup
-from lightning_gan3d.benchmark.eg3d.official import Checkout
-from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, peak_bytes
-from lightning_gan3d.benchmark.paired import time_in_turns
-from lightning_gan3d.benchmark.resident import resident_peak
-from lightning_gan3d.benchmark.speed import Protocol
+from lightning_gan3d.benchmark.eg3d import inference_work, training_work
+from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
+from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, peak_bytes, resident_peak
+from lightning_gan3d.benchmark.speed import (
+    Environment,
+    Protocol,
+    cpu_threads,
+    speed_ratio,
+    time_rounds,
+)
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
+from lightning_gan3d.files import write_json
 from lightning_gan3d.networks.precision import Precision
 
 THEIRS = "official"
@@ -30,22 +34,32 @@ QUICK = Protocol(warmup=1, min_repeats=3, max_repeats=5, budget=1.0)
 
 
 @dataclass(frozen=True)
-class Work:
-    """One piece of work, done by the official code and by ours in some precisions."""
+class CompareOptions:
+    """Options of `gan3d bench --against`."""
 
-    key: str
-    """Name in tables and files, such as `renderer_128_forward`."""
-    what: str
-    """The same in words."""
-    theirs: Callable[[], Any]
-    ours: dict[str, Callable[[], Any]]
-    """By precision."""
-    agreement: Callable[[str], str]
-    """Of a precision: how far ours is from theirs, in words with a number."""
-    path: Callable[[], str] = lambda: ""
-    """Which path rendered, asked for after the measurement."""
-    every: float = 1.0
-    """Steps between two runs, for phases of training."""
+    device: str = "auto"
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    quick: bool = False
+    """Fewer repeats."""
+    only: tuple[str, ...] = ()
+    """Prefixes of keys of works; empty: all."""
+    threads: int | None = None
+    """CPU threads; None: torch's own number."""
+    command: tuple[str, ...] = ()
+    """The command line, for the record."""
+    out: Path | None = None
+    """JSON file to write."""
+
+    def __post_init__(self) -> None:
+        """Check precisions."""
+        for precision in self.precisions:
+            if precision not in get_args(Precision):
+                known = ", ".join(get_args(Precision))
+                raise ConfigError(f"--precision {precision}: use one of {known}")
+
+    def selects(self, key: str) -> bool:
+        """Whether `only` selects a work."""
+        return not self.only or key.startswith(self.only)
 
 
 @dataclass(frozen=True)
@@ -53,137 +67,116 @@ class Result:
     """One row of the comparison."""
 
     key: str
-    what: str
+    description: str
     precision: str
     official_ms: float
     ours_ms: float
     ratio: float
-    """Official over ours: above 1 ours is faster. Median of the rounds."""
+    """Official over ours, above 1 if ours is faster: median over rounds."""
     ratio_low: float
     ratio_high: float
     """Quartiles over rounds."""
     rounds: int
     official_mb: float | None
     ours_mb: float | None
-    """Peak above what was held before; None where the device keeps no record."""
+    """Peak memory above what was held before; None if unknown."""
     agreement: str
     path: str
     every: float
 
 
 def compare(
-    checkout: Path,
-    device: str = "auto",
-    precisions: Sequence[str] = ("fp32", "bf16"),
-    quick: bool = False,
-    only: Sequence[str] = (),
-    threads: int | None = None,
-    command: Sequence[str] = (),
-    out: Path | None = None,
-    progress: Callable[[str], None] = print,
+    checkout: Path, options: CompareOptions, progress: Callable[[str], None] = print
 ) -> str:
-    """Measure every piece of work, write JSON to `out`, and return the table.
+    """Measure all selected works, write `options.out` and return the table.
 
-    `only` names keys, or beginnings of keys, to restrict the work to. Raises `ConfigError` where
-    nothing is left, and for a checkout that cannot be run.
+    Raises `ConfigError` if no work is selected or the checkout cannot be imported.
     """
-    from lightning_gan3d.benchmark.eg3d import synthesis_work, training_work
-
-    known = get_args(Precision)
-    unknown = [p for p in precisions if p not in known]
-    if unknown:
-        raise ConfigError(f"--precision {unknown[0]}: use one of {', '.join(known)}")
-    code, where = Checkout(checkout), choose_device(device)
-    if out is not None:
-        make_folder(out)
+    code, device = Checkout(checkout), choose_device(options.device)
+    if options.out is not None:
+        make_folder(options.out)
     rows: list[Result] = []
-    with setup.cpu_threads(threads):
-        told = setup.current(where, command)
-        for source in (synthesis_work.works, training_work.works):
-            for work in source(code, where, tuple(precisions), wanted(only)):
-                for row in measure(work, where, QUICK if quick else FULL):
+    with cpu_threads(options.threads):
+        environment = Environment.current(device, options.command)
+        for works in (inference_work.works, training_work.works):
+            for work in works(code, device, options.precisions, options.selects):
+                for row in measure(work, device, QUICK if options.quick else FULL):
                     progress(line(row))
                     rows.append(row)
-        rows += steps(rows)
+    rows += mean_steps(rows)
     if not rows:
-        raise ConfigError(f"--only {' '.join(only)}: no such work")
-    if out is not None:
-        about = {**dataclasses.asdict(told), "official": code.plugins(), "quick": quick}
-        write(out, about, rows)
+        raise ConfigError(f"--only {' '.join(options.only)}: no such work")
+    if options.out is not None:
+        about = {"official": code.plugins(), "quick": options.quick}
+        about = {**dataclasses.asdict(environment), **about}
+        write_json(options.out, {"about": about, "rows": [dataclasses.asdict(r) for r in rows]})
     return table(rows)
 
 
-def wanted(only: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a key was asked for; without a wish, all are."""
-    return lambda key: not only or any(key.startswith(o) for o in only)
-
-
 def measure(work: Work, device: torch.device, protocol: Protocol) -> Iterator[Result]:
-    """Check agreement, time in turns, weigh."""
+    """Agreement, time and memory of a work, one row per precision."""
     agreement = {p: work.agreement(p) for p in work.ours}
-    rounds = time_in_turns({THEIRS: work.theirs, **work.ours}, protocol, device)
-    theirs_mb = weigh(work.theirs, device)
+    timings = time_rounds({THEIRS: work.theirs, **work.ours}, protocol, device)
+    official = timings[THEIRS]
+    official_mb = peak_mb(work.theirs, device)
     for precision, call in work.ours.items():
-        ratio = rounds.ratio(THEIRS, precision)
+        ours = timings[precision]
         yield Result(
             work.key,
-            work.what,
+            work.description,
             precision,
-            1e3 * rounds.median(THEIRS),
-            1e3 * rounds.median(precision),
-            *ratio,
-            len(rounds.seconds[precision]),
-            theirs_mb,
-            weigh(call, device),
+            1e3 * official.median,
+            1e3 * ours.median,
+            *speed_ratio(official, ours),
+            len(ours.seconds),
+            official_mb,
+            peak_mb(call, device),
             agreement[precision],
             work.path(),
             work.every,
         )
 
 
-def weigh(call: Callable[[], Any], device: torch.device) -> float | None:
-    """Peak of a call in MB: resident memory on a CPU, the allocator's on CUDA."""
+def peak_mb(call: Callable[[], Any], device: torch.device) -> float | None:
+    """Peak memory of a call in MB: resident memory on a CPU, the allocator's on CUDA."""
     try:
-        peak = resident_peak(call) if device.type == "cpu" else peak_bytes(call, device)
+        return (resident_peak(call) if device.type == "cpu" else peak_bytes(call, device)) / MB
     except MemoryUnknownError:
         return None
-    return peak / MB
 
 
-def steps(rows: Sequence[Result]) -> Iterator[Result]:
-    """Sum phases to the mean step of training: lazy ones count by how often they come."""
+def mean_steps(rows: Sequence[Result]) -> Iterator[Result]:
+    """Mean training step of each precision: the sum of all phases, each over its interval."""
     for precision in dict.fromkeys(r.precision for r in rows):
         phases = [r for r in rows if r.precision == precision and r.key.startswith("train_")]
-        if len(phases) < 4:
+        if len(phases) < len(training_work.PHASES):
             continue
-        theirs, ours = (
+        official, ours = (
             sum(getattr(r, side) / r.every for r in phases) for side in ("official_ms", "ours_ms")
         )
         low, high = (
-            theirs / sum(r.official_ms / getattr(r, end) / r.every for r in phases)
+            official / sum(r.official_ms / getattr(r, end) / r.every for r in phases)
             for end in ("ratio_low", "ratio_high")
         )
-        yield Result(
-            "step",
-            "mean step of training: G, D, density / 4, R1 / 16",
-            precision,
-            theirs,
-            ours,
-            theirs / ours,
-            low,
-            high,
-            min(r.rounds for r in phases),
-            _most(r.official_mb for r in phases),
-            _most(r.ours_mb for r in phases),
-            "as its phases",
-            phases[0].path,
-            1.0,
+        yield dataclasses.replace(
+            phases[0],
+            key="step",
+            description="mean step of training: G, D, density / 4, R1 / 16",
+            official_ms=official,
+            ours_ms=ours,
+            ratio=official / ours,
+            ratio_low=low,
+            ratio_high=high,
+            rounds=min(r.rounds for r in phases),
+            official_mb=_max(r.official_mb for r in phases),
+            ours_mb=_max(r.ours_mb for r in phases),
+            agreement="as its phases",
+            every=1.0,
         )
 
 
-def _most(values: Iterator[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return max(known) if known else None
+def _max(values: Iterable[float | None]) -> float | None:
+    return max((v for v in values if v is not None), default=None)
 
 
 def line(r: Result) -> str:
@@ -207,18 +200,10 @@ def table(rows: Sequence[Result]) -> str:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder of a result before minutes of work are spent on it, or refuse."""
+    """Create the folder of a result before minutes of work, or raise `ConfigError`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: {error}; name a file in a folder of yours") from error
+        raise ConfigError(f"--out {out}: {error}; name a file in a writable folder") from error
     if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder; name a file, such as {out / 'against.json'}")
-
-
-def write(path: Path, about: dict[str, Any], rows: Sequence[Result]) -> None:
-    """Write a comparison as JSON, whole or not at all."""
-    content = {"about": about, "rows": [dataclasses.asdict(r) for r in rows]}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+        raise ConfigError(f"--out {out}: is a folder; name a file, e.g. {out / 'against.json'}")

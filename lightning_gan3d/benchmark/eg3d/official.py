@@ -1,13 +1,14 @@
-"""The official EG3D, run from a checkout that the user names; nothing of it is copied here.
+"""The official EG3D, run from a checkout that the user names; none of it is copied here.
 
-Its networks are built with their own initialisation, and ours take the weights over by the importer
-of its checkpoints, so that both compute the same images.
+Its networks have their own initialisation. Ours load these weights through the checkpoint importer,
+so that both compute the same images.
 """
 
 import copy
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,34 @@ from lightning_gan3d.checkpoints.nvidia_arguments import Network
 from lightning_gan3d.checkpoints.pickled_objects import Record
 from lightning_gan3d.config import ConfigError
 
+SUPERRESOLUTIONS = {128: "2X", 256: "4X", 512: "8XDC"}
+INTERVALS = {"Gmain": 1, "Greg": 4, "Dmain": 1, "Dreg": 16}
+"""Phases of the official training, with the steps from one run of each to the next."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task that the official code and ours both do."""
+
+    key: str
+    """Name in tables and files, e.g. `renderer_128_forward`."""
+    description: str
+    theirs: Callable[[], Any]
+    ours: dict[str, Callable[[], Any]]
+    """By precision."""
+    agreement: Callable[[str], str]
+    """Difference between ours, in a precision, and theirs, as text with a number."""
+    path: Callable[[], str] = lambda: ""
+    """The renderer's path, known after a call."""
+    every: float = 1.0
+    """Steps from one run to the next, for phases of training."""
+
 
 class Checkout:
     """A clone of NVlabs/eg3d."""
 
     def __init__(self, path: Path) -> None:
-        """Find the code. Raises `ConfigError` where it is not there or cannot be imported."""
+        """Import the code; raises `ConfigError` if it is missing or cannot be imported."""
         inner = path if (path / "training" / "triplane.py").is_file() else path / "eg3d"
         if not (inner / "training" / "triplane.py").is_file():
             raise ConfigError(
@@ -39,12 +62,12 @@ class Checkout:
                 importlib.import_module(module)
             except ImportError as error:
                 raise ConfigError(
-                    f"--against {path}: {module} cannot be imported ({error}); install what the "
-                    "official code needs beside this project"
+                    f"--against {path}: {module} cannot be imported ({error}); install the "
+                    "dependencies of the official code"
                 ) from error
 
     def module(self, name: str) -> Any:
-        """Return one of its modules."""
+        """Import one of its modules."""
         return importlib.import_module(name)
 
     def generator(self, kwargs: Mapping[str, Any], device: torch.device) -> nn.Module:
@@ -61,36 +84,36 @@ class Checkout:
         return network.to(device)  # type: ignore[no-any-return]  # the checkout is untyped
 
     def plugins(self) -> str:
-        """Say whether its compiled CUDA operations are in use; they fall back in silence."""
+        """Which of its compiled CUDA operations are in use: it falls back silently."""
         ops = {name: self.module(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")}
         built = [name for name, op in ops.items() if getattr(op, "_plugin", None) is not None]
         return f"its CUDA operations built: {', '.join(built) or 'none'}"
 
 
-def described(network: Any, kind: str, kwargs: Mapping[str, Any]) -> Network:
-    """Return a network as the importer of checkpoints takes it, tensors included."""
-    attributes: dict[str, Any] = {"_init_kwargs": dict(kwargs)}
-    if kind == "TriPlaneGenerator":
-        renderer = Record("", "", {"plane_axes": network.renderer.plane_axes.cpu()})
-        attributes |= {
-            "rendering_kwargs": kwargs["rendering_kwargs"],
-            "neural_rendering_resolution": 64,
-            "_modules": {"renderer": renderer},
-        }
-    return Network(kind, attributes, dict(network.state_dict()))
-
-
-def ours_of(generator: Any, kwargs: Mapping[str, Any]) -> nvidia.GeneratorParts:
+def our_generator(network: Any, kwargs: Mapping[str, Any]) -> nvidia.GeneratorParts:
     """Our configuration and tensors of the official generator."""
-    return nvidia.read_generator(described(generator, "TriPlaneGenerator", kwargs))
+    renderer = Record("", "", {"plane_axes": network.renderer.plane_axes.cpu()})
+    attributes = {
+        "_init_kwargs": dict(kwargs),
+        "rendering_kwargs": kwargs["rendering_kwargs"],
+        "neural_rendering_resolution": 64,
+        "_modules": {"renderer": renderer},
+    }
+    return nvidia.read_generator(
+        Network("TriPlaneGenerator", attributes, dict(network.state_dict()))
+    )
 
 
-INTERVALS = {"Gmain": 1, "Greg": 4, "Dmain": 1, "Dreg": 16}
-"""Steps between two runs of a phase of training."""
+def our_discriminator(network: Any, kwargs: Mapping[str, Any]) -> nvidia.DiscriminatorParts:
+    """Our configuration and tensors of the official discriminator."""
+    attributes = {"_init_kwargs": dict(kwargs)}
+    return nvidia.read_discriminator(
+        Network("DualDiscriminator", attributes, dict(network.state_dict()))
+    )
 
 
 class Trainer:
-    """The official loss under its optimizers, one phase at a time, as its training loop runs it."""
+    """The official loss and optimizers, one phase at a time, as in its training loop."""
 
     def __init__(
         self,
@@ -100,7 +123,7 @@ class Trainer:
         rendering: int,
         device: torch.device,
     ) -> None:
-        """Keep the networks; `rendering` is the edge of the neural rendering."""
+        """`rendering` is the edge of the neural rendering."""
         self.g = generator.train().requires_grad_(False)
         self.d = discriminator.train().requires_grad_(False)
         self.average = copy.deepcopy(generator).eval()
@@ -115,7 +138,7 @@ class Trainer:
             neural_rendering_resolution_initial=rendering,
             dual_discrimination=True,
         )
-        # Lazy regularisation: rate and moments for the steps that a penalty adds.
+        # Lazy regularisation scales learning rate and momentum (Karras et al. 2020b, appendix B).
         self.optimizers = {}
         for name, net, rate in (("G", self.g, 0.0025), ("D", self.d, 0.002)):
             every = INTERVALS[f"{name}reg"]
@@ -127,7 +150,7 @@ class Trainer:
     def phase(
         self, name: str, real: Tensor, real_label: Tensor, z: Tensor, label: Tensor
     ) -> Callable[[], None]:
-        """Return a call of one phase with its step of Adam; real images are bytes."""
+        """A call of one phase with its optimizer; `real` is uint8."""
         net, optimizer = (self.g if name[0] == "G" else self.d), self.optimizers[name[0]]
 
         def run() -> None:
@@ -140,22 +163,102 @@ class Trainer:
                 gen_z=z,
                 gen_c=label,
                 gain=INTERVALS[name],
-                cur_nimg=1_000_000,  # the blur is over
+                cur_nimg=1_000_000,  # after the blur has faded
             )
             net.requires_grad_(False)
             for parameter in net.parameters():
-                if parameter.grad is not None:
-                    torch.nan_to_num(
-                        parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad
-                    )
+                if (grad := parameter.grad) is not None:
+                    torch.nan_to_num(grad, nan=0, posinf=1e5, neginf=-1e5, out=grad)
             optimizer.step()
 
         return run
 
-    def follow(self) -> None:
-        """Move the averaged generator."""
+    def update_average(self) -> None:
+        """Update the moving average of the generator."""
         with torch.no_grad():
-            for mean, new in zip(self.average.parameters(), self.g.parameters(), strict=True):
-                mean.lerp_(new, 0.001)
-            for held, current in zip(self.average.buffers(), self.g.buffers(), strict=True):
-                held.copy_(current)
+            for mean, parameter in zip(self.average.parameters(), self.g.parameters(), strict=True):
+                mean.lerp_(parameter, 0.001)
+            for copied, buffer in zip(self.average.buffers(), self.g.buffers(), strict=True):
+                copied.copy_(buffer)
+
+
+def generator_kwargs(
+    resolution: int, channel_base: int = 32768, channel_max: int = 512, **changes: Any
+) -> dict[str, Any]:
+    """Arguments of the official generator as its `train.py` sets them, with `changes`."""
+    widths = {"channel_base": channel_base, "channel_max": channel_max}
+    return {
+        "z_dim": 512,
+        "c_dim": 25,
+        "w_dim": 512,
+        "img_resolution": resolution,
+        "img_channels": 3,
+        "sr_num_fp16_res": 4,
+        "mapping_kwargs": {"num_layers": 2},
+        "rendering_kwargs": rendering_kwargs(resolution),
+        "sr_kwargs": {**widths, "fused_modconv_default": "inference_only"},
+        "num_fp16_res": 0,
+        "conv_clamp": None,
+        "fused_modconv_default": "inference_only",
+        **widths,
+        **changes,
+    }
+
+
+def rendering_kwargs(resolution: int, **changes: Any) -> dict[str, Any]:
+    """Rendering options of its `train.py`: those of ShapeNet for 128, else of FFHQ."""
+    name = f"training.superresolution.SuperresolutionHybrid{SUPERRESOLUTIONS[resolution]}"
+    options: dict[str, Any] = {
+        "image_resolution": resolution,
+        "disparity_space_sampling": False,
+        "clamp_mode": "softplus",
+        "superresolution_module": name,
+        "c_gen_conditioning_zero": resolution == 128,
+        "gpc_reg_prob": None if resolution == 128 else 0.5,
+        "c_scale": 1,
+        "superresolution_noise_mode": "none",
+        "density_reg": 0.25,
+        "density_reg_p_dist": 0.004,
+        "reg_type": "l1",
+        "decoder_lr_mul": 1,
+        "sr_antialias": True,
+        "depth_resolution": 48,
+        "depth_resolution_importance": 48,
+        "ray_start": 2.25,
+        "ray_end": 3.3,
+        "box_warp": 1,
+        "avg_camera_radius": 2.7,
+        "avg_camera_pivot": [0, 0, 0.2],
+    }
+    if resolution == 128:
+        options |= {
+            "depth_resolution": 64,
+            "depth_resolution_importance": 64,
+            "ray_start": 0.1,
+            "ray_end": 2.6,
+            "box_warp": 1.6,
+            "white_back": True,
+            "avg_camera_radius": 1.7,
+            "avg_camera_pivot": [0, 0, 0],
+        }
+    return options | changes
+
+
+def discriminator_kwargs(
+    resolution: int, channel_base: int = 32768, channel_max: int = 512, **changes: Any
+) -> dict[str, Any]:
+    """Arguments of the official discriminator as its `train.py` sets them, with `changes`."""
+    return {
+        "c_dim": 25,
+        "img_resolution": resolution,
+        "img_channels": 3,
+        "num_fp16_res": 4,
+        "conv_clamp": 256,
+        "disc_c_noise": 0,
+        "block_kwargs": {"freeze_layers": 0},
+        "mapping_kwargs": {},
+        "epilogue_kwargs": {"mbstd_group_size": 4},
+        "channel_base": channel_base,
+        "channel_max": channel_max,
+        **changes,
+    }

@@ -1,4 +1,4 @@
-"""The works of training: the four phases of a step, each with its optimizer, against ours."""
+"""The four phases of a training step, each with its optimizer: theirs and ours."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -7,16 +7,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_gan3d.benchmark.eg3d.compare import Work
-from lightning_gan3d.benchmark.eg3d.official import INTERVALS, Checkout, Trainer, described, ours_of
-from lightning_gan3d.benchmark.eg3d.official_arguments import (
+from lightning_gan3d.benchmark.eg3d.official import (
+    INTERVALS,
+    Checkout,
+    Trainer,
+    Work,
     discriminator_kwargs,
     generator_kwargs,
+    our_discriminator,
+    our_generator,
     rendering_kwargs,
 )
-from lightning_gan3d.benchmark.phases import steps_of
+from lightning_gan3d.benchmark.training import phase_of
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.checkpoints import nvidia
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.training.module import AdversarialModule
@@ -28,11 +31,11 @@ PHASES: dict[str, Phase] = {
     "Dmain": "D loss",
     "Dreg": "D penalty",
 }
-
-
 TrainingPrecision = Literal["fp32", "bf16"]
 NOT_COMPARED = "not compared here (docs/eg3d.md)"
-"""Of phases: both sides draw, so that losses differ; the tests hand them equal draws."""
+"""Both sides draw, so losses differ; tests/eg3d compares phases with equal draws."""
+LATE = 1_000_000
+"""Images after which the schedules are over."""
 
 
 class Setting(NamedTuple):
@@ -52,56 +55,41 @@ SETTINGS = {
     "cpu": Setting(128, 32, 24, 4, 8192, "eg3d/shapenet128", 1.7, 1.7074),
     "cuda": Setting(512, 64, 48, 4, 32768, "eg3d/ffhq512", 2.7, 4.2647),
 }
-"""By device: what a CPU manages in seconds, and EG3D's own."""
+"""By device: seconds on a CPU; EG3D's own on a GPU."""
 
 
 def works(
     code: Checkout,
     device: torch.device,
     precisions: tuple[str, ...],
-    wanted: Callable[[str], bool],
+    selected: Callable[[str], bool],
 ) -> Iterator[Work]:
-    """Yield the phases that are wanted."""
-    keys = {name: f"train_{name}" for name in PHASES}
-    if not any(map(wanted, keys.values())):
+    """Yield the selected phases."""
+    phases = [name for name in PHASES if selected(f"train_{name}")]
+    precisions = tuple(p for p in precisions if p in get_args(TrainingPrecision))
+    if not phases or not precisions:
         return
     s = SETTINGS["cuda" if device.type == "cuda" else "cpu"]
-    trained = [p for p in precisions if p in get_args(TrainingPrecision)]
-    if not trained:
-        return
-    rendering = rendering_kwargs(
-        s.resolution,
-        depth_resolution=s.samples,
-        depth_resolution_importance=s.samples,
-        c_gen_conditioning_zero=False,
-        gpc_reg_prob=0.5,
-    )
-    g_kwargs = generator_kwargs(s.resolution, s.channel_base, rendering_kwargs=rendering)
-    d_kwargs = discriminator_kwargs(s.resolution, s.channel_base)
-    theirs = code.generator(g_kwargs, device), code.discriminator(d_kwargs, device)
-    parts = ours_of(theirs[0], g_kwargs)
-    critic = nvidia.read_discriminator(described(theirs[1], "DualDiscriminator", d_kwargs))
-    trainer = Trainer(code, *theirs, s.rendering, device)
     images, label, z = _inputs(s, device)
-    modules = {p: _module(s, p, parts, critic, label, device) for p in trained}
-    for name, key in keys.items():
-        if not wanted(key):
-            continue
-        run = trainer.phase(name, images, label, z, label)
-        main = name.endswith("main") and name[0] == "G"
+    trainer, modules = _build(code, s, label, precisions)
+    first = next(iter(modules.values()))
+    for name in phases:
+        theirs = trainer.phase(name, images, label, z, label)
         yield Work(
-            key,
+            f"train_{name}",
             f"{PHASES[name]} with its optimizer, {s.resolution}², rendered at {s.rendering}² with "
             f"{s.samples} + {s.samples} samples, batch {s.batch}, channel base {s.channel_base}",
-            functools.partial(_and, run, trainer.follow) if main else run,
-            {p: _phase(m, PHASES[name], images, label, main) for p, m in modules.items()},
+            functools.partial(_call_all, theirs, trainer.update_average)
+            if name == "Gmain"
+            else theirs,
+            {p: _phase(module, PHASES[name], images, label) for p, module in modules.items()},
             lambda _: NOT_COMPARED,
-            lambda: str(next(iter(modules.values())).generator.renderer.path_taken),
+            lambda: str(first.generator.renderer.path_taken),
             INTERVALS[name],
         )
 
 
-def _and(*calls: Callable[[], None]) -> None:
+def _call_all(*calls: Callable[[], None]) -> None:
     for call in calls:
         call()
 
@@ -115,6 +103,32 @@ def _inputs(s: Setting, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     cameras = Cameras.on_sphere(azimuth, elevation, s.radius, focal=s.focal)
     z = torch.randn(s.batch, 512, generator=rng)
     return images.to(device), cameras.to_label().to(device), z.to(device)
+
+
+def _build(
+    code: Checkout, s: Setting, labels: Tensor, precisions: tuple[str, ...]
+) -> tuple[Trainer, dict[str, AdversarialModule]]:
+    """The official training, and ours by precision, with equal weights."""
+    device = labels.device
+    rendering = rendering_kwargs(
+        s.resolution,
+        depth_resolution=s.samples,
+        depth_resolution_importance=s.samples,
+        c_gen_conditioning_zero=False,
+        gpc_reg_prob=0.5,
+    )
+    g_kwargs = generator_kwargs(s.resolution, s.channel_base, rendering_kwargs=rendering)
+    d_kwargs = discriminator_kwargs(s.resolution, s.channel_base)
+    theirs = code.generator(g_kwargs, device), code.discriminator(d_kwargs, device)
+    generator = our_generator(theirs[0], g_kwargs)
+    discriminator = our_discriminator(theirs[1], d_kwargs)
+    modules = {}
+    for precision in precisions:
+        module = AdversarialModule(_config(s, precision), s.resolution, labels.cpu())
+        module.generator.load_state_dict(generator.tensors)
+        module.discriminator.load_state_dict(discriminator.tensors)
+        modules[precision] = module.to(device).train()
+    return Trainer(code, *theirs, s.rendering, device), modules
 
 
 def _config(s: Setting, precision: str) -> ExperimentConfig:
@@ -137,30 +151,16 @@ def _config(s: Setting, precision: str) -> ExperimentConfig:
     )
 
 
-def _module(
-    s: Setting,
-    precision: str,
-    generator: nvidia.GeneratorParts,
-    discriminator: nvidia.DiscriminatorParts,
-    labels: Tensor,
-    device: torch.device,
-) -> AdversarialModule:
-    config = _config(s, precision)
-    module = AdversarialModule(config, s.resolution, labels.cpu())
-    module.generator.load_state_dict(generator.tensors)
-    module.discriminator.load_state_dict(discriminator.tensors)
-    return module.to(device).train()
-
-
 def _phase(
-    module: AdversarialModule, phase: Phase, images: Tensor, labels: Tensor, main: bool
+    module: AdversarialModule, phase: Phase, images: Tensor, labels: Tensor
 ) -> Callable[[], Any]:
-    late = 1_000_000 // len(images)
-    steps = iter(range(late, 2 * late))
+    """A call of one phase; with each G loss, the moving average is updated."""
+    first = LATE // len(images)
+    steps = iter(range(first, 2 * first))
 
     def run() -> None:
-        steps_of(module)[phase](module.split(Batch(images, labels, next(steps))))
-        if main:
+        phase_of(module, phase, Batch(images, labels, next(steps)))()
+        if phase == "G loss":
             module.moving_average.update(0.999, module.gate.healthy)
 
     return run

@@ -13,7 +13,7 @@ from lightning_gan3d.generator import Generator
 
 
 @pytest.fixture
-def pretended(monkeypatch):
+def fake_recording(monkeypatch):
     """Recording on a CPU: a replay runs the function on the recorded inputs, into its outputs."""
 
     def record(function, _):
@@ -36,8 +36,8 @@ def inputs(device="cpu"):
     return generator, z.to(device), label.to(device), cameras.to(device)
 
 
-@pytest.mark.usefixtures("pretended")
-def test_a_replay_reads_new_inputs_and_returns_results_that_stay():
+@pytest.mark.usefixtures("fake_recording")
+def test_a_replay_reads_new_inputs_and_returns_copies():
     recorded = Recorded(lambda x, pair: (x + pair[0], x * pair[1]), *arguments(1.0))
     first = recorded(*arguments(2.0))
     second = recorded(*arguments(5.0))
@@ -45,15 +45,15 @@ def test_a_replay_reads_new_inputs_and_returns_results_that_stay():
     assert [x.tolist() for x in second] == [[11.0, 11.0], [35.0, 35.0]]
 
 
-@pytest.mark.usefixtures("pretended")
-def test_inputs_are_copied_so_that_the_first_ones_may_change():
+@pytest.mark.usefixtures("fake_recording")
+def test_inputs_are_copied():
     x = torch.zeros(2)
     recorded = Recorded(lambda y: (y + 1,), x)
     recorded(torch.ones(2))
     assert x.tolist() == [0, 0]
 
 
-def test_what_the_function_holds_lives_as_long_as_the_recording(monkeypatch):
+def test_tensors_of_the_function_live_as_long_as_the_recording(monkeypatch):
     # As a CUDA graph: a replay holds addresses, not the tensors.
     monkeypatch.setattr(cuda_graphs, "_record", lambda function, _: (function(), lambda: None))
     monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
@@ -76,22 +76,22 @@ def arguments(value):
     return torch.full((2,), value), (torch.full((2,), value + 1), torch.full((2,), value + 2))
 
 
-@pytest.mark.usefixtures("pretended")
+@pytest.mark.usefixtures("fake_recording")
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         ((torch.ones(3), (torch.ones(2), torch.ones(2))), r"input 0 .*\(3,\).*recorded was .*\(2"),
         ((torch.ones(2), (torch.ones(2), torch.ones(2).half())), "input 2 .*float16"),
         ((torch.ones(2), torch.ones(2)), "recorded for inputs"),
     ],
 )
-def test_other_inputs_than_the_recorded_are_refused(given, message):
+def test_inputs_unlike_the_recorded_ones_are_rejected(inputs, message):
     recorded = Recorded(lambda x, _: (x + 1,), *arguments(1.0))
     with pytest.raises(GraphError, match=message):
-        recorded(*given)
+        recorded(*inputs)
 
 
-def test_a_cpu_and_draws_are_refused():
+def test_a_cpu_and_draws_are_rejected():
     generator, z, label, _ = inputs()
     with pytest.raises(GraphError, match=r"input 0 of the graph is torch.float32 \(1, 64\) on cpu"):
         record_forward(generator, z, label)
@@ -102,17 +102,17 @@ def test_a_cpu_and_draws_are_refused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_graph_gives_what_the_generator_gives():
+def test_a_graph_returns_the_images_of_the_generator():
     generator, z, label, cameras = inputs("cuda")
     other = Cameras.on_sphere(torch.tensor([1.4]), torch.tensor([-0.2]), 3.2, focal=1.5).to("cuda")
     recorded = record_forward(generator, torch.zeros_like(z), label, other)
     with torch.no_grad():
-        wanted = generator(z, label, cameras)
+        expected = generator(z, label, cameras)
         ws = generator.mapping(z, label)
         scene = generator.scene(ws)
     view = record_view(generator, scene, ws, other)
-    for found in (recorded(z, label, cameras), view(cameras)):
+    for images in (recorded(z, label, cameras), view(cameras)):
         for name in ("image", "image_raw", "depth"):
             torch.testing.assert_close(
-                getattr(found, name), getattr(wanted, name), atol=1e-3, rtol=1e-3
+                getattr(images, name), getattr(expected, name), atol=1e-3, rtol=1e-3
             )
