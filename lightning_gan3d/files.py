@@ -67,6 +67,12 @@ def sha256_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
     return digest.hexdigest()
 
 
+def user_cache() -> Path:
+    """Folder of the user's caches: `$XDG_CACHE_HOME`, or `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path.home() / ".cache"
+
+
 def provenance(command: Sequence[str] = ()) -> dict[str, Any]:
     """Version, commit, library versions and command: what reproduces a file besides its config."""
     packages = ("torch", "torchvision", "lightning", "numpy")

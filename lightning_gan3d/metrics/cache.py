@@ -1,8 +1,6 @@
-"""What is worth keeping between generators of one data set, named by all that it depends on."""
+"""Cache of what all generators of a data set share. A file's name is a digest of its inputs."""
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,26 +11,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lightning_gan3d.files import atomic_path, sha256_of_text, user_cache
 from lightning_gan3d.metric import Metric
 
 SCHEMA = 3
-"""Counts up when a protocol changes in the code, so that what was kept before is not used."""
+"""Increase it when the code of a protocol changes: then no older file is used."""
 
 
 def default_folder() -> Path:
-    """Where measures keep what they reuse: under `XDG_CACHE_HOME`, or `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "lightning_gan3d" / "metrics"
+    """Folder of the metrics below the user's cache."""
+    return user_cache() / "lightning_gan3d" / "metrics"
 
 
 def cached(
     folder: Path | None, name: str, key: Any, make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return tensors from the folder where they are there, else make and keep them.
+    """Return tensors from the cache; make and store them if they are missing or damaged.
 
-    `key` holds whatever the tensors depend on, as plain values. A damaged file is made anew; a
-    folder that cannot be written to costs only the time that keeping would have saved. `folder`
-    None keeps nothing.
+    `key`: all inputs of the tensors, as plain values. `folder`: None caches nothing; a folder that
+    cannot be written to costs only time.
     """
     if folder is None:
         return make()
@@ -48,30 +45,25 @@ def cached(
 def cached_metrics(
     folder: Path | None, name: str, key: Any, make: Callable[[], list[Metric]]
 ) -> list[Metric]:
-    """The same for measures; where one is missing nothing is kept, for it may be had next time."""
+    """Return metrics in the same way; nothing is stored while one of them is missing."""
     if folder is None:
         return make()
     path = folder / f"{name}-{_digest(key)}.json"
     try:
         return [Metric(**row) for row in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError):
-        measures = make()
-    if all(m.value is not None for m in measures):
-        _write(path, json.dumps([asdict(m) for m in measures]).encode())
-    return measures
+        metrics = make()
+    if all(m.value is not None for m in metrics):
+        _write(path, json.dumps([asdict(m) for m in metrics]).encode())
+    return metrics
 
 
 def _digest(key: Any) -> str:
-    text = json.dumps([SCHEMA, key], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256_of_text(json.dumps([SCHEMA, key], sort_keys=True), 16)
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)

@@ -85,8 +85,6 @@ class DistributionConfig:
     """k-th neighbour that sets the radii of precision and recall."""
     pixels: Count = 16
     """Side to which images are reduced to find memorisation."""
-    wait_minutes: Positive = 60.0
-    """Minutes without a new shard of features after which process 0 gives the others up."""
 
 
 @dataclass(frozen=True)

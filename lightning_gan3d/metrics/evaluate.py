@@ -17,7 +17,7 @@ from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
-from lightning_gan3d.metrics.distribution.distance import ImageDistance
+from lightning_gan3d.metrics.distribution.swd import ImageDistance
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.torchscript import measure_identity
 from lightning_gan3d.metrics.protocol import keyed

@@ -1,46 +1,36 @@
-"""Files of the pretrained networks that measures use: known ones, their digests, their download.
+"""Weight files of the pretrained networks that metrics need: digests, download, lookup.
 
-A file is taken only when its SHA-256 is the published one, or when its path was given by hand; then
-its digest names the measures (see `distribution.features`). Imports no torch.
+A file is used only if its SHA-256 is the published one, or if its path was given by hand; then its
+digest is part of the metrics' keys (`distribution.features`). Imports no torch.
 """
 
-import hashlib
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 from lightning_gan3d.config import UserError
-
-CHUNK = 2**20
-"""Bytes that are read at a time."""
-TIMEOUT = 30.0
-"""Seconds without a byte after which a download is given up."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes so far and the whole, None where the server does not tell."""
+from lightning_gan3d.files import sha256_of_file, user_cache
 
 
 class WeightsError(UserError):
-    """Weights that are not there, damaged, or could not be fetched."""
+    """Weights that are missing, damaged, or could not be downloaded."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file that somebody else publishes."""
+    """A published file."""
 
     file: str
-    """Its name in the folder."""
+    """Its name in the folder of weights."""
     url: str
-    """Where its publisher keeps it; empty: where torchvision says, see `source_of`."""
+    """Publisher's address."""
     sha256: str
-    """Published SHA-256 in hexadecimal, or its first digits where the file's name holds these."""
+    """Published SHA-256, in hexadecimal."""
     purpose: str
-    """Which measures need it."""
+    """Metrics that need it."""
+    torch_hub: bool = False
+    """Whether it belongs in the folder of `torch.hub`, which other packages read too."""
 
 
 _NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -63,7 +53,7 @@ KNOWN: dict[str, Weights] = {
         "vgg16.pt",
         f"{_NVIDIA}vgg16.pt",
         "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3",
-        "precision and recall (Kynkaanniemi et al. 2019)",
+        "precision and recall (Kynkäänniemi et al. 2019)",
     ),
     "clip": Weights(
         "ViT-B-32.pt",
@@ -72,169 +62,112 @@ KNOWN: dict[str, Weights] = {
         "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
         "Fréchet and kernel distance of CLIP features (evaluation.distribution.clip)",
     ),
-    "lpips-alex": Weights("alexnet-owt-7be5be79.pth", "", "7be5be79", "LPIPS, AlexNet's trunk"),
+    "lpips-alex": Weights(
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        "LPIPS, AlexNet's trunk",
+        torch_hub=True,
+    ),
 }
-"""The files that are known, by the name that `gan3d weights fetch NAME` takes."""
+"""Known files, by the name that `gan3d weights fetch NAME` takes."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file at hand."""
+    """A file on disk."""
 
     path: Path
     sha256: str
-    """Digest of its content, 64 hexadecimal digits."""
+    """SHA-256 of its content, 64 hexadecimal digits."""
     published: bool
-    """Whether this is the digest that its publisher's file has."""
-
-
-def default_folder() -> Path:
-    """Where weights are kept: under `XDG_CACHE_HOME`, or `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "lightning_gan3d" / "weights"
+    """Whether that is the published one."""
 
 
 def known(name: str) -> Weights:
-    """Return the entry of that name, or refuse."""
+    """Return the entry of that name; raises `WeightsError` for an unknown one."""
     if name not in KNOWN:
-        raise WeightsError(f"weights {name}: not known; use one of {', '.join(KNOWN)}")
+        raise WeightsError(f"weights {name}: unknown name; use one of {', '.join(KNOWN)}")
     return KNOWN[name]
 
 
-def shown(path: Path) -> str:
-    """Write a path with ~ for the home folder: notes go into reports, which others read."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-
-
-def place_of(name: str, folder: Path | None = None) -> Path:
-    """Return the path at which a known file is kept; LPIPS' trunk lies where torch looks for them.
-
-    That is `checkpoints` in the folder of `torch.hub`, unless a folder is given.
-    """
+def path_of(name: str) -> Path:
+    """Path of a known file: in the user's cache, or in the folder of `torch.hub`."""
     entry = known(name)
-    if folder is None and not entry.url:
-        home = os.environ.get("XDG_CACHE_HOME")
-        cache = (Path(home) if home else Path.home() / ".cache") / "torch"
-        folder = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints"
-    return (folder or default_folder()) / entry.file
+    if entry.torch_hub:
+        home = Path(os.environ.get("TORCH_HOME", user_cache() / "torch")).expanduser()
+        return home / "hub" / "checkpoints" / entry.file
+    return user_cache() / "lightning_gan3d" / "weights" / entry.file
 
 
-def source_of(name: str) -> str:
-    """Return the address of a known file; that of LPIPS' trunk is asked of torchvision."""
-    entry = known(name)
-    if entry.url:
-        return entry.url
-    from torchvision import models
-
-    return str(models.AlexNet_Weights.IMAGENET1K_V1.url)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def find(name: str, given: str | Path | None = None, folder: Path | None = None) -> WeightsFile:
-    """Return a file at hand: the one given by hand, or the known one in the folder, checked.
+def find(name: str, given: str | Path | None = None) -> WeightsFile:
+    """Return the file given by hand, or the known one, with its digest.
 
     Raises:
-        WeightsError: it is not there, or its content is not the published one; the message holds
-            the command that fetches it.
+        WeightsError: it is missing, or its content is not the published one; the message holds the
+            command that downloads it.
     """
     entry = known(name)
-    path = Path(given) if given else place_of(name, folder)
-    remedy = f"`gan3d weights fetch {name}` fetches it"
+    path = Path(given) if given else path_of(name)
+    remedy = f"run `gan3d weights fetch {name}`"
     try:
-        digest = digest_of(path)
+        digest = sha256_of_file(path)
     except FileNotFoundError:
-        where = f"weights {name}: no file {path}" if given else f"the weights {name} are not here"
-        by_hand = "" if given else f"; without network put {entry.file} into {shown(path.parent)}"
-        raise WeightsError(f"{where}: {remedy}{by_hand}") from None
-    except OSError as error:
-        raise WeightsError(f"weights {name}: {path} cannot be read: {error.strerror}") from None
-    published = digest.startswith(entry.sha256)
-    if not published and not given:
+        if given:
+            raise WeightsError(f"weights {name}: no file {path}: {remedy}") from None
         raise WeightsError(
-            f"weights {name}: {path} is damaged (SHA-256 {digest[:16]}... instead of "
+            f"weights {name} missing: {remedy}; offline, copy {entry.file} to {_tilde(path.parent)}"
+        ) from None
+    except OSError as error:
+        raise WeightsError(f"weights {name}: cannot read {path}: {error.strerror}") from None
+    if digest != entry.sha256 and not given:
+        raise WeightsError(
+            f"weights {name}: {path} is damaged (SHA-256 {digest[:16]}..., expected "
             f"{entry.sha256[:16]}...): {remedy} again"
         )
-    return WeightsFile(path, digest, published)
+    return WeightsFile(path, digest, digest == entry.sha256)
 
 
-def fetch(
-    name: str,
-    folder: Path | None = None,
-    progress: Progress | None = None,
-    url: str | None = None,
-) -> WeightsFile:
-    """Download a known file, unless it is at hand; nothing unchecked ever bears its name.
-
-    `url` replaces the address (a mirror); the content must be the published one all the same.
+def fetch(name: str) -> WeightsFile:
+    """Download a known file, unless it is there; it gets its name after its SHA-256 was checked.
 
     Raises:
         WeightsError: no network, a broken transfer, or another content than the published one.
     """
     with suppress(WeightsError):
-        return find(name, folder=folder)
-    entry, path, address = known(name), place_of(name, folder), url or source_of(name)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        return find(name)
+    import pooch
+
+    entry, path = known(name), path_of(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            digest = _download(address, temporary, progress)
-        except (OSError, HTTPException) as error:
-            why = getattr(error, "reason", None) or error
-            raise WeightsError(
-                f"weights {name}: {address} could not be fetched: {why}; without network put "
-                f"{entry.file} into {path.parent}"
-            ) from None
-        if not digest.startswith(entry.sha256):
-            raise WeightsError(
-                f"weights {name}: {address} sent something else: SHA-256 {digest} instead of "
-                f"{entry.sha256}; nothing was kept, try again or get {entry.file} elsewhere"
-            )
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return WeightsFile(path, digest, True)
+        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", path.name, path.parent)
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+        raise WeightsError(
+            f"weights {name}: download of {entry.url} failed: {error}; offline, copy {path.name} "
+            f"to {path.parent}"
+        ) from None
+    return find(name)
 
 
-def _download(address: str, to: Path, progress: Progress | None) -> str:
-    """Write what the address holds to a file, and return its SHA-256."""
-    digest, done = hashlib.sha256(), 0
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, to.open("wb") as file:
-        length = answer.headers.get("Content-Length")
-        whole = int(length) if length else None
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, whole)
-    if whole is not None and done != whole:
-        raise urllib.error.ContentTooShortError(f"{done} of {whole} bytes came", b"")  # type: ignore[arg-type]  # only kept
-    return digest.hexdigest()
-
-
-def state_of(name: str, folder: Path | None = None) -> tuple[bool, str]:
-    """Return whether a known file is at hand, and one line about it."""
+def state_of(name: str) -> tuple[bool, str]:
+    """Return whether a known file is there, and one line about it."""
     try:
-        found = find(name, folder=folder)
+        file = find(name)
     except WeightsError as error:
         return False, str(error)
-    return True, f"{found.path} (SHA-256 {found.sha256[:16]}...)"
+    return True, f"{file.path} (SHA-256 {file.sha256[:16]}...)"
 
 
-def describe(folder: Path | None = None) -> str:
-    """Two lines for each known file: what it is for, and where it is or how to get it."""
+def describe() -> str:
+    """Two lines for each known file: its purpose; its path or how to get it."""
     lines = []
     for name, entry in KNOWN.items():
-        at_hand, detail = state_of(name, folder)
-        lines += [
-            f"{name}: {entry.purpose}",
-            f"    {'at hand' if at_hand else 'missing'}: {detail}",
-        ]
+        there, detail = state_of(name)
+        lines += [f"{name}: {entry.purpose}", f"    {'found' if there else 'missing'}: {detail}"]
     return "\n".join(lines)
+
+
+def _tilde(path: Path) -> str:
+    """Write the home folder as ~: notes go into reports, which others read."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

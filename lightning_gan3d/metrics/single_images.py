@@ -8,7 +8,7 @@ import torch
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
-from lightning_gan3d.metrics.distribution.distance import ImageDistance
+from lightning_gan3d.metrics.distribution.swd import ImageDistance
 from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, without_cameras
 from lightning_gan3d.metrics.stored_images import StoredImages
 

@@ -24,7 +24,7 @@ from lightning_gan3d.metrics.config import (
 from lightning_gan3d.metrics.consistency import flicker
 from lightning_gan3d.metrics.consistency.reprojection import rows
 from lightning_gan3d.metrics.context import EvaluationContext
-from lightning_gan3d.metrics.distribution.distance import ImageDistance
+from lightning_gan3d.metrics.distribution.swd import ImageDistance
 from lightning_gan3d.metrics.evaluate import evaluate, source_of, swd_of
 from lightning_gan3d.metrics.evaluate_target import evaluate_run
 from lightning_gan3d.metrics.geometry.shape_statistics import (

@@ -1,326 +1,362 @@
-"""Distribution measures of one source: FID, KID, Inception score, precision, recall, memorisation.
+"""FID, KID, Inception score, precision, recall and memorisation of one source of images.
 
-Real statistics are those of all training images, generated images are seen from training cameras
-(EG3D's `fid50k_full`) or from cameras drawn from a distribution. Measures whose network is not at
-hand are missing, with the command that fetches it.
+Statistics of real images are those of all training images. Generated images are rendered from
+training cameras (EG3D's `fid50k_full`), or from drawn ones. If the weights of a network are
+missing, so are its metrics; their note holds the command that downloads them.
 """
 
-import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
-from lightning_gan3d.config import to_tree
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import to_uint8
-from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.files import sha256_of_text
+from lightning_gan3d.metric import Metric
 from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.context import EvaluationContext
-from lightning_gan3d.metrics.distribution.crew import ALONE, Crew, crew_of
-from lightning_gan3d.metrics.distribution.feature_store import Chosen, Pictures, Rows, collect
-from lightning_gan3d.metrics.distribution.features import Extractor, Network, ReducedPixels
-from lightning_gan3d.metrics.distribution.features import clip as load_clip
-from lightning_gan3d.metrics.distribution.features import inception as load_inception
-from lightning_gan3d.metrics.distribution.features import vgg16 as load_vgg16
-from lightning_gan3d.metrics.distribution.memorisation import memorisation
-from lightning_gan3d.metrics.distribution.memorised import (
-    NEIGHBOURS,
-    memorised,
-    no_memorisation,
-    write_neighbours,
+from lightning_gan3d.metrics.distribution import frechet, memorisation
+from lightning_gan3d.metrics.distribution.feature_store import (
+    Features,
+    Read,
+    Shards,
+    Subset,
+    compute_features,
 )
-from lightning_gan3d.metrics.distribution.network_measures import (
-    Found,
-    of_clip,
-    of_inception,
-    of_vgg16,
-    summarised,
+from lightning_gan3d.metrics.distribution.features import (
+    Extractor,
+    clip,
+    inception,
+    reduced_pixels,
+    vgg16,
 )
-from lightning_gan3d.metrics.posed import PosedSource
+from lightning_gan3d.metrics.distribution.kernel_distance import subset_distances, whole_distance
+from lightning_gan3d.metrics.distribution.precision_recall import precision_recall
+from lightning_gan3d.metrics.image_batches import PosedSource, stored_fakes, stored_reals
 from lightning_gan3d.metrics.pretrained import WeightsError
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
+from lightning_gan3d.process_group import from_main, rank
 from lightning_gan3d.version import __version__
 
-
-class _Kind(NamedTuple):
-    """What is measured in the vectors of one network."""
-
-    measure: Callable[[Network, Rows, Rows, DistributionConfig, Draws], list[Found]]
-    chief: tuple[tuple[str, str], ...]
-    """The measures that are reported as missing: names with the published network and another."""
-
-
-_KINDS = {
-    "inception": _Kind(
-        of_inception,
-        (
-            ("quality.fid", "frechet"),
-            ("quality.kid", "kernel"),
-            ("quality.inception_score", "class_score"),
-        ),
-    ),
-    "clip": _Kind(
-        of_clip,
-        (("quality.frechet_clip", "frechet_clip"), ("quality.kernel_clip", "kernel_clip")),
-    ),
-    "vgg16": _Kind(of_vgg16, (("quality.precision", "precision"), ("quality.recall", "recall"))),
+_HEADLINES = {
+    "inception": ("quality.fid", "quality.kid", "quality.inception_score"),
+    "vgg16": ("quality.precision", "quality.recall"),
+    "clip": ("quality.frechet_clip", "quality.kernel_clip"),
 }
+"""Metrics of each network that are listed as missing."""
+_UNPUBLISHED = {
+    "quality.fid": "quality.frechet",
+    "quality.fid_infinity": "quality.frechet_infinity",
+    "quality.kid": "quality.kernel",
+    "quality.kid_whole": "quality.kernel_whole",
+    "quality.inception_score": "quality.class_score",
+}
+"""Names if the network is not the published one."""
 _NOT_FINITE = "the generator's images are not finite"
 
 
-class _Sets(NamedTuple):
-    """Where the vectors of an extractor lie."""
+class FeatureSets(NamedTuple):
+    """Features of one extractor."""
 
-    real: Rows
-    fake: Rows
-    held_out: Rows | None
+    extractor: Extractor
+    real: Features
+    fake: Features
+    held_out: Features | None
 
 
 def measure_distribution(context: EvaluationContext) -> list[Metric]:
-    """Compute the metrics of `context.cfg.distribution`."""
-    c = context
-    if c.cfg.distribution is None:
-        return []
-    return _measure(
-        c.source,
-        c.train,
-        c.test,
-        c.cfg.distribution,
-        c.cfg.num_images,
-        c.cfg.batch,
-        c.device,
-        c.seed,
-        c.cache,
-        c.weights,
-        c.folder,
-        crew_of(),
-    )
+    """Compute the metrics of `context.cfg.distribution`; ranks other than 0 return none.
 
-
-def _measure(
-    source: ViewSource,
-    train: ImageSet,
-    test: ImageSet | None,
-    cfg: DistributionConfig,
-    num_images: int,
-    batch: int = 32,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    cache: Path | None = None,
-    weights: Mapping[str, Path] | None = None,
-    folder: Path | None = None,
-    crew: Crew = ALONE,
-) -> list[Metric]:
-    """Take the measures; `num_images` holds where the configuration names no number.
-
-    It is also the most images in which memorisation is looked for, and so all that are generated
-    where no network is at hand.
-
-    `weights` are paths given by hand, by the names of `metrics.pretrained`. Features
-    go to `cache`: those of real images stay, those of the source until all is measured, so that an
-    evaluation that was broken off continues. `folder` is where `neighbours.json` is written.
-    Of several processes, a `crew`, those that do not lead make their part of the features in
-    `cache` and return no measures.
+    Features of real images stay in `context.cache`, by data set. `neighbours.json` is written to
+    `context.folder`. Memorisation concerns single samples: it uses at most
+    `context.cfg.num_images` of them. Without any network no more are generated.
     """
-    networks = _networks(cfg, device, weights or {})
-    found = {k: v for k, v in networks.items() if isinstance(v, Network)}
-    extractors: dict[str, Extractor] = dict(found)
-    if test is not None:  # else there is nothing to compare with
-        extractors["pixels"] = ReducedPixels(cfg.pixels)
-    n = cfg.num_images or num_images
-    seen = _posed(source, cfg, seed)
-    told = seen.protocol
-    compared = min(n, num_images)  # for memorisation, which is about single samples
-    if not found:
-        n, cfg = compared, replace(cfg, repeats=1)  # no more are looked at
-    with _collected(
-        source, train, test, extractors, cfg, n, batch, device, seed, cache, crew
-    ) as sets:
-        if not crew.leads:
+    cfg, compared = context.cfg.distribution, context.cfg.num_images
+    if cfg is None:
+        return []
+    networks = _load_networks(context, cfg)
+    loaded = {k: v for k, v in networks.items() if isinstance(v, Extractor)}
+    extractors = dict(loaded)
+    if context.test is not None:  # else memorisation has nothing to compare with
+        extractors["pixels"] = reduced_pixels(cfg.pixels)
+    n = cfg.num_images or compared
+    compared = min(n, compared)
+    total = n * cfg.repeats if loaded else compared
+    source = context.source
+    if cfg.poses is not None:
+        source = PosedSource(source, cfg.poses, context.seed)
+    with _computed_features(context, source, extractors, total) as sets:
+        if rank() != 0:
             return []
-        result: list[Metric] = []
+        rows: list[Metric] = []
         for kind, network in networks.items():
             if isinstance(network, str):
-                result += [missing(metric, network) for metric, _ in _KINDS[kind].chief]
+                rows += [Metric(name, None, note=network) for name in _HEADLINES[kind]]
             else:
-                protocol = _protocol(network, train, told, n)
-                result += _in_network(_KINDS[kind], network, sets[kind], cfg, n, seed, protocol)
-        if test is None:
-            why = "no images are held out: set data.holdout, e.g. 0.1, or give a test split"
-            return [*result, *no_memorisation(why, "")]
-        for kind in [k for k in ("pixels", "inception") if k in sets]:
-            suffix = "" if kind == "pixels" else f"_{extractors[kind].name or kind}"
-            protocol = _protocol(extractors[kind], train, told, compared)
-            fake, held_out = Chosen(sets[kind].fake, torch.arange(compared)), sets[kind].held_out
-            if held_out is None or not finite(fake):
-                result += no_memorisation(f"{_NOT_FINITE} ({protocol})", suffix)
-                continue
-            repeated = memorisation(fake, sets[kind].real, held_out)
-            result += memorised(repeated, suffix, compared, len(test), protocol)
-            if folder is not None and kind == "pixels":
-                who = source.order if isinstance(source, StoredImages) else torch.arange(compared)
-                write_neighbours(folder / NEIGHBOURS, repeated, who, train.fingerprint, protocol)
-        return result
+                protocol = _protocol(context, source, network, n)
+                rows += _network_metrics(kind, sets[kind], cfg, context.seed, protocol)
+        return rows + _memorisation_metrics(context, source, sets, compared)
 
 
-def _in_network(
-    kind: _Kind,
-    network: Network,
-    sets: _Sets,
-    cfg: DistributionConfig,
-    n: int,
-    seed: int,
-    protocol: str,
-) -> list[Metric]:
-    """Measures in the vectors of a pretrained network, over the sets of generated images."""
-    if not finite(sets.fake):
-        why = f"{_NOT_FINITE} ({protocol})"
-        return [missing(_named(*names, network, cfg), why) for names in kind.chief]
-    per_set = [
-        kind.measure(
-            network,
-            sets.real,
-            Chosen(sets.fake, torch.arange(r * n, (r + 1) * n)),
-            cfg,
-            Draws(seed).at(r),
-        )
-        for r in range(cfg.repeats)
-    ]
-    return [
-        summarised(_named(values[0].metric, values[0].otherwise, network, cfg), values, protocol)
-        for values in zip(*per_set, strict=True)
-    ]
-
-
-def _networks(
-    cfg: DistributionConfig, device: torch.device | str, given: Mapping[str, Path]
-) -> dict[str, Network | str]:
-    """The networks at hand; in place of another, why it is not."""
+def _load_networks(
+    context: EvaluationContext, cfg: DistributionConfig
+) -> dict[str, Extractor | str]:
+    """Return each network, or why it is missing."""
+    device, weights = context.device, context.weights
     name = "inception-pytorch" if cfg.mode == "legacy_pytorch" else "inception"
-    networks = {
-        "inception": _tried(lambda: load_inception(cfg.mode, device, given.get(name))),
-        "vgg16": _tried(lambda: load_vgg16(device, given.get("vgg16"))),
+    loaders: dict[str, Callable[[], Extractor]] = {
+        "inception": partial(inception, cfg.mode, device, weights.get(name)),
+        "vgg16": partial(vgg16, device, weights.get("vgg16")),
     }
     if cfg.clip:
-        networks["clip"] = _tried(lambda: load_clip(device, given.get("clip")))
+        loaders["clip"] = partial(clip, device, weights.get("clip"))
+    networks: dict[str, Extractor | str] = {}
+    for kind, load in loaders.items():
+        try:
+            networks[kind] = load()
+        except WeightsError as error:
+            networks[kind] = str(error)
     return networks
 
 
-def _tried(load: Callable[[], Network]) -> Network | str:
-    """Load a network, or say why it is not there."""
-    try:
-        return load()
-    except WeightsError as error:
-        return str(error)
-
-
-def _named(metric: str, otherwise: str, extractor: Extractor, cfg: DistributionConfig) -> str:
-    """Name a measure so that values of different protocols never stand in one column."""
-    published = getattr(extractor, "published", True)
-    posed = "posed" if cfg.poses is not None else ""
-    stem = metric if published else f"quality.{otherwise}"
-    return "_".join(part for part in (stem, extractor.name, posed) if part)
-
-
-def _protocol(extractor: Extractor, train: ImageSet, told: str, n: int) -> str:
+def _protocol(context: EvaluationContext, source: ViewSource, extractor: Extractor, n: int) -> str:
+    cameras = getattr(source, "protocol", type(source).__name__)
+    train = context.train
     return (
         f"{extractor.protocol}; {n:,} generated images of {train.resolution}x{train.resolution} "
-        f"pixels, {told}; all {len(train):,} training images "
-        f"(data {train.fingerprint})"
+        f"pixels, {cameras}; all {len(train):,} training images (data {train.fingerprint})"
     )
 
 
-def finite(vectors: Rows) -> bool:
-    """Whether no image of these vectors held a value that was not finite."""
+@contextmanager
+def _computed_features(
+    context: EvaluationContext, source: ViewSource, extractors: Mapping[str, Extractor], num: int
+) -> Iterator[dict[str, FeatureSets]]:
+    """Compute all features, of `num` generated images; these are deleted at the end."""
+    keys = [e.key for e in extractors.values()]
+    if from_main(keys) != keys:
+        raise WeightsError(
+            f"rank {rank()} has other weights than rank 0; give all machines the same files"
+        )
+    every = list(extractors.values())
+    # Other versions, batches or devices may give other bits.
+    code = [SCHEMA, __version__, *(version(x) for x in ("clean-fid", "pillow", "torch"))]
+    code += [context.cfg.batch, context.device.type, torch.get_num_threads()]
+
+    def compute(root: Path, key: str, read: Read, num: int) -> list[Shards]:
+        texts = [json.dumps(["real", key, e.key, code], sort_keys=True) for e in every]
+        folders = [root / f"real-{sha256_of_text(text, 16)}" for text in texts]
+        stores = [Shards(f, num, e.dim) for f, e in zip(folders, every, strict=True)]
+        compute_features(read, every, stores, context.cfg.batch)
+        return stores
+
+    with tempfile.TemporaryDirectory(prefix="gan3d-features-") as temporary:
+        cache = Path(temporary) if context.cache is None else context.cache / "features"
+
+        def of_real(images: ImageSet) -> list[Shards]:
+            return compute(cache, images.fingerprint, partial(stored_reals, images), len(images))
+
+        real = of_real(context.train)
+        held_out = [None] * len(every) if context.test is None else of_real(context.test)
+        fake = compute(Path(temporary), "generated", partial(stored_fakes, source), num)
+        yield {
+            kind: FeatureSets(e, r, f, h)
+            for kind, e, r, f, h in zip(extractors, every, real, fake, held_out, strict=True)
+        }
+
+
+def _network_metrics(
+    kind: str, sets: FeatureSets, cfg: DistributionConfig, seed: int, protocol: str
+) -> list[Metric]:
+    """Metrics in the features of a pretrained network, over all sets of generated images."""
+    network = sets.extractor
+    if not _finite(sets.fake):
+        note = f"{_NOT_FINITE} ({protocol})"
+        metrics = [Metric(name, None, note=note) for name in _HEADLINES[kind]]
+    else:
+        n = len(sets.fake) // cfg.repeats
+        per_set = []
+        for r in range(cfg.repeats):
+            fake = Subset(sets.fake, torch.arange(r * n, (r + 1) * n))
+            per_set.append(_METRICS[kind](sets._replace(fake=fake), cfg, Draws(seed).at(r)))
+        metrics = [summary(of_sets, protocol) for of_sets in zip(*per_set, strict=True)]
+    return [
+        replace(
+            m,
+            name=m.name if network.published else _UNPUBLISHED.get(m.name, m.name),
+            network=network.network,
+            variant="" if cfg.poses is None else "posed",
+        )
+        for m in metrics
+    ]
+
+
+def _memorisation_metrics(
+    context: EvaluationContext, source: ViewSource, sets: Mapping[str, FeatureSets], n: int
+) -> list[Metric]:
+    """Compare the first `n` samples with training and held-out images."""
+    if context.test is None:
+        return memorisation.missing_metrics(
+            "no images are held out: set data.holdout, e.g. 0.1, or use a test split"
+        )
+    rows: list[Metric] = []
+    for kind in [k for k in ("pixels", "inception") if k in sets]:
+        extractor, real, fake, held_out = sets[kind]
+        assert held_out is not None
+        network = "" if kind == "pixels" else extractor.network or "inception"
+        protocol = _protocol(context, source, extractor, n)
+        samples = Subset(fake, torch.arange(n))
+        if not _finite(samples):
+            rows += memorisation.missing_metrics(f"{_NOT_FINITE} ({protocol})", network)
+            continue
+        result = memorisation.memorisation(samples, real, held_out)
+        rows += memorisation.metrics_of(result, network, protocol)
+        if context.folder is not None and kind == "pixels":
+            items = source.order if isinstance(source, StoredImages) else torch.arange(n)
+            path = context.folder / memorisation.NEIGHBOURS
+            memorisation.write_neighbours(path, result, items, context.train.fingerprint, protocol)
+    return rows
+
+
+def _finite(vectors: Features) -> bool:
+    """Whether all images of these vectors were finite."""
     return all(bool(block.isfinite().all()) for block in vectors.blocks())
 
 
-@contextmanager
-def _collected(
-    source: ViewSource,
-    train: ImageSet,
-    test: ImageSet | None,
-    extractors: Mapping[str, Extractor],
-    cfg: DistributionConfig,
-    n: int,
-    batch: int,
-    device: torch.device | str,
-    seed: int,
-    cache: Path | None,
-    crew: Crew,
-) -> Iterator[dict[str, _Sets]]:
-    """Have all vectors on disk; those of the source go when all is measured.
+def _inception_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+    network, fake = sets.extractor, sets.fake
+    to_real = frechet.Frechet(frechet.moments(sets.real.blocks()))
+    fid = to_real.distance(frechet.moments(fake.blocks()))
+    fewest = min(len(fake), len(sets.real))
+    note = "Fréchet distance (Heusel et al. 2017)"
+    if fewest <= network.dim:
+        note += f"; covariance of rank {fewest - 1} of {network.dim}"
+    scores = frechet.inception_scores(fake, network.probabilities, cfg.splits)
+    spread = float(scores.std()) if len(scores) > 1 else None
+    of_parts = f"Inception score (Salimans et al. 2016), no bias, mean of {len(scores)} parts"
+    return [
+        Metric("quality.fid", fid, "", len(fake), note=note),
+        _fid_infinity(to_real, fake, cfg),
+        *_kid(sets, cfg, draws),
+        Metric("quality.inception_score", float(scores.mean()), "", len(fake), spread, of_parts),
+        *_precision_recall(
+            sets, cfg, draws, ("quality.precision_inception", "quality.recall_inception")
+        ),
+    ]
 
-    Processes share what lies in the cache: all that has a name there.
+
+def _vgg16_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+    return _precision_recall(sets, cfg, draws, ("quality.precision", "quality.recall"))
+
+
+def _clip_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+    real, fake = (frechet.moments(x.blocks()) for x in (sets.real, sets.fake))
+    distance, note = frechet.Frechet(real).distance(fake), "Fréchet distance of CLIP features"
+    return [
+        Metric("quality.frechet_clip", distance, "", len(sets.fake), note=note),
+        replace(_kid(sets, cfg, draws)[0], name="quality.kernel_clip"),
+    ]
+
+
+_METRICS = {"inception": _inception_metrics, "vgg16": _vgg16_metrics, "clip": _clip_metrics}
+"""Metrics in the features of each network, under the names for the published one."""
+
+
+def _fid_infinity(to_real: frechet.Frechet, fake: Features, cfg: DistributionConfig) -> Metric:
+    name, n, least = "quality.fid_infinity", len(fake), cfg.infinity_from
+    if n < 2 * least:
+        reason = (
+            f"{n:,} generated images are too few to extrapolate from: set "
+            f"evaluation.distribution.num_images={2 * least} or more"
+        )
+        return Metric(name, None, note=reason)
+    sizes = frechet.infinity_sizes(least, n)
+    note = (
+        f"Fréchet distance at infinitely many generated images: a line over 1/N through "
+        f"{len(sizes)} sizes from {least:,} to {n:,}, the first N images each (Chong and Forsyth "
+        "2020); the number of real images does not change"
+    )
+    points = frechet.at_sizes(to_real, fake, sizes)
+    return Metric(name, frechet.extrapolate(points), "", n, note=note)
+
+
+def _kid(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+    """KID as the mean over subsets, and over whole sets."""
+    real, fake, kernel = sets.real, sets.fake, "unbiased squared MMD, cubic kernel"
+    size = min(cfg.kid_subset_size, len(real), len(fake))
+    subsets = subset_distances(real, fake, cfg.kid_subsets, size, draws.scope("kid"))
+    note = (
+        f"{kernel}, not times 1000, mean of {len(subsets)} subsets of {size:,} images (Binkowski "
+        "et al. 2018)"
+    )
+    draws = draws.scope("kid whole")
+    x, y = _at_most(cfg.kid_whole, sets, draws)
+    whole = whole_distance(x, y, draws)
+    note_whole = f"{kernel}, {len(x):,} real and {len(y):,} generated images"
+    if cfg.repeats == 1:  # several sets have an interval over sets instead
+        note_whole += (
+            f"; 95 % interval {whole.low:.4g} to {whole.high:.4g}, spread and interval from 200 "
+            "bootstrap repeats over images"
+        )
+    return [
+        Metric("quality.kid", float(subsets.mean()), "", len(fake), note=note),
+        Metric("quality.kid_whole", whole.value, "", len(y), whole.deviation, note_whole),
+    ]
+
+
+def _precision_recall(
+    sets: FeatureSets, cfg: DistributionConfig, draws: Draws, names: tuple[str, str]
+) -> list[Metric]:
+    size = min(len(sets.real), len(sets.fake))
+    if size <= cfg.k:
+        reason = f"{size} images of each set are too few for neighbourhoods of {cfg.k}"
+        return [Metric(name, None, "share", note=reason) for name in names]
+    values = precision_recall(*_at_most(size, sets, draws.scope("precision")), cfg.k)
+    note = (
+        f"Kynkäänniemi et al. 2019, k = {cfg.k}, {sets.extractor.dim} features, {size:,} images of "
+        "each set"
+    )
+    return [Metric(m, v, "share", size, note=note) for m, v in zip(names, values, strict=True)]
+
+
+def _at_most(size: int, sets: FeatureSets, draws: Draws) -> tuple[Features, Features]:
+    """Draw at most `size` real and generated vectors, in their own order: it reads few shards."""
+
+    def drawn(x: Features, name: str) -> Features:
+        if size >= len(x):
+            return x
+        return Subset(x, draws.permutation(name, len(x))[:size].sort().values)
+
+    return drawn(sets.real, "real"), drawn(sets.fake, "fake")
+
+
+def summary(of_sets: Sequence[Metric], protocol: str) -> Metric:
+    """Return one metric for one or several sets of generated images: their mean.
+
+    Several sets have Student's interval. One has none: resampling its images would say little
+    about another set.
     """
-    who = None
-    seen = _posed(source, cfg, seed)
-    every = list(extractors.values())
-    where = [*_code(), batch, torch.device(device).type, torch.get_num_threads()]
-    poses = to_tree(cfg.poses)
-    temporary = Path(tempfile.mkdtemp(prefix="gan3d-features-"))
+    first, values = of_sets[0], [m.value for m in of_sets if m.value is not None]
+    if len(values) < len(of_sets):
+        return replace(first, value=None, note=f"{first.note} ({protocol})")
+    if len(values) == 1:
+        return replace(first, note=f"{first.note}; one set of latents; {protocol}")
+    from scipy import stats
 
-    def place(kind: str, key: object, keep: bool, extractor: Extractor) -> Path:
-        text = json.dumps([kind, key, extractor.key, where], sort_keys=True, default=str)
-        root = cache / "features" if keep and cache is not None else temporary
-        return root / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-    def stored(kind: str, images: ImageSet) -> list[Rows]:
-        folders = [place(kind, images.fingerprint, True, e) for e in every]
-        shared = (crew, cfg.wait_minutes) if cache is not None else ()
-        return list(collect(_reader(images), len(images), every, folders, batch, *shared))
-
-    own = [place("fake", [who, poses, seed], who is not None, e) for e in every]
-    try:
-        real = stored("real", train)
-        held_out = [None] * len(every) if test is None else stored("real", test)
-        mine = (crew, cfg.wait_minutes) if who is not None else ()
-        fake = collect(_shown(seen), n * cfg.repeats, every, own, batch, *mine)
-        yield {
-            kind: _Sets(r, f, h)
-            for kind, r, f, h in zip(extractors, real, fake, held_out, strict=True)
-        }
-        for used in own if crew.leads else ():
-            shutil.rmtree(used, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _code() -> list[object]:
-    """What turns pixels into features, beside the network: another version may do it otherwise."""
-    return [SCHEMA, __version__, *(version(name) for name in ("clean-fid", "pillow", "torch"))]
-
-
-def _posed(source: ViewSource, cfg: DistributionConfig, seed: int) -> ViewSource:
-    """The source from the cameras that are asked for."""
-    return source if cfg.poses is None else PosedSource(source, cfg.poses, seed)
-
-
-def _reader(images: ImageSet) -> Callable[[Int64[Tensor, " n"]], Pictures]:
-    def read(items: Tensor) -> Pictures:
-        return Pictures(images.images(items), torch.ones(len(items), dtype=torch.bool))
-
-    return read
-
-
-def _shown(source: ViewSource) -> Callable[[Int64[Tensor, " n"]], Pictures]:
-    """Generate items from their own cameras, as stored in 8 bits."""
-
-    def read(items: Tensor) -> Pictures:
-        image = source.views(items, source.base(items)).image.float().cpu()
-        finite = image.isfinite().flatten(1).all(1)
-        return Pictures(to_uint8(image.nan_to_num()), finite)
-
-    return read
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    note = (
+        f"{first.note}; mean of {len(values)} sets of other latents, spread over these, 95 % "
+        f"interval of the mean {mean - reach:.5g} to {mean + reach:.5g} (Student); {protocol}"
+    )
+    return replace(first, value=mean, spread=deviation, note=note)

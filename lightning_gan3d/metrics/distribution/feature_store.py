@@ -1,84 +1,59 @@
-"""Feature vectors on disk, in shards: a broken-off evaluation continues, processes share the work.
+"""Feature vectors in files ("shards") of `SHARD` items. Ranks compute them, rank 0 stores them.
 
-A shard holds the vectors of `SHARD` consecutive items as float32 and appears whole or not at all.
-Whoever finds it there skips it, so any number of processes, on any number of machines that share
-the folder, may fill it at once, each its own part (`lightning_gan3d.metrics.distribution.crew`).
-What a shard holds depends on its items alone, hence the same bits whoever computed it, and however
-often the work was broken off.
+A shard appears whole or not at all, so that an interrupted evaluation continues with the next
+missing one. Its values depend on its items alone: the same bits for any number of ranks.
 """
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from lightning_gan3d.config import UserError
-from lightning_gan3d.metrics.distribution.crew import ALONE, Crew
+from lightning_gan3d.files import atomic_path
 from lightning_gan3d.metrics.distribution.features import Extractor
+from lightning_gan3d.metrics.image_batches import Stored
+from lightning_gan3d.process_group import from_main, gather_to_main, rank, world_size
 
 SHARD = 512
-"""Items of a shard: 4 MB of 2048 numbers each."""
+"""Items of a shard: 4 MB at 2048 numbers each."""
+
+
+Read = Callable[[Int64[Tensor, " n"]], Stored]
+"""From items to their images."""
 
 
 class StoreError(UserError):
     """Features that cannot be written."""
 
 
-class Pictures(NamedTuple):
-    """Images as stored, and which of them were finite before they were converted."""
+class Features(ABC):
+    """Feature vectors that are read in parts; they need not fit in memory."""
 
-    images: UInt8[Tensor, "n 3 h w"]
-    finite: Bool[Tensor, " n"]
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Vectors that need not be in memory."""
-
+    @abstractmethod
     def __len__(self) -> int:
         """Count the vectors."""
-        ...
 
+    @abstractmethod
     def rows(self, indices: Int64[Tensor, " m"]) -> Float[Tensor, "m d"]:
-        """Read some vectors."""
-        ...
+        """Read the vectors of these indices."""
 
     def blocks(self, size: int = SHARD) -> Iterator[Float[Tensor, "_ d"]]:
-        """Read all vectors in their order, at most `size` at a time."""
-        ...
+        """Read all vectors in order, at most `size` at a time."""
+        for indices in torch.split(torch.arange(len(self)), size):
+            yield self.rows(indices)
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """Vectors in memory."""
+class Subset(Features):
+    """Vectors of another set, in a given order."""
 
-    vectors: Float[Tensor, "n d"]
-
-    def __len__(self) -> int:
-        """Count the vectors."""
-        return len(self.vectors)
-
-    def rows(self, indices: Int64[Tensor, " m"]) -> Float[Tensor, "m d"]:
-        """Pick some vectors."""
-        return self.vectors[indices]
-
-    def blocks(self, size: int = SHARD) -> Iterator[Float[Tensor, "_ d"]]:
-        """Split the vectors."""
-        yield from torch.split(self.vectors, size)
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Some of the vectors of another set, in a given order."""
-
-    source: Rows
+    source: Features
     indices: Int64[Tensor, " m"]
 
     def __len__(self) -> int:
@@ -86,18 +61,13 @@ class Chosen:
         return len(self.indices)
 
     def rows(self, indices: Int64[Tensor, " m"]) -> Float[Tensor, "m d"]:
-        """Read some of them."""
+        """Read the vectors of these indices."""
         return self.source.rows(self.indices[indices])
 
-    def blocks(self, size: int = SHARD) -> Iterator[Float[Tensor, "_ d"]]:
-        """Read all of them."""
-        for some in torch.split(self.indices, size):
-            yield self.source.rows(some)
 
-
-@dataclass(frozen=True)
-class Shards:
-    """Vectors in a folder; at most one shard is in memory at a time, besides what is asked for."""
+@dataclass(frozen=True, eq=False)
+class Shards(Features):
+    """Vectors in a folder of shards."""
 
     folder: Path
     num: int
@@ -108,102 +78,84 @@ class Shards:
         return self.num
 
     def spans(self) -> list[tuple[int, int]]:
-        """First item and the one after the last of each shard."""
+        """First item and one past the last, of each shard."""
         return [(i, min(i + SHARD, self.num)) for i in range(0, self.num, SHARD)]
 
-    def path(self, span: tuple[int, int]) -> Path:
-        """File of a shard."""
-        return self.folder / f"{span[0]:08d}-{span[1]:08d}.npy"
-
-    def has(self, span: tuple[int, int]) -> bool:
-        """Whether a shard is there, of the right size."""
-        try:
-            found = np.load(self.path(span), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            return False
-        shape = (span[1] - span[0], self.dim)
-        return bool(found.shape == shape and found.dtype == np.float32)
-
-    def read(self, span: tuple[int, int]) -> Float32[Tensor, "_ d"]:
-        """Read a shard."""
-        return torch.from_numpy(np.load(self.path(span)))
+    def missing(self) -> list[tuple[int, int]]:
+        """Spans of the shards that are not there, or damaged."""
+        return [span for span in self.spans() if not self._valid(span)]
 
     def write(self, span: tuple[int, int], vectors: Float32[Tensor, "_ d"]) -> None:
-        """Write a shard, whole or not at all.
-
-        Raises:
-            StoreError: the folder cannot be written to, or the disk is full.
-        """
-        path = self.path(span)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        """Write a shard atomically; raises `StoreError` if that fails."""
+        path = self._path(span)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, vectors.numpy())
-            temporary.replace(path)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            need = self.num * self.dim * 4 / 1e6
             raise StoreError(
-                f"features cannot be written to {self.folder}: {error.strerror}; set "
-                f"XDG_CACHE_HOME to a folder with {need:.0f} MB free"
+                f"cannot write features to {self.folder}: {error.strerror}; they need "
+                f"{self.num * self.dim * 4 / 1e6:.0f} MB: make room, or set XDG_CACHE_HOME (real "
+                "images) or TMPDIR (generated images) to another folder"
             ) from None
 
     def rows(self, indices: Int64[Tensor, " m"]) -> Float32[Tensor, "m d"]:
-        """Read some vectors, shard by shard."""
+        """Read the vectors of these indices, shard by shard."""
         result = torch.empty(len(indices), self.dim)
-        owner = indices // SHARD
-        for number in sorted(set(owner.tolist())):
-            here = owner == number
-            span = (number * SHARD, min((number + 1) * SHARD, self.num))
-            # Mapped, so that only what is asked for is read: a few of 512 vectors, often.
-            mapped = np.load(self.path(span), mmap_mode="r")
-            result[here] = torch.from_numpy(mapped[(indices[here] - span[0]).numpy()])
+        shard = indices // SHARD
+        for number in sorted(set(shard.tolist())):
+            here = shard == number
+            start = number * SHARD
+            # Mapped: often a few vectors of 512 are read.
+            mapped = np.load(self._path((start, min(start + SHARD, self.num))), mmap_mode="r")
+            result[here] = torch.from_numpy(mapped[(indices[here] - start).numpy()])
         return result
 
     def blocks(self, size: int = SHARD) -> Iterator[Float32[Tensor, "_ d"]]:
         """Read all vectors; a block never spans two shards."""
         for span in self.spans():
-            yield from torch.split(self.read(span), size)
+            yield from torch.split(torch.from_numpy(np.load(self._path(span))), size)
+
+    def _path(self, span: tuple[int, int]) -> Path:
+        return self.folder / f"{span[0]:08d}-{span[1]:08d}.npy"
+
+    def _valid(self, span: tuple[int, int]) -> bool:
+        try:
+            vectors = np.load(self._path(span), mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        shape = (span[1] - span[0], self.dim)
+        return bool(vectors.shape == shape and vectors.dtype == np.float32)
 
 
-def collect(
-    read: Callable[[Int64[Tensor, " n"]], Pictures],
-    num: int,
+def compute_features(
+    read: Read,
     extractors: Sequence[Extractor],
-    folders: Sequence[Path],
+    stores: Sequence[Shards],
     batch: int,
-    crew: Crew = ALONE,
-    wait_minutes: float = 60.0,
-) -> list[Shards]:
-    """Have the vectors of items 0 to `num` - 1 of each extractor in its folder.
+) -> None:
+    """Compute the missing shards of each extractor's store: one per rank at a time, to rank 0.
 
-    `read(items)` shows items; each is shown once for all extractors that lack it, and not at all
-    where none does. Vectors of images that are not finite are NaN. Of several processes, process 0
-    waits until all parts are there, as long as new ones come; the others return with their own.
+    All extractors share the images that are read. Vectors of non-finite images are NaN.
+    Stores hold equally many vectors; those of other ranks than 0 stay empty.
 
     Raises:
-        CrewError: no shard of another process has come for `wait_minutes`.
-        StoreError: the folder cannot be written to.
+        StoreError: rank 0 cannot write to a folder.
     """
-    stores = [Shards(f, num, e.dim) for e, f in zip(extractors, folders, strict=True)]
-    if not stores:
-        return []
-    spans = stores[0].spans()
-    for span in crew.part(spans):
-        lacking = [(s, e) for s, e in zip(stores, extractors, strict=True) if not s.has(span)]
-        if not lacking:
-            continue
-        found: list[list[Tensor]] = [[] for _ in lacking]
-        for items in torch.split(torch.arange(*span), batch):
-            pictures = read(items)
-            for vectors, (_, extractor) in zip(found, lacking, strict=True):
-                new = extractor(pictures.images)
-                new[~pictures.finite] = torch.nan
-                vectors.append(new)
-        for vectors, (store, _) in zip(found, lacking, strict=True):
-            store.write(span, torch.cat(vectors))
-    if crew.leads:
-        crew.wait(spans, lambda span: all(s.has(span) for s in stores), wait_minutes)
-    return stores
+    missing = from_main([store.missing() for store in stores])
+    todo = [x for x in zip(extractors, stores, missing, strict=True) if x[2]]
+    spans = sorted({span for _, _, spans in todo for span in spans})
+    for first in range(0, len(spans), world_size()):
+        shared = spans[first : first + world_size()]
+        blocks = [torch.zeros(SHARD, extractor.dim) for extractor, _, _ in todo]
+        if rank() < len(shared):
+            start, stop = shared[rank()]
+            for items in torch.split(torch.arange(start, stop), batch):
+                images, finite = read(items)
+                for block, (extractor, _, _) in zip(blocks, todo, strict=True):
+                    vectors = extractor(images)
+                    vectors[~finite] = torch.nan
+                    block[items - start] = vectors
+        for block, (_, store, _) in zip(blocks, todo, strict=True):
+            for span, vectors in zip(shared, gather_to_main(block), strict=False):
+                store.write(span, vectors[: span[1] - span[0]])

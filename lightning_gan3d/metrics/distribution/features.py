@@ -1,16 +1,17 @@
-"""Feature vectors of images, by clean-fid's resizing and networks, read from files at hand.
+"""Feature vectors of images, by clean-fid's resizing and networks, from weight files on disk.
 
-An extractor is a name that goes into the measures' names, a protocol in words, and a function from
-stored images to vectors. Only the published Inception gives what is called FID, KID and Inception
-score: a network with another digest puts the first eight digits of that digest into every name.
+`inception`, `vgg16` and `clip` raise `WeightsError` for missing or wrong files. Only the published
+Inception gives what is called FID, KID and Inception score: for other weights, the first eight
+digits of their SHA-256 are part of each metric's key.
 """
 
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -32,203 +33,172 @@ _RESIZING: dict[str, str] = {
 }
 
 
-@runtime_checkable
-class Extractor(Protocol):
-    """Turns stored images into feature vectors."""
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """Turns 8-bit images into feature vectors, in float32 on the CPU."""
 
-    name: str
-    """Part of the names of measures; empty for the published network of that purpose."""
-    key: str
-    """Says apart all extractors whose vectors differ, for what is kept."""
-    dim: int
-    """Length of a vector."""
+    forward: Callable[[UInt8[Tensor, "n 3 h w"]], Any]
+    """From images on the CPU to features, on any device and of any shape per image."""
     protocol: str
-    """Network, digest of its weights and resizing in words."""
-
-    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
-        """Return a vector for each image, on the CPU."""
-        ...
-
-
-class ReducedPixels:
-    """Images reduced to a few pixels by antialiased interpolation; values in [0, 1], no weights."""
-
-    def __init__(self, side: int) -> None:
-        """Reduce to `side` x `side` pixels; smaller images are enlarged."""
-        self.name, self.key = f"pixels{side}", f"pixels{side}"
-        self.side, self.dim = side, 3 * side * side
-        self.protocol = f"images reduced to {side}x{side} pixels"
-
-    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
-        """Return the pixels, channel by channel."""
-        small = interpolate(
-            to_float(images), (self.side, self.side), mode="bilinear", antialias=True
-        )
-        return small.flatten(1).add(1).div(2).cpu()
-
-
-class Network:
-    """Vectors of a pretrained network, computed in float32 on a device."""
-
-    def __init__(
-        self,
-        found: WeightsFile,
-        what: str,
-        name: str,
-        device: torch.device | str,
-        prepare: Callable[[UInt8[Tensor, "n 3 h w"]], Tensor],
-        run: Callable[[Tensor], Tensor],
-        classifier: Float[Tensor, "k d"] | None = None,
-    ) -> None:
-        """Wrap `run(prepare(images))`; the width of a vector is found by running a grey image.
-
-        `classifier` holds the rows of the network's last layer, without its bias.
-        """
-        self.sha256, self.published, self.device = found.sha256, found.published, device
-        digits = found.sha256[:8]
-        self.name = "_".join(x for x in (name, "" if found.published else digits) if x)
-        self.key = f"{what}|{name}|{found.sha256}"
-        whose = "published weights" if found.published else "weights that are not the published"
-        self.protocol = f"{what}, {whose}, SHA-256 {digits}..."
-        self._prepare, self._run, self.classifier = prepare, run, classifier
-        self.dim = int(self(torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)).shape[1])
+    """Network, digest of its weights and resizing, in words."""
+    key: str
+    """Cache key: differs if vectors differ."""
+    network: str = ""
+    """`Metric.network` of its metrics; empty for the published network in its default mode."""
+    published: bool = True
+    """Whether the weights are the published ones."""
+    classifier: Float[Tensor, "k d"] | None = None
+    """The network's last layer, without its bias."""
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Return a vector for each image."""
-        # Convolutions on CUDA may otherwise round their input to ten bits (TF32).
+        # By default, convolutions on CUDA may round their input to ten bits (TF32).
         with torch.backends.cudnn.flags(allow_tf32=False):
-            out = self._run(self._prepare(images.cpu()).to(self.device))
-        return out.float().flatten(1).cpu()
+            features: Tensor = self.forward(images.cpu())
+        return features.float().flatten(1).cpu()
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self(torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)).shape[1]
 
     def probabilities(self, features: Float32[Tensor, "n d"]) -> Float32[Tensor, "n k"]:
-        """Class probabilities of vectors, without the last layer's bias, as for StyleGAN's score.
-
-        They are made of the features, so that these alone need be kept.
-        """
-        if self.classifier is None:
-            raise ValueError(f"{self.protocol} has no classes")
+        """Class probabilities of feature vectors, without the last layer's bias, as StyleGAN's."""
+        assert self.classifier is not None, f"{self.protocol} has no classes"
         return (features @ self.classifier.mT).softmax(dim=1)
+
+
+def reduced_pixels(side: int) -> Extractor:
+    """Images reduced to `side` x `side` pixels by antialiased interpolation; values in [0, 1]."""
+
+    def forward(images: Tensor) -> Tensor:
+        small = interpolate(to_float(images), (side, side), mode="bilinear", antialias=True)
+        return small.flatten(1).add(1).div(2)
+
+    return Extractor(forward, f"images reduced to {side}x{side} pixels", f"pixels{side}")
 
 
 def inception(
     mode: Mode, device: torch.device | str = "cpu", given: str | Path | None = None
-) -> Network:
-    """Return Inception's pooled features (2048 numbers) as clean-fid takes them in that mode.
-
-    Raises:
-        WeightsError: the weights are not at hand, or are not those of such a network.
-    """
-    found = find("inception-pytorch" if mode == "legacy_pytorch" else "inception", given)
-    what = f"Inception ({mode}: images {_RESIZING[mode]})"
-    name = "" if mode == "clean" else mode
+) -> Extractor:
+    """Load Inception's pooled features (2048 numbers), as clean-fid computes them in that mode."""
+    weights = find("inception-pytorch" if mode == "legacy_pytorch" else "inception", given)
+    title = f"Inception ({mode}: images {_RESIZING[mode]})"
     if mode == "legacy_pytorch":
-        return _pytorch_inception(found, what, name, device)
-    network = _script(found, device)
+        return _pytorch_inception(weights, title, device)
+    network = _load_script(weights, device)
     try:
         layers, classifier = network.layers, network.output.weight.detach().float().cpu()
     except AttributeError:
-        raise _not_such(found, "an Inception with `layers` and `output`") from None
+        raise _wrong_file(weights, "an Inception with `layers` and `output`") from None
 
-    def clean(x: Tensor) -> Tensor:
-        out: Tensor = layers((x - 128) / 128)
-        return out
+    def forward(images: Tensor) -> Any:
+        if mode == "clean":
+            return layers((_resize(mode, images).to(device) - 128) / 128)
+        return network(images.float().to(device), return_features=True)
 
-    run: Callable[[Tensor], Tensor] = clean
-    if mode == "legacy_tensorflow":
-        run = partial(network, return_features=True)
-    return Network(found, what, name, device, partial(_resized, mode), run, classifier)
-
-
-def vgg16(device: torch.device | str = "cpu", given: str | Path | None = None) -> Network:
-    """Return VGG16's second fully connected layer (4096 numbers), the network resizing to 224.
-
-    Raises:
-        WeightsError: the weights are not at hand, or are not those of such a network.
-    """
-    found = find("vgg16", given)
-    network = _script(found, device)
-    run = partial(network, return_features=True)
-    return Network(found, "VGG16", "", device, lambda x: x.float(), run)
+    name = "" if mode == "clean" else mode
+    return _extractor(weights, title, forward, name, classifier)
 
 
-def clip(device: torch.device | str = "cpu", given: str | Path | None = None) -> Network:
-    """Return CLIP's image features (512 numbers of ViT-B/32) as clean-fid takes them.
+def vgg16(device: torch.device | str = "cpu", given: str | Path | None = None) -> Extractor:
+    """Load VGG16's second fully connected layer (4096 numbers); the network resizes to 224."""
+    weights = find("vgg16", given)
+    network = partial(_load_script(weights, device), return_features=True)
+    return _extractor(weights, "VGG16", lambda x: network(x.float().to(device)))
 
-    Raises:
-        WeightsError: the weights or OpenAI's package `clip` are not at hand.
-    """
-    found = find("clip", given)
+
+def clip(device: torch.device | str = "cpu", given: str | Path | None = None) -> Extractor:
+    """Load CLIP's image features (512 numbers of ViT-B/32), as clean-fid computes them."""
+    weights = find("clip", given)
     try:
         from cleanfid.clip_features import CLIP_fx, img_preprocess_clip
     except ImportError:
         raise WeightsError(
             "the package clip is not installed: pip install "
-            "git+https://github.com/openai/CLIP.git, or leave evaluation.distribution.clip off"
+            "git+https://github.com/openai/CLIP.git, or set evaluation.distribution.clip=false"
         ) from None
-    network = CLIP_fx(str(found.path), device=device)
+    network = CLIP_fx(str(weights.path), device=device)
 
-    def prepare(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Any:
         arrays = rearrange(images, "n c h w -> n h w c").numpy()
         small = np.stack([img_preprocess_clip(x) for x in arrays])
-        return torch.from_numpy(rearrange(small, "n h w c -> n c h w")).float()
+        small = rearrange(small, "n h w c -> n c h w")
+        return network(torch.from_numpy(small).float().to(device))
 
-    return Network(found, "CLIP ViT-B/32, images resized to 224", "", device, prepare, network)
+    return _extractor(weights, "CLIP ViT-B/32, images resized to 224", forward)
 
 
-def _script(found: WeightsFile, device: torch.device | str) -> Any:
+def _extractor(
+    weights: WeightsFile,
+    title: str,
+    forward: Callable[[UInt8[Tensor, "n 3 h w"]], Any],
+    mode: str = "",
+    classifier: Float[Tensor, "k d"] | None = None,
+) -> Extractor:
+    """`mode`: resizing, if it is not the default."""
+    digits, published = weights.sha256[:8], weights.published
+    origin = "published weights" if published else "weights that are not published"
+    return Extractor(
+        forward,
+        f"{title}, {origin}, SHA-256 {digits}...",
+        f"{title}|{mode}|{weights.sha256}",
+        "_".join(x for x in (mode, "" if published else digits) if x),
+        published,
+        classifier,
+    )
+
+
+def _load_script(weights: WeightsFile, device: torch.device | str) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as published
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
             return torch.jit.load(  # type: ignore[no-untyped-call]  # torch's
-                str(found.path), map_location=device
+                str(weights.path), map_location=device
             ).eval()
     except RuntimeError as error:
-        raise _not_such(found, f"a TorchScript file ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise _wrong_file(weights, f"a TorchScript file ({reason})") from None
 
 
-def _not_such(found: WeightsFile, what: str) -> WeightsError:
-    return WeightsError(f"weights {found.path} (SHA-256 {found.sha256[:16]}...): not {what}")
+def _wrong_file(weights: WeightsFile, expected: str) -> WeightsError:
+    return WeightsError(
+        f"weights {weights.path} (SHA-256 {weights.sha256[:16]}...): not {expected}"
+    )
 
 
-def _pytorch_inception(
-    found: WeightsFile, what: str, name: str, device: torch.device | str
-) -> Network:
+def _pytorch_inception(weights: WeightsFile, title: str, device: torch.device | str) -> Extractor:
     from cleanfid import inception_pytorch
 
     try:
-        tensors = torch.load(found.path, map_location="cpu", weights_only=True)
-        # Its constructor downloads; the file at hand takes that place. Its way of asking
-        # torchvision for a network is deprecated, which is no business of the user's.
+        tensors = torch.load(weights.path, map_location="cpu", weights_only=True)
+        # Its constructor downloads: give it our file instead. It also uses a deprecated argument
+        # of torchvision, which warns.
         with (
             patch.object(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: tensors),
             warnings.catch_warnings(action="ignore"),
         ):
             network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
-    except Exception as error:  # whatever unpickling and load_state_dict raise
-        raise _not_such(
-            found, f"a state dictionary of pytorch-fid ({str(error).splitlines()[0]})"
-        ) from None
+    except Exception as error:  # unpickling and load_state_dict raise many kinds
+        reason = str(error).splitlines()[0]
+        raise _wrong_file(weights, f"a state dictionary of pytorch-fid ({reason})") from None
     network = network.to(device).eval()
 
-    def run(x: Tensor) -> Tensor:
-        out: Tensor = network(x / 255)[0]
-        return out
-
+    mode: Mode = "legacy_pytorch"
     classifier = tensors["fc.weight"].float()
-    prepare = partial(_resized, "legacy_pytorch")
-    return Network(found, what, name, device, prepare, run, classifier)
+    return _extractor(
+        weights, title, lambda x: network(_resize(mode, x).to(device) / 255)[0], mode, classifier
+    )
 
 
-def _resized(mode: Mode, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 _ _"]:
+def _resize(mode: Mode, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 _ _"]:
     """Resize as clean-fid does; values in [0, 255]."""
-    if mode == "legacy_tensorflow":
-        return images.float()
     from cleanfid.resize import build_resizer
 
     with warnings.catch_warnings():  # it silences all warnings of the process
         resize = build_resizer(mode)
     arrays = list(rearrange(images, "n c h w -> n h w c").numpy())
-    # Pillow and torch let other threads run while they resize.
+    # Pillow and torch release the GIL while they resize.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = np.stack(list(pool.map(resize, arrays)))
-    return torch.from_numpy(rearrange(found, "n h w c -> n c h w").astype(np.float32))
+        resized = np.stack(list(pool.map(resize, arrays)))
+    return torch.from_numpy(rearrange(resized, "n h w c -> n c h w").astype(np.float32))

@@ -1,6 +1,7 @@
-"""Kernel distance of feature vectors: squared maximum mean discrepancy with k = (x.y / d + 1)^3.
+"""Kernel distance of feature vectors (KID): squared maximum mean discrepancy, cubic kernel.
 
-The estimate is unbiased for any number of images (Binkowski et al. 2018), hence may be negative.
+k(x, y) = (x.y / d + 1)^3. The estimate is unbiased for any number of images (Binkowski et al.
+2018); so it may be negative.
 """
 
 from typing import NamedTuple
@@ -10,10 +11,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.metrics.distribution.feature_store import Rows
+from lightning_gan3d.metrics.distribution.feature_store import Features
 
 BLOCK = 1024
-"""Rows of the kernel matrix that are computed at a time."""
+"""Rows of the kernel matrix computed at a time."""
 
 
 class Estimate(NamedTuple):
@@ -39,11 +40,11 @@ def mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
 
 
 def subset_distances(
-    real: Rows, fake: Rows, subsets: int, size: int, draws: Draws
+    real: Features, fake: Features, subsets: int, size: int, draws: Draws
 ) -> Float64[Tensor, " s"]:
-    """Distances of random subsets of at most `size` vectors of each set, drawn without repetition.
+    """Distances of random subsets of at most `size` vectors, drawn without replacement.
 
-    One subset, where it is both whole sets: all others would be the same.
+    One subset if it is both whole sets: all others would be equal.
     """
     size = min(size, len(real), len(fake))
     if len(real) == len(fake) == size:
@@ -57,41 +58,41 @@ def subset_distances(
     return torch.tensor(values, dtype=torch.float64)
 
 
-def whole_distance(real: Rows, fake: Rows, draws: Draws, repeats: int = 200) -> Estimate:
-    """Distance of whole sets, with an interval from resampling images with repetition.
+def whole_distance(real: Features, fake: Features, draws: Draws, repeats: int = 200) -> Estimate:
+    """Distance of whole sets, with a bootstrap interval over images.
 
-    In a fresh sample no image would stand twice, so pairs of an image with itself are left out of
-    each repeat, as they are out of the estimate. Memory does not grow with the number of pairs.
+    A fresh sample would hold no image twice: so pairs of an image with itself are excluded from
+    each repeat, as from the estimate. Memory does not grow with the number of pairs.
     """
     weights = [_counts(len(s), repeats, draws, name) for s, name in ((real, "r"), (fake, "f"))]
-    own = [_pairs(s, s, w, w) for s, w in zip((real, fake), weights, strict=True)]
-    cross = _pairs(real, fake, *weights)
+    own = [_pair_sums(s, s, w, w) for s, w in zip((real, fake), weights, strict=True)]
+    cross = _pair_sums(real, fake, *weights)
     totals = [w.sum(1) ** 2 - w.square().sum(1) for w in weights]
     n_real, n_fake = (w.sum(1) for w in weights)
     values = own[0] / totals[0] + own[1] / totals[1] - 2 * cross / (n_real * n_fake)
-    spread = values[1:]
-    low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(values[0]), float(spread.std()), low, high)
+    bootstrap = values[1:]
+    low, high = bootstrap.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(values[0]), float(bootstrap.std()), low, high)
 
 
 def _counts(n: int, repeats: int, draws: Draws, name: str) -> Float64[Tensor, "b n"]:
-    """How often each image stands in each repeat; the first row is the sample itself."""
-    rows = torch.ones(1 + repeats, n, dtype=torch.float64)
+    """Number of times each image is drawn in each repeat; the first row is the sample itself."""
+    counts = torch.ones(1 + repeats, n, dtype=torch.float64)
     for i in range(repeats):
-        picked = draws.at(i).integers(f"bootstrap/{name}", n, (n,))
-        rows[1 + i] = torch.bincount(picked, minlength=n)
-    return rows
+        drawn = draws.at(i).integers(f"bootstrap/{name}", n, (n,))
+        counts[1 + i] = torch.bincount(drawn, minlength=n)
+    return counts
 
 
-def _pairs(
-    x: Rows, y: Rows, w_x: Float64[Tensor, "b n"], w_y: Float64[Tensor, "b m"]
+def _pair_sums(
+    x: Features, y: Features, w_x: Float64[Tensor, "b n"], w_y: Float64[Tensor, "b m"]
 ) -> Float64[Tensor, " b"]:
-    """Sum of the weighted kernel over pairs, in blocks; within one set, over pairs that differ."""
+    """Weighted sum of the kernel over pairs, in blocks; within one set, over pairs that differ."""
     same, total, i = x is y, torch.zeros(len(w_x), dtype=torch.float64), 0
     for a in x.blocks(BLOCK):
         j = 0
         for b in y.blocks(BLOCK):
-            # By symmetry a block above the diagonal stands for that below it too.
+            # By symmetry, blocks below the diagonal equal those above it.
             if not (same and j < i):
                 k = cubic(a, b)
                 if same and i == j:

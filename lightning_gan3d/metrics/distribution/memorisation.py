@@ -1,39 +1,45 @@
 """Does a generator repeat its training images? Distances to them, against held-out images.
 
-Two questions, whose answer is known for a generator that learnt the distribution and repeats
-nothing:
+Two questions whose answers are known for a generator that learnt the distribution:
 
-- Is the image nearest to a sample a training image or a held-out one? Of n training and m held-out
-  images it is a training image in n / (n + m) of the cases. The excess over that, as a share of
-  what is possible, is 0, and 1 for a generator that only repeats.
+- Is the image nearest to a sample a training or a held-out one? Of n training and m held-out
+  images it is a training image in n / (n + m) of the cases. `excess` is what goes beyond, as a
+  share of the possible: 0 without memorisation, 1 for a generator that only copies.
 - Is a sample nearer to the training images than a held-out image is? In half of the cases (Meehan
-  et al. 2020); more often also where samples are plainer or more alike than real images, so that
-  it is read together with the first.
+  et al. 2020); more often for samples that are plainer or more alike than real images. So read
+  `nearer` together with `excess`.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lightning_gan3d.metrics.distribution.feature_store import Rows
+from lightning_gan3d.files import write_json
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.metrics.distribution.feature_store import Features
 from lightning_gan3d.metrics.distribution.precision_recall import nearest
+
+NEIGHBOURS = "neighbours.json"
+"""File beside the metrics: the samples nearest to training images, and these images."""
+NUM_NEIGHBOURS = 64
+"""Samples in that file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The images of a set nearest to each of some vectors, ascending."""
+    """The k images of a set nearest to each vector, ascending."""
 
     distances: Float[Tensor, "n k"]
-    """Euclidean distances over the root of the vectors' length: RMS differences."""
+    """RMS differences: Euclidean distances over the root of the vectors' length."""
     indices: Int64[Tensor, "n k"]
-    """Places in the set."""
 
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """What was found."""
+    """Samples and held-out images against training images."""
 
     samples: Neighbours
     """Training images nearest to the generated ones."""
@@ -43,32 +49,33 @@ class Memorisation:
     """Share of pairs of a sample and a held-out image in which the sample is nearer to training;
     0.5 without memorisation, 1 for copies."""
     excess: float
-    """Samples whose nearest image is a training one, beyond what is expected, as a share of the
-    possible; 0 without memorisation, 1 for copies, below 0 for samples near held-out images."""
+    """Samples whose nearest image is a training one, beyond chance, as a share of the possible;
+    0 without memorisation, 1 for copies, below 0 for samples near held-out images."""
 
     @property
     def distinct(self) -> int:
-        """How many different training images are the nearest ones: few, where samples crowd."""
+        """Number of different nearest training images: few if samples are alike."""
         return len(set(self.samples.indices[:, 0].tolist()))
 
 
-def neighbours(x: Rows, train: Rows, k: int = 1) -> Neighbours:
-    """Find the k nearest vectors of a set to each vector."""
-    found = list(nearest(x, train, k))
+def neighbours(x: Features, train: Features, k: int = 1) -> Neighbours:
+    """Find the k nearest training vectors of each vector."""
+    distances, indices = zip(*nearest(x, train, k), strict=True)
     dim = train.rows(torch.zeros(1, dtype=torch.int64)).shape[1]
-    distances = torch.cat([d for d, _ in found]) / dim**0.5
-    return Neighbours(distances, torch.cat([i for _, i in found]))
+    return Neighbours(torch.cat(distances) / dim**0.5, torch.cat(indices))
 
 
 def share_below(a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> float:
-    """Share of all pairs in which a's value is the smaller, ties by half (Mann-Whitney's U)."""
+    """Share of all pairs in which a's value is smaller; ties count half (Mann-Whitney's U)."""
     ranked, a = b.sort().values, a.contiguous()
     above, below = torch.searchsorted(ranked, a, right=True), torch.searchsorted(ranked, a)
     return float((len(b) - (above + below) / 2).double().mean() / len(b))
 
 
-def memorisation(samples: Rows, train: Rows, held_out: Rows, k: int = 3) -> Memorisation:
-    """Compare samples with training and held-out images; see the module.
+def memorisation(
+    samples: Features, train: Features, held_out: Features, k: int = 3
+) -> Memorisation:
+    """Compare samples with training and held-out images, see the module.
 
     `held_out` may be `samples` itself: an image is then not its own neighbour.
     """
@@ -85,3 +92,62 @@ def memorisation(samples: Rows, train: Rows, held_out: Rows, k: int = 3) -> Memo
         share_below(to_train, of_held_out.distances[:, 0]),
         float((share.mean() - expected) / (1 - expected)),
     )
+
+
+def missing_metrics(reason: str, network: str = "") -> list[Metric]:
+    """Return the metrics as missing."""
+    return [
+        Metric(f"memorisation.{name}", None, "share", note=reason, network=network)
+        for name in ("excess", "nearer")
+    ]
+
+
+def metrics_of(result: Memorisation, network: str, protocol: str) -> list[Metric]:
+    """Return the metrics; `network` names the features, empty for pixels."""
+    n, held_out = len(result.samples.indices), len(result.held_out.indices)
+    against = (
+        f"against {held_out:,} held-out images; the samples' nearest images are "
+        f"{result.distinct:,} different training images; {protocol}"
+    )
+    excess = (
+        "samples whose nearest image is a training one rather than a held-out one, beyond "
+        "chance, as a share of the possible (0 none, 1 all)"
+    )
+    nearer = (
+        "share of pairs in which a sample is nearer to the training images than a held-out "
+        "image is (0.5 none, 1 all; Meehan et al. 2020)"
+    )
+    rows = [
+        Metric(name, value, "share", n, note=f"{text}: {against}", network=network)
+        for name, value, text in (
+            ("memorisation.excess", result.excess, excess),
+            ("memorisation.nearer", result.nearer, nearer),
+        )
+    ]
+    for name, near, images in (
+        ("memorisation.distance", result.samples, "generated"),
+        ("memorisation.distance_real", result.held_out, "held-out"),
+    ):
+        d = near.distances[:, 0]
+        note = f"median RMS distance of {images} images to the nearest training image: {protocol}"
+        rows.append(Metric(name, float(d.median()), "", len(d), note=note, network=network))
+    return rows
+
+
+def write_neighbours(
+    path: Path, result: Memorisation, items: Int64[Tensor, " n"], data: str, protocol: str
+) -> None:
+    """Write the samples nearest to training images, the nearest first.
+
+    `items`: numbers of the samples. `data`: fingerprint of the training images, to which the
+    indices refer.
+    """
+    order = result.samples.distances[:, 0].argsort()[:NUM_NEIGHBOURS]
+    table = {
+        "protocol": protocol,
+        "data": data,
+        "items": items[order].tolist(),
+        "training_images": result.samples.indices[order].tolist(),
+        "distances": result.samples.distances[order].tolist(),
+    }
+    write_json(path, table)

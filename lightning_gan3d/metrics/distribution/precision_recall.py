@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkaanniemi et al. 2019), in blocks.
+"""Improved precision and recall (Kynkäänniemi et al. 2019), in blocks.
 
 A set's manifold is the union of balls around its vectors, each reaching to the k-th nearest other
 vector of the set. Precision is the share of generated vectors on the manifold of the real ones,
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.metrics.distribution.feature_store import Rows
+from lightning_gan3d.metrics.distribution.feature_store import Features
 
 BLOCK = 1024
-"""Vectors of each set that are compared at a time."""
+"""Vectors of each set compared at a time."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -28,17 +28,16 @@ class PrecisionRecall(NamedTuple):
 def distances(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], centre: Float[Tensor, " d"]
 ) -> Float[Tensor, "n m"]:
-    """Euclidean distances, by a matrix product; subtracting a `centre` first keeps digits."""
+    """Euclidean distances, by a matrix product; subtracting `centre` first saves digits."""
     return torch.cdist(x - centre, y - centre, compute_mode="use_mm_for_euclid_dist")
 
 
 def nearest(
-    x: Rows, y: Rows, k: int, block: int = BLOCK
+    x: Features, y: Features, k: int, block: int = BLOCK
 ) -> Iterator[tuple[Float[Tensor, "n k"], Tensor]]:
-    """For blocks of `x`, the distances to the k nearest vectors of `y` and their indices.
+    """Yield, for blocks of `x`, distances to the k nearest vectors of `y`, ascending, and indices.
 
-    Where both are one set, a vector is not its own neighbour. Ascending; `y` holds k vectors or
-    more besides.
+    If both are one set, a vector is not its own neighbour. `y` holds at least k other vectors.
     """
     centre = next(iter(y.blocks(block))).mean(0)
     i = 0
@@ -52,35 +51,35 @@ def nearest(
                 own = torch.arange(len(a)) + i - j
                 inside = (own >= 0) & (own < len(b))
                 d[inside, own[inside]] = torch.inf
-            numbers = (torch.arange(len(b)) + j).expand_as(d)
+            indices = (torch.arange(len(b)) + j).expand_as(d)
             if best is not None and which is not None:
-                d, numbers = torch.cat([best, d], 1), torch.cat([which, numbers], 1)
-            best, places = d.topk(min(k, d.shape[1]), largest=False)
-            which = numbers.gather(1, places)
+                d, indices = torch.cat([best, d], 1), torch.cat([which, indices], 1)
+            best, columns = d.topk(min(k, d.shape[1]), largest=False)
+            which = indices.gather(1, columns)
             j += len(b)
         if best is not None and which is not None:
             yield best, which
         i += len(a)
 
 
-def radii(x: Rows, k: int) -> Float[Tensor, " n"]:
+def radii(x: Features, k: int) -> Float[Tensor, " n"]:
     """Distance of each vector to the k-th nearest other one."""
     return torch.cat([best[:, k - 1] for best, _ in nearest(x, x, k)])
 
 
-def covered(x: Rows, manifold: Rows, reach: Float[Tensor, " m"]) -> float:
+def covered(x: Features, manifold: Features, radius: Float[Tensor, " m"]) -> float:
     """Share of `x` that lies in at least one ball around a vector of the manifold."""
-    centre, inside, j = next(iter(manifold.blocks(BLOCK))).mean(0), [], 0
+    centre, inside = next(iter(manifold.blocks(BLOCK))).mean(0), []
     for a in x.blocks(BLOCK):
         hit, j = torch.zeros(len(a), dtype=torch.bool), 0
         for b in manifold.blocks(BLOCK):
-            hit |= (distances(a, b, centre) <= reach[j : j + len(b)]).any(1)
+            hit |= (distances(a, b, centre) <= radius[j : j + len(b)]).any(1)
             j += len(b)
         inside.append(hit)
     return float(torch.cat(inside).double().mean())
 
 
-def precision_recall(real: Rows, fake: Rows, k: int = 3) -> PrecisionRecall:
+def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRecall:
     """Return both shares; each set holds more than k vectors."""
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"precision and recall with k = {k} need more than {k} images of each set")

@@ -1,11 +1,14 @@
-"""Sliced Wasserstein distance between patches of Laplacian pyramids: needs no trained network.
+"""Sliced Wasserstein distance (SWD) between patches of Laplacian pyramids; needs no network.
 
-Karras et al. 2018 (Progressive Growing of GANs, section 5). For each level of the Laplacian
-pyramids of two sets of images, 7x7 patches are projected onto random directions, where the distance
+Karras et al. 2018 (Progressive Growing of GANs), section 5: for each level of the pyramids of two
+sets of images, 7x7 patches are projected onto random directions. Along a direction, the distance
 between two distributions is the mean difference of their sorted values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,17 +18,19 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.metrics.cache import cached
 from lightning_gan3d.metrics.config import PATCH, SwdConfig
+from lightning_gan3d.metrics.image_batches import fakes, reals
+from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
 BLOCKS = 4096
-"""Most numbers that describe the distribution along one direction: means of blocks of its sorted
-values."""
+"""Most numbers that describe a distribution along one direction: means of neighbours in rank."""
 CHUNK = 64
-"""Directions that are projected and sorted at a time."""
+"""Directions projected and sorted at a time."""
 
 
 def blur(image: Float[Tensor, "n c h w"], gain: float = 1.0) -> Float[Tensor, "n c h w"]:
-    """Filter by the binomial kernel [1, 4, 6, 4, 1] / 16 both ways, mirrored at the borders."""
+    """Filter by the binomial kernel [1, 4, 6, 4, 1] / 16 in both directions; mirrored borders."""
     n, c = image.shape[:2]
     row = image.new_tensor([1, 4, 6, 4, 1]) / 16
     kernel = torch.outer(row, row)[None, None] * gain
@@ -36,10 +41,10 @@ def blur(image: Float[Tensor, "n c h w"], gain: float = 1.0) -> Float[Tensor, "n
 def laplacian_pyramid(
     image: Float[Tensor, "n 3 h w"], coarsest: int
 ) -> dict[int, Float[Tensor, "n 3 _ _"]]:
-    """Split images into frequency bands (Burt & Adelson 1983), by side in pixels, the finest first.
+    """Frequency bands (Burt & Adelson 1983) by side in pixels, the finest first.
 
-    Each level is what the next coarser one lacks; the last is the reduced image itself. A side is
-    halved while it is even and its half is at least `coarsest`.
+    Each level is its image minus the next coarser one, enlarged; the last is the reduced image. A
+    side is halved while it is even and its half is at least `coarsest`.
     """
     levels = {}
     while image.shape[-1] % 2 == 0 and image.shape[-1] // 2 >= coarsest:
@@ -55,34 +60,31 @@ def laplacian_pyramid(
 def random_patches(
     image: Float[Tensor, "n 3 h w"], count: int, draws: list[Draws]
 ) -> Float[Tensor, "m 3 49"]:
-    """Cut `count` patches at random places of each image, which its own draws pick."""
+    """Cut `count` patches at random positions of each image, each image by its own draws."""
     h, w = (side - PATCH + 1 for side in image.shape[-2:])
-    place = torch.stack([d.integers(f"patches/{w}", h * w, (count,)) for d in draws])
-    place = place.to(image.device)
+    position = torch.stack([d.integers(f"patches/{w}", h * w, (count,)) for d in draws])
+    position = position.to(image.device)
     windows = image.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # n 3 h w 7 7, a view
     which = torch.arange(len(image), device=image.device)[:, None]
-    patches = windows[which, :, place // w, place % w]
+    patches = windows[which, :, position // w, position % w]
     return rearrange(patches, "n p c y x -> (n p) c (y x)")
 
 
 class Descriptors:
-    """Collects, batch by batch, what the distance needs of images; they need not be kept.
+    """Patches of images, collected batch by batch; the images need not stay in memory.
 
-    Memory: 588 bytes for each patch, e.g. 75 MB a level for 1,000 images of 128 patches.
+    Memory: 588 bytes a patch, e.g. 75 MB a level for 1,000 images of 128 patches.
     """
 
     def __init__(self, cfg: SwdConfig, seed: int = 0) -> None:
-        """Start empty.
-
-        Sets to be compared take the same seed: equal sets are then at distance zero exactly.
-        """
+        """Start empty. Sets to be compared need one seed: equal sets are then at distance 0."""
         self.cfg = cfg
         self.num_images = 0
         self._draws = Draws(seed).scope("swd")
         self._levels: dict[str, list[Tensor]] = {}
 
     def add(self, images: Float32[Tensor, "n 3 h w"]) -> None:
-        """Take in images in [-1, 1]."""
+        """Add images in [-1, 1]."""
         draws = [self._draws.at(self.num_images + i) for i in range(len(images))]
         for side, level in laplacian_pyramid(images, self.cfg.coarsest).items():
             patches = random_patches(level, self.cfg.patches, draws)
@@ -104,7 +106,7 @@ class Descriptors:
 
 def _statistics(x: Float32[Tensor, "m 3 d"]) -> tuple[Tensor, Tensor]:
     mean = x.mean(dim=(0, 2), keepdim=True)
-    # A level without any contrast (a set of plain images) is compared in absolute terms.
+    # A level without contrast (constant images) is compared in absolute terms.
     std = x.std(dim=(0, 2), keepdim=True, correction=0)
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
 
@@ -112,38 +114,33 @@ def _statistics(x: Float32[Tensor, "m 3 d"]) -> tuple[Tensor, Tensor]:
 def _sorted_blocks(
     x: Float32[Tensor, "m d"], directions: Float32[Tensor, "d p"]
 ) -> tuple[Float32[Tensor, "p k"], Float32[Tensor, " k"]]:
-    """Project, sort, and average blocks of neighbours in rank.
-
-    This is the quantile function along each direction, in steps whose mass is returned too.
-    """
+    """Quantile function along each direction, as means of neighbours in rank, and their mass."""
     count = len(x)
     edges = np.linspace(0, count, min(count, BLOCKS) + 1).round().astype(np.int64)
     sizes = np.diff(edges)
     blocks = []
     for part in torch.split(directions, CHUNK, dim=1):
-        # numpy sorts float32 with vector instructions, some twenty times faster than torch on one
-        # core.
+        # numpy sorts float32 with vector instructions, some 20 times faster than torch on a core.
         ranked = np.sort((part.mT @ x.mT).numpy(), axis=1)
         blocks.append(np.add.reduceat(ranked, edges[:-1], axis=1) / sizes)
-    return torch.from_numpy(np.concatenate(blocks).astype(np.float32)), torch.from_numpy(
-        (sizes / count).astype(np.float32)
-    )
+    quantiles = np.concatenate(blocks).astype(np.float32)
+    return torch.from_numpy(quantiles), torch.from_numpy((sizes / count).astype(np.float32))
 
 
 class SlicedWasserstein:
-    """The distance of sets of images to one set of real images, prepared once.
+    """Distance of sets of images to one set of real images, prepared once.
 
-    `tensors` are all that it holds, so that it can be kept: for each level mean and deviation of
-    the channels, the directions, and the sorted blocks of the real images with their mass.
+    `tensors` are its whole state, for the cache: for each level, mean and deviation of the
+    channels, the directions, and the sorted blocks of the real images with their mass.
     """
 
     def __init__(self, cfg: SwdConfig, num_images: int, tensors: dict[str, Tensor]) -> None:
-        """Take up what `of` prepared."""
+        """Use the tensors of `of`."""
         self.cfg, self.num_images, self.tensors = cfg, num_images, tensors
 
     @classmethod
     def of(cls, real: Descriptors, seed: int = 0) -> "SlicedWasserstein":
-        """Prepare the real images. The directions depend on the seed."""
+        """Prepare the real images; the seed draws the directions."""
         draws = Draws(seed).scope("swd")
         tensors: dict[str, Tensor] = {}
         for name in real.names:
@@ -158,10 +155,10 @@ class SlicedWasserstein:
         return cls(real.cfg, real.num_images, tensors)
 
     def distance(self, images: Descriptors) -> dict[str, float]:
-        """Return the distance at each level, and under `mean` that over the levels of the pyramid.
+        """Return the distance at each level, and as `mean` that over the levels of the pyramid.
 
-        A unit is a standard deviation of a descriptor's entries. Both sets hold equally many
-        images: the distance grows as sets shrink, so that only equal counts compare.
+        The unit is a standard deviation of a descriptor's entries. The distance grows as sets
+        shrink: only sets of equal size compare.
         """
         if images.num_images != self.num_images:
             raise ValueError(
@@ -172,11 +169,11 @@ class SlicedWasserstein:
         for name in images.names:
             x = images.level(name)
             keys = ("mean", "std", "directions", "blocks", "mass")
-            mean, std, directions, blocks, mass = (self.tensors[f"{name}/{k}"] for k in keys)
+            mean, std, directions, real_blocks, mass = (self.tensors[f"{name}/{k}"] for k in keys)
             if self.cfg.normalisation == "each":
                 mean, std = _statistics(x)
-            found, _ = _sorted_blocks(((x - mean) / std).flatten(1), directions)
-            result[name] = float(((found - blocks).abs() * mass).sum(dim=1).mean())
+            blocks, _ = _sorted_blocks(((x - mean) / std).flatten(1), directions)
+            result[name] = float(((blocks - real_blocks).abs() * mass).sum(dim=1).mean())
         sides = [value for name, value in result.items() if name != "pixels"]
         return {"mean": sum(sides) / len(sides), **result}
 
@@ -189,3 +186,79 @@ def describe(
     for batch in batches:
         result.add(batch)
     return result
+
+
+class ImageDistance:
+    """SWD to held-out images, over `num_images` or as many as there are; and its floor.
+
+    The floor is the distance of as many training images to the same held-out ones. If none are held
+    out, disjoint halves of the training images replace both sets.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        test: ImageSet | None,
+        cfg: SwdConfig,
+        num_images: int,
+        seed: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        """Read the real images, or their tensors from the cache."""
+        self.cfg, self.seed = cfg, seed
+        self.held_out = test is not None
+        draws = Draws(seed).scope("distance")
+        order = draws.permutation("train", len(train))
+        if test is None:
+            self.num_images = min(num_images, len(train) // 2)
+            second, held_out = order[self.num_images :][: self.num_images], train
+        else:
+            self.num_images = min(num_images, len(train), len(test))
+            second = draws.permutation("test", len(test))[: self.num_images]
+            held_out = test
+        if self.num_images < 1:
+            raise ValueError("sliced Wasserstein distance: needs at least two real images")
+        first = order[: self.num_images]
+
+        def prepare() -> dict[str, Tensor]:
+            return SlicedWasserstein.of(describe(reals(held_out, second), cfg, seed), seed).tensors
+
+        def compute_floor() -> dict[str, Tensor]:
+            floor = self.real.distance(describe(reals(train, first), cfg, seed))
+            return {name: torch.tensor(value) for name, value in floor.items()}
+
+        sets = [train.fingerprint, held_out.fingerprint, self.held_out]
+        key = [*sets, asdict(cfg), self.num_images, seed]
+        self.real = SlicedWasserstein(cfg, self.num_images, cached(cache, "swd", key, prepare))
+        self._floor: Callable[[], dict[str, Tensor]] = partial(
+            cached, cache, "swd-floor", key, compute_floor
+        )
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        """The floor by level and as `mean`, computed at the first access."""
+        return {name: float(value) for name, value in self._floor().items()}
+
+    def collect(self) -> Descriptors:
+        """Return an empty collection for the images of a generator."""
+        return Descriptors(self.cfg, self.seed)
+
+    def of(self, source: ViewSource, batch: int) -> dict[str, float]:
+        """Return the distance of a generator's images, by level and as `mean`."""
+        images = (f.images for f in fakes(source, self.num_images, batch))
+        return self.real.distance(describe(images, self.cfg, self.seed))
+
+    @property
+    def protocol(self) -> str:
+        """The protocol in words."""
+        cfg, n = self.cfg, self.num_images
+        names = {name.partition("/")[0] for name in self.real.tensors} - {"pixels"}
+        sides = sorted(names, key=int, reverse=True)
+        statistics = "the real images'" if cfg.normalisation == "real" else "each set's own"
+        other = "held-out images" if self.held_out else "training images (none are held out)"
+        return (
+            "sliced Wasserstein distance (Karras et al. 2018), mean over Laplacian levels "
+            f"{', '.join(sides)}; n = {n} against {n} {other}; {cfg.patches} patches of 7x7 an "
+            f"image, {cfg.projections} directions, channels standardised by {statistics} mean and "
+            "deviation"
+        )

@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.generate import CELL, to_array
 from lightning_gan3d.metrics.config import SEED
-from lightning_gan3d.metrics.distribution.memorised import NEIGHBOURS
+from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
 from lightning_gan3d.report.groups import Comparison
 from lightning_gan3d.report.plots.plot import Plot, drawn

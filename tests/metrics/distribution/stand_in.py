@@ -1,10 +1,13 @@
-"""Small TorchScript networks that answer the calls of the published ones, for tests alone."""
+"""Stand-ins for tests: small TorchScript networks with the published calls; features in memory."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from lightning_gan3d.metrics.distribution.feature_store import Features
 
 CLASSES = 10
 
@@ -46,6 +49,17 @@ class Vgg(nn.Module):
 class Identity(nn.Module):
     def forward(self, img: Tensor) -> Tensor:
         return img
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory(Features):
+    vectors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        return self.vectors[indices]
 
 
 def save(network: nn.Module, path: Path) -> Path:
