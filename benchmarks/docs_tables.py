@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_gan3d.metric import Metric, read_measures
+from lightning_gan3d.metric import Metric, read_metrics
 from lightning_gan3d.metric_table import metric, significant
 from lightning_gan3d.report.groups import representation_order
 
@@ -110,7 +110,7 @@ def _ms(value: float) -> str:
 def stages(path: Path) -> str:
     """Time, roofline share and peak memory of each stage of the generators below a folder."""
     generators = {
-        file.parent.name: {m.key: m for m in read_measures(file)}
+        file.parent.name: {m.key: m for m in read_metrics(file)}
         for file in sorted(path.glob("*/bench.json"))
     }
     if not generators:

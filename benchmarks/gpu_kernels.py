@@ -25,7 +25,7 @@ from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, write_measures
+from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 from renderers.fused.gpu import launches
 from renderers.fused.gpu.decode_kernels import gather, points_of, rays_of, scatter
@@ -261,7 +261,7 @@ def main() -> None:
             failed.append(part.__name__)
             note = f"{type(error).__name__}: {error}"
             rows.append(Metric.of_key(f"gpu.{part.__name__}", None, note=note))
-        write_measures(given.out, rows)
+        write_metrics(given.out, rows)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

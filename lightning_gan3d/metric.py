@@ -1,48 +1,26 @@
-"""A measured number with its identity, unit and protocol, or why it is missing. No torch."""
+"""A measured value with its identity, unit and protocol, or the reason why it is missing."""
 
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_gan3d.files import write_text
-from lightning_gan3d.metric_table import stem
 
 KEY_DIGITS = 16
-"""Hexadecimal digits of a protocol's key."""
-_STAGES = ("raw", "enlarged")
-_VARIANTS = ("truth", "following", "posed")
+"""Hexadecimal digits of a protocol key."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One measured value. `value` None means missing, and `note` gives the reason; never 0.
-
-    `name`, `network`, `stage`, `variant` and `at` identify it.
-    """
+class MetricId(NamedTuple):
+    """What identifies a metric: values with equal ids stand in one row of a table."""
 
     name: str
     """Dotted name in the table of metrics, e.g. `consistency.psnr` or `speed.view_ms`."""
-    value: float | None
-    unit: str = ""
-    """`dB`, `ms`, `MB`, `img/s`, `share` (0 to 1), or empty."""
-    n: int = 0
-    """Number of values that `value` is the mean of (images, latents, repeats)."""
-    spread: float | None = None
-    """Standard deviation over those n, where it has a meaning."""
-    note: str = ""
-    """The protocol in words, or the reason why the value is missing."""
-    items: Sequence[float | None] = ()
-    """The values whose mean this is, item by item, for paired comparisons of generators on the same
-    latents and cameras. None where an item has none; empty where not kept."""
-    protocol: str = ""
-    """Protocol key, 16 hexadecimal digits: only values with equal keys are compared. Empty: not
-    recorded, comparable with anything."""
     network: str = ""
-    """Feature network and resizing where they are not the default, e.g. `legacy_tensorflow`,
+    """Feature network and resizing if not the default: `legacy_tensorflow`, `legacy_pytorch`,
     `inception`, or the first eight hexadecimal digits of the weights' SHA-256."""
     stage: str = ""
     """`raw`: the rendering before super-resolution; `enlarged`: the same at the image's pixel
@@ -53,27 +31,63 @@ class Metric:
     at: float | None = None
     """Position on a curve: angle in radians, or resolution in pixels."""
 
+    @property
+    def key(self) -> str:
+        """The id as one string, for display: `consistency.psnr_raw_following@0.25`."""
+        text = "_".join(x for x in (self.name, self.network, self.stage, self.variant) if x)
+        return text if self.at is None else f"{text}@{self.at:g}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured value. `value` None means missing, and `note` gives the reason; never 0."""
+
+    name: str
+    """This and `network`, `stage`, `variant` and `at` identify the metric, see `MetricId`."""
+    value: float | None
+    unit: str = ""
+    """`dB`, `ms`, `MB`, `img/s`, `share` (0 to 1), or empty."""
+    n: int = 0
+    """Number of values that `value` is the mean of (images, latents, repeats)."""
+    spread: float | None = None
+    """Standard deviation over those n, if it has a meaning."""
+    note: str = ""
+    """How the value was measured, or the reason why it is missing."""
+    items: Sequence[float | None] = ()
+    """The n values, item by item, for paired comparisons of generators on the same latents and
+    cameras. None if an item has no value; empty if not stored."""
+    protocol: str = ""
+    """Protocol key, 16 hexadecimal digits: only values with equal keys are compared. Empty: not
+    recorded, comparable with anything."""
+    network: str = ""
+    stage: str = ""
+    variant: str = ""
+    at: float | None = None
+
     def __post_init__(self) -> None:
         """Reject values that are not finite, gaps without a reason, and malformed protocol keys."""
         if self.protocol and not re.fullmatch(f"[0-9a-f]{{{KEY_DIGITS}}}", self.protocol):
             raise ValueError(
                 f"{self.key}: protocol={self.protocol!r}: use {KEY_DIGITS} hexadecimal digits, "
-                "or nothing where it is not known"
+                "or an empty string if it is not known"
             )
         object.__setattr__(self, "items", tuple(self.items))  # JSON has lists
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(
-                f"{self.key}={self.value}: report it as missing, with a reason, where it is not "
-                "finite"
+                f"{self.key}={self.value}: not finite: report it as missing, with a reason"
             )
         if self.value is None and not self.note:
             raise ValueError(f"{self.key} is missing: give the reason in `note`")
 
     @property
+    def id(self) -> MetricId:
+        """What identifies this metric."""
+        return MetricId(self.name, self.network, self.stage, self.variant, self.at)
+
+    @property
     def key(self) -> str:
-        """Identity as one string, for files and logs: `consistency.psnr_raw_following@0.25`."""
-        parts = "_".join(x for x in (self.name, self.network, self.stage, self.variant) if x)
-        return parts if self.at is None else f"{parts}@{self.at:g}"
+        """The id as one string, for display."""
+        return self.id.key
 
     @property
     def metric(self) -> str:
@@ -81,47 +95,45 @@ class Metric:
         return self.key
 
     @classmethod
-    def of_key(
-        cls,
-        key: str,
-        value: float | None,
-        unit: str = "",
-        n: int = 0,
-        spread: float | None = None,
-        note: str = "",
-        items: Sequence[float | None] = (),
-        protocol: str = "",
-    ) -> "Metric":
-        """Return a metric from its key, as files of earlier versions have it."""
-        identity = parse_key(key)
-        name = identity.pop("name")
-        return cls(name, value, unit, n, spread, note, items, protocol, **identity)
+    def of_key(cls, key: str, *values: Any, **fields: Any) -> "Metric":
+        """Return a metric named by a key, as in files of earlier versions."""
+        return replace(cls(key, *values, **fields), **parse_key(key)._asdict())
 
 
-def parse_key(key: str) -> dict[str, Any]:
-    """Split a key into the fields `name`, `network`, `stage`, `variant` and `at`."""
-    base, _, at = key.partition("@")
-    name, suffixes = stem(base)
-    parts = [s.removeprefix("_") for s in suffixes]
-    return {
-        "name": name,
-        "network": "_".join(p for p in parts if p not in (*_STAGES, *_VARIANTS)),
-        "stage": next((p for p in parts if p in _STAGES), ""),
-        "variant": next((p for p in parts if p in _VARIANTS), ""),
-        "at": float(at) if at else None,
-    }
+_KEY = re.compile(
+    r"(?P<name>.+?)"
+    r"(?P<network>(?:_legacy_(?:tensorflow|pytorch)|(?<!precision)(?<!recall)_inception"
+    r"|_[0-9a-f]{8})*)"
+    r"(?P<stage>_raw|_enlarged|)"
+    r"(?P<variant>_truth|_following|_posed|)"
+    r"(?:@(?P<at>[\d.e+]+))?"
+)
 
 
-def missing(key: str, why: str, unit: str = "") -> Metric:
-    """Return a metric that could not be computed."""
-    return Metric.of_key(key, None, unit, note=why)
+def parse_key(key: str) -> MetricId:
+    """Split the key of an old file into the fields of an id."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{key!r} is not the key of a metric")
+    name, network, stage, variant, at = match.groups()
+    return MetricId(name, network[1:], stage[1:], variant[1:], float(at) if at else None)
+
+
+def missing(name: str, why: str, unit: str = "", **fields: Any) -> Metric:
+    """Return a metric that could not be computed.
+
+    `fields` are the other fields of its id, e.g. `stage="raw"`. Without them, `name` may be a key.
+    """
+    if fields:
+        return Metric(name, None, unit, note=why, **fields)
+    return Metric.of_key(name, None, unit, note=why)
 
 
 _OPTIONAL = ("items", "protocol", "network", "stage", "variant", "at")
 
 
-def write_measures(path: Path, metrics: Iterable[Metric]) -> None:
-    """Write metrics as a JSON list, one a line, atomically."""
+def write_metrics(path: Path, metrics: Iterable[Metric]) -> None:
+    """Write metrics as a JSON list, one per line, atomically. Empty optional fields are omitted."""
     rows = (asdict(m) for m in metrics)
     lines = (
         json.dumps(
@@ -134,8 +146,8 @@ def write_measures(path: Path, metrics: Iterable[Metric]) -> None:
     write_text(path, f"[{body}]\n")
 
 
-def read_measures(path: Path) -> list[Metric]:
-    """Read what `write_measures` wrote; files of earlier versions name a metric by its key."""
+def read_metrics(path: Path) -> list[Metric]:
+    """Read a file of `write_metrics`; files of earlier versions have a key in place of the id."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [
         Metric.of_key(row.pop("metric"), **row) if "metric" in row else Metric(**row)

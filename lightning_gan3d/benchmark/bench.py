@@ -19,7 +19,7 @@ from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.devices import choose_device, keep_freed_memory
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, write_measures
+from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.presets import preset_names
 from lightning_gan3d.runs import CONFIG, Run, walk
@@ -104,7 +104,7 @@ def bench_target(
         rows.insert(0, environment.metric(options.quick, describe_layers(generator)))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_measures(out / "bench.json", rows)
+        write_metrics(out / "bench.json", rows)
     return rows
 
 

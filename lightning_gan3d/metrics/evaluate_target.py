@@ -18,7 +18,7 @@ from lightning_gan3d.devices import choose_device, device_name
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, write_measures
+from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.context import EvaluationContext
@@ -68,7 +68,7 @@ class Target:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             write_text(self.folder / CONFIG, to_yaml(self.config))
         write_json(self.folder / CONDITIONS, self._conditions())
-        write_measures(self.folder / EVALUATION, metrics)
+        write_metrics(self.folder / EVALUATION, metrics)
         if self.config is not None:
             write_json(self.folder / MANIFEST, self._manifest(command))
         return Evaluation(self.folder / EVALUATION, metrics)

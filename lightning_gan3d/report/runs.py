@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from lightning_gan3d.config import ConfigError, digest
-from lightning_gan3d.metric import Metric, missing, read_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics
 from lightning_gan3d.metric_table import BENCHED, family
 from lightning_gan3d.runs import CONDITIONS, CONFIG, MANIFEST, METRICS, Run, walk
 from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
@@ -156,7 +156,7 @@ def read_run(path: Path) -> RunRecord:
     measures: list[Metric] = []
     for file in ("evaluation.json", "bench.json"):
         if (path / file).exists():
-            found = _try(file, problems, functools.partial(read_measures, path / file))
+            found = _try(file, problems, functools.partial(read_metrics, path / file))
             measures += found or []
     met = {}
     if (path / CONDITIONS).exists():

@@ -15,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, read_measures
+from lightning_gan3d.metric import Metric, read_metrics
 from lightning_gan3d.runs import Run
 
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
@@ -45,7 +45,7 @@ def value(rows: dict[str, Metric], key: str) -> float:
 def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(QUICK, command=("gan3d", "bench", "a b"))
     metrics = bench.bench_target(load_experiment(tiny), options, tmp_path / "out")
-    assert read_measures(tmp_path / "out" / "bench.json") == metrics
+    assert read_metrics(tmp_path / "out" / "bench.json") == metrics
     assert all(m.value is not None for m in metrics)
     rows = by_key(metrics)
     for stage in STAGES:
@@ -106,7 +106,7 @@ def test_a_finished_run_is_measured_into_its_directory(
     monkeypatch.setattr(bench, "measure_generator", lambda *_: ROWS[:1])
     monkeypatch.setattr(bench, "measure_training", lambda *_: [])
     text = bench.bench_targets([str(tmp_path / "runs")], QUICK)
-    assert read_measures(run.path / "bench.json")[1:] == ROWS[:1]
+    assert read_metrics(run.path / "bench.json")[1:] == ROWS[:1]
     assert text.startswith(f"{run.path}\n  speed.threads")
     assert f"{tmp_path / 'runs' / 'b'}: not measured: " in text
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import docs_tables
-from lightning_gan3d.metric import Metric, write_measures
+from lightning_gan3d.metric import Metric, write_metrics
 
 ROOT = Path(docs_tables.__file__).parents[1]
 ROW = {
@@ -81,7 +81,7 @@ def test_stages_of_generators_are_side_by_side(tmp_path: Path) -> None:
             Metric(name="speed.peak_gflop_s", value=100.0, unit="GFLOP/s"),
             Metric(name="speed.peak_gb_s", value=10.0, unit="GB/s"),
         ]
-        write_measures(tmp_path / name / "bench.json", rows)
+        write_metrics(tmp_path / name / "bench.json", rows)
     text = docs_tables.stages(tmp_path)
     assert "| stage | demo-triplane | demo-voxel |" in text
     assert "| 2.50 s, 25 % of roofline, 12 MB | 5.00 ms, 25 % of roofline, 12 MB |" in text

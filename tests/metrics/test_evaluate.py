@@ -10,7 +10,7 @@ from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import Images, quantise, to_float
-from lightning_gan3d.metric import read_measures
+from lightning_gan3d.metric import read_metrics
 from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
     DistributionConfig,
@@ -278,7 +278,7 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, mon
     save_generator(path, generator, config)
     write_config(path, config)
     result = evaluate_run(path, "cpu")
-    assert read_measures(path / "evaluation.json") == result.metrics
+    assert read_metrics(path / "evaluation.json") == result.metrics
     found = by_name(result.metrics)
     shapes = {f"geometry.{k}" for k in SHAPE_METRICS}  # which need the data's own objects
     assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING | shapes

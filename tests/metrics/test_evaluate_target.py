@@ -17,7 +17,7 @@ from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, make_synth
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import to_uint8
-from lightning_gan3d.metric import Metric, missing, read_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics
 from lightning_gan3d.metrics.evaluate import evaluate
 from lightning_gan3d.metrics.evaluate_target import (
     Evaluation,
@@ -108,7 +108,7 @@ def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):
     out = tmp_path / "out"
     result = evaluate_target(folder, [f"data.path={data}", *SMALL], out)
     found = by_name(result)
-    assert read_measures(out / "evaluation.json") == result.metrics
+    assert read_metrics(out / "evaluation.json") == result.metrics
     assert found["quality.swd"].value is not None
     for name in ("pose.median_deg", "refit.psnr"):
         assert found[name].value is None

@@ -7,7 +7,7 @@ from metric_views import figure_labels
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.experiment import load_experiment, make_networks
-from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
 from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig, RefitConfig
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.protocol import keyed, precision_of
@@ -88,8 +88,8 @@ def test_what_is_missing_has_no_protocol_and_the_file_keeps_the_others(tmp_path)
     source = GeneratorSource(SimpleNamespace(rendering_resolution=16), 4, figure_labels(4))
     result = keyed(rows, EvaluationContext(source, Images("a"), None))
     assert result[1] == rows[1]
-    write_measures(tmp_path / "m.json", result)
-    assert read_measures(tmp_path / "m.json") == result
+    write_metrics(tmp_path / "m.json", result)
+    assert read_metrics(tmp_path / "m.json") == result
     assert (tmp_path / "m.json").read_text().count("protocol") == 1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import yaml
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
-from lightning_gan3d.metric import Metric, missing, write_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
 
 NUMBERS = {
     # SWD, the same before training, refit, consistency, gain, pose,
@@ -84,10 +85,22 @@ def make_run(
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     if evaluated:
         (path / "evaluation.conditions.json").write_text(json.dumps(CONDITIONS))
-        write_measures(path / "evaluation.json", evaluation(kind, shift))
+        write_metrics(path / "evaluation.json", evaluation(kind, shift))
     if benched:
-        write_measures(path / "bench.json", bench(kind, shift))
+        write_metrics(path / "bench.json", bench(kind, shift))
     return path
+
+
+def edit(path: Path, key: str, **values) -> None:
+    """Change fields of a stored metric of a run; a metric that it lacks is added."""
+    for file in ("evaluation.json", "bench.json"):
+        rows = read_metrics(path / file) if (path / file).exists() else []
+        if key in [m.key for m in rows]:
+            rows = [replace(m, **values) if m.key == key else m for m in rows]
+            write_metrics(path / file, rows)
+            return
+    file = path / "evaluation.json"
+    write_metrics(file, [*read_metrics(file), Metric.of_key(key, **values)])
 
 
 def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:

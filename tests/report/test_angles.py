@@ -1,6 +1,6 @@
 from fabricated_runs import make_run
 
-from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
 from lightning_gan3d.metric_table import angle_curve, metric, order
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots.angles import angles
@@ -9,7 +9,7 @@ from lightning_gan3d.report.runs import find_runs
 
 def add(path, rows):
     file = path / "evaluation.json"
-    write_measures(file, [*read_measures(file), *rows])
+    write_metrics(file, [*read_metrics(file), *rows])
 
 
 def curve(suffix, values):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from fabricated_runs import NUMBERS, make_run
 
-from lightning_gan3d.metric import Metric, read_measures, write_measures
+from lightning_gan3d.metric import Metric, read_metrics, write_metrics
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.runs import find_runs
@@ -27,13 +27,12 @@ def bytes_of(kind):
 
 
 def edit(path, change, file="bench.json"):
-    write_measures(path / file, [m for old in read_measures(path / file) for m in change(old)])
+    write_metrics(path / file, [m for old in read_metrics(path / file) for m in change(old)])
 
 
 def setting(metric, **values):
     def change(m):
-        row = {"metric": m.metric, "value": m.value, "unit": m.unit, "n": m.n, "spread": m.spread}
-        return [Metric.of_key(**row | {"note": m.note} | values)] if m.metric == metric else [m]
+        return [replace(m, **values) if m.key == metric else m]
 
     return change
 
@@ -51,7 +50,7 @@ def super_resolved(path, enlarged, final, items=None, gain=None):
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["generator"]["superresolution"] = {"factor": 2}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    found = read_measures(path / "evaluation.json")
+    found = read_metrics(path / "evaluation.json")
     names = [f"consistency.{k}{s}" for k in ("psnr", "gain") for s in ("_enlarged", "")]
     kept = [m for m in found if m.metric not in names]
     values = (enlarged, final, enlarged - 20, final - 20 if gain is None else gain)
@@ -59,7 +58,7 @@ def super_resolved(path, enlarged, final, items=None, gain=None):
     for name, value, rows in zip(names, values, rising * 2, strict=True):
         spread = 9.0 if items else 0.1
         kept.append(Metric.of_key(name, value, "dB", 32, spread, "a note", rows))
-    write_measures(path / "evaluation.json", kept)
+    write_metrics(path / "evaluation.json", kept)
 
 
 @pytest.mark.usefixtures("runs")
@@ -194,9 +193,9 @@ def test_superresolution_is_compared_item_by_item(tmp_path, runs):
 def test_superresolution_is_judged_at_one_pixel_scale(tmp_path, runs):
     """The rendering itself, at its own pixels, decides nothing: there scale alone counts."""
     super_resolved(runs["voxel"], 31.0, 30.3)
-    rows = read_measures(runs["voxel"] / "evaluation.json")
+    rows = read_metrics(runs["voxel"] / "evaluation.json")
     raw = [Metric.of_key("consistency.psnr_raw", 25.0, "dB", 32, 0.1, "at 32 pixels")]
-    write_measures(runs["voxel"] / "evaluation.json", rows + raw)
+    write_metrics(runs["voxel"] / "evaluation.json", rows + raw)
     assert one(tmp_path, COSTS).verdict == "holds"
     edit(runs["voxel"], lambda m: [] if "enlarged" in m.metric else [m], "evaluation.json")
     found = one(tmp_path, COSTS)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from fabricated_runs import NUMBERS, make_run
 
-from lightning_gan3d.metric import Metric, missing, read_measures, write_measures
+from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
 from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
@@ -18,8 +18,8 @@ def runs(tmp_path):
 
 
 def edit(path, change):
-    found = read_measures(path / "evaluation.json")
-    write_measures(path / "evaluation.json", [change(m) for m in found])
+    found = read_metrics(path / "evaluation.json")
+    write_metrics(path / "evaluation.json", [change(m) for m in found])
 
 
 def setting(path, name, value, note="no texture"):
@@ -73,7 +73,7 @@ def test_what_no_run_has_for_one_reason_is_one_sentence_and_no_rows(tmp_path, ru
     why = "the generator does not look at the label"
     for path in runs.values():
         rows = [missing(f"refit.{k}_following", why, "dB") for k in ("psnr", "gain")]
-        write_measures(path / "evaluation.json", read_measures(path / "evaluation.json") + rows)
+        write_metrics(path / "evaluation.json", read_metrics(path / "evaluation.json") + rows)
     document = compose(compare(find_runs([tmp_path])), [], [], [], [])
     table = next(t for t in document.tables if t.title == "View consistency without depth")
     assert [m.name for m, _ in table.rows] == ["refit.psnr", "refit.gain"]
@@ -86,8 +86,8 @@ def test_what_no_run_has_for_one_reason_is_one_sentence_and_no_rows(tmp_path, ru
     assert sentence in to_html(document)
     assert sentence.replace("_", "\\_") in to_markdown(document, "plots")
     one = runs["voxel"] / "evaluation.json"
-    rows = [m for m in read_measures(one) if m.metric != "refit.psnr_following"]
-    write_measures(one, [*rows, Metric.of_key("refit.psnr_following", 20.0, "dB", 8)])
+    rows = [m for m in read_metrics(one) if m.metric != "refit.psnr_following"]
+    write_metrics(one, [*rows, Metric.of_key("refit.psnr_following", 20.0, "dB", 8)])
     document = compose(compare(find_runs([tmp_path])), [], [], [], [])
     table = next(t for t in document.tables if t.title == "View consistency without depth")
     assert "refit.psnr_following" in [m.name for m, _ in table.rows]

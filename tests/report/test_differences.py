@@ -1,19 +1,10 @@
-import json
-
 import pytest
-from fabricated_runs import make_run
+from fabricated_runs import edit, make_run
 
-from lightning_gan3d.metric import Metric, read_measures, write_measures
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.paired import difference, differences
 from lightning_gan3d.report.runs import find_runs
 from lightning_gan3d.report.tables import differences_csv
-
-
-def edit(path, metric, **values):
-    rows = json.loads((path / "evaluation.json").read_text())
-    rows = [r | values if r["metric"] == metric else r for r in rows]
-    (path / "evaluation.json").write_text(json.dumps(rows))
 
 
 def make(root, values):
@@ -126,13 +117,3 @@ def test_all_pairs_are_listed_and_written(tmp_path):
     row = next(r for r in rows if r.startswith("refit.psnr,triplane,voxel"))
     assert float(row.split(",")[3]) == pytest.approx(27.1 - 27.9)
     assert row.split(",")[4:7] == ["", "", "dB"]
-
-
-def test_items_survive_the_file_and_rows_without_them_have_none(tmp_path):
-    rows = [Metric.of_key("a", 1.0, items=[0.5, None, 1.5]), Metric.of_key("b", 2.0)]
-    write_measures(tmp_path / "m.json", rows)
-    assert read_measures(tmp_path / "m.json") == rows
-    assert read_measures(tmp_path / "m.json")[0].items == (0.5, None, 1.5)
-    text = (tmp_path / "m.json").read_text()
-    assert text.count("items") == 1
-    assert len(text.splitlines()) == 2

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from fabricated_runs import make_run
 
-from lightning_gan3d.metric import read_measures, write_measures
+from lightning_gan3d.metric import read_metrics, write_metrics
 from lightning_gan3d.metric_table import (
     gain_of,
     growth,
@@ -86,8 +86,8 @@ def test_where_the_weights_do_not_tell_the_folders_do(tmp_path, digest):
 def test_seeds_that_were_measured_differently_have_no_mean(tmp_path):
     for seed, key in ((0, "a" * 16), (1, "b" * 16)):
         path = make_run(tmp_path, "voxel", seed)
-        rows = read_measures(path / "evaluation.json")
-        write_measures(path / "evaluation.json", [replace(m, protocol=key) for m in rows])
+        rows = read_metrics(path / "evaluation.json")
+        write_metrics(path / "evaluation.json", [replace(m, protocol=key) for m in rows])
     cell = comparison(tmp_path).groups[0].cell("refit.psnr")
     assert len(cell.values) == 2
     assert cell.mean is None

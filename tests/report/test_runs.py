@@ -3,7 +3,7 @@ import yaml
 from fabricated_runs import make_run
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metric import Metric, write_measures
+from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.report.runs import find_runs, read_run
 from lightning_gan3d.sweep.record import SweepEntry, write_record
 
@@ -157,5 +157,5 @@ def test_a_measure_that_is_missing_keeps_its_own_reason(tmp_path):
     path = make_run(tmp_path, "image2d")
     m = read_run(path).measure("consistency.psnr")
     assert m.note == "no depth is rendered, so nothing can be warped"
-    write_measures(path / "bench.json", [Metric.of_key("speed.view_ms", 1.0, "ms", 3)])
+    write_metrics(path / "bench.json", [Metric.of_key("speed.view_ms", 1.0, "ms", 3)])
     assert value(read_run(path), "speed.view_ms") == 1.0

@@ -1,7 +1,5 @@
-import json
-
 import pytest
-from fabricated_runs import NUMBERS, make_run
+from fabricated_runs import NUMBERS, edit, make_run
 
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
@@ -18,13 +16,6 @@ def one(root, start):
     found = [s for s in checked(root) if s.text.startswith(start)]
     assert len(found) == 1, [s.text for s in checked(root)]
     return found[0]
-
-
-def edit(path, metric, **values):
-    for file in ("evaluation.json", "bench.json"):
-        rows = json.loads((path / file).read_text())
-        rows = [r | values if r["metric"] == metric else r for r in rows]
-        (path / file).write_text(json.dumps(rows))
 
 
 @pytest.fixture
@@ -71,9 +62,8 @@ def test_superlatives_do_not_go_by_what_one_colour_wins(tmp_path, runs):
 
 def test_fid_is_ranked_in_each_mode_where_it_is_measured(tmp_path, runs):
     for i, kind in enumerate(runs):
-        path = runs[kind] / "evaluation.json"
-        row = {"metric": "quality.fid_legacy_tensorflow", "value": 5.0 + i, "n": 50000}
-        path.write_text(json.dumps([*json.loads(path.read_text()), row | {"spread": 0.1}]))
+        key = "quality.fid_legacy_tensorflow"
+        edit(runs[kind], key, value=5.0 + i, n=50000, spread=0.1)
     s = one(tmp_path, "Lowest FID (FID TF)")
     assert ": triplane, 5.00 (" in s.text
     assert s.mark == "finding for these runs"
@@ -192,12 +182,8 @@ def test_one_group_alone_is_not_ranked(tmp_path):
 
 
 def test_the_path_of_the_rays_is_said_of_each_group(tmp_path, runs):
-    def row(note):
-        return {"metric": "speed.fused", "value": 1.0, "unit": "", "n": 1, "note": note}
-
     for kind, note in (("triplane", "numba, AVX-512"), ("nerf_mlp", "plain (no kernel)")):
-        path = runs[kind] / "bench.json"
-        path.write_text(json.dumps([*json.loads(path.read_text()), row(note)]))
+        edit(runs[kind], "speed.fused", value=1.0, n=1, note=note)
     said = one(tmp_path, "Rays were marched")
     assert "triplane by numba, AVX-512" in said.text
     assert "nerf_mlp by plain (no kernel)" in said.text

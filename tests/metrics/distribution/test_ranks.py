@@ -9,7 +9,7 @@ import stand_in
 from PIL import Image
 
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
-from lightning_gan3d.metric import read_measures
+from lightning_gan3d.metric import read_metrics
 from lightning_gan3d.metrics.evaluate_target import evaluate_target
 
 ONLY_DISTRIBUTION = [
@@ -41,6 +41,6 @@ def test_two_ranks_write_one_evaluation_equal_to_that_of_one(tmp_path, monkeypat
     assert both.stdout.count("written to both/evaluation.json") == 1
     shutil.rmtree(tmp_path / "cache")
     alone = evaluate_target("images", "cpu", options, tmp_path / "alone", {"inception": network})
-    assert read_measures(tmp_path / "both" / "evaluation.json") == alone.measures
+    assert read_metrics(tmp_path / "both" / "evaluation.json") == alone.measures
     values = {m.name: m for m in alone.measures if m.value is not None}
     assert values["memorisation.excess"].n == values["quality.frechet"].n == 600
