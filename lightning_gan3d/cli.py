@@ -169,7 +169,7 @@ def evaluate(
     from lightning_gan3d.devices import choose_device
     from lightning_gan3d.metrics.evaluate import evaluate as measure
     from lightning_gan3d.metrics.evaluate_target import given_weights, open_target
-    from lightning_gan3d.process_group import process_group
+    from lightning_gan3d.metrics.process_group import process_group
 
     weights = given_weights(inception_weights, vgg_weights, clip_weights)
     with process_group(choose_device(device)):
@@ -254,7 +254,7 @@ def generate(
 ) -> None:
     """Write images, raw images, depth and opacity."""
     from lightning_gan3d.config import build
-    from lightning_gan3d.generate import GenerateOptions, generate_to
+    from lightning_gan3d.inference.generate import GenerateOptions, generate_to
 
     tree = dict(seeds=seeds, psi=psi, views=views, device=device, precision=precision)
     typer.echo(generate_to(run, build(GenerateOptions, tree), out))

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import Field, FieldSample, SceneConfig
-from lightning_gan3d.lowering import Lowered
+from lightning_gan3d.contract import Field, FieldSample, Lowered, SceneConfig
 from renderers.sampling import Span
 
 CHUNK = 1 << 16

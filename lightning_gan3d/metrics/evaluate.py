@@ -20,10 +20,10 @@ from lightning_gan3d.metrics.distribution.compare_features import measure_distri
 from lightning_gan3d.metrics.distribution.swd import ImageDistance
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.torchscript import measure_identity
+from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.metrics.protocol import keyed
 from lightning_gan3d.metrics.single_images import measure_images
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
-from lightning_gan3d.process_group import rank
 
 
 class Wing(NamedTuple):

@@ -24,10 +24,10 @@ from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.evaluate import evaluate, source_of
 from lightning_gan3d.metrics.pretrained import find
+from lightning_gan3d.metrics.process_group import rank, world_size
 from lightning_gan3d.metrics.protocol import precision_of
 from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
-from lightning_gan3d.process_group import rank, world_size
 from lightning_gan3d.runs import CONDITIONS, CONFIG, EVALUATION, MANIFEST, Run, read_manifest
 
 

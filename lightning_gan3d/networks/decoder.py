@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import Count, Positive
-from lightning_gan3d.lowering import Lowered, LoweredGrid, NotLowered
+from lightning_gan3d.contract import Lowered, LoweredGrid, NotLowered
 from lightning_gan3d.networks.layers import FullyConnected
 
 

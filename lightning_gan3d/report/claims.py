@@ -14,7 +14,7 @@ from lightning_gan3d.metric_table import growth, metric, significant
 from lightning_gan3d.report.decide import CLOSE, of_few, unsure
 from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, unlike
 from lightning_gan3d.report.paired import Difference, difference, of_pairs
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, absences, listed
 from lightning_gan3d.stats import power_law_exponent
 

@@ -12,7 +12,7 @@ from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
 from lightning_gan3d.report.paired import Difference
 from lightning_gan3d.report.plots.plot import Plot
 from lightning_gan3d.report.protocols import Conditions, conditions
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement
 from lightning_gan3d.report.tables import headline
 from lightning_gan3d.stats import LEAST, mean_interval, why_none

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from lightning_gan3d.metric import Metric
 from lightning_gan3d.metric_table import MetricInfo, family, metric, order
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.stats import LEAST
 
 CANONICAL = ("triplane", "voxel", "nerf_mlp")

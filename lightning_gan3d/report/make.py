@@ -13,7 +13,7 @@ from lightning_gan3d.report.plots.angles import angles
 from lightning_gan3d.report.plots.curves import plots
 from lightning_gan3d.report.plots.neighbours import neighbours
 from lightning_gan3d.report.plots.view_sheet import LoadGenerator, load_averaged, turntables
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.statements import statements
 from lightning_gan3d.report.tables import claims_tex, differences_csv, results_csv, table_tex
 

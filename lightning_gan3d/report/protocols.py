@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 
 UNKNOWN = "not recorded"
 HEADS = (

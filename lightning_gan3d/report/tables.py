@@ -8,7 +8,7 @@ from lightning_gan3d.metric_table import HEADLINE, PAPER, leading, metric, signi
 from lightning_gan3d.report.decide import best_labels, why_not_bold
 from lightning_gan3d.report.groups import Cell, Comparison, Group
 from lightning_gan3d.report.paired import Difference
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement
 
 COLUMNS = ("run", "representation", "seed", "metric", "value", "unit", "n", "note", "protocol")

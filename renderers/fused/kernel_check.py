@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import Field
-from lightning_gan3d.lowering import LoweredGrid
+from lightning_gan3d.contract import Field, LoweredGrid
 from renderers.config import VolumeRendererConfig
 from renderers.march import Random, Sums, march
 from renderers.sampling import Span

@@ -28,7 +28,7 @@ from lightning_gan3d.metrics.evaluate_target import (
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.document import _opening
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.runs import Run, write_config
 
 SMALL = [

@@ -4,7 +4,7 @@ from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
 from lightning_gan3d.metric_table import angle_curve, metric, order
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots.angles import angles
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 def add(path, rows):

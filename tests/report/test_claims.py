@@ -7,7 +7,7 @@ from fabricated_runs import NUMBERS, make_run
 from lightning_gan3d.metric import Metric, read_metrics, write_metrics
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.statements import MARKS
 from lightning_gan3d.report.tables import claims_tex
 

@@ -9,7 +9,7 @@ from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.markdown import to_markdown
 from lightning_gan3d.report.page import to_html
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 @pytest.fixture

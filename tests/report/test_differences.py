@@ -3,7 +3,7 @@ from fabricated_runs import edit, make_run
 
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.paired import difference, differences
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.tables import differences_csv
 
 

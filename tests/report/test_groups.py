@@ -16,7 +16,7 @@ from lightning_gan3d.metric_table import (
 )
 from lightning_gan3d.report.groups import Comparison, compare
 from lightning_gan3d.report.paired import difference
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 def comparison(root):

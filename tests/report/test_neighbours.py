@@ -10,7 +10,7 @@ from lightning_gan3d.metrics.sources import GeneratorSource
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots import neighbours as module
 from lightning_gan3d.report.plots.neighbours import neighbours
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 TABLE = {
     "protocol": "images reduced to 16x16 pixels",

@@ -10,7 +10,7 @@ from lightning_gan3d.report.plots.axes import apart, tick
 from lightning_gan3d.report.plots.curves import growths, quality
 from lightning_gan3d.report.plots.pareto import front, pareto
 from lightning_gan3d.report.plots.style import DARK, LIGHT, inks
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 OWN = ("triplane", "voxel", "nerf_mlp", "image2d")
 

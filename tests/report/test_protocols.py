@@ -3,7 +3,7 @@ from fabricated_runs import make_run
 
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.protocols import UNKNOWN, conditions
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 def test_conditions_are_those_of_each_run(tmp_path):

@@ -13,7 +13,7 @@ from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.make import make_report
 from lightning_gan3d.report.plots import view_sheet
 from lightning_gan3d.report.plots.curves import quality
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 def ball_of(run):

@@ -4,7 +4,7 @@ from fabricated_runs import make_run
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import Metric, write_metrics
-from lightning_gan3d.report.runs import find_runs, read_run
+from lightning_gan3d.report.records import find_runs, read_run
 from lightning_gan3d.sweep.record import SweepEntry, write_record
 
 

@@ -3,7 +3,7 @@ from fabricated_runs import NUMBERS, edit, make_run
 
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.statements import statements
 
 

@@ -4,7 +4,7 @@ from fabricated_runs import Ball, make_run, write_labels
 
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots import view_sheet
-from lightning_gan3d.report.runs import find_runs
+from lightning_gan3d.report.records import find_runs
 
 
 @pytest.fixture

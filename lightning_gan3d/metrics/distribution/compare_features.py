@@ -43,9 +43,9 @@ from lightning_gan3d.metrics.distribution.kernel_distance import subset_distance
 from lightning_gan3d.metrics.distribution.precision_recall import precision_recall
 from lightning_gan3d.metrics.image_batches import PosedSource, stored_fakes, stored_reals
 from lightning_gan3d.metrics.pretrained import WeightsError
+from lightning_gan3d.metrics.process_group import from_main, rank
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
-from lightning_gan3d.process_group import from_main, rank
 from lightning_gan3d.version import __version__
 
 _HEADLINES = {

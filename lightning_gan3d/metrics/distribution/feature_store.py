@@ -18,7 +18,7 @@ from lightning_gan3d.config import UserError
 from lightning_gan3d.files import atomic_path
 from lightning_gan3d.metrics.distribution.features import Extractor
 from lightning_gan3d.metrics.image_batches import Stored
-from lightning_gan3d.process_group import from_main, gather_to_main, rank, world_size
+from lightning_gan3d.metrics.process_group import from_main, gather_to_main, rank, world_size
 
 SHARD = 512
 """Items of a shard: 4 MB at 2048 numbers each."""

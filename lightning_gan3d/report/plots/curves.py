@@ -13,7 +13,7 @@ from lightning_gan3d.report.plots.axes import label_ends, plain_log
 from lightning_gan3d.report.plots.pareto import paretos
 from lightning_gan3d.report.plots.plot import Plot, drawn
 from lightning_gan3d.report.plots.style import Ink, Theme, figure, inks
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.stats import power_law_exponent
 
 CURVE = "eval/swd"

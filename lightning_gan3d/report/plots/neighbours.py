@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_gan3d.data.dataset import ImageDataset
-from lightning_gan3d.generate import CELL, to_array
+from lightning_gan3d.inference.generate import CELL, to_array
 from lightning_gan3d.metrics.config import SEED
 from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
@@ -20,7 +20,7 @@ from lightning_gan3d.report.groups import Comparison
 from lightning_gan3d.report.plots.plot import Plot, drawn
 from lightning_gan3d.report.plots.style import Theme
 from lightning_gan3d.report.plots.view_sheet import LoadGenerator, load_averaged, one_line
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.runs import Run
 
 NUM_SAMPLES = 4

@@ -15,7 +15,8 @@ from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.labels import read_orbit
-from lightning_gan3d.generate import (
+from lightning_gan3d.images import Images
+from lightning_gan3d.inference.generate import (
     CELL,
     depth_colours,
     depth_span,
@@ -23,11 +24,10 @@ from lightning_gan3d.generate import (
     render_views,
     to_array,
 )
-from lightning_gan3d.images import Images
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots.plot import Plot, drawn
 from lightning_gan3d.report.plots.style import Theme, inks
-from lightning_gan3d.report.runs import RunRecord
+from lightning_gan3d.report.records import RunRecord
 
 NUM_LATENTS = 3
 NUM_VIEWS = 8

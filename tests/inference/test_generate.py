@@ -10,7 +10,8 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.config import ConfigError, build
-from lightning_gan3d.generate import (
+from lightning_gan3d.images import to_uint8
+from lightning_gan3d.inference.generate import (
     EMPTY,
     GenerateOptions,
     contact_sheet,
@@ -21,9 +22,8 @@ from lightning_gan3d.generate import (
     parse_seeds,
     render_views,
 )
-from lightning_gan3d.images import to_uint8
 
-sys.path.insert(0, str(Path(__file__).parent / "report"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
 
 from fabricated_runs import Ball, write_labels  # after its folder is known
 

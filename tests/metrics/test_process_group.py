@@ -5,7 +5,13 @@ import torch
 import torch.distributed as dist
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.process_group import from_main, gather_to_main, process_group, rank, world_size
+from lightning_gan3d.metrics.process_group import (
+    from_main,
+    gather_to_main,
+    process_group,
+    rank,
+    world_size,
+)
 
 CPU = torch.device("cpu")
 

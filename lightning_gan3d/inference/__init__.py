@@ -1,0 +1,1 @@
+"""Use a generator: images, raw images, depth and opacity."""
