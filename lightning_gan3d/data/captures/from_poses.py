@@ -1,6 +1,6 @@
 """Images with known cameras to a data set: from a sparse model of COLMAP or a `transforms.json`.
 
-`docs/data.md` states the assumptions and how to judge the result.
+`docs/data_reference.md` states the assumptions.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The Columbia Object Image Library (Nene, Nayar and Murase 1996) as a data set with cameras.
 
-Each view was cropped to the object and scaled to 128 pixels on the longer side. `docs/data.md`
-shows the evidence, how it is reverted here, and what stays wrong.
+Each view was cropped to the object and scaled to 128 pixels on the longer side.
+`docs/data_reference.md` shows the evidence, how it is reverted here, and what stays wrong.
 """
 
 import math
@@ -45,7 +45,7 @@ STEP = 5
 NUM_ANGLES = 72
 ELEVATION = math.radians(21.0)
 DISTANCE = 16.0
-"""Distance of the camera in extents of the object. Both minimise the residual, see docs/data.md."""
+"""Distance of the camera in extents of the object. Both minimise the residual."""
 EXTENT = 0.9
 """Extent of an object in world units, so that objects fit a box of side 2."""
 FILL = 0.94

@@ -3,7 +3,7 @@
 EG3D's numbers (Chan et al. 2022): aligned images of faces have 1024 pixels and a focal length of
 2985.29 pixels; their central 700 pixels are used, a focal length of 2985.29 / 700 = 4.2647 image
 widths; cameras are 2.7 from the origin. AFHQ has the rotations of its cameras only. Sources are in
-`docs/data.md`.
+`docs/data_reference.md`.
 """
 
 from dataclasses import dataclass
