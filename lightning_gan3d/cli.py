@@ -298,7 +298,7 @@ def data_coil100(
     )
 
 
-Raw = Annotated[Path, typer.Argument(help="A folder or zip; see docs/data_reference.md for layouts.")]
+Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
 Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 
