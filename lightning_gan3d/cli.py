@@ -166,13 +166,12 @@ def evaluate(
         raise typer.Exit(4 if tested.failures else 0)
     if target is None:
         raise ConfigError("evaluate: give a run directory, or --self-test")
-    from lightning_gan3d.devices import choose_device
     from lightning_gan3d.metrics.evaluate import evaluate as measure
     from lightning_gan3d.metrics.evaluate_target import given_weights, open_target
     from lightning_gan3d.metrics.process_group import process_group
 
     weights = given_weights(inception_weights, vgg_weights, clip_weights)
-    with process_group(choose_device(device)):
+    with process_group(device):
         opened = open_target(target, overrides or [], device, out, weights)
         typer.echo(opened.write(measure(opened.context), sys.argv))
 

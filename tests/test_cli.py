@@ -108,10 +108,10 @@ def test_weights_are_listed_and_unknown_ones_rejected(capsys, tmp_path, monkeypa
     code, out, _ = run(capsys, "weights", "list")
     assert code == 0
     assert "inception: FID, KID, Inception score" in out
-    assert "missing: the weights vgg16 are not here: `gan3d weights fetch vgg16`" in out
+    assert "    missing; run `gan3d weights fetch vgg16`" in out
     code, _, err = run(capsys, "weights", "fetch", "vgg19")
     assert code == 2
-    assert "weights vgg19: not known; use one of inception" in err
+    assert "weights vgg19: unknown name; use one of inception" in err
 
 
 def test_weights_given_by_hand_must_be_there(capsys, tmp_path):

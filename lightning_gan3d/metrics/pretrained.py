@@ -109,21 +109,21 @@ def find(name: str, given: str | Path | None = None) -> WeightsFile:
     """
     entry = known(name)
     path = Path(given) if given else path_of(name)
-    remedy = f"run `gan3d weights fetch {name}`"
+    remedy, folder = f"run `gan3d weights fetch {name}`", _tilde(path.parent)
     try:
         digest = sha256_of_file(path)
     except FileNotFoundError:
         if given:
-            raise WeightsError(f"weights {name}: no file {path}: {remedy}") from None
+            raise WeightsError(f"weights {name}: no file {path}; {remedy}") from None
         raise WeightsError(
-            f"weights {name} missing: {remedy}; offline, copy {entry.file} to {_tilde(path.parent)}"
+            f"weights {name}: missing; {remedy}; offline, copy {entry.file} to {folder}"
         ) from None
     except OSError as error:
         raise WeightsError(f"weights {name}: cannot read {path}: {error.strerror}") from None
     if digest != entry.sha256 and not given:
         raise WeightsError(
             f"weights {name}: {path} is damaged (SHA-256 {digest[:16]}..., expected "
-            f"{entry.sha256[:16]}...): {remedy} again"
+            f"{entry.sha256[:16]}...); {remedy} again"
         )
     return WeightsFile(path, digest, digest == entry.sha256)
 
@@ -143,7 +143,7 @@ def fetch(name: str) -> WeightsFile:
         pooch.retrieve(entry.url, f"sha256:{entry.sha256}", path.name, path.parent)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors
         raise WeightsError(
-            f"weights {name}: download of {entry.url} failed: {error}; offline, copy {path.name} "
+            f"weights {name}: download of {entry.url} failed: {error}; offline, copy {entry.file} "
             f"to {path.parent}"
         ) from None
     return find(name)
@@ -154,17 +154,13 @@ def state_of(name: str) -> tuple[bool, str]:
     try:
         file = find(name)
     except WeightsError as error:
-        return False, str(error)
+        return False, str(error).removeprefix(f"weights {name}: ")
     return True, f"{file.path} (SHA-256 {file.sha256[:16]}...)"
 
 
 def describe() -> str:
     """Two lines for each known file: its purpose; its path or how to get it."""
-    lines = []
-    for name, entry in KNOWN.items():
-        there, detail = state_of(name)
-        lines += [f"{name}: {entry.purpose}", f"    {'found' if there else 'missing'}: {detail}"]
-    return "\n".join(lines)
+    return "\n".join(f"{name}: {w.purpose}\n    {state_of(name)[1]}" for name, w in KNOWN.items())
 
 
 def _tilde(path: Path) -> str:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.devices import choose_device
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait for another rank. A rank that fails ends all at once, by torchrun."""
@@ -31,10 +32,10 @@ def rank() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """Join the process group of torchrun: gloo for tensors on the CPU, NCCL for those on CUDA.
 
-    On CUDA each rank takes the GPU of its LOCAL_RANK.
+    `device`: as in `--device`. On CUDA each rank takes the GPU of its LOCAL_RANK.
 
     Raises:
         ConfigError: this machine has fewer GPUs than ranks.
@@ -42,7 +43,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if not dist.is_torchelastic_launched():
         yield
         return
-    if device.type == "cuda":
+    if choose_device(device).type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ConfigError(

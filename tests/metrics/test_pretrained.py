@@ -137,5 +137,5 @@ def test_the_list_names_purpose_and_state_of_each_file(monkeypatch):
     path_of("b").parent.mkdir(parents=True)
     path_of("b").write_bytes(CONTENT)
     first, second = pretrained.describe().split("\n")[1::2]
-    assert "missing: weights a missing: run `gan3d weights fetch a`" in first
-    assert f"found: {path_of('b')} (SHA-256 {entry.sha256[:16]}...)" in second
+    assert "missing; run `gan3d weights fetch a`" in first
+    assert f"{path_of('b')} (SHA-256 {entry.sha256[:16]}...)" in second

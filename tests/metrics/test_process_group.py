@@ -13,11 +13,9 @@ from lightning_gan3d.metrics.process_group import (
     world_size,
 )
 
-CPU = torch.device("cpu")
-
 
 def test_one_process_needs_no_group():
-    with process_group(CPU):
+    with process_group("cpu"):
         assert not dist.is_initialized()
         assert (rank(), world_size()) == (0, 1)
         block = torch.ones(2)
@@ -28,6 +26,7 @@ def test_one_process_needs_no_group():
 @pytest.fixture
 def torchrun(monkeypatch):
     """The environment of a rank, on a machine with two GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
 
@@ -43,14 +42,14 @@ def test_each_rank_takes_its_own_gpu(torchrun, monkeypatch):
     selected = []
     monkeypatch.setattr(torch.cuda, "set_device", selected.append)
     torchrun(1)
-    with process_group(torch.device("cuda")):
+    with process_group("cuda"):
         pass
-    with process_group(CPU):
+    with process_group("cpu"):
         pass
     assert selected == [1]
     torchrun(2)
     with (
         pytest.raises(ConfigError, match=r"LOCAL_RANK=2, but 2 CUDA device\(s\) visible"),
-        process_group(torch.device("cuda")),
+        process_group("cuda"),
     ):
         pass
