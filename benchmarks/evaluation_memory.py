@@ -1,14 +1,14 @@
 """Does the memory of an evaluation grow with the number of images? Stand-ins at 512x512 pixels.
 
-`python -m benchmarks.evaluation_memory --out FILE` takes the distribution measures
-of several numbers of images, each in a process of its own, and writes by how much that process
-grew at most. Images cost next to nothing to make, and the network is small but as wide as Inception
-(2048 numbers), so that what is measured is the evaluation's own: images, features, moments.
+`python -m benchmarks.evaluation_memory --out FILE` computes the distribution metrics for several
+numbers of images, each in its own process, and writes the peak growth of that process. Images are
+cheap, and the network is small but as wide as Inception (2048 numbers): the peak is that of the
+evaluation itself, i.e. images, features and moments.
 
-Every buffer that does not depend on the number of images must be full at the least count already,
-or filling it would pass for growth: blocks of 1,024 vectors, subsets of 1,000 and the whole-set KID
-(set to `WHOLE` images here) are. And what is freed must go back to the system: otherwise the
-allocator's leftovers, some 100 MB more or less from run to run, drown a slope of bytes an image.
+Buffers that do not depend on the number of images must be full at the lowest count, or filling them
+would look like growth: blocks of 1,024 vectors, subsets of 1,000, and whole-set KID (`WHOLE` images
+here) are. Freed memory must return to the system: the allocator would retain about 100 MB, varying
+between runs, which hides a slope of bytes per image.
 """
 
 import argparse
@@ -32,24 +32,25 @@ from lightning_gan3d.benchmark.memory import resident_peak
 from lightning_gan3d.benchmark.speed import Environment
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics.config import DistributionConfig
+from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig
+from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
 from lightning_gan3d.metrics.sources import GeneratorSource
 
 RESOLUTION = 512
 """Side of the images."""
 Z_DIM = 16
-"""Size of a latent."""
+"""Length of a latent."""
 WHOLE = 2000
-"""Images of each set in KID without subsets: no more than the least count that is measured."""
+"""Images of each set in KID without subsets: at most the lowest count."""
 HELD_OUT = 1024
 """Held-out images: one block."""
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "1"}
-"""What glibc is told: buffers from 1 MiB go back to the system when they are freed."""
+"""Settings of glibc: buffers from 1 MiB return to the system when they are freed."""
 
 
 class SmoothImages(nn.Module):
-    """Stands in for a generator: 16 squares whose colours are few numbers of a latent."""
+    """Stand-in for a generator: 16 squares whose colours depend on the latent."""
 
     def __init__(self) -> None:
         """Draw the weights."""
@@ -65,7 +66,7 @@ class SmoothImages(nn.Module):
 
 
 class SmoothSet:
-    """Stands in for a data set of any size: image i is drawn when it is read."""
+    """Stand-in for a data set of any size: image i is drawn when it is read."""
 
     def __init__(self, num: int, seed: int) -> None:
         """Give all images the frontal camera."""
@@ -77,7 +78,7 @@ class SmoothSet:
         return len(self.labels)
 
     def images(self, indices: Tensor) -> UInt8[Tensor, "n 3 h w"]:
-        """Draw some images."""
+        """Draw images by their indices."""
         drawn = [
             torch.rand(
                 3, 4, 4, generator=torch.Generator().manual_seed(self._seed * 10**6 + int(i))
@@ -89,7 +90,7 @@ class SmoothSet:
 
 
 class WideNetwork(nn.Module):
-    """Answers Inception's calls with 2048 numbers of the image's cells."""
+    """Stand-in for Inception: 2048 numbers of the image's cells."""
 
     def __init__(self) -> None:
         """Draw the weights."""
@@ -107,11 +108,11 @@ class WideNetwork(nn.Module):
 
 
 def peak_of(num: int, batch: int = 32) -> int:
-    """Return by how many bytes this process grew in an evaluation of `num` images."""
+    """Return the peak growth of this process in bytes, in an evaluation of `num` images."""
     labels: Float[Tensor, "n 25"] = Cameras.orbit(1).to_label()
     source = GeneratorSource(SmoothImages(), Z_DIM, labels)
-    sizes = iter((2 * batch, num))  # the first only loads what stays
-    # The protocol that resizes nothing: Pillow would take most of the time.
+    sizes = iter((2 * batch, num))  # the first call only loads code and weights
+    # This mode resizes inside the network: Pillow would take most of the time.
     cfg = DistributionConfig(mode="legacy_tensorflow", kid_subsets=10, kid_whole=WHOLE)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,15 +123,14 @@ def peak_of(num: int, batch: int = 32) -> int:
 
         def work() -> object:
             n = next(sizes)
-            return measure_distribution(
+            context = EvaluationContext(
                 source,
                 SmoothSet(n, 1),
                 SmoothSet(min(n, HELD_OUT), 2),
-                cfg,
-                n,
-                batch,
+                EvaluationConfig(num_images=n, batch=batch, distribution=cfg),
                 weights={"inception": network},
             )
+            return measure_distribution(context)
 
         return resident_peak(work)
 

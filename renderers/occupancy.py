@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import Field, FieldSample, Lowered, SceneConfig
+from lightning_gan3d.contract import Field, FieldSample, SceneConfig
+from lightning_gan3d.networks.lowering import Lowered
 from renderers.sampling import Span
 
 CHUNK = 1 << 16

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Field, LoweredGrid, NotLowered, SceneConfig
+from lightning_gan3d.contract import Field, SceneConfig
+from lightning_gan3d.networks.lowering import LoweredGrid, NotLowered
 from renderers.config import VolumeRendererConfig
 from renderers.fused.kernel_check import fault
 from renderers.march import Random, Sums

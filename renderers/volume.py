@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_gan3d.cameras import Cameras, Rays
-from lightning_gan3d.contract import Field, LoweredGrid, Renderer
+from lightning_gan3d.contract import Field, Renderer
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
+from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.networks.precision import DTYPES, without_autocast
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.config import VolumeRendererConfig

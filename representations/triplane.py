@@ -10,16 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import (
-    Field,
-    FieldSample,
-    Lowered,
-    NoiseMode,
-    Representation,
-    SceneConfig,
-)
+from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
+from lightning_gan3d.networks.lowering import Lowered
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from representations.grids import (
     check_channels,

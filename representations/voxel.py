@@ -6,16 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.contract import (
-    Field,
-    FieldSample,
-    Lowered,
-    NoiseMode,
-    Representation,
-    SceneConfig,
-)
+from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
+from lightning_gan3d.networks.lowering import Lowered
 from lightning_gan3d.networks.synthesis import Synthesis3d, Synthesis3dConfig
 from representations.grids import (
     check_channels,

@@ -1,7 +1,8 @@
 """Options of all metrics. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
@@ -85,6 +86,11 @@ class DistributionConfig:
     """k-th neighbour that sets the radii of precision and recall."""
     pixels: Count = 16
     """Side to which images are reduced to find memorisation."""
+
+    @classmethod
+    def upgrade(cls, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Drop an option of earlier versions: ranks no longer wait for files."""
+        return {k: v for k, v in tree.items() if k != "wait_minutes"}
 
 
 @dataclass(frozen=True)

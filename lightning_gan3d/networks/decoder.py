@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import Count, Positive
-from lightning_gan3d.contract import Lowered, LoweredGrid, NotLowered
 from lightning_gan3d.networks.layers import FullyConnected
+from lightning_gan3d.networks.lowering import Lowered, LoweredGrid, NotLowered
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import Field, LoweredGrid
+from lightning_gan3d.contract import Field
+from lightning_gan3d.networks.lowering import LoweredGrid
 from renderers.config import VolumeRendererConfig
 from renderers.march import Random, Sums, march
 from renderers.sampling import Span

@@ -7,7 +7,7 @@ from twins import make_field, render, views
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import LoweredGrid, NotLowered
+from lightning_gan3d.networks.lowering import LoweredGrid, NotLowered
 from renderers import paths
 from renderers.march import Sums
 from renderers.volume import VolumeRenderer, VolumeRendererConfig

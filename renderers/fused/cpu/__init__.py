@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import LoweredGrid
+from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import describe as describe_vectors
 from renderers.fused.cpu import march_numba, texels
 from renderers.fused.cpu.job import prepare

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.contract import LoweredGrid
+from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
 from renderers.fused.cpu.row_layout import NUM_LINES, NUM_MARKS
 

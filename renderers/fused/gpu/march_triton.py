@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_gan3d.cameras import Rays
-from lightning_gan3d.contract import LoweredGrid
+from lightning_gan3d.networks.lowering import LoweredGrid
 from renderers.fused.gpu.launches import (
     Launch,
     find_gradients,
