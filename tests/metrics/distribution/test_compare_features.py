@@ -10,7 +10,7 @@ import pytest
 import stand_in
 import torch
 from cleanfid import fid
-from metric_views import Disturbed, RealFigures, figure_labels, figures
+from metric_views import Perturbed, RealFigures, figure_labels, figures
 
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.files import sha256_of_file
@@ -252,7 +252,7 @@ def test_copies_of_training_images_are_detected(measure, data, tmp_path):
         image = to_float(train.images(items * 7 % len(train)))
         return Images(image, image)
 
-    metrics = measure(Disturbed(figures(), copies), data, folder=tmp_path)
+    metrics = measure(Perturbed(figures(), copies), data, folder=tmp_path)
     assert metrics["memorisation.excess"].value == 1
     assert metrics["memorisation.nearer"].value == 1
     assert metrics["memorisation.distance"].value == pytest.approx(0, abs=1e-3)
@@ -272,7 +272,7 @@ def test_metrics_of_non_finite_images_are_missing(measure, data, nets):
         image[0, :, 3, 3] = math.nan
         return Images(image, image)
 
-    metrics = measure(Disturbed(figures(), broken), data, weights=nets)
+    metrics = measure(Perturbed(figures(), broken), data, weights=nets)
     assert all("not finite" in m.note for m in metrics.values())
     assert all(m.value is None for m in metrics.values())
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.metric import read_metrics
-from lightning_gan3d.metrics.evaluate_target import evaluate_target
+from lightning_gan3d.metrics.evaluate import evaluate
+from lightning_gan3d.metrics.evaluate_target import open_target
 
 ONLY_DISTRIBUTION = [
     *("evaluation.swd=null", "evaluation.refit=null", "evaluation.pose=null"),
@@ -40,7 +41,8 @@ def test_two_ranks_write_one_evaluation_equal_to_that_of_one(tmp_path, monkeypat
     assert both.stdout.count("rank 1 of 2: features sent to rank 0") == 1
     assert both.stdout.count("written to both/evaluation.json") == 1
     shutil.rmtree(tmp_path / "cache")
-    alone = evaluate_target("images", "cpu", options, tmp_path / "alone", {"inception": network})
-    assert read_metrics(tmp_path / "both" / "evaluation.json") == alone.measures
-    values = {m.name: m for m in alone.measures if m.value is not None}
+    target = open_target("images", options, "cpu", tmp_path / "alone", {"inception": network})
+    alone = target.write(evaluate(target.context), [])
+    assert read_metrics(tmp_path / "both" / "evaluation.json") == alone.metrics
+    values = {m.name: m for m in alone.metrics if m.value is not None}
     assert values["memorisation.excess"].n == values["quality.frechet"].n == 600
