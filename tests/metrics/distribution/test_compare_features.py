@@ -15,7 +15,7 @@ from metric_views import Perturbed, RealFigures, figure_labels, figures
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.files import sha256_of_file
 from lightning_gan3d.images import Images, to_float, to_uint8
-from lightning_gan3d.metric import Metric, parse_key
+from lightning_gan3d.metric import Metric, MetricId, parse_key
 from lightning_gan3d.metrics import pretrained
 from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig, PosesConfig
 from lightning_gan3d.metrics.context import EvaluationContext
@@ -74,7 +74,7 @@ def measure_in(cache, source, data, cfg=CFG, **options):
     assert len({m.key for m in metrics}) == len(metrics)
     for m in metrics:
         fields = {k: getattr(m, k) for k in ("name", "network", "stage", "variant", "at")}
-        assert parse_key(m.key) == fields
+        assert parse_key(m.key) == MetricId(**fields)
     return {m.key: m for m in metrics}
 
 
