@@ -159,27 +159,34 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
 
         return answer
 
-    now = module.now(IMAGES_SEEN // batch)
-    mb = Microbatch(Draws(0), stored, real_label)
+    step = {
+        "Gmain": module.generator_step,
+        "Greg": module.density_step,
+        "Dmain": module.discriminator_step,
+        "Dreg": module.penalty_step,
+    }[phase]
+    terms: list[Tensor] = []
+
+    def backward(loss: Tensor) -> None:
+        terms.append(loss.detach())
+        loss.backward()
+
+    mb = Microbatch(stored, real_label, Draws(0), module.schedule(IMAGES_SEEN // batch))
     with (
         mock.patch.object(Draws, "uniform", draw("rand")),
         mock.patch.object(Draws, "normal", draw("randn")),
         mock.patch.object(module, "fake_labels", return_value=fake_label),
+        mock.patch.object(module, "_backward", backward),
+        mock.patch.object(module, "_step"),
     ):
-        terms = {
-            "Gmain": module._generator_losses,
-            "Greg": module._density_penalties,
-            "Dmain": module._discriminator_losses,
-            "Dreg": module._discriminator_penalties,
-        }
-        (term,) = terms[phase](now, [mb])
+        step([mb])
+    (term,) = terms
     assert "z" in purposes or phase == "Dreg"
-    term.backward()
     scale = {
         "Greg": config.loss.density_reg * config.loss.density_reg_interval,
         "Dreg": config.loss.r1_gamma / 2 * config.loss.r1_interval,
     }
-    loss = term.detach() / scale.get(phase, 1.0)
+    loss = term / scale.get(phase, 1.0)
     return loss, flat_gradient(network, lambda name: official_name(network, name))
 
 

@@ -32,7 +32,7 @@ def test_networks_and_rendering_match_the_published_options(preset):
 def test_training_matches_the_published_options(preset):
     options, config = STORED[preset], load_experiment(f"eg3d/{preset}")
     loss, rendering = options["loss_kwargs"], options["G_kwargs"]["rendering_kwargs"]
-    training = schedules.of_start(config.training, config.init_from)
+    training = schedules.with_init(config.training, config.init_from)
     assert config.loss.adversarial == "nonsaturating"
     assert config.loss.r1_gamma == loss["r1_gamma"]
     assert config.loss.r1_interval == options.get("D_reg_interval", 16)

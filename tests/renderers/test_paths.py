@@ -128,7 +128,7 @@ def test_decoders_of_other_depths_are_not_lowered():
 
     decoder = Decoder(DecoderConfig(8, num_layers=2), 8, 5)
     low = decoder.lower(torch.zeros(1, 1, 1, 4, 4, 8), ((0, 1, 2),))
-    assert low == NotLowered("decoder.num_layers=2; the kernels know 1")
+    assert low == NotLowered("decoder.num_layers=2; the kernels need 1")
 
 
 def test_an_unknown_module_is_a_reason_not_a_crash(monkeypatch):

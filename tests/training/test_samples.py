@@ -96,7 +96,7 @@ def test_a_plane_of_any_orientation_has_no_relief(tilt):
     depth = plane(tilt)
     assert relief(depth, torch.ones_like(depth), cameras()) < 1e-3
     statistics = scene_statistics(picture(depth, torch.ones_like(depth)), cameras(), 2.0)
-    assert scene_warnings(statistics) == ["flat scene: the surface is a billboard"]
+    assert "flat scene: the surface is a billboard" in scene_warnings(statistics)
 
 
 def test_a_ball_has_relief_for_any_background():
