@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_gan3d.metric import Metric, read_metrics
-from lightning_gan3d.metric_table import metric, significant
+from lightning_gan3d.metric import Metric, MetricId, read_metrics
+from lightning_gan3d.metric_table import describe, significant
 from lightning_gan3d.report.groups import representation_order
 
 GOALS: dict[tuple[str, str, str], tuple[float, float | None]] = {
@@ -121,7 +121,7 @@ def stages(path: Path) -> str:
     for stage in STAGES:
         cells = [_stage(generators[name], stage) for name in names]
         if any(cells):
-            label = metric(f"speed.{stage}_ms", "ms").label
+            label = describe(MetricId(f"speed.{stage}_ms")).label
             rows.append(f"| {label} | {' | '.join(cells)} |")
     paths = [generators[name].get("speed.fused") for name in names]
     rows.append(f"| Rendering path | {' | '.join(m.note if m else '' for m in paths)} |")

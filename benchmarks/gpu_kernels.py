@@ -254,7 +254,7 @@ def main() -> None:
     for part in (stages, renderings, recordings):
         try:
             for row in part(device):
-                print(f"{row.metric:<48} {row.value:>10.4g} {row.unit}", flush=True)
+                print(f"{row.key:<48} {row.value:>10.4g} {row.unit}", flush=True)
                 rows.append(row)
         except Exception as error:  # the other parts' numbers are worth having
             print(f"{part.__name__}: {type(error).__name__}: {error}", flush=True)

@@ -89,11 +89,6 @@ class Metric:
         """The id as one string, for display."""
         return self.id.key
 
-    @property
-    def metric(self) -> str:
-        """The key."""
-        return self.key
-
     @classmethod
     def of_key(cls, key: str, *values: Any, **fields: Any) -> "Metric":
         """Return a metric named by a key, as in files of earlier versions."""
@@ -120,13 +115,8 @@ def parse_key(key: str) -> MetricId:
 
 
 def missing(name: str, why: str, unit: str = "", **fields: Any) -> Metric:
-    """Return a metric that could not be computed.
-
-    `fields` are the other fields of its id, e.g. `stage="raw"`. Without them, `name` may be a key.
-    """
-    if fields:
-        return Metric(name, None, unit, note=why, **fields)
-    return Metric.of_key(name, None, unit, note=why)
+    """Return a metric without a value. `fields` complete its id, e.g. `stage="raw"`."""
+    return Metric(name, None, unit, note=why, **fields)
 
 
 _OPTIONAL = ("items", "protocol", "network", "stage", "variant", "at")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 LEVEL = 0.95
-"""Share of repetitions of an experiment whose interval holds the true mean."""
+"""Confidence level of intervals."""
 LEAST = 3
-"""Values from which an interval is given: with two it is 13 times as wide as their distance."""
+"""Fewest values for an interval: that of two is 13 times as wide as their distance."""
 
 
 class Interval(NamedTuple):
@@ -18,31 +18,29 @@ class Interval(NamedTuple):
     high: float
 
     def excludes_zero(self) -> bool:
-        """Whether both ends have one sign."""
+        """Whether both ends have the same sign."""
         return self.low > 0 or self.high < 0
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of the mean that the values are drawn around; None below three.
+    """Return the 95 % confidence interval of the mean by Student's t; None below three values.
 
-    Student's t, not the bootstrap: resampling n values cannot show more spread than they have, and
-    the percentile bootstrap of three seeds holds the mean in 76 % of cases instead of 95 %, of five
-    in 85 %. Student's t assumes that seeds scatter normally; with a lognormal scatter (sigma 0.5)
-    three seeds hold it in 93 %.
+    Not the bootstrap: its percentile interval over three seeds covers the true mean in 76 % of
+    cases, over five in 85 %. Student's t assumes normally distributed seeds; for lognormal ones
+    (sigma 0.5) three seeds cover it in 93 %.
     """
     if len(values) < LEAST:
         return None
-    from scipy.stats import t  # half a second
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
     mean, n = statistics.fmean(values), len(values)
-    half = float(t.ppf(0.5 + LEVEL / 2, n - 1)) * statistics.stdev(values) / n**0.5
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * statistics.stdev(values) / n**0.5
     return Interval(mean - half, mean + half)
 
 
-def why_none(num: int, what: str = "seeds") -> str:
-    """Say why there is no interval."""
-    one = what.removesuffix("s")
-    return f"no interval from {num} {one if num == 1 else what}: it takes {LEAST} or more"
+def why_none(num: int) -> str:
+    """Return why so few seeds have no interval."""
+    return f"no interval from {num} seed{'s' * (num != 1)}: it takes {LEAST} or more"
 
 
 def power_law_exponent(points: Sequence[tuple[int | float, float]]) -> float:

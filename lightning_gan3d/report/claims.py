@@ -1,147 +1,148 @@
-"""The claims that open a report, each checked against its numbers, whatever comes out.
+"""The claims that open a report, each checked against its numbers.
 
-A claim holds where its side is ahead on average and the interval of the paired difference leaves
-out zero; it is open where the interval does not, or where numbers are missing; else it fails. Too
-few seeds and items for an interval: then the ranges of both sides must not touch. What fewer than
-three seeds decide is marked as said of these runs. Claims on consistency take PSNR and the gain
-together, for PSNR alone is won by blur and by one colour: where both do not agree they are open.
+A claim holds if its side is ahead on average and the interval of the paired difference excludes
+zero; it is open if the interval includes zero or numbers are missing; else it fails. With too few
+seeds and items for an interval, the ranges of both sides must not overlap. Claims on consistency
+need PSNR and gain to agree, because blur and uniform colour improve PSNR alone; else they are open.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lightning_gan3d.metric_table import growth, metric, significant
-from lightning_gan3d.report.decide import CLOSE, of_few, unsure
-from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, unlike
-from lightning_gan3d.report.paired import Difference, difference, of_pairs
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.metric_table import REFIT, REPROJECTION, describe, significant
+from lightning_gan3d.report.differences import (
+    CLOSE,
+    Difference,
+    difference,
+    difference_of_pairs,
+    of_few,
+    why_undecided,
+)
+from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, protocol_mismatch
 from lightning_gan3d.report.records import RunRecord
-from lightning_gan3d.report.statements import Statement, Verdict, absences, listed
+from lightning_gan3d.report.statements import Statement, Verdict, listed, reasons
 from lightning_gan3d.stats import power_law_exponent
 
-POWERS = {"voxel": (3, "cube"), "triplane": (2, "square")}
-"""How the bytes of a scene grow with the resolution of its grid."""
+GROWTH = {"voxel": (3, "cube"), "triplane": (2, "square"), "nerf_mlp": (0, "")}
+"""How scene memory grows with the resolution of the grid: exponent and its name."""
 TOLERANCE = 0.1
-"""By which the exponent of the bytes may differ from that: a scene may hold more than its grid."""
-BYTES = "scene_bytes"
-GRIDLESS = "growth.image.scene_bytes_exponent"
-"""How the bytes grow with the image, where no grid has a resolution of its own."""
+"""Allowed deviation of the exponent: a scene may hold more than its grid."""
+GRID_BYTES = "growth.grid.scene_bytes"
+GRIDLESS = MetricId("growth.image.scene_bytes_exponent")
+"""Growth of scene memory with the image, for representations without a grid."""
 
 
 def claims(comparison: Comparison) -> list[Statement]:
-    """Check every claim; those whose numbers are missing are open and say what is missing."""
+    """Check every claim; a claim with missing numbers is open and names them."""
     return [
         *_triplane_is_faster(comparison),
-        *(s for kind in ("voxel", "triplane", "nerf_mlp") for s in _bytes_grow(comparison, kind)),
+        *(s for kind in GROWTH for s in _scene_memory_grows(comparison, kind)),
         *_baseline_is_less_consistent(comparison),
         *_superresolution_costs(comparison),
     ]
 
 
-def _of(comparison: Comparison, *kinds: str) -> list[Group]:
-    return [g for g in comparison.groups if g.representation in kinds]
+def _of(comparison: Comparison, kind: str) -> list[Group]:
+    return [g for g in comparison.groups if g.representation == kind]
 
 
-def _needs(lead: str, what: str) -> Statement:
-    return Statement("open", f"{lead}: not decided; it needs {what}.")
+def _needs(lead: str, runs: str) -> Statement:
+    return Statement("open", f"{lead}: not decided; it needs {runs}.")
 
 
 def _triplane_is_faster(comparison: Comparison) -> Iterable[Statement]:
-    lead = "The tri-plane renders faster than the MLP (time of a view of a finished scene)"
+    lead = "The tri-plane renders faster than the MLP (render time per view)"
     planes, networks = _of(comparison, "triplane"), _of(comparison, "nerf_mlp")
     if not planes or not networks:
         yield _needs(lead, "runs of triplane and nerf_mlp")
     for a in planes:
         for b in networks:
-            found = _ahead("speed.view_ms", a, [b], "is not faster than")
-            yield Statement(found.verdict, f"{lead}: {found.text}.", found.few)
+            checked = _ahead(MetricId("speed.view_ms"), a, [b], "is not faster than")
+            yield Statement(checked.verdict, f"{lead}: {checked.text}.", checked.few)
 
 
 def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
     lead = (
-        "A 2D generator is less consistent between views than each 3D representation, by the "
-        "measure that needs no depth (refit)"
+        "A 2D generator is less consistent between views than each 3D representation (refit, "
+        "needs no depth)"
     )
     flat = [g for g in comparison.groups if g.is_baseline]
     solid = [g for g in comparison.groups if not (g.is_baseline or g.is_images)]
-    absent = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     if not flat or not solid:
         yield _needs(lead, "runs of a 2D baseline and of 3D representations")
         return
+    absent = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     for group in flat:
         denial = "is at least as consistent as"
-        found = [
-            _ahead(n, group, solid, denial, True, absent) for n in ("refit.gain", "refit.psnr")
-        ]
-        still = [g.label for g in solid if (g.cell("refit.gain").mean or 0.0) <= 0]
-        if still and found[0].verdict == "holds":
-            why = f"no gain above zero of {listed(still)}, whatever PSNR says; {found[0].text}"
-            found[0] = Statement("open", why)
-        yield _agreed(lead, *found)
+        gain, psnr = (
+            _unless_absent(_ahead(MetricId(name), group, solid, denial, worse=True), absent)
+            for name in (REFIT, "refit.psnr")
+        )
+        no_gain = [g.label for g in solid if (g.cell(MetricId(REFIT)).mean or 0.0) <= 0]
+        if no_gain and gain.verdict == "holds":
+            text = f"no positive gain of {listed(no_gain)}, whatever the PSNR; {gain.text}"
+            gain = Statement("open", text)
+        yield _both(lead, gain, psnr)
 
 
-def _agreed(lead: str, gain: Statement, psnr: Statement) -> Statement:
-    """Join what gain and PSNR say: as both do, else open."""
-    few = gain.few or psnr.few
+def _unless_absent(checked: Statement, absent: Sequence[str]) -> Statement:
+    """Leave a claim about all 3D representations open if some have no run."""
+    if checked.verdict != "holds" or not absent:
+        return checked
+    text = f"holds so far, but there is no run of {listed(absent)} ({checked.text})"
+    return Statement("open", text)
+
+
+def _both(lead: str, gain: Statement, psnr: Statement) -> Statement:
+    """Combine gain and PSNR: their verdict if they agree, else open."""
     verdict = gain.verdict if gain.verdict == psnr.verdict else "open"
-    odds = {gain.verdict, psnr.verdict} == {"holds", "fails"}
-    words = "gain and PSNR disagree, so not decided; " if odds else ""
-    texts = [gain.text, *[psnr.text][: psnr.text != gain.text]]
-    return Statement(verdict, f"{lead}: {words}{'; '.join(texts)}.", few)
+    disagree = {gain.verdict, psnr.verdict} == {"holds", "fails"}
+    head = "not decided, gain and PSNR disagree; " if disagree else ""
+    texts = "; ".join(dict.fromkeys([gain.text, psnr.text]))
+    return Statement(verdict, f"{lead}: {head}{texts}.", gain.few or psnr.few)
 
 
 def _ahead(
-    name: str,
-    group: Group,
-    others: list[Group],
-    denial: str,
-    worse: bool = False,
-    absent: list[str] | None = None,
+    metric_id: MetricId, group: Group, others: Sequence[Group], denial: str, worse: bool = False
 ) -> Statement:
-    """Check that a group is better (or `worse`) than each of the others; `denial` says it is not.
+    """Check that a group is better (or `worse`) than each of the others.
 
-    The text of what is returned has neither lead nor full stop. `absent` names what should be among
-    the others and is not, so that the claim cannot hold.
+    `denial` states the opposite. The text has neither lead nor full stop.
     """
-    cells = {g.label: g.cell(name) for g in (group, *others)}
+    cells = {g.label: g.cell(metric_id) for g in (group, *others)}
     without = [label for label, cell in cells.items() if cell.mean is None]
-    if without:
-        return Statement("open", f"not decided; {absences(cells, without)}")
-    if unlike(cells):
-        return Statement("open", f"not decided; {unlike(cells)}")
-    up = (metric(name).better == "higher") != worse
-    found = [difference(group, other, name) for other in others]
-    few = of_few(list(cells.values()), found)
+    problem = reasons(cells, without) or protocol_mismatch(cells)
+    if problem:
+        return Statement("open", f"not decided; {problem}")
+    up = (describe(metric_id).better == "higher") != worse
+    gaps = {other.label: difference(group, other, metric_id) for other in others}
     sides: dict[Verdict, list[str]] = {"holds": [], "open": [], "fails": []}
     doubts = []
-    for other, gap in zip(others, found, strict=True):
-        verdict, why = _verdict(cells[group.label], cells[other.label], gap, up)
-        sides[verdict].append(other.label)
+    for label, gap in gaps.items():
+        verdict, why = _decide(cells[group.label], cells[label], gap, up)
+        sides[verdict].append(label)
         doubts += [why] * (verdict == "open")
-    numbers = ", ".join(f"{x} {c.metric.with_unit(c.mean or 0.0)}" for x, c in cells.items())
-    numbers = "; ".join([numbers, *(_gap(d) for d in found if d.interval is not None)])
+    values = ", ".join(f"{x} {c.info.with_unit(c.mean or 0.0)}" for x, c in cells.items())
+    numbers = "; ".join([values, *(_interval(d) for d in gaps.values() if d.interval)])
+    few = of_few(list(cells.values()), list(gaps.values()))
     if sides["fails"]:
-        return Statement(
-            "fails", f"no, {group.label} {denial} {listed(sides['fails'])} ({numbers})", few
-        )
+        text = f"no, {group.label} {denial} {listed(sides['fails'])} ({numbers})"
+        return Statement("fails", text, few)
     if sides["open"]:
-        close = listed(sides["open"])
-        words = " and ".join(dict.fromkeys(doubts))
-        return Statement("open", f"on average, but {words} against {close} ({numbers})")
-    if absent:
-        return Statement(
-            "open",
-            f"as far as measured, but there is no run of {listed(absent)} ({numbers})",
-        )
+        why = " and ".join(dict.fromkeys(doubts))
+        text = f"on average, but {why} against {listed(sides['open'])} ({numbers})"
+        return Statement("open", text)
     return Statement("holds", numbers, few)
 
 
-def _verdict(mine: Cell, other: Cell, gap: Difference, up: bool) -> tuple[Verdict, str]:
-    """Decide by the paired difference, else by the ranges of both sides; say why where it is open.
+def _decide(a: Cell, b: Cell, gap: Difference, up: bool) -> tuple[Verdict, str]:
+    """Decide whether `a` is ahead of `b`, with the reason if that is open.
 
-    What is not ahead on average fails, unless nothing can be said.
+    A side that is not ahead on average fails, unless the numbers cannot decide at all.
     """
-    mean = gap.mean if gap.mean is not None else (mine.mean or 0.0) - (other.mean or 0.0)
-    why = unsure(mine, other, gap)
+    mean = gap.mean if gap.mean is not None else (a.mean or 0.0) - (b.mean or 0.0)
+    why = why_undecided(a, b, gap)
     if why not in ("", CLOSE):
         return "open", why
     if mean == 0 or (mean > 0) != up:
@@ -149,21 +150,21 @@ def _verdict(mine: Cell, other: Cell, gap: Difference, up: bool) -> tuple[Verdic
     return ("open", why) if why else ("holds", "")
 
 
-def _gap(d: Difference) -> str:
-    show = d.metric.with_unit
+def _interval(d: Difference) -> str:
+    show = d.info.with_unit
     assert d.mean is not None
     assert d.interval is not None
     return (
-        f"{d.first} - {d.second} {show(d.mean)}, 95 % interval {d.metric.format(d.interval.low)} "
+        f"{d.first} - {d.second} {show(d.mean)}, 95 % interval {d.info.format(d.interval.low)} "
         f"to {show(d.interval.high)} over {d.basis}"
     )
 
 
-def _bytes_grow(comparison: Comparison, kind: str) -> Iterable[Statement]:
-    power, word = POWERS.get(kind, (0, ""))
-    lead = f"The bytes of a {kind} scene grow with the {word} of its grid's resolution"
+def _scene_memory_grows(comparison: Comparison, kind: str) -> Iterable[Statement]:
+    power, name = GROWTH[kind]
+    lead = f"Scene memory of {kind} grows with the {name} of the grid resolution"
     if not power:
-        lead = f"The bytes of a {kind} scene do not grow with the resolution, for it stores no grid"
+        lead = f"Scene memory of {kind} does not grow with resolution (no grid)"
     groups = _of(comparison, kind)
     if not groups:
         yield _needs(lead, f"a run of {kind}")
@@ -172,45 +173,42 @@ def _bytes_grow(comparison: Comparison, kind: str) -> Iterable[Statement]:
 
 
 def _growth_of(lead: str, group: Group, power: int) -> Statement:
-    found: list[float] = []
+    exponents: set[float] = set()
     gaps: list[str] = []
     for run in group.runs:
-        points = [] if run.gap else _points(run)
-        flat = run.measure(GRIDLESS)
+        points = [] if run.gap else _grid_bytes(run)
+        gridless = run.metric(GRIDLESS)
         if len(points) > 1:
-            found.append(power_law_exponent(points))
-        elif flat.value is not None:
-            found.append(flat.value)
+            exponents.add(power_law_exponent(points))
+        elif gridless.value is not None:
+            exponents.add(gridless.value)
         else:
-            gaps.append(f"{run.name}: {(run.measure('growth.grid') if power else flat).note}")
+            stated = run.metric(MetricId("growth.grid")) if power else gridless
+            gaps.append(f"{run.name}: {stated.note}")
     if gaps:
         return Statement("open", f"{lead}: not decided; {'; '.join(gaps)}.")
-    texts = listed([significant(x, 3) if x else "0" for x in sorted(set(found))])
-    if all(abs(x - power) <= TOLERANCE for x in found):
-        return Statement("holds", f"{lead}: {group.label}, exponent {texts}.")
-    return Statement("fails", f"{lead}: no; {group.label}, exponent {texts}, not {power}.")
+    text = listed([significant(x, 3) if x else "0" for x in sorted(exponents)])
+    if all(abs(x - power) <= TOLERANCE for x in exponents):
+        return Statement("holds", f"{lead}: {group.label}, exponent {text}.")
+    return Statement("fails", f"{lead}: no; {group.label}, exponent {text}, not {power}.")
 
 
-def _points(run: RunRecord) -> list[tuple[int, float]]:
-    out = []
-    for m in run.measures:
-        parts = growth(m.metric)
-        if parts is not None and parts[:2] == ("grid", BYTES) and m.value:
-            out.append((parts[2], m.value))
-    return sorted(out)
+def _grid_bytes(run: RunRecord) -> list[tuple[float, float]]:
+    return sorted((m.at, m.value) for m in run.metrics if m.name == GRID_BYTES and m.at and m.value)
 
 
 def _superresolution_costs(comparison: Comparison) -> Iterable[Statement]:
     lead = (
-        "Super-resolution costs view consistency (reprojection of the final image against that of "
-        "the rendering enlarged to its size)"
+        "Super-resolution reduces multi-view consistency (reprojection: final image against "
+        "upsampled rendering)"
     )
     groups = [g for g in comparison.groups if any(_factor(run) > 1 for run in g.runs)]
     if not groups:
         yield _needs(lead, "a run with super-resolution (generator.superresolution.factor over 1)")
     for group in groups:
         if not group.is_baseline:
-            yield _cost_in(lead, group)
+            gain, psnr = (_loss(group, name) for name in (REPROJECTION, "consistency.psnr"))
+            yield _both(lead, gain, psnr)
 
 
 def _factor(run: RunRecord) -> int:
@@ -220,28 +218,24 @@ def _factor(run: RunRecord) -> int:
     return node if isinstance(node, int) else 1
 
 
-def _cost_in(lead: str, group: Group) -> Statement:
-    gain, psnr = (_loss(group, f"consistency.{kind}") for kind in ("gain", "psnr"))
-    return _agreed(lead, gain, psnr)
-
-
 def _loss(group: Group, name: str) -> Statement:
-    """Check that a value falls from the enlarged rendering to the final image."""
-    names = f"{name}_enlarged", name
-    cells = dict(zip(names, map(group.cell, names), strict=True))
-    without = [name for name, cell in cells.items() if cell.mean is None]
-    if without:
-        return Statement("open", f"not decided; {group.label}, {absences(cells, without)}")
-    if unlike(cells):
-        return Statement("open", f"not decided; {group.label}, {unlike(cells)}")
+    """Check that a metric falls from the upsampled rendering to the final image."""
+    ids = MetricId(name, stage="enlarged"), MetricId(name)
+    cells = {metric_id.key: group.cell(metric_id) for metric_id in ids}
+    without = [key for key, cell in cells.items() if cell.mean is None]
+    problem = reasons(cells, without) or protocol_mismatch(cells)
+    if problem:
+        return Statement("open", f"not decided; {group.label}, {problem}")
     before, after = cells.values()
-    rows = zip(before.measures, after.measures, strict=True)
+    rows = zip(before.metrics, after.metrics, strict=True)
     pairs = [(str(run.seed), a, b) for (run, a), (_, b) in rows]
-    gap = of_pairs(name, "enlarged", "final", pairs)
-    verdict, why = _verdict(before, after, gap, up=True)
-    show = after.metric.with_unit
-    numbers = f"{after.metric.short} {show(before.mean or 0.0)} of the enlarged rendering, "
-    numbers += f"{show(after.mean or 0.0)} of the final image"
-    numbers += f"; {_gap(gap)}" if gap.interval else ""
+    gap = difference_of_pairs(after.info, "upsampled", "final", pairs)
+    verdict, why = _decide(before, after, gap, up=True)
+    show = after.info.with_unit
+    numbers = (
+        f"{after.info.short} {show(before.mean or 0.0)} of the upsampled rendering, "
+        f"{show(after.mean or 0.0)} of the final image"
+    )
+    numbers += f"; {_interval(gap)}" if gap.interval else ""
     tail = {"holds": "", "open": f"on average, but {why}; ", "fails": "no; "}.get(verdict, "")
     return Statement(verdict, f"{tail}{group.label}, {numbers}", of_few([before, after], [gap]))

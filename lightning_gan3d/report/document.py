@@ -1,48 +1,39 @@
-"""What a report says, before it is set as a web page or as Markdown."""
+"""Contents of a report, which the templates print as a web page and as Markdown."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lightning_gan3d.metric import Metric
-from lightning_gan3d.metric_table import FAMILIES, MetricInfo, family, metric
-from lightning_gan3d.report.decide import best_labels, why_not_bold
+from lightning_gan3d.metric import Metric, MetricId
+from lightning_gan3d.metric_table import BLOCKS, MetricInfo, Use, block, selected
+from lightning_gan3d.report.differences import (
+    DIFFERENCE_HEADS,
+    Difference,
+    best_labels,
+    difference_row,
+    why_not_bold,
+)
 from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
-from lightning_gan3d.report.paired import Difference
-from lightning_gan3d.report.plots.plot import Plot
-from lightning_gan3d.report.protocols import Conditions, conditions
+from lightning_gan3d.report.plots.style import Plot
 from lightning_gan3d.report.records import RunRecord
-from lightning_gan3d.report.statements import Statement
-from lightning_gan3d.report.tables import headline
+from lightning_gan3d.report.statements import Statement, listed
 from lightning_gan3d.stats import LEAST, mean_interval, why_none
+
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
 class CellText:
-    """One cell of a table in words."""
+    """One cell of a table."""
 
     main: str
-    """The value: a mean, a single value, or the values and gaps of the seeds."""
+    """A mean, a single value, or the values and gaps of the seeds."""
     detail: str = ""
-    """Single seeds and n."""
+    """Interval, single seeds and n."""
     best: bool = False
-    """Whether no other group does better."""
     note: int | None = None
-    """Number of the footnote that says why something is missing."""
-
-
-@dataclass
-class Footnotes:
-    """Reasons, numbered from 1 in the order of their first use; the same reason once."""
-
-    reasons: list[str] = field(default_factory=list)
-
-    def number(self, reason: str) -> int:
-        """Return the number of a reason."""
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        return self.reasons.index(reason) + 1
+    """Number of the footnote that states why something is missing."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +49,26 @@ class Table:
     remarks: tuple[str, ...] = ()
     """What is missing in every run for one reason, and why rows have nothing in bold."""
     protocols: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Of each metric: its label, and how it was measured; one line where all runs agree."""
+    """Label of each metric and how it was measured; one line if all runs agree."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of plain text; the first cell of a row names it."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers of one run come from."""
+    """Origin of the numbers of one run."""
 
     run: str
     state: str
-    """Finished, or why it is a gap."""
+    """`finished`, or why it is a gap."""
     facts: tuple[tuple[str, str], ...]
-    """What is not the same for all runs."""
+    """What differs between runs."""
     problems: tuple[str, ...]
     """Files that could not be read."""
 
@@ -80,49 +79,49 @@ class Document:
 
     title: str
     opening: tuple[str, ...]
-    """What this is, in plain words."""
     claims: tuple[Statement, ...]
-    """What is expected of the generators, checked; first on the page."""
     summary: Table
     statements: tuple[Statement, ...]
     plots: tuple[Plot, ...]
     tables: tuple[Table, ...]
-    """Every metric, one table a family."""
-    differences: tuple[Difference, ...]
-    """Of pairs of groups, on what they share."""
-    conditions: Conditions
-    """Under which conditions each run was measured."""
+    """Every metric, one table per block."""
+    differences: TextTable
+    conditions: TextTable
+    """Conditions of the evaluation of each run."""
     shared: tuple[tuple[str, str], ...]
-    """What all runs have in common."""
+    """Provenance that all runs have in common."""
     provenance: tuple[Provenance, ...]
-    kinds: tuple[tuple[str, str], ...]
-    """Of each group: its label and its representation, which has a colour."""
+    kinds: Mapping[str, str]
+    """Representation of each group, by label."""
 
 
 def compose(
     comparison: Comparison,
-    claims: Sequence[Statement],
-    statements: Sequence[Statement],
-    plots: Sequence[Plot],
-    differences: Sequence[Difference],
+    claims: Sequence[Statement] = (),
+    statements: Sequence[Statement] = (),
+    plots: Sequence[Plot] = (),
+    differences: Sequence[Difference] = (),
 ) -> Document:
-    """Put a report together."""
+    """Assemble a report."""
     groups, runs = comparison.groups, comparison.runs
-    names = _listed([g.label for g in groups])
-    title = f"{names}: {'a comparison' if len(groups) > 1 else 'measurements'}"
+    names = listed([g.label for g in groups])
+    blocks: dict[str, list[MetricId]] = {}
+    for metric_id in comparison.metrics:
+        blocks.setdefault(block(metric_id), []).append(metric_id)
+    shared = _shared(runs)
     return Document(
-        title[0].upper() + title[1:],
+        f"{names[0].upper()}{names[1:]}: {'comparison' if len(groups) > 1 else 'evaluation'}",
         tuple(_opening(comparison)),
         tuple(claims),
-        _table(comparison, "Summary", headline(comparison), protocols=False),
+        _table(comparison, "Summary", selected(comparison.metrics, Use.SUMMARY)),
         tuple(statements),
         tuple(plots),
-        tuple(_families(comparison)),
-        tuple(differences),
+        tuple(_table(comparison, BLOCKS.get(b, b), ids, True) for b, ids in blocks.items()),
+        TextTable(DIFFERENCE_HEADS, tuple(difference_row(d) for d in differences)),
         conditions(runs),
-        tuple(_shared(runs)),
-        tuple(_provenance(runs)),
-        tuple((g.label, g.representation) for g in groups),
+        tuple(shared.items()),
+        tuple(_provenance(run, shared) for run in runs),
+        {g.label: g.representation for g in groups},
     )
 
 
@@ -130,154 +129,146 @@ def _opening(comparison: Comparison) -> list[str]:
     groups, runs = comparison.groups, comparison.runs
     finished = [run for run in runs if not run.gap]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
-    what = f"{len(groups)} generators" if len(groups) > 1 else "One generator"
-    # Of stored images nobody here knows how they were made.
-    shared = (
-        "measures" if any(g.is_images for g in groups) else "training loop, renderer and measures"
-    )
+    num = f"{len(groups)} generators" if len(groups) > 1 else "One generator"
+    # How stored images were generated is unknown.
+    images = any(g.is_images for g in groups)
+    shared = "metrics" if images else "training loop, renderer and metrics"
+    seed_list = f"; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
     lines = [
-        f"{what} with the same {shared}: "
-        f"{_listed([g.label for g in groups])}. "
-        f"{len(finished)} of {len(runs)} runs are finished"
-        + (f"; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}." if seeds else ".")
+        f"{num} with the same {shared}: {listed([g.label for g in groups])}. "
+        f"{len(finished)} of {len(runs)} runs are finished{seed_list}."
     ]
     if len(seeds) > 1:
         lines.append(
-            "Cells hold the mean and standard deviation over seeds, and each seed's value below, "
-            + _intervals_said(groups)
+            "Cells show mean and standard deviation over seeds, and the value of each seed below, "
+            + _intervals(groups)
         )
     elif groups:
-        lines.append("There is one seed, so how much another seed would change is not known.")
+        lines.append("One seed only: the variation between seeds is unknown.")
     if len(finished) < len(runs):
-        lines.append(
-            "Where a run is missing or unfinished there is no mean: a gap is shown, not averaged."
-        )
+        lines.append("A group with a missing or unfinished run has no mean.")
     return lines
 
 
-def _intervals_said(groups: Sequence[Group]) -> str:
-    """Say which interval cells hold, or why they hold none."""
+def _intervals(groups: Sequence[Group]) -> str:
+    """State which interval cells show, or why they show none."""
     most = max(len(g.runs) for g in groups)
     if most < LEAST:
         return f"and {why_none(most)}."
     few = [g.label for g in groups if len(g.runs) < LEAST]
-    less = f" (none for {_listed(few)}: it takes {LEAST} seeds)" if few else ""
+    less = f" (none for {listed(few)}: fewer than {LEAST} seeds)" if few else ""
     return f"with the 95 % interval of the mean by Student's t{less}."
 
 
-def _families(comparison: Comparison) -> list[Table]:
-    names: dict[str, list[str]] = {}
-    for name in comparison.metrics:
-        names.setdefault(family(name), []).append(name)
-    return [
-        _table(comparison, FAMILIES.get(key, key), members, protocols=True)
-        for key, members in names.items()
-    ]
-
-
-def _table(comparison: Comparison, title: str, names: Sequence[str], protocols: bool) -> Table:
-    footnotes = Footnotes()
+def _table(
+    comparison: Comparison, title: str, ids: Sequence[MetricId], protocols: bool = False
+) -> Table:
+    footnotes: dict[str, int] = {}
     rows, notes, remarks = [], [], []
-    nowhere: dict[str, list[str]] = {}
-    for name in names:
-        shown = metric(name, comparison.unit(name))
-        cells = comparison.cells(name)
-        reasons = {m.note for c in cells.values() for _, m in c.measures if m.value is None}
+    missing: dict[str, list[str]] = {}
+    for metric_id in ids:
+        info, cells = comparison.info(metric_id), comparison.cells(metric_id)
+        reasons = {m.note for c in cells.values() for _, m in c.metrics if m.value is None}
         if len(reasons) == 1 and not any(c.values for c in cells.values()):
-            nowhere.setdefault(reasons.pop(), []).append(shown.label)
+            missing.setdefault(reasons.pop(), []).append(info.label)
             continue
-        best = best_labels(comparison, name)
-        why = why_not_bold(comparison, name)
+        best, why = best_labels(comparison, metric_id), why_not_bold(comparison, metric_id)
         if why:
-            remarks.append(f"{shown.label}: {why}.")
-        rows.append(
-            (
-                shown,
-                tuple(
-                    _cell(cell, label in best, footnotes, spread=protocols)
-                    for label, cell in cells.items()
-                ),
-            )
-        )
-        if protocols:
-            lines = _protocol(cells)
-            if lines:
-                notes.append((shown.label, tuple(lines)))
-    return Table(
-        title,
-        tuple(g.label for g in comparison.groups),
-        tuple(rows),
-        tuple(footnotes.reasons),
-        (*remarks, *(_nowhere(labels, why) for why, labels in nowhere.items())),
-        tuple(notes),
-    )
+            remarks.append(f"{info.label}: {why}.")
+        texts = [_cell(c, label in best, footnotes, protocols) for label, c in cells.items()]
+        rows.append((info, tuple(texts)))
+        if protocols and (lines := _protocol(cells)):
+            notes.append((info.label, tuple(lines)))
+    remarks += [f"Missing in every run: {listed(xs)} ({why})." for why, xs in missing.items()]
+    labels = tuple(g.label for g in comparison.groups)
+    return Table(title, labels, tuple(rows), tuple(footnotes), tuple(remarks), tuple(notes))
 
 
-def _nowhere(labels: Sequence[str], why: str) -> str:
-    """Say in one sentence what no run has, for one reason."""
-    return f"Missing in every run: {_listed(labels)} ({why})."
-
-
-def _cell(cell: Cell, best: bool, footnotes: Footnotes, spread: bool) -> CellText:
-    show = cell.metric.format
-    number = None if cell.complete else footnotes.number(cell.why)
+def _cell(cell: Cell, best: bool, footnotes: dict[str, int], spread: bool) -> CellText:
+    show = cell.info.format
+    note = None
+    if not cell.complete:
+        note = footnotes.setdefault(cell.why, len(footnotes) + 1)
     if not cell.values:
-        return CellText("missing", note=number)
+        return CellText("missing", note=note)
     if cell.mean is None:
-        parts = [("gap" if m.value is None else show(m.value)) for _, m in cell.measures]
-        return CellText(", ".join(parts), "no mean", note=number)
+        parts = [("gap" if m.value is None else show(m.value)) for _, m in cell.metrics]
+        return CellText(", ".join(parts), "no mean", note=note)
     main = show(cell.mean)
     if cell.deviation is None:
-        of_one = cell.measures[0][1].spread
-        around = f"spread {show(of_one)}" if spread and of_one is not None else ""
-        return CellText(main, ", ".join(x for x in (around, cell.counts) if x), best)
-    around = cell.metric.format_like(cell.deviation, cell.mean)
-    if any(sign in "123456789" for sign in around):
+        deviation = cell.metrics[0][1].spread
+        detail = f"spread {show(deviation)}" if spread and deviation is not None else ""
+        return CellText(main, ", ".join(x for x in (detail, cell.counts) if x), best)
+    around = cell.info.format_like(cell.deviation, cell.mean)
+    if any(digit in "123456789" for digit in around):
         main = f"{main} ± {around}"
-    each = ", ".join(cell.metric.format_like(v, cell.mean) for v in cell.values)
-    interval = mean_interval(cell.values)
-    ends = [cell.metric.format_like(x, cell.mean) for x in interval or ()]
-    # Where all seeds agree, as on sizes, an interval without width would only look exact.
-    within = f"95 %: {' to '.join(ends)}" if len(set(ends)) > 1 else ""
-    return CellText(main, "; ".join(x for x in (within, each, cell.counts) if x), best)
+    each = ", ".join(cell.info.format_like(v, cell.mean) for v in cell.values)
+    ends = [cell.info.format_like(x, cell.mean) for x in mean_interval(cell.values) or ()]
+    # If all seeds agree, as for sizes, an interval without width would only look exact.
+    interval = f"95 %: {' to '.join(ends)}" if len(set(ends)) > 1 else ""
+    return CellText(main, "; ".join(x for x in (interval, each, cell.counts) if x), best)
 
 
-def _protocol(cells: dict[str, Cell]) -> list[str]:
-    """Say how a metric was measured: once where all runs agree, else run by run."""
-    noted = [
-        (f"{label} {seed_name(run)}" if len(cell.measures) > 1 else label, m)
+def _protocol(cells: Mapping[str, Cell]) -> list[str]:
+    """Return how a metric was measured: once if all runs agree, else run by run."""
+    lines = [
+        (f"{label} {seed_name(run)}" if len(cell.metrics) > 1 else label, _how(m))
         for label, cell in cells.items()
-        for run, m in cell.measures
+        for run, m in cell.metrics
         if m.value is not None
     ]
-    texts = {_how(m) for _, m in noted}
-    if len(texts) <= 1:
-        return [text for text in texts if text]
-    return [f"{who}: {_how(m)}" for who, m in noted if _how(m)]
+    if len({how for _, how in lines}) == 1:
+        lines = [("", lines[0][1])]
+    return [f"{name}: {how}".removeprefix(": ") for name, how in lines if how]
 
 
 def _how(m: Metric) -> str:
     return "; ".join(x for x in (f"n = {m.n:,}" if m.n else "", m.note) if x)
 
 
+def conditions(runs: Sequence[RunRecord]) -> TextTable:
+    """Return the evaluation conditions of every run."""
+    heads = (
+        "run", "images", "renderings", "precision", "truncation", "seed of latents",
+        "weights (SHA-256)", "data fingerprint", "commit of the evaluation",
+    )  # fmt: skip
+    return TextTable(heads, tuple((run.name, *_conditions(run.conditions)) for run in runs))
+
+
+def _conditions(values: dict[str, Any]) -> tuple[str, ...]:
+    def text(key: str, form: str = "{}") -> str:
+        value = values.get(key)
+        return NOT_RECORDED if value is None else form.format(value)
+
+    none = values.get("truncation_psi") == 1
+    return (
+        text("resolution", "{}²"),
+        text("rendering_resolution", "{}²"),
+        text("precision"),
+        "none" if none else text("truncation_psi", "psi {:g}"),
+        text("seed"),
+        text("weights_sha256")[:16],
+        text("dataset_fingerprint")[:16],
+        text("commit")[:12] + (", modified" if values.get("dirty") else ""),
+    )
+
+
 _FACTS = (
     "commit", "dirty", "versions", "device", "threads", "dataset", "dataset_fingerprint", "seed",
     "command",
 )  # fmt: skip
-"""What comes first among the facts of a manifest; the others follow as they stand in it."""
+"""First facts of a manifest; the others follow in its order."""
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
     keys = [k for k in _FACTS if k in run.manifest] + [k for k in run.manifest if k not in _FACTS]
     facts = {key: _plain(run.manifest[key], key) for key in keys if key != "finished"}
-    if run.data_path:
-        facts["data"] = run.data_path
-    return {"run directory": run.name, **facts}
+    return facts | ({"data": run.data_path} if run.data_path else {})
 
 
 def _plain(value: Any, key: str) -> str:
     if value is None or value == "":
-        return "not recorded"
+        return NOT_RECORDED
     if isinstance(value, dict):
         return ", ".join(f"{k} {_plain(v, k)}" for k, v in value.items()) or "none"
     if isinstance(value, list):
@@ -286,29 +277,11 @@ def _plain(value: Any, key: str) -> str:
     return str(value)
 
 
-def _shared(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    everyone = [_facts(run) for run in runs if run.manifest]
-    if len(everyone) < 2:
-        return []
-    return [
-        (key, value)
-        for key, value in everyone[0].items()
-        if all(f.get(key) == value for f in everyone[1:])
-    ]
+def _shared(runs: Sequence[RunRecord]) -> dict[str, str]:
+    first, *others = [_facts(run) for run in runs if run.manifest] or [{}]
+    return {k: v for k, v in first.items() if others and all(f.get(k) == v for f in others)}
 
 
-def _provenance(runs: Sequence[RunRecord]) -> list[Provenance]:
-    common = {key for key, _ in _shared(runs)}
-    return [
-        Provenance(
-            run.name,
-            run.gap or "finished",
-            tuple((k, v) for k, v in _facts(run).items() if k not in {*common, "run directory"}),
-            run.problems,
-        )
-        for run in runs
-    ]
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _provenance(run: RunRecord, shared: Mapping[str, str]) -> Provenance:
+    facts = tuple((k, v) for k, v in _facts(run).items() if k not in shared)
+    return Provenance(run.name, run.gap or "finished", facts, run.problems)

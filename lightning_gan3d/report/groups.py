@@ -1,89 +1,90 @@
-"""Runs that differ only in seed make a group; a cell holds what a group says of one metric."""
+"""Groups of runs that differ only in seed, and what a group has of one metric (a cell)."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lightning_gan3d.metric import Metric
-from lightning_gan3d.metric_table import MetricInfo, family, metric, order
+from lightning_gan3d.metric import Metric, MetricId
+from lightning_gan3d.metric_table import MetricInfo, block, describe, order
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.stats import LEAST
 
 CANONICAL = ("triplane", "voxel", "nerf_mlp")
 BASELINES = ("image2d",)
-"""Representations without a third dimension, which stand last."""
+"""Representations without 3D, listed last."""
 EXACT = frozenset({"cost"})
-"""Families of what is counted, not measured: there one seed says as much as three."""
+"""Blocks of metrics that are counted, not measured: one seed is as good as three."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a group says of one metric. Without a value of each run by one protocol, no mean."""
+    """One metric of one group. It has a mean only if each run has a value by the same protocol."""
 
-    metric: MetricInfo
-    measures: tuple[tuple[RunRecord, Metric], ...]
-    """Each run, and its value or the reason why there is none."""
+    id: MetricId
+    info: MetricInfo
+    metrics: tuple[tuple[RunRecord, Metric], ...]
+    """Each run with its value, or the reason why it is missing."""
 
     @property
     def values(self) -> list[float]:
-        """The values that there are, in the order of the runs."""
-        return [m.value for _, m in self.measures if m.value is not None]
+        """The values, in the order of the runs; missing ones are left out."""
+        return [m.value for _, m in self.metrics if m.value is not None]
 
     @property
     def complete(self) -> bool:
-        """Whether every run has a value, and all were measured alike."""
-        return len(self.values) == len(self.measures) and len(self.protocols) <= 1
+        """Whether every run has a value, all by one protocol."""
+        return len(self.values) == len(self.metrics) and len(self.protocols) <= 1
 
     @property
     def protocols(self) -> list[str]:
-        """The keys of the protocols by which the values were taken, as far as recorded."""
-        return sorted({m.protocol for _, m in self.measures if m.value is not None} - {""})
+        """Distinct protocol keys of the values, if recorded."""
+        return sorted({m.protocol for _, m in self.metrics if m.value is not None} - {""})
 
     @property
     def few(self) -> bool:
-        """Whether there are too few seeds to speak of more than these runs."""
-        return len(self.measures) < LEAST and family(self.metric.name) not in EXACT
+        """Whether there are too few seeds to generalise beyond these runs."""
+        return len(self.metrics) < LEAST and block(self.id) not in EXACT
 
     @property
     def mean(self) -> float | None:
-        """Mean over seeds; None where a run has no value."""
+        """Mean over seeds; None if the cell is not complete."""
         return statistics.fmean(self.values) if self.complete else None
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds; None for one seed, or where a run has no value."""
+        """Standard deviation over seeds; None for one seed, or if the cell is not complete."""
         return statistics.stdev(self.values) if self.complete and len(self.values) > 1 else None
 
     @property
     def why(self) -> str:
-        """Why values are missing, or have no mean, seed by seed; one reason once."""
+        """Why values, or their mean, are missing, by seed; equal reasons once."""
         if len(self.protocols) > 1:
-            seeds = (f"{seed_name(run)}: {m.protocol}" for run, m in self.measures if m.protocol)
-            return f"measured differently from seed to seed (protocol of {', '.join(seeds)})"
+            seeds = (f"{seed_name(run)}: {m.protocol}" for run, m in self.metrics if m.protocol)
+            return f"protocols differ between seeds ({', '.join(seeds)})"
         reasons: dict[str, list[str]] = {}
-        for run, m in self.measures:
+        for run, m in self.metrics:
             if m.value is None:
                 reasons.setdefault(m.note, []).append(seed_name(run))
-        if len(self.measures) == 1 or (len(reasons) == 1 and not self.values):
+        if len(self.metrics) == 1 or (len(reasons) == 1 and not self.values):
             return "; ".join(reasons)
         return "; ".join(f"{', '.join(seeds)}: {why}" for why, seeds in reasons.items())
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the values lie, each widened by two standard errors where its spread is known."""
+        """Range of the values, each widened by two standard errors if its spread is known."""
         if not self.complete:
             return None
         ends = []
-        for _, m in self.measures:
+        for value, (_, m) in zip(self.values, self.metrics, strict=True):
             error = 2 * m.spread / max(m.n, 1) ** 0.5 if m.spread is not None else 0.0
-            ends += [m.value - error, m.value + error]  # type: ignore[operator]  # complete
+            ends += [value - error, value + error]
         return min(ends), max(ends)
 
     @property
     def counts(self) -> str:
-        """The n of the values, once where all agree."""
-        counts = sorted({m.n for _, m in self.measures if m.value is not None})
+        """The n of the values; equal ones once."""
+        counts = sorted({m.n for _, m in self.metrics if m.value is not None})
         return f"n = {', '.join(f'{n:,}' for n in counts)}" if counts else ""
 
 
@@ -92,26 +93,26 @@ class Group:
     """Runs of one configuration that differ only in seed, paths or machine."""
 
     label: str
-    """Its name everywhere: the representation, told apart by experiment and hash where needed."""
+    """The representation, with experiment and hash if needed to distinguish groups."""
     representation: str
-    """Which colour it has."""
+    """Selects the colour."""
     runs: tuple[RunRecord, ...]
-    """Its runs by seed, gaps among them."""
+    """By seed, gaps included."""
 
-    def cell(self, name: str) -> Cell:
-        """Return what the runs say of a metric."""
-        measures = tuple((run, run.measure(name)) for run in self.runs)
-        unit = next((m.unit for _, m in measures if m.unit), "")
-        return Cell(metric(name, unit), measures)
+    def cell(self, metric_id: MetricId) -> Cell:
+        """Return the values of a metric."""
+        metrics = tuple((run, run.metric(metric_id)) for run in self.runs)
+        unit = next((m.unit for _, m in metrics if m.unit), "")
+        return Cell(metric_id, describe(metric_id, unit), metrics)
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:
-        """The runs that are no gaps."""
+        """The runs without a gap."""
         return tuple(run for run in self.runs if not run.gap)
 
     @property
     def is_images(self) -> bool:
-        """Whether it is images that somebody stored, of which nothing else is known."""
+        """Whether it is a folder of images, of an unknown generator."""
         return any(run.config.get("images") is True for run in self.runs)
 
     @property
@@ -126,33 +127,34 @@ class Comparison:
 
     groups: tuple[Group, ...]
 
-    @property
+    @cached_property
     def runs(self) -> list[RunRecord]:
         """All runs, group by group."""
         return [run for group in self.groups for run in group.runs]
 
     @cached_property
-    def metrics(self) -> list[str]:
-        """Names of all metrics that any run has, or says it lacks.
+    def metrics(self) -> list[MetricId]:
+        """Metrics that a run has, or states as missing, in the order of the table.
 
-        `growth.grid`, missing as a whole, is left out where another run has parts of it.
+        `growth.grid`, missing as a whole, is left out if another run has parts of it.
         """
-        names = {m.metric for run in self.runs for m in run.measures}
-        parents = {name[:i] for name in names for i, sign in enumerate(name) if sign == "."}
-        return sorted(names - parents, key=order)
+        ids = {m.id for run in self.runs for m in run.metrics}
+        names = {m.name for m in ids}
+        parents = {n[:i] for n in names for i, character in enumerate(n) if character == "."}
+        return sorted((m for m in ids if m.name not in parents), key=order)
 
-    def cells(self, name: str) -> dict[str, Cell]:
+    def cells(self, metric_id: MetricId) -> dict[str, Cell]:
         """Return the cell of each group, by label."""
-        return {group.label: group.cell(name) for group in self.groups}
+        return {group.label: group.cell(metric_id) for group in self.groups}
 
-    def unit(self, name: str) -> str:
-        """Return the unit in which a metric was stored; gaps have none."""
-        found = (m.unit for run in self.runs for m in run.measures if m.metric == name and m.unit)
-        return next(found, "")
+    def info(self, metric_id: MetricId) -> MetricInfo:
+        """Return how a metric is shown, in its stored unit."""
+        units = (m.unit for run in self.runs if (m := run.by_id.get(metric_id)) and m.unit)
+        return describe(metric_id, next(units, ""))
 
 
-def unlike(cells: Mapping[str, Cell]) -> str:
-    """Say that some groups were measured by other protocols than others; empty where none was."""
+def protocol_mismatch(cells: Mapping[str, Cell]) -> str:
+    """Return which groups were measured by different protocols; empty if none was."""
     by_key: dict[str, list[str]] = {}
     for label, cell in cells.items():
         for key in cell.protocols:
@@ -160,7 +162,7 @@ def unlike(cells: Mapping[str, Cell]) -> str:
     if len(by_key) < 2:
         return ""
     each = "; ".join(f"{', '.join(labels)}: {key}" for key, labels in sorted(by_key.items()))
-    return f"measured differently, so not compared (protocol of {each})"
+    return f"not compared: protocols differ ({each})"
 
 
 def seed_name(run: RunRecord) -> str:
@@ -183,38 +185,40 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
             if sum(k[1] == experiment for k in same_kind) > 1:
                 label = f"{kind} ({experiment} {variant})"
         members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
-        alone, apart = _told_apart(members)
-        groups += [Group(label, kind, tuple(alone))] if alone else []
-        groups += [Group(f"{label}, {words}", kind, (run,)) for words, run in apart]
+        seeds, duplicates = _split_duplicates(members)
+        groups += [Group(label, kind, tuple(seeds))] if seeds else []
+        groups += [Group(f"{label}, {name}", kind, (run,)) for name, run in duplicates]
     return Comparison(tuple(groups))
 
 
-def _told_apart(
+def _split_duplicates(
     members: Sequence[RunRecord],
 ) -> tuple[list[RunRecord], list[tuple[str, RunRecord]]]:
-    """Keep one record a seed; give others of that seed words of their own, by their weights.
+    """Keep one run per seed; name duplicates by the digest of their weights, or by their folder.
 
-    Two checkpoints of one run, evaluated into folders, share its configuration and seed: they are
-    no two seeds. The run itself keeps its place, where one of them is it.
+    Two checkpoints of one run, evaluated into folders, share its configuration and seed, so they
+    are not two seeds. The run itself keeps its place.
     """
     by_seed: dict[int | None, list[RunRecord]] = {}
     for run in members:
         by_seed.setdefault(run.seed, []).append(run)
-    alone: list[RunRecord] = []
-    apart: list[RunRecord] = []
+    seeds: list[RunRecord] = []
+    duplicates: list[RunRecord] = []
     for seed, runs in by_seed.items():
-        own = [run for run in runs if "evaluated" not in run.manifest]
+        originals = [run for run in runs if "evaluated" not in run.manifest]
         if len(runs) == 1 or (seed is None and all(run.gap for run in runs)):
-            alone += runs
+            seeds += runs
+        elif len(originals) == 1:
+            seeds += originals
+            duplicates += [run for run in runs if run is not originals[0]]
         else:
-            alone += own if len(own) == 1 else []
-            apart += [run for run in runs if len(own) != 1 or run not in own]
-    digests = [str(run.conditions.get("weights_sha256", ""))[:8] for run in apart]
-    words = [
-        f"weights {d}" if d and digests.count(d) == 1 else run.name
-        for d, run in zip(digests, apart, strict=True)
+            duplicates += runs
+    digests = [str(run.conditions.get("weights_sha256", ""))[:8] for run in duplicates]
+    names = [
+        f"weights {digest}" if digest and digests.count(digest) == 1 else run.name
+        for digest, run in zip(digests, duplicates, strict=True)
     ]
-    return alone, list(zip(words, apart, strict=True))
+    return seeds, list(zip(names, duplicates, strict=True))
 
 
 def representation_order(kind: str) -> tuple[int, str]:

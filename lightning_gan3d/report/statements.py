@@ -1,38 +1,15 @@
-"""Sentences that the numbers decide: what is fastest, what is consistent, what holds."""
+"""Findings: sentences that the numbers of a report decide, e.g. which generator is fastest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_gan3d.metric_table import leading, metric, significant
-from lightning_gan3d.report.decide import CLOSE, of_few, too_close
-from lightning_gan3d.report.groups import Cell, Comparison, Group, unlike
-from lightning_gan3d.report.paired import difference
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.metric_table import REPROJECTION, MetricInfo, gain_of, significant
+from lightning_gan3d.report.differences import CLOSE, difference, of_few, why_undecided
+from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
 
-Verdict = Literal["found", "holds", "fails", "open"]
-
-MARKS: dict[Verdict, str] = {
-    "found": "finding",
-    "holds": "holds",
-    "fails": "fails",
-    "open": "not decided",
-}
-"""How a checked statement is marked."""
-
-SUPERLATIVES = (
-    ("speed.view_ms", "Fastest per view of a finished scene"),
-    ("speed.image_ms", "Fastest for one image of a new latent"),
-    ("speed.train_img_s", "Fastest in training"),
-    ("memory.train_mb", "Least memory in training"),
-    ("cost.scene_bytes", "Smallest scene"),
-    ("quality.fid", "Lowest FID"),
-    ("quality.kid", "Lowest KID"),
-    ("quality.swd", "Images nearest to the held-out ones"),
-    ("refit.gain", "Most consistent between views, by the measure that needs no depth (gain)"),
-    ("consistency.gain", "Most consistent between views, by reprojection (gain)"),
-    ("pose.within_20deg", "Poses followed best"),
-)
-"""Metrics whose best group is named. Of views the gains: PSNR is won by blur and by one colour."""
+Verdict = Literal["finding", "holds", "fails", "open"]
 
 
 @dataclass(frozen=True)
@@ -40,52 +17,51 @@ class Statement:
     """One checked sentence."""
 
     verdict: Verdict
-    """`found`: a finding. `holds`, `fails`: an expectation. `open`: the numbers do not decide."""
+    """`holds`, `fails`: an expectation. `open`: the numbers do not decide."""
     text: str
-    """The sentence, with its numbers."""
     few: bool = False
-    """Whether fewer than three seeds decided, so that it speaks of these runs alone."""
+    """Whether fewer than three seeds decided, so that it holds for these runs only."""
 
     @property
     def mark(self) -> str:
-        """How it is marked."""
-        words = MARKS[self.verdict]
-        return f"{words} for these runs" if self.few and self.verdict != "open" else words
+        """The verdict as printed."""
+        if self.verdict == "open":
+            return "not decided"
+        return f"{self.verdict} for these runs" if self.few else self.verdict
 
 
 def statements(comparison: Comparison) -> list[Statement]:
-    """Check everything that the numbers at hand can decide; what fails is said like what holds."""
-    out = [_all_finished(comparison), *_same_conditions(comparison)]
-    if len(comparison.groups) > 1:
-        for entry, lead in SUPERLATIVES:
-            for name in leading([entry], comparison.metrics):
-                how = "" if name == entry else f" ({metric(name).short})"
-                out += _best(comparison, name, lead + how)
-    out += _paths(comparison)
-    out += _way_to_floor(comparison)
-    out += _warping_gains(comparison)
-    return out
+    """Check everything that the numbers can decide; failures are printed like successes."""
+    return [
+        _all_finished(comparison),
+        *_same_conditions(comparison),
+        *_best_groups(comparison),
+        *_renderer_paths(comparison),
+        *_progress_to_floor(comparison),
+        *_warping_gains(comparison),
+    ]
 
 
 def _all_finished(comparison: Comparison) -> Statement:
     runs = comparison.runs
     gaps = [f"{run.name} ({run.gap})" for run in runs if run.gap]
-    if gaps:
-        return Statement(
-            "fails",
-            f"All runs are finished: {len(gaps)} of {len(runs)} not; shown as gaps, averaged "
-            f"nowhere: {'; '.join(gaps)}.",
-        )
-    return Statement("holds", f"All {len(runs)} runs are finished.")
+    if not gaps:
+        return Statement("holds", f"All {len(runs)} runs are finished.")
+    return Statement(
+        "fails",
+        f"All runs are finished: {len(gaps)} of {len(runs)} not; shown as gaps, never averaged: "
+        f"{'; '.join(gaps)}.",
+    )
 
 
-_CONDITIONS = {
-    "dataset": ("the same data", ("dataset_fingerprint", "fingerprint", "dataset")),
-    "device": ("the same device", ("device",)),
-    "threads": ("the same number of CPU threads", ("threads",)),
-    "commit": ("the same commit", ("commit",)),
-    "versions": ("the same versions of libraries", ("versions",)),
-}
+_CONDITIONS = (
+    ("the same data", ("dataset_fingerprint", "fingerprint", "dataset")),
+    ("the same device", ("device",)),
+    ("the same number of CPU threads", ("threads",)),
+    ("the same commit", ("commit",)),
+    ("the same library versions", ("versions",)),
+)
+"""What finished runs should have in common, and its keys in a manifest."""
 
 
 def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
@@ -94,29 +70,25 @@ def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
         return
     same: list[str] = []
     unknown: list[str] = []
-    for words, keys in _CONDITIONS.values():
+    for text, keys in _CONDITIONS:
         values: dict[str, list[str]] = {}
         for run in runs:
             value = next((run.manifest[k] for k in keys if k in run.manifest), None)
             values.setdefault(_plain(value), []).append(run.name)
-        if len(values) == 1:
-            (same if "not recorded" not in values else unknown).append(words)
-        else:
+        if len(values) > 1:
             each = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
-            yield Statement("fails", f"Not all runs had {words}, so compare with care: {each}.")
+            yield Statement("fails", f"Not all runs had {text}; compare with care: {each}.")
+        else:
+            (unknown if "not recorded" in values else same).append(text)
     if same:
         yield Statement("holds", f"All finished runs had {listed(same)}.")
     if unknown:
-        yield Statement("open", f"No run recorded whether it had {listed(unknown)}.")
-    goals = {g.label: {run.last.get("kimg") for run in g.finished} for g in comparison.groups}
-    seen = {kimg for values in goals.values() for kimg in values if kimg is not None}
-    if len(seen) > 1:
-        each = ", ".join(
-            f"{label} {' and '.join(f'{k:g}' for k in sorted(x for x in values if x is not None))}"
-            for label, values in goals.items()
-            if values
-        )
-        yield Statement("fails", f"Not all runs saw as many images (kimg): {each}.")
+        yield Statement("open", f"No run recorded {listed(unknown)}.")
+    kimgs = {g.label: {run.last.get("kimg") for run in g.finished} for g in comparison.groups}
+    known = {label: sorted(k for k in ks if k is not None) for label, ks in kimgs.items() if ks}
+    if len({k for ks in known.values() for k in ks}) > 1:
+        each = ", ".join(f"{x} {' and '.join(f'{k:g}' for k in ks)}" for x, ks in known.items())
+        yield Statement("fails", f"Not all runs were trained for the same kimg: {each}.")
 
 
 def _plain(value: Any) -> str:
@@ -127,113 +99,115 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _best(comparison: Comparison, name: str, lead: str) -> Iterable[Statement]:
-    cells = comparison.cells(name)
-    shown = metric(name, comparison.unit(name))
-    ranked = sorted(
-        ((c.mean, label) for label, c in cells.items() if c.mean is not None),
-        reverse=shown.better == "higher",
-    )
-    absent = [label for label, c in cells.items() if c.mean is None]
+def _best_groups(comparison: Comparison) -> Iterable[Statement]:
+    """Name the best group of each metric that has a name for it; consistency by its gains."""
+    if len(comparison.groups) < 2:
+        return
+    for metric_id in comparison.metrics:
+        info = comparison.info(metric_id)
+        if info.best and not metric_id.stage and metric_id.variant in ("", "posed"):
+            mode = f" ({info.short})" if metric_id != MetricId(metric_id.name) else ""
+            yield from _best_group(comparison, metric_id, info, info.best + mode)
+
+
+def _best_group(
+    comparison: Comparison, metric_id: MetricId, info: MetricInfo, lead: str
+) -> Iterable[Statement]:
+    cells = comparison.cells(metric_id)
     if not any(c.values for c in cells.values()):
         return
-    if len(ranked) < 2:
-        yield Statement("open", f"{lead}: cannot be said; {absences(cells, absent)}.")
+    means = {label: c.mean for label, c in cells.items() if c.mean is not None}
+    without = [label for label in cells if label not in means]
+    if len(means) < 2:
+        yield Statement("open", f"{lead}: cannot be ranked; {reasons(cells, without)}.")
         return
-    other = unlike(cells)
-    if other:
-        yield Statement("open", f"{lead}: cannot be said; {other}.")
+    mismatch = protocol_mismatch(cells)
+    if mismatch:
+        yield Statement("open", f"{lead}: {mismatch}.")
         return
-    (best, winner), *others = ranked
+    winner, *others = sorted(means, key=means.__getitem__, reverse=info.better == "higher")
+    best = means[winner]
     rest = "; ".join(
-        f"{label} {shown.with_unit(value)}{_times(value, best, shown.unit)}"
-        for value, label in others
+        f"{x} {info.with_unit(means[x])}{_ratio(means[x], best, info)}" for x in others
     )
-    text = f"{lead}: {winner}, {shown.with_unit(best)} ({rest})."
+    text = f"{lead}: {winner}, {info.with_unit(best)} ({rest})."
     groups = {g.label: g for g in comparison.groups}
+    gaps = {label: difference(groups[winner], groups[label], metric_id) for label in others}
     doubts: dict[str, list[str]] = {}
-    for _, label in others:
-        why = too_close(groups[winner], groups[label], name)
-        if why:
-            doubts.setdefault(why, []).append(label)
+    for label, gap in gaps.items():
+        doubts.setdefault(why_undecided(cells[winner], cells[label], gap), []).append(label)
+    doubts.pop("", None)
     for why, labels in doubts.items():
         text += f" {why[0].upper()}{why[1:]}{' against' if why == CLOSE else ':'} {listed(labels)}."
-    if name.endswith(".gain") and best <= 0:
-        doubts["no gain"] = [winner]
-        text += " None gains, so that none is called consistent."
-    if absent:
-        text += f" Not ranked: {absences(cells, absent)}."
-    gaps = [difference(groups[winner], groups[label], name) for _, label in others]
-    few = of_few([cells[label] for _, label in ranked], gaps)
-    yield Statement("open" if doubts else "found", text, few)
+    no_gain = gain_of(metric_id) == metric_id and best <= 0
+    if no_gain:
+        text += " No group has a positive gain, so none is called consistent."
+    if without:
+        text += f" Not ranked: {reasons(cells, without)}."
+    few = of_few([cells[label] for label in means], list(gaps.values()))
+    yield Statement("open" if doubts or no_gain else "finding", text, few)
 
 
-def _times(value: float, best: float, unit: str) -> str:
-    """Say ratios of times, speeds and sizes; ratios of decibels and shares mean nothing."""
-    if unit in ("dB", "%", "°", "deg") or min(value, best) <= 0:
+def _ratio(value: float, best: float, info: MetricInfo) -> str:
+    """Print the ratio of times, speeds and sizes; ratios of decibels and shares mean nothing."""
+    if info.unit in ("dB", "share", "deg") or min(value, best) <= 0:
         return ""
     return f", a factor of {significant(max(value, best) / min(value, best), 2)}"
 
 
-def absences(cells: dict[str, Cell], labels: list[str]) -> str:
-    """Say who has no mean, and why."""
+def reasons(cells: Mapping[str, Cell], labels: Sequence[str]) -> str:
+    """Return groups without a mean, each with its reason."""
     return ", ".join(f"{label} ({cells[label].why})" for label in labels)
 
 
-def _paths(comparison: Comparison) -> Iterable[Statement]:
-    """Which code marched the rays of each group, as the benchmark saw it."""
-    found = {
-        g.label: sorted({m.note for _, m in g.cell("speed.fused").measures if m.value is not None})
-        for g in comparison.groups
-    }
-    each = [f"{label} by {' and by '.join(notes)}" for label, notes in found.items() if notes]
+def _renderer_paths(comparison: Comparison) -> Iterable[Statement]:
+    """State which renderer backend each group used in the benchmark."""
+    each = []
+    for label, cell in comparison.cells(MetricId("speed.fused")).items():
+        notes = sorted({m.note for _, m in cell.metrics if m.value is not None})
+        each += [f"{label} {' and '.join(notes)}"] if notes else []
     if each:
-        yield Statement("found", f"Rays were marched: {'; '.join(each)}.")
+        yield Statement("finding", f"Renderer backend: {'; '.join(each)}.")
 
 
-def _way_to_floor(comparison: Comparison) -> Iterable[Statement]:
-    def check(group: Group) -> tuple[Verdict, str]:
-        share = group.cell("quality.swd_way").mean
-        if share is None:
-            return "open", group.cell("quality.swd_way").why
-        return ("holds" if share >= 0.5 else "fails"), f"{100 * share:.0f} % of the way"
+Check = Callable[[float], tuple[bool, str]]
+"""From the mean of a cell: whether the expectation holds, and the number as text."""
 
-    lead = "Training brings the SWD of images at least half of the way from its start to its floor"
-    yield from _each(comparison, "quality.swd_way", lead, check)
+
+def _progress_to_floor(comparison: Comparison) -> Iterable[Statement]:
+    lead = "Training covers at least half of the SWD progress from untrained to the real-real floor"
+    progress = MetricId("quality.swd_way")
+    yield from _expect(
+        comparison, comparison.groups, progress, lead, lambda x: (x >= 0.5, f"{100 * x:.0f} %")
+    )
 
 
 def _warping_gains(comparison: Comparison) -> Iterable[Statement]:
-    def check(group: Group) -> tuple[Verdict, str]:
-        cell = group.cell("consistency.gain")
-        if cell.mean is None:
-            return "open", cell.why
-        return ("holds" if cell.mean > 0 else "fails"), f"{cell.mean:+.2f} dB"
-
-    lead = "Warping one view into another by the depth beats not warping"
-    yield from _each(comparison, "consistency.gain", lead, check, lambda g: not g.is_baseline)
+    lead = "Warping a view by its depth predicts another view better than no warp"
+    groups = [g for g in comparison.groups if not g.is_baseline]
+    gain = MetricId(REPROJECTION)
+    yield from _expect(comparison, groups, gain, lead, lambda x: (x > 0, f"{x:+.2f} dB"))
 
 
-def _each(
-    comparison: Comparison,
-    name: str,
-    lead: str,
-    check: Callable[[Group], tuple[Verdict, str]],
-    where: Callable[[Group], bool] = lambda _: True,
+def _expect(
+    comparison: Comparison, groups: Sequence[Group], metric_id: MetricId, lead: str, check: Check
 ) -> Iterable[Statement]:
-    groups = [g for g in comparison.groups if where(g)]
-    if name not in comparison.metrics or not groups:
+    """Check an expectation of each group; groups with equal verdicts share a sentence."""
+    if metric_id not in comparison.metrics:
         return
-    by_verdict: dict[Verdict, list[str]] = {}
-    for group in groups:
-        verdict, text = check(group)
-        by_verdict.setdefault(verdict, []).append(f"{group.label}, {text}")
-    tails: dict[Verdict, str] = {"holds": "", "fails": "no; ", "open": "not decided; "}
-    few = any(g.cell(name).few for g in groups)
-    for verdict, tail in tails.items():
-        if verdict in by_verdict:
-            yield Statement(verdict, f"{lead}: {tail}{'; '.join(by_verdict[verdict])}.", few)
+    cells = {g.label: g.cell(metric_id) for g in groups}
+    by_verdict: dict[Verdict, list[str]] = {"holds": [], "fails": [], "open": []}
+    for label, cell in cells.items():
+        holds, text = check(cell.mean) if cell.mean is not None else (None, cell.why)
+        verdict: Verdict = "open" if holds is None else "holds" if holds else "fails"
+        by_verdict[verdict].append(f"{label}, {text}")
+    tails = {"holds": "", "fails": "no; ", "open": "not decided; "}
+    few = any(cell.few for cell in cells.values())
+    for verdict, texts in by_verdict.items():
+        if texts:
+            yield Statement(verdict, f"{lead}: {tails[verdict]}{'; '.join(texts)}.", few)
 
 
-def listed(words: list[str]) -> str:
-    """Join words as a sentence does."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def listed(texts: Sequence[str]) -> str:
+    """Join texts as in a sentence."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

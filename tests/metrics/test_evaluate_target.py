@@ -17,7 +17,7 @@ from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, make_synth
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import to_uint8
-from lightning_gan3d.metric import Metric, missing, read_metrics
+from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics
 from lightning_gan3d.metrics.evaluate import evaluate
 from lightning_gan3d.metrics.evaluate_target import (
     Evaluation,
@@ -100,7 +100,7 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     assert group.is_images  # and no claim about 3D representations waits for its values
     assert all("somebody's" not in s.text for s in claims(comparison))
     assert "training loop" not in _opening(comparison)[0]
-    assert group.cell("quality.swd").mean == found["quality.swd"].value
+    assert group.cell(MetricId("quality.swd")).mean == found["quality.swd"].value
 
 
 def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):

@@ -103,6 +103,12 @@ def edit(path: Path, key: str, **values) -> None:
     write_metrics(file, [*read_metrics(file), Metric.of_key(key, **values)])
 
 
+def edit_all(path: Path, **values) -> None:
+    """Change fields of all stored metrics of a run."""
+    for file in ("evaluation.json", "bench.json"):
+        write_metrics(path / file, [replace(m, **values) for m in read_metrics(path / file)])
+
+
 def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
     swd, start, refit, psnr, gain, pose = NUMBERS[kind][:6]
     way = (start - swd - shift) / (start - FLOOR)

@@ -1,8 +1,16 @@
 import pytest
-from fabricated_runs import edit, make_run
+from fabricated_runs import NUMBERS, edit, edit_all, make_run
 
+from lightning_gan3d.metric import MetricId, missing, read_metrics, write_metrics
+from lightning_gan3d.report.differences import (
+    best_labels,
+    difference,
+    differences,
+    why_not_bold,
+)
+from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.paired import difference, differences
+from lightning_gan3d.report.page import to_html, to_markdown
 from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.tables import differences_csv
 
@@ -19,33 +27,33 @@ def make(root, values):
 
 
 def one(comparison, name="refit.psnr"):
-    return difference(*comparison.groups, name)
+    return difference(*comparison.groups, MetricId(name))
 
 
-def test_what_seeds_share_cancels(tmp_path):
+def test_variation_common_to_both_groups_cancels(tmp_path):
     """Seeds differ by 5 dB, groups by 1: only the paired interval is narrow."""
     comparison = make(
         tmp_path,
         {"triplane": {0: 21.0, 1: 26.1, 2: 30.9}, "voxel": {0: 20.0, 1: 25.0, 2: 30.0}},
     )
-    found = one(comparison)
-    assert found.mean == pytest.approx(1.0)
-    assert found.interval.low > 0.7
-    assert found.interval.high < 1.3
-    assert found.basis == "seeds 0, 1, 2"
-    assert found.ahead == "triplane"
+    gap = one(comparison)
+    assert gap.mean == pytest.approx(1.0)
+    assert gap.interval.low > 0.7
+    assert gap.interval.high < 1.3
+    assert gap.basis == "seeds 0, 1, 2"
+    assert gap.ahead == "triplane"
 
 
-def test_where_lower_is_better_the_other_is_ahead(tmp_path):
+def test_the_lower_group_is_ahead_if_lower_is_better(tmp_path):
     comparison = make(
         tmp_path, {kind: dict.fromkeys(range(3), 1.0) for kind in ("triplane", "voxel")}
     )
-    found = one(comparison, "quality.swd")
-    assert found.mean == pytest.approx(0.051 - 0.027)
-    assert found.ahead == "voxel"
+    gap = one(comparison, "quality.swd")
+    assert gap.mean == pytest.approx(0.051 - 0.027)
+    assert gap.ahead == "voxel"
 
 
-def test_what_is_not_beyond_the_interval_is_not_called(tmp_path):
+def test_a_difference_within_the_interval_has_no_winner(tmp_path):
     comparison = make(
         tmp_path,
         {"triplane": {0: 21.0, 1: 24.0, 2: 30.0}, "voxel": {0: 20.0, 1: 25.0, 2: 27.0}},
@@ -56,48 +64,48 @@ def test_what_is_not_beyond_the_interval_is_not_called(tmp_path):
 
 def test_a_gap_leaves_no_difference(tmp_path):
     values = {"triplane": {0: 21.0, 1: 24.0, 2: None}, "voxel": {0: 20.0, 1: 25.0, 2: 27.0}}
-    found = one(make(tmp_path, values))
-    assert found.mean is None
-    assert "triplane: seed 2: unfinished" in found.why
+    gap = one(make(tmp_path, values))
+    assert gap.mean is None
+    assert "triplane: seed 2: unfinished" in gap.why
 
 
 def test_other_seeds_are_not_paired(tmp_path):
-    found = one(make(tmp_path, {"triplane": {0: 21.0}, "voxel": {1: 20.0}}))
-    assert found.mean is None
-    assert found.why == "they have no seed in common"
+    gap = one(make(tmp_path, {"triplane": {0: 21.0}, "voxel": {1: 20.0}}))
+    assert gap.mean is None
+    assert gap.why == "no seed in common"
 
 
 def test_only_shared_seeds_are_paired(tmp_path):
-    found = one(make(tmp_path, {"triplane": {0: 21.0, 1: 22.0}, "voxel": {1: 20.0, 2: 90.0}}))
-    assert found.mean == pytest.approx(2.0)
-    assert found.interval is None
-    assert found.basis == "seed 1"
-    assert found.why == "no interval from 1 seed: it takes 3 or more"
-    assert found.ahead == ""
+    gap = one(make(tmp_path, {"triplane": {0: 21.0, 1: 22.0}, "voxel": {1: 20.0, 2: 90.0}}))
+    assert gap.mean == pytest.approx(2.0)
+    assert gap.interval is None
+    assert gap.basis == "seed 1"
+    assert gap.why == "no interval from 1 seed: it takes 3 or more"
+    assert gap.ahead == ""
 
 
 def test_too_few_seeds_are_compared_item_by_item(tmp_path):
     first = {"value": 22.0, "items": [10.0, 21.2, 33.1, None, 99.0]}
     second = {"value": 21.0, "items": [9.0, 20.0, 32.0, 50.0, None]}
-    found = one(make(tmp_path, {"triplane": {0: first}, "voxel": {0: second}}))
-    assert found.mean == pytest.approx(1.1)  # of the three items that both have
-    assert found.interval.low == pytest.approx(1.1 - 4.302653 * 0.1 / 3**0.5, rel=1e-4)
-    assert found.basis == "3 items of seed 0; another seed may differ by more"
+    gap = one(make(tmp_path, {"triplane": {0: first}, "voxel": {0: second}}))
+    assert gap.mean == pytest.approx(1.1)  # of the three items that both have
+    assert gap.interval.low == pytest.approx(1.1 - 4.302653 * 0.1 / 3**0.5, rel=1e-4)
+    assert gap.basis == "3 items of seed 0; another seed may differ by more"
 
 
 def test_items_of_different_protocols_are_not_paired(tmp_path):
     first, second = {"value": 2.0, "items": [1.0, 2.0, 3.0]}, {"value": 1.0, "items": [1.0] * 4}
-    found = one(make(tmp_path, {"triplane": {0: first}, "voxel": {0: second}}))
-    assert found.mean == pytest.approx(1.0)
-    assert found.interval is None
+    gap = one(make(tmp_path, {"triplane": {0: first}, "voxel": {0: second}}))
+    assert gap.mean == pytest.approx(1.0)
+    assert gap.interval is None
 
 
-def test_other_protocols_are_not_subtracted_and_unknown_ones_are(tmp_path):
+def test_different_protocols_are_not_subtracted_but_unrecorded_ones_are(tmp_path):
     first = {"value": 2.0, "protocol": "a" * 16}
     make(tmp_path, {"triplane": {0: first}, "voxel": {0: {"protocol": "b" * 16}}})
-    found = one(compare(find_runs([tmp_path])))
-    assert found.mean is None
-    assert found.why.startswith("measured differently, so not compared (protocol of triplane: aa")
+    gap = one(compare(find_runs([tmp_path])))
+    assert gap.mean is None
+    assert gap.why.startswith("not compared: protocols differ (triplane: aa")
     edit(tmp_path / "voxel" / "0000022e-s0", "refit.psnr", protocol="")
     assert one(compare(find_runs([tmp_path]))).mean == pytest.approx(2.0 - 27.9)
 
@@ -105,15 +113,85 @@ def test_other_protocols_are_not_subtracted_and_unknown_ones_are(tmp_path):
 def test_all_pairs_are_listed_and_written(tmp_path):
     for kind in ("triplane", "voxel", "nerf_mlp"):
         make_run(tmp_path, kind)
-    found = differences(compare(find_runs([tmp_path])))
-    assert {(d.first, d.second) for d in found if d.metric.name == "refit.psnr"} == {
+    gaps = differences(compare(find_runs([tmp_path])))
+    assert {(d.first, d.second) for d in gaps if d.id.name == "refit.psnr"} == {
         ("triplane", "voxel"),
         ("triplane", "nerf_mlp"),
         ("voxel", "nerf_mlp"),
     }
-    rows = differences_csv(found).splitlines()
+    rows = differences_csv(gaps).splitlines()
     assert rows[0] == "metric,first,second,difference,low,high,unit,basis,why"
-    assert len(rows) == 1 + len(found)
+    assert len(rows) == 1 + len(gaps)
     row = next(r for r in rows if r.startswith("refit.psnr,triplane,voxel"))
     assert float(row.split(",")[3]) == pytest.approx(27.1 - 27.9)
     assert row.split(",")[4:7] == ["", "", "dB"]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return {kind: make_run(tmp_path, kind) for kind in NUMBERS}
+
+
+def best(root, name):
+    comparison = compare(find_runs([root]))
+    return best_labels(comparison, MetricId(name)), why_not_bold(comparison, MetricId(name))
+
+
+def test_psnr_is_bold_only_with_the_best_gain(tmp_path, runs):
+    assert best(tmp_path, "refit.psnr") == ({"nerf_mlp"}, "")
+    edit(runs["voxel"], "refit.psnr", value=30.7)  # blurred: more PSNR, less gain
+    labels, why = best(tmp_path, "refit.psnr")
+    assert labels == set()
+    assert "voxel is best, but not in" in why
+    assert best(tmp_path, "refit.gain") == ({"nerf_mlp"}, "")
+
+
+def test_uniform_colour_is_never_bold(tmp_path, runs):
+    edit(runs["voxel"], "refit.psnr", value=50.5)
+    edit(runs["voxel"], "refit.gain", value=None, note="no texture")
+    assert best(tmp_path, "refit.psnr")[0] == set()
+    for kind in runs:
+        edit(runs[kind], "refit.gain", value=-1.0 - len(kind))
+    labels, why = best(tmp_path, "refit.gain")
+    assert labels == set()
+    assert why == "no value is bold: no group has a positive gain"
+
+
+def test_nothing_is_bold_across_protocols_and_the_page_states_it(tmp_path, runs):
+    name = "quality.swd"
+    assert best(tmp_path, name) == ({"voxel"}, "")
+    for kind, key in (("triplane", "a" * 16), ("voxel", "a" * 16)):
+        edit_all(runs[kind], protocol=key)
+    assert best(tmp_path, name) == ({"voxel"}, "")
+    edit_all(runs["image2d"], protocol="b" * 16)
+    labels, why = best(tmp_path, name)
+    assert labels == set()
+    assert why == (
+        f"not compared: protocols differ (triplane, voxel: {'a' * 16}; image2d: {'b' * 16})"
+    )
+    document = compose(compare(find_runs([tmp_path])))
+    for text in (to_markdown(document, "plots"), to_html(document)):
+        assert why in text
+
+
+def test_metrics_missing_everywhere_for_one_reason_are_one_sentence(tmp_path, runs):
+    why = "the generator ignores the label"
+    for path in runs.values():
+        names = ("refit.psnr", "refit.gain")
+        rows = [missing(name, why, "dB", variant="following") for name in names]
+        write_metrics(path / "evaluation.json", read_metrics(path / "evaluation.json") + rows)
+    document = compose(compare(find_runs([tmp_path])))
+    table = next(t for t in document.tables if t.title == "Multi-view consistency by refit")
+    assert [m.name for m, _ in table.rows] == ["refit.gain", "refit.psnr"]
+    sentence = (
+        "Missing in every run: PSNR gain over nearest view (refit), label follows camera and PSNR "
+        "of held-out views (refit), label follows camera (the generator ignores the label)."
+    )
+    assert table.remarks == (sentence,)
+    assert sentence in to_html(document)
+    assert sentence.replace("_", "\\_") in to_markdown(document, "plots")
+    edit(runs["voxel"], "refit.psnr_following", value=20.0, note="")
+    document = compose(compare(find_runs([tmp_path])))
+    table = next(t for t in document.tables if t.title == "Multi-view consistency by refit")
+    labels = [info.label for info, _ in table.rows]
+    assert "PSNR of held-out views (refit), label follows camera" in labels

@@ -2,14 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
-from fabricated_runs import NUMBERS, make_run
+from fabricated_runs import NUMBERS, edit, make_run
 from matplotlib.colors import to_rgb
 
+from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics, write_metrics
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.plots.axes import apart, tick
-from lightning_gan3d.report.plots.curves import growths, quality
-from lightning_gan3d.report.plots.pareto import front, pareto
-from lightning_gan3d.report.plots.style import DARK, LIGHT, inks
+from lightning_gan3d.report.plots.curves import angles, growths, quality
+from lightning_gan3d.report.plots.pareto import pareto, pareto_front
+from lightning_gan3d.report.plots.style import DARK, LIGHT, inks, spread_out, tick
 from lightning_gan3d.report.records import find_runs
 
 OWN = ("triplane", "voxel", "nerf_mlp", "image2d")
@@ -36,7 +36,7 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_every_colour_can_be_read_on_its_page(theme):
     palette = inks([*OWN, "a", "b", "c", "d", "e"])
     assert len({ink.light for ink in palette.values()}) == 9
@@ -55,8 +55,8 @@ DEFICIENT = {
 
 
 @pytest.mark.parametrize("matrix", DEFICIENT.values(), ids=DEFICIENT)
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
-def test_the_colour_blind_tell_the_own_representations_apart(matrix, theme):
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_own_representations_differ_under_colour_vision_deficiency(matrix, theme):
     def seen(ink):
         return cielab(np.clip(np.array(matrix) @ linear(ink.on(theme)), 0, 1))
 
@@ -69,18 +69,18 @@ def test_a_colour_belongs_to_a_representation_whatever_else_is_shown():
     assert inks(["zeta", "alpha"]) == inks(["alpha", "zeta"])
 
 
-def test_the_front_holds_what_nothing_beats():
+def test_the_front_holds_undominated_points():
     points = {"a": (1.0, 5.0), "b": (2.0, 9.0), "c": (3.0, 8.0), "d": (1.0, 4.0)}
-    assert front(points, x_up=False, y_up=True) == {"a", "b"}
-    assert front(points, x_up=True, y_up=True) == {"b", "c"}
-    assert front(points, x_up=False, y_up=False) == {"d"}
-    assert front({"a": (1.0, 1.0), "b": (1.0, 1.0)}, True, True) == {"a", "b"}
+    assert pareto_front(points, x_up=False, y_up=True) == {"a", "b"}
+    assert pareto_front(points, x_up=True, y_up=True) == {"b", "c"}
+    assert pareto_front(points, x_up=False, y_up=False) == {"d"}
+    assert pareto_front({"a": (1.0, 1.0), "b": (1.0, 1.0)}, True, True) == {"a", "b"}
 
 
 def test_labels_are_moved_apart_and_keep_their_order():
-    out = apart([10.0, 11.0, 50.0, 0.0], 10.0, 0.0, 100.0)
+    out = spread_out([10.0, 11.0, 50.0, 0.0], 10.0, 0.0, 100.0)
     assert out == pytest.approx([10.0, 20.0, 50.0, 0.0])
-    crowded = apart([99.0, 98.0, 97.0], 10.0, 0.0, 100.0)
+    crowded = spread_out([99.0, 98.0, 97.0], 10.0, 0.0, 100.0)
     assert crowded == pytest.approx([100.0, 90.0, 80.0])
 
 
@@ -97,38 +97,44 @@ def comparison(tmp_path_factory):
     return compare(find_runs([root]))
 
 
-def test_curves_say_what_is_unfinished(comparison):
+def test_a_plot_is_recoloured_for_dark_pages_and_marks_unfinished_runs(comparison):
     plot = quality(comparison, "seconds")
-    assert set(plot.files) == {"png", "svg", "dark"}
     assert "unfinished run" in plot.caption
-    assert plot.files["svg"] != plot.files["dark"]
+    assert plot.file == "quality_time.svg"
+    assert b"</svg>" in plot.light
+    own = [ink for kind, ink in inks(OWN).items() if kind in NUMBERS]
+    for theme, svg in ((LIGHT, plot.light.decode()), (DARK, plot.dark.decode())):
+        other = DARK if theme is LIGHT else LIGHT
+        assert all(ink.on(theme) in svg and ink.on(other) not in svg for ink in own)
+        assert theme.page in svg
+        assert other.page not in svg
+    assert len(plot.light) == len(plot.dark)
 
 
-def test_arithmetic_is_that_of_as_many_images_as_were_seen(comparison, tmp_path, monkeypatch):
+def test_flops_are_those_of_all_training_images(comparison, tmp_path, monkeypatch):
     drawn = []
 
-    def keep(ax, _comparison, lines, _theme):
+    def record(ax, _comparison, lines):
         ax.plot([0, 1], [1, 2])
         drawn.append({line.group.label: line.xs for line in lines})
 
-    monkeypatch.setattr("lightning_gan3d.report.plots.curves.draw_lines", keep)
+    monkeypatch.setattr("lightning_gan3d.report.plots.curves.draw_lines", record)
     plot = quality(comparison, "flops")
-    assert "generator alone, forward" in plot.caption
-    images = quality(comparison, "kimg")
-    assert images.files
-    gflop = NUMBERS["triplane"][7] / 40  # of one image
-    assert drawn[0]["triplane"] == pytest.approx([gflop * x for x in drawn[2]["triplane"]])
+    assert "FLOPs of the generator's forward pass" in plot.caption
+    assert quality(comparison, "kimg").light
+    gflop = NUMBERS["triplane"][7] / 40  # per image
+    assert drawn[0]["triplane"] == pytest.approx([gflop * x for x in drawn[1]["triplane"]])
     make_run(tmp_path, "voxel", benched=False)
     without = quality(compare(find_runs([tmp_path])), "flops")
     assert "run `gan3d bench` on voxel/" in without.why
 
 
-def test_a_trade_off_without_a_mean_says_which_and_why(comparison):
-    plot = pareto(comparison, "speed.view_ms", "refit.psnr", "title")
+def test_a_trade_off_without_a_mean_states_the_reason(comparison):
+    plot = pareto(comparison, MetricId("speed.view_ms"), MetricId("refit.psnr"), "title")
     assert "No mean: voxel: seed 1: unfinished: stopped at 4 of 8 kimg." in plot.caption
-    nothing = pareto(comparison, "speed.nothing", "refit.psnr", "title")
-    assert nothing.files == {}
-    assert "triplane: bench.json does not hold it" in nothing.why
+    nothing = pareto(comparison, MetricId("speed.nothing"), MetricId("refit.psnr"), "title")
+    assert nothing.light == b""
+    assert "triplane: not in bench.json" in nothing.why
 
 
 def test_growth_is_plotted_with_its_exponents_and_reasons(comparison):
@@ -140,7 +146,40 @@ def test_growth_is_plotted_with_its_exponents_and_reasons(comparison):
     assert "image2d seed 0: a picture has one size" in plots["growth_rendering_view_ms"].caption
 
 
-def test_growth_that_was_not_measured_says_how_to_get_it(tmp_path):
+def test_unmeasured_growth_states_the_command(tmp_path):
     make_run(tmp_path, "voxel", benched=False)
     (plot,) = growths(compare(find_runs([tmp_path])))
     assert "run `gan3d bench`" in plot.why
+
+
+def with_angles(path, values, variant=""):
+    """Add a curve of reprojection PSNR to a run, by angle in radians."""
+    file = path / "evaluation.json"
+    rows = [Metric("consistency.psnr", v, "dB", variant=variant, at=a) for a, v in values.items()]
+    write_metrics(file, [*read_metrics(file), *rows])
+
+
+def test_consistency_falls_with_the_angle_under_the_ceiling_of_the_data(tmp_path, monkeypatch):
+    path = make_run(tmp_path, "triplane")
+    with_angles(path, {0.25: 30.0, 0.5: 25.0, 1.0: 20.0})
+    with_angles(path, {0.25: 40.0, 0.5: 39.0}, variant="truth")
+    flat = make_run(tmp_path, "image2d")
+    rows = [missing("consistency.psnr", "no depth", "dB", at=a) for a in (0.25, 0.5, 1.0)]
+    write_metrics(flat / "evaluation.json", [*read_metrics(flat / "evaluation.json"), *rows])
+    drawn = []
+    module = "lightning_gan3d.report.plots.curves"
+    monkeypatch.setattr(f"{module}.draw_lines", lambda _, __, lines: drawn.extend(lines))
+    plot = angles(compare(find_runs([tmp_path])))
+    (line,) = drawn
+    assert line.xs == pytest.approx(np.rad2deg([0.25, 0.5, 1.0]))
+    assert line.ys == [30.0, 25.0, 20.0]
+    assert "(ceiling)" in plot.caption
+    assert "image2d seed 0: no depth" in plot.caption
+    assert b"</svg>" in plot.light
+
+
+def test_consistency_by_angle_states_how_to_measure_it_or_why_it_is_missing(tmp_path):
+    path = make_run(tmp_path, "image2d")
+    assert "run `gan3d evaluate`" in angles(compare(find_runs([tmp_path]))).why
+    edit(path, "consistency.psnr@0.25", value=None, note="no depth")
+    assert angles(compare(find_runs([tmp_path]))).why == "image2d seed 0: no depth"

@@ -7,11 +7,12 @@ import pytest
 from fabricated_runs import NUMBERS, Ball, make_run, write_labels
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.metric import MetricId
 from lightning_gan3d.report import make
-from lightning_gan3d.report.document import compose
+from lightning_gan3d.report.document import NOT_RECORDED, compose, conditions
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.make import make_report
-from lightning_gan3d.report.plots import view_sheet
+from lightning_gan3d.report.plots import image_sheets
 from lightning_gan3d.report.plots.curves import quality
 from lightning_gan3d.report.records import find_runs
 
@@ -36,7 +37,7 @@ def report(tmp_path_factory):
                 finished=(kind, seed) != ("voxel", 1),
             )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view_sheet, "NUM_LATENTS", 1)
+        patch.setattr(image_sheets, "NUM_LATENTS", 1)
         page = make_report([root], root / "report", ball_of)
     assert page == root / "report" / "index.html"
     return page.parent
@@ -51,14 +52,13 @@ def test_everything_is_written(report):
     names = {p.name for p in report.iterdir()}
     tables = {"results.csv", "differences.csv", "claims.tex", "table.tex"}
     assert names == {"index.html", "report.md", "plots", *tables}
-    plots = sorted(p.name for p in (report / "plots").iterdir())
-    assert len(plots) == 2 * len({p.rpartition(".")[0] for p in plots})
+    plots = {p.name: p.read_bytes() for p in (report / "plots").iterdir()}
     for start in ("quality_images", "quality_time", "pareto_", "growth_rendering", "turntable_0"):
-        assert any(p.startswith(start) for p in plots), start
-    for path in (report / "plots").glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
-    for path in (report / "plots").glob("*.svg"):
-        assert "</svg>" in path.read_text()
+        assert any(name.startswith(start) for name in plots), start
+    for name, content in plots.items():
+        assert content.startswith(b"\x89PNG") if name.endswith(".png") else b"</svg>" in content
+    markdown = (report / "report.md").read_text()
+    assert set(re.findall(r"\(plots/([^)]+)\)", markdown)) == set(plots)
 
 
 def test_the_page_needs_nothing_else(html):
@@ -86,7 +86,7 @@ def test_pictures_on_the_page_are_those_on_disk(report, html):
     assert all(base64.b64decode(data) in on_disk for _, data in sources)
 
 
-def test_the_page_is_well_formed_and_fits_phones_dark_rooms_and_paper(html):
+def test_the_page_is_well_formed_and_has_styles_for_phones_dark_pages_and_print(html):
     class Balance(HTMLParser):
         open: list = []  # noqa: RUF012
 
@@ -106,11 +106,16 @@ def test_the_page_is_well_formed_and_fits_phones_dark_rooms_and_paper(html):
     assert html.count("<source media=") == html.count("<picture>")
 
 
-def test_claims_summary_and_statements_come_first(html):
+def test_the_page_and_the_markdown_begin_with_their_titles(report, html):
+    assert html.startswith("<!doctype html>\n")
+    assert (report / "report.md").read_text().startswith("# Triplane, voxel, nerf\\_mlp and")
+
+
+def test_claims_summary_and_findings_come_first(html):
     assert html.index("<h1>") < html.index('id="claims"') < html.index('id="summary"')
-    assert html.index('id="summary"') < html.index('id="statements"') < html.index('id="plots"')
-    assert "View consistency without depth (refit)" in html
-    assert html.index("Parameters of the representation") < html.index('id="statements"')
+    assert html.index('id="summary"') < html.index('id="findings"') < html.index('id="plots"')
+    assert "PSNR of held-out views (refit)" in html
+    assert html.index("Parameters of the representation") < html.index('id="findings"')
     assert ">fails<" in html  # one run is unfinished
 
 
@@ -131,16 +136,16 @@ def test_three_seeds_have_an_interval_in_their_cells(tmp_path):
     for seed in range(3):
         make_run(tmp_path, "voxel", seed, shift=0.001 * seed)
     comparison = compare(find_runs([tmp_path]))
-    document = compose(comparison, [], [], [], [])
+    document = compose(comparison)
     row = next(cells for shown, cells in document.summary.rows if shown.name == "quality.swd")
     assert row[0].main == "0.0280 ± 0.0010"
     assert row[0].detail.startswith("95 %: 0.0255 to 0.0305; 0.0270, 0.0280, 0.0290")
     assert any("95 % interval of the mean by Student's t" in line for line in document.opening)
 
 
-def test_seeds_are_shown_one_by_one_and_a_gap_has_no_mean(report):
+def test_seeds_are_listed_and_a_gap_has_no_mean(report):
     lines = (report / "report.md").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("| Distance of images"))
+    row = next(line for line in lines if line.startswith("| SWD (sliced"))
     cells = [c.strip() for c in row.split("|")[2:-1]]
     assert cells[0] == "0.0520 ± 0.0014<br>0.0510, 0.0530; n = 500"
     assert cells[1] == r"0.0270, gap \[1]<br>no mean".replace(r"\[", "[")
@@ -181,7 +186,7 @@ def test_every_run_and_metric_is_in_the_table_of_results(report):
     assert missing["note"] == "no depth is rendered, so nothing can be warped"
     gap = row("voxel", 1, "speed.view_ms")
     assert gap["value"] == ""
-    assert gap["note"] == "unfinished: stopped at 4 of 8 kimg (it stood at 4.42 ms)"
+    assert gap["note"] == "unfinished: stopped at 4 of 8 kimg (value when it stopped: 4.42 ms)"
     assert all(r["value"] or r["note"] for r in rows)
 
 
@@ -202,14 +207,14 @@ def test_the_latex_table_is_complete_and_escaped(report):
     assert not re.search(r"(?<!\\)[_%](?![^%\n]*$)", "\n".join(body))
 
 
-def test_protocol_and_n_stand_beside_the_numbers(report, html):
+def test_protocol_and_n_are_on_the_page_and_in_markdown(report, html):
     for text in ((report / "report.md").read_text(), html):
         assert "n = 500; 500 against 500 held-out; levels 32 (Laplacian), 16" in text
         assert "12 views fitted, 12 held out" in text
         assert "median of 10 calls after 3 of warm-up" in text
 
 
-def test_provenance_of_every_run_is_told(html):
+def test_the_provenance_of_every_run_is_stated(html):
     tail = html[html.index('id="provenance"') :]
     for fact in (
         "0123abc",
@@ -226,9 +231,10 @@ def test_provenance_of_every_run_is_told(html):
 
 @pytest.fixture
 def few_plots(monkeypatch):
-    """Drawing takes most of the time of a report."""
-    monkeypatch.setattr(make, "plots", lambda comparison: [quality(comparison, "kimg")])
-    monkeypatch.setattr(view_sheet, "NUM_LATENTS", 1)
+    """Plots are most of the time of a report."""
+    monkeypatch.setattr(make, "curves", lambda comparison: [quality(comparison, "kimg")])
+    monkeypatch.setattr(make, "paretos", lambda _: [])
+    monkeypatch.setattr(image_sheets, "NUM_LATENTS", 1)
 
 
 @pytest.mark.usefixtures("few_plots")
@@ -252,7 +258,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_an_unknown_metric_is_listed_under_its_own_name(tmp_path):
+def test_an_unknown_metric_is_listed_by_its_key(tmp_path):
     path = make_run(tmp_path, "voxel")
     text = (path / "evaluation.json").read_text()
     (path / "evaluation.json").write_text(text.replace("pose.within_20deg", "novelty.of_it"))
@@ -270,10 +276,35 @@ def test_nothing_but_gaps_still_makes_a_report(tmp_path):
     page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
     assert "unfinished: no step was logged of 8 kimg" in page
     assert "Missing: no run is finished" in page
-    assert "no run&#x27;s metrics.jsonl holds eval/swd" in page
+    assert "no run&#39;s metrics.jsonl holds eval/swd" in page
 
 
-def test_no_run_at_all_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(ConfigError, match="no run found"):
+def test_folders_without_runs_are_rejected_and_nothing_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="no run in"):
         make_report([tmp_path], tmp_path / "out", ball_of)
     assert not (tmp_path / "out").exists()
+
+
+def test_conditions_are_those_of_each_run(tmp_path):
+    make_run(tmp_path, "voxel")
+    make_run(tmp_path, "triplane", evaluated=False)
+    table = conditions(compare(find_runs([tmp_path])).runs)
+    without, known = (dict(zip(table.heads, row, strict=True)) for row in table.rows)
+    assert {v for k, v in without.items() if k != "run"} == {NOT_RECORDED}
+    assert known["images"] == "32²"
+    assert known["renderings"] == "16²"
+    assert known["truncation"] == "none"
+    assert known["seed of latents"] == "0"
+    assert known["weights (SHA-256)"] == "abcdef0123456789"
+    assert known["data fingerprint"] == "f00dfeed"
+    assert known["commit of the evaluation"] == "0123abc0123a, modified"
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "null"])
+def test_a_damaged_conditions_file_leaves_cells_not_recorded(tmp_path, text):
+    path = make_run(tmp_path, "voxel")
+    (path / "evaluation.conditions.json").write_text(text)
+    (run,) = compare(find_runs([tmp_path])).runs
+    assert set(conditions([run]).rows[0][1:]) == {NOT_RECORDED}
+    assert bool(run.problems) == (text == "{")
+    assert run.metric(MetricId("refit.psnr")).value is not None

@@ -1,217 +1,242 @@
-"""Curves of a comparison: quality during training, growth with resolution. One line a run."""
+"""Curves: SWD during training, growth with resolution, consistency by angle. One line per run."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_gan3d.metric_table import growth, growth_label, metric
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.metric_table import block
 from lightning_gan3d.report.groups import Comparison, Group
-from lightning_gan3d.report.plots.axes import label_ends, plain_log
-from lightning_gan3d.report.plots.pareto import paretos
-from lightning_gan3d.report.plots.plot import Plot, drawn
-from lightning_gan3d.report.plots.style import Ink, Theme, figure, inks
+from lightning_gan3d.report.plots import style
+from lightning_gan3d.report.plots.style import LIGHT, Plot, group_inks
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.stats import power_law_exponent
 
-CURVE = "eval/swd"
-"""What `metrics.jsonl` calls the image distance that is measured while training."""
+LOGGED = "eval/swd"
+"""Key in `metrics.jsonl` of the SWD measured during training."""
+SWD, SWD_FLOOR = MetricId("quality.swd"), MetricId("quality.swd_floor")
+PSNR = MetricId("consistency.psnr")
+FLOPS = MetricId("cost.flops")
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one run adds to a plot."""
+    """One run in a plot."""
 
     group: Group
     run: RunRecord
-    xs: list[float]
-    ys: list[float]
+    xs: Sequence[float]
+    ys: Sequence[float]
 
 
-def plots(comparison: Comparison) -> list[Plot]:
-    """All plots of numbers, in the order of the report."""
+def curves(comparison: Comparison) -> list[Plot]:
+    """All plots of this module."""
     return [
         quality(comparison, "kimg"),
         quality(comparison, "seconds"),
         quality(comparison, "flops"),
-        *paretos(comparison),
         *growths(comparison),
+        angles(comparison),
     ]
 
 
-def quality(comparison: Comparison, axis: str) -> Plot:
-    """Image distance during training, over images (`kimg`), time (`seconds`) or `flops`.
+_QUALITY = {
+    "kimg": ("quality_images", "SWD vs. training images", "training images (kimg)"),
+    "seconds": ("quality_time", "SWD vs. training time", "training time (min)"),
+    "flops": ("quality_arithmetic", "SWD vs. training FLOPs", "generator FLOPs (TFLOP)"),
+}
 
-    The last is the arithmetic of generating as many images as were seen; neither the discriminator
-    nor gradients are counted, so that it compares generators and says nothing of a training step.
+
+def quality(comparison: Comparison, axis: str) -> Plot:
+    """SWD during training, over images (`kimg`), time (`seconds`) or `flops`.
+
+    FLOPs are those of generating the training images, without discriminator and gradients: they
+    compare generators, not training steps.
     """
-    words = {
-        "kimg": ("quality_images", "Image distance over images", "thousands of images", 1.0),
-        "seconds": ("quality_time", "Image distance over time", "minutes of training", 1 / 60),
-        "flops": (
-            "quality_arithmetic",
-            "Image distance over arithmetic",
-            "TFLOP to generate as many images as were seen",
-            1.0,
-        ),
-    }
-    name, title, axis_label, factor = words[axis]
-    shown = metric("quality.swd", comparison.unit("quality.swd"))
-    lines, uncounted = [], []
+    name, title, axis_label = _QUALITY[axis]
+    info = comparison.info(SWD)
+    lines, uncounted, without = [], [], []
     for group in comparison.groups:
         for run in group.runs:
-            xs, ys = run.curve(CURVE, "kimg" if axis == "flops" else axis)
-            if axis == "flops" and xs:
-                cost = next((m for m in run.measures if m.metric == "cost.flops"), None)
-                if cost is None or cost.value is None:
-                    uncounted.append(run.name)
-                    continue
-                factor = cost.value  # GFLOP an image are TFLOP a thousand
-            lines.append(Line(group, run, [factor * x for x in xs], [shown.scale * y for y in ys]))
-    without = [line.run.name for line in lines if not line.xs]
-    lines = [line for line in lines if line.xs]
+            xs, ys = run.curve(LOGGED, "kimg" if axis == "flops" else axis)
+            factor: float | None = 1 / 60 if axis == "seconds" else 1.0
+            if axis == "flops":  # GFLOP per image are TFLOP per thousand images
+                factor = run.by_id[FLOPS].value if FLOPS in run.by_id else None
+            if not xs:
+                without.append(run.name)
+            elif factor is None:
+                uncounted.append(run.name)
+            else:
+                swd = [info.scale * y for y in ys]
+                lines.append(Line(group, run, [factor * x for x in xs], swd))
     if not lines and uncounted:
-        why = f"no bench.json holds cost.flops: run `gan3d bench` on {', '.join(uncounted)}"
-        return Plot(name, title, "", why)
+        why = f"no bench.json holds {FLOPS.key}: run `gan3d bench` on {', '.join(uncounted)}"
+        return Plot(name, title, why=why)
     if not lines:
-        why = f"no run's metrics.jsonl holds {CURVE} (set training.eval_kimg)"
-        return Plot(name, title, "", why)
-    floors = [v for cell in comparison.cells("quality.swd_floor").values() for v in cell.values]
+        why = f"no run's metrics.jsonl holds {LOGGED} (set training.eval_kimg)"
+        return Plot(name, title, why=why)
+    cells = comparison.cells(SWD_FLOOR).values()
+    floors = sorted({round(info.scale * v, 6) for cell in cells for v in cell.values})
 
-    def draw(theme: Theme) -> Figure:
-        fig = figure()
-        ax = fig.subplots()
-        draw_lines(ax, comparison, lines, theme)
-        for floor in sorted({round(shown.scale * v, 6) for v in floors}):
-            ax.axhline(floor, color=theme.text, linewidth=1, linestyle="--")
+    def draw(ax: Axes) -> None:
+        draw_lines(ax, comparison, lines)
+        for floor in floors:
+            ax.axhline(floor, color=LIGHT.text, linewidth=1, linestyle="--")
         if floors:
             ax.annotate(
-                "real against real",
-                (0.01, shown.scale * max(floors)),
+                "real-real floor",
+                (0.01, floors[-1]),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 3),
                 textcoords="offset points",
                 fontsize=8.5,
             )
         if all(y > 0 for line in lines for y in line.ys) and all(v > 0 for v in floors):
-            plain_log(ax, "y")
+            style.plain_log(ax, "y")
         ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlabel(axis_label)
-        ax.set_ylabel(f"SWD{f' ({shown.unit})' if shown.unit else ''}, lower is better")
-        label_lines(fig, ax, comparison, lines, theme)
-        return fig
+        ax.set_ylabel(f"{info.short} {info.arrow}")
+        label_lines(ax, comparison, lines)
 
-    caption = f"Sliced Wasserstein distance while training ({CURVE}); one line a run."
+    caption = f"Sliced Wasserstein distance during training ({LOGGED}); one line per run."
     if any(line.run.gap for line in lines):
-        caption += " A dotted line that ends in a cross is an unfinished run."
+        caption += " Dotted, ending in a cross: unfinished run."
     if floors:
-        caption += " The dashed floor is that of the final measure, which takes more images."
+        caption += " Dashed: floor of the final evaluation, which uses more images."
     if without:
-        caption += f" Not measured while training: {', '.join(without)}."
+        caption += f" Not measured during training: {', '.join(without)}."
     if axis == "flops":
-        caption += (
-            " Arithmetic is that of the generator alone, forward, as counted by the benchmark."
-        )
+        caption += " FLOPs of the generator's forward pass for all training images."
     if uncounted:
-        caption += f" Arithmetic not counted (run `gan3d bench`): {', '.join(uncounted)}."
-    return drawn(name, title, caption, draw)
+        caption += f" FLOPs not counted (run `gan3d bench`): {', '.join(uncounted)}."
+    return style.plot(name, title, caption, draw)
 
 
 def growths(comparison: Comparison) -> list[Plot]:
-    """How time and memory grow with resolution: one plot for each quantity that was measured."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for name in comparison.metrics:
-        parts = growth(name)
-        if parts is not None:
-            found.setdefault(parts[:2], []).append(parts[2])
-    if not found:
+    """Growth of time and memory with resolution: one plot for each quantity that was measured."""
+    names = dict.fromkeys(
+        m.name for m in comparison.metrics if block(m) == "growth" and m.at is not None
+    )
+    if not names:
         why = "no run's bench.json holds growth.*: run `gan3d bench` on the runs"
-        return [Plot("growth", "Growth with resolution", "", why)]
-    keys = sorted(found, key=lambda key: key[0] != "rendering")
-    return [_growth(comparison, *key, sorted(found[key])) for key in keys]
+        return [Plot("growth", "Growth with resolution", why=why)]
+    return [_growth(comparison, MetricId(name)) for name in names]
 
 
-_AXIS_LABELS = {
-    "rendering": "resolution of the rendering, pixels",
-    "grid": "resolution of the stored grid",
-}
-
-
-def _growth(comparison: Comparison, axis: str, quantity: str, resolutions: list[int]) -> Plot:
-    name = f"growth_{axis}_{quantity}"
-    metrics = {r: f"growth.{axis}.{quantity}@{r}" for r in resolutions}
-    shown = metric(metrics[resolutions[0]], comparison.unit(metrics[resolutions[0]]))
-    title = f"{growth_label(axis, quantity)} by resolution"
-    axis_label = _AXIS_LABELS.get(axis, f"resolution ({axis})")
-    lines, absent = [], []
-    for group in comparison.groups:
-        for run in group.runs:
-            values = {r: run.measure(metrics[r]) for r in resolutions}
-            points = {r: m.value for r, m in values.items() if m.value is not None and m.value > 0}
-            if points:
-                ys = [shown.scale * v for v in points.values()]
-                lines.append(Line(group, run, [float(r) for r in points], ys))
-            else:
-                why = values[resolutions[0]].note
-                absent.append(f"{group.label} seed {run.seed}: {why}")
+def _growth(comparison: Comparison, metric_id: MetricId) -> Plot:
+    info = comparison.info(metric_id)
+    name, title = metric_id.key.replace(".", "_"), f"{info.label} by resolution"
+    lines, missing, resolutions = _curves(comparison, metric_id, positive=True)
     if not lines:
-        return Plot(name, title, "", "; ".join(absent))
+        return Plot(name, title, why="; ".join(missing))
+    axis = "rendering" if ".rendering." in metric_id.name else "stored grid"
 
-    def draw(theme: Theme) -> Figure:
-        fig = figure()
-        ax = fig.subplots()
-        draw_lines(ax, comparison, lines, theme)
+    def draw(ax: Axes) -> None:
+        draw_lines(ax, comparison, lines)
         ax.set_xscale("log", base=2)
-        ax.set_xticks(resolutions, [str(r) for r in resolutions])
-        plain_log(ax, "y")
+        ax.set_xticks(resolutions, [f"{r:g}" for r in resolutions])
+        style.plain_log(ax, "y")
         ax.minorticks_off()
-        ax.set_xlabel(axis_label)
-        ax.set_ylabel(", ".join(x for x in (shown.unit, "lower is better") if x))
-        label_lines(fig, ax, comparison, lines, theme)
-        return fig
+        ax.set_xlabel(f"resolution of the {axis} (px)")
+        ax.set_ylabel(info.heading)
+        label_lines(ax, comparison, lines)
 
-    slopes: dict[str, list[str]] = {}
+    exponents: dict[str, list[str]] = {}
     for line in lines:
         if len(line.xs) > 1:
-            slopes.setdefault(line.group.label, []).append(
-                f"{power_law_exponent(list(zip(line.xs, line.ys, strict=True))):.1f}"
-            )
-    caption = "Both axes are logarithmic; one line a run."
-    if slopes:
-        listed = "; ".join(f"{label} {', '.join(values)}" for label, values in slopes.items())
-        caption += f" Exponent of growth: {listed}."
-    if absent:
-        caption += f" Not shown: {'; '.join(absent)}."
-    return drawn(name, title, caption, draw)
+            exponent = power_law_exponent(list(zip(line.xs, line.ys, strict=True)))
+            exponents.setdefault(line.group.label, []).append(f"{exponent:.1f}")
+    caption = "Both axes are logarithmic; one line per run."
+    if exponents:
+        each = "; ".join(f"{label} {', '.join(values)}" for label, values in exponents.items())
+        caption += f" Growth exponent: {each}."
+    if missing:
+        caption += f" Not shown: {'; '.join(missing)}."
+    return style.plot(name, title, caption, draw)
 
 
-def draw_lines(ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme) -> None:
+def angles(comparison: Comparison) -> Plot:
+    """Reprojection PSNR over the angle between two views; the ceiling of the data is dashed."""
+    name, title = "consistency_angle", "Reprojection PSNR by view angle"
+    lines, missing, positions = _curves(comparison, PSNR)
+    if not positions:
+        why = f"no run's evaluation.json holds {PSNR.key}@*: run `gan3d evaluate` on the runs"
+        return Plot(name, title, why=why)
+    if not lines:
+        return Plot(name, title, why="; ".join(missing))
+    info = comparison.info(PSNR)
+    ceilings = _curves(comparison, PSNR._replace(variant="truth"))[0]
+
+    def draw(ax: Axes) -> None:
+        if ceilings:
+            xs, ys = ceilings[-1].xs, ceilings[-1].ys
+            ax.plot([math.degrees(x) for x in xs], ys, "--", color=LIGHT.text, linewidth=1)
+            ax.annotate("ground truth", (math.degrees(xs[0]), ys[0]), fontsize=8.5, va="bottom")
+        shown = [
+            Line(line.group, line.run, [math.degrees(x) for x in line.xs], line.ys)
+            for line in lines
+        ]
+        draw_lines(ax, comparison, shown)
+        degrees = [math.degrees(x) for x in positions]
+        ax.set_xticks(degrees, [f"{x:.0f}" for x in degrees])
+        ax.set_xlabel("angle between the views (°)")
+        ax.set_ylabel(info.heading)
+        label_lines(ax, comparison, shown)
+
+    caption = "PSNR of a view warped into another; one line per run."
+    if ceilings:
+        caption += " Dashed: ground-truth objects of the data (ceiling)."
+    if missing:
+        caption += f" Not shown: {'; '.join(missing)}."
+    return style.plot(name, title, caption, draw)
+
+
+def _curves(
+    comparison: Comparison, metric_id: MetricId, positive: bool = False
+) -> tuple[list[Line], list[str], list[float]]:
+    """Return a metric by position: a line per run, the runs without one, and all positions."""
+    curve = [m for m in comparison.metrics if m._replace(at=None) == metric_id]
+    positions = sorted({m.at for m in curve if m.at is not None})
+    scale = comparison.info(metric_id).scale
+    lines, missing = [], []
+    for group in comparison.groups:
+        for run in group.runs:
+            metrics = {x: run.metric(metric_id._replace(at=x)) for x in positions}
+            values = {x: scale * m.value for x, m in metrics.items() if m.value is not None}
+            points = {x: v for x, v in values.items() if v > 0 or not positive}
+            if points:
+                lines.append(Line(group, run, list(points), list(points.values())))
+            elif metrics:
+                missing.append(f"{group.label} seed {run.seed}: {metrics[positions[0]].note}")
+    return lines, missing, positions
+
+
+def draw_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:
     """Draw each line in the colour of its representation."""
-    palette = inks(g.representation for g in comparison.groups)
+    ink = group_inks(comparison)
     for line in lines:
-        ink: Ink = palette[line.group.representation]
-        style = ":" if line.run.gap else _dashes(comparison, line.group)
-        colour = ink.on(theme)
-        ax.plot(line.xs, line.ys, style, color=colour, marker=ink.marker, markersize=4.5)
+        colour, marker = ink[line.group.label].light, ink[line.group.label].marker
+        dashes = ":" if line.run.gap else _dashes(comparison, line.group)
+        ax.plot(line.xs, line.ys, dashes, color=colour, marker=marker, markersize=4.5)
         if line.run.gap:
             ax.plot(line.xs[-1], line.ys[-1], "x", color=colour, markersize=10, markeredgewidth=2)
 
 
 def _dashes(comparison: Comparison, group: Group) -> str:
-    """Configurations of one representation share its colour, and differ in their lines."""
+    """Configurations of one representation share a colour and differ in their dashes."""
     same = [g.label for g in comparison.groups if g.representation == group.representation]
     return ("-", "--", "-.")[same.index(group.label) % 3]
 
 
-def label_lines(
-    fig: Figure, ax: Axes, comparison: Comparison, lines: Sequence[Line], theme: Theme
-) -> None:
-    """Name each group at the end of the last of its lines, a finished one if there is any."""
-    palette = inks(g.representation for g in comparison.groups)
-    ends: dict[str, tuple[float, str]] = {}
-    for line in sorted(lines, key=lambda line: not line.run.gap):
-        ends[line.group.label] = (line.ys[-1], palette[line.group.representation].on(theme))
-    label_ends(fig, ax, ends)
+def label_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:
+    """Name each group at the end of its last line, preferably a finished one."""
+    ink = group_inks(comparison)
+    ends = {
+        line.group.label: (line.ys[-1], ink[line.group.label].light)
+        for line in sorted(lines, key=lambda line: not line.run.gap)
+    }
+    style.label_ends(ax, ends)

@@ -1,12 +1,19 @@
-"""Colours and marks: one for each representation in every plot, also for the colour-blind."""
+"""Look of the plots: colours, marks, labels, and the light and dark file of a plot."""
 
-from collections.abc import Iterable
+import base64
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from lightning_gan3d.report.groups import representation_order
+from lightning_gan3d.metric_table import significant
+from lightning_gan3d.report.groups import Comparison, representation_order
 
 
 @dataclass(frozen=True)
@@ -18,29 +25,28 @@ class Ink:
     dark: str
     """The same hue, lighter, on a dark page."""
     marker: str
-    """Shape of its points: colour is never the only sign."""
+    """Shape of its points: colour is never the only difference."""
 
     def on(self, theme: "Theme") -> str:
         """Return the colour on a page."""
-        return self.dark if theme.name == "dark" else self.light
+        return self.dark if theme is DARK else self.light
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The page that a plot stands on."""
+    """Colours of a page."""
 
-    name: str
     page: str
     text: str
     faint: str
     """Grid lines and frames."""
 
 
-LIGHT = Theme("light", "#ffffff", "#1f2328", "#d8dbe0")
-DARK = Theme("dark", "#15181d", "#e3e6ea", "#3a4049")
+LIGHT = Theme("#ffffff", "#1f2328", "#d8dbe0")
+DARK = Theme("#15181d", "#e3e6ea", "#3a4049")
 
 # Blue, vermilion, green and purple, as Okabe & Ito (2008), with lightness pulled apart as well, so
-# that they differ by 20 or more in CIELAB under each common colour deficiency.
+# that they differ by 20 or more in CIELAB under each common colour vision deficiency.
 _INKS = {
     "triplane": Ink("#00509e", "#4a95ff", "o"),
     "voxel": Ink("#d55e00", "#f07a2e", "s"),
@@ -54,44 +60,188 @@ _OTHERS = (
     Ink("#a3253c", "#f08a9b", "*"),
     Ink("#5f6670", "#a9b1bb", "p"),
 )
+_TO_DARK = dict(zip(vars(LIGHT).values(), vars(DARK).values(), strict=True)) | {
+    ink.light: ink.dark for ink in (*_INKS.values(), *_OTHERS)
+}
 
 
 def inks(representations: Iterable[str]) -> dict[str, Ink]:
-    """Give each representation its ink; foreign ones share what is left, by name."""
+    """Return the ink of each representation; plug-ins share the remaining ones, by name."""
     kinds = sorted(set(representations), key=representation_order)
-    foreign = [k for k in kinds if k not in _INKS]
-    return {k: _INKS.get(k) or _OTHERS[foreign.index(k) % len(_OTHERS)] for k in kinds}
+    plug_ins = [k for k in kinds if k not in _INKS]
+    return {k: _INKS.get(k) or _OTHERS[plug_ins.index(k) % len(_OTHERS)] for k in kinds}
 
 
-def rc(theme: Theme) -> dict[str, Any]:
-    """Matplotlib settings of a page; SVG text becomes paths, to look the same everywhere."""
-    return {
-        "figure.facecolor": theme.page,
-        "savefig.facecolor": theme.page,
-        "axes.facecolor": theme.page,
-        "axes.edgecolor": theme.faint,
-        "axes.labelcolor": theme.text,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlecolor": theme.text,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": theme.faint,
-        "grid.linewidth": 0.6,
-        "text.color": theme.text,
-        "xtick.color": theme.text,
-        "ytick.color": theme.text,
-        "font.size": 10,
-        "font.family": "DejaVu Sans",
-        "svg.hashsalt": "lightning_gan3d",
-        "svg.fonttype": "path",
-        "lines.linewidth": 1.8,
-    }
+def group_inks(comparison: Comparison) -> dict[str, Ink]:
+    """Return the ink of each group, by label."""
+    palette = inks(g.representation for g in comparison.groups)
+    return {g.label: palette[g.representation] for g in comparison.groups}
 
 
-def figure(width: float = 5.6, height: float = 3.9) -> Figure:
-    """Return an empty figure; no display and no global state."""
-    return Figure(figsize=(width, height), layout="constrained")
+@dataclass(frozen=True)
+class Plot:
+    """A plot or image sheet as a light and a dark file, or the reason why it is missing."""
+
+    name: str
+    """File name without suffix."""
+    title: str
+    caption: str = ""
+    why: str = ""
+    """Why it is missing; empty if it is not."""
+    light: bytes = b""
+    """For light pages and print."""
+    dark: bytes = b""
+    suffix: str = "svg"
+    """`svg`: a plot; `png`: an image sheet, which needs the whole width of a page."""
+
+    @property
+    def file(self) -> str:
+        """Name of the light file."""
+        return f"{self.name}.{self.suffix}"
+
+    def data_uri(self, content: bytes) -> str:
+        """Return a file as the address of an embedded image."""
+        kind = {"png": "image/png", "svg": "image/svg+xml"}[self.suffix]
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+    def write(self, folder: Path) -> None:
+        """Write the light file."""
+        if self.light:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / self.file).write_bytes(self.light)
+
+
+def plot(name: str, title: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
+    """Draw a plot once; the dark file is the light one with other colours.
+
+    Equal numbers give equal bytes.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC):  # type: ignore[arg-type]  # keys are names of settings
+        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    dark = re.sub("|".join(_TO_DARK), lambda match: _TO_DARK[match[0]], svg)
+    return Plot(name, title, caption, light=svg.encode(), dark=dark.encode())
+
+
+_RC = {
+    "figure.facecolor": LIGHT.page,
+    "savefig.facecolor": LIGHT.page,
+    "axes.facecolor": LIGHT.page,
+    "axes.edgecolor": LIGHT.faint,
+    "axes.labelcolor": LIGHT.text,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LIGHT.faint,
+    "grid.linewidth": 0.6,
+    "text.color": LIGHT.text,
+    "xtick.color": LIGHT.text,
+    "ytick.color": LIGHT.text,
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "lightning_gan3d",
+    "svg.fonttype": "path",  # the same everywhere
+    "lines.linewidth": 1.8,
+}
+NAME = 9.5
+"""Size of names in points."""
+
+
+def label_ends(ax: Axes, ends: dict[str, tuple[float, str]]) -> None:
+    """Name lines at their right ends, given last values and colours; labels do not overlap."""
+    ax.get_ylim()  # updates the transforms below
+    low, high = ax.transAxes.transform((0, 0))[1], ax.transAxes.transform((0, 1))[1]
+    heights = [ax.transData.transform((1, value))[1] for value, _ in ends.values()]
+    placed = spread_out(heights, 13 * ax.figure.dpi / 72, low, high)
+    for (label, (_, colour)), height in zip(ends.items(), placed, strict=True):
+        ax.annotate(
+            label,
+            (1.02, (height - low) / (high - low)),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=NAME,
+            fontweight="bold",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def spread_out(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move heights as little as needed for a gap between neighbours; inside, if there is room."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    out = list(heights)
+    floor = low
+    for i in order:
+        out[i] = max(out[i], floor)
+        floor = out[i] + gap
+    ceiling = high
+    for i in reversed(order):
+        out[i] = min(out[i], ceiling)
+        ceiling = out[i] - gap
+    return out
+
+
+Box = tuple[float, float, float, float]
+_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def label_points(ax: Axes, points: dict[str, tuple[float, float]], colours: dict[str, str]) -> None:
+    """Name each point on the first of eight sides on which its name covers nothing."""
+    assert isinstance(ax.figure, Figure)
+    ax.figure.draw_without_rendering()
+    unit = ax.figure.dpi / 72
+    frame = ax.get_window_extent().extents
+    centres = {k: tuple(map(float, ax.transData.transform(p))) for k, p in points.items()}
+    occupied = [_box(x, y, 16 * unit, 16 * unit) for x, y in centres.values()]
+    for label, (x, y) in centres.items():
+        width, height, away = 0.68 * NAME * unit * len(label), 1.3 * NAME * unit, 11 * unit
+        shifts = [(a * (away + width / 2), b * (away + height / 2)) for a, b in _SIDES]
+        boxes = {shift: _box(x + shift[0], y + shift[1], width, height) for shift in shifts}
+        inside = [
+            shift
+            for shift, b in boxes.items()
+            if frame[0] <= b[0] and b[2] <= frame[2] and frame[1] <= b[1] and b[3] <= frame[3]
+        ]
+        free = [shift for shift in inside if not any(_touch(boxes[shift], o) for o in occupied)]
+        shift = (free or inside or shifts)[0]
+        occupied.append(boxes[shift])
+        ax.annotate(
+            label,
+            points[label],
+            xytext=(shift[0] / unit, shift[1] / unit),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=NAME,
+            fontweight="bold",
+            color=colours[label],
+        )
+
+
+def _box(x: float, y: float, width: float, height: float) -> Box:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def plain_log(ax: Axes, name: str) -> None:
+    """Make axis `x` or `y` logarithmic, with enough ticks, printed as numbers without powers."""
+    ax.set(**{f"{name}scale": "log"})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    low, high = sorted(ax.get_xlim() if name == "x" else ax.get_ylim())
+    ratio = high / low
+    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if ratio < 4 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(10, subs=subs if ratio < 1000 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tick(value: float) -> str:
+    """Print the number of a tick without trailing zeros."""
+    return f"{float(significant(value, 2).replace(',', '')):g}"

@@ -13,7 +13,7 @@ def test_the_interval_is_that_of_the_table_of_t():
 
 
 @pytest.mark.parametrize("n", [3, 5])
-def test_it_holds_the_true_mean_as_often_as_it_says(n):
+def test_it_covers_the_true_mean_at_the_stated_rate(n):
     draws = np.random.default_rng(0).normal(7.0, 2.0, (2000, n))
     held = np.mean([low <= 7 <= high for low, high in map(mean_interval, draws.tolist())])
     assert held == pytest.approx(0.95, abs=0.015)
