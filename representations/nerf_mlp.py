@@ -131,7 +131,7 @@ class FilmNet(nn.Module):
 
 
 def _uniform(*shape: int) -> Tensor:
-    return torch.rand(*shape) * 2 - 1
+    return torch.rand(*shape).mul_(2).sub_(1)
 
 
 def _head(head: FullyConnected, x: Float[Tensor, "b h n"]) -> Float[Tensor, "b c n"]:

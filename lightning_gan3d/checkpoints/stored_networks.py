@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.checkpoints import store
@@ -63,7 +64,7 @@ class Stored(NamedTuple):
             names = ", ".join(NAMES[k] for k in self.tensors) or "no network"
             raise CheckpointError(f"{self.path}: holds no {NAMES[kind]}; it holds {names}")
         tensors = self.tensors[kind]
-        with torch.device("meta"):
+        with torch.device("meta"), _ShapesOnly():
             network = (
                 Discriminator(config.discriminator, self.resolution, LABEL_DIM)
                 if kind == "discriminator"
@@ -85,6 +86,18 @@ class Stored(NamedTuple):
                 f"{self.path} ({NAMES[kind]}) does not fit its configuration: "
                 f"{'; '.join(faults[:3])}{more}"
             )
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Skip the values of initial weights: on the meta device they import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return zeros in place of random weights, and leave them undivided."""
+        if func is Tensor.div_:
+            return args[0]
+        return (torch.zeros if func in (torch.randn, torch.rand) else func)(*args, **kwargs or {})
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -55,7 +55,7 @@ class FullyConnected(nn.Module):
         """Draw the weights."""
         super().__init__()
         self.activation = activation
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_mul)
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim).div_(lr_mul))
         self.bias = nn.Parameter(torch.full((out_dim,), bias_init / lr_mul))
         self.weight_gain = GAINS[activation] * lr_mul / math.sqrt(in_dim)
         self.bias_gain = GAINS[activation] * lr_mul
