@@ -34,13 +34,13 @@ class Usage(NamedTuple):
 class Recorder:
     """Stands in for a kernel: compiles it where it would be launched."""
 
-    def __init__(self, kernel: Any, found: list[Usage]) -> None:
-        self.kernel, self.found = kernel, found
+    def __init__(self, kernel: Any, usages: list[Usage]) -> None:
+        self.kernel, self.usages = kernel, usages
 
     def __getitem__(self, grid: Any) -> Any:
         def launch(*args: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any) -> None:
             schedule = {"num_warps": num_warps, "num_stages": num_stages}
-            self.found.append(compile_kernel(self.kernel, args, constants, schedule))
+            self.usages.append(compile_kernel(self.kernel, args, constants, schedule))
 
         return launch
 
@@ -75,11 +75,11 @@ def compile_kernel(
         report = subprocess.run(
             [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    words = dict(w.split(":") for w in report.splitlines()[-1].split() if w.count(":") == 1)
+    fields = dict(w.split(":") for w in report.splitlines()[-1].split() if w.count(":") == 1)
     return Usage(
         kernel.__name__,
-        int(words["REG"]),
-        int(words["STACK"]) + int(words["LOCAL"]),
+        int(fields["REG"]),
+        int(fields["STACK"]) + int(fields["LOCAL"]),
         built.metadata.shared,
         built.asm["ptx"],
     )

@@ -72,11 +72,11 @@ def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
     if not flat or not solid:
         yield _needs(lead, "runs of a 2D baseline and of 3D representations")
         return
-    absent = [k for k in CANONICAL if k not in {g.representation for g in solid}]
+    missing = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     for group in flat:
         denial = "is at least as consistent as"
         gain, psnr = (
-            _unless_absent(_ahead(MetricId(name), group, solid, denial, worse=True), absent)
+            _unless_missing(_ahead(MetricId(name), group, solid, denial, worse=True), missing)
             for name in (REFIT, "refit.psnr")
         )
         no_gain = [g.label for g in solid if (g.cell(MetricId(REFIT)).mean or 0.0) <= 0]
@@ -86,11 +86,11 @@ def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
         yield _both(lead, gain, psnr)
 
 
-def _unless_absent(checked: Statement, absent: Sequence[str]) -> Statement:
+def _unless_missing(checked: Statement, missing: Sequence[str]) -> Statement:
     """Leave a claim about all 3D representations open if some have no run."""
-    if checked.verdict != "holds" or not absent:
+    if checked.verdict != "holds" or not missing:
         return checked
-    text = f"holds so far, but there is no run of {listed(absent)} ({checked.text})"
+    text = f"holds so far, but there is no run of {listed(missing)} ({checked.text})"
     return Statement("open", text)
 
 

@@ -57,11 +57,11 @@ DEFICIENT = {
 @pytest.mark.parametrize("matrix", DEFICIENT.values(), ids=DEFICIENT)
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_own_representations_differ_under_colour_vision_deficiency(matrix, theme):
-    def seen(ink):
+    def simulated(ink):
         return cielab(np.clip(np.array(matrix) @ linear(ink.on(theme)), 0, 1))
 
     for a, b in itertools.combinations(inks(OWN).values(), 2):
-        assert np.linalg.norm(seen(a) - seen(b)) > 20
+        assert np.linalg.norm(simulated(a) - simulated(b)) > 20
 
 
 def test_a_colour_belongs_to_a_representation_whatever_else_is_shown():
@@ -141,8 +141,8 @@ def test_growth_is_plotted_with_its_exponents_and_reasons(comparison):
     plots = {p.name: p for p in growths(comparison)}
     assert list(plots) == ["growth_rendering_view_ms", "growth_grid_scene_bytes"]
     assert "triplane 2.0; voxel 3.0" in plots["growth_grid_scene_bytes"].caption
-    absent = plots["growth_grid_scene_bytes"].caption
-    assert "nerf_mlp seed 0: this representation stores no grid" in absent
+    caption = plots["growth_grid_scene_bytes"].caption
+    assert "nerf_mlp seed 0: this representation stores no grid" in caption
     assert "image2d seed 0: a picture has one size" in plots["growth_rendering_view_ms"].caption
 
 

@@ -63,16 +63,16 @@ def test_everything_is_written(report):
 
 def test_the_page_needs_nothing_else(html):
     class Links(HTMLParser):
-        found: list = []  # noqa: RUF012
+        links: list = []  # noqa: RUF012
 
         def handle_starttag(self, tag, attrs):
             assert tag not in ("script", "link", "iframe", "object")
-            self.found += [(tag, k, v) for k, v in attrs if k in ("src", "href", "srcset")]
+            self.links += [(tag, k, v) for k, v in attrs if k in ("src", "href", "srcset")]
 
     parser = Links()
     parser.feed(html)
-    assert len(parser.found) > 20
-    for tag, key, value in parser.found:
+    assert len(parser.links) > 20
+    for tag, key, value in parser.links:
         assert value.startswith("#" if key == "href" else "data:image/"), (tag, key, value[:60])
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style
@@ -171,12 +171,12 @@ def test_every_run_and_metric_is_in_the_table_of_results(report):
     assert len(rows) % 8 == 0
 
     def row(kind, seed, metric):
-        (found,) = [
+        (match,) = [
             r
             for r in rows
             if (r["representation"], r["seed"], r["metric"]) == (kind, str(seed), metric)
         ]
-        return found
+        return match
 
     plain = row("triplane", 0, "refit.psnr")
     assert (plain["value"], plain["unit"], plain["n"]) == ("27.1", "dB", "8")
