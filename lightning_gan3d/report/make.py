@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.differences import differences
-from lightning_gan3d.report.document import compose
+from lightning_gan3d.report.document import Document, compose
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.page import to_html, to_markdown
 from lightning_gan3d.report.plots.curves import curves
 from lightning_gan3d.report.plots.pareto import paretos
+from lightning_gan3d.report.plots.style import inks
 from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.statements import statements
 from lightning_gan3d.report.tables import claims_tex, differences_csv, results_csv, table_tex
+from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
     from lightning_gan3d.report.plots.image_sheets import LoadGenerator
@@ -51,3 +54,42 @@ def make_report(
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")
     return out / "index.html"
+
+
+def to_html(document: Document) -> str:
+    """Return a web page; its style and its images are embedded."""
+    palette = inks(document.kinds.values())
+    colour = {label: list(palette).index(kind) for label, kind in document.kinds.items()}
+    return _render(
+        "report.html",
+        document=document,
+        inks=palette.values(),
+        colour=colour,
+        version=__version__,
+    )
+
+
+def to_markdown(document: Document, plot_folder: str) -> str:
+    """Return Markdown; `plot_folder` holds the files of the plots, relative to the page."""
+    return _render("report.md", document=document, plots=plot_folder)
+
+
+def _render(name: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("lightning_gan3d.report"),
+        autoescape=name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["md"] = escape_markdown
+    return environment.get_template(name).render(values).lstrip()
+
+
+def escape_markdown(text: str) -> str:
+    """Escape markup, and put text on one line, as table rows need."""
+    text = " ".join(text.split())
+    for character in "\\`*_<|[]":
+        text = text.replace(character, f"\\{character}")
+    return text
