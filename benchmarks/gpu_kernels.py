@@ -29,9 +29,9 @@ from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 from renderers.fused.gpu import launches
 from renderers.fused.gpu.decode_kernels import gather, points_of, rays_of, scatter
-from renderers.march import draw
-from renderers.paths import Request
-from renderers.sampling import span
+from renderers.fused.gpu.point_kernels import scene_offset, task
+from renderers.march import Request, draw_jitter
+from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations.triplane import TriPlaneField
 
@@ -51,31 +51,23 @@ def texels_kernel(
     tiles,
     splits,
     SCATTER: tl.constexpr,
-    C: tl.constexpr,
-    CP: tl.constexpr,
-    GRIDS: tl.constexpr,
-    AXES: tl.constexpr,
-    SHAPE: tl.constexpr,
-    WIDTH: tl.constexpr,
+    GRID: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Gather all that samples read, or add 1 to all of it."""
-    pid = tl.program_id(0)
-    each = tl.cdiv(samples, splits)
-    begin = pid % splits * each
-    scene = pid // splits // tiles
-    ray, ok = rays_of(pid // splits % tiles, num_rays, TILE, WIDTH)
+    """Gather the texels of all samples, or add 1 to all of them."""
+    scene, tile, _, begin, end = task(tiles, splits, samples, 0)
+    ray, ok = rays_of(tile, num_rays, TILE)
     ray += scene * num_rays
-    texels += scene.to(tl.int64) * (GRIDS * SHAPE[0] * SHAPE[1] * SHAPE[2] * C)
-    for s in range(begin, min(begin + each, samples)):
+    texels += scene_offset(scene, GRID)
+    for s in range(begin, end):
         distance = tl.load(t + ray * samples + s, mask=ok, other=0.0)
         x, y, z = points_of(origins, dirs, ray, distance, ok)
-        x, y, z = x * scale, y * scale, z * scale
+        point = (x * scale, y * scale, z * scale)
         if SCATTER:
-            one = tl.full((TILE[0] * TILE[1], CP), 1.0, tl.float32)
-            scatter(texels, one, x, y, z, ok, C, CP, GRIDS, AXES, SHAPE)
+            one = tl.full((TILE.rows * TILE.columns, GRID.padded), 1.0, tl.float32)
+            scatter(texels, one, point, ok, GRID)
         else:
-            feature = gather(texels, x, y, z, ok, C, CP, GRIDS, AXES, SHAPE)
+            feature = gather(texels, point, ok, GRID)
             tl.store(out + ray * samples + s, tl.sum(feature, 1), mask=ok)
 
 
@@ -120,33 +112,31 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
     size, resolution = (8, 8) if DRY else (256, 128)
     field = scene(device, size, 1, torch.float32)
     o, rays = config(precision), cameras(1, device).rays(resolution)
-    part, _ = span(*rays, field.box, o.bounds, o.near, o.far)
-    request = Request(
-        o, field.lower(), field.scene_cfg, rays, part, draw(o, rays.origins, Draws(0))
-    )
-    low = request.grid
-    weights = (low.hidden_weight, low.hidden_bias, low.out_weight, low.out_bias)
-    x = launches.prepare(request, low.grids, weights, part)
+    span, _ = ray_span(rays, field.box, o)
+    jitter = draw_jitter(o, rays.origins, Draws(0))
+    request = Request(o, field, rays, span, jitter)
+    grids, *weights = request.grid.tensors
+    x = launches.prepare(request, grids, tuple(weights), span)
     n, first = x.samples, o.samples_coarse
-    t = torch.linspace(0, 1, n, device=device) * (part.far - part.near) + part.near
+    t = torch.linspace(0, 1, n, device=device) * (span.far - span.near) + span.near
     sigma = torch.empty_like(t)
-    launches.find_sigma(x, t, sigma, 0, n)
+    launches.find_sigma(x, t, sigma, None, 0, n)
     order = launches.find_order(x, t)
-    omega, (depth, opacity, *_) = launches.weigh(x, t, sigma, order)
+    omega, (depth, opacity, *_) = launches.find_weights(x, t, sigma, order)
     g = torch.randn_like(launches.sum_features(x, t, omega))
     q = launches.find_q(x, t, g)
-    back = (q, torch.randn_like(depth), torch.randn_like(opacity))
-    _, d_sigma = launches.weigh_backward(x, t, sigma, order, *back)
+    d_weights = (q, torch.randn_like(depth), torch.randn_like(opacity))
+    _, d_sigma = launches.find_weights_backward(x, t, sigma, order, d_weights)
     dense = torch.full_like(omega, 1 / n)  # no sample is skipped
     work = {
-        "sigma_coarse": lambda: launches.find_sigma(x, t, sigma, 0, first),
-        "sigma_fine": lambda: launches.find_sigma(x, t, sigma, first, n - first),
-        "place_fine": lambda: launches.place_fine(x, t.clone(), sigma),
+        "sigma_coarse": lambda: launches.find_sigma(x, t, sigma, None, 0, first),
+        "sigma_fine": lambda: launches.find_sigma(x, t, sigma, None, first, n - first),
+        "place_fine": lambda: launches.place_fine(x, t.clone(), sigma, jitter.u),
         "order": lambda: launches.find_order(x, t),
-        "weigh": lambda: launches.weigh(x, t, sigma, order),
+        "weights": lambda: launches.find_weights(x, t, sigma, order),
         "features": lambda: launches.sum_features(x, t, dense),
         "q": lambda: launches.find_q(x, t, g),
-        "weigh_backward": lambda: launches.weigh_backward(x, t, sigma, order, *back),
+        "weights_backward": lambda: launches.find_weights_backward(x, t, sigma, order, d_weights),
         "gradients": lambda: launches.find_gradients(x, t, dense, d_sigma, g),
     }
     note = f"{resolution} x {resolution} rays of {n} samples, {size}² planes, {precision}"
@@ -159,22 +149,20 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
 
 def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Metric]:
     """Time gathers alone, and atomic additions alone, by the order of rays."""
-    names = ("C", "CP", "GRIDS", "AXES", "SHAPE", "WIDTH")
     total = torch.zeros_like(x.texels, dtype=torch.float32)
     out = torch.empty_like(t)
     for order, tile in (("tiles", (8, 8)), ("tiles4", (4, 4)), ("rows", (1, 64))):
         if DRY and order == "rows":
             continue
         tiles, splits, tasks = x.tiling(tile, x.samples)
-        sizes = {k: v for k, v in x.sizes(tile).items() if k in names} | {"TILE": tile}
         for does, target in (("gather", x.texels), ("scatter", total)):
             run = texels_kernel[(tasks,)]
-            args = (x.origins, x.dirs, t, out, 2 / x.request.scene_cfg.box, x.rays, x.samples)
-            args = (target, *args, tiles, splits, does == "scatter")
-            ms = milliseconds(functools.partial(run, *args, **sizes, num_stages=1))
+            args = (target, x.origins, x.dirs, t, out, x.scale, x.rays, x.samples, tiles, splits)
+            constants = {"SCATTER": does == "scatter", "GRID": x.grid, "TILE": x.tile(tile)}
+            ms = milliseconds(functools.partial(run, *args, **constants, num_stages=1))
             yield Metric.of_key(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
             if does == "scatter":
-                rate = t.numel() * 12 * sizes["C"] / ms / 1e6
+                rate = t.numel() * 12 * x.grid.channels / ms / 1e6
                 why = "float32 additions a second, 12 corners of each point"
                 yield Metric.of_key(
                     f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why
@@ -182,7 +170,7 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
 
 
 def renderings(device: str) -> Iterator[Metric]:
-    """Time and weigh whole renderings, plain and fused, without and with gradient."""
+    """Time and memory of whole renderings, plain and fused, without and with gradient."""
     sizes = [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]
     for resolution, batch in sizes:
         paths = [("plain", "fp32"), ("triton", "fp32")]
@@ -211,10 +199,10 @@ def rendering(
         seen.feature.sum().backward()
 
     name = f"gpu.render_{{}}.{resolution}.b{batch}.{path}.{precision}"
-    note = f"{batch} x {resolution}² rays, path taken: "
+    note = f"{batch} x {resolution}² rays, rendered by "
     for kind, function in (("forward", forward), ("both", both)):
         ms = milliseconds(function)
-        yield Metric.of_key(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.path_taken))
+        yield Metric.of_key(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.backend))
         if not DRY:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

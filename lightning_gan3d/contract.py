@@ -158,7 +158,7 @@ class Field(Scene):
 
     def lower(self) -> Lowered:
         """Return tensors and constants with which fused kernels compute `__call__` and `sigma`."""
-        return NotLowered(f"{type(self).__name__} has no kernel")
+        return NotLowered(f"no fused kernel for {type(self).__name__}")
 
     def prior(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"] | float:
         """Density prior; subclasses add it to the raw density in `__call__`."""

@@ -1,4 +1,4 @@
-"""Renderers by name: each turns one type of scene and cameras into a rendering."""
+"""Renderers by name: configuration and class. Each renders one type of scene from cameras."""
 
 from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig

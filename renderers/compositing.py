@@ -1,7 +1,7 @@
-"""How samples become a pixel: quadrature weights along a ray, and the depth that they mean.
+"""Compositing: quadrature weights along a ray, and the depth of a ray.
 
 Each rule gives one weight per sample, so that a pixel is a weighted sum of features in any order:
-merging coarse and fine samples sorts scalars alone, never features.
+merging coarse and fine samples sorts scalars, never features.
 """
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 EMPTY = 1e-3
-"""Opacity below which a ray has met nothing, and its depth is that of the background."""
+"""Opacity below which a ray counts as empty and gets the depth of the background."""
 
 
 def standard_weights(
@@ -19,7 +19,7 @@ def standard_weights(
 
     NeRF (Mildenhall et al. 2020) eq. 3. `sigma`: density per world unit, >= 0, constant within its
     interval; `edges`: the e = s + 1 ends of the intervals. Constant density over length L gives the
-    opacity 1 - exp(-sigma L) for any number of samples. (NeRF's last interval never ends; here it
+    opacity 1 - exp(-sigma L) for any number of samples. (NeRF's last interval is infinite; ours
     ends with the ray.)
     """
     tau = sigma * (edges[..., 1:] - edges[..., :-1])
@@ -31,9 +31,9 @@ def standard_weights(
 def pair_weights(
     sigma: Float[Tensor, "b r m"], t: Float[Tensor, "b r s"]
 ) -> Float[Tensor, "b r m"]:
-    """EG3D's weights of the m = s - 1 intervals between samples; `sigma` is their middle's.
+    """EG3D's weights of the m = s - 1 intervals between samples; `sigma`: density at their middle.
 
-    What lies before the first sample and after the last one absorbs nothing.
+    The ray before the first sample and after the last one is empty.
     """
     alpha = -torch.expm1(-sigma * (t[..., 1:] - t[..., :-1]))
     trans = torch.cumprod(1 - alpha + 1e-10, dim=-1)
@@ -42,8 +42,8 @@ def pair_weights(
 
 def share_pairs(weights: Float[Tensor, "b r m"]) -> Float[Tensor, "b r s"]:
     """Give each end half of its pair's weight: sum w_i (c_i + c_i+1) / 2 = sum omega_i c_i."""
-    none = torch.zeros_like(weights[..., :1])
-    return (torch.cat([none, weights], dim=-1) + torch.cat([weights, none], dim=-1)) / 2
+    zero = torch.zeros_like(weights[..., :1])
+    return (torch.cat([zero, weights], dim=-1) + torch.cat([weights, zero], dim=-1)) / 2
 
 
 def expected_depth(
@@ -51,7 +51,7 @@ def expected_depth(
     opacity: Float[Tensor, "b r 1"],
     background: Float[Tensor, "b r 1"],
 ) -> Float[Tensor, "b r 1"]:
-    """Expected distance of what stops a ray, sum w t / opacity; else the background's."""
+    """Expected distance, sum w t / opacity; that of the background if the ray is empty."""
     return torch.where(opacity < EMPTY, background, depth_sum / opacity.clamp_min(EMPTY))
 
 
@@ -61,7 +61,7 @@ def clamped_depth(
     nearest: Float[Tensor, ""],
     farthest: Float[Tensor, ""],
 ) -> Float[Tensor, "b r 1"]:
-    """EG3D's depth: sum w t / sum w (0 / 0 is infinite), clamped to the samples of the batch."""
-    some = opacity > 0
-    depth = torch.where(some, depth_sum / torch.where(some, opacity, 1.0), torch.inf)
+    """EG3D's depth: sum w t / sum w (0 / 0 is infinite), clamped to the range of all samples."""
+    hit = opacity > 0
+    depth = torch.where(hit, depth_sum / torch.where(hit, opacity, 1.0), torch.inf)
     return torch.minimum(torch.maximum(depth, nearest), farthest)

@@ -1,11 +1,12 @@
-"""Where a scene has anything: a coarse grid of a latent, so that rays through nothing cost little.
+"""Skipping of rays through empty space, by a coarse occupancy grid of a scene.
 
-In training every latent is new geometry, and a grid kept over steps (Instant-NGP, Müller et al.
-2022) would say nothing. Of one scene that is rendered from many cameras, the grid is made once
-(`VolumeRenderer.prepare`), from some hundred thousand queries of the density.
+Training makes new geometry in every step, so that a grid kept over steps (Instant-NGP, Müller et
+al. 2022) is of no use. A scene that is rendered from many cameras gets its grid once
+(`VolumeRenderer.prepare`), from a few hundred thousand queries of the density.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -15,15 +16,16 @@ from torch import Tensor
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field, FieldSample, SceneConfig
 from lightning_gan3d.networks.lowering import Lowered
-from renderers.sampling import Span
+from renderers.march import RaySums, Request, ends_of_empty
+from renderers.sampling import RaySpan
 
 CHUNK = 1 << 16
-"""Points in a call of the field while the grid is made."""
+"""Points per query of the field while the grid is made."""
 
 
 @dataclass(frozen=True, eq=False)
 class OccupiedField(Field):
-    """A field, and in which cells of its box there is something. Queried, it is the field."""
+    """A field and the occupied cells of its box. Queries return those of the field."""
 
     field: Field
     occupied: Bool[Tensor, "b cells cells cells"]
@@ -50,45 +52,44 @@ class OccupiedField(Field):
         return self.field.density(points)
 
     def lower(self) -> Lowered:
-        """Hand over the field."""
+        """Lower the field."""
         return self.field.lower()
 
-    def meets(self, rays: Rays, part: Span) -> Bool[Tensor, "b r"]:
-        """Tell which rays pass through an occupied cell of their scene, by steps of half a cell."""
+    def hit_by(self, rays: Rays, span: RaySpan) -> Bool[Tensor, "b r"]:
+        """Whether rays pass through an occupied cell of their scene, by steps of half a cell."""
         cells = self.occupied.shape[-1]
         step = self.box / cells / 2
-        length = float((part.far - part.near).amax())
-        found = torch.zeros_like(part.near[..., 0], dtype=torch.bool)
+        length = float((span.far - span.near).amax())
+        hit = torch.zeros_like(span.near[..., 0], dtype=torch.bool)
         flat = self.occupied.flatten(1)
         for i in range(int(length / step) + 2):
-            t = torch.minimum(part.near + i * step, part.far)
+            t = torch.minimum(span.near + i * step, span.far)
             points = rays.origins + t * rays.dirs
             cell = ((points / self.box + 0.5) * cells).floor().long()
             inside = ((cell >= 0) & (cell < cells)).all(-1)
             x, y, z = cell.clamp(0, cells - 1).unbind(-1)
-            found |= flat.gather(1, (z * cells + y) * cells + x) & inside
-        return found
+            hit |= flat.gather(1, (z * cells + y) * cells + x) & inside
+        return hit
 
 
 @torch.no_grad()
 def find_occupied(field: Field, cells: int, opacity: float) -> OccupiedField:
-    """Find the cells in which density could stop `opacity` of a ray that crosses the whole box.
+    """Find the cells whose density, across the whole box, would reach `opacity`.
 
-    Density is asked at the centre of each cell and at its corners. A cell counts if one of these,
-    or of a neighbouring cell's, exceeds the threshold; detail finer than a cell can be missed.
+    Density is queried at cell centres and corners. A cell is occupied if one of these, or one of a
+    neighbouring cell's, exceeds the threshold; detail finer than a cell can be missed.
     """
-    box, b = field.box, field.batch
-    example = field.tensors()[0]
+    box, b, device = field.box, field.batch, field.tensors()[0].device
     threshold = -torch.log1p(torch.tensor(-opacity)).item() / (box * 3**0.5)
-    dense = torch.zeros(b, cells, cells, cells, dtype=torch.bool, device=example.device)
+    dense = torch.zeros(b, cells, cells, cells, dtype=torch.bool, device=device)
     for offset, num in ((0.5, cells), (0.0, cells + 1)):
-        at = ((torch.arange(num, device=example.device) + offset) / cells - 0.5) * box
+        at = ((torch.arange(num, device=device) + offset) / cells - 0.5) * box
         z, y, x = torch.meshgrid(at, at, at, indexing="ij")
         points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
         above = torch.cat(
             [
-                field.sigma(field.density(some.expand(b, -1, -1)))[..., 0] > threshold
-                for some in torch.split(points, CHUNK // b or 1)
+                field.sigma(field.density(chunk.expand(b, -1, -1)))[..., 0] > threshold
+                for chunk in torch.split(points, CHUNK // b or 1)
             ],
             dim=1,
         )
@@ -98,3 +99,26 @@ def find_occupied(field: Field, cells: int, opacity: float) -> OccupiedField:
         dense |= grid
     occupied = torch.nn.functional.max_pool3d(dense.float(), 3, stride=1, padding=1) > 0
     return OccupiedField(field, occupied)
+
+
+def march_occupied(
+    request: Request, field: OccupiedField, march: Callable[[Request], RaySums]
+) -> RaySums:
+    """March the rays that hit an occupied cell, scene by scene; the sums of others are zero."""
+    hit = field.hit_by(request.rays, request.span)
+    shape = request.span.near.shape
+    zeros = request.rays.origins.new_zeros
+    # EG3D's depth is clamped to the ends of all rays; other rules ignore those of empty rays.
+    eg3d = request.options.rules == "eg3d"
+    ends = ends_of_empty(request) if eg3d else tuple(request.span)
+    feature = zeros(*shape[:2], field.scene_cfg.feature_dim)
+    sums = RaySums(feature, zeros(shape), zeros(shape), *(x.clone() for x in ends))
+    request = replace(request, field=field.field)
+    for i in range(field.batch):
+        rays = hit[i].nonzero()[:, 0]
+        if not len(rays):
+            continue
+        scene = slice(i, i + 1)
+        for total, x in zip(sums, march(request.select(rays, scene)), strict=True):
+            total[scene, rays] = x
+    return sums

@@ -1,4 +1,4 @@
-"""A scene that is a picture, and the renderer that shows it, so that a 2D baseline fits in."""
+"""A scene that is a finished picture, and its renderer: for 2D baselines."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ from lightning_gan3d.images import Rendering
 
 @dataclass(frozen=True, eq=False)
 class Picture(Scene):
-    """A finished image in [-1, 1]. It has no third dimension: another view needs another label."""
+    """A finished image in [-1, 1]. It is not 3D: another view needs another label."""
 
     image: Float[Tensor, "b 3 h w"]
 
 
 @dataclass(frozen=True)
 class PictureRendererConfig:
-    """A picture leaves nothing to choose."""
+    """A picture has no rendering options."""
 
 
 class PictureRenderer(Renderer):
-    """Shows a picture to each of its cameras, at the picture's own size."""
+    """Returns the picture for each of its cameras, at the picture's own size."""
 
     accepts = Picture
 
@@ -38,7 +38,7 @@ class PictureRenderer(Renderer):
         scene: Picture,
         cameras: Cameras,
         resolution: int,  # noqa: ARG002  # the generator reduces the picture to `image_raw`
-        draws: Draws | None = None,  # noqa: ARG002  # nothing here is random
+        draws: Draws | None = None,  # noqa: ARG002  # deterministic
     ) -> Rendering:
         """Return the picture once per camera, without depth or opacity."""
         views = len(cameras.cam2world)

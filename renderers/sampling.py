@@ -1,7 +1,7 @@
-"""Where a ray is sampled: its part within the bounds, strata along it, importance sampling.
+"""Samples along rays: the rendered span, strata, and importance sampling.
 
-`t` is distance along a unit-length ray, in world units. What EG3D's release (Chan et al. 2022) does
-differently is an option.
+`t` is distance along a unit-length ray, in world units. The rules `eg3d` are those of EG3D's
+release (Chan et al. 2022).
 """
 
 from typing import NamedTuple
@@ -10,88 +10,84 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from renderers.config import Bounds, Rules
+from lightning_gan3d.cameras import Rays
+from renderers.config import Rules, VolumeRendererConfig
 
 
-class Span(NamedTuple):
-    """The part of each ray that is rendered; of length zero where a ray misses the bounds."""
+class RaySpan(NamedTuple):
+    """The rendered part of each ray; its length is zero if the ray misses the bounds."""
 
     near: Float[Tensor, "b r 1"]
     far: Float[Tensor, "b r 1"]
 
 
-def slab(origins: Float[Tensor, "b r 3"], dirs: Float[Tensor, "b r 3"], box: float) -> Span:
-    """Enter and leave the cube [-box/2, box/2]; near > far where a ray misses it (slab method)."""
-    # A ray parallel to a face would divide 0 by 0; so small a slope moves nothing in float32.
-    tiny = torch.where(dirs < 0, -1e-12, 1e-12)
-    inverse = 1 / torch.where(dirs.abs() < 1e-12, tiny, dirs)
-    one, two = (-box / 2 - origins) * inverse, (box / 2 - origins) * inverse
+def slab(rays: Rays, box: float) -> RaySpan:
+    """Intersect rays with the cube [-box/2, box/2] (slab method); near > far if a ray misses it."""
+    # A ray parallel to a face would divide 0 by 0; 1e-12 is below float32's resolution here.
+    tiny = torch.where(rays.dirs < 0, -1e-12, 1e-12)
+    inverse = 1 / torch.where(rays.dirs.abs() < 1e-12, tiny, rays.dirs)
+    one, two = (-box / 2 - rays.origins) * inverse, (box / 2 - rays.origins) * inverse
     near = torch.minimum(one, two).amax(-1, keepdim=True)
-    return Span(near, torch.maximum(one, two).amin(-1, keepdim=True))
+    return RaySpan(near, torch.maximum(one, two).amin(-1, keepdim=True))
 
 
-def ball(origins: Float[Tensor, "b r 3"], dirs: Float[Tensor, "b r 3"], radius: float) -> Span:
-    """Enter and leave the ball around the world's origin; near > far where a ray misses it."""
-    closest = -(origins * dirs).sum(-1, keepdim=True)
-    squared = radius**2 - (origins + closest * dirs).square().sum(-1, keepdim=True)
+def ball(rays: Rays, radius: float) -> RaySpan:
+    """Intersect rays with the ball around the world's origin; near > far if a ray misses it."""
+    closest = -(rays.origins * rays.dirs).sum(-1, keepdim=True)
+    squared = radius**2 - (rays.origins + closest * rays.dirs).square().sum(-1, keepdim=True)
     half = squared.clamp_min(1e-12).sqrt()  # the clamp keeps the gradient of a tangent finite
-    return Span(closest - half, torch.where(squared > 0, closest + half, closest - 2 * half))
+    return RaySpan(closest - half, torch.where(squared > 0, closest + half, closest - 2 * half))
 
 
-def span(
-    origins: Float[Tensor, "b r 3"],
-    dirs: Float[Tensor, "b r 3"],
-    box: float,
-    bounds: Bounds,
-    near: float | None,
-    far: float | None,
-) -> tuple[Span, Float[Tensor, "b r 1"]]:
-    """Bound each ray, and return the depth of its background.
+def ray_span(
+    rays: Rays, box: float, o: VolumeRendererConfig
+) -> tuple[RaySpan, Float[Tensor, "b r 1"]]:
+    """Return the span of each ray within the bounds, and the depth of its background.
 
-    That depth is `far`, or where none is given the distance beyond which nothing of the bounds can
-    lie. A ray that misses the bounds begins and ends there. Each ray is decided alone. (EG3D gives
-    rays that miss the farthest end in the whole batch.)
+    That depth is `far`, or if not given the distance beyond which the bounds end. A ray that misses
+    the bounds starts and ends there, whatever the other rays do. (EG3D uses the farthest end in the
+    whole batch.)
     """
-    if far is None:
-        reach = box / 2 if bounds == "sphere" else box / 2 * 3**0.5
-        background = origins.norm(dim=-1, keepdim=True) + reach
+    if o.far is None:
+        reach = box / 2 if o.bounds == "sphere" else box / 2 * 3**0.5
+        background = rays.origins.norm(dim=-1, keepdim=True) + reach
     else:
-        background = torch.full_like(origins[..., :1], far)
-    if bounds == "near_far":
-        return Span(torch.full_like(background, near or 0.0), background), background
-    enter, leave = slab(origins, dirs, box) if bounds == "box" else ball(origins, dirs, box / 2)
-    enter = enter.clamp_min(near or 0.0)
-    leave = torch.minimum(leave, background)
-    hit = leave > enter
-    part = Span(torch.where(hit, enter, background), torch.where(hit, leave, background))
-    return part, background
+        background = torch.full_like(rays.origins[..., :1], o.far)
+    if o.bounds == "near_far":
+        return RaySpan(torch.full_like(background, o.near or 0.0), background), background
+    near, far = slab(rays, box) if o.bounds == "box" else ball(rays, box / 2)
+    near = near.clamp_min(o.near or 0.0)
+    far = torch.minimum(far, background)
+    hit = far > near
+    span = RaySpan(torch.where(hit, near, background), torch.where(hit, far, background))
+    return span, background
 
 
 def stratified(
-    part: Span, num: int, jitter: Float[Tensor, "b r s"] | None, rules: Rules
-) -> tuple[Float[Tensor, "b r s"], Span]:
+    span: RaySpan, num: int, jitter: Float[Tensor, "b r s"] | None, rules: Rules
+) -> tuple[Float[Tensor, "b r s"], RaySpan]:
     """Place one sample in each stratum: NeRF (Mildenhall et al. 2020) eq. 2.
 
-    `jitter` in [0, 1) places it within its stratum, None in the middle. `standard` cuts [near,
-    far] into `num` strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is
-    [far, far + step]. Returned with the samples: what the strata span.
+    `jitter` in [0, 1) is the position within the stratum; None: its middle. `standard` divides the
+    span into `num` strata. `eg3d` steps by (far - near) / (num - 1), so that the last stratum is
+    [far, far + step]. Returns the samples, and the span of all strata.
     """
-    step = (part.far - part.near) / (num if rules == "standard" else num - 1)
+    step = (span.far - span.near) / (num if rules == "standard" else num - 1)
     index = torch.arange(num, device=step.device, dtype=step.dtype)
-    t = torch.addcmul(part.near, index + (0.5 if jitter is None else jitter), step)
-    return t, part if rules == "standard" else Span(part.near, part.far + step)
+    t = torch.addcmul(span.near, index + (0.5 if jitter is None else jitter), step)
+    return t, span if rules == "standard" else RaySpan(span.near, span.far + step)
 
 
-def edges_of(t: Float[Tensor, "b r s"], part: Span) -> Float[Tensor, "b r e"]:
-    """Cut the ray into an interval per sample: at near, midway between samples, and at far."""
-    return torch.cat([part.near, (t[..., 1:] + t[..., :-1]) / 2, part.far], dim=-1)
+def interval_edges(t: Float[Tensor, "b r s"], span: RaySpan) -> Float[Tensor, "b r e"]:
+    """Edges of one interval per sample: near, the midpoints between samples, far."""
+    return torch.cat([span.near, (t[..., 1:] + t[..., :-1]) / 2, span.far], dim=-1)
 
 
 def invert_cdf(
     edges: Float[Tensor, "b r e"], mass: Float[Tensor, "b r m"], u: Float[Tensor, "b r f"]
 ) -> Float[Tensor, "b r f"]:
     """Map u in [0, 1) by the inverse of a piecewise-constant distribution; e = m + 1 edges."""
-    mass = mass + 1e-5  # an empty ray is sampled everywhere
+    mass = mass + 1e-5  # an empty ray is sampled uniformly
     cdf = torch.cumsum(mass / mass.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
     below = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, mass.shape[-1] - 1)
@@ -104,11 +100,11 @@ def invert_cdf(
 def eg3d_importance(
     t: Float[Tensor, "b r s"], weights: Float[Tensor, "b r m"], u: Float[Tensor, "b r f"]
 ) -> Float[Tensor, "b r f"]:
-    """Importance sampling as EG3D's release does it, from the m = s - 1 weights between samples.
+    """Importance sampling of EG3D's release, from the m = s - 1 weights between samples.
 
-    Neighbouring weights are max-pooled, then averaged, and raised by 0.01. These masses leave out
-    both ends, but meet the midpoints counted from the first: mass moves half an interval toward the
-    camera, and the last midpoint is out of reach.
+    Neighbouring weights are max-pooled, averaged, and raised by 0.01. These masses omit both ends,
+    but are paired with the midpoints counted from the first: mass moves half an interval toward the
+    camera, and no sample reaches the last midpoint.
     """
     pooled = torch.maximum(weights[..., :-1], weights[..., 1:])
     smooth = (pooled[..., :-1] + pooled[..., 1:]) / 2 + 0.01

@@ -1,14 +1,12 @@
-"""The volume renderer: any field, queried along rays in chunks that bound its memory."""
+"""The volume renderer: renders any field by quadrature along rays."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.contract import Field, Renderer
@@ -16,22 +14,18 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.networks.precision import DTYPES, without_autocast
+from renderers.backends import Backend, choose
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.config import VolumeRendererConfig
-from renderers.march import Random, Sums, draw, ends_of_empty, march
-from renderers.occupancy import OccupiedField, find_occupied
-from renderers.paths import Chosen, choose
-from renderers.sampling import Span, span
+from renderers.march import RaySums, Request, draw_jitter
+from renderers.occupancy import OccupiedField, find_occupied, march_occupied
+from renderers.sampling import ray_span
 
 __all__ = ["RayRendering", "VolumeRenderer", "VolumeRendererConfig"]
 
 
-CHUNK, CACHED_CHUNK = 1 << 17, 1 << 14
-"""Points in a call of the field, where the configuration does not say."""
-
-
 class RayRendering(NamedTuple):
-    """What rays see: features in [0, 1] over the background, expected distance, opacity."""
+    """Features in [0, 1] over the background, expected distance and opacity of rays."""
 
     feature: Float[Tensor, "b r c"]
     depth: Float[Tensor, "b r 1"]
@@ -39,22 +33,21 @@ class RayRendering(NamedTuple):
 
 
 class VolumeRenderer(Renderer):
-    """Renders any field by quadrature along rays."""
+    """Renders fields, by fused kernels if they support the field, else in PyTorch."""
 
     accepts = Field
 
     def __init__(self, cfg: VolumeRendererConfig) -> None:
-        """Keep the options."""
+        """Store the options."""
         super().__init__()
         self.cfg = cfg
-        self.path_taken: Chosen | None = None
-        """Which path the last rendering took, for reports; None before the first."""
+        self.backend: Backend | None = None
+        """Backend of the last rendering, for logs and reports."""
 
     def prepare(self, scene: Field) -> Field:  # type: ignore[override]  # accepts fields
-        """Do what pays over several views of the scenes; without a gradient.
+        """Do work that pays off over several views, without gradient.
 
-        Finds where they have anything, if `skip_cells` asks for it, and stores grids in
-        `cache_precision`.
+        Finds occupied cells if `skip_cells` is set, and stores grids in `cache_precision`.
         """
         if isinstance(scene, OccupiedField):
             return scene
@@ -69,11 +62,7 @@ class VolumeRenderer(Renderer):
         )
 
     def forward(
-        self,
-        scene: Field,
-        cameras: Cameras,
-        resolution: int,
-        draws: Draws | None = None,
+        self, scene: Field, cameras: Cameras, resolution: int, draws: Draws | None = None
     ) -> Rendering:
         """Render v = b * k square views of `resolution`; camera i sees scene i // k."""
         views = len(cameras.cam2world)
@@ -82,131 +71,40 @@ class VolumeRenderer(Renderer):
                 f"{views} cameras for {scene.batch} scenes: use a multiple of {scene.batch}"
             )
         with without_autocast(cameras.cam2world.device):
-            rays = cameras.rays(resolution)  # half precision would bend them
+            rays = cameras.rays(resolution)  # too coarse in half precision
         # The views of a scene become more rays of it, so that the scene is not copied.
         rays = Rays(*(rearrange(x, "(b k) r c -> b (k r) c", b=scene.batch) for x in rays))
-        seen = self.render_rays(scene, rays, draws)
         feature, depth, opacity = (
-            rearrange(x, "b (k h w) c -> (b k) c h w", h=resolution, w=resolution) for x in seen
+            rearrange(x, "b (k h w) c -> (b k) c h w", h=resolution, w=resolution)
+            for x in self.render_rays(scene, rays, draws)
         )
         return Rendering(feature * 2 - 1, depth, opacity)
 
-    def render_rays(
-        self,
-        field: Field,
-        rays: Rays,
-        draws: Draws | None = None,
-    ) -> RayRendering:
+    def render_rays(self, field: Field, rays: Rays, draws: Draws | None = None) -> RayRendering:
         """Render r rays of each of b scenes.
 
-        `draws=None` takes the middles of strata and u = (i + 1/2) / N. Draws are made for all rays
-        at once: they are the one thing here that grows with rays times samples, and they are
-        scalars.
+        Without draws, samples lie in the middle of their strata and u = (i + 1/2) / N. The jitter
+        of all rays is drawn at once: it alone grows with rays times samples.
         """
         o = self.cfg.oversampled() if draws is None else self.cfg
-        part, background = span(*rays, field.box, o.bounds, o.near, o.far)
-        random = draw(o, rays.origins, draws)
-        total = self._march(o, field, rays, part, random)
-        if o.rules == "eg3d":
-            ends = total.nearest.amin(), total.farthest.amax()
-            depth = clamped_depth(total.depth, total.opacity, *ends)
+        span, background = ray_span(rays, field.box, o)
+        request = Request(o, field, rays, span, draw_jitter(o, rays.origins, draws))
+        if not isinstance(field, OccupiedField):
+            sums = self._march(request)
+        elif torch.is_grad_enabled():
+            sums = self._march(dataclasses.replace(request, field=field.field))
         else:
-            depth = expected_depth(total.depth, total.opacity, background)
-        feature = total.feature
+            sums = march_occupied(request, field, self._march)
+        if o.rules == "eg3d":
+            ends = sums.nearest.amin(), sums.farthest.amax()
+            depth = clamped_depth(sums.depth, sums.opacity, *ends)
+        else:
+            depth = expected_depth(sums.depth, sums.opacity, background)
+        feature = sums.feature
         if o.background:
-            feature = feature + (1 - total.opacity) * o.background
-        return RayRendering(feature, depth, total.opacity)
+            feature = feature + (1 - sums.opacity) * o.background
+        return RayRendering(feature, depth, sums.opacity)
 
-    def _march(
-        self, o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random
-    ) -> Sums:
-        """March the rays by the path that serves them, and keep which one that was."""
-        if isinstance(field, OccupiedField) and not torch.is_grad_enabled():
-            return self._march_some(o, field, rays, part, random)
-        self.path_taken, kernel, request = choose(o, field, rays, part, random)
-        if kernel is not None and request is not None:
-            return kernel.march(request)
-        return _march_in_chunks(o, field, rays, part, random)
-
-    def _march_some(
-        self, o: VolumeRendererConfig, field: OccupiedField, rays: Rays, part: Span, random: Random
-    ) -> Sums:
-        """March what meets something, scene by scene; elsewhere the sums are zero."""
-        meets = field.meets(rays, part)
-        shape = part.near.shape
-        channels = field.scene_cfg.feature_dim
-        nothing = rays.origins.new_zeros
-        # The clamp of rules=eg3d reads the ends of all rays; else nobody reads those of empty ones.
-        ends = ends_of_empty(o, part, random) if o.rules == "eg3d" else tuple(part)
-        total = Sums(
-            nothing(*shape[:2], channels),
-            nothing(shape),
-            nothing(shape),
-            *(x.clone() for x in ends),
-        )
-        for i in range(field.batch):
-            keep = meets[i].nonzero()[:, 0]
-            if not len(keep):
-                continue
-            one = slice(i, i + 1)
-            some = self._march(
-                o,
-                field.field.index(one),
-                Rays(*(x[one, keep] for x in rays)),
-                Span(*(x[one, keep] for x in part)),
-                Random(*(None if x is None else x[one, keep] for x in random)),
-            )
-            for whole, marched in zip(total, some, strict=True):
-                whole[one, keep] = marched
-        return total
-
-
-def _march_in_chunks(
-    o: VolumeRendererConfig, field: Field, rays: Rays, part: Span, random: Random
-) -> Sums:
-    """The plain path: `march`, for as many rays at a time as the field may be asked points."""
-    again = o.recompute and torch.is_grad_enabled()
-    rows = []
-    for scenes, columns in _chunks(rays.origins, o):
-        some = field.index(scenes)
-        row = []
-        for column in columns:
-            here = (scenes, column)
-            args = (
-                o,
-                some,
-                Rays(rays.origins[here], rays.dirs[here]),
-                Span(part.near[here], part.far[here]),
-                random.part(*here),
-            )
-            sums = (
-                checkpoint(march, *args, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else march(*args)
-            )
-            row.append(sums)
-        rows.append(_join(row, dim=1))
-    return _join(rows, dim=0)
-
-
-def _chunks(
-    origins: Float[Tensor, "b r 3"], o: VolumeRendererConfig
-) -> Iterator[tuple[slice, list[slice]]]:
-    """Cut scenes, then rays, so that no call of the field sees more than `chunk` points."""
-    num_scenes, num_rays = origins.shape[:2]
-    samples = max(o.samples_coarse, o.samples_fine)
-    if (chunk := o.chunk) is None:
-        # With a gradient, each chunk costs a pass over the gradient of the whole scene.
-        cached = origins.device.type == "cpu" and not torch.is_grad_enabled()
-        chunk = max(CACHED_CHUNK if cached else CHUNK, samples)
-    scenes = min(num_scenes, chunk // samples)
-    rays = chunk // (samples * scenes)
-    for i in range(0, num_scenes, scenes):
-        columns = [slice(j, min(j + rays, num_rays)) for j in range(0, num_rays, rays)]
-        yield slice(i, min(i + scenes, num_scenes)), columns
-
-
-def _join(parts: list[Sums], dim: int) -> Sums:
-    if len(parts) == 1:
-        return parts[0]
-    return Sums(*(torch.cat(x, dim) for x in zip(*parts, strict=True)))
+    def _march(self, request: Request) -> RaySums:
+        self.backend, march = choose(request)
+        return march(request)

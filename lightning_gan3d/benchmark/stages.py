@@ -157,10 +157,10 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
 
 def _rendering_path(generator: Generator) -> list[Metric]:
     """Whether a fused kernel rendered, if the renderer has such kernels."""
-    path = getattr(generator.renderer, "path_taken", None)
-    if path is None:
+    backend = getattr(generator.renderer, "backend", None)
+    if backend is None:
         return []
-    return [Metric(name="speed.fused", value=float(path.name != "plain"), n=1, note=str(path))]
+    return [Metric(name="speed.fused", value=float(backend.fused), n=1, note=str(backend))]
 
 
 @torch.no_grad()

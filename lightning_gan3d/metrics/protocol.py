@@ -75,5 +75,5 @@ def precision_of(generator: Generator) -> str:
     stored = getattr(renderer, "cache_precision", "fp32")
     if stored != "fp32":
         text += f", scenes of several views {stored}"
-    path = getattr(generator.renderer, "path_taken", None)
-    return text if path is None else f"{text}, rays by {path}"
+    backend = getattr(generator.renderer, "backend", None)
+    return text if backend is None else f"{text}, rays by {backend}"

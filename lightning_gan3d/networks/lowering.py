@@ -26,11 +26,17 @@ class LoweredGrid(NamedTuple):
     activation: Literal["softplus", "lrelu"]
     """Of the hidden layer; the slope of `lrelu` is 0.2."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the fields: kernels differentiate by these."""
+        decoder = self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias
+        return self.grids, *decoder
+
 
 class NotLowered(NamedTuple):
     """The reason why a field has no kernel."""
 
-    why: str
+    reason: str
 
 
 Lowered = LoweredGrid | NotLowered

@@ -200,9 +200,9 @@ class PeriodicActions(lightning.Callback):
         """Log the code that computes layers and renderings, if it has changed."""
         compiled = self.config.training.compile
         backends = {"layers": "torch.compile" if compiled else describe_layers(module.generator)}
-        path = getattr(module.generator.renderer, "path_taken", None)
-        if path is not None:  # None for pictures
-            backends["rendering_path"] = str(path)
+        renderer = getattr(module.generator.renderer, "backend", None)
+        if renderer is not None:  # None for pictures
+            backends["rendering_path"] = str(renderer)
         for key, backend in backends.items():
             if backend != self._backends.get(key):
                 log.info("%s: %s", key.replace("_", " "), backend)

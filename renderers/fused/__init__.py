@@ -1,1 +1,1 @@
-"""Fused twins of the plain march, one module per device; `renderers.paths` chooses among them."""
+"""Fused kernels of the volume renderer, by device; `renderers.backends` chooses."""

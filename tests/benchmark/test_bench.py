@@ -85,7 +85,7 @@ def test_the_rendering_path_and_super_resolution_are_reported(tiny: Path) -> Non
     generator.renderer.cfg = dataclasses.replace(generator.renderer.cfg, path="plain")
     rows = by_key(bench.measure_generator(generator, quick=True, batch=2))
     assert rows["speed.fused"].value == 0
-    assert rows["speed.fused"].note == "plain (as configured)"
+    assert rows["speed.fused"].note == "PyTorch (as configured)"
     assert value(rows, "speed.superresolution_ms") > 0
 
 

@@ -110,7 +110,7 @@ def test_the_precision_names_stored_scenes_and_the_rendering_path():
         label = Cameras.orbit(2).to_label()
         with torch.no_grad():
             generator(torch.zeros(2, generator.cfg.z_dim), label)
-        assert f", rays by {generator.renderer.path_taken}" in precision_of(generator)
+        assert f", rays by {generator.renderer.backend}" in precision_of(generator)
     assert texts == [
         "weights float32, rendering fp32",
         "weights float32, rendering fp32, scenes of several views bf16",

@@ -3,12 +3,12 @@ import dataclasses
 import pytest
 import torch
 from analytic_fields import FormulaField, cameras, sphere
-from twins import make_field, views
+from kernel_comparison import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
 from renderers.occupancy import OccupiedField, find_occupied
-from renderers.sampling import Span, span
+from renderers.sampling import RaySpan, ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 BALL = FormulaField(torch.tensor([[30.0, 0.3], [30.0, 0.15]]), sphere)
@@ -20,7 +20,7 @@ def renderer(**options):
     return VolumeRenderer(VolumeRendererConfig(**options))
 
 
-def test_cells_are_those_of_the_ball_and_one_around_it():
+def test_occupied_cells_cover_the_ball_and_one_cell_around_it():
     cells = 32
     occupied = find_occupied(BALL, cells, 0.01).occupied
     centre = ((torch.arange(cells) + 0.5) / cells - 0.5) * 2
@@ -44,7 +44,7 @@ def test_axes_are_x_y_z_and_not_mirrored():
     )
 
 
-def test_rays_are_skipped_where_they_meet_nothing_and_the_picture_stays():
+def test_empty_rays_are_skipped_and_the_picture_stays():
     plain, skipping = renderer(), renderer(skip_cells=32)
     prepared = skipping.prepare(BALL)
     assert isinstance(prepared, OccupiedField)
@@ -64,12 +64,12 @@ def test_rays_are_skipped_where_they_meet_nothing_and_the_picture_stays():
     assert found.opacity[:2].sum() > 2 * found.opacity[2:].sum() > 0
 
 
-def test_what_is_skipped_is_at_most_as_opaque_as_was_said():
+def test_skipped_rays_are_at_most_as_opaque_as_configured():
     fog = FormulaField(torch.tensor([[0.004, 2.0]]), sphere)  # opacity 0.0138 across the box
     with torch.no_grad():
-        for share, marched in ((0.01, True), (0.02, False)):
+        for share, rendered in ((0.01, True), (0.02, False)):
             o = renderer(skip_cells=8, skip_opacity=share)
-            assert (o(o.prepare(fog), cameras(1), 8).opacity.max() > 0) == marched
+            assert (o(o.prepare(fog), cameras(1), 8).opacity.max() > 0) == rendered
 
 
 @pytest.mark.parametrize("draws", [None, Draws(4)])
@@ -143,8 +143,8 @@ def test_no_ray_through_an_occupied_cell_is_missed(bounds):
     eye = Cameras.orbit(200, 0.4, 3.0).origins
     dirs = torch.nn.functional.normalize(inner - eye, dim=-1)
     rays = Rays(eye[None], dirs[None])
-    part, _ = span(*rays, 2.0, bounds, None, None)
-    assert field.meets(rays, part).all()
+    span, _ = ray_span(rays, 2.0, VolumeRendererConfig(bounds=bounds))
+    assert field.hit_by(rays, span).all()
     away = Rays(rays.origins, -rays.dirs)
-    part = Span(torch.zeros(1, 200, 1), torch.full((1, 200, 1), 2.0))
-    assert not field.meets(away, part).any()
+    span = RaySpan(torch.zeros(1, 200, 1), torch.full((1, 200, 1), 2.0))
+    assert not field.hit_by(away, span).any()

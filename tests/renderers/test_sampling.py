@@ -3,15 +3,16 @@ import pytest
 import torch
 from analytic_fields import ray
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, Rays
+from renderers.config import VolumeRendererConfig
 from renderers.sampling import (
-    Span,
+    RaySpan,
     ball,
-    edges_of,
     eg3d_importance,
+    interval_edges,
     invert_cdf,
+    ray_span,
     slab,
-    span,
     stratified,
 )
 
@@ -26,77 +27,81 @@ from renderers.sampling import (
     ],
 )
 def test_the_slab_of_known_rays(origin, direction, near, far):
-    part = slab(*ray(origin, direction), 2.0)
-    assert part.near.item() == pytest.approx(near, abs=1e-5)
-    assert part.far.item() == pytest.approx(far, abs=1e-5)
+    span = slab(ray(origin, direction), 2.0)
+    assert span.near.item() == pytest.approx(near, abs=1e-5)
+    assert span.far.item() == pytest.approx(far, abs=1e-5)
 
 
 def test_rays_enter_and_leave_the_cube_on_its_surface():
     rays = Cameras.orbit(3, 0.4, 3.2, 1.4).rays(16)
-    part = slab(*rays, 2.0)
-    hit = (part.far > part.near)[..., 0]
+    span = slab(rays, 2.0)
+    hit = (span.far > span.near)[..., 0]
     assert 0.2 < hit.float().mean() < 1
-    for t in part:
+    for t in span:
         surface = (rays.origins + t * rays.dirs).abs().amax(-1)
         torch.testing.assert_close(surface[hit], torch.ones_like(surface[hit]))
-    middle = rays.origins + (part.near + part.far) / 2 * rays.dirs
+    middle = rays.origins + (span.near + span.far) / 2 * rays.dirs
     assert bool((middle.abs().amax(-1)[hit] < 1).all())
 
 
 @pytest.mark.parametrize("x", [0.0, 0.4, 1.5])
 def test_rays_parallel_to_faces(x):
-    part = slab(*ray((x, 0.0, 3.0), (0, 0, -1.0)), 2.0)
-    assert bool(part.far > part.near) == (x < 1)
+    span = slab(ray((x, 0.0, 3.0), (0, 0, -1.0)), 2.0)
+    assert bool(span.far > span.near) == (x < 1)
 
 
 def test_the_ball_of_known_rays():
-    part = ball(*ray((0.6, 0.0, 3.0), (0, 0, -1.0)), 1.0)
-    assert part.near.item() == pytest.approx(2.2)
-    assert part.far.item() == pytest.approx(3.8)
-    missed = ball(*ray((1.2, 0.0, 3.0), (0, 0, -1.0)), 1.0)
+    span = ball(ray((0.6, 0.0, 3.0), (0, 0, -1.0)), 1.0)
+    assert span.near.item() == pytest.approx(2.2)
+    assert span.far.item() == pytest.approx(3.8)
+    missed = ball(ray((1.2, 0.0, 3.0), (0, 0, -1.0)), 1.0)
     assert bool(missed.far < missed.near)
 
 
 def test_a_tangent_has_a_finite_gradient():
     origins = torch.tensor([[[1.0, 0.0, 3.0]]], requires_grad=True)
-    part = ball(origins, torch.tensor([[[0.0, 0.0, -1.0]]]), 1.0)
-    (part.near + part.far).sum().backward()
+    span = ball(Rays(origins, torch.tensor([[[0.0, 0.0, -1.0]]])), 1.0)
+    (span.near + span.far).sum().backward()
     assert bool(origins.grad.isfinite().all())
+
+
+def bound(rays, **options):
+    return ray_span(rays, 2.0, VolumeRendererConfig(**options))
 
 
 @pytest.mark.parametrize("bounds", ["box", "sphere"])
 def test_a_ray_that_misses_has_no_length_and_lies_behind_everything(bounds):
-    part, background = span(*ray((0, 0, 3.0), (0, 1.0, -0.1)), 2.0, bounds, None, None)
+    span, background = bound(ray((0, 0, 3.0), (0, 1.0, -0.1)), bounds=bounds)
     reach = 1.0 if bounds == "sphere" else 3**0.5
-    assert part.near.item() == part.far.item() == background.item() == pytest.approx(3 + reach)
-    part, background = span(*ray((0, 0, 3.0), (0, 1.0, -0.1)), 2.0, bounds, 1.0, 9.0)
-    assert part.near.item() == part.far.item() == background.item() == 9
+    assert span.near.item() == span.far.item() == background.item() == pytest.approx(3 + reach)
+    span, background = bound(ray((0, 0, 3.0), (0, 1.0, -0.1)), bounds=bounds, near=1.0, far=9.0)
+    assert span.near.item() == span.far.item() == background.item() == 9
 
 
 def test_near_and_far_cut_the_box():
     rays = ray((0, 0, 3.0), (0, 0, -1.0))
-    part, background = span(*rays, 2.0, "box", 2.5, 3.5)
-    assert (part.near.item(), part.far.item(), background.item()) == (2.5, 3.5, 3.5)
-    part, _ = span(*ray((0, 0, 0.0), (0, 0, -1.0)), 2.0, "box", None, None)
-    assert (part.near.item(), part.far.item()) == (0, 1)  # from within: nothing behind the camera
+    span, background = bound(rays, near=2.5, far=3.5)
+    assert (span.near.item(), span.far.item(), background.item()) == (2.5, 3.5, 3.5)
+    span, _ = bound(ray((0, 0, 0.0), (0, 0, -1.0)))
+    assert (span.near.item(), span.far.item()) == (0, 1)  # from within: nothing behind the camera
 
 
 def test_strata_fill_the_span_and_jitter_stays_within_them():
-    part = Span(torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 4.0))
-    t, end = stratified(part, 4, None, "standard")
+    span = RaySpan(torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 4.0))
+    t, end = stratified(span, 4, None, "standard")
     assert t.flatten().tolist() == [2.25, 2.75, 3.25, 3.75]
     assert end.far.item() == 4
-    assert edges_of(t, end).flatten().tolist() == [2, 2.5, 3, 3.5, 4]
-    t, _ = stratified(part, 4, torch.tensor([0.0, 0.5, 0.2, 0.9]).expand(1, 1, 4), "standard")
+    assert interval_edges(t, end).flatten().tolist() == [2, 2.5, 3, 3.5, 4]
+    t, _ = stratified(span, 4, torch.tensor([0.0, 0.5, 0.2, 0.9]).expand(1, 1, 4), "standard")
     torch.testing.assert_close(t.flatten(), torch.tensor([2.0, 2.75, 3.1, 3.95]))
 
 
 def test_strata_of_eg3d_reach_beyond_far():
     # FFHQ's: linspace(2.25, 3.3, 48) + u * delta ends at 3.322.
-    part = Span(torch.full((1, 1, 1), 2.25), torch.full((1, 1, 1), 3.3))
+    span = RaySpan(torch.full((1, 1, 1), 2.25), torch.full((1, 1, 1), 3.3))
     u = np.random.default_rng(0).random(48, dtype=np.float32)
     u[-1] = 1 - 1e-6
-    t, end = stratified(part, 48, torch.tensor(u)[None, None], "eg3d")
+    t, end = stratified(span, 48, torch.tensor(u)[None, None], "eg3d")
     expected = np.linspace(2.25, 3.3, 48) + u * (3.3 - 2.25) / 47
     np.testing.assert_allclose(t.flatten().numpy(), expected, rtol=1e-6)
     assert t[..., -1].item() == pytest.approx(3.3223, abs=1e-4)

@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 from analytic_fields import FormulaField, cameras, clouds, constant, floor, ray, sphere
-from twins import make_field, views
+from kernel_comparison import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
-from renderers.march import Random, march
-from renderers.sampling import span
+from renderers.march import Jitter, Request, march
+from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 EG3D = dict(rules="eg3d")
@@ -251,7 +251,7 @@ def test_fine_samples_are_one_per_stratum_and_carry_no_gradient():
     rays = ray((0, 0, 3.0), (0, 0, -1.0))
     o = VolumeRendererConfig(samples_coarse=4, samples_fine=50)
     u = torch.rand(1, 1, 50, generator=torch.Generator().manual_seed(0))
-    march(o, field, rays, span(*rays, 2.0, "box", None, None)[0], Random(None, u))
+    march(Request(o, field, rays, ray_span(rays, 2.0, o)[0], Jitter(None, u)))
     fine = asked[1]
     assert not fine.requires_grad
     # An empty ray is sampled evenly, so that strata of u are strata of the ray.
@@ -263,12 +263,13 @@ def test_fine_samples_are_one_per_stratum_and_carry_no_gradient():
 def test_coarse_and_fine_samples_have_their_own_noise(noise):
     o = VolumeRendererConfig(samples_coarse=2, samples_fine=2)
     rays = ray((0, 0, 3.0), (0, 0, -1.0))
-    part, _ = span(*rays, 2.0, "box", None, None)
-    random = Random(None, None, torch.tensor([noise]))
-    sums = march(o, FormulaField(key(0.0), constant), rays, part, random)
+    span, _ = ray_span(rays, 2.0, o)
+    jitter = Jitter(None, None, torch.tensor([noise]))
+    request = Request(o, FormulaField(key(0.0), constant), rays, span, jitter)
+    sums = march(request)
     # Half of the ray is solid, whichever samples the noise makes so.
     assert sums.opacity.item() == pytest.approx(1, abs=1e-2)
-    quiet = march(o, FormulaField(key(0.0), constant), rays, part, Random())
+    quiet = march(dataclasses.replace(request, jitter=Jitter()))
     assert quiet.opacity.item() == 0
 
 

@@ -90,7 +90,7 @@ def test_rows_and_manifest_have_what_reports_need(tiny, start):
     for key in ("commit", "versions", "device", "threads", "dataset_fingerprint", "command"):
         assert key in manifest
     assert manifest["command"] == ["gan3d", "train"]
-    assert manifest["rendering_path"].startswith(("numba", "plain"))
+    assert manifest["rendering_path"].startswith(("numba", "PyTorch"))
     assert manifest["layers"] == describe_layers(load_generator(path))
 
 

@@ -54,7 +54,7 @@ class Sides(NamedTuple):
     def path(self) -> str:
         """The path of our renderer in its last call."""
         renderer: Any = next(iter(self.ours.values())).renderer
-        return str(renderer.path_taken)
+        return str(renderer.backend)
 
 
 def works(

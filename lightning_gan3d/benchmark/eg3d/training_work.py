@@ -84,7 +84,7 @@ def works(
             else theirs,
             {p: _phase(module, PHASES[name], images, label) for p, module in modules.items()},
             lambda _: NOT_COMPARED,
-            lambda: str(first.generator.renderer.path_taken),
+            lambda: str(first.generator.renderer.backend),
             INTERVALS[name],
         )
 

@@ -1,29 +1,51 @@
-"""The kernels: a tile of rays forward, the same backward, and the scatter of texels' gradients.
+"""The CPU kernels: a tile of rays forward, a tile backward, and the scatter of texels' gradients.
 
-Backward, a tile leaves the gradients of gathered features in a buffer, and sums of the decoder's.
-Texels are added to afterwards, in the order of rays, each by one thread: no copies of the grids'
-gradient for threads, and the same bits for any number of them.
+The backward kernel stores the gradients of gathered features, and sums those of the decoder. Texels
+are added to afterwards, in the order of rays, each by one thread: no copies of the grids' gradient
+per thread, and the same bits for any number of threads.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from lightning_gan3d.simd import WIDTH, entry, helper, matmul
-from renderers.fused.cpu.grid_lookup import TABLE, find_corners, gather, scatter
-from renderers.fused.cpu.mlp import blend, hide, project, unblend, unhide
-from renderers.fused.cpu.quadrature import share, sums, unweigh, weigh
-from renderers.fused.cpu.ray_samples import ascends, begin, cut, invert, pool, sort, stratify
-from renderers.fused.cpu.row_layout import D_SIGMA, OMEGA, SHADE, SIGMA, SORTED_T, Q, Rules, T
-from renderers.fused.cpu.workspace import SIDE, TILE, Along, Scratch, Seen, Sizes, Weights
+from lightning_gan3d.simd import entry, helper
+from renderers.fused.cpu import mlp, quadrature, ray_samples, texels
+from renderers.fused.cpu.workspace import (
+    D_SIGMA,
+    OMEGA,
+    RAY,
+    SHADE,
+    SIDE,
+    SIGMA,
+    SORTED_T,
+    TILE,
+    Q,
+    Scene,
+    Scratch,
+    SumArrays,
+    T,
+)
 
 WIDER, LOWER = np.float32(1.002), np.float32(0.001)
 """feature = WIDER * sigmoid - LOWER."""
-ROW = 8 * len(TABLE)
-"""Bytes of a grid's row of the table."""
+
+
+class Gradients(NamedTuple):
+    """Gradients of a tile."""
+
+    decoder: np.ndarray
+    """Flat, padded, to add to: hidden weight and bias, density weight, output weight and bias,
+    density bias."""
+    features: np.ndarray
+    """Of gathered features: (rays, samples, channels)."""
+    needs_decoder: bool
+    needs_grids: bool
 
 
 @helper
 def ray_of(tile: int, k: int, side: int, rays: int) -> int:
-    """Return the k-th ray of a tile, or -1 where the image or the row of rays ends before it."""
+    """Return the k-th ray of a tile, or -1 beyond the image or the last ray."""
     if side == 0:
         ray = tile * TILE + k
         return ray if ray < rays else -1
@@ -34,323 +56,169 @@ def ray_of(tile: int, k: int, side: int, rays: int) -> int:
 
 
 @helper
-def clear(lines: np.ndarray, line: int, start: int, stop: int) -> None:
-    """Zero a part of a line."""
+def clear(scalars: np.ndarray, row: int, start: int, stop: int) -> None:
+    """Zero a part of a row."""
     for i in range(start, stop):
-        lines[line, i] = 0
+        scalars[row, i] = 0
 
 
 @helper
-def decode(
-    grid: int,
-    half: bool,
-    table: int,
-    first: int,
-    number: int,
-    along: Along,
-    r: int,
-    sizes: Sizes,
-    weights: Weights,
-    rules: Rules,
-    scratch: Scratch,
-) -> None:
-    """Read some samples of a ray, and compute their hidden units and raw density."""
-    s, lines = sizes, scratch.lines
-    ray = scratch.ray.ctypes.data
-    begin(ray, lines, first, number, weights.density_bias, along.noise, r, rules)
-    at, row = lines.ctypes.data + 4 * first, 4 * lines.shape[1]
-    offsets = scratch.offsets + 4 * first
-    corner_weights = scratch.weights + 4 * first
-    stride = scratch.stride
-    for p in range(s.grids):
-        find_corners(
-            scratch.ray.ctypes.data,
-            at + T * row,
-            number,
-            table + p * ROW,
-            s.corners,
-            s.per_box,
-            s.share,
-            offsets + p * s.corners * stride,
-            corner_weights + p * s.corners * stride,
-            stride,
-        )
-    features = scratch.features + 4 * s.channels * first
-    corners, vectors = s.grids * s.corners, s.channels // WIDTH
-    gather(grid, half, offsets, corner_weights, stride, corners, number, vectors, features)
-    hide(
-        features,
-        s.channels,
-        weights.hidden,
-        weights.hidden_bias,
-        weights.density,
-        rules.softplus_hidden,
-        scratch.hidden + 4 * s.hidden * first,
-        s.hidden // WIDTH,
-        number,
-        at + SIGMA * row,
-    )
-
-
-@helper
-def aim(along: Along, ray: int, scratch: Scratch, rules: Rules) -> np.float32:
-    """Fetch a ray and its coarse samples; return where its strata end."""
+def start_ray(scene: Scene, r: int, scratch: Scratch) -> np.float32:
+    """Load ray r and place its coarse samples; return the end of its strata."""
+    rays, scalars = scene.rays, scratch.scalars
     for a in range(3):
-        scratch.ray[a] = along.origins[ray, a]
-        scratch.ray[3 + a] = along.dirs[ray, a]
-    near, far = along.near[ray], along.far[ray]
-    return stratify(scratch.lines, near, far, along.jitter, ray, rules)
+        scalars[RAY, a] = rays.origins[r, a]
+        scalars[RAY, 3 + a] = rays.dirs[r, a]
+    near, far = rays.near[r, 0], rays.far[r, 0]
+    return ray_samples.stratify(scalars, near, far, rays.jitter, r, scene.options)
 
 
 @helper
-def composite(num: int, near: np.float32, end: np.float32, scratch: Scratch, rules: Rules) -> None:
-    """Sort all samples and weigh them."""
-    sort(scratch.lines, scratch.marks, rules.coarse, rules.fine, ascends(rules))
-    if not rules.pair_weights:
-        cut(scratch.lines, num, near, end)
-    weigh(scratch.lines, num, rules.pair_weights, rules)
-    share(scratch.lines, scratch.marks, num, rules.pair_weights)
+def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> None:
+    """Gather some samples of ray r, and compute their hidden units and raw density."""
+    s, layer, scalars = scene.sizes, scene.decoder.hidden, scratch.scalars
+    ray_samples.start_density(scalars, first, number, scene.rays.noise, r, scene.options)
+    row = 4 * scalars.shape[1]
+    at, ray = scalars.ctypes.data + 4 * first, scalars.ctypes.data + RAY * row
+    corners, corner_row = scratch.corners + 4 * first, scratch.corner_row
+    for p in range(s.grids):
+        of_grid = texels.Corners(corners + 2 * corner_row * s.corners * p, corner_row, s.corners)
+        table = scene.grids.table + p * texels.ROW
+        texels.find_corners(ray, at + T * row, number, table, of_grid)
+    of_all = texels.Corners(corners, corner_row, s.grids * s.corners)
+    features = scratch.buffers.features + 4 * layer.channels * first
+    texels.gather(scene.grids, of_all, number, layer.channels, features)
+    mlp.hide(scratch.buffers, first, number, layer, at + SIGMA * row)
+
+
+@helper
+def composite(scene: Scene, r: int, end: np.float32, scratch: Scratch) -> None:
+    """Sort all samples of ray r and compute their weights."""
+    s, options, scalars, indices = scene.sizes, scene.options, scratch.scalars, scratch.indices
+    ordered = ray_samples.ascends(options)
+    ray_samples.sort(scalars, indices, options.coarse, options.fine, ordered)
+    if not options.eg3d:
+        ray_samples.find_edges(scalars, s.samples, scene.rays.near[r, 0], end)
+    quadrature.find_weights(scalars, s.samples, options)
+    quadrature.share_weights(scalars, indices, s.samples, options)
+    clear(scalars, OMEGA, s.samples, s.blocks)
 
 
 @entry
 def march_tile(
-    grid: int,
-    half: bool,
-    table: int,
-    sizes: Sizes,
-    weights: Weights,
-    rules: Rules,
-    along: Along,
-    tile: int,
-    seen: Seen,
-    fine: np.ndarray,
-    keep: bool,
-    scratch: Scratch,
+    scene: Scene, tile: int, sums: SumArrays, fine: np.ndarray, scratch: Scratch
 ) -> None:
-    """Render a tile into rows of `seen`.
-
-    `grid` is the address of the scene's first texel. `fine` takes the fine depths if `keep`.
-    """
-    lines, marks, s = scratch.lines, scratch.marks, sizes
-    num, vectors = s.samples, s.out // WIDTH
-    at, row = lines.ctypes.data, 4 * lines.shape[1]
+    """Render a tile into rows of `sums`; store its fine depths in `fine`, if this has rows."""
+    s, options, out = scene.sizes, scene.options, scene.decoder.out
+    scalars, indices = scratch.scalars, scratch.indices
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    num, rays = s.samples, scene.rays.near.shape[0]
     for k in range(TILE):
-        r = ray_of(tile, k, along.side, along.near.shape[0])
+        r = ray_of(tile, k, scene.rays.side, rays)
         if r < 0:
             continue
-        near, end = along.near[r], aim(along, r, scratch, rules)
-        decode(grid, half, table, 0, rules.coarse, along, r, s, weights, rules, scratch)
-        if rules.fine > 0:
-            sort(lines, marks, rules.coarse, 0, True)
-            cut(lines, rules.coarse, near, end)
-            masses = weigh(lines, rules.coarse, rules.pair_importance, rules)
-            if rules.pair_importance:
-                masses = pool(lines, rules.coarse)
-            invert(lines, marks, masses, along.u, r, rules)
-            decode(
-                grid, half, table, rules.coarse, rules.fine, along, r, s, weights, rules, scratch
-            )
-            if keep:
-                for i in range(rules.fine):
-                    fine[r, i] = lines[T, rules.coarse + i]
-        composite(num, near, end, scratch, rules)
-        clear(lines, OMEGA, num, s.rows)
-        clear(lines, SHADE, 0, s.out)
-        blend(
-            scratch.hidden,
-            s.hidden,
-            weights.out,
-            weights.out_bias,
-            scratch.out,
-            vectors,
-            num,
-            at + OMEGA * row,
-            at + SHADE * row,
-        )
-        opacity, depth = sums(lines, num, rules.pair_weights)
+        end = start_ray(scene, r, scratch)
+        decode(scene, r, 0, options.coarse, scratch)
+        if options.fine > 0:
+            ray_samples.sort(scalars, indices, options.coarse, 0, True)
+            ray_samples.find_edges(scalars, options.coarse, scene.rays.near[r, 0], end)
+            masses = quadrature.find_weights(scalars, options.coarse, options)
+            if options.eg3d:
+                masses = ray_samples.pool(scalars, options.coarse)
+            ray_samples.invert_cdf(scalars, indices, masses, scene.rays.u, r, options)
+            decode(scene, r, options.coarse, options.fine, scratch)
+            if fine.shape[0] > 0:
+                for i in range(options.fine):
+                    fine[r, i] = scalars[T, options.coarse + i]
+        composite(scene, r, end, scratch)
+        clear(scalars, SHADE, 0, out.features)
+        mlp.blend(scratch.buffers, num, out, at + OMEGA * row, at + SHADE * row)
+        opacity, depth = quadrature.sum_weights(scalars, num, options)
         for i in range(s.features):
-            seen.feature[r, i] = WIDER * lines[SHADE, i] - LOWER * opacity
-        seen.depth[r], seen.opacity[r] = depth, opacity
-        seen.nearest[r], seen.farthest[r] = lines[SORTED_T, 0], lines[SORTED_T, num - 1]
+            sums.feature[r, i] = WIDER * scalars[SHADE, i] - LOWER * opacity
+        sums.depth[r, 0], sums.opacity[r, 0] = depth, opacity
+        sums.nearest[r, 0], sums.farthest[r, 0] = scalars[SORTED_T, 0], scalars[SORTED_T, num - 1]
 
 
 @entry
-def unmarch_tile(
-    grid: int,
-    half: bool,
-    table: int,
-    sizes: Sizes,
-    weights: Weights,
-    rules: Rules,
-    along: Along,
+def march_tile_backward(
+    scene: Scene,
     tile: int,
     fine: np.ndarray,
-    d_seen: Seen,
-    d_weights: np.ndarray,
-    d_gathered: np.ndarray,
-    wants_weights: bool,
-    wants_grids: bool,
+    d_sums: SumArrays,
+    gradients: Gradients,
     scratch: Scratch,
 ) -> None:
-    """Differentiate a tile, from the gradients of its rays and the fine depths.
-
-    Adds to `d_weights` (hidden weight and bias, density weight, output weight and bias, density
-    bias: as `Weights`, flat). Leaves in `d_gathered` a block of rows per ray of the tile.
-    """
-    lines, s = scratch.lines, sizes
-    num, vectors, units = s.samples, s.out // WIDTH, s.hidden // WIDTH
-    at, row = lines.ctypes.data, 4 * lines.shape[1]
+    """Compute the gradients of a tile from those of its sums and from the fine depths."""
+    s, w, options = scene.sizes, scene.decoder, scene.options
+    scalars, indices, buffers = scratch.scalars, scratch.indices, scratch.buffers
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    num, rays = s.samples, scene.rays.near.shape[0]
     omega, d_shade, d_sigma = at + OMEGA * row, at + SHADE * row, at + D_SIGMA * row
-    hidden, features = scratch.hidden, scratch.features
-    out, d_hidden = scratch.out, scratch.d_hidden
-    d_weight = d_weights.ctypes.data
-    block, block_bytes = d_gathered.ctypes.data, 4 * s.rows * s.channels
-    d_hidden_bias = d_weight + 4 * s.channels * s.hidden
-    d_density = d_hidden_bias + 4 * s.hidden
-    d_out_weight = d_density + 4 * s.hidden
-    d_out_bias = d_out_weight + 4 * s.hidden * s.out
+    d_hidden = gradients.decoder.ctypes.data
+    d_hidden_bias = d_hidden + 4 * w.hidden.channels * w.hidden.units
+    d_out = d_hidden_bias + 8 * w.hidden.units  # after the density's weights
+    d_out_bias = d_out + 4 * w.out.units * w.out.features
+    d_features = gradients.features.ctypes.data
     for k in range(TILE):
-        r = ray_of(tile, k, along.side, along.near.shape[0])
+        r = ray_of(tile, k, scene.rays.side, rays)
         if r < 0:
             continue
-        near, end = along.near[r], aim(along, r, scratch, rules)
-        for i in range(rules.fine):
-            lines[T, rules.coarse + i] = fine[r, i]
-        decode(grid, half, table, 0, num, along, r, s, weights, rules, scratch)
-        composite(num, near, end, scratch, rules)
-        clear(lines, OMEGA, num, s.rows)
-        d_opacity = d_seen.opacity[r]
-        offset = np.float32(0)
-        clear(lines, SHADE, s.features, s.out)
+        end = start_ray(scene, r, scratch)
+        for i in range(options.fine):
+            scalars[T, options.coarse + i] = fine[r, i]
+        decode(scene, r, 0, num, scratch)
+        composite(scene, r, end, scratch)
+        d_feature_sum = np.float32(0)
+        clear(scalars, SHADE, s.features, w.out.features)
         for i in range(s.features):
-            lines[SHADE, i] = WIDER * d_seen.feature[r, i]
-            offset += d_seen.feature[r, i]
-        out_weight, out_bias = weights.out, weights.out_bias
-        q = at + Q * row
-        project(hidden, s.hidden, out_weight, out_bias, out, vectors, num, d_shade, q)
+            scalars[SHADE, i] = WIDER * d_sums.feature[r, i]
+            d_feature_sum += d_sums.feature[r, i]
+        mlp.project(buffers, num, w.out, d_shade, at + Q * row)
         for i in range(num):
-            lines[Q, i] -= LOWER * offset
-        pairs = rules.pair_weights
-        total = unweigh(lines, scratch.marks, num, d_seen.depth[r], d_opacity, pairs, rules)
-        clear(lines, D_SIGMA, num, s.rows)
-        unblend(out, vectors, num, omega, d_shade, d_out_bias)
-        if wants_weights:
-            d_weights[(d_out_bias - d_weight) // 4 + s.out] += total
-            width = 4 * s.out
-            matmul(
-                hidden,
-                4,
-                4 * s.hidden,
-                out,
-                width,
-                num,
-                d_out_weight,
-                width,
-                d_out_weight,
-                width,
-                s.hidden,
-                vectors,
-            )
-        unhide(
-            out,
-            s.out,
-            weights.out_t,
-            weights.zeros,
-            hidden,
-            d_hidden,
-            units,
-            num,
-            d_sigma,
-            weights.density,
-            rules.softplus_hidden,
-            d_density,
-            d_hidden_bias,
+            scalars[Q, i] -= LOWER * d_feature_sum
+        d_depth, d_opacity = d_sums.depth[r, 0], d_sums.opacity[r, 0]
+        d_bias = quadrature.find_weights_backward(
+            scalars, indices, num, d_depth, d_opacity, options
         )
-        if wants_weights:
-            width = 4 * s.hidden
-            matmul(
-                features,
-                4,
-                4 * s.channels,
-                d_hidden,
-                width,
-                num,
-                d_weight,
-                width,
-                d_weight,
-                width,
-                s.channels,
-                units,
-            )
-        if wants_grids:
-            width = 4 * s.channels
-            matmul(
-                d_hidden,
-                4 * s.hidden,
-                4,
-                weights.hidden_t,
-                width,
-                s.hidden,
-                weights.zeros,
-                0,
-                block + k * block_bytes,
-                width,
-                s.rows,
-                s.channels // WIDTH,
-            )
+        clear(scalars, D_SIGMA, num, s.blocks)
+        mlp.blend_backward(buffers.out, num, w.out.features, omega, d_shade, d_out_bias)
+        if gradients.needs_decoder:
+            gradients.decoder[gradients.decoder.size - 1] += d_bias
+            mlp.add_out_gradient(buffers, num, w.out, d_out)
+        mlp.hide_backward(buffers, num, w, d_sigma, d_hidden_bias)
+        if gradients.needs_decoder:
+            mlp.add_hidden_gradient(buffers, num, w.hidden, d_hidden)
+        if gradients.needs_grids:
+            block = d_features + k * 4 * s.blocks * w.hidden.channels
+            mlp.feature_gradient(buffers, s.blocks, w, block)
 
 
 @entry
 def scatter_tiles(
-    target: int,
-    table: int,
-    low: int,
-    high: int,
-    sizes: Sizes,
-    rules: Rules,
-    along: Along,
+    scene: Scene,
+    band: texels.Band,
     first: int,
-    tiles: int,
     fine: np.ndarray,
-    d_gathered: np.ndarray,
+    d_features: np.ndarray,
     scratch: Scratch,
 ) -> None:
-    """Add what `tiles` tiles left in `d_gathered` to one grid's texels with offsets in [low, high).
+    """Add the features' gradients of tiles from `first` on to the texels of a band.
 
-    `target` is the address of the gradient's first texel, `table` that of the grid's row, by the
-    strides of the gradient.
+    `d_features`: (tiles, rays, samples, channels).
     """
-    lines, s = scratch.lines, sizes
-    stride, block = scratch.stride, d_gathered.ctypes.data
-    for tile in range(tiles):
+    s, options, scalars = scene.sizes, scene.options, scratch.scalars
+    channels, rays = scene.decoder.hidden.channels, scene.rays.near.shape[0]
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    corners = texels.Corners(scratch.corners, scratch.corner_row, s.corners)
+    for tile in range(d_features.shape[0]):
         for k in range(TILE):
-            r = ray_of(first + tile, k, along.side, along.near.shape[0])
+            r = ray_of(first + tile, k, scene.rays.side, rays)
             if r < 0:
                 continue
-            aim(along, r, scratch, rules)
-            for i in range(rules.fine):
-                lines[T, rules.coarse + i] = fine[r, i]
-            find_corners(
-                scratch.ray.ctypes.data,
-                lines.ctypes.data + 4 * T * lines.shape[1],
-                s.samples,
-                table,
-                s.corners,
-                s.per_box,
-                s.share,
-                scratch.offsets,
-                scratch.weights,
-                stride,
-            )
-            scatter(
-                target,
-                scratch.offsets,
-                scratch.weights,
-                stride,
-                s.corners,
-                low,
-                high,
-                s.samples,
-                s.channels // WIDTH,
-                block + (tile * TILE + k) * 4 * s.rows * s.channels,
-            )
+            start_ray(scene, r, scratch)
+            for i in range(options.fine):
+                scalars[T, options.coarse + i] = fine[r, i]
+            texels.find_corners(at + RAY * row, at + T * row, s.samples, band.table, corners)
+            block = d_features.ctypes.data + (tile * TILE + k) * 4 * s.blocks * channels
+            texels.scatter(band, corners, s.samples, channels, block)

@@ -1,228 +1,237 @@
-"""All rays of all scenes, forward and backward: scenes in turn, tiles of rays over threads."""
+"""Ray marching on a CPU in kernels of explicit SIMD: `renderer.path=numba`.
+
+Computes what `renderers.march.march` does, in float32, for fields of grids (`LoweredGrid`). Tiles
+of rays are shared among threads; a ray's samples never leave the cache. The backward pass computes
+them again from the fine depths. Results have the same bits in every run, for any number of threads.
+"""
 
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from lightning_gan3d.simd import describe as describe_vectors
 from lightning_gan3d.simd import num_workers, run
 from renderers.fused.cpu import texels
-from renderers.fused.cpu.job import Job, along_of, array_of
-from renderers.fused.cpu.kernels import march_tile, scatter_tiles, unmarch_tile
+from renderers.fused.cpu.kernels import Gradients, march_tile, march_tile_backward, scatter_tiles
 from renderers.fused.cpu.workspace import (
     FLOATS,
     TILE,
-    Along,
+    Decoder,
+    Job,
+    RayArrays,
+    Scene,
     Scratch,
-    Seen,
-    Sizes,
+    SumArrays,
+    allocate,
+    as_array,
     padded,
-    scratch_of,
+    prepare,
 )
-from renderers.march import Sums
+from renderers.march import RaySums, Request
 
-AHEAD, MOST_AHEAD = 2, 32
-"""Tiles of a block for each thread, and in all; one takes 0.8 MB (96 samples of 32), twice."""
+AHEAD, MAX_AHEAD = 2, 32
+"""Tiles of a block per thread, and in total; one takes 0.8 MB (96 samples of 32), twice."""
 
-
-def forward(job: Job, keep: bool) -> tuple[Sums, Float[Tensor, "b r f"]]:
-    """Render all scenes; return the fine depths too if they are to be kept."""
-    origins = job.request.rays.origins
-    b, r, _ = origins.shape
-    feature = torch.empty(b, r, job.sizes.features, **FLOATS)
-    scalars = [torch.empty(b, r, 1, **FLOATS) for _ in range(4)]
-    fine = torch.empty((b, r, job.rules.fine) if keep else (b, 0, 0), **FLOATS)
-    scratches = [scratch_of(job.sizes, backward=False) for _ in range(num_workers(job.tiles))]
-    for scene in range(b):
-        task = functools.partial(
-            _render,
-            job,
-            texels.readable(job.request.grid.grids[scene].detach(), job.request.grid.axes),
-            along_of(job, scene),
-            Seen(*(array_of(x[scene]) for x in (feature, *(y[..., 0] for y in scalars)))),
-            array_of(fine[scene]),
-            keep,
-            scratches,
-        )
-        run(task, job.tiles)
-    return Sums(feature, *scalars), fine
+RayTensors = tuple[Tensor | None, ...]
+"""Origins, directions, near, far, and the three of the jitter; (b, r, ...) each."""
 
 
-def _render(
-    job: Job,
-    grids: texels.Texels,
-    along: Along,
-    seen: Seen,
-    depths: np.ndarray,
-    keep: bool,
+def describe(request: Request) -> str:  # noqa: ARG001  # alike for all
+    """Describe the kernels: `numba, AVX-512, 2 threads`."""
+    threads = torch.get_num_threads()
+    return f"numba, {describe_vectors()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def unsupported(request: Request) -> str | None:
+    """Return the reason why the kernels cannot render this request, or None."""
+    grids, *decoder = request.grid.tensors
+    dtype = request.rays.origins.dtype
+    if dtype != torch.float32:
+        return f"rays of {dtype}; the kernels compute in float32"
+    if grids.dtype not in texels.DTYPES:
+        return f"grids of {grids.dtype}; the kernels read float32 and bfloat16"
+    dtypes = {x.dtype for x in decoder}
+    if dtypes != {torch.float32}:
+        return f"a decoder of {', '.join(map(str, dtypes))}; the kernels compute in float32"
+    if texels.too_large(grids):
+        return f"a scene of more than {texels.MAX_ELEMENTS} elements, beyond 32-bit offsets"
+    return None
+
+
+def march(request: Request) -> RaySums:
+    """Render all rays; fine depths are stored only if there can be a backward pass."""
+    inputs = request.grid.tensors
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return RaySums(*_March.apply(request, *inputs))
+    rays = (*request.rays, *request.span, *request.jitter)
+    sums, _ = _forward(prepare(request), inputs[0], rays, keep=False)
+    return sums
+
+
+class _March(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, request: Request, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.job = prepare(request)
+        rays = (*request.rays, *request.span, *request.jitter)
+        sums, fine = _forward(ctx.job, inputs[0], rays, keep=True)
+        ctx.save_for_backward(fine, *inputs, *rays)
+        ctx.mark_non_differentiable(sums.nearest, sums.farthest)
+        return tuple(sums)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *d_sums: Tensor) -> tuple[Tensor | None, ...]:
+        fine, grids, hidden_weight, _, _, _, *rays = ctx.saved_tensors
+        needs_grids, *needs_decoder = ctx.needs_input_grad[1:]
+        needs = needs_grids, any(needs_decoder)
+        d_grids, flat = _backward(ctx.job, grids, tuple(rays), fine, RaySums(*d_sums), needs)
+        d_decoder = _split(flat, ctx.job, *hidden_weight.shape) if needs[1] else [None] * 4
+        return None, d_grids, *d_decoder
+
+
+def _scene(job: Job, grids: texels.Texels, rays: RayTensors, scene: int) -> Scene:
+    arrays = (as_array(None if x is None else x[scene]) for x in rays)
+    return Scene(grids.grids, job.sizes, job.decoder, job.options, RayArrays(job.side, *arrays))
+
+
+def _forward(
+    job: Job, grids: Float[Tensor, "b p d h w c"], rays: RayTensors, keep: bool
+) -> tuple[RaySums, Float[Tensor, "b r f"]]:
+    """Render all scenes; return the fine depths too, if `keep`."""
+    assert rays[0] is not None
+    b, r, _ = rays[0].shape
+    widths = (job.sizes.features, 1, 1, 1, 1)
+    sums = RaySums(*(torch.empty(b, r, width, **FLOATS) for width in widths))
+    fine = torch.empty((b, r, job.options.fine) if keep else (b, 0, 0), **FLOATS)
+    scratches = [allocate(job, backward=False) for _ in range(num_workers(job.tiles))]
+    for i in range(b):
+        source = texels.readable(grids[i].detach(), job.axes)
+        scene, depths = _scene(job, source, rays, i), as_array(fine[i])
+        arrays = SumArrays(*(as_array(x[i]) for x in sums))
+        run(functools.partial(_march_tile, scene, arrays, depths, scratches), job.tiles)
+    return sums, fine
+
+
+def _march_tile(
+    scene: Scene,
+    sums: SumArrays,
+    fine: np.ndarray,
     scratches: list[Scratch],
     worker: int,
     tile: int,
 ) -> None:
-    """Render a tile of a scene into its rows of `seen`, and of `depths` if these are kept."""
-    march_tile(
-        grids.address,
-        grids.half,
-        grids.table.ctypes.data,
-        job.sizes,
-        job.weights,
-        job.rules,
-        along,
-        tile,
-        seen,
-        depths,
-        keep,
-        scratches[worker],
-    )
+    march_tile(scene, tile, sums, fine, scratches[worker])
 
 
-def backward(
+def _backward(
     job: Job,
+    grids: Float[Tensor, "b p d h w c"],
+    rays: RayTensors,
     fine: Float[Tensor, "b r f"],
-    d_sums: Sums,
-    wants_grids: bool,
-    wants_weights: bool,
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return the gradient of the grids, in their order in memory, and those of the decoder.
+    d_sums: RaySums,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, np.ndarray]:
+    """Return the gradient of the grids, in their memory order, and the decoder's, flat.
 
-    Besides these, one scene at a time: a copy of its grids and one of their gradient where the
-    channels are not innermost, and the gradients of the features of some tiles.
+    Extra memory, one scene at a time: copies of its grids and of their gradient if the channels are
+    not innermost, and the gradients of the features of some tiles.
     """
-    s, grid = job.sizes, job.request.grid
+    s, (needs_grids, needs_decoder) = job.sizes, needs
     workers = num_workers(job.tiles)
-    ahead = 1 if workers == 1 else min(AHEAD * workers, MOST_AHEAD)
-    # A single tile still leaves several grids to scatter to.
-    most = num_workers(job.tiles + _num_scatters(s.grids, workers))
-    scratches = [scratch_of(s, backward=True) for _ in range(most)]
-    block = (2, ahead, TILE, s.rows, s.channels) if wants_grids else (2, 1, 1, 1, 1)
-    gathered: np.ndarray = torch.empty(block, **FLOATS).numpy()
-    d_weights = np.zeros(_num_weights(s))
-    d_grids = torch.empty_like(grid.grids) if wants_grids else None
-    for scene in range(len(grid.grids)):
-        source = grid.grids[scene].detach()
-        feature, *scalars = (x[scene] for x in d_sums)
-        target = None if d_grids is None else _target(d_grids[scene], grid.axes)
-        one = _Backward(
-            job,
-            along_of(job, scene),
-            array_of(fine[scene]),
-            Seen(array_of(feature), *(array_of(x[:, 0]) for x in scalars)),
-            texels.readable(source, grid.axes),
-            target,
-            wants_weights,
-            gathered,
-            scratches,
-        )
-        for parts in one.blocks(ahead):
-            # In this order: sums of float64, the same for any number of threads.
+    ahead = 1 if workers == 1 else min(AHEAD * workers, MAX_AHEAD)
+    # A single tile still has several grids to scatter to.
+    tasks = job.tiles + s.grids * _num_bands(s.grids, workers)
+    scratches = [allocate(job, backward=True) for _ in range(num_workers(tasks))]
+    channels = job.decoder.hidden.channels
+    shape = (2, ahead, TILE, s.blocks, channels) if needs_grids else (2, 1, 1, 1, 1)
+    features: np.ndarray = torch.empty(shape, **FLOATS).numpy()
+    d_decoder = np.zeros(sum(_decoder_sizes(job.decoder)))
+    d_grids = torch.empty_like(grids) if needs_grids else None
+    for i in range(len(grids)):
+        source = texels.readable(grids[i].detach(), job.axes)
+        target = None if d_grids is None else _target(d_grids[i], job.axes)
+        arrays = SumArrays(*(as_array(x[i]) for x in d_sums))
+        depths = as_array(fine[i])
+        scene = _scene(job, source, rays, i)
+        backward = _Backward(job, scene, depths, arrays, target, needs_decoder, features, scratches)
+        for parts in backward.blocks(ahead):
+            # In this order, in float64: the same for any number of threads.
             for part in parts:
-                d_weights += part[: len(d_weights)]
+                d_decoder += part
         if d_grids is not None and target is not None:
-            _finish(target, d_grids[scene])
-    return d_grids, _split(d_weights, job) if wants_weights else [None] * 4
+            _finish(target, d_grids[i])
+    return d_grids, d_decoder
 
 
 class _Backward(NamedTuple):
     """The backward pass of one scene."""
 
     job: Job
-    along: Along
-    depths: np.ndarray
-    d_seen: Seen
-    grids: texels.Texels
+    scene: Scene
+    fine: np.ndarray
+    d_sums: SumArrays
     target: texels.Texels | None
-    wants_weights: bool
-    gathered: np.ndarray
-    """Gradients of the samples' features: of the block that is computed, and the one before."""
+    """Gradient of the grids."""
+    needs_decoder: bool
+    features: np.ndarray
+    """Gradients of gathered features: of the current block of tiles, and of the one before."""
     scratches: list[Scratch]
 
     def blocks(self, ahead: int) -> Iterator[np.ndarray]:
-        """Compute blocks of `ahead` tiles, and yield the gradient of the decoder by each tile.
+        """Compute blocks of `ahead` tiles; yield the decoder's gradient of each tile.
 
-        While one block is computed, what the one before it left is added to the texels.
+        While one block is computed, the features' gradients of the one before are scattered.
         """
         starts = range(0, self.job.tiles, ahead)
+        size = sum(_decoder_sizes(self.job.decoder))
         for n in range(len(starts) + 1):
             tasks: list[Callable[[int], None]] = []
             if n > 0 and self.target is not None:
-                tasks += self._scatter(starts[n - 1], ahead, (n - 1) % 2)
+                num = min(ahead, self.job.tiles - starts[n - 1])
+                tasks += self._scatters(starts[n - 1], self.features[(n - 1) % 2, :num])
             parts = np.zeros((0, 0), np.float32)
             if n < len(starts):
                 num = min(ahead, self.job.tiles - starts[n])
-                size = num, padded(_num_weights(self.job.sizes), 16)
-                parts = torch.zeros(size, **FLOATS).numpy()
-                tasks += [
-                    functools.partial(self._unmarch, starts[n] + i, i, n % 2, parts[i])
-                    for i in range(num)
-                ]
+                parts = torch.zeros(num, padded(size, 16), **FLOATS).numpy()[:, :size]
+                for i in range(num):
+                    features = self.features[n % 2, i if self.target is not None else 0]
+                    tasks.append(functools.partial(self._march, starts[n] + i, parts[i], features))
             run(functools.partial(_call, tasks), len(tasks))
             yield parts
 
-    def _unmarch(self, tile: int, slot: int, half: int, part: np.ndarray, worker: int) -> None:
-        job = self.job
-        unmarch_tile(
-            self.grids.address,
-            self.grids.half,
-            self.grids.table.ctypes.data,
-            job.sizes,
-            job.weights,
-            job.rules,
-            self.along,
-            tile,
-            self.depths,
-            self.d_seen,
-            part,
-            self.gathered[half, slot if self.target is not None else 0],
-            self.wants_weights,
-            self.target is not None,
-            self.scratches[worker],
-        )
+    def _march(self, tile: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
+        needs_grids = self.target is not None
+        gradients = Gradients(d_decoder, features, self.needs_decoder, needs_grids)
+        scratch = self.scratches[worker]
+        march_tile_backward(self.scene, tile, self.fine, self.d_sums, gradients, scratch)
 
-    def _scatter(self, first: int, ahead: int, half: int) -> list[Callable[[int], None]]:
-        """Tasks that add the gradients of a block to the texels; each owns a part of one grid."""
+    def _scatters(self, first: int, features: np.ndarray) -> Iterator[Callable[[int], None]]:
+        """Tasks that add gradients of a block to the texels; each owns a band of one grid."""
         assert self.target is not None
         grids = self.job.sizes.grids
-        bands = _num_scatters(grids, len(self.scratches)) // grids
-        tiles = min(ahead, self.job.tiles - first)
-        tasks: list[Callable[[int], None]] = []
+        bands = _num_bands(grids, len(self.scratches))
+        base = self.target.grids.base
         for p in range(grids):
-            start, stop = (int(x) for x in self.target.spans[p])
+            start, stop = (int(x) for x in self.target.ranges[p])
             ends = [start + (stop - start) * k // bands for k in range(bands + 1)]
             for low, high in itertools.pairwise(ends):
-                tasks.append(functools.partial(self._add, p, low, high, first, tiles, half))
-        return tasks
+                band = texels.Band(base, self.target.table[p].ctypes.data, low, high)
+                yield functools.partial(self._scatter, band, first, features)
 
-    def _add(
-        self, p: int, low: int, high: int, first: int, tiles: int, half: int, worker: int
-    ) -> None:
-        assert self.target is not None
-        scatter_tiles(
-            self.target.address,
-            self.target.table[p].ctypes.data,
-            low,
-            high,
-            self.job.sizes,
-            self.job.rules,
-            self.along,
-            first,
-            tiles,
-            self.depths,
-            self.gathered[half],
-            self.scratches[worker],
-        )
+    def _scatter(self, band: texels.Band, first: int, features: np.ndarray, worker: int) -> None:
+        scatter_tiles(self.scene, band, first, self.fine, features, self.scratches[worker])
 
 
-def _num_scatters(grids: int, workers: int) -> int:
-    """Tasks of a scatter: bands of each grid.
-
-    A band looks at all samples for those that are its own: few bands, but enough tasks.
-    """
-    return grids * max(1, workers // (4 * grids))
+def _num_bands(grids: int, workers: int) -> int:
+    """Bands of each grid: few, since each reads all samples, but enough tasks."""
+    return max(1, workers // (4 * grids))
 
 
 def _call(tasks: list[Callable[[int], None]], worker: int, i: int) -> None:
@@ -232,36 +241,33 @@ def _call(tasks: list[Callable[[int], None]], worker: int, i: int) -> None:
 def _target(
     d_grids: Float[Tensor, "p d h w c"], axes: tuple[tuple[int, int, int], ...]
 ) -> texels.Texels:
-    """Zero what texels' gradients are added to: the result itself, or a float32 copy."""
+    """Zeros that texels' gradients are added to: the result itself, or a float32 copy."""
     if d_grids.dtype == torch.float32 and texels.in_place(d_grids):
         return texels.describe(d_grids.zero_(), axes)
     return texels.describe(texels.zeros(d_grids, torch.float32), axes)
 
 
 def _finish(target: texels.Texels, d_grids: Float[Tensor, "p d h w c"]) -> None:
-    if target.address != d_grids.data_ptr():
+    if target.values.data_ptr() != d_grids.data_ptr():
         texels.transcribe(target.values[..., : d_grids.shape[-1]], d_grids)
 
 
-def _parts(s: Sizes) -> list[int]:
-    return [s.channels * s.hidden, s.hidden, s.hidden, s.hidden * s.out, s.out, 1]
+def _decoder_sizes(w: Decoder) -> list[int]:
+    """Elements of each part of the decoder's flat gradient."""
+    units, features = w.out.units, w.out.features
+    return [w.hidden.channels * units, units, units, units * features, features, 1]
 
 
-def _num_weights(s: Sizes) -> int:
-    return sum(_parts(s))
-
-
-def _split(flat: np.ndarray, job: Job) -> list[Tensor | None]:
-    """Cut the decoder's gradients out of their padding, in the order of `LoweredGrid`."""
-    s, grid = job.sizes, job.request.grid
-    width, channels = grid.hidden_weight.shape
-    whole = torch.from_numpy(flat).float()
-    hidden, hidden_bias, density, out, out_bias, density_bias = torch.split(whole, _parts(s))
-    hidden = hidden.view(s.channels, s.hidden)[:channels, :width].T
-    out = out.view(s.hidden, s.out)[:width, : s.features].T
+def _split(flat: np.ndarray, job: Job, units: int, channels: int) -> list[Tensor]:
+    """Remove the padding of the decoder's gradient; in the order of `LoweredGrid`."""
+    w, features = job.decoder, job.sizes.features
+    parts = torch.split(torch.from_numpy(flat).float(), _decoder_sizes(w))
+    hidden, hidden_bias, density, out, out_bias, density_bias = parts
+    hidden = hidden.view(w.hidden.channels, w.hidden.units)[:channels, :units].T
+    out = out.view(w.out.units, w.out.features)[:units, :features].T
     return [
         hidden,
-        hidden_bias[:width],
-        torch.cat([density[None, :width], out]),
-        torch.cat([density_bias, out_bias[: s.features]]),
+        hidden_bias[:units],
+        torch.cat([density[None, :units], out]),
+        torch.cat([density_bias, out_bias[:features]]),
     ]

@@ -1,7 +1,7 @@
 """The decoder on rows of gathered features, forward and backward: hidden units, density, colour.
 
-Rows come in blocks of ROWS; matrices are padded with zeros to whole vectors. `s` is the sigmoid of
-a feature before it is widened to s * 1.002 - 0.001, which the ray's sums take into account.
+Rows come in blocks of ROWS; matrices are padded with zeros to whole vectors. `s` in the formulas is
+the sigmoid of a feature, before it is widened to s * 1.002 - 0.001: the ray's sums account for it.
 """
 
 from typing import Any
@@ -31,53 +31,50 @@ from lightning_gan3d.simd import (
     store_float,
     total,
 )
+from renderers.fused.cpu.workspace import Buffers, Decoder, HiddenLayer, OutLayer
 
 VECTOR = 4 * WIDTH
 """Bytes."""
 SLOPE = 0.2
 """Of the leaky ReLU."""
 BLOCKS = [range(i, i + 4) for i in range(0, ROWS, 4)]
-"""Rows whose exponentials are computed in step."""
+"""Rows whose exponentials are interleaved."""
 
 
-def _make_activate(activation: str) -> Any:
+def _make_hide(activation: str) -> Any:
     @simd
-    def activate(hidden: Int, row: Int, density: Int, vectors: Int, sigma: Int) -> None:
+    def hide(hidden: Int, density: Int, vectors: Int, sigma: Int) -> None:
+        """Activate hidden units, and add their part of the raw density."""
+        row = vectors * VECTOR
         dots = Registers([constant(hidden, 0.0)] * ROWS)
         with loop(vectors) as j:
             weight = load(density + j * VECTOR)
             for block in BLOCKS:
-                places = [hidden + row * i + j * VECTOR for i in block]
-                x = join([load(at) for at in places])
+                addresses = [hidden + row * i + j * VECTOR for i in block]
+                x = join([load(at) for at in addresses])
                 y = softplus(x) if activation == "softplus" else leaky_relu(x, SLOPE)
-                for i, at, part in zip(block, places, split(y), strict=True):
+                for i, at, part in zip(block, addresses, split(y), strict=True):
                     store(part, at)
                     dots[i] = fma(weight, part, dots[i])
         for i in range(ROWS):
             at = sigma + 4 * i
             store_float(load_float(at) + total(dots[i]), at)
 
-    return activate
+    return hide
 
 
-def _make_backward(activation: str) -> Any:
+def _make_hide_backward(activation: str) -> Any:
     @simd
-    def backward(
-        hidden: Int,
-        d_hidden: Int,
-        row: Int,
-        d_sigma: Int,
-        density: Int,
-        vectors: Int,
-        d_density: Int,
-        d_bias: Int,
+    def hide_backward(
+        hidden: Int, d_hidden: Int, d_sigma: Int, density: Int, vectors: Int, d_bias: Int
     ) -> None:
-        """From d_hidden = dO W2^T: add the density's part, and pass the activation."""
+        """From d_hidden = d_out W2^T: add the density's part, and multiply by the slope."""
+        row = vectors * VECTOR
         factors = [broadcast(d_sigma + 4 * i) for i in range(ROWS)]
         with loop(vectors) as j:
             column = j * VECTOR
-            weight, for_density = load(density + column), load(d_density + column)
-            for_bias = load(d_bias + column)
+            bias = d_bias + column
+            weight, bias_sum, density_sum = load(density + column), load(bias), load(bias + row)
             for block in BLOCKS:
                 units = [load(hidden + row * i + column) for i in block]
                 joined = join(units)
@@ -89,40 +86,43 @@ def _make_backward(activation: str) -> Any:
                     at = d_hidden + row * i + column
                     x = fma(factors[i], weight, load(at)) * part
                     store(x, at)
-                    for_density = fma(factors[i], y, for_density)
-                    for_bias = for_bias + x
-            store(for_density, d_density + column)
-            store(for_bias, d_bias + column)
+                    density_sum = fma(factors[i], y, density_sum)
+                    bias_sum = bias_sum + x
+            store(density_sum, bias + row)
+            store(bias_sum, bias)
 
-    return backward
+    return hide_backward
 
 
-_activate_softplus, _activate_lrelu = _make_activate("softplus"), _make_activate("lrelu")
-_backward_softplus, _backward_lrelu = _make_backward("softplus"), _make_backward("lrelu")
+_hide_softplus, _hide_lrelu = _make_hide("softplus"), _make_hide("lrelu")
+_hide_softplus_backward = _make_hide_backward("softplus")
+_hide_lrelu_backward = _make_hide_backward("lrelu")
 
 
 @simd
-def _blend(out: Int, row: Int, omega: Int, vectors: Int, into: Int) -> None:
+def _blend(out: Int, omega: Int, vectors: Int, shade: Int) -> None:
+    row = vectors * VECTOR
     factors = [broadcast(omega + 4 * i) for i in range(ROWS)]
     with loop(vectors) as j:
-        sums = load(into + j * VECTOR)
+        sums = load(shade + j * VECTOR)
         for block in BLOCKS:
             s = sigmoid(join([load(out + row * i + j * VECTOR) for i in block]))
             for i, part in zip(block, split(s), strict=True):
                 sums = fma(factors[i], part, sums)
-        store(sums, into + j * VECTOR)
+        store(sums, shade + j * VECTOR)
 
 
 @simd
-def _project(out: Int, row: Int, gradient: Int, vectors: Int, q: Int) -> None:
-    """Replace features by their sigmoid; q is its product with the gradient of the ray."""
+def _project(out: Int, gradient: Int, vectors: Int, q: Int) -> None:
+    """Replace features by s; q is the product of s with the gradient of the ray."""
+    row = vectors * VECTOR
     dots = Registers([constant(out, 0.0)] * ROWS)
     with loop(vectors) as j:
         g = load(gradient + j * VECTOR)
         for block in BLOCKS:
-            places = [out + row * i + j * VECTOR for i in block]
-            s = sigmoid(join([load(at) for at in places]))
-            for i, at, part in zip(block, places, split(s), strict=True):
+            addresses = [out + row * i + j * VECTOR for i in block]
+            s = sigmoid(join([load(at) for at in addresses]))
+            for i, at, part in zip(block, addresses, split(s), strict=True):
                 store(part, at)
                 dots[i] = fma(g, part, dots[i])
     for i in range(ROWS):
@@ -130,121 +130,103 @@ def _project(out: Int, row: Int, gradient: Int, vectors: Int, q: Int) -> None:
 
 
 @simd
-def _unblend(out: Int, row: Int, omega: Int, gradient: Int, vectors: Int, d_bias: Int) -> None:
+def _blend_backward(out: Int, omega: Int, gradient: Int, vectors: Int, d_bias: Int) -> None:
     """Replace s by the gradient before the sigmoid, omega g s (1 - s)."""
+    row = vectors * VECTOR
     factors = [broadcast(omega + 4 * i) for i in range(ROWS)]
     with loop(vectors) as j:
-        g, for_bias = load(gradient + j * VECTOR), load(d_bias + j * VECTOR)
+        g, bias_sum = load(gradient + j * VECTOR), load(d_bias + j * VECTOR)
         for i in range(ROWS):
             at = out + row * i + j * VECTOR
             s = load(at)
             x = factors[i] * g * (s - s * s)
             store(x, at)
-            for_bias = for_bias + x
-        store(for_bias, d_bias + j * VECTOR)
+            bias_sum = bias_sum + x
+        store(bias_sum, d_bias + j * VECTOR)
 
 
 @helper
-def hide(
-    features: int,
-    channels: int,
-    weight: int,
-    bias: int,
-    density: int,
-    softplus_hidden: bool,
-    hidden: int,
-    vectors: int,
-    rows: int,
-    sigma: int,
-) -> None:
-    """Compute hidden units of `rows` rows, and add their share to the raw density `sigma`.
-
-    `channels` and `vectors` (of hidden units) are padded sizes: floats, and vectors.
-    """
-    row = VECTOR * vectors
-    for m in range(0, rows, ROWS):
-        at = hidden + row * m
-        source = features + 4 * channels * m
-        matmul(source, 4 * channels, 4, weight, row, channels, bias, 0, at, row, ROWS, vectors)
-        if softplus_hidden:
-            _activate_softplus(at, row, density, vectors, sigma + 4 * m)
+def hide(buffers: Buffers, first: int, number: int, layer: HiddenLayer, sigma: int) -> None:
+    """Compute the hidden units of some samples, and add their part of the raw density `sigma`."""
+    width, row, vectors = 4 * layer.channels, 4 * layer.units, layer.units // WIDTH
+    w, b, inner = layer.weight, layer.bias, layer.channels
+    features, hidden = buffers.features + width * first, buffers.hidden + row * first
+    for m in range(0, number, ROWS):
+        y = hidden + row * m
+        matmul(features + width * m, width, 4, w, row, inner, b, 0, y, row, ROWS, vectors)
+        if layer.softplus:
+            _hide_softplus(y, layer.density, vectors, sigma + 4 * m)
         else:
-            _activate_lrelu(at, row, density, vectors, sigma + 4 * m)
+            _hide_lrelu(y, layer.density, vectors, sigma + 4 * m)
 
 
 @helper
-def blend(
-    hidden: int,
-    units: int,
-    weight: int,
-    bias: int,
-    out: int,
-    vectors: int,
-    rows: int,
-    omega: int,
-    into: int,
+def blend(buffers: Buffers, number: int, layer: OutLayer, omega: int, shade: int) -> None:
+    """Add sum_i omega_i s_i to the vectors `shade`; `buffers.out` holds one block."""
+    width, row, vectors = 4 * layer.units, 4 * layer.features, layer.features // WIDTH
+    w, b, y = layer.weight, layer.bias, buffers.out
+    for m in range(0, number, ROWS):
+        x = buffers.hidden + width * m
+        matmul(x, width, 4, w, row, layer.units, b, 0, y, row, ROWS, vectors)
+        _blend(y, omega + 4 * m, vectors, shade)
+
+
+@helper
+def project(buffers: Buffers, number: int, layer: OutLayer, d_shade: int, q: int) -> None:
+    """Compute s into `buffers.out`, and its products `q` with the gradient `d_shade`."""
+    width, row, vectors = 4 * layer.units, 4 * layer.features, layer.features // WIDTH
+    w, b = layer.weight, layer.bias
+    for m in range(0, number, ROWS):
+        x, y = buffers.hidden + width * m, buffers.out + row * m
+        matmul(x, width, 4, w, row, layer.units, b, 0, y, row, ROWS, vectors)
+        _project(y, d_shade, vectors, q + 4 * m)
+
+
+@helper
+def blend_backward(
+    out: int, number: int, features: int, omega: int, d_shade: int, d_bias: int
 ) -> None:
-    """Add sum_i omega_i s_i of `rows` rows to the vectors `into`; `out` holds one block."""
-    row = VECTOR * vectors
-    for m in range(0, rows, ROWS):
-        source = hidden + 4 * units * m
-        matmul(source, 4 * units, 4, weight, row, units, bias, 0, out, row, ROWS, vectors)
-        _blend(out, row, omega + 4 * m, vectors, into)
+    """Replace s by the gradient of the features before the sigmoid; add to that of the bias."""
+    for m in range(0, number, ROWS):
+        _blend_backward(out + 4 * features * m, omega + 4 * m, d_shade, features // WIDTH, d_bias)
 
 
 @helper
-def project(
-    hidden: int,
-    units: int,
-    weight: int,
-    bias: int,
-    out: int,
-    vectors: int,
-    rows: int,
-    gradient: int,
-    q: int,
-) -> None:
-    """Compute s of `rows` rows into `out`, and their products q with the ray's gradient."""
-    row = VECTOR * vectors
-    for m in range(0, rows, ROWS):
-        source, at = hidden + 4 * units * m, out + row * m
-        matmul(source, 4 * units, 4, weight, row, units, bias, 0, at, row, ROWS, vectors)
-        _project(at, row, gradient, vectors, q + 4 * m)
+def hide_backward(buffers: Buffers, number: int, w: Decoder, d_sigma: int, d_bias: int) -> None:
+    """Compute the gradient before the hidden activation; add to those of bias and density.
 
-
-@helper
-def unblend(out: int, vectors: int, rows: int, omega: int, gradient: int, d_bias: int) -> None:
-    """Replace s of `rows` rows by the gradient of the features before the sigmoid."""
-    row = VECTOR * vectors
-    for m in range(0, rows, ROWS):
-        _unblend(out + row * m, row, omega + 4 * m, gradient, vectors, d_bias)
-
-
-@helper
-def unhide(
-    d_out: int,
-    features: int,
-    weight_t: int,
-    zeros: int,
-    hidden: int,
-    d_hidden: int,
-    vectors: int,
-    rows: int,
-    d_sigma: int,
-    density: int,
-    softplus_hidden: bool,
-    d_density: int,
-    d_bias: int,
-) -> None:
-    """Compute the gradient before the hidden activation; add to those of density and bias.
-
-    `features` is their padded number; `weight_t` the output weight, a row per feature.
+    The gradient of the density's weights follows that of the bias.
     """
-    row = VECTOR * vectors
-    for m in range(0, rows, ROWS):
-        source, y, at = d_out + 4 * features * m, hidden + row * m, d_hidden + row * m
-        matmul(source, 4 * features, 4, weight_t, row, features, zeros, 0, at, row, ROWS, vectors)
-        if softplus_hidden:
-            _backward_softplus(y, at, row, d_sigma + 4 * m, density, vectors, d_density, d_bias)
+    features, row, vectors = w.out.features, 4 * w.out.units, w.out.units // WIDTH
+    width = 4 * features
+    for m in range(0, number, ROWS):
+        x, y, d_y = buffers.out + width * m, buffers.hidden + row * m, buffers.d_hidden + row * m
+        matmul(x, width, 4, w.out_t, row, features, w.zeros, 0, d_y, row, ROWS, vectors)
+        if w.hidden.softplus:
+            _hide_softplus_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
         else:
-            _backward_lrelu(y, at, row, d_sigma + 4 * m, density, vectors, d_density, d_bias)
+            _hide_lrelu_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
+
+
+@helper
+def add_out_gradient(buffers: Buffers, number: int, layer: OutLayer, target: int) -> None:
+    """Add hidden^T d_features to the gradient of the output weights."""
+    x, y, row, units = buffers.hidden, buffers.out, 4 * layer.features, layer.units
+    vectors = layer.features // WIDTH
+    matmul(x, 4, 4 * units, y, row, number, target, row, target, row, units, vectors)
+
+
+@helper
+def add_hidden_gradient(buffers: Buffers, number: int, layer: HiddenLayer, target: int) -> None:
+    """Add features^T d_units to the gradient of the hidden weights."""
+    x, y, row, channels = buffers.features, buffers.d_hidden, 4 * layer.units, layer.channels
+    vectors = layer.units // WIDTH
+    matmul(x, 4, 4 * channels, y, row, number, target, row, target, row, channels, vectors)
+
+
+@helper
+def feature_gradient(buffers: Buffers, number: int, w: Decoder, target: int) -> None:
+    """Compute the gradient of the gathered features, d_units W1, into rows of `target`."""
+    x, units, row = buffers.d_hidden, w.hidden.units, 4 * w.hidden.channels
+    vectors = w.hidden.channels // WIDTH
+    matmul(x, 4 * units, 4, w.hidden_t, row, units, w.zeros, 0, target, row, number, vectors)

@@ -1,4 +1,4 @@
-"""What samples of a ray weigh, and the gradient of that: `renderers.compositing`, fused."""
+"""Weights of a ray's samples and their gradient, as `renderers.compositing`."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightning_gan3d.simd import (
     softplus,
     store,
 )
-from renderers.fused.cpu.row_layout import (
+from renderers.fused.cpu.workspace import (
     ALPHA,
     COUNTS,
     D_RAW,
@@ -42,12 +42,12 @@ from renderers.fused.cpu.row_layout import (
     SORTED_T,
     TRANS,
     WEIGHT,
+    Options,
     Q,
-    Rules,
 )
 
 REST, ZERO = np.float32(1e-10), np.float32(0)
-"""REST: EG3D's addition to what passes an interval."""
+"""REST: EG3D's addition to the transmittance of an interval."""
 
 
 def _density(activation: int, x: Vec) -> Vec:
@@ -66,151 +66,158 @@ def _density_slope(activation: int, x: Vec) -> Vec:
     return select(x <= 15.0, exp(minimum(x, 15.0)), 0.0)
 
 
-def _make_absorb(activation: int) -> Any:
+def _make_alpha(activation: int) -> Any:
     @simd
-    def absorb(raw: Int, length: Int, counts: Int, scale: Float, alpha: Int) -> None:
+    def alpha(raw: Int, length: Int, counts: Int, scale: Float, out: Int) -> None:
         sigma = _density(activation, load(raw)) * scale.splat()
         sigma = select(load(counts) > 0.0, sigma, 0.0)
-        store(-expm1(-(sigma * load(length))), alpha)
+        store(-expm1(-(sigma * load(length))), out)
 
-    return absorb
+    return alpha
 
 
-def _make_unabsorb(activation: int) -> Any:
+def _make_alpha_backward(activation: int) -> Any:
     @simd
-    def unabsorb(raw: Int, length: Int, counts: Int, scale: Float, d_raw: Int) -> None:
+    def alpha_backward(raw: Int, length: Int, counts: Int, scale: Float, d_raw: Int) -> None:
         slope = _density_slope(activation, load(raw)) * scale.splat()
         x = load(d_raw) * load(length) * slope
         store(select(load(counts) > 0.0, x, 0.0), d_raw)
 
-    return unabsorb
+    return alpha_backward
 
 
-_absorb_softplus, _absorb_relu, _absorb_exp = (_make_absorb(a) for a in (SOFTPLUS, RELU, EXP))
-_unabsorb_softplus, _unabsorb_relu, _unabsorb_exp = (
-    _make_unabsorb(a) for a in (SOFTPLUS, RELU, EXP)
+_alpha_softplus, _alpha_relu, _alpha_exp = (_make_alpha(a) for a in (SOFTPLUS, RELU, EXP))
+_alpha_softplus_backward, _alpha_relu_backward, _alpha_exp_backward = (
+    _make_alpha_backward(a) for a in (SOFTPLUS, RELU, EXP)
 )
 
 
 @helper
-def weigh(lines: np.ndarray, num: int, pairs: bool, rules: Rules) -> int:
-    """Weigh the first `num` sorted samples; return the number of intervals.
+def find_weights(scalars: np.ndarray, num: int, options: Options) -> int:
+    """Compute the weights of the first `num` sorted samples; return the number of intervals.
 
-    `pairs`: EG3D's intervals between samples; else one around each, which needs EDGES. Fills RAW,
-    LENGTH, COUNTS, ALPHA, TRANS (what reaches an interval), WEIGHT.
+    Intervals lie between samples under EG3D's rules, else around them, between EDGES. Fills RAW,
+    LENGTH, COUNTS, ALPHA, TRANS and WEIGHT.
     """
-    if pairs:
+    if options.eg3d:
         intervals = num - 1
         for i in range(intervals):
-            lines[RAW, i] = HALF * (lines[SORTED_SIGMA, i] + lines[SORTED_SIGMA, i + 1])
-            lines[LENGTH, i] = lines[SORTED_T, i + 1] - lines[SORTED_T, i]
-            lines[COUNTS, i] = lines[SORTED_INSIDE, i] * lines[SORTED_INSIDE, i + 1]
+            scalars[RAW, i] = HALF * (scalars[SORTED_SIGMA, i] + scalars[SORTED_SIGMA, i + 1])
+            scalars[LENGTH, i] = scalars[SORTED_T, i + 1] - scalars[SORTED_T, i]
+            scalars[COUNTS, i] = scalars[SORTED_INSIDE, i] * scalars[SORTED_INSIDE, i + 1]
     else:
         intervals = num
         for i in range(intervals):
-            lines[RAW, i] = lines[SORTED_SIGMA, i]
-            lines[LENGTH, i] = lines[EDGES, i + 1] - lines[EDGES, i]
-            lines[COUNTS, i] = lines[SORTED_INSIDE, i]
-    at, row = lines.ctypes.data, 4 * lines.shape[1]
+            scalars[RAW, i] = scalars[SORTED_SIGMA, i]
+            scalars[LENGTH, i] = scalars[EDGES, i + 1] - scalars[EDGES, i]
+            scalars[COUNTS, i] = scalars[SORTED_INSIDE, i]
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    raw, length, counts, alpha = (
+        at + RAW * row,
+        at + LENGTH * row,
+        at + COUNTS * row,
+        at + ALPHA * row,
+    )
     for i in range(0, 4 * intervals, 4 * WIDTH):
-        raw, length, counts = at + RAW * row + i, at + LENGTH * row + i, at + COUNTS * row + i
-        alpha = at + ALPHA * row + i
-        if rules.activation == SOFTPLUS:
-            _absorb_softplus(raw, length, counts, rules.scale, alpha)
-        elif rules.activation == RELU:
-            _absorb_relu(raw, length, counts, rules.scale, alpha)
+        if options.activation == SOFTPLUS:
+            _alpha_softplus(raw + i, length + i, counts + i, options.scale, alpha + i)
+        elif options.activation == RELU:
+            _alpha_relu(raw + i, length + i, counts + i, options.scale, alpha + i)
         else:
-            _absorb_exp(raw, length, counts, rules.scale, alpha)
-    rest = REST if pairs else ZERO
+            _alpha_exp(raw + i, length + i, counts + i, options.scale, alpha + i)
+    rest = REST if options.eg3d else ZERO
     trans = ONE
     for i in range(intervals):
-        alpha = lines[ALPHA, i]
-        lines[TRANS, i] = trans
-        lines[WEIGHT, i] = alpha * trans
-        trans *= ONE - alpha + rest
+        opaque = scalars[ALPHA, i]
+        scalars[TRANS, i] = trans
+        scalars[WEIGHT, i] = opaque * trans
+        trans *= ONE - opaque + rest
     return intervals
 
 
 @helper
-def share(lines: np.ndarray, marks: np.ndarray, num: int, pairs: bool) -> None:
-    """Bring weights of sorted intervals to samples in the order of T: OMEGA."""
+def share_weights(scalars: np.ndarray, indices: np.ndarray, num: int, options: Options) -> None:
+    """Bring the weights of sorted intervals to samples in the order of T: OMEGA."""
     for i in range(num):
-        k = marks[RANK, i]
-        if pairs:
-            before = lines[WEIGHT, k - 1] if k > 0 else ZERO
-            after = lines[WEIGHT, k] if k < num - 1 else ZERO
-            lines[OMEGA, i] = HALF * (before + after)
+        k = indices[RANK, i]
+        if options.eg3d:
+            before = scalars[WEIGHT, k - 1] if k > 0 else ZERO
+            after = scalars[WEIGHT, k] if k < num - 1 else ZERO
+            scalars[OMEGA, i] = HALF * (before + after)
         else:
-            lines[OMEGA, i] = lines[WEIGHT, k]
+            scalars[OMEGA, i] = scalars[WEIGHT, k]
 
 
 @helper
-def sums(lines: np.ndarray, num: int, pairs: bool) -> tuple[np.float32, np.float32]:
+def sum_weights(scalars: np.ndarray, num: int, options: Options) -> tuple[np.float32, np.float32]:
     """Return the sum of weights, and of weights times distance, over the sorted samples."""
     opacity, depth = ZERO, ZERO
-    if pairs:
+    if options.eg3d:
         for i in range(num - 1):
-            weight = lines[WEIGHT, i]
+            weight = scalars[WEIGHT, i]
             opacity += weight
-            depth += weight * (HALF * (lines[SORTED_T, i] + lines[SORTED_T, i + 1]))
+            depth += weight * (HALF * (scalars[SORTED_T, i] + scalars[SORTED_T, i + 1]))
     else:
         for i in range(num):
-            weight = lines[WEIGHT, i]
+            weight = scalars[WEIGHT, i]
             opacity += weight
-            depth += weight * lines[SORTED_T, i]
+            depth += weight * scalars[SORTED_T, i]
     return opacity, depth
 
 
 @helper
-def unweigh(
-    lines: np.ndarray,
-    marks: np.ndarray,
+def find_weights_backward(
+    scalars: np.ndarray,
+    indices: np.ndarray,
     num: int,
     d_depth: float,
     d_opacity: float,
-    pairs: bool,
-    rules: Rules,
+    options: Options,
 ) -> np.float32:
-    """From Q, the features' part of the gradient of OMEGA, to D_SIGMA; return the sum of that.
+    """From Q, the features' part of the gradient of OMEGA, compute D_SIGMA; return its sum.
 
-    Weights are those that `weigh` left. d w_i alpha_i T_i reaches tau_j: by alpha for i = j, by
-    T for i > j, which a sum from the far end holds.
+    Reads what `find_weights` wrote. d w_i = alpha_i T_i reaches tau_j by alpha if i = j, and by T
+    if i > j: a sum from the far end.
     """
     for i in range(num):
-        lines[SORTED_Q, marks[RANK, i]] = lines[Q, i]
+        scalars[SORTED_Q, indices[RANK, i]] = scalars[Q, i]
     for i in range(num):
-        lines[SORTED_Q, i] += d_depth * lines[SORTED_T, i]
-    intervals = num - 1 if pairs else num
+        scalars[SORTED_Q, i] += d_depth * scalars[SORTED_T, i]
+    intervals = num - 1 if options.eg3d else num
     behind = ZERO
     for k in range(intervals):
         i = intervals - 1 - k
-        passed = ONE - lines[ALPHA, i]
-        gradient = lines[SORTED_Q, i] + d_opacity
-        kept = behind
-        if pairs:
-            gradient = HALF * (lines[SORTED_Q, i] + lines[SORTED_Q, i + 1]) + d_opacity
-            kept = passed / (passed + REST) * behind
-        lines[D_RAW, i] = passed * gradient * lines[TRANS, i] - kept
-        behind += gradient * lines[WEIGHT, i]
-    at, row = lines.ctypes.data, 4 * lines.shape[1]
+        passed = ONE - scalars[ALPHA, i]
+        gradient = scalars[SORTED_Q, i] + d_opacity
+        shadowed = behind
+        if options.eg3d:
+            gradient = HALF * (scalars[SORTED_Q, i] + scalars[SORTED_Q, i + 1]) + d_opacity
+            shadowed = passed / (passed + REST) * behind
+        scalars[D_RAW, i] = passed * gradient * scalars[TRANS, i] - shadowed
+        behind += gradient * scalars[WEIGHT, i]
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    raw, length, counts, d_raw = (
+        at + RAW * row,
+        at + LENGTH * row,
+        at + COUNTS * row,
+        at + D_RAW * row,
+    )
     for i in range(0, 4 * intervals, 4 * WIDTH):
-        raw, length, counts = at + RAW * row + i, at + LENGTH * row + i, at + COUNTS * row + i
-        d_raw = at + D_RAW * row + i
-        if rules.activation == SOFTPLUS:
-            _unabsorb_softplus(raw, length, counts, rules.scale, d_raw)
-        elif rules.activation == RELU:
-            _unabsorb_relu(raw, length, counts, rules.scale, d_raw)
+        if options.activation == SOFTPLUS:
+            _alpha_softplus_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
+        elif options.activation == RELU:
+            _alpha_relu_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
         else:
-            _unabsorb_exp(raw, length, counts, rules.scale, d_raw)
+            _alpha_exp_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
     total = ZERO
     for i in range(num):
-        k = marks[RANK, i]
-        if pairs:
-            before = lines[D_RAW, k - 1] if k > 0 else ZERO
-            after = lines[D_RAW, k] if k < num - 1 else ZERO
+        k = indices[RANK, i]
+        if options.eg3d:
+            before = scalars[D_RAW, k - 1] if k > 0 else ZERO
+            after = scalars[D_RAW, k] if k < num - 1 else ZERO
             gradient = HALF * (before + after)
         else:
-            gradient = lines[D_RAW, k]
-        lines[D_SIGMA, i] = gradient
+            gradient = scalars[D_RAW, k]
+        scalars[D_SIGMA, i] = gradient
         total += gradient
     return total

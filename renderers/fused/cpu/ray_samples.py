@@ -1,4 +1,4 @@
-"""Where a ray is sampled, and in which order: `renderers.sampling`, fused."""
+"""Placement and order of a ray's samples, as `renderers.sampling`."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lightning_gan3d.simd import (
     square_root,
     store,
 )
-from renderers.fused.cpu.row_layout import (
+from renderers.fused.cpu.workspace import (
     CDF,
     COUNT,
     EDGES,
@@ -31,214 +31,223 @@ from renderers.fused.cpu.row_layout import (
     INSIDE,
     ONE,
     RANK,
+    RAY,
     SIGMA,
     SORTED_INSIDE,
     SORTED_SIGMA,
     SORTED_T,
     WEIGHT,
-    Rules,
+    Options,
     T,
     U,
 )
 
 
 @simd
-def _place(
-    ray: Int, t: Int, half: Float, strength: Float, radius: Float, sigma: Int, inside: Int
-) -> None:
-    at = load(t)
+def _quotient(x: Float, y: Float) -> Float:
+    return Float(x.builder, x.builder.fdiv(x.value, y.value))
+
+
+@helper
+def divide(x: np.float32, y: np.float32) -> np.float32:
+    """Divide exactly: a helper with SIMD code is not inlined, so no reciprocal is hoisted."""
+    quotient: np.float32 = _quotient(x, y)
+    return quotient
+
+
+@simd
+def _mask(scalars: Int, row: Int, column: Int, half: Float, strength: Float, radius: Float) -> None:
+    """Set INSIDE of W samples, and add the density prior to SIGMA; `column` in bytes."""
+    ray, samples = scalars + row * RAY, scalars + column
+    at = load(samples + row * T)
     x = [fma(broadcast(ray + 12 + 4 * a), at, broadcast(ray + 4 * a)) for a in range(3)]
     largest = maximum(maximum(absolute(x[0]), absolute(x[1])), absolute(x[2]))
-    store(select(largest <= half.splat(), constant(t, 1.0), 0.0), inside)
+    inside = select(largest <= half.splat(), constant(scalars, 1.0), 0.0)
+    store(inside, samples + row * INSIDE)
     squared = fma(x[0], x[0], fma(x[1], x[1], fma(x[2], x[2], 1e-12)))
     prior = strength.splat() * (radius.splat() - square_root(squared) / half.splat())
+    sigma = samples + row * SIGMA
     store(load(sigma) + prior, sigma)
 
 
 @simd
 def _count_up_to(values: Int, number: Int, x: Int, counts: Int) -> None:
-    at, found = load(x), Registers([load_ints(counts)])
+    """Add to `counts`, for W values at `x`, how many of the values are less or equal."""
+    at, count = load(x), Registers([load_ints(counts)])
     with loop(number) as i:
-        found[0] = found[0] - (load_float(values + i * 4).splat() <= at).as_ints()
-    store(found[0], counts)
+        count[0] = count[0] - (load_float(values + i * 4).splat() <= at).as_ints()
+    store(count[0], counts)
 
 
 @simd
 def _count_below(values: Int, number: Int, x: Int, counts: Int) -> None:
-    at, found = load(x), Registers([load_ints(counts)])
+    """Add to `counts`, for W values at `x`, how many of the values are less."""
+    at, count = load(x), Registers([load_ints(counts)])
     with loop(number) as i:
-        found[0] = found[0] - (load_float(values + i * 4).splat() < at).as_ints()
-    store(found[0], counts)
+        count[0] = count[0] - (load_float(values + i * 4).splat() < at).as_ints()
+    store(count[0], counts)
 
 
 @simd
 def _count_among(x: Int, counts: Int) -> None:
-    """Count, for W values at `x`, those of themselves that come before: equals in turn."""
-    at, found = load(x), load_ints(counts)
+    """Add to `counts`, for W values at `x`, how many of these come before; equals in turn."""
+    at, count = load(x), load_ints(counts)
     for i in range(WIDTH):
         one = broadcast(x + 4 * i)
-        found = found - select(lanes(x) > i, one <= at, one < at).as_ints()
-    store(found, counts)
+        count = count - select(lanes(x) > i, one <= at, one < at).as_ints()
+    store(count, counts)
 
 
 @helper
 def stratify(
-    lines: np.ndarray, near: np.float32, far: np.float32, jitter: np.ndarray, ray: int, rules: Rules
+    scalars: np.ndarray,
+    near: np.float32,
+    far: np.float32,
+    jitter: np.ndarray,
+    r: int,
+    options: Options,
 ) -> np.float32:
-    """Place the coarse samples in T; return where the strata end."""
-    num = rules.coarse
-    step = (far - near) / np.float32(num - 1 if rules.pair_strata else num)
+    """Place the coarse samples of ray r in T; return the end of the strata."""
+    num = options.coarse
+    step = divide(far - near, np.float32(num - 1 if options.eg3d else num))
     for i in range(num):
-        within = jitter[ray, i] if rules.has_jitter else HALF
-        lines[T, i] = near + (np.float32(i) + within) * step
-    return far + step if rules.pair_strata else far
+        within = jitter[r, i] if options.has_jitter else HALF
+        scalars[T, i] = near + (np.float32(i) + within) * step
+    return far + step if options.eg3d else far
 
 
 @helper
-def ascends(rules: Rules) -> bool:
-    """Whether fine depths come in order: all but EG3D's, which are drawn independently."""
-    return not (rules.pair_importance and rules.has_u)
+def ascends(options: Options) -> bool:
+    """Whether fine samples come in order: always except under EG3D's independent draws."""
+    return not (options.eg3d and options.has_u)
 
 
 @helper
-def begin(
-    ray: int,
-    lines: np.ndarray,
-    first: int,
-    number: int,
-    bias: float,
-    noise: np.ndarray,
-    row_of_noise: int,
-    rules: Rules,
+def start_density(
+    scalars: np.ndarray, first: int, number: int, noise: np.ndarray, r: int, options: Options
 ) -> None:
-    """Begin the raw density of some samples: bias, prior, noise; mark those inside the box.
-
-    `noise` is that of all samples of the ray.
-    """
+    """Initialise SIGMA with bias, noise and prior, and INSIDE, of some samples of ray r."""
     for i in range(first, first + number):
-        lines[SIGMA, i] = bias
-        lines[INSIDE, i] = ONE
-    if rules.has_noise:
+        scalars[SIGMA, i] = options.bias
+        scalars[INSIDE, i] = ONE
+    if options.has_noise:
         for i in range(first, first + number):
-            lines[SIGMA, i] += noise[row_of_noise, i]
-    if rules.masked or rules.prior != 0:
-        at, row = lines.ctypes.data + 4 * first, 4 * lines.shape[1]
-        for i in range(0, 4 * number, 4 * WIDTH):
-            _place(
-                ray,
-                at + T * row + i,
-                rules.half,
-                rules.prior,
-                rules.radius,
-                at + SIGMA * row + i,
-                at + INSIDE * row + i,
-            )
-    if not rules.masked:
+            scalars[SIGMA, i] += noise[r, i]
+    if options.masked or options.prior != 0:
+        at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+        for i in range(4 * first, 4 * (first + number), 4 * WIDTH):
+            _mask(at, row, i, options.half, options.prior, options.radius)
+    if not options.masked:
         for i in range(first, first + number):
-            lines[INSIDE, i] = ONE
+            scalars[INSIDE, i] = ONE
 
 
 @helper
-def sort(lines: np.ndarray, marks: np.ndarray, coarse: int, fine: int, ordered: bool) -> None:
-    """Sort samples by distance: RANK, and SORTED_* in that order; equals as they come in T.
+def sort(scalars: np.ndarray, indices: np.ndarray, coarse: int, fine: int, ordered: bool) -> None:
+    """Sort samples by distance: RANK, and SORTED_* in that order; equals in the order of T.
 
-    Ranks are counted: no branches, and vectors of comparisons. The coarse samples are in order,
-    and so are the fine ones if `ordered`: what comes before among their own kind is known.
+    Ranks are counted, without branches, in vectors of comparisons. The coarse samples are in order,
+    and so are the fine ones if `ordered`: their ranks among their own kind are known.
     """
     num = coarse + fine
     for i in range(num):
-        marks[RANK, i] = i
+        indices[RANK, i] = i
     if fine > 0:
-        at = lines.ctypes.data + 4 * T * lines.shape[1]
-        row = marks.ctypes.data + 4 * RANK * marks.shape[1]
+        t = scalars.ctypes.data + 4 * T * scalars.shape[1]
+        rank = indices.ctypes.data + 4 * RANK * indices.shape[1]
         for i in range(num, num + WIDTH):
-            lines[T, i] = np.inf
+            scalars[T, i] = np.inf
         for i in range(0, coarse, WIDTH):
-            _count_below(at + 4 * coarse, fine, at + 4 * i, row + 4 * i)
-        for i in range(coarse, num + WIDTH):  # the last vector has written beyond the coarse ones
-            marks[RANK, i] = i - coarse if ordered else 0
+            _count_below(t + 4 * coarse, fine, t + 4 * i, rank + 4 * i)
+        for i in range(coarse, num + WIDTH):  # the last vector wrote beyond the coarse ones
+            indices[RANK, i] = i - coarse if ordered else 0
         for i in range(coarse, num, WIDTH):
-            _count_up_to(at, coarse, at + 4 * i, row + 4 * i)
+            _count_up_to(t, coarse, t + 4 * i, rank + 4 * i)
             if not ordered:
-                _count_up_to(at + 4 * coarse, i - coarse, at + 4 * i, row + 4 * i)
-                _count_among(at + 4 * i, row + 4 * i)
-                after = at + 4 * (i + WIDTH)
-                _count_below(after, max(num - i - WIDTH, 0), at + 4 * i, row + 4 * i)
+                _count_up_to(t + 4 * coarse, i - coarse, t + 4 * i, rank + 4 * i)
+                _count_among(t + 4 * i, rank + 4 * i)
+                after = t + 4 * (i + WIDTH)
+                _count_below(after, max(num - i - WIDTH, 0), t + 4 * i, rank + 4 * i)
     for i in range(num):
-        k = marks[RANK, i]
-        lines[SORTED_T, k] = lines[T, i]
-        lines[SORTED_SIGMA, k] = lines[SIGMA, i]
-        lines[SORTED_INSIDE, k] = lines[INSIDE, i]
+        k = indices[RANK, i]
+        scalars[SORTED_T, k] = scalars[T, i]
+        scalars[SORTED_SIGMA, k] = scalars[SIGMA, i]
+        scalars[SORTED_INSIDE, k] = scalars[INSIDE, i]
 
 
 @helper
-def cut(lines: np.ndarray, num: int, near: np.float32, far: np.float32) -> None:
-    """Cut the ray into an interval per sorted sample: EDGES, as `sampling.edges_of`."""
-    lines[EDGES, 0] = near
+def find_edges(scalars: np.ndarray, num: int, near: np.float32, far: np.float32) -> None:
+    """Compute EDGES, of one interval per sorted sample, as `sampling.interval_edges`."""
+    scalars[EDGES, 0] = near
     for i in range(1, num):
-        lines[EDGES, i] = HALF * (lines[SORTED_T, i - 1] + lines[SORTED_T, i])
-    lines[EDGES, num] = far
+        scalars[EDGES, i] = HALF * (scalars[SORTED_T, i - 1] + scalars[SORTED_T, i])
+    scalars[EDGES, num] = far
 
 
 @helper
-def pool(lines: np.ndarray, num: int) -> int:
-    """Turn EG3D's pair weights of `num` samples into its masses, in WEIGHT; EDGES too.
+def pool(scalars: np.ndarray, num: int) -> int:
+    """Turn EG3D's pair weights of `num` samples into masses, in WEIGHT, and their EDGES.
 
-    Returns how many masses there are. As `sampling.eg3d_importance`.
+    As `sampling.eg3d_importance`. Returns the number of masses.
     """
     for i in range(num - 2):
-        a, b = lines[WEIGHT, i], lines[WEIGHT, i + 1]
-        lines[CDF, i] = b if b > a else a
+        a, b = scalars[WEIGHT, i], scalars[WEIGHT, i + 1]
+        scalars[CDF, i] = b if b > a else a
     for i in range(num - 3):
-        lines[WEIGHT, i] = HALF * (lines[CDF, i] + lines[CDF, i + 1]) + np.float32(0.01)
+        scalars[WEIGHT, i] = HALF * (scalars[CDF, i] + scalars[CDF, i + 1]) + np.float32(0.01)
     for i in range(num - 2):
-        lines[EDGES, i] = HALF * (lines[SORTED_T, i] + lines[SORTED_T, i + 1])
+        scalars[EDGES, i] = HALF * (scalars[SORTED_T, i] + scalars[SORTED_T, i + 1])
     return num - 3
 
 
 @helper
-def invert(
-    lines: np.ndarray, marks: np.ndarray, masses: int, u: np.ndarray, ray: int, rules: Rules
+def invert_cdf(
+    scalars: np.ndarray,
+    indices: np.ndarray,
+    masses: int,
+    u: np.ndarray,
+    r: int,
+    options: Options,
 ) -> None:
     """Place the fine samples by the masses in WEIGHT between EDGES, as `sampling.invert_cdf`."""
-    num = rules.fine
+    num = options.fine
     for j in range(num):
-        if not rules.has_u:
-            lines[U, j] = (np.float32(j) + HALF) / np.float32(num)
-        elif rules.pair_importance:
-            lines[U, j] = u[ray, j]
+        if not options.has_u:
+            scalars[U, j] = (np.float32(j) + HALF) / np.float32(num)
+        elif options.eg3d:
+            scalars[U, j] = u[r, j]
         else:
-            lines[U, j] = (np.float32(j) + u[ray, j]) / np.float32(num)
-    whole = np.float64(0)
+            scalars[U, j] = (np.float32(j) + u[r, j]) / np.float32(num)
+    total = np.float64(0)
     for i in range(masses):
-        lines[WEIGHT, i] += np.float32(1e-5)
-        whole += np.float64(lines[WEIGHT, i])
-    so_far = np.float64(0)
-    lines[CDF, 0] = np.float32(0)
+        scalars[WEIGHT, i] += np.float32(1e-5)
+        total += np.float64(scalars[WEIGHT, i])
+    cumulative = np.float64(0)
+    scalars[CDF, 0] = np.float32(0)
     for i in range(masses):
-        so_far += np.float64(lines[WEIGHT, i] / np.float32(whole))
-        lines[CDF, i + 1] = np.float32(so_far)
-    row, counts = 4 * lines.shape[1], marks.ctypes.data + 4 * COUNT * marks.shape[1]
+        cumulative += np.float64(scalars[WEIGHT, i] / np.float32(total))
+        scalars[CDF, i + 1] = np.float32(cumulative)
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    count = indices.ctypes.data + COUNT * row
     for j in range(0, num, WIDTH):
         for k in range(j, j + WIDTH):
-            marks[COUNT, k] = 0
-        at = lines.ctypes.data
-        _count_up_to(at + CDF * row, masses + 1, at + U * row + 4 * j, counts + 4 * j)
+            indices[COUNT, k] = 0
+        _count_up_to(at + CDF * row, masses + 1, at + U * row + 4 * j, count + 4 * j)
     for j in range(num):
-        below = min(max(marks[COUNT, j] - 1, 0), masses - 1)
-        left, right = lines[CDF, below], lines[CDF, below + 1]
-        start, length = lines[EDGES, below], lines[EDGES, below + 1] - lines[EDGES, below]
+        below = min(max(indices[COUNT, j] - 1, 0), masses - 1)
+        left, right = scalars[CDF, below], scalars[CDF, below + 1]
+        start, length = scalars[EDGES, below], scalars[EDGES, below + 1] - scalars[EDGES, below]
         mass = right - left
         if mass < np.float32(1e-8):
             mass = np.float32(1e-8)
-        part = (lines[U, j] - left) / mass
-        if part < 0:
-            part = np.float32(0)
-        if part > ONE:
-            part = ONE
-        lines[T, rules.coarse + j] = start + part * length
-    if ascends(rules):
-        # Rounding aside they are in order, and `sort` relies on it.
-        for j in range(rules.coarse + 1, rules.coarse + num):
-            if lines[T, j] < lines[T, j - 1]:
-                lines[T, j] = lines[T, j - 1]
+        share = (scalars[U, j] - left) / mass
+        if share < 0:
+            share = np.float32(0)
+        if share > ONE:
+            share = ONE
+        scalars[T, options.coarse + j] = start + share * length
+    if ascends(options):
+        # `sort` relies on the order, which rounding can break.
+        for j in range(options.coarse + 1, options.coarse + num):
+            if scalars[T, j] < scalars[T, j - 1]:
+                scalars[T, j] = scalars[T, j - 1]

@@ -1,6 +1,8 @@
-"""What the kernels are handed: sizes, the decoder in whole vectors, rays, and scratch memory.
+"""Memory of the CPU kernels: options, sizes, decoder, rays, and the scratch memory of a worker.
 
-Memory comes from torch, which aligns it to vectors and keeps count of it.
+Kernels receive addresses of what they read per sample: each use of an array would count references.
+Functions with SIMD code receive small tuples: they are not inlined, and each number costs time.
+torch allocates, since it aligns memory to vectors and keeps account of it.
 """
 
 import math
@@ -13,11 +15,45 @@ from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
-from renderers.fused.cpu.row_layout import NUM_LINES, NUM_MARKS
+from renderers.march import Request
 
 TILE = 64
-"""Rays of a tile: 8 x 8 of an image, which read neighbouring texels."""
+"""Rays of a tile: 8 x 8 pixels of an image, which read neighbouring texels."""
 SIDE = 8
+ONE, HALF = np.float32(1), np.float32(0.5)
+SOFTPLUS, RELU, EXP = range(3)
+"""Activations of the density."""
+
+# Rows of `Scratch.scalars`: per sample of a ray, in the order of T unless sorted, or per interval.
+(
+    T,  # distance: coarse samples, then fine ones
+    SIGMA,  # raw density
+    INSIDE,  # 1 or 0: inside the box, or masked
+    SORTED_T,
+    SORTED_SIGMA,
+    SORTED_INSIDE,
+    EDGES,  # ends of intervals
+    RAW,  # raw density of intervals
+    LENGTH,  # of intervals
+    COUNTS,  # of intervals, 1 or 0: inside, or masked
+    ALPHA,  # of intervals
+    TRANS,  # transmittance before an interval
+    WEIGHT,  # of intervals
+    OMEGA,  # weight of samples
+    CDF,
+    U,
+    Q,  # gradient of OMEGA
+    SORTED_Q,
+    D_RAW,  # gradient of RAW
+    D_SIGMA,  # gradient of SIGMA
+    SHADE,  # sum of weighted sigmoids of a ray, or its gradient
+    RAY,  # origin, direction, 1 / edge of the box, 1 / number of grids
+    NUM_SCALARS,
+) = range(23)
+# Rows of `Scratch.indices`.
+RANK, COUNT, NUM_INDICES = range(3)
+PER_BOX, PER_GRIDS = 6, 7
+"""Columns of RAY."""
 
 
 class _Floats(TypedDict):
@@ -26,49 +62,81 @@ class _Floats(TypedDict):
 
 
 FLOATS = _Floats(dtype=torch.float32, device="cpu")
-"""What kernels read and write, whatever the caller's default dtype and device are."""
+"""Of all memory of kernels, whatever torch's default dtype and device are."""
+
+
+class Options(NamedTuple):
+    """Options that kernels branch by, and constants of a ray."""
+
+    coarse: int
+    fine: int
+    eg3d: bool
+    masked: bool
+    """Whether samples outside the box are empty."""
+    bias: float
+    """Of the raw density."""
+    activation: int
+    scale: float
+    prior: float
+    """Strength of the density prior; 0: none."""
+    radius: float
+    half: float
+    """Half the edge of the box."""
+    has_jitter: bool
+    has_u: bool
+    has_noise: bool
 
 
 class Sizes(NamedTuple):
-    """Sizes in floats, padded to whole vectors; and the grids."""
+    """Sizes of a request."""
 
     samples: int
-    rows: int
-    """Samples, padded to blocks of the product."""
-    channels: int
-    hidden: int
-    out: int
+    blocks: int
+    """Samples, padded to whole blocks of `matmul`."""
     features: int
     """Features of a pixel, not padded."""
     grids: int
     corners: int
     """Texels that a point reads in each grid: 4 or 8."""
-    share: float
-    """1 / grids."""
-    per_box: float
-    """1 / edge of the box."""
 
 
-class Weights(NamedTuple):
-    """Addresses of the decoder, padded with zeros; also transposed, for gradients.
+class HiddenLayer(NamedTuple):
+    """Addresses of the hidden layer, and its sizes in floats, padded to whole vectors."""
 
-    Kernels are handed addresses: each use of an array would count references, in every ray.
-    """
-
-    hidden: int
-    hidden_bias: int
+    weight: int
+    bias: int
     density: int
-    out: int
-    out_bias: int
+    """Weights from hidden units to raw density."""
+    channels: int
+    units: int
+    softplus: bool
+    """Activation; else leaky ReLU."""
+
+
+class OutLayer(NamedTuple):
+    """Addresses of the output layer without the density, and its sizes in floats, padded."""
+
+    weight: int
+    bias: int
+    units: int
+    features: int
+
+
+class Decoder(NamedTuple):
+    """The decoder, padded with zeros; `_t`: addresses of transposed weights, for gradients."""
+
+    hidden: HiddenLayer
+    out: OutLayer
     hidden_t: int
     out_t: int
     zeros: int
-    density_bias: float
 
 
-class Along(NamedTuple):
-    """The rays of a scene: a row each; what is absent has no columns."""
+class RayArrays(NamedTuple):
+    """The rays of a scene, one per row; optional arrays are empty."""
 
+    side: int
+    """Rays along the edge of each view; 0 if they form no image."""
     origins: np.ndarray
     dirs: np.ndarray
     near: np.ndarray
@@ -76,12 +144,10 @@ class Along(NamedTuple):
     jitter: np.ndarray
     u: np.ndarray
     noise: np.ndarray
-    side: int
-    """Rays along the edge of each view; 0 where they form no image."""
 
 
-class Seen(NamedTuple):
-    """What the rays of a scene see, or gradients of it; a row each. No gradient for the ends."""
+class SumArrays(NamedTuple):
+    """Sums of the rays of a scene, as `RaySums`, or their gradients; one ray per row."""
 
     feature: np.ndarray
     depth: np.ndarray
@@ -90,21 +156,57 @@ class Seen(NamedTuple):
     farthest: np.ndarray
 
 
-class Scratch(NamedTuple):
-    """Memory of one worker: a ray's samples, and what they become; see `lines`."""
+class Grids(NamedTuple):
+    """Addresses of a scene's first texel and of its table; see `texels.TABLE`."""
 
-    ray: np.ndarray
-    lines: np.ndarray
-    marks: np.ndarray
-    offsets: int
-    """Address; so below."""
-    weights: int
-    stride: int
-    """Bytes between corners, in offsets and weights."""
+    base: int
+    bfloat16: bool
+    table: int
+
+
+class Scene(NamedTuple):
+    """One scene of a request, as kernels read it."""
+
+    grids: Grids
+    sizes: Sizes
+    decoder: Decoder
+    options: Options
+    rays: RayArrays
+
+
+class Buffers(NamedTuple):
+    """Addresses of rows of the decoder's inputs and results, one per sample."""
+
     features: int
     hidden: int
     out: int
     d_hidden: int
+
+
+class Scratch(NamedTuple):
+    """Memory of one worker: the samples of a ray."""
+
+    scalars: np.ndarray
+    indices: np.ndarray
+    buffers: Buffers
+    corners: int
+    """Address: for each corner of each grid a row of int32 offsets and a row of weights."""
+    corner_row: int
+    """Bytes between these rows."""
+
+
+class Job(NamedTuple):
+    """A request as kernels read it, without the tensors of its scenes and rays."""
+
+    sizes: Sizes
+    decoder: Decoder
+    memory: list[Tensor]
+    """Keeps the decoder's memory alive."""
+    options: Options
+    axes: tuple[tuple[int, int, int], ...]
+    side: int
+    tiles: int
+    """Per scene."""
 
 
 def padded(size: int, to: int = max(WIDTH, ROWS)) -> int:
@@ -112,23 +214,51 @@ def padded(size: int, to: int = max(WIDTH, ROWS)) -> int:
     return -(-size // to) * to
 
 
-def sizes_of(grid: LoweredGrid, samples: int, box: float) -> Sizes:
-    """Collect the sizes of a request."""
-    grids, depth = grid.grids.shape[1:3]
-    hidden, channels = grid.hidden_weight.shape
-    features = len(grid.out_bias) - 1
-    return Sizes(
-        samples=samples,
-        rows=padded(samples, ROWS),
-        channels=padded(channels),
-        hidden=padded(hidden),
-        out=padded(features),
-        features=features,
-        grids=grids,
-        corners=4 if depth == 1 else 8,
-        share=1 / grids,
-        per_box=1 / box,
+def prepare(request: Request) -> Job:
+    """Lay out a request for the kernels."""
+    o, grid = request.options, request.grid
+    scene, jitter = request.field.scene_cfg, request.jitter
+    options = Options(
+        coarse=o.samples_coarse,
+        fine=o.samples_fine,
+        eg3d=o.rules == "eg3d",
+        masked=o.masked,
+        bias=float(grid.out_bias[0].detach()),
+        activation={"softplus": SOFTPLUS, "relu": RELU, "exp": EXP}[scene.density.activation],
+        scale=float(scene.density.scale),
+        prior=float(scene.density.prior_strength),
+        radius=float(scene.density.prior_radius),
+        half=scene.box / 2,
+        has_jitter=jitter.strata is not None,
+        has_u=jitter.u is not None,
+        has_noise=jitter.noise is not None,
     )
+    samples = o.samples_coarse + o.samples_fine
+    sizes = Sizes(
+        samples=samples,
+        blocks=padded(samples, ROWS),
+        features=len(grid.out_bias) - 1,
+        grids=grid.grids.shape[1],
+        corners=4 if grid.grids.shape[2] == 1 else 8,
+    )
+    origins = request.rays.origins
+    side = find_side(origins[0]) if len(origins) else 0
+    rays, across = origins.shape[1], -(-side // SIDE)
+    tiles = rays // side**2 * across**2 if side else -(-rays // TILE)
+    return Job(sizes, *_decoder(grid), options, grid.axes, side, tiles)
+
+
+def find_side(origins: Float[Tensor, "r 3"]) -> int:
+    """Edge of the square images that the rays form, or 0: pixels of one image share an origin.
+
+    A wrong guess costs locality only.
+    """
+    rays = len(origins)
+    for views in range(1, rays // SIDE**2 + 1):
+        side = math.isqrt(rays // views)
+        if side * side * views == rays and bool((origins[0] == origins[side * side - 1]).all()):
+            return side
+    return 0
 
 
 def _pad(matrix: Float[Tensor, "i j"], rows: int, columns: int) -> Tensor:
@@ -137,49 +267,64 @@ def _pad(matrix: Float[Tensor, "i j"], rows: int, columns: int) -> Tensor:
     return whole
 
 
-def weights_of(grid: LoweredGrid, s: Sizes) -> tuple[Weights, list[Tensor]]:
-    """Lay out the decoder for the kernels; return what keeps that memory too."""
+def _decoder(grid: LoweredGrid) -> tuple[Decoder, list[Tensor]]:
+    """Return the addresses of the padded decoder, and its memory."""
     hidden, out = grid.hidden_weight, grid.out_weight
-    matrices = {
-        "hidden": _pad(hidden.T, s.channels, s.hidden),
-        "hidden_bias": _pad(grid.hidden_bias[None], 1, s.hidden),
-        "density": _pad(out[:1], 1, s.hidden),
-        "out": _pad(out[1:].T, s.hidden, s.out),
-        "out_bias": _pad(grid.out_bias[None, 1:], 1, s.out),
-        "hidden_t": _pad(hidden, s.hidden, s.channels),
-        "out_t": _pad(out[1:], s.out, s.hidden),
-        "zeros": torch.zeros(1, max(s.hidden, s.channels), **FLOATS),
-    }
-    addresses = {name: x.data_ptr() for name, x in matrices.items()}
-    bias = float(grid.out_bias[0].detach())
-    return Weights(**addresses, density_bias=bias), list(matrices.values())
+    units, channels, features = (
+        padded(hidden.shape[0]),
+        padded(hidden.shape[1]),
+        padded(len(out) - 1),
+    )
+    matrices = [
+        _pad(hidden.T, channels, units),
+        _pad(grid.hidden_bias[None], 1, units),
+        _pad(out[:1], 1, units),
+        _pad(out[1:].T, units, features),
+        _pad(grid.out_bias[None, 1:], 1, features),
+        _pad(hidden, units, channels),
+        _pad(out[1:], features, units),
+        torch.zeros(1, max(units, channels), **FLOATS),
+    ]
+    weight, bias, density, out_weight, out_bias, *transposed = (x.data_ptr() for x in matrices)
+    softplus = grid.activation == "softplus"
+    hidden_layer = HiddenLayer(weight, bias, density, channels, units, softplus)
+    out_layer = OutLayer(out_weight, out_bias, units, features)
+    return Decoder(hidden_layer, out_layer, *transposed), matrices
 
 
-def scratch_of(s: Sizes, backward: bool) -> Scratch:
-    """Allocate a worker's memory: about 60 kB forward for 96 samples of 32 and 64 channels."""
-    rows = s.rows + max(ROWS, WIDTH)  # fine samples begin in the middle of a block
-    length = padded(s.samples + 2 * WIDTH + 1)
-    corners, columns = s.grids * s.corners, padded(rows, WIDTH)
-    every = rows if backward else ROWS
-    floats = {
-        "ray": (WIDTH,),
-        "lines": (NUM_LINES, max(length, s.out)),
-        "weights": (corners, columns),
-        "features": (rows, s.channels),
-        "hidden": (rows, s.hidden),
-        "out": (every, s.out),
-        "d_hidden": (every if backward else 1, s.hidden),
+def allocate(job: Job, backward: bool) -> Scratch:
+    """Allocate a worker's memory: about 60 kB forward for 96 samples, 32 channels, 64 units."""
+    s, out = job.sizes, job.decoder.out
+    rows = s.blocks + max(ROWS, WIDTH)  # fine samples start in the middle of a block
+    columns = max(padded(s.samples + 2 * WIDTH + 1), out.features)
+    corner_columns = padded(rows, WIDTH)
+    out_rows = rows if backward else ROWS
+    shapes = {
+        "scalars": (NUM_SCALARS, columns),
+        "corners": (s.grids * s.corners, 2, corner_columns),
+        "features": (rows, job.decoder.hidden.channels),
+        "hidden": (rows, out.units),
+        "out": (out_rows, out.features),
+        "d_hidden": (out_rows if backward else 1, out.units),
+        "indices": (NUM_INDICES, columns),
     }
-    ints = {"marks": (NUM_MARKS, length), "offsets": (corners, columns)}
-    # One block, so that its parts fall on different sets of the cache.
-    size = sum(padded(math.prod(x), 16) for x in (floats | ints).values())
-    whole = torch.zeros(size, **FLOATS)
-    parts: dict[str, Any] = {}
-    begin = 0
-    for name, shape in (floats | ints).items():
-        part = whole[begin : begin + math.prod(shape)].view(shape)
-        parts[name] = part.view(torch.int32) if name in ints else part
-        begin += padded(math.prod(shape), 16)
-    for name, part in parts.items():
-        parts[name] = part.numpy() if name in ("ray", "lines", "marks") else part.data_ptr()
-    return Scratch(**parts, stride=4 * columns)
+    # One block, so that its parts lie in different sets of the cache.
+    starts = np.cumsum([0, *(padded(math.prod(shape), 16) for shape in shapes.values())])
+    whole = torch.zeros(int(starts[-1]), **FLOATS)
+    parts: dict[str, Any] = {
+        name: whole[start : start + math.prod(shape)].view(shape)
+        for start, (name, shape) in zip(starts.tolist(), shapes.items(), strict=False)
+    }
+    scalars, indices = parts["scalars"], parts["indices"].view(torch.int32)
+    scalars[RAY, PER_BOX], scalars[RAY, PER_GRIDS] = 1 / (2 * job.options.half), 1 / s.grids
+    buffers = Buffers(*(parts[name].data_ptr() for name in Buffers._fields))
+    corners = parts["corners"].data_ptr()
+    return Scratch(scalars.numpy(), indices.numpy(), buffers, corners, 4 * corner_columns)
+
+
+def as_array(x: Tensor | None) -> np.ndarray:
+    """View a tensor as an array, of no rows if None; copy only if it is not contiguous."""
+    if x is None:
+        return np.zeros((0, 0), np.float32)
+    array: np.ndarray = x.detach().contiguous().numpy()
+    return array

@@ -1,1 +1,1 @@
-"""The volume renderer on CUDA in Triton kernels: `renderer.path=triton`."""
+"""Fused GPU kernels of the volume renderer, in Triton."""

@@ -1,27 +1,61 @@
-"""Triton: what a point of a lowered grid holds: gather, decoder, and their gradients.
+"""Triton: query of a lowered grid at points: gather, decoder, and their gradients.
 
-A block is 64 rays at one sample of each: their points lie close together, so that corners are read
-once from memory and then from cache. Features and hidden units live in registers and shared memory.
-Sizes that are no power of two are padded: channels, hidden units and features to at least 16, which
-is the least that tensor cores multiply, with zeros that add nothing.
+A block holds one sample of each of 64 neighbouring rays: their points lie close together, so that
+texels are read from memory once, then from cache. Features and hidden units stay in registers and
+shared memory. Channels, hidden units and features are padded with zeros to a power of two of at
+least 16, the smallest product of tensor cores.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
 
 
+class GridShape(NamedTuple):
+    """Compile-time constants of the grids."""
+
+    channels: int
+    padded: int
+    """Channels, padded."""
+    grids: int
+    axes: int
+    """World axes: two bits for each axis of each grid."""
+    shape: tuple[int, int, int]
+    """Texels across (1: a plane, whose third axis is not read), down, and along."""
+
+
+class NetShape(NamedTuple):
+    """Compile-time constants of the decoder."""
+
+    hidden: int
+    padded_hidden: int
+    features: int
+    padded_features: int
+    activation: str
+    precision: str
+    """Operands of products: `fp32`, `tf32` or `fp16`."""
+
+
+class Tile(NamedTuple):
+    """Rays of a block: a square of an image that is `width` pixels wide; 0: consecutive rays."""
+
+    rows: int
+    columns: int
+    width: int
+
+
 @triton.jit
 @no_type_check
-def rays_of(tile, num_rays, TILE: tl.constexpr, WIDTH: tl.constexpr):
-    """Rays of a tile: rows and columns of an image that is WIDTH pixels wide, or consecutive."""
-    lane = tl.arange(0, TILE[0] * TILE[1])
-    if WIDTH > 0:
-        row = tile // (WIDTH // TILE[1]) * TILE[0] + lane // TILE[1]
-        ray = row * WIDTH + tile % (WIDTH // TILE[1]) * TILE[1] + lane % TILE[1]
+def rays_of(tile, num_rays, TILE: tl.constexpr):
+    """Indices of the rays of a tile, and whether they exist."""
+    lane = tl.arange(0, TILE.rows * TILE.columns)
+    if TILE.width > 0:
+        row = tile // (TILE.width // TILE.columns) * TILE.rows + lane // TILE.columns
+        column = tile % (TILE.width // TILE.columns) * TILE.columns + lane % TILE.columns
+        ray = row * TILE.width + column
     else:
-        ray = tile * (TILE[0] * TILE[1]) + lane
+        ray = tile * (TILE.rows * TILE.columns) + lane
     return ray, ray < num_rays
 
 
@@ -40,8 +74,9 @@ def points_of(origins, dirs, ray, t, ok):
 
 @triton.jit
 @no_type_check
-def along(x, y, z, AXIS: tl.constexpr, SIZE: tl.constexpr):
-    """On an axis of SIZE texels, the world's AXIS: lower neighbour, and share of the upper one."""
+def along(point, AXIS: tl.constexpr, SIZE: tl.constexpr):
+    """Lower neighbour, and weight of the upper one, on an axis of SIZE texels."""
+    x, y, z = point
     texel = ((x if AXIS == 0 else (y if AXIS == 1 else z)) + 1) * (0.5 * SIZE) - 0.5
     first = tl.floor(texel)
     return first.to(tl.int32), texel - first
@@ -49,126 +84,116 @@ def along(x, y, z, AXIS: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def neighbours(x, y, z, G: tl.constexpr, AXES: tl.constexpr, SHAPE: tl.constexpr):
-    """Of grid G, `along` its width, its height and its depth (a plane has none: its height).
+def neighbours(point, G: tl.constexpr, GRID: tl.constexpr):
+    """`along` the width, height and depth of grid G (a plane has no depth: its height again).
 
-    `x`, `y`, `z` are in [-1, 1] within the grids. AXES holds two bits for each axis of each grid.
-    SHAPE: texels across (1: a plane, whose third axis is not read), down, and along.
+    `point` is in [-1, 1] inside the grids.
     """
-    i, a = along(x, y, z, (AXES >> (6 * G)) & 3, SHAPE[2])
-    j, b = along(x, y, z, (AXES >> (6 * G + 2)) & 3, SHAPE[1])
+    i, a = along(point, (GRID.axes >> (6 * G)) & 3, GRID.shape[2])
+    j, b = along(point, (GRID.axes >> (6 * G + 2)) & 3, GRID.shape[1])
     m, c = j, b
-    if SHAPE[0] > 1:
-        m, c = along(x, y, z, (AXES >> (6 * G + 4)) & 3, SHAPE[0])
-    return i, j, m, a, b, c
+    if GRID.shape[0] > 1:
+        m, c = along(point, (GRID.axes >> (6 * G + 4)) & 3, GRID.shape[0])
+    return (i, j, m), (a, b, c)
 
 
 @triton.jit
 @no_type_check
-def corner(i, j, m, a, b, c, ok, G: tl.constexpr, K: tl.constexpr, SHAPE: tl.constexpr):
+def corner(first, share, ok, G: tl.constexpr, K: tl.constexpr, GRID: tl.constexpr):
     """Row of corner K of grid G in the table of texels, its weight, and whether it exists."""
+    i, j, m = first
+    a, b, c = share
     i += K & 1
     j += (K >> 1) & 1
-    row = (G * SHAPE[0] * SHAPE[1] + j) * SHAPE[2] + i
+    row = (G * GRID.shape[0] * GRID.shape[1] + j) * GRID.shape[2] + i
     weight = (a if K & 1 else 1 - a) * (b if K & 2 else 1 - b)
-    exists = ok & (i >= 0) & (i < SHAPE[2]) & (j >= 0) & (j < SHAPE[1])
-    if SHAPE[0] > 1:
+    exists = ok & (i >= 0) & (i < GRID.shape[2]) & (j >= 0) & (j < GRID.shape[1])
+    if GRID.shape[0] > 1:
         m += K >> 2
-        row += m * (SHAPE[1] * SHAPE[2])
+        row += m * (GRID.shape[1] * GRID.shape[2])
         weight *= c if K & 4 else 1 - c
-        exists &= (m >= 0) & (m < SHAPE[0])
+        exists &= (m >= 0) & (m < GRID.shape[0])
     return row, weight, exists
 
 
 @triton.jit
 @no_type_check
-def gather(
-    texels,
-    x,
-    y,
-    z,
-    ok,
-    C: tl.constexpr,
-    CP: tl.constexpr,
-    GRIDS: tl.constexpr,
-    AXES: tl.constexpr,
-    SHAPE: tl.constexpr,
-):
-    """Mean feature over the grids: a block of points times CP channels, in float32."""
-    c = tl.arange(0, CP)
-    total = tl.zeros((x.shape[0], CP), tl.float32)
-    for g in tl.static_range(GRIDS):
-        i, j, m, a, b, r = neighbours(x, y, z, g, AXES, SHAPE)
-        for k in tl.static_range(8 if SHAPE[0] > 1 else 4):
-            row, weight, exists = corner(i, j, m, a, b, r, ok, g, k, SHAPE)
-            mask = exists[:, None] & (c < C)[None, :]
-            texel = tl.load(texels + (row * C)[:, None] + c[None, :], mask=mask, other=0.0)
+def gather(texels, point, ok, GRID: tl.constexpr):
+    """Mean feature over the grids: a block of points times padded channels, in float32."""
+    c = tl.arange(0, GRID.padded)
+    total = tl.zeros((point[0].shape[0], GRID.padded), tl.float32)
+    for g in tl.static_range(GRID.grids):
+        first, share = neighbours(point, g, GRID)
+        for k in tl.static_range(8 if GRID.shape[0] > 1 else 4):
+            row, weight, exists = corner(first, share, ok, g, k, GRID)
+            mask = exists[:, None] & (c < GRID.channels)[None, :]
+            at = texels + (row * GRID.channels)[:, None] + c[None, :]
+            texel = tl.load(at, mask=mask, other=0.0)
             total += weight[:, None] * texel.to(tl.float32)
-    return total * (1.0 / GRIDS)
+    return total * (1.0 / GRID.grids)
 
 
 @triton.jit
 @no_type_check
-def scatter(
-    gradient,
-    slope,
-    x,
-    y,
-    z,
-    ok,
-    C: tl.constexpr,
-    CP: tl.constexpr,
-    GRIDS: tl.constexpr,
-    AXES: tl.constexpr,
-    SHAPE: tl.constexpr,
-):
+def scatter(gradient, slope, point, ok, GRID: tl.constexpr):
     """Add the gradient of a block of features to the texels that they were gathered from."""
-    c = tl.arange(0, CP)
-    slope *= 1.0 / GRIDS
-    for g in tl.static_range(GRIDS):
-        i, j, m, a, b, r = neighbours(x, y, z, g, AXES, SHAPE)
-        for k in tl.static_range(8 if SHAPE[0] > 1 else 4):
-            row, weight, exists = corner(i, j, m, a, b, r, ok, g, k, SHAPE)
-            mask = exists[:, None] & (c < C)[None, :]
-            at = gradient + (row * C)[:, None] + c[None, :]
+    c = tl.arange(0, GRID.padded)
+    slope *= 1.0 / GRID.grids
+    for g in tl.static_range(GRID.grids):
+        first, share = neighbours(point, g, GRID)
+        for k in tl.static_range(8 if GRID.shape[0] > 1 else 4):
+            row, weight, exists = corner(first, share, ok, g, k, GRID)
+            mask = exists[:, None] & (c < GRID.channels)[None, :]
+            at = gradient + (row * GRID.channels)[:, None] + c[None, :]
             tl.atomic_add(at, weight[:, None] * slope, mask=mask, sem="relaxed")
 
 
 @triton.jit
 @no_type_check
-def matrix(
+def matrix_t(
     weight,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    RP: tl.constexpr,
-    CP: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
+    PADDED_ROWS: tl.constexpr,
+    PADDED_COLUMNS: tl.constexpr,
 ):
-    """A padded matrix; its transpose, (CP, RP), where asked."""
-    r = tl.arange(0, RP)
-    c = tl.arange(0, CP)
-    if TRANSPOSED:
-        at, mask = c[:, None] + (r * COLUMNS)[None, :], (c < COLUMNS)[:, None] & (r < ROWS)[None, :]
-    else:
-        at, mask = (r * COLUMNS)[:, None] + c[None, :], (r < ROWS)[:, None] & (c < COLUMNS)[None, :]
+    """The transpose of a matrix, padded."""
+    r = tl.arange(0, PADDED_ROWS)
+    c = tl.arange(0, PADDED_COLUMNS)
+    at, mask = c[:, None] + (r * COLUMNS)[None, :], (c < COLUMNS)[:, None] & (r < ROWS)[None, :]
     return tl.load(weight + at, mask=mask, other=0.0)
 
 
 @triton.jit
 @no_type_check
 def vector(weight, SIZE: tl.constexpr, PADDED: tl.constexpr):
-    """A padded vector."""
+    """A vector, padded."""
     i = tl.arange(0, PADDED)
     return tl.load(weight + i, mask=i < SIZE, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def product(a, b, MULTIPLY: tl.constexpr):
-    """A matrix product with float32 sums; MULTIPLY says what is multiplied."""
-    if MULTIPLY == "fp16":
+def hidden_weight_t(w1, GRID: tl.constexpr, NET: tl.constexpr):
+    """W1^T, (channels, hidden units), padded."""
+    return matrix_t(w1, NET.hidden, GRID.channels, NET.padded_hidden, GRID.padded)
+
+
+@triton.jit
+@no_type_check
+def out_weight_t(w2, NET: tl.constexpr):
+    """Rows of W2 that make features, transposed: (hidden units, features), padded."""
+    at = w2 + NET.hidden
+    return matrix_t(at, NET.features, NET.hidden, NET.padded_features, NET.padded_hidden)
+
+
+@triton.jit
+@no_type_check
+def product(a, b, PRECISION: tl.constexpr):
+    """A matrix product with float32 sums."""
+    if PRECISION == "fp16":
         return tl.dot(a.to(tl.float16), b.to(tl.float16))
-    elif MULTIPLY == "tf32":
+    elif PRECISION == "tf32":
         return tl.dot(a, b, input_precision="tf32")
     else:
         return tl.dot(a, b, input_precision="ieee")
@@ -176,15 +201,15 @@ def product(a, b, MULTIPLY: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def gradient_product(a, b, MULTIPLY: tl.constexpr):
+def gradient_product(a, b, PRECISION: tl.constexpr):
     """As `product`, for gradients.
 
-    They may be smaller than float16 reaches, so that becomes tf32; and float32, whose products
-    outside the tensor cores need more registers than there are, three products of tf32.
+    They can underflow float16, which becomes tf32; float32 becomes three products of tf32, since
+    products outside the tensor cores need more registers than there are.
     """
-    if MULTIPLY == "fp32":
+    if PRECISION == "fp32":
         return tl.dot(a, b, input_precision="tf32x3")
-    else:  # Triton compiles both returns where no else stands
+    else:  # without else, Triton compiles both returns
         return tl.dot(a, b, input_precision="tf32")
 
 
@@ -201,8 +226,8 @@ def activate(x, ACTIVATION: tl.constexpr):
 @triton.jit
 @no_type_check
 def activation_slope(y, ACTIVATION: tl.constexpr):
-    """Derivative of `activate` where it is `y`: so that its argument need not be kept."""
+    """Derivative of `activate` from its result `y`: its argument need not be kept."""
     if ACTIVATION == "softplus":
         return 1 - tl.exp(-y)
-    else:  # Triton compiles both returns where no else stands
+    else:  # as above
         return tl.where(y > 0, 1.0, 0.2)

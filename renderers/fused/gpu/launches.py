@@ -1,46 +1,63 @@
-"""Launches of the Triton kernels: sizes, blocks and grids of programs, and nothing computed."""
+"""Launches of the Triton kernels: layout of tensors, sizes, blocks and numbers of programs."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from renderers.fused.gpu.backward_kernel import gradient_kernel
-from renderers.fused.gpu.point_kernels import feature_kernel, sigma_kernel
+from lightning_gan3d.contract import SceneConfig
+from renderers.config import VolumeRendererConfig
+from renderers.fused.gpu.decode_kernels import GridShape, NetShape, Tile
+from renderers.fused.gpu.point_kernels import feature_kernel, gradient_kernel, sigma_kernel
 from renderers.fused.gpu.ray_kernels import (
+    Block,
     cdf_kernel,
     fine_kernel,
     order_kernel,
-    weigh_backward_kernel,
-    weigh_kernel,
+    weight_backward_kernel,
+    weight_kernel,
 )
-from renderers.paths import Request
-from renderers.sampling import Span
+from renderers.march import Request
+from renderers.sampling import RaySpan
 
 TILE = (8, 8)
-"""Rays of a forward block: of each image a square, so that neighbours read the same texels."""
+"""Rays of a forward block: a square of an image, so that neighbours read the same texels."""
 BACKWARD_TILE = (4, 4)
-"""Of the last backward kernel, whose sums over points leave no registers for more."""
+"""Of the gradient kernel, whose sums over points leave no registers for more."""
 PROGRAMS = 1024
-"""Least number of forward programs, where there are samples to share: some 8 per multiprocessor."""
+"""Minimum number of forward programs, if there are samples to share: some 8 per multiprocessor."""
 BACKWARD_PROGRAMS = 512
-"""Most programs of the last backward kernel; each has a partial sum of the decoder's gradient."""
+"""Maximum number of programs of the gradient kernel; each has a sum of the decoder's gradient."""
 ENTRIES = 512
-"""Entries of a block of the scalar kernels."""
+"""Samples of a block of the ray kernels."""
+
+
+class Constants(NamedTuple):
+    """Everything that the kernels of a rendering share, except tensors."""
+
+    options: VolumeRendererConfig
+    scene_cfg: SceneConfig
+    axes: tuple[tuple[int, int, int], ...]
+    activation: str
 
 
 class Launch(NamedTuple):
-    """What all kernels of a rendering share."""
+    """Arguments that the kernels of a rendering share."""
 
-    request: Request
+    constants: Constants
     texels: Tensor
-    weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    weights: tuple[Tensor, ...]
     origins: Tensor
     dirs: Tensor
-    part: Span
+    span: RaySpan
+
+    @property
+    def options(self) -> VolumeRendererConfig:
+        """Options of the renderer."""
+        return self.constants.options
 
     @property
     def rays(self) -> int:
@@ -55,304 +72,212 @@ class Launch(NamedTuple):
     @property
     def samples(self) -> int:
         """Samples of a ray."""
-        return self.request.options.samples_coarse + self.request.options.samples_fine
+        return self.options.samples_coarse + self.options.samples_fine
 
-    def sizes(self, tile: tuple[int, int]) -> dict[str, Any]:
-        """Compile-time arguments of the kernels over points."""
-        grid, channels = self.request.grid, int(self.texels.shape[-1])
+    @property
+    def scale(self) -> float:
+        """From world units to [-1, 1] in the box."""
+        return 2 / self.constants.scene_cfg.box
+
+    @property
+    def grid(self) -> GridShape:
+        """Constants of the grids."""
         axes = 0
-        for g, of_grid in enumerate(grid.axes):
+        for g, of_grid in enumerate(self.constants.axes):
             for k, axis in enumerate(of_grid):
                 axes |= axis << (6 * g + 2 * k)
-        hidden = len(grid.hidden_bias)
-        return {
-            "C": channels,
-            "CP": _padded(channels),
-            "HIDDEN": hidden,
-            "HP": _padded(hidden),
-            "GRIDS": int(self.texels.shape[1]),
-            "AXES": axes,
-            "SHAPE": tuple(int(n) for n in self.texels.shape[2:5]),
-            "WIDTH": _width(self.rays, tile),
-            "TILE": tile,
-            "ACTIVATION": grid.activation,
-            "MULTIPLY": self.request.options.precision,
-        }
+        _, grids, depth, height, width, channels = (int(n) for n in self.texels.shape)
+        return GridShape(channels, _padded(channels), grids, axes, (depth, height, width))
 
-    def features(self) -> dict[str, int]:
-        """Those of the kernels that decode features."""
-        features = len(self.request.grid.out_bias) - 1
-        return {"FEATURES": features, "FP": _padded(features)}
+    @property
+    def net(self) -> NetShape:
+        """Constants of the decoder."""
+        hidden, features = len(self.weights[1]), len(self.weights[3]) - 1
+        activation, precision = self.constants.activation, self.options.precision
+        sizes = (hidden, _padded(hidden), features, _padded(features))
+        return NetShape(*sizes, activation, precision)
+
+    def tile(self, shape: tuple[int, int]) -> Tile:
+        """Constants of a tile; rays that form a square image are tiled in two dimensions."""
+        width = math.isqrt(self.rays)
+        fits = width * width == self.rays and not any(width % n for n in shape)
+        return Tile(*shape, width if fits else 0)
 
     def tiling(self, tile: tuple[int, int], samples: int) -> tuple[int, int, int]:
-        """Tiles of a scene, parts into which their samples are split, and tasks in all."""
+        """Tiles of a scene, splits of their samples, and tasks in total."""
         tiles = triton.cdiv(self.rays, tile[0] * tile[1])
         scenes = int(self.origins.shape[0])
         splits = min(samples, triton.cdiv(PROGRAMS, tiles * scenes))
         return tiles, splits, tiles * scenes * splits
 
-    def rows(self, samples: int) -> tuple[int, dict[str, Any]]:
-        """Programs and compile-time arguments of the kernels over rays."""
-        wide = max(16, triton.next_power_of_2(samples))
-        rows = max(1, ENTRIES // wide)
-        density = self.request.scene_cfg.density.activation
-        return triton.cdiv(self.all_rays, rows), {"ROWS": rows, "WIDE": wide, "DENSITY": density}
+    def block(self, samples: int, ordered: bool = False) -> tuple[int, Block]:
+        """Programs of a kernel over rays, and constants of its blocks."""
+        columns = max(16, triton.next_power_of_2(samples))
+        rows = max(1, ENTRIES // columns)
+        density = self.constants.scene_cfg.density.activation
+        eg3d = self.options.rules == "eg3d"
+        return triton.cdiv(self.all_rays, rows), Block(rows, columns, density, eg3d, ordered)
+
+    def schedule(self) -> dict[str, int]:
+        """Warps of a program: nothing spills at EG3D's sizes; a test compiles them.
+
+        One stage: loads ahead of their loop would take over 100 KB of shared memory, and leave a
+        multiprocessor one program to hide latency with.
+        """
+        return {"num_warps": 8 if self.options.precision == "fp32" else 4, "num_stages": 1}
 
 
 def _padded(size: int) -> int:
     return max(16, int(triton.next_power_of_2(size)))
 
 
-def _width(rays: int, tile: tuple[int, int]) -> int:
-    """Width of the square image that the rays form, if they do and tiles fit, else 0."""
-    width = math.isqrt(rays)
-    fits = width * width == rays and width % tile[0] == 0 and width % tile[1] == 0
-    return width if fits else 0
-
-
-def _schedule(precision: str) -> dict[str, int]:
-    """Warps of a program, so many that nothing spills at EG3D's sizes; a test compiles them.
-
-    One stage: loads ahead of their loop would hold over 100 KB of shared memory, and leave a
-    multiprocessor one program to hide latency with.
-    """
-    return {"num_warps": 8 if precision == "fp32" else 4, "num_stages": 1}
-
-
-def prepare(request: Request, grids: Tensor, weights: tuple[Tensor, ...], part: Span) -> Launch:
-    """Lay tensors out as the kernels read them; the grids are copied where that differs."""
-    precision = request.options.precision
-    dtype = torch.float16 if precision == "fp16" else grids.dtype
+def prepare(request: Request, grids: Tensor, weights: tuple[Tensor, ...], span: RaySpan) -> Launch:
+    """Lay out tensors for the kernels; grids are copied if their layout or dtype differs."""
+    grid, options = request.grid, request.options
+    dtype = torch.float16 if options.precision == "fp16" else grids.dtype
     if dtype == torch.float64:
         dtype = torch.float32
-    w1, b1, w2, b2 = (x.detach().float().contiguous() for x in weights)
     return Launch(
-        request,
+        Constants(options, request.field.scene_cfg, grid.axes, grid.activation),
         grids.detach().to(dtype).contiguous(),
-        (w1, b1, w2, b2),
+        tuple(x.detach().float().contiguous() for x in weights),
         request.rays.origins.detach().contiguous(),
         request.rays.dirs.detach().contiguous(),
-        Span(part.near.detach().contiguous(), part.far.detach().contiguous()),
+        RaySpan(*(x.detach().contiguous() for x in span)),
     )
 
 
-def find_sigma(x: Launch, t: Tensor, sigma: Tensor, first: int, num: int) -> None:
-    """Write raw densities of samples `first` to `first + num`."""
-    o, d, noise = x.request.options, x.request.scene_cfg.density, x.request.random.noise
+def find_sigma(
+    x: Launch, t: Tensor, sigma: Tensor, noise: Tensor | None, first: int, num: int
+) -> None:
+    """Write the raw density of samples `first` to `first + num`."""
+    density = x.constants.scene_cfg.density
     tiles, splits, tasks = x.tiling(TILE, num)
+    prior = (density.prior_strength, density.prior_radius)
     sigma_kernel[(tasks,)](
-        x.texels,
-        x.origins,
-        x.dirs,
-        t,
-        t if noise is None else noise.contiguous(),
-        *x.weights,
-        sigma,
-        2 / x.request.scene_cfg.box,
-        d.prior_strength,
-        d.prior_radius,
-        x.rays,
-        x.samples,
-        first,
-        num,
-        tiles,
-        splits,
+        *(x.texels, x.origins, x.dirs, t, t if noise is None else noise.contiguous()),
+        *(*x.weights, sigma, x.scale, *prior, x.rays, x.samples, first, num, tiles, splits),
         NOISE=noise is not None,
-        PRIOR=d.prior_strength != 0,
-        EMPTY_OUTSIDE=o.masked,
-        **x.sizes(TILE),
-        **_schedule(o.precision),
+        PRIOR=density.prior_strength != 0,
+        MASKED=x.options.masked,
+        GRID=x.grid,
+        NET=x.net,
+        TILE=x.tile(TILE),
+        **x.schedule(),
     )
 
 
 def find_order(x: Launch, t: Tensor) -> Tensor | None:
-    """Columns by depth; None where there are coarse samples alone, which are in order."""
-    if not x.request.options.samples_fine:
+    """Columns by depth; None without fine samples, since the coarse ones are in order."""
+    if not x.options.samples_fine:
         return None
     order = torch.empty_like(t, dtype=torch.int16)
-    programs, sizes = x.rows(x.samples)
-    order_kernel[(programs,)](
-        t, order, x.all_rays, x.samples, ROWS=sizes["ROWS"], WIDE=sizes["WIDE"]
-    )
+    programs, block = x.block(x.samples)
+    order_kernel[(programs,)](t, order, x.all_rays, x.samples, BLOCK=block)
     return order
 
 
-def weigh(x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+def find_weights(
+    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
     """Weights of samples; depth sums, opacities, nearest and farthest depths of rays."""
     omega, scalars = torch.empty_like(t), [t.new_empty(*t.shape[:2], 1) for _ in range(4)]
-    programs, sizes = x.rows(x.samples)
-    weigh_kernel[(programs,)](
-        t,
-        sigma,
-        *x.part,
-        t if order is None else order,
-        omega,
-        *scalars,
-        x.request.scene_cfg.density.scale,
-        x.all_rays,
-        x.samples,
-        PAIRS=x.request.options.rules == "eg3d",
-        SORTED=order is not None,
-        **sizes,
+    programs, block = x.block(x.samples, order is not None)
+    weight_kernel[(programs,)](
+        *(t, sigma, *x.span, t if order is None else order, omega, *scalars),
+        *(x.constants.scene_cfg.density.scale, x.all_rays, x.samples),
+        BLOCK=block,
     )
     return omega, scalars
 
 
-def weigh_backward(
-    x: Launch,
-    t: Tensor,
-    sigma: Tensor,
-    order: Tensor | None,
-    q: Tensor,
-    d_depth: Tensor,
-    d_opacity: Tensor,
+def find_weights_backward(
+    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None, gradients: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Weights of samples, and the gradient by each raw density."""
+    """Weights of samples, and gradients of raw densities.
+
+    `gradients`: those of the weights through the features, of the depth sums, of the opacities.
+    """
     omega, d_sigma = torch.empty_like(t), torch.empty_like(t)
-    programs, sizes = x.rows(x.samples)
-    weigh_backward_kernel[(programs,)](
-        t,
-        sigma,
-        *x.part,
-        t if order is None else order,
-        q,
-        d_depth,
-        d_opacity,
-        omega,
-        d_sigma,
-        x.request.scene_cfg.density.scale,
-        x.all_rays,
-        x.samples,
-        PAIRS=x.request.options.rules == "eg3d",
-        SORTED=order is not None,
-        **sizes,
+    programs, block = x.block(x.samples, order is not None)
+    weight_backward_kernel[(programs,)](
+        *(t, sigma, *x.span, t if order is None else order, *gradients, omega, d_sigma),
+        *(x.constants.scene_cfg.density.scale, x.all_rays, x.samples),
+        BLOCK=block,
     )
     return omega, d_sigma
 
 
-def place_fine(x: Launch, t: Tensor, sigma: Tensor) -> None:
-    """Write the depths of the fine samples behind those of the coarse ones."""
-    o, u = x.request.options, x.request.random.u
-    pairs = o.rules == "eg3d"
-    masses = o.samples_coarse - 3 if pairs else o.samples_coarse
+def place_fine(x: Launch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
+    """Write the depths of the fine samples after those of the coarse ones."""
+    coarse, fine = x.options.samples_coarse, x.options.samples_fine
+    programs, block = x.block(coarse)
+    masses = coarse - 3 if block.eg3d else coarse
     cdf = t.new_empty(*t.shape[:2], masses)
-    programs, sizes = x.rows(o.samples_coarse)
+    scale = x.constants.scene_cfg.density.scale
     cdf_kernel[(programs,)](
-        t,
-        sigma,
-        *x.part,
-        cdf,
-        x.request.scene_cfg.density.scale,
-        x.all_rays,
-        x.samples,
-        o.samples_coarse,
-        masses,
-        PAIRS=pairs,
-        **sizes,
+        *(t, sigma, *x.span, cdf, scale, x.all_rays, x.samples, coarse, masses), BLOCK=block
     )
-    block = 256
-    fine_kernel[(triton.cdiv(x.all_rays * o.samples_fine, block),)](
-        t,
-        *x.part,
-        cdf,
-        t if u is None else u.contiguous(),
-        x.all_rays,
-        x.samples,
-        o.samples_coarse,
-        o.samples_fine,
-        masses,
+    size = 256
+    fine_kernel[(triton.cdiv(x.all_rays * fine, size),)](
+        *(t, *x.span, cdf, t if u is None else u.contiguous()),
+        *(x.all_rays, x.samples, coarse, fine, masses),
         DRAWN=u is not None,
-        STRATA=not pairs,
-        PAIRS=pairs,
+        EG3D=block.eg3d,
         STEPS=masses.bit_length(),
-        BLOCK=block,
+        SIZE=size,
     )
 
 
 def sum_features(x: Launch, t: Tensor, omega: Tensor) -> Float[Tensor, "b r c"]:
     """Sum omega_i c_i along rays."""
-    tiles, splits, tasks = x.tiling(TILE, x.samples)
-    features = x.features()["FEATURES"]
-    parts = t.new_empty(splits, *t.shape[:2], features)
-    _decode(x, t, omega, parts, tiles, splits, tasks, SUM=True)
+    _, splits, _ = x.tiling(TILE, x.samples)
+    parts = t.new_empty(splits, *t.shape[:2], x.net.features)
+    _decode(x, t, omega, parts, is_sum=True)
     return parts[0] if splits == 1 else parts.sum(0)
 
 
 def find_q(x: Launch, t: Tensor, d_feature: Tensor) -> Tensor:
-    """Gradient by the weight of each sample that comes through the features."""
+    """Gradient of the weight of each sample through the features."""
     q = torch.empty_like(t)
-    _decode(x, t, d_feature, q, *x.tiling(TILE, x.samples), SUM=False)
+    _decode(x, t, d_feature, q, is_sum=False)
     return q
 
 
-def _decode(
-    x: Launch,
-    t: Tensor,
-    given: Tensor,
-    wanted: Tensor,
-    tiles: int,
-    splits: int,
-    tasks: int,
-    SUM: bool,
-) -> None:
+def _decode(x: Launch, t: Tensor, given: Tensor, result: Tensor, is_sum: bool) -> None:
+    tiles, splits, tasks = x.tiling(TILE, x.samples)
     feature_kernel[(tasks,)](
-        x.texels,
-        x.origins,
-        x.dirs,
-        t,
-        given,
-        *x.weights,
-        wanted,
-        2 / x.request.scene_cfg.box,
-        x.rays,
-        x.samples,
-        tiles,
-        splits,
-        SUM=SUM,
-        **x.features(),
-        **x.sizes(TILE),
-        **_schedule(x.request.options.precision),
+        *(x.texels, x.origins, x.dirs, t, given, *x.weights, result),
+        *(x.scale, x.rays, x.samples, tiles, splits),
+        SUM=is_sum,
+        GRID=x.grid,
+        NET=x.net,
+        TILE=x.tile(TILE),
+        **x.schedule(),
     )
 
 
 def find_gradients(
     x: Launch, t: Tensor, omega: Tensor, d_sigma: Tensor, d_feature: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by the texels, and by hidden weight, hidden bias, output weight, output bias."""
-    s, f = x.sizes(BACKWARD_TILE), x.features()
-    c, cp, h, hp, n, fp = s["C"], s["CP"], s["HIDDEN"], s["HP"], f["FEATURES"], f["FP"]
+) -> tuple[Tensor, ...]:
+    """Gradients of the texels, hidden weight, hidden bias, output weight and output bias."""
+    grid, net = x.grid, x.net
+    c, h, f = grid.channels, net.hidden, net.features
+    cp, hp, fp = grid.padded, net.padded_hidden, net.padded_features
     tiles, splits, tasks = x.tiling(BACKWARD_TILE, x.samples)
     programs = min(tasks, BACKWARD_PROGRAMS)
     d_texels = torch.zeros_like(x.texels, dtype=torch.float32)
     shapes = ((hp, cp), (hp,), (hp,), (hp, fp), (fp,), (1,))
     partials = t.new_empty(programs, sum(math.prod(shape) for shape in shapes))
     gradient_kernel[(programs,)](
-        x.texels,
-        x.origins,
-        x.dirs,
-        t,
-        omega,
-        d_sigma,
-        d_feature,
-        *x.weights,
-        d_texels,
-        partials,
-        2 / x.request.scene_cfg.box,
-        x.rays,
-        x.samples,
-        tiles,
-        splits,
-        tasks,
-        **f,
-        **s,
-        **_schedule(x.request.options.precision),
+        *(x.texels, x.origins, x.dirs, t, omega, d_sigma, d_feature, *x.weights),
+        *(d_texels, partials, x.scale, x.rays, x.samples, tiles, splits, tasks),
+        GRID=grid,
+        NET=net,
+        TILE=x.tile(BACKWARD_TILE),
+        **x.schedule(),
     )
     sums = torch.split(partials.sum(0), [math.prod(shape) for shape in shapes])
     w1, b1, head, w2, b2, b0 = (y.reshape(shape) for y, shape in zip(sums, shapes, strict=True))
-    return (
-        d_texels,
-        w1[:h, :c],
-        b1[:h],
-        torch.cat([head[None, :h], w2[:h, :n].T]),
-        torch.cat([b0, b2[:n]]),
-    )
+    out_weight = torch.cat([head[None, :h], w2[:h, :f].T])
+    return d_texels, w1[:h, :c], b1[:h], out_weight, torch.cat([b0, b2[:f]])

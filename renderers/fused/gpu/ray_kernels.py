@@ -1,23 +1,37 @@
-"""Triton: the kernels over rays, which see one number per sample: depths, densities, weights.
+"""Triton: kernels over rays, on one number per sample: depths, densities, weights.
 
 A program serves a few rays, each a row of the block; rows are padded to a power of two. Tables are
 (rays, samples), coarse samples before fine ones; `order` lists each row's columns by depth. A raw
-density of -inf marks a sample outside the box: it absorbs nothing, has no slope, and makes empty
-the intervals that it bounds.
+density of -inf marks a sample outside the box: it absorbs nothing, has no slope, and makes the
+intervals that it bounds empty.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
 
 
+class Block(NamedTuple):
+    """Compile-time constants of a block of rays."""
+
+    rows: int
+    columns: int
+    """Samples, padded."""
+    density: str
+    """Activation of the density."""
+    eg3d: bool
+    """Whether intervals lie between samples."""
+    sorted: bool
+    """Whether `order` is given."""
+
+
 @triton.jit
 @no_type_check
-def shifted(x, by: tl.constexpr, WIDE: tl.constexpr):
-    """Each row's element `by` columns on; 0 beyond the ends."""
-    column = tl.arange(0, WIDE)[None, :] + by
-    inside = (column >= 0) & (column < WIDE)
+def shifted(x, BY: tl.constexpr, BLOCK: tl.constexpr):
+    """Each row's element BY columns on; 0 beyond the ends."""
+    column = tl.arange(0, BLOCK.columns)[None, :] + BY
+    inside = (column >= 0) & (column < BLOCK.columns)
     index = tl.where(inside, column, 0) + tl.zeros_like(x).to(tl.int32)
     return tl.where(inside, tl.gather(x, index, 1), 0.0)
 
@@ -59,40 +73,30 @@ def density_slope(raw, scale, DENSITY: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def intervals(
-    t,
-    sigma,
-    near,
-    far,
-    order,
-    row,
-    row_ok,
-    samples,
-    num,
-    density_scale,
-    PAIRS: tl.constexpr,
-    SORTED: tl.constexpr,
-    WIDE: tl.constexpr,
-    DENSITY: tl.constexpr,
-):
-    """Columns, depths, raw densities and lengths of the intervals of rows, and their optical depth.
+def intervals(tables, num_rays, samples, num, scale, BLOCK: tl.constexpr):
+    """Intervals of the first `num` samples of a block of rays.
 
-    Not PAIRS: interval k surrounds sample k of the order, to near and far. PAIRS: it lies between
-    samples k and k + 1, and its raw density is their mean.
+    `tables`: t, raw density, near, far, order. Returns rows and whether they exist; columns and
+    whether they exist; and depth, raw density, length and optical depth of each interval. Interval
+    k surrounds sample k of the order; under EG3D's rules it lies between samples k and k + 1, and
+    its raw density is their mean.
     """
-    k = tl.arange(0, WIDE)[None, :]
+    t, sigma, near, far, order = tables
+    row = tl.program_id(0) * BLOCK.rows + tl.arange(0, BLOCK.rows)
+    row_ok = row < num_rays
+    k = tl.arange(0, BLOCK.columns)[None, :]
     ok = row_ok[:, None] & (k < num)
     after = ok & (k + 1 < num)
     at = row[:, None] * samples
     column, next_column, last_column = k, k + 1, k - 1
-    if SORTED:
+    if BLOCK.sorted:
         column = tl.load(order + at + k, mask=ok, other=0).to(tl.int32)
         next_column = tl.load(order + at + k + 1, mask=after, other=0).to(tl.int32)
         last_column = tl.load(order + at + k - 1, mask=ok & (k > 0), other=0).to(tl.int32)
     depth = tl.load(t + at + column, mask=ok, other=0.0)
     raw = tl.load(sigma + at + column, mask=ok, other=float("-inf"))
     next_depth = tl.load(t + at + next_column, mask=after, other=0.0)
-    if PAIRS:
+    if BLOCK.eg3d:
         next_raw = tl.load(sigma + at + next_column, mask=after, other=float("-inf"))
         raw = (raw + next_raw) / 2
         length = tl.where(after, next_depth - depth, 0.0)
@@ -103,8 +107,8 @@ def intervals(
         begin = tl.where(k > 0, (last_depth + depth) / 2, begin)
         end = tl.where(after, (depth + next_depth) / 2, end)
         length = tl.where(ok, end - begin, 0.0)
-    tau = density(raw, density_scale, DENSITY) * length
-    return column, ok, depth, raw, length, tau
+    tau = density(raw, scale, BLOCK.density) * length
+    return row, row_ok, column, ok, depth, raw, length, tau
 
 
 @triton.jit
@@ -115,43 +119,24 @@ def cdf_kernel(
     near,
     far,
     cdf,
-    density_scale,
+    scale,
     num_rays,
     samples,
     num,
     masses,
-    PAIRS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDE: tl.constexpr,
-    DENSITY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Cumulative distribution of the fine samples, over the `num` coarse ones, without its 0.
 
-    PAIRS: EG3D's, over weights between samples, pooled and averaged. `masses`: its bins.
+    EG3D's is over weights between samples, pooled and averaged. `masses`: number of bins.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_ok = row < num_rays
-    _, _, _, _, _, tau = intervals(
-        t,
-        sigma,
-        near,
-        far,
-        t,
-        row,
-        row_ok,
-        samples,
-        num,
-        density_scale,
-        PAIRS,
-        False,
-        WIDE,
-        DENSITY,
-    )
+    tables = (t, sigma, near, far, t)
+    row, row_ok, _, _, _, _, _, tau = intervals(tables, num_rays, samples, num, scale, BLOCK)
     weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
-    if PAIRS:
-        pooled = tl.maximum(weight, shifted(weight, 1, WIDE))
-        weight = (pooled + shifted(pooled, 1, WIDE)) / 2 + 0.01
-    k = tl.arange(0, WIDE)[None, :]
+    if BLOCK.eg3d:
+        pooled = tl.maximum(weight, shifted(weight, 1, BLOCK))
+        weight = (pooled + shifted(pooled, 1, BLOCK)) / 2 + 0.01
+    k = tl.arange(0, BLOCK.columns)[None, :]
     mass = tl.where(k < masses, weight + 1e-5, 0.0)
     total = tl.cumsum(mass / tl.sum(mass, 1)[:, None], 1)
     tl.store(cdf + row[:, None] * masses + k, total, mask=row_ok[:, None] & (k < masses))
@@ -159,18 +144,18 @@ def cdf_kernel(
 
 @triton.jit
 @no_type_check
-def edge(t, near, far, row, k, samples, num, ok, PAIRS: tl.constexpr):
-    """Edge k of the bins of the distribution."""
-    at = row * samples + k
-    if PAIRS:
-        low = tl.load(t + at, mask=ok, other=0.0)
-        found = (low + tl.load(t + at + 1, mask=ok, other=0.0)) / 2
+def edge(depths, row, k, num, ok, EG3D: tl.constexpr):
+    """Edge k of the bins of the distribution. `depths`: those of the first sample, near, far."""
+    t, near, far = depths
+    if EG3D:
+        low = tl.load(t + k, mask=ok, other=0.0)
+        result = (low + tl.load(t + k + 1, mask=ok, other=0.0)) / 2
     else:
-        low = tl.load(t + at - 1, mask=ok & (k > 0), other=0.0)
-        found = (low + tl.load(t + at, mask=ok & (k < num), other=0.0)) / 2
-        found = tl.where(k > 0, found, tl.load(near + row, mask=ok, other=0.0))
-        found = tl.where(k < num, found, tl.load(far + row, mask=ok, other=0.0))
-    return found
+        low = tl.load(t + k - 1, mask=ok & (k > 0), other=0.0)
+        result = (low + tl.load(t + k, mask=ok & (k < num), other=0.0)) / 2
+        result = tl.where(k > 0, result, tl.load(near + row, mask=ok, other=0.0))
+        result = tl.where(k < num, result, tl.load(far + row, mask=ok, other=0.0))
+    return result
 
 
 @triton.jit
@@ -187,28 +172,27 @@ def fine_kernel(
     fine,
     masses,
     DRAWN: tl.constexpr,
-    STRATA: tl.constexpr,
-    PAIRS: tl.constexpr,
+    EG3D: tl.constexpr,
     STEPS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    SIZE: tl.constexpr,
 ):
-    """Depths of the fine samples, behind the `num` coarse ones: the distribution's inverse at u.
+    """Depths of the fine samples, after the `num` coarse ones: the inverse distribution at u.
 
-    DRAWN: u is drawn, within its stratum if there are STRATA; else it is the stratum's middle.
-    STEPS: of the bisection, enough for all `masses`.
+    DRAWN: u is drawn, within its stratum except under EG3D's rules; else it is the stratum's
+    middle. STEPS: of the bisection, enough for all `masses`.
     """
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     ok = index < num_rays * fine
     row = index // fine
     stratum = index % fine
     if DRAWN:
         u = tl.load(drawn + index, mask=ok, other=0.0)
-        if STRATA:
+        if not EG3D:
             u = (stratum + u) / fine
     else:
         u = (stratum + 0.5) / fine
-    low = tl.zeros((BLOCK,), tl.int32)
-    high = tl.zeros((BLOCK,), tl.int32) + masses
+    low = tl.zeros((SIZE,), tl.int32)
+    high = tl.zeros((SIZE,), tl.int32) + masses
     for _ in tl.static_range(STEPS):  # the first entry above u lies in [low, high]
         middle = (low + high) // 2
         busy = ok & (low < high)
@@ -219,24 +203,25 @@ def fine_kernel(
     left = tl.load(cdf + row * masses + low - 1, mask=ok & (low > 0), other=0.0)
     right = tl.load(cdf + row * masses + low, mask=ok, other=1.0)
     share = tl.minimum(tl.maximum((u - left) / tl.maximum(right - left, 1e-8), 0.0), 1.0)
-    start = edge(t, near, far, row, low, samples, num, ok, PAIRS)
-    stop = edge(t, near, far, row, low + 1, samples, num, ok, PAIRS)
+    depths = (t + row * samples, near, far)
+    start = edge(depths, row, low, num, ok, EG3D)
+    stop = edge(depths, row, low + 1, num, ok, EG3D)
     tl.store(t + row * samples + num + stratum, start + share * (stop - start), mask=ok)
 
 
 @triton.jit
 @no_type_check
-def order_kernel(t, order, num_rays, samples, ROWS: tl.constexpr, WIDE: tl.constexpr):
+def order_kernel(t, order, num_rays, samples, BLOCK: tl.constexpr):
     """Order of the samples by depth, by counting how many come before each."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    k = tl.arange(0, WIDE)[None, :]
+    row = tl.program_id(0) * BLOCK.rows + tl.arange(0, BLOCK.rows)
+    k = tl.arange(0, BLOCK.columns)[None, :]
     row_ok = row < num_rays
     ok = row_ok[:, None] & (k < samples)
     at = t + row[:, None] * samples
-    # As integers, depths (>= 0) are in the same order, and even NaN has a place: no two samples
-    # share a rank, so that every entry of the order is written.
+    # As integers, depths (>= 0) have the same order, and even NaN has a place: ranks are unique, so
+    # that every entry of the order is written.
     own = tl.load(at + k, mask=ok, other=0.0).to(tl.int32, bitcast=True)
-    rank = tl.zeros((ROWS, WIDE), tl.int32)
+    rank = tl.zeros((BLOCK.rows, BLOCK.columns), tl.int32)
     for j in range(samples):
         other = tl.load(t + row * samples + j, mask=row_ok, other=0.0)
         other = other.to(tl.int32, bitcast=True)[:, None]
@@ -247,7 +232,7 @@ def order_kernel(t, order, num_rays, samples, ROWS: tl.constexpr, WIDE: tl.const
 
 @triton.jit
 @no_type_check
-def weigh_kernel(
+def weight_kernel(
     t,
     sigma,
     near,
@@ -258,26 +243,20 @@ def weigh_kernel(
     opacity,
     nearest,
     farthest,
-    density_scale,
+    scale,
     num_rays,
     samples,
-    PAIRS: tl.constexpr,
-    SORTED: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDE: tl.constexpr,
-    DENSITY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Weight of each sample, and the sums over rows that need no feature."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_ok = row < num_rays
-    column, ok, depth, _, _, tau = intervals(
-        t, sigma, near, far, order, row, row_ok, samples, samples, density_scale, PAIRS, SORTED,
-        WIDE, DENSITY,
-    )  # fmt: skip
+    """Weight of each sample, and all sums along rays except that of features."""
+    tables = (t, sigma, near, far, order)
+    row, row_ok, column, ok, depth, _, _, tau = intervals(
+        tables, num_rays, samples, samples, scale, BLOCK
+    )
     weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
-    if PAIRS:
+    if BLOCK.eg3d:
         total = tl.sum(weight, 1)
-        weight = (weight + shifted(weight, -1, WIDE)) / 2
+        weight = (weight + shifted(weight, -1, BLOCK)) / 2
     else:
         total = absorbed(tl.sum(tau, 1))
     weight = tl.where(ok, weight, 0.0)
@@ -290,7 +269,7 @@ def weigh_kernel(
 
 @triton.jit
 @no_type_check
-def weigh_backward_kernel(
+def weight_backward_kernel(
     t,
     sigma,
     near,
@@ -301,43 +280,37 @@ def weigh_backward_kernel(
     d_opacity,
     omega,
     d_sigma,
-    density_scale,
+    scale,
     num_rays,
     samples,
-    PAIRS: tl.constexpr,
-    SORTED: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDE: tl.constexpr,
-    DENSITY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Weights once more, and the gradient by each sample's raw density.
+    """Weights again, and the gradient of each sample's raw density.
 
-    With d_i the gradient by weight w_i = T_i (1 - exp(-tau_i)): that by tau_i is d_i T_i+1 less the
-    sum of d_j w_j behind it. `q` is the part of d that comes through the features.
+    With d_i the gradient of weight w_i = T_i (1 - exp(-tau_i)): that of tau_i is d_i T_i+1 less the
+    sum of d_j w_j behind it. `q`: the part of d from the features.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_ok = row < num_rays
-    column, ok, depth, raw, length, tau = intervals(
-        t, sigma, near, far, order, row, row_ok, samples, samples, density_scale, PAIRS, SORTED,
-        WIDE, DENSITY,
-    )  # fmt: skip
+    tables = (t, sigma, near, far, order)
+    row, row_ok, column, ok, depth, raw, length, tau = intervals(
+        tables, num_rays, samples, samples, scale, BLOCK
+    )
     through = tl.cumsum(tau, 1)
     weight = absorbed(tau) * tl.exp(tau - through)
     at = row[:, None] * samples + column
     d_weight = tl.load(q + at, mask=ok, other=0.0)
     d_weight += tl.load(d_depth + row, mask=row_ok, other=0.0)[:, None] * depth
     d_total = tl.load(d_opacity + row, mask=row_ok, other=0.0)[:, None]
-    if PAIRS:
-        d_weight = (d_weight + shifted(d_weight, 1, WIDE)) / 2 + d_total
-        last = tl.arange(0, WIDE)[None, :] + 1 < samples
+    if BLOCK.eg3d:
+        d_weight = (d_weight + shifted(d_weight, 1, BLOCK)) / 2 + d_total
+        last = tl.arange(0, BLOCK.columns)[None, :] + 1 < samples
         d_weight = tl.where(ok & last, d_weight, 0.0)
         d_total = tl.zeros_like(d_total)
     passed = d_weight * weight
     d_tau = d_weight * tl.exp(-through) - (tl.cumsum(passed, 1, reverse=True) - passed)
     d_tau += d_total * tl.exp(-tl.sum(tau, 1))[:, None]
-    d_raw = tl.where(ok, d_tau * length * density_slope(raw, density_scale, DENSITY), 0.0)
-    if PAIRS:
-        d_raw = (d_raw + shifted(d_raw, -1, WIDE)) / 2
-        weight = (weight + shifted(weight, -1, WIDE)) / 2
+    d_raw = tl.where(ok, d_tau * length * density_slope(raw, scale, BLOCK.density), 0.0)
+    if BLOCK.eg3d:
+        d_raw = (d_raw + shifted(d_raw, -1, BLOCK)) / 2
+        weight = (weight + shifted(weight, -1, BLOCK)) / 2
     tl.store(omega + at, weight, mask=ok)
     tl.store(d_sigma + at, d_raw, mask=ok)

@@ -5,7 +5,7 @@ The interpreter takes a tenth of a second for a block of 64 rays at one sample: 
 
 import pytest
 import torch
-from twins import EG3D, errors, make_field, render, views
+from kernel_comparison import EG3D, errors, make_field, render, views
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
@@ -107,14 +107,14 @@ def test_rays_that_change_before_the_backward_pass_are_noticed():
 @pytest.mark.parametrize(
     ("field", "why"),
     [
-        (make_field(channels=96), r"\(96, 16, 5\); it knows up to 64"),
-        (make_field(), "adds gradients atomically, and deterministic"),
+        (make_field(channels=96), r"\(96, 16, 5\); the kernels support up to 64"),
+        (make_field(), "gradients are added atomically, but deterministic"),
     ],
 )
-def test_what_it_cannot_do_is_refused_with_the_reason(monkeypatch, field, why):
+def test_unsupported_requests_are_rejected_with_the_reason(monkeypatch, field, why):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     o = VolumeRenderer(VolumeRendererConfig(path="triton"))
-    with pytest.raises(ConfigError, match=f"renderer.path=triton: triton: .*{why}.* Use auto or"):
+    with pytest.raises(ConfigError, match=f"renderer.path=triton: .*{why}.*; use auto or"):
         o(field, views(1), 4)
 
 
@@ -124,4 +124,4 @@ def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
     o = VolumeRenderer(cfg)
     with torch.no_grad():
         o(make_field(), views(1), 2)
-    assert str(o.path_taken) == "triton, interpreted, fp32"
+    assert str(o.backend) == "triton, interpreted, fp32"

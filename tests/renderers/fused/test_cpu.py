@@ -10,13 +10,13 @@ import torch
 
 pytest.importorskip("numba")
 
-from twins import EG3D, errors, make_field, render, views
+from kernel_comparison import EG3D, errors, make_field, render, views
 
 from lightning_gan3d.benchmark.memory import peak_bytes
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
-from renderers.fused import cpu
-from renderers.fused.cpu.job import side_of
+from renderers.fused.cpu import march_numba
+from renderers.fused.cpu.workspace import find_side
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 VALUES = ("feature", "depth", "opacity")
@@ -34,7 +34,7 @@ def compare(field, cameras, resolution, draws, value=2e-5, gradient=1e-4, **opti
     ours = render("numba", field, cameras, resolution, draws, **options)
     plain = render("plain", field, cameras, resolution, draws, **options)
     assert ours.path.startswith("numba")
-    assert plain.path.startswith("plain")
+    assert plain.path.startswith("PyTorch")
     found = errors(ours, plain)
     assert all(e < (value if n in VALUES else gradient) for n, e in found.items()), found
 
@@ -46,7 +46,7 @@ def test_every_kind_of_grid_under_both_sets_of_rules(kind, rules, draws):
     compare(make_field(kind, batch=2), views(4), 12, draws, **rules)
 
 
-def some_case(seed):
+def random_case(seed):
     """A field, cameras, a resolution, draws and options, all at random."""
     rng = random.Random(seed)
     density = DensityConfig(
@@ -89,7 +89,7 @@ def some_case(seed):
 # Case 33 is ill-conditioned: exp of large raw densities turns rounding into 4e-3 of a gradient.
 @pytest.mark.parametrize("seed", sorted({*range(41)} - {33}))
 def test_random_sizes_and_rules(seed):
-    field, cameras, resolution, draws, options = some_case(seed)
+    field, cameras, resolution, draws, options = random_case(seed)
     compare(field, cameras, resolution, draws, **options)
 
 
@@ -174,7 +174,7 @@ def test_gradients_are_those_of_finite_differences():
     )
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_is_rejected():
     field = make_field()
     planes = field.planes.clone().requires_grad_()
     out = render_only("numba", dataclasses.replace(field, planes=planes), 8)
@@ -191,12 +191,12 @@ def test_a_second_derivative_is_refused():
     ],
     ids=["float64", "float16"],
 )
-def test_other_types_are_refused_with_words(field, reason):
+def test_other_types_are_rejected_with_the_reason(field, reason):
     renderer = VolumeRenderer(VolumeRendererConfig(samples_coarse=4))
     dtype = torch.float64 if field.planes.dtype == torch.float64 else torch.float32
     renderer(field, views(1, dtype), 4)
-    assert renderer.path_taken is not None
-    assert reason in renderer.path_taken.why
+    assert renderer.backend is not None
+    assert reason in renderer.backend.reason
 
 
 @pytest.mark.parametrize("channels", [6, 16])
@@ -211,12 +211,12 @@ def test_default_dtype_and_device_do_not_matter(channels):
         return marched(request)
 
     with pytest.MonkeyPatch.context() as patch:
-        marched = cpu.march
-        patch.setattr(cpu, "march", march)
+        marched = march_numba.march
+        patch.setattr(march_numba, "march", march)
         renderer(field, views(2), 8)
 
     def results():
-        sums = cpu.march(requests[-1])
+        sums = march_numba.march(requests[-1])
         total = sums.feature.sum() + sums.depth.sum() + sums.opacity.square().sum()
         return [*sums, *torch.autograd.grad(total, leaves, retain_graph=True)]
 
@@ -231,7 +231,7 @@ def test_default_dtype_and_device_do_not_matter(channels):
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_a_field_that_is_not_a_number_shows():
+def test_nan_in_a_field_shows():
     field = make_field()
     field.planes[0, 0, 0, 8, 8] = torch.nan
     out = render_only("numba", field, 8)
@@ -244,7 +244,7 @@ def test_a_field_that_is_not_a_number_shows():
 @pytest.mark.parametrize("resolution", [8, 10, 16])
 def test_images_are_recognised(resolution, views_of_it):
     rays = views(views_of_it).rays(resolution)
-    assert side_of(rays.origins.reshape(-1, 3)) == resolution
+    assert find_side(rays.origins.reshape(-1, 3)) == resolution
 
 
 def test_rays_need_not_form_an_image():
@@ -294,7 +294,7 @@ def test_with_gradient_fine_depths_and_one_copy_are_kept(threads):
 COLD = """
 import sys
 sys.path[:0] = sys.argv[1:]
-from twins import errors, make_field, render, views
+from kernel_comparison import errors, make_field, render, views
 ours, plain = (render(path, make_field(), views(1), 8, None) for path in ("numba", "plain"))
 assert max(errors(ours, plain).values()) < 1e-4
 print(ours.path)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from twins import EG3D, errors, make_field, render, views
+from kernel_comparison import EG3D, errors, make_field, render, views
 
 from lightning_gan3d.draws import Draws
-from renderers.march import Random
-from renderers.paths import Request
-from renderers.sampling import span
+from renderers.march import Jitter, Request
+from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 HERE = Path(__file__).parent
@@ -58,8 +57,8 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
     field = make_field(size=256, channels=32, hidden=64, features=32)
     o = VolumeRendererConfig(precision=precision, **EG3D)
     rays = views(1).rays(128)
-    part, _ = span(*rays, field.box, o.bounds, o.near, o.far)
-    request = Request(o, field.lower(), field.scene_cfg, rays, part, Random())
+    span, _ = ray_span(rays, field.box, o)
+    request = Request(o, field, rays, span, Jitter())
     march_triton.march(request).feature.sum().backward()
     names = [u.name for u in usages]
     assert names.count("sigma_kernel") == names.count("feature_kernel") == 2

@@ -3,13 +3,13 @@ import types
 import pytest
 import torch
 from analytic_fields import clouds
-from twins import make_field, render, views
+from kernel_comparison import make_field, render, views
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.lowering import LoweredGrid, NotLowered
-from renderers import paths
-from renderers.march import Sums
+from renderers import backends
+from renderers.march import RaySums
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 
@@ -19,67 +19,68 @@ def renderer(**options):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A kernel that answers nothing but the shape; `refusal` makes it refuse."""
+    """A kernel whose results have the right shape alone; `reason`: why it supports no request."""
     module = types.ModuleType("renderers.fake_kernel")
-    module.refusal = None
-    module.refuses = lambda _: module.refusal
+    module.reason = None
+    module.unsupported = lambda _: module.reason
     module.describe = lambda _: "fake kernel"
 
     def march(request):
         b, r, _ = request.rays.origins.shape
         features = len(request.grid.out_bias) - 1
         one = torch.ones(b, r, 1)
-        return Sums(torch.full((b, r, features), 0.25), one, one, one, one)
+        return RaySums(torch.full((b, r, features), 0.25), one, one, one, one)
 
     module.march = march
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
-    monkeypatch.setattr(paths, "KERNELS", {"numba": (module.__name__, "cpu")})
-    monkeypatch.setattr(paths, "fault", lambda *_: "")  # it would not pass
+    monkeypatch.setattr(backends, "KERNELS", {"numba": (module.__name__, "cpu")})
+    monkeypatch.setattr(backends, "find_fault", lambda *_: "")  # it would not pass
     return module
 
 
 @pytest.mark.usefixtures("kernel")
-def test_a_kernel_serves_fields_that_it_knows_and_says_so():
+def test_a_kernel_renders_supported_fields_and_is_reported():
     o = renderer()
     seen = o(make_field(), views(1), 4)
     assert seen.feature.unique().item() == -0.5
-    assert str(o.path_taken) == "fake kernel"
+    assert str(o.backend) == "fake kernel"
 
 
-def test_a_precision_that_is_not_used_is_told(kernel):
+def test_a_precision_that_is_not_used_is_reported(kernel):
     o = renderer(precision="tf32")
     o(make_field(), views(1), 4)
-    told = "in fp32: renderer.precision=tf32 is for triton"
-    assert str(o.path_taken) == f"fake kernel ({told})"
-    kernel.refusal = "too many samples"
+    note = "in fp32: renderer.precision=tf32 is for triton"
+    assert str(o.backend) == f"fake kernel ({note})"
+    kernel.reason = "too many samples"
     o(make_field(), views(1), 4)
-    assert o.path_taken.why == f"numba: too many samples; {told}"
-    kernel.refusal = None
+    assert o.backend.reason == f"too many samples; {note}"
+    kernel.reason = None
     exact = renderer()
     exact(make_field(), views(1), 4)
-    assert "fp32" not in str(exact.path_taken)
+    assert "fp32" not in str(exact.backend)
 
 
 @pytest.mark.parametrize("path", ["auto", "plain"])
-def test_the_plain_path_says_why(kernel, path):
-    kernel.refusal = "too many samples"
+def test_the_plain_path_gives_the_reason(kernel, path):
+    kernel.reason = "too many samples"
     o = renderer(path=path)
     o(make_field(), views(1), 4)
-    assert o.path_taken.name == "plain"
-    assert o.path_taken.why == {"auto": "numba: too many samples", "plain": "as configured"}[path]
+    assert o.backend.name == "PyTorch"
+    assert not o.backend.fused
+    assert o.backend.reason == {"auto": "too many samples", "plain": "as configured"}[path]
 
 
-def test_a_path_asked_for_by_name_is_not_replaced(kernel):
-    kernel.refusal = "too many samples"
-    with pytest.raises(ConfigError, match=r"renderer\.path=numba: numba: too many samples. Use"):
+def test_a_named_path_is_not_replaced(kernel):
+    kernel.reason = "too many samples"
+    with pytest.raises(ConfigError, match=r"renderer\.path=numba: too many samples; use auto"):
         renderer(path="numba")(make_field(), views(1), 4)
 
 
 @pytest.mark.usefixtures("kernel")
-def test_a_field_without_kernel_takes_the_plain_path():
+def test_a_field_without_kernels_takes_the_plain_path():
     o = renderer()
     o(clouds(1), views(1), 4)
-    assert o.path_taken.why == "numba: FormulaField has no kernel"
+    assert o.backend.reason == "no fused kernel for FormulaField"
 
 
 @pytest.mark.usefixtures("kernel")
@@ -88,15 +89,15 @@ def test_rays_that_require_a_gradient_take_the_plain_path():
     rays = views(1).rays(4)
     dirs = rays.dirs.clone().requires_grad_()
     o.render_rays(make_field(), Rays(rays.origins, dirs)).feature.sum().backward()
-    assert o.path_taken.why == "numba: the rays require a gradient"
+    assert o.backend.reason == "the rays require a gradient"
     assert dirs.grad is not None
     with torch.no_grad():
         o.render_rays(make_field(), Rays(rays.origins, dirs))
-    assert str(o.path_taken) == "fake kernel"
+    assert str(o.backend) == "fake kernel"
 
 
 @pytest.mark.parametrize("kind", ["triplane", "eg3d", "trigrid", "voxel"])
-def test_what_is_lowered_answers_as_the_field(kind):
+def test_a_lowered_grid_gives_the_samples_of_its_field(kind):
     # The semantics of `LoweredGrid` in plain torch, at points in and out of the box.
     field = make_field(kind, batch=2, features=4)
     points = torch.rand(2, 300, 3) * 2.4 - 1.2
@@ -131,15 +132,15 @@ def test_decoders_of_other_depths_are_not_lowered():
     assert low == NotLowered("decoder.num_layers=2; the kernels need 1")
 
 
-def test_an_unknown_module_is_a_reason_not_a_crash(monkeypatch):
-    monkeypatch.setattr(paths, "KERNELS", {"numba": ("renderers.not_there", "cpu")})
+def test_a_missing_module_is_a_reason_not_a_crash(monkeypatch):
+    monkeypatch.setattr(backends, "KERNELS", {"numba": ("renderers.not_there", "cpu")})
     outcome = render("auto", make_field(), views(1), 4, None)
     assert "ModuleNotFoundError: No module named" in outcome.path
 
 
-def test_a_module_that_breaks_while_it_is_imported_is_a_reason_too(monkeypatch, tmp_path):
+def test_a_module_that_fails_to_import_is_a_reason_too(monkeypatch, tmp_path):
     (tmp_path / "broken_kernel.py").write_text("raise OSError('no C compiler')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(paths, "KERNELS", {"numba": ("broken_kernel", "cpu")})
+    monkeypatch.setattr(backends, "KERNELS", {"numba": ("broken_kernel", "cpu")})
     outcome = render("auto", make_field(), views(1), 4, None)
     assert "OSError: no C compiler" in outcome.path

@@ -1,4 +1,4 @@
-"""Fields that kernels know, and the comparison of a fused path with the plain one."""
+"""Fields that kernels support, and the comparison of a kernel with the plain path."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def render(
     return Outcome(
         {k: x.detach() for k, x in seen.items()},
         {k: g.clone() for k, g in gradients.items() if g is not None},
-        str(renderer.path_taken),
+        str(renderer.backend),
     )
 
 
