@@ -28,8 +28,9 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 from renderers.fused.gpu import launches
-from renderers.fused.gpu.decode_kernels import gather, points_of, rays_of, scatter
-from renderers.fused.gpu.point_kernels import scene_offset, task
+from renderers.fused.gpu.decode_kernels import gather, point_of, rays_of, scatter
+from renderers.fused.gpu.point_kernels import part_of, scene_offset
+from renderers.fused.gpu.ray_kernels import WeightGradients
 from renderers.march import Request, draw_jitter
 from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
@@ -39,36 +40,20 @@ DRY = False
 
 
 @triton.jit
-def texels_kernel(
-    texels,
-    origins,
-    dirs,
-    t,
-    out,
-    scale,
-    num_rays,
-    samples,
-    tiles,
-    splits,
-    SCATTER: tl.constexpr,
-    GRID: tl.constexpr,
-    TILE: tl.constexpr,
-):
+def texels_kernel(points, out, work, SCATTER: tl.constexpr, SHAPE: tl.constexpr):
     """Gather the texels of all samples, or add 1 to all of them."""
-    scene, tile, _, begin, end = task(tiles, splits, samples, 0)
-    ray, ok = rays_of(tile, num_rays, TILE)
-    ray += scene * num_rays
-    texels += scene_offset(scene, GRID)
+    batch, tile, _, begin, end = part_of(work, tl.program_id(0), 0, points.samples)
+    ray, ok = rays_of(tile, points.num_rays, SHAPE.tile)
+    ray += batch * points.num_rays
+    texels = points.texels + scene_offset(batch, SHAPE.grid)
     for s in range(begin, end):
-        distance = tl.load(t + ray * samples + s, mask=ok, other=0.0)
-        x, y, z = points_of(origins, dirs, ray, distance, ok)
-        point = (x * scale, y * scale, z * scale)
+        point = point_of(points, ray, s, ok)
         if SCATTER:
-            one = tl.full((TILE.rows * TILE.columns, GRID.padded), 1.0, tl.float32)
-            scatter(texels, one, point, ok, GRID)
+            block = tl.zeros((SHAPE.tile.rows * SHAPE.tile.columns, SHAPE.grid.padded), tl.float32)
+            scatter(texels, block + 1, point, ok, SHAPE.grid)
         else:
-            feature = gather(texels, point, ok, GRID)
-            tl.store(out + ray * samples + s, tl.sum(feature, 1), mask=ok)
+            feature = gather(texels, point, ok, SHAPE.grid)
+            tl.store(out + ray * points.samples + s, tl.sum(feature, 1), mask=ok)
 
 
 def milliseconds(function: Callable[[], Any]) -> float:
@@ -122,10 +107,10 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
     sigma = torch.empty_like(t)
     launches.find_sigma(x, t, sigma, None, 0, n)
     order = launches.find_order(x, t)
-    omega, (depth, opacity, *_) = launches.find_weights(x, t, sigma, order)
+    omega, sums = launches.find_weights(x, t, sigma, order)
     g = torch.randn_like(launches.sum_features(x, t, omega))
     q = launches.find_q(x, t, g)
-    d_weights = (q, torch.randn_like(depth), torch.randn_like(opacity))
+    d_weights = WeightGradients(q, torch.randn_like(sums.depth), torch.randn_like(sums.opacity))
     _, d_sigma = launches.find_weights_backward(x, t, sigma, order, d_weights)
     dense = torch.full_like(omega, 1 / n)  # no sample is skipped
     work = {
@@ -154,12 +139,12 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
     for order, tile in (("tiles", (8, 8)), ("tiles4", (4, 4)), ("rows", (1, 64))):
         if DRY and order == "rows":
             continue
-        tiles, splits, tasks = x.tiling(tile, x.samples)
+        work, tasks = x.work(tile, x.samples)
         for does, target in (("gather", x.texels), ("scatter", total)):
             run = texels_kernel[(tasks,)]
-            args = (target, x.origins, x.dirs, t, out, x.scale, x.rays, x.samples, tiles, splits)
-            constants = {"SCATTER": does == "scatter", "GRID": x.grid, "TILE": x.tile(tile)}
-            ms = milliseconds(functools.partial(run, *args, **constants, num_stages=1))
+            points = x.scene(t)._replace(texels=target)
+            constants = {"SCATTER": does == "scatter", "SHAPE": x.shape(tile), "num_stages": 1}
+            ms = milliseconds(functools.partial(run, points, out, work, **constants))
             yield Metric.of_key(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
             if does == "scatter":
                 rate = t.numel() * 12 * x.grid.channels / ms / 1e6

@@ -49,24 +49,32 @@ def compile_kernel(
     kernel: Any, args: tuple[Any, ...], constants: dict[str, Any], schedule: dict[str, int]
 ) -> Usage:
     """Compile as a launch would: addresses and integers are known to be multiples of 16 or 1."""
-    signature, attributes = {}, {}
     values = dict(zip(kernel.arg_names, args, strict=False)) | constants
     assert set(values) == set(kernel.arg_names), set(kernel.arg_names) ^ set(values)
-    fixed = {}
+    fixed: dict[Any, Any] = {}
+    attributes: dict[Any, Any] = {}
+
+    def describe(value: Any, path: tuple[int, ...]) -> Any:
+        if isinstance(value, tuple):
+            types = [describe(x, (*path, i)) for i, x in enumerate(value)]
+            return type(value)(*types) if hasattr(value, "_fields") else tuple(types)
+        if isinstance(value, int) and value == 1:
+            fixed[path] = value
+            return "constexpr"
+        whole = isinstance(value, int) and value % 16 == 0
+        if whole or isinstance(value, torch.Tensor):
+            attributes[path] = [["tt.divisibility", 16]]
+        if isinstance(value, torch.Tensor):
+            return TYPES[value.dtype]
+        return "i32" if isinstance(value, int) else "fp32"
+
+    signature = {}
     for i, name in enumerate(kernel.arg_names):
-        value = values[name]
-        if name in constants or (isinstance(value, int) and value == 1):
+        if name in constants:
+            fixed[(i,)] = values[name]
             signature[name] = "constexpr"
-            fixed[name] = value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = TYPES[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, int):
-            signature[name] = "i32"
-            if value % 16 == 0:
-                attributes[(i,)] = [["tt.divisibility", 16]]
         else:
-            signature[name] = "fp32"
+            signature[name] = describe(values[name], (i,))
     source = ASTSource(kernel, signature=signature, constexprs=fixed, attrs=attributes)
     built = triton.compile(source, target=HOPPER, options=schedule)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

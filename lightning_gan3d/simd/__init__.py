@@ -24,7 +24,7 @@ except ImportError as error:
 from lightning_gan3d.simd.cpu_features import WIDTH, describe
 from lightning_gan3d.simd.decorators import entry, helper, simd
 from lightning_gan3d.simd.elementary_functions import exp, expm1, leaky_relu, sigmoid, softplus
-from lightning_gan3d.simd.matmul import ROWS, matmul
+from lightning_gan3d.simd.matmul import ROWS, Product, matmul
 from lightning_gan3d.simd.threads import num_workers, run
 from lightning_gan3d.simd.vector import (
     Float,
@@ -63,6 +63,7 @@ __all__ = [
     "WIDTH",
     "Float",
     "Int",
+    "Product",
     "Registers",
     "Vec",
     "absolute",

@@ -4,7 +4,7 @@ A grid is a row of a table of int64, see `TABLE`. Texels are rows of contiguous 
 count elements: a scene can have 2^31 of them.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -247,25 +247,26 @@ def gather(grids: Grids, corners: Corners, number: int, channels: int, out: int)
 class Band(NamedTuple):
     """A part of one grid's gradient that one task adds to."""
 
-    target: int
+    target: Any
     """Address of the gradient's first texel."""
-    table: int
+    table: Any
     """Address of the grid's row, by the strides of the gradient."""
-    low: int
-    high: int
+    low: Any
+    high: Any
     """Offsets in [low, high)."""
 
 
 def _make_scatter(vectors: int) -> Any:
     @simd
     def scatter(
-        base: Int, corners: Int, row: Int, number: Int, low: Int, high: Int, gradient: Int
+        band: Annotated[Band, Int], corners: Int, row: Int, number: Int, column: Int, gradient: Int
     ) -> None:
-        rows = [load(gradient + 4 * WIDTH * j) for j in range(vectors)]
+        base = band.target + column
+        rows = [load(gradient + column + 4 * WIDTH * j) for j in range(vectors)]
         with loop(number) as k:
             corner = corners + row * (k * 2)
             offset = load_int(corner)
-            with when_within(offset, low, high):
+            with when_within(offset, band.low, band.high):
                 weight = broadcast(corner + row)
                 for j in range(vectors):
                     at = base + offset * 4 + 4 * WIDTH * j
@@ -286,7 +287,7 @@ def scatter(band: Band, corners: Corners, number: int, channels: int, gradient: 
         at, row = corners.address + 4 * m, gradient + 4 * channels * m
         for j in range(pairs):
             c = 8 * WIDTH * j
-            _scatter_two(band.target + c, at, corners.row, n, band.low, band.high, row + c)
+            _scatter_two(band, at, corners.row, n, c, row)
         if vectors > 2 * pairs:
             c = 8 * WIDTH * pairs
-            _scatter_one(band.target + c, at, corners.row, n, band.low, band.high, row + c)
+            _scatter_one(band, at, corners.row, n, c, row)

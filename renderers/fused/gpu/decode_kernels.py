@@ -6,7 +6,7 @@ shared memory. Channels, hidden units and features are padded with zeros to a po
 least 16, the smallest product of tensor cores.
 """
 
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
@@ -45,6 +45,37 @@ class Tile(NamedTuple):
     width: int
 
 
+class Shape(NamedTuple):
+    """Compile-time constants of a kernel over points."""
+
+    grid: GridShape
+    net: NetShape
+    tile: Tile
+
+
+class Scene(NamedTuple):
+    """Grids and rays; tables of samples are (scenes, rays, samples)."""
+
+    texels: Any
+    origins: Any
+    dirs: Any
+    t: Any
+    scale: Any
+    """From world units to [-1, 1] in the box."""
+    num_rays: Any
+    """Per scene."""
+    samples: Any
+
+
+class Decoder(NamedTuple):
+    """Weights of the decoder; row 0 of `w2` and `b2` gives the raw density."""
+
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+
+
 @triton.jit
 @no_type_check
 def rays_of(tile, num_rays, TILE: tl.constexpr):
@@ -61,15 +92,16 @@ def rays_of(tile, num_rays, TILE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def points_of(origins, dirs, ray, t, ok):
-    """World points at distance `t` along the rays."""
-    x = tl.load(origins + ray * 3, mask=ok, other=0.0)
-    y = tl.load(origins + ray * 3 + 1, mask=ok, other=0.0)
-    z = tl.load(origins + ray * 3 + 2, mask=ok, other=0.0)
-    x += t * tl.load(dirs + ray * 3, mask=ok, other=0.0)
-    y += t * tl.load(dirs + ray * 3 + 1, mask=ok, other=0.0)
-    z += t * tl.load(dirs + ray * 3 + 2, mask=ok, other=0.0)
-    return x, y, z
+def point_of(scene, ray, sample, ok):
+    """Points of one sample of each ray, in [-1, 1] inside the box."""
+    t = tl.load(scene.t + (ray * scene.samples + sample), mask=ok, other=0.0)
+    x = tl.load(scene.origins + ray * 3, mask=ok, other=0.0)
+    y = tl.load(scene.origins + ray * 3 + 1, mask=ok, other=0.0)
+    z = tl.load(scene.origins + ray * 3 + 2, mask=ok, other=0.0)
+    x += t * tl.load(scene.dirs + ray * 3, mask=ok, other=0.0)
+    y += t * tl.load(scene.dirs + ray * 3 + 1, mask=ok, other=0.0)
+    z += t * tl.load(scene.dirs + ray * 3 + 2, mask=ok, other=0.0)
+    return x * scene.scale, y * scene.scale, z * scene.scale
 
 
 @triton.jit

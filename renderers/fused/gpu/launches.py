@@ -10,10 +10,23 @@ from torch import Tensor
 
 from lightning_gan3d.contract import SceneConfig
 from renderers.config import VolumeRendererConfig
-from renderers.fused.gpu.decode_kernels import GridShape, NetShape, Tile
-from renderers.fused.gpu.point_kernels import feature_kernel, gradient_kernel, sigma_kernel
+from renderers.fused.gpu.decode_kernels import Decoder, GridShape, NetShape, Scene, Shape, Tile
+from renderers.fused.gpu.point_kernels import (
+    DensityShape,
+    DensityTerms,
+    SigmaRange,
+    Work,
+    feature_kernel,
+    gradient_kernel,
+    sigma_kernel,
+)
 from renderers.fused.gpu.ray_kernels import (
     Block,
+    Counts,
+    Rays,
+    Search,
+    Sums,
+    WeightGradients,
     cdf_kernel,
     fine_kernel,
     order_kernel,
@@ -97,18 +110,28 @@ class Launch(NamedTuple):
         sizes = (hidden, _padded(hidden), features, _padded(features))
         return NetShape(*sizes, activation, precision)
 
-    def tile(self, shape: tuple[int, int]) -> Tile:
-        """Constants of a tile; rays that form a square image are tiled in two dimensions."""
+    def shape(self, tile: tuple[int, int]) -> Shape:
+        """Constants of a kernel; rays that form a square image are tiled in two dimensions."""
         width = math.isqrt(self.rays)
-        fits = width * width == self.rays and not any(width % n for n in shape)
-        return Tile(*shape, width if fits else 0)
+        fits = width * width == self.rays and not any(width % n for n in tile)
+        return Shape(self.grid, self.net, Tile(*tile, width if fits else 0))
 
-    def tiling(self, tile: tuple[int, int], samples: int) -> tuple[int, int, int]:
-        """Tiles of a scene, splits of their samples, and tasks in total."""
+    def scene(self, t: Tensor) -> Scene:
+        """Arguments of kernels over points."""
+        return Scene(self.texels, self.origins, self.dirs, t, self.scale, self.rays, self.samples)
+
+    def ray_tables(self, t: Tensor, sigma: Tensor, order: Tensor | None) -> Rays:
+        """Arguments of kernels over rays."""
+        tables = t, sigma, *self.span, t if order is None else order
+        scale = self.constants.scene_cfg.density.scale
+        return Rays(*tables, scale, self.all_rays, self.samples)
+
+    def work(self, tile: tuple[int, int], num: int) -> tuple[Work, int]:
+        """Split `num` samples of all rays; return the number of all tasks, too."""
         tiles = triton.cdiv(self.rays, tile[0] * tile[1])
         scenes = int(self.origins.shape[0])
-        splits = min(samples, triton.cdiv(PROGRAMS, tiles * scenes))
-        return tiles, splits, tiles * scenes * splits
+        splits = min(num, triton.cdiv(PROGRAMS, tiles * scenes))
+        return Work(tiles, splits), tiles * scenes * splits
 
     def block(self, samples: int, ordered: bool = False) -> tuple[int, Block]:
         """Programs of a kernel over rays, and constants of its blocks."""
@@ -152,19 +175,13 @@ def find_sigma(
 ) -> None:
     """Write the raw density of samples `first` to `first + num`."""
     density = x.constants.scene_cfg.density
-    tiles, splits, tasks = x.tiling(TILE, num)
-    prior = (density.prior_strength, density.prior_radius)
-    sigma_kernel[(tasks,)](
-        *(x.texels, x.origins, x.dirs, t, t if noise is None else noise.contiguous()),
-        *(*x.weights, sigma, x.scale, *prior, x.rays, x.samples, first, num, tiles, splits),
-        NOISE=noise is not None,
-        PRIOR=density.prior_strength != 0,
-        MASKED=x.options.masked,
-        GRID=x.grid,
-        NET=x.net,
-        TILE=x.tile(TILE),
-        **x.schedule(),
-    )
+    work, tasks = x.work(TILE, num)
+    noise_or_any = t if noise is None else noise.contiguous()
+    terms = DensityTerms(noise_or_any, density.prior_strength, density.prior_radius)
+    flags = (noise is not None, density.prior_strength != 0, x.options.masked)
+    shape = DensityShape(*x.shape(TILE), *flags)
+    scene, decoder, result = x.scene(t), Decoder(*x.weights), SigmaRange(sigma, first, num)
+    sigma_kernel[(tasks,)](scene, decoder, terms, result, work, SHAPE=shape, **x.schedule())
 
 
 def find_order(x: Launch, t: Tensor) -> Tensor | None:
@@ -177,34 +194,22 @@ def find_order(x: Launch, t: Tensor) -> Tensor | None:
     return order
 
 
-def find_weights(
-    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None
-) -> tuple[Tensor, list[Tensor]]:
-    """Weights of samples; depth sums, opacities, nearest and farthest depths of rays."""
-    omega, scalars = torch.empty_like(t), [t.new_empty(*t.shape[:2], 1) for _ in range(4)]
+def find_weights(x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None) -> tuple[Tensor, Sums]:
+    """Weights of samples, and sums along rays."""
+    omega, sums = torch.empty_like(t), Sums(*(t.new_empty(*t.shape[:2], 1) for _ in range(4)))
     programs, block = x.block(x.samples, order is not None)
-    weight_kernel[(programs,)](
-        *(t, sigma, *x.span, t if order is None else order, omega, *scalars),
-        *(x.constants.scene_cfg.density.scale, x.all_rays, x.samples),
-        BLOCK=block,
-    )
-    return omega, scalars
+    weight_kernel[(programs,)](x.ray_tables(t, sigma, order), omega, sums, BLOCK=block)
+    return omega, sums
 
 
 def find_weights_backward(
-    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None, gradients: tuple[Tensor, ...]
+    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None, gradients: WeightGradients
 ) -> tuple[Tensor, Tensor]:
-    """Weights of samples, and gradients of raw densities.
-
-    `gradients`: those of the weights through the features, of the depth sums, of the opacities.
-    """
+    """Weights of samples, and gradients of raw densities."""
     omega, d_sigma = torch.empty_like(t), torch.empty_like(t)
     programs, block = x.block(x.samples, order is not None)
-    weight_backward_kernel[(programs,)](
-        *(t, sigma, *x.span, t if order is None else order, *gradients, omega, d_sigma),
-        *(x.constants.scene_cfg.density.scale, x.all_rays, x.samples),
-        BLOCK=block,
-    )
+    rays = x.ray_tables(t, sigma, order)
+    weight_backward_kernel[(programs,)](rays, gradients, omega, d_sigma, BLOCK=block)
     return omega, d_sigma
 
 
@@ -214,70 +219,53 @@ def place_fine(x: Launch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
     programs, block = x.block(coarse)
     masses = coarse - 3 if block.eg3d else coarse
     cdf = t.new_empty(*t.shape[:2], masses)
-    scale = x.constants.scene_cfg.density.scale
-    cdf_kernel[(programs,)](
-        *(t, sigma, *x.span, cdf, scale, x.all_rays, x.samples, coarse, masses), BLOCK=block
-    )
-    size = 256
-    fine_kernel[(triton.cdiv(x.all_rays * fine, size),)](
-        *(t, *x.span, cdf, t if u is None else u.contiguous()),
-        *(x.all_rays, x.samples, coarse, fine, masses),
-        DRAWN=u is not None,
-        EG3D=block.eg3d,
-        STEPS=masses.bit_length(),
-        SIZE=size,
-    )
+    rays, counts = x.ray_tables(t, sigma, None), Counts(coarse, fine, masses)
+    cdf_kernel[(programs,)](rays, cdf, counts, BLOCK=block)
+    search = Search(u is not None, block.eg3d, masses.bit_length(), 256)
+    drawn = t if u is None else u.contiguous()
+    programs = triton.cdiv(x.all_rays * fine, search.size)
+    fine_kernel[(programs,)](rays, cdf, drawn, counts, SEARCH=search)
 
 
 def sum_features(x: Launch, t: Tensor, omega: Tensor) -> Float[Tensor, "b r c"]:
     """Sum omega_i c_i along rays."""
-    _, splits, _ = x.tiling(TILE, x.samples)
-    parts = t.new_empty(splits, *t.shape[:2], x.net.features)
-    _decode(x, t, omega, parts, is_sum=True)
-    return parts[0] if splits == 1 else parts.sum(0)
+    work, _ = x.work(TILE, x.samples)
+    parts = t.new_empty(work.splits, *t.shape[:2], x.net.features)
+    _decode(x, t, (omega, parts), is_sum=True)
+    return parts[0] if work.splits == 1 else parts.sum(0)
 
 
 def find_q(x: Launch, t: Tensor, d_feature: Tensor) -> Tensor:
     """Gradient of the weight of each sample through the features."""
     q = torch.empty_like(t)
-    _decode(x, t, d_feature, q, is_sum=False)
+    _decode(x, t, (d_feature, q), is_sum=False)
     return q
 
 
-def _decode(x: Launch, t: Tensor, given: Tensor, result: Tensor, is_sum: bool) -> None:
-    tiles, splits, tasks = x.tiling(TILE, x.samples)
-    feature_kernel[(tasks,)](
-        *(x.texels, x.origins, x.dirs, t, given, *x.weights, result),
-        *(x.scale, x.rays, x.samples, tiles, splits),
-        SUM=is_sum,
-        GRID=x.grid,
-        NET=x.net,
-        TILE=x.tile(TILE),
-        **x.schedule(),
-    )
+def _decode(x: Launch, t: Tensor, tables: tuple[Tensor, Tensor], is_sum: bool) -> None:
+    work, tasks = x.work(TILE, x.samples)
+    constants = {"SUM": is_sum, "SHAPE": x.shape(TILE), **x.schedule()}
+    feature_kernel[(tasks,)](x.scene(t), Decoder(*x.weights), tables, work, **constants)
 
 
 def find_gradients(
     x: Launch, t: Tensor, omega: Tensor, d_sigma: Tensor, d_feature: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of the texels, hidden weight, hidden bias, output weight and output bias."""
-    grid, net = x.grid, x.net
+    shape = x.shape(BACKWARD_TILE)
+    grid, net = shape.grid, shape.net
     c, h, f = grid.channels, net.hidden, net.features
     cp, hp, fp = grid.padded, net.padded_hidden, net.padded_features
-    tiles, splits, tasks = x.tiling(BACKWARD_TILE, x.samples)
+    work, tasks = x.work(BACKWARD_TILE, x.samples)
     programs = min(tasks, BACKWARD_PROGRAMS)
     d_texels = torch.zeros_like(x.texels, dtype=torch.float32)
-    shapes = ((hp, cp), (hp,), (hp,), (hp, fp), (fp,), (1,))
-    partials = t.new_empty(programs, sum(math.prod(shape) for shape in shapes))
-    gradient_kernel[(programs,)](
-        *(x.texels, x.origins, x.dirs, t, omega, d_sigma, d_feature, *x.weights),
-        *(d_texels, partials, x.scale, x.rays, x.samples, tiles, splits, tasks),
-        GRID=grid,
-        NET=net,
-        TILE=x.tile(BACKWARD_TILE),
-        **x.schedule(),
-    )
-    sums = torch.split(partials.sum(0), [math.prod(shape) for shape in shapes])
-    w1, b1, head, w2, b2, b0 = (y.reshape(shape) for y, shape in zip(sums, shapes, strict=True))
+    sides = ((hp, cp), (hp,), (hp,), (hp, fp), (fp,), (1,))
+    sizes = [math.prod(x) for x in sides]
+    partials = t.new_empty(programs, sum(sizes))
+    tables, results = (omega, d_sigma, d_feature), (d_texels, partials, tasks)
+    scene, decoder = x.scene(t), Decoder(*x.weights)
+    gradient_kernel[(programs,)](scene, decoder, tables, results, work, SHAPE=shape, **x.schedule())
+    sums = torch.split(partials.sum(0), sizes)
+    w1, b1, head, w2, b2, b0 = (y.reshape(shape) for y, shape in zip(sums, sides, strict=True))
     out_weight = torch.cat([head[None, :h], w2[:h, :f].T])
     return d_texels, w1[:h, :c], b1[:h], out_weight, torch.cat([b0, b2[:f]])

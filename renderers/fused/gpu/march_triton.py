@@ -37,6 +37,7 @@ from renderers.fused.gpu.launches import (
     prepare,
     sum_features,
 )
+from renderers.fused.gpu.ray_kernels import WeightGradients
 from renderers.march import RaySums, Request
 from renderers.sampling import RaySpan, stratified
 
@@ -119,7 +120,7 @@ class _March(torch.autograd.Function):
         x = Launch(ctx.constants, texels, tuple(weights), origins, dirs, RaySpan(near, far))
         d_feature, d_depth, d_opacity = (g.contiguous() for g in gradients[:3])
         q = find_q(x, t, d_feature)
-        d_weights = (q, d_depth, d_opacity)
+        d_weights = WeightGradients(q, d_depth, d_opacity)
         omega, d_sigma = find_weights_backward(x, t, sigma, order, d_weights)
         del q, d_weights
         grads = find_gradients(x, t, omega, d_sigma, d_feature)

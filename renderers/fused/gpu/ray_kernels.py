@@ -6,7 +6,7 @@ density of -inf marks a sample outside the box: it absorbs nothing, has no slope
 intervals that it bounds empty.
 """
 
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
@@ -24,6 +24,56 @@ class Block(NamedTuple):
     """Whether intervals lie between samples."""
     sorted: bool
     """Whether `order` is given."""
+
+
+class Search(NamedTuple):
+    """Compile-time constants of `fine_kernel`."""
+
+    drawn: bool
+    """Whether u is drawn, within its stratum except under EG3D's rules; else it is its middle."""
+    eg3d: bool
+    steps: int
+    """Of the bisection, enough for all masses."""
+    size: int
+    """Samples of a program."""
+
+
+class Rays(NamedTuple):
+    """Tables of all rays, and the factor of the density."""
+
+    t: Any
+    sigma: Any
+    near: Any
+    far: Any
+    order: Any
+    scale: Any
+    num_rays: Any
+    samples: Any
+
+
+class Counts(NamedTuple):
+    """Coarse samples, fine samples, and bins of the distribution of a ray."""
+
+    coarse: Any
+    fine: Any
+    masses: Any
+
+
+class Sums(NamedTuple):
+    """Sums along rays, except of features, and the depths of the first and last sample."""
+
+    depth: Any
+    opacity: Any
+    nearest: Any
+    farthest: Any
+
+
+class WeightGradients(NamedTuple):
+    """Gradients of the weights through the features, of depth sums, and of opacities."""
+
+    q: Any
+    depth: Any
+    opacity: Any
 
 
 @triton.jit
@@ -73,21 +123,20 @@ def density_slope(raw, scale, DENSITY: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def intervals(tables, num_rays, samples, num, scale, BLOCK: tl.constexpr):
+def intervals(rays, num, BLOCK: tl.constexpr):
     """Intervals of the first `num` samples of a block of rays.
 
-    `tables`: t, raw density, near, far, order. Returns rows and whether they exist; columns and
-    whether they exist; and depth, raw density, length and optical depth of each interval. Interval
-    k surrounds sample k of the order; under EG3D's rules it lies between samples k and k + 1, and
-    its raw density is their mean.
+    Returns rows and whether they exist; columns and whether they exist; and depth, raw density,
+    length and optical depth of each interval. Interval k surrounds sample k of the order; under
+    EG3D's rules it lies between samples k and k + 1, and its raw density is their mean.
     """
-    t, sigma, near, far, order = tables
+    t, sigma, order = rays.t, rays.sigma, rays.order
     row = tl.program_id(0) * BLOCK.rows + tl.arange(0, BLOCK.rows)
-    row_ok = row < num_rays
+    row_ok = row < rays.num_rays
     k = tl.arange(0, BLOCK.columns)[None, :]
     ok = row_ok[:, None] & (k < num)
     after = ok & (k + 1 < num)
-    at = row[:, None] * samples
+    at = row[:, None] * rays.samples
     column, next_column, last_column = k, k + 1, k - 1
     if BLOCK.sorted:
         column = tl.load(order + at + k, mask=ok, other=0).to(tl.int32)
@@ -102,36 +151,24 @@ def intervals(tables, num_rays, samples, num, scale, BLOCK: tl.constexpr):
         length = tl.where(after, next_depth - depth, 0.0)
     else:
         last_depth = tl.load(t + at + last_column, mask=ok & (k > 0), other=0.0)
-        begin = tl.load(near + row, mask=row_ok, other=0.0)[:, None]
-        end = tl.load(far + row, mask=row_ok, other=0.0)[:, None]
+        begin = tl.load(rays.near + row, mask=row_ok, other=0.0)[:, None]
+        end = tl.load(rays.far + row, mask=row_ok, other=0.0)[:, None]
         begin = tl.where(k > 0, (last_depth + depth) / 2, begin)
         end = tl.where(after, (depth + next_depth) / 2, end)
         length = tl.where(ok, end - begin, 0.0)
-    tau = density(raw, scale, BLOCK.density) * length
+    tau = density(raw, rays.scale, BLOCK.density) * length
     return row, row_ok, column, ok, depth, raw, length, tau
 
 
 @triton.jit
 @no_type_check
-def cdf_kernel(
-    t,
-    sigma,
-    near,
-    far,
-    cdf,
-    scale,
-    num_rays,
-    samples,
-    num,
-    masses,
-    BLOCK: tl.constexpr,
-):
-    """Cumulative distribution of the fine samples, over the `num` coarse ones, without its 0.
+def cdf_kernel(rays, cdf, counts, BLOCK: tl.constexpr):
+    """Cumulative distribution of the fine samples, over the coarse ones, without its 0.
 
-    EG3D's is over weights between samples, pooled and averaged. `masses`: number of bins.
+    EG3D's is over weights between samples, pooled and averaged.
     """
-    tables = (t, sigma, near, far, t)
-    row, row_ok, _, _, _, _, _, tau = intervals(tables, num_rays, samples, num, scale, BLOCK)
+    masses = counts.masses
+    row, row_ok, _, _, _, _, _, tau = intervals(rays, counts.coarse, BLOCK)
     weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
     if BLOCK.eg3d:
         pooled = tl.maximum(weight, shifted(weight, 1, BLOCK))
@@ -144,56 +181,38 @@ def cdf_kernel(
 
 @triton.jit
 @no_type_check
-def edge(depths, row, k, num, ok, EG3D: tl.constexpr):
-    """Edge k of the bins of the distribution. `depths`: those of the first sample, near, far."""
-    t, near, far = depths
+def edge(rays, row, k, num, ok, EG3D: tl.constexpr):
+    """Edge k of the bins of the distribution over `num` coarse samples."""
+    t = rays.t + row * rays.samples
     if EG3D:
         low = tl.load(t + k, mask=ok, other=0.0)
         result = (low + tl.load(t + k + 1, mask=ok, other=0.0)) / 2
     else:
         low = tl.load(t + k - 1, mask=ok & (k > 0), other=0.0)
         result = (low + tl.load(t + k, mask=ok & (k < num), other=0.0)) / 2
-        result = tl.where(k > 0, result, tl.load(near + row, mask=ok, other=0.0))
-        result = tl.where(k < num, result, tl.load(far + row, mask=ok, other=0.0))
+        result = tl.where(k > 0, result, tl.load(rays.near + row, mask=ok, other=0.0))
+        result = tl.where(k < num, result, tl.load(rays.far + row, mask=ok, other=0.0))
     return result
 
 
 @triton.jit
 @no_type_check
-def fine_kernel(
-    t,
-    near,
-    far,
-    cdf,
-    drawn,
-    num_rays,
-    samples,
-    num,
-    fine,
-    masses,
-    DRAWN: tl.constexpr,
-    EG3D: tl.constexpr,
-    STEPS: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """Depths of the fine samples, after the `num` coarse ones: the inverse distribution at u.
-
-    DRAWN: u is drawn, within its stratum except under EG3D's rules; else it is the stratum's
-    middle. STEPS: of the bisection, enough for all `masses`.
-    """
-    index = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    ok = index < num_rays * fine
+def fine_kernel(rays, cdf, drawn, counts, SEARCH: tl.constexpr):
+    """Depths of the fine samples, after the coarse ones: the inverse distribution at u."""
+    fine, masses = counts.fine, counts.masses
+    index = tl.program_id(0) * SEARCH.size + tl.arange(0, SEARCH.size)
+    ok = index < rays.num_rays * fine
     row = index // fine
     stratum = index % fine
-    if DRAWN:
+    if SEARCH.drawn:
         u = tl.load(drawn + index, mask=ok, other=0.0)
-        if not EG3D:
+        if not SEARCH.eg3d:
             u = (stratum + u) / fine
     else:
         u = (stratum + 0.5) / fine
-    low = tl.zeros((SIZE,), tl.int32)
-    high = tl.zeros((SIZE,), tl.int32) + masses
-    for _ in tl.static_range(STEPS):  # the first entry above u lies in [low, high]
+    low = tl.zeros((SEARCH.size,), tl.int32)
+    high = tl.zeros((SEARCH.size,), tl.int32) + masses
+    for _ in tl.static_range(SEARCH.steps):  # the first entry above u lies in [low, high]
         middle = (low + high) // 2
         busy = ok & (low < high)
         below = tl.load(cdf + row * masses + middle, mask=busy, other=2.0) <= u
@@ -203,10 +222,10 @@ def fine_kernel(
     left = tl.load(cdf + row * masses + low - 1, mask=ok & (low > 0), other=0.0)
     right = tl.load(cdf + row * masses + low, mask=ok, other=1.0)
     share = tl.minimum(tl.maximum((u - left) / tl.maximum(right - left, 1e-8), 0.0), 1.0)
-    depths = (t + row * samples, near, far)
-    start = edge(depths, row, low, num, ok, EG3D)
-    stop = edge(depths, row, low + 1, num, ok, EG3D)
-    tl.store(t + row * samples + num + stratum, start + share * (stop - start), mask=ok)
+    start = edge(rays, row, low, counts.coarse, ok, SEARCH.eg3d)
+    stop = edge(rays, row, low + 1, counts.coarse, ok, SEARCH.eg3d)
+    result = rays.t + row * rays.samples + counts.coarse + stratum
+    tl.store(result, start + share * (stop - start), mask=ok)
 
 
 @triton.jit
@@ -232,27 +251,9 @@ def order_kernel(t, order, num_rays, samples, BLOCK: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def weight_kernel(
-    t,
-    sigma,
-    near,
-    far,
-    order,
-    omega,
-    depth_sum,
-    opacity,
-    nearest,
-    farthest,
-    scale,
-    num_rays,
-    samples,
-    BLOCK: tl.constexpr,
-):
+def weight_kernel(rays, omega, sums, BLOCK: tl.constexpr):
     """Weight of each sample, and all sums along rays except that of features."""
-    tables = (t, sigma, near, far, order)
-    row, row_ok, column, ok, depth, _, _, tau = intervals(
-        tables, num_rays, samples, samples, scale, BLOCK
-    )
+    row, row_ok, column, ok, depth, _, _, tau = intervals(rays, rays.samples, BLOCK)
     weight = absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1))
     if BLOCK.eg3d:
         total = tl.sum(weight, 1)
@@ -260,55 +261,37 @@ def weight_kernel(
     else:
         total = absorbed(tl.sum(tau, 1))
     weight = tl.where(ok, weight, 0.0)
-    tl.store(omega + row[:, None] * samples + column, weight, mask=ok)
-    tl.store(depth_sum + row, tl.sum(weight * depth, 1), mask=row_ok)
-    tl.store(opacity + row, total, mask=row_ok)
-    tl.store(nearest + row, tl.min(tl.where(ok, depth, float("inf")), 1), mask=row_ok)
-    tl.store(farthest + row, tl.max(tl.where(ok, depth, 0.0), 1), mask=row_ok)
+    tl.store(omega + row[:, None] * rays.samples + column, weight, mask=ok)
+    tl.store(sums.depth + row, tl.sum(weight * depth, 1), mask=row_ok)
+    tl.store(sums.opacity + row, total, mask=row_ok)
+    tl.store(sums.nearest + row, tl.min(tl.where(ok, depth, float("inf")), 1), mask=row_ok)
+    tl.store(sums.farthest + row, tl.max(tl.where(ok, depth, 0.0), 1), mask=row_ok)
 
 
 @triton.jit
 @no_type_check
-def weight_backward_kernel(
-    t,
-    sigma,
-    near,
-    far,
-    order,
-    q,
-    d_depth,
-    d_opacity,
-    omega,
-    d_sigma,
-    scale,
-    num_rays,
-    samples,
-    BLOCK: tl.constexpr,
-):
+def weight_backward_kernel(rays, gradients, omega, d_sigma, BLOCK: tl.constexpr):
     """Weights again, and the gradient of each sample's raw density.
 
     With d_i the gradient of weight w_i = T_i (1 - exp(-tau_i)): that of tau_i is d_i T_i+1 less the
-    sum of d_j w_j behind it. `q`: the part of d from the features.
+    sum of d_j w_j behind it.
     """
-    tables = (t, sigma, near, far, order)
-    row, row_ok, column, ok, depth, raw, length, tau = intervals(
-        tables, num_rays, samples, samples, scale, BLOCK
-    )
+    row, row_ok, column, ok, depth, raw, length, tau = intervals(rays, rays.samples, BLOCK)
     through = tl.cumsum(tau, 1)
     weight = absorbed(tau) * tl.exp(tau - through)
-    at = row[:, None] * samples + column
-    d_weight = tl.load(q + at, mask=ok, other=0.0)
-    d_weight += tl.load(d_depth + row, mask=row_ok, other=0.0)[:, None] * depth
-    d_total = tl.load(d_opacity + row, mask=row_ok, other=0.0)[:, None]
+    at = row[:, None] * rays.samples + column
+    d_weight = tl.load(gradients.q + at, mask=ok, other=0.0)
+    d_weight += tl.load(gradients.depth + row, mask=row_ok, other=0.0)[:, None] * depth
+    d_total = tl.load(gradients.opacity + row, mask=row_ok, other=0.0)[:, None]
     if BLOCK.eg3d:
         d_weight = (d_weight + shifted(d_weight, 1, BLOCK)) / 2 + d_total
-        last = tl.arange(0, BLOCK.columns)[None, :] + 1 < samples
+        last = tl.arange(0, BLOCK.columns)[None, :] + 1 < rays.samples
         d_weight = tl.where(ok & last, d_weight, 0.0)
         d_total = tl.zeros_like(d_total)
     passed = d_weight * weight
     d_tau = d_weight * tl.exp(-through) - (tl.cumsum(passed, 1, reverse=True) - passed)
     d_tau += d_total * tl.exp(-tl.sum(tau, 1))[:, None]
-    d_raw = tl.where(ok, d_tau * length * density_slope(raw, scale, BLOCK.density), 0.0)
+    d_raw = tl.where(ok, d_tau * length * density_slope(raw, rays.scale, BLOCK.density), 0.0)
     if BLOCK.eg3d:
         d_raw = (d_raw + shifted(d_raw, -1, BLOCK)) / 2
         weight = (weight + shifted(weight, -1, BLOCK)) / 2
