@@ -5,7 +5,7 @@ address (in bytes) or count, `Float` one float32, `Vec` WIDTH of float32 or of i
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
 
 from llvmlite import ir
@@ -19,22 +19,23 @@ FLOATS, INTS = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 HALVES = ir.VectorType(ir.IntType(16), WIDTH)
 
 
-class Int:
-    """A 64-bit integer: an address in bytes, or a count."""
+class _Value:
+    """An LLVM value and the builder of its kernel."""
 
     def __init__(self, builder: Any, value: Any) -> None:
-        """Wrap an LLVM value."""
         self.builder, self.value = builder, value
+
+
+class Int(_Value):
+    """A 64-bit integer: an address in bytes, or a count."""
 
     def _other(self, other: Union["Int", int]) -> Any:
         return other.value if isinstance(other, Int) else ir.Constant(I64, other)
 
     def __add__(self, other: Union["Int", int]) -> "Int":
-        """Add."""
         return Int(self.builder, self.builder.add(self.value, self._other(other)))
 
     def __mul__(self, other: Union["Int", int]) -> "Int":
-        """Multiply."""
         return Int(self.builder, self.builder.mul(self.value, self._other(other)))
 
     __radd__, __rmul__ = __add__, __mul__
@@ -52,15 +53,10 @@ class Int:
         return self.builder.inttoptr(self.value, kind.as_pointer())
 
 
-class Float:
+class Float(_Value):
     """One float32."""
 
-    def __init__(self, builder: Any, value: Any) -> None:
-        """Wrap an LLVM value."""
-        self.builder, self.value = builder, value
-
     def __add__(self, other: "Float") -> "Float":
-        """Add."""
         return Float(self.builder, self.builder.fadd(self.value, other.value))
 
     def splat(self) -> "Vec":
@@ -71,12 +67,8 @@ class Float:
         return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
 
 
-class Vec:
+class Vec(_Value):
     """WIDTH float32 or int32, or more (`join`); other operands may be numbers."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        """Wrap an LLVM value."""
-        self.builder, self.value = builder, value
 
     @property
     def is_float(self) -> bool:
@@ -100,15 +92,12 @@ class Vec:
         return Vec(self.builder, instruction(self.value, self.like(other)))
 
     def __add__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Add."""
         return self._do("add", other)
 
     def __sub__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Subtract."""
         return self._do("sub", other)
 
     def __mul__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Multiply."""
         return self._do("mul", other)
 
     def __truediv__(self, other: Union["Vec", float, int]) -> "Vec":
@@ -116,15 +105,12 @@ class Vec:
         return Vec(self.builder, self.builder.fdiv(self.value, self.like(other)))
 
     def __rsub__(self, other: float | int) -> "Vec":
-        """Subtract from a number."""
         return Vec(self.builder, self.like(other)) - self
 
     def __rtruediv__(self, other: float | int) -> "Vec":
-        """Divide a number."""
         return Vec(self.builder, self.like(other)) / self
 
     def __neg__(self) -> "Vec":
-        """Negate."""
         return 0.0 - self
 
     __radd__, __rmul__ = __add__, __mul__
@@ -150,11 +136,9 @@ class Vec:
         return self._compare("<", other)
 
     def __le__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Return the mask of lanes that are less or equal."""
         return self._compare("<=", other)
 
     def __gt__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Return the mask of lanes that are greater."""
         return self._compare(">", other)
 
     def below(self, other: Union["Vec", int]) -> "Vec":
@@ -357,6 +341,17 @@ def loop(count: Int) -> Iterator[Int]:
         yield Int(count.builder, inner.index)
 
 
+def branch(condition: Int, yes: Callable[[], None], no: Callable[[], None]) -> None:
+    """Emit code that runs `yes` if the condition is not 0, else `no`."""
+    builder = condition.builder
+    true = builder.icmp_signed("!=", condition.value, ir.Constant(I64, 0))
+    with builder.if_else(true) as (then, otherwise):
+        with then:
+            yes()
+        with otherwise:
+            no()
+
+
 @contextlib.contextmanager
 def when_within(x: Int, low: Int, high: Int) -> Iterator[None]:
     """Emit code that runs only if low <= x < high."""
@@ -371,16 +366,13 @@ class Registers:
     """Vectors that a loop changes, in registers."""
 
     def __init__(self, values: Sequence[Vec]) -> None:
-        """Store the initial vectors."""
         self._builder = values[0].builder
         self._places = [cgutils.alloca_once(self._builder, x.value.type) for x in values]
         for i, x in enumerate(values):
             self[i] = x
 
     def __getitem__(self, i: int) -> Vec:
-        """Return a vector."""
         return Vec(self._builder, self._builder.load(self._places[i]))
 
     def __setitem__(self, i: int, value: Vec) -> None:
-        """Replace a vector."""
         self._builder.store(value.value, self._places[i])

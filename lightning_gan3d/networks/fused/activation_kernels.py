@@ -9,18 +9,15 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from lightning_gan3d.networks.fused.fir_kernels import (
-    BFLOAT16,
     BYTES,
-    FLOAT32,
     Format,
-    FourRows,
     Rows,
     Taps,
     TwoTaps,
     clear,
-    column_16,
-    column_32,
+    filter_columns,
     filtered,
+    per_format,
     read,
 )
 from lightning_gan3d.simd import (
@@ -38,7 +35,6 @@ from lightning_gan3d.simd import (
     maximum,
     minimum,
     select,
-    simd,
     store,
 )
 
@@ -69,11 +65,25 @@ class Gradients(NamedTuple):
     grad_x: Any
 
 
+class Pixels(NamedTuple):
+    """Addresses of the four pixels under the filter, and of the result."""
+
+    a: Any
+    b: Any
+    c: Any
+    d: Any
+    out: Any
+
+
 class Steps(NamedTuple):
     """Address of the noise of the first pixel, and the bytes to the next."""
 
     at: Any
     step: Any
+
+
+ScaleShift = Annotated[Factors, Int]
+NoiseClamp = Annotated[Ends, Float]
 
 
 def activated(x: Vec, clamp: Float) -> Vec:
@@ -82,24 +92,14 @@ def activated(x: Vec, clamp: Float) -> Vec:
     return minimum(maximum(leaky_relu(x, SLOPE), -bound), bound)
 
 
-def _make_activate(form: Format) -> Any:
-    @simd
-    def pixel(
-        x: Int,
-        out: Int,
-        factors: Annotated[Factors, Int],
-        ends: Annotated[Ends, Float],
-        vectors: Int,
-    ) -> None:
-        with loop(vectors) as k:
-            added = load(factors.shift + k * BYTES) + ends.noise.splat()
-            y = fma(form.load(x + k * form.size), load(factors.scale + k * BYTES), added)
-            form.store(activated(y, ends.clamp), out + k * form.size)
-
-    return pixel
-
-
-_activate_32, _activate_16 = _make_activate(FLOAT32), _make_activate(BFLOAT16)
+@per_format
+def _activate(
+    form: Format, x: Int, out: Int, factors: ScaleShift, ends: NoiseClamp, vectors: Int
+) -> None:
+    with loop(vectors) as k:
+        added = load(factors.shift + k * BYTES) + ends.noise.splat()
+        y = fma(form.load(x + k * form.size), load(factors.scale + k * BYTES), added)
+        form.store(activated(y, ends.clamp), out + k * form.size)
 
 
 @entry
@@ -129,15 +129,13 @@ def activate(
     factor = read(strength)
     for p in range(pixels):
         ends = Ends(factor * read(at + step * p), np.float32(clamp))
-        if half:
-            _activate_16(x + row * p, out + row * p, affine, ends, vectors)
-        else:
-            _activate_32(x + row * p, out + row * p, affine, ends, vectors)
+        _activate(half, x + row * p, out + row * p, affine, ends, vectors)
 
 
-def _make_slope(form: Format, pixels: int) -> Any:
-    @simd
+def _make_slope(pixels: int) -> Any:
+    @per_format
     def step(
+        form: Format,
         images: Annotated[Gradients, Int],
         scale: Int,
         noise: Annotated[Steps, Int],
@@ -169,8 +167,7 @@ def _make_slope(form: Format, pixels: int) -> Any:
     return step
 
 
-_slope_32, _slope_16 = _make_slope(FLOAT32, PIXELS), _make_slope(BFLOAT16, PIXELS)
-_slope_32_1, _slope_16_1 = _make_slope(FLOAT32, 1), _make_slope(BFLOAT16, 1)
+_slopes, _slope = _make_slope(PIXELS), _make_slope(1)
 
 
 @entry
@@ -206,22 +203,16 @@ def activate_backward(
     for p in range(0, whole, PIXELS):
         here = Gradients(grad + row * p, out + row * p, grad_x + row * p)
         added = Steps(at + step * p, step)
-        if half:
-            _slope_16(here, scale, added, sums, bound, vectors)
-        else:
-            _slope_32(here, scale, added, sums, bound, vectors)
+        _slopes(half, here, scale, added, sums, bound, vectors)
     for p in range(whole, pixels):
         here = Gradients(grad + row * p, out + row * p, grad_x + row * p)
         added = Steps(at + step * p, step)
-        if half:
-            _slope_16_1(here, scale, added, sums, bound, vectors)
-        else:
-            _slope_32_1(here, scale, added, sums, bound, vectors)
+        _slope(half, here, scale, added, sums, bound, vectors)
 
 
-def _make_product(form: Format, pixels: int) -> Any:
-    @simd
-    def step(grad: Int, x: Int, scale: Int, sums: Int, vectors: Int) -> None:
+def _make_product(pixels: int) -> Any:
+    @per_format
+    def step(form: Format, grad: Int, x: Int, scale: Int, sums: Int, vectors: Int) -> None:
         with loop(vectors) as k:
             at, here, row = k * BYTES, k * form.size, vectors * form.size
             factor, total = load(scale + at), load(sums + at)
@@ -234,8 +225,7 @@ def _make_product(form: Format, pixels: int) -> Any:
     return step
 
 
-_product_32, _product_16 = _make_product(FLOAT32, PIXELS), _make_product(BFLOAT16, PIXELS)
-_product_32_1, _product_16_1 = _make_product(FLOAT32, 1), _make_product(BFLOAT16, 1)
+_products, _product = _make_product(PIXELS), _make_product(1)
 
 
 @entry
@@ -251,38 +241,28 @@ def modulate_backward(
     row = vectors * (BYTES // 2 if half else BYTES)
     whole = pixels - pixels % PIXELS
     for p in range(0, whole, PIXELS):
-        if half:
-            _product_16(grad + row * p, x + row * p, scale, sums, vectors)
-        else:
-            _product_32(grad + row * p, x + row * p, scale, sums, vectors)
+        _products(half, grad + row * p, x + row * p, scale, sums, vectors)
     for p in range(whole, pixels):
-        if half:
-            _product_16_1(grad + row * p, x + row * p, scale, sums, vectors)
-        else:
-            _product_32_1(grad + row * p, x + row * p, scale, sums, vectors)
+        _product(half, grad + row * p, x + row * p, scale, sums, vectors)
 
 
-def _make_finish(form: Format) -> Any:
-    @simd
-    def finish(
-        pixels: FourRows,
-        out: Int,
-        factors: Annotated[Factors, Int],
-        ends: Annotated[Ends, Float],
-        taps: TwoTaps,
-        vectors: Int,
-    ) -> None:
-        with loop(vectors) as k:
-            at = k * BYTES
-            y = filtered([load(x + at) for x in pixels], taps)
-            added = load(factors.shift + at) + ends.noise.splat()
-            y = fma(y, load(factors.scale + at), added)
-            form.store(activated(y, ends.clamp), out + k * form.size)
-
-    return finish
-
-
-_finish_32, _finish_16 = _make_finish(FLOAT32), _make_finish(BFLOAT16)
+@per_format
+def _finish(
+    form: Format,
+    images: Annotated[Pixels, Int],
+    factors: ScaleShift,
+    ends: NoiseClamp,
+    taps: TwoTaps,
+    vectors: Int,
+) -> None:
+    """Filter four pixels of a row and activate the result."""
+    pixels = images.a, images.b, images.c, images.d
+    with loop(vectors) as k:
+        at = k * BYTES
+        y = filtered([load(x + at) for x in pixels], taps)
+        added = load(factors.shift + at) + ends.noise.splat()
+        y = fma(y, load(factors.scale + at), added)
+        form.store(activated(y, ends.clamp), images.out + k * form.size)
 
 
 @entry
@@ -334,12 +314,8 @@ def filter_and_activate(
             evens, odds = Rows(above_e, e0, e1, e2), Rows(above_o, o0, o1, o2)
             if lower:
                 evens, odds = Rows(e0, e1, e2, below_e), Rows(o0, o1, o2, below_o)
-            if half:
-                column_16(evens, even, taps, vectors * (width + 1))
-                column_16(odds, odd + pixel, taps, vectors * width)
-            else:
-                column_32(evens, even, taps, vectors * (width + 1))
-                column_32(odds, odd + pixel, taps, vectors * width)
+            filter_columns(half, evens, even, taps, vectors * (width + 1))
+            filter_columns(half, odds, odd + pixel, taps, vectors * width)
             start = 2 * width * (2 * i + lower)
             for j in range(width):
                 a, b = odd + pixel * j, even + pixel * j
@@ -347,9 +323,5 @@ def filter_and_activate(
                 to, at = out + size * (start + 2 * j), noise + noise_step * (start + 2 * j)
                 left = Ends(factor * read(at), clamp)
                 right = Ends(factor * read(at + noise_step), clamp)
-                if half:
-                    _finish_16(Rows(a, b, c, d), to, factors, left, taps, vectors)
-                    _finish_16(Rows(b, c, d, e), to + size, factors, right, taps, vectors)
-                else:
-                    _finish_32(Rows(a, b, c, d), to, factors, left, taps, vectors)
-                    _finish_32(Rows(b, c, d, e), to + size, factors, right, taps, vectors)
+                _finish(half, Pixels(a, b, c, d, to), factors, left, taps, vectors)
+                _finish(half, Pixels(b, c, d, e, to + size), factors, right, taps, vectors)

@@ -5,6 +5,7 @@ Pixels have their channels innermost, in whole vectors. Activations are float32 
 into a scratch row of float32 that stays in cache, then columns.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -15,6 +16,7 @@ from lightning_gan3d.simd import (
     Float,
     Int,
     Vec,
+    branch,
     constant,
     entry,
     fma,
@@ -42,6 +44,19 @@ class Format(NamedTuple):
 
 FLOAT32 = Format(BYTES, load, store)
 BFLOAT16 = Format(BYTES // 2, load_bfloat16, store_bfloat16)
+
+
+def per_format(emit: Callable[..., None]) -> Any:
+    """Make emit(form, ...) a SIMD function of (half, ...), for both formats."""
+
+    def emit_both(half: Int, *args: Any) -> None:
+        branch(half, lambda: emit(BFLOAT16, *args), lambda: emit(FLOAT32, *args))
+
+    kinds = inspect.get_annotations(emit)
+    del kinds["form"]
+    emit_both.__annotations__ = {"half": Int, **kinds}
+    emit_both.__name__ = emit.__name__
+    return simd(emit_both)
 
 
 class Rows(NamedTuple):
@@ -83,30 +98,19 @@ def filtered(values: list[Vec], taps: Taps) -> Vec:
     return fma(a + d, taps.outer.splat(), (b + c) * taps.inner.splat())
 
 
-def _make_column(form: Format) -> Any:
-    @simd
-    def column(rows: FourRows, out: Int, taps: TwoTaps, vectors: Int) -> None:
-        with loop(vectors) as k:
-            values = [form.load(x + k * form.size) for x in rows]
-            store(filtered(values, taps), out + k * BYTES)
-
-    return column
+@per_format
+def filter_columns(form: Format, rows: FourRows, out: Int, taps: TwoTaps, vectors: Int) -> None:
+    """Filter four rows of an image into a row of float32."""
+    with loop(vectors) as k:
+        values = [form.load(x + k * form.size) for x in rows]
+        store(filtered(values, taps), out + k * BYTES)
 
 
-column_32, column_16 = _make_column(FLOAT32), _make_column(BFLOAT16)
-
-
-def _make_row(form: Format) -> Any:
-    @simd
-    def row(row: Int, step: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
-        with loop(vectors) as k:
-            values = [load(row + k * BYTES + step * i) for i in range(4)]
-            form.store(filtered(values, taps), out + k * form.size)
-
-    return row
-
-
-_row_32, _row_16 = _make_row(FLOAT32), _make_row(BFLOAT16)
+@per_format
+def _filter_row(form: Format, row: Int, step: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+    with loop(vectors) as k:
+        values = [load(row + k * BYTES + step * i) for i in range(4)]
+        form.store(filtered(values, taps), out + k * form.size)
 
 
 @entry
@@ -144,63 +148,36 @@ def fir_rows(
         c = x + size * width * (top + 2) if 0 <= top + 2 < height else zeros
         d = x + size * width * (top + 3) if 0 <= top + 3 < height else zeros
         within, row = scratch + pixel * pad, out + size * out_width * i
-        if half:
-            column_16(Rows(a, b, c, d), within, taps, vectors * width)
-        else:
-            column_32(Rows(a, b, c, d), within, taps, vectors * width)
+        filter_columns(half, Rows(a, b, c, d), within, taps, vectors * width)
         if stride == 1:
-            if half:
-                _row_16(scratch, pixel, row, taps, vectors * out_width)
-            else:
-                _row_32(scratch, pixel, row, taps, vectors * out_width)
+            _filter_row(half, scratch, pixel, row, taps, vectors * out_width)
         else:
             for j in range(out_width):
-                if half:
-                    _row_16(scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
-                else:
-                    _row_32(scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
+                _filter_row(half, scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
 
 
-def _make_mix(form: Format) -> Any:
-    @simd
-    def mix(far: Int, near: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
-        with loop(vectors) as k:
-            a, b = form.load(far + k * form.size), form.load(near + k * form.size)
-            store(fma(a, taps.outer.splat(), b * taps.inner.splat()), out + k * BYTES)
-
-    return mix
+@per_format
+def _mix(form: Format, far: Int, near: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+    with loop(vectors) as k:
+        a, b = form.load(far + k * form.size), form.load(near + k * form.size)
+        store(fma(a, taps.outer.splat(), b * taps.inner.splat()), out + k * BYTES)
 
 
-_mix_32, _mix_16 = _make_mix(FLOAT32), _make_mix(BFLOAT16)
+@per_format
+def _spread(form: Format, row: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
+    with loop(vectors) as k:
+        before, here, after = (load(row + k * BYTES + vectors * (BYTES * i)) for i in range(3))
+        middle = here * taps.inner.splat()
+        form.store(fma(before, taps.outer.splat(), middle), out + k * form.size)
+        at = out + k * form.size + vectors * form.size
+        form.store(fma(after, taps.outer.splat(), middle), at)
 
 
-def _make_spread(form: Format) -> Any:
-    @simd
-    def spread(row: Int, out: Int, taps: TwoTaps, vectors: Int) -> None:
-        with loop(vectors) as k:
-            before, here, after = (load(row + k * BYTES + vectors * (BYTES * i)) for i in range(3))
-            middle = here * taps.inner.splat()
-            form.store(fma(before, taps.outer.splat(), middle), out + k * form.size)
-            at = out + k * form.size + vectors * form.size
-            form.store(fma(after, taps.outer.splat(), middle), at)
-
-    return spread
-
-
-_spread_32, _spread_16 = _make_spread(FLOAT32), _make_spread(BFLOAT16)
-
-
-def _make_plus(form: Format) -> Any:
-    @simd
-    def plus(x: Int, out: Int, vectors: Int) -> None:
-        with loop(vectors) as k:
-            at = out + k * BYTES
-            store(load(at) + form.load(x + k * form.size), at)
-
-    return plus
-
-
-_plus_32, _plus_16 = _make_plus(FLOAT32), _make_plus(BFLOAT16)
+@per_format
+def _add(form: Format, x: Int, out: Int, vectors: Int) -> None:
+    with loop(vectors) as k:
+        at = out + k * BYTES
+        store(load(at) + form.load(x + k * form.size), at)
 
 
 @entry
@@ -238,19 +215,10 @@ def double_rows(
             other = i + 1 if lower else i - 1
             far = x + size * width * other if 0 <= other < height else zeros
             row = out + size * 2 * width * (2 * i + lower)
-            if half:
-                _mix_16(far, near, scratch + pixel, taps, vectors * width)
-            else:
-                _mix_32(far, near, scratch + pixel, taps, vectors * width)
+            _mix(half, far, near, scratch + pixel, taps, vectors * width)
             for j in range(width):
-                at, to = scratch + pixel * j, row + 2 * size * j
-                if half:
-                    _spread_16(at, to, taps, vectors)
-                else:
-                    _spread_32(at, to, taps, vectors)
+                _spread(half, scratch + pixel * j, row + 2 * size * j, taps, vectors)
             if added:
                 start = vectors * 2 * width * (2 * i + lower)
-                if added_half:
-                    _plus_16(added + BYTES // 2 * start, row, vectors * 2 * width)
-                else:
-                    _plus_32(added + BYTES * start, row, vectors * 2 * width)
+                at = added + (BYTES // 2 if added_half else BYTES) * start
+                _add(added_half, at, row, vectors * 2 * width)
