@@ -1,4 +1,4 @@
-"""Representations by name: each turns styles into one type of scene."""
+"""Representations by name: configuration and class."""
 
 from representations.image2d import Image2d, Image2dConfig
 from representations.nerf_mlp import NerfMlp, NerfMlpConfig

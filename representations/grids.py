@@ -1,33 +1,29 @@
-"""What the explicit representations share: a check of their size, and features read at points.
+"""Shared code of the explicit representations: their sizes, and interpolation at points.
 
 Grids are read multilinearly with the half-texel convention (`align_corners=False`) and fade to zero
 outside. All reads are twice differentiable, in the grid and in the points.
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig, widths
+from lightning_gan3d.ranges import POWER_OF_TWO
 
+GridSize = Annotated[int, Ge(4), POWER_OF_TWO]
+"""Sizes that a synthesis network, which doubles from 4, can generate."""
 MAX_SLICED_ROWS = 4096
 """Rows of a stack of slices that float32 coordinates address to 1e-4 of a texel."""
 
 
-def check_resolution(resolution: int) -> None:
-    """Refuse sizes that a synthesis network, which doubles from 4, cannot make."""
-    if resolution < 4 or resolution & (resolution - 1):
-        near = 1 << max(2, resolution.bit_length() - 1) if resolution > 0 else 4
-        raise ConfigError(
-            f"representation.resolution={resolution}: use a power of two from 4 on, e.g. {near}",
-            "resolution",
-        )
-
-
 def check_widths(synthesis: SynthesisConfig | Synthesis3dConfig, resolution: int) -> None:
-    """Refuse widths that are not one for each resolution of the network, before it is built."""
+    """Check that there is one width for each resolution of the network."""
     s = synthesis
     try:
         widths("synthesis", resolution, s.channel_base, s.channel_max, s.channels)
@@ -35,14 +31,8 @@ def check_widths(synthesis: SynthesisConfig | Synthesis3dConfig, resolution: int
         raise ConfigError(f"representation.{error}", "synthesis.channels") from None
 
 
-def check_channels(channels: int) -> None:
-    """Refuse grids without channels."""
-    if channels < 1:
-        raise ConfigError(f"representation.channels={channels}: use 1 or more", "channels")
-
-
 def full_precision(grid: Tensor) -> Tensor:
-    """Store in float32 what a mixed-precision network made: gradients add up over many points."""
+    """Convert the output of a mixed-precision network: gradients add up over many points."""
     return grid.to(torch.promote_types(grid.dtype, torch.float32))
 
 
@@ -50,7 +40,7 @@ def sample_plane(
     plane: Float[Tensor, "b c h w"], coords: Float[Tensor, "b 2 n"]
 ) -> Float[Tensor, "b c n"]:
     """Read planes at (x, y) in [-1, 1], x along the width."""
-    # A view of contiguous rows: the order that the CPU's vectorised gather reads best.
+    # A view of contiguous rows: the fastest order for the CPU's vectorised gather.
     index = rearrange(coords, "b a n -> b 1 n a")
     out = nn.functional.grid_sample(plane.to(coords.dtype), index, align_corners=False)
     return rearrange(out, "b c 1 n -> b c n")
@@ -74,10 +64,10 @@ def sample_volume(
 def _sample_slices(
     volume: Float[Tensor, "b c d h w"], coords: Float[Tensor, "b 3 n"]
 ) -> Float[Tensor, "b c n"]:
-    """Read bilinearly from the two slices around each point, and mix them.
+    """Interpolate bilinearly in the two slices around each point, then between them.
 
-    The slices lie above one another in one tall image, a view of the volume. So that a read stays
-    within its slice, the row is clamped, and its fading to zero outside becomes a factor.
+    The slices lie above one another in one tall image, a view of the volume. The row is clamped, so
+    that a read stays within its slice; a factor fades it to zero outside.
     """
     depth, height = volume.shape[2:4]
     x, y, z = coords.unbind(dim=1)

@@ -1,4 +1,4 @@
-"""The 2D baseline: StyleGAN2 (Karras et al. 2020), which sees the camera only as a label."""
+"""The 2D baseline: StyleGAN2 (Karras et al. 2020), conditioned on the camera by a label only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from renderers.picture import Picture
 
 @dataclass(frozen=True)
 class Image2dConfig:
-    """The network that draws the picture."""
+    """The network that generates the picture."""
 
     output: Literal["linear", "sigmoid"] = "linear"
     """`linear`: unbounded, as StyleGAN2. `sigmoid`: within [-1, 1], steadier at small sizes."""
@@ -24,7 +24,7 @@ class Image2dConfig:
 
 
 class Image2d(Representation):
-    """Draws one picture per style; another view is another label, so another style."""
+    """Generates one picture per style; a new view needs a new label, so a new style."""
 
     scene_type = Picture
     view_in_label = True
@@ -48,6 +48,6 @@ class Image2d(Representation):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Picture:
-        """Draw the pictures of a batch of styles."""
+        """Generate the pictures of a batch of style vectors."""
         image = self.synthesis(ws, noise_mode, draws)
         return Picture(torch.sigmoid(image) * 2 - 1 if self.cfg.output == "sigmoid" else image)

@@ -1,8 +1,8 @@
 """The pure NeRF MLP: pi-GAN's FiLM-SIREN (Chan et al. 2021), or ReLU with GRAF's encoding.
 
-Both are layers a(scale * (W x + b) + shift) with scale and shift affine in one style each; these
-numbers alone are the scene. Scale folds into the weights, so that a layer is one `baddbmm` over all
-points of a scene, and points are kept channels first throughout.
+Both consist of layers a(scale * (W x + b) + shift); scale and shift are affine in one style each,
+and are the scene. The scale is multiplied into the weights, so that a layer is one `baddbmm` over
+all points of a scene, channels first.
 """
 
 import math
@@ -14,11 +14,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.networks.precision import without_autocast
+from lightning_gan3d.ranges import Count, Positive
 from representations.grids import full_precision
 
 
@@ -29,38 +29,27 @@ class NerfMlpConfig:
     variant: Literal["film_siren", "posenc_relu"] = "film_siren"
     """`film_siren`: sines, as pi-GAN. `posenc_relu`: encoding and ReLU, as GRAF (Schwarz et al.
     2020), but conditioned like the other."""
-    hidden_dim: int = 256
+    hidden_dim: Count = 256
     """Width of every layer."""
-    num_layers: int = 8
-    """Layers before density; one more, which may see the direction, leads to the features."""
-    omega: float = 30.0
+    num_layers: Count = 8
+    """Layers before the density; one more, which may read the direction, before the features."""
+    omega: Positive = 30.0
     """`film_siren`: scale = omega * (1 + f / 2), f affine in a style; 30 is pi-GAN's 15 f + 30."""
-    octaves: int = 10
+    octaves: Count = 10
     """`posenc_relu`: frequencies pi, 2 pi, ..., 2^(octaves - 1) pi, on positions in [-1, 1]."""
     view_dirs: bool = False
-    """Let features depend on the direction of the ray. The explicit representations' never do."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("hidden_dim", "num_layers", "octaves"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"representation.{name}={value}: use 1 or more", name)
-        if not self.omega > 0:
-            raise ConfigError(
-                f"representation.omega={self.omega}: use a positive number, e.g. 30", "omega"
-            )
+    """Let features depend on the ray direction. Those of explicit representations never do."""
 
 
 class FilmNet(nn.Module):
-    """What all latents share: the weights of the layers and of the two heads.
+    """The weights that all latents share: layers and two heads.
 
     Stored weights are of order 1 and scaled when used (equalised learning rate): at omega = 30 a
     learning rate of 2e-3 moves the weights in use by 1e-5, about pi-GAN's own.
     """
 
     compiles = True
-    """One graph serves `torch.compile`: products, and sines fused behind them."""
+    """For `torch.compile`: one graph of products with fused sines."""
 
     def __init__(self, cfg: NerfMlpConfig, feature_dim: int) -> None:
         """Draw the weights: uniform as SIREN's and pi-GAN's, or normal as He et al. (2015)."""
@@ -99,7 +88,7 @@ class FilmNet(nn.Module):
         scale: Float[Tensor, "b l o"],
         shift: Float[Tensor, "b l o"],
     ) -> Float[Tensor, "b o n"]:
-        """Run the layers that density and features share, on positions in [-1, 1]."""
+        """Apply the layers that density and features share to positions in [-1, 1]."""
         x = self.encode(x)
         for i in range(self.cfg.num_layers):
             x = self.layer(i, x, scale[:, i], shift[:, i])
@@ -112,7 +101,7 @@ class FilmNet(nn.Module):
         scale: Float[Tensor, "b l o"],
         shift: Float[Tensor, "b l o"],
     ) -> tuple[Float[Tensor, "b 1 n"], Float[Tensor, "b c n"]]:
-        """Return raw density and features; the whole of a query, for `torch.compile`."""
+        """Return raw density and features: a whole query, for `torch.compile`."""
         h = self.trunk(x, scale, shift)
         sigma_raw = _head(self.to_sigma, h)
         if dirs is not None:
@@ -122,7 +111,7 @@ class FilmNet(nn.Module):
         return sigma_raw, torch.sigmoid(_head(self.to_feature, h))
 
     def encode(self, x: Float[Tensor, "b 3 n"]) -> Float[Tensor, "b i n"]:
-        """Encode positions in [-1, 1] by sines and cosines; a SIREN takes them as they are."""
+        """Encode positions in [-1, 1] by sines and cosines; not for a SIREN."""
         if self.siren:
             return x
         octave = math.pi * 2.0 ** torch.arange(self.cfg.octaves, device=x.device, dtype=x.dtype)
@@ -161,7 +150,7 @@ class NerfField(Field):
             return FieldSample(sigma_raw.mT + self.prior(points), feature.mT)
 
     def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
-        """Raw density alone, without the layer and the head of the features."""
+        """Raw density, without computing features."""
         with without_autocast(points.device):
             x = self.net.trunk(points.mT * (2 / self.box), self.scale, self.shift)
             return _head(self.net.to_sigma, x).mT + self.prior(points)
@@ -175,7 +164,7 @@ class ViewNerfField(NerfField):
 
 
 class NerfMlp(Representation):
-    """Makes the scales and shifts of every layer, each affine in one style."""
+    """Computes scale and shift of every layer, each affine in one style."""
 
     scene_type: type[NerfField] = NerfField
 
@@ -184,7 +173,7 @@ class NerfMlp(Representation):
         cfg: NerfMlpConfig,
         scene: SceneConfig,
         w_dim: int,
-        resolution: int,  # noqa: ARG002  # that of the image has no part in the MLP
+        resolution: int,  # noqa: ARG002  # of the image: an MLP has none
     ) -> None:
         """Build the MLP and its affine maps."""
         super().__init__()
@@ -204,7 +193,7 @@ class NerfMlp(Representation):
         noise_mode: NoiseMode = "const",  # noqa: ARG002  # an MLP has no noise
         draws: Draws | None = None,  # noqa: ARG002
     ) -> NerfField:
-        """Make the FiLM parameters of a batch of styles."""
+        """Compute the FiLM parameters of a batch of style vectors."""
         styles = zip(self.affines, ws.unbind(dim=1), strict=True)
         film = full_precision(torch.stack([affine(w) for affine, w in styles], dim=1))
         # A quarter, as pi-GAN scales its last layer: styles start as small changes of one network.

@@ -9,15 +9,14 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.lowering import Lowered
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from lightning_gan3d.ranges import Count
 from representations.grids import (
-    check_channels,
-    check_resolution,
+    GridSize,
     check_widths,
     full_precision,
     sample_plane,
@@ -30,7 +29,7 @@ AXES: dict[PlaneAxes, tuple[tuple[int, int, int], ...]] = {
     "standard": ((0, 1, 2), (0, 2, 1), (2, 1, 0)),
     "eg3d": ((0, 1, 2), (0, 2, 1), (2, 0, 1)),
 }
-"""Of each plane: the world axis along its width, along its height, and across it (its depth).
+"""World axes along the width, height and depth of each plane.
 
 `standard` spans (x, y), (x, z), (z, y). EG3D's released models span (x, y), (x, z), (z, x): none of
 their planes sees y and z together. `eg3d` reads their checkpoints.
@@ -39,36 +38,30 @@ their planes sees y and z together. `eg3d` reads their checkpoints.
 
 @dataclass(frozen=True)
 class TriPlaneConfig:
-    """Size and orientation of the planes, and the network that makes them."""
+    """Size and orientation of the planes, and the network that generates them."""
 
-    resolution: int = 256
+    resolution: GridSize = 256
     """Texels along each side of a plane; a power of two."""
-    channels: int = 32
-    """Features of a texel."""
-    depth: int = 1
+    channels: Count = 32
+    """Channels of a texel."""
+    depth: Count = 1
     """Texels across each plane. More than 1: a tri-grid (PanoHead, An et al. 2023)."""
     axes: Literal["standard", "eg3d"] = "standard"
     """World axes of the planes: three distinct pairs, or those of EG3D's released models."""
     synthesis: SynthesisConfig = SynthesisConfig()
-    """The StyleGAN2 network that draws the planes as an image of 3 * depth * channels channels."""
+    """The StyleGAN2 network; it generates an image of 3 * depth * channels channels."""
 
     def __post_init__(self) -> None:
-        """Check sizes."""
-        check_resolution(self.resolution)
-        check_channels(self.channels)
+        """Check across fields."""
         check_widths(self.synthesis, self.resolution)
-        if self.depth < 1:
-            raise ConfigError(
-                f"representation.depth={self.depth}: use 1 (planes) or more (a tri-grid)", "depth"
-            )
 
 
 @dataclass(frozen=True, eq=False)
 class TriPlaneField(Field):
-    """Features of a point: the mean over the three planes that it projects onto."""
+    """The feature of a point is the mean over its projections onto three planes."""
 
     planes: Float[Tensor, "b p c h w"]
-    """p = 3 * depth: the texels across one plane follow one another."""
+    """p = 3 * depth; the slices of one tri-grid are consecutive."""
     decoder: Decoder
     scene_cfg: SceneConfig
     axes: PlaneAxes = "standard"
@@ -88,13 +81,13 @@ class TriPlaneField(Field):
         return reduce(read, "(b p) c n -> b c n", "mean", p=3).mT
 
     def _images(self) -> Float[Tensor, "bp c h w"]:
-        """The planes row by row, as gathers read them best: where they are not, copied once."""
-        # Inside a graph and outside it the copies are different tensors. Inference tensors do not
-        # count their changes: for them alone, planes must not change in place.
+        """The planes row by row, the fastest order for gathers; other layouts are copied once."""
+        # Copies inside and outside a graph are different tensors. Inference tensors have no version
+        # counter, so they must not change in place.
         version = None if self.planes.is_inference() else self.planes._version
         key = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        made, copy = self._copies.get(key, (None, None))
-        if copy is None or made != version:
+        copied, copy = self._copies.get(key, (None, None))
+        if copy is None or copied != version:
             for old in [k for k, (v, _) in self._copies.items() if v != version]:
                 del self._copies[old]
             copy = rearrange(self.planes, "b p c h w -> (b p) c h w").contiguous()
@@ -103,7 +96,7 @@ class TriPlaneField(Field):
 
     @cached_property
     def _copies(self) -> dict[tuple[bool, bool], tuple[int | None, Tensor]]:
-        """By the mode of gradients and of inference: the version copied, and the copy."""
+        """Version and copy of the planes, by gradient mode and inference mode."""
         return {}
 
     def __call__(
@@ -122,7 +115,7 @@ class TriPlaneField(Field):
 
 
 class TriPlane(Representation):
-    """Draws the planes of a style as one image."""
+    """Generates the planes as one image."""
 
     scene_type = TriPlaneField
 
@@ -131,7 +124,7 @@ class TriPlane(Representation):
         cfg: TriPlaneConfig,
         scene: SceneConfig,
         w_dim: int,
-        resolution: int,  # noqa: ARG002  # that of the image has no part in the planes
+        resolution: int,  # noqa: ARG002  # of the image: the planes have their own
     ) -> None:
         """Build backbone and decoder."""
         super().__init__()
@@ -148,7 +141,7 @@ class TriPlane(Representation):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> TriPlaneField:
-        """Make the planes of a batch of styles."""
+        """Generate the planes of a batch of style vectors."""
         image = full_precision(self.synthesis(ws, noise_mode, draws))
         planes = rearrange(image, "b (p c) h w -> b p c h w", c=self.cfg.channels)
         return TriPlaneField(planes, self.decoder, self.scene_cfg, self.cfg.axes)

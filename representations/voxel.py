@@ -11,9 +11,9 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.lowering import Lowered
 from lightning_gan3d.networks.synthesis import Synthesis3d, Synthesis3dConfig
+from lightning_gan3d.ranges import Count
 from representations.grids import (
-    check_channels,
-    check_resolution,
+    GridSize,
     check_widths,
     full_precision,
     sample_volume,
@@ -22,25 +22,23 @@ from representations.grids import (
 
 @dataclass(frozen=True)
 class VoxelConfig:
-    """Size of the grid, and the network that makes it."""
+    """Size of the grid, and the network that generates it."""
 
-    resolution: int = 64
+    resolution: GridSize = 64
     """Voxels along each side; a power of two. Memory grows with its cube."""
-    channels: int = 32
-    """Features of a voxel."""
+    channels: Count = 32
+    """Channels of a voxel."""
     synthesis: Synthesis3dConfig = Synthesis3dConfig()
-    """The StyleGAN2 network with 3D convolutions that makes the grid."""
+    """The StyleGAN2 network with 3D convolutions."""
 
     def __post_init__(self) -> None:
-        """Check sizes."""
-        check_resolution(self.resolution)
-        check_channels(self.channels)
+        """Check across fields."""
         check_widths(self.synthesis, self.resolution)
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelField(Field):
-    """Features of a point: trilinear between the voxels around it."""
+    """The feature of a point is interpolated trilinearly."""
 
     voxels: Float[Tensor, "b c d h w"]
     """The last axis is x, the one before it y, the first z."""
@@ -67,7 +65,7 @@ class VoxelField(Field):
 
 
 class Voxel(Representation):
-    """Makes the voxels of a style."""
+    """Generates a voxel grid."""
 
     scene_type = VoxelField
 
@@ -76,7 +74,7 @@ class Voxel(Representation):
         cfg: VoxelConfig,
         scene: SceneConfig,
         w_dim: int,
-        resolution: int,  # noqa: ARG002  # that of the image has no part in the grid
+        resolution: int,  # noqa: ARG002  # of the image: the grid has its own
     ) -> None:
         """Build backbone and decoder."""
         super().__init__()
@@ -92,6 +90,6 @@ class Voxel(Representation):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> VoxelField:
-        """Make the voxels of a batch of styles."""
+        """Generate the voxel grids of a batch of style vectors."""
         voxels = full_precision(self.synthesis(ws, noise_mode, draws))
         return VoxelField(voxels, self.decoder, self.scene_cfg)
