@@ -1,4 +1,4 @@
-"""Times of the GPU's kernels, and of what bounds them; `gpu.sh` runs it.
+"""Times of the GPU kernels and of their bounds; `gpu.sh` runs it.
 
     python benchmarks/gpu_kernels.py OUT.json
     TRITON_INTERPRET=1 python benchmarks/gpu_kernels.py OUT.json --dry-run   # tiny, on a CPU
@@ -31,7 +31,7 @@ from renderers.fused.gpu import launches
 from renderers.fused.gpu.decode_kernels import gather, point_of, rays_of, scatter
 from renderers.fused.gpu.point_kernels import part_of, scene_offset
 from renderers.fused.gpu.ray_kernels import WeightGradients
-from renderers.march import Request, draw_jitter
+from renderers.ray_marching import Request, draw_jitter
 from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations.triplane import TriPlaneField
@@ -87,7 +87,7 @@ def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
 
 
 def stages(device: str) -> Iterator[Metric]:
-    """Time each kernel of one rendering, and the gathers and scatters alone."""
+    """Time each kernel of one rendering, and gathers and scatters by themselves."""
     for precision in ("fp32",) if DRY else ("fp32", "tf32", "fp16"):
         yield from stages_of(device, precision)
 
@@ -133,7 +133,7 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
 
 
 def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Metric]:
-    """Time gathers alone, and atomic additions alone, by the order of rays."""
+    """Time gathers and atomic additions by themselves, by the order of rays."""
     total = torch.zeros_like(x.texels, dtype=torch.float32)
     out = torch.empty_like(t)
     for order, tile in (("tiles", (8, 8)), ("tiles4", (4, 4)), ("rows", (1, 64))):

@@ -1,7 +1,7 @@
 """Choose the implementation that renders: fused kernels if they support a request, else PyTorch.
 
-Fused kernels read a field's tensors (`Field.lower`) and compute the same as `renderers.march.march`
-without storing anything per sample. They differentiate by the field's tensors and by the decoder.
+Fused kernels read a field's tensors (`Field.lower`) and compute the same as `ray_marching`, without
+storing anything per sample. They differentiate by the field's tensors and by the decoder.
 """
 
 import importlib
@@ -16,13 +16,13 @@ from torch import Tensor
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.lowering import NotLowered
 from renderers.fused.kernel_check import find_fault
-from renderers.march import RaySums, Request, march_in_chunks
+from renderers.ray_marching import RaySums, Request, render_in_chunks
 
 KERNELS: dict[str, tuple[str, str]] = {
-    "numba": ("renderers.fused.cpu.march_numba", "cpu"),
-    "triton": ("renderers.fused.gpu.march_triton", "cuda"),
+    "numba": ("renderers.fused.cpu.numba_renderer", "cpu"),
+    "triton": ("renderers.fused.gpu.triton_renderer", "cuda"),
 }
-"""Module and device type of each set of kernels. A module defines `march(request)`,
+"""Module and device type of each set of kernels. A module defines `render_request(request)`,
 `describe(request)`, and `unsupported(request)`, which returns a reason or None."""
 
 
@@ -47,17 +47,17 @@ def choose(request: Request) -> tuple[Backend, Callable[[Request], RaySums]]:
     names = (name for name, (_, kind) in KERNELS.items() if kind == device)
     name = next(names, "") if o.path == "auto" else o.path
     if name == "plain":
-        return Backend("PyTorch", "as configured"), march_in_chunks
+        return Backend("PyTorch", "as configured"), render_in_chunks
     reason = _unsupported(name, request) if name else f"no kernels for device {device}"
     in_fp32 = f"in fp32: renderer.precision={o.precision} is for triton"
     if not reason:
         kernel = _load(name)
         note = in_fp32 if name == "numba" and o.precision != "fp32" else ""
-        return Backend(kernel.describe(request), note, fused=True), kernel.march
+        return Backend(kernel.describe(request), note, fused=True), kernel.render_request
     if o.path != "auto":
         raise ConfigError(f"renderer.path={o.path}: {reason}; use auto or plain", field="path")
     return Backend("PyTorch", reason if o.precision == "fp32" else f"{reason}; {in_fp32}"), (
-        march_in_chunks
+        render_in_chunks
     )
 
 
@@ -70,22 +70,18 @@ def _unsupported(name: str, request: Request) -> str:
         return request.lowered.reason
     kind = KERNELS[name][1]
     # Triton's interpreter runs kernels on a CPU, very slowly: for tests that name the path.
-    interpreted = name == request.options.path == "triton" and _interprets_triton()
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and request.options.path == "triton"
     if device != kind and not interpreted:
         return f"{name} runs on {kind}, the rays are on {device}"
     try:
         kernel = _load(name)
     except Exception as error:  # a broken installation raises more than ImportError
         return f"{name} cannot be imported, {type(error).__name__}: {error}"
-    return kernel.unsupported(request) or find_fault(name, kernel.march, request)
+    return kernel.unsupported(request) or find_fault(name, kernel.render_request, request)
 
 
 def _load(name: str) -> Any:
     return importlib.import_module(KERNELS[name][0])
-
-
-def _interprets_triton() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _require_grad(*values: object) -> bool:

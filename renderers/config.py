@@ -56,7 +56,7 @@ class VolumeRendererConfig:
     change results. None: 2^17; on a CPU without gradient 2^14, which fits its cache."""
     skip_cells: Annotated[int, Ge(0)] = 0
     """Cells per axis of an occupancy grid of prepared scenes; rays through empty cells are skipped.
-    0: none. Pays off for several views of mostly empty scenes; training never uses it."""
+    0: none. Faster for several views of mostly empty scenes; not used in training."""
     skip_opacity: Annotated[float, Interval(gt=0, lt=1)] = 0.01
     """A cell is occupied if its density across the whole box would reach this opacity."""
     cache_precision: Literal["fp32", "bf16", "fp16"] = "fp32"

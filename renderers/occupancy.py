@@ -1,7 +1,7 @@
 """Skipping of rays through empty space, by a coarse occupancy grid of a scene.
 
-Training makes new geometry in every step, so that a grid kept over steps (Instant-NGP, Müller et
-al. 2022) is of no use. A scene that is rendered from many cameras gets its grid once
+Training generates new geometry in every step, so a grid over steps (Instant-NGP, Müller et al.
+2022) does not help. A scene that is rendered from many cameras gets its grid once
 (`VolumeRenderer.prepare`), from a few hundred thousand queries of the density.
 """
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field, FieldSample, SceneConfig
 from lightning_gan3d.networks.lowering import Lowered
-from renderers.march import RaySums, Request, ends_of_empty
+from renderers.ray_marching import RaySums, Request, ends_of_empty
 from renderers.sampling import RaySpan
 
 CHUNK = 1 << 16
-"""Points per query of the field while the grid is made."""
+"""Points per query of the field when the grid is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +101,10 @@ def find_occupied(field: Field, cells: int, opacity: float) -> OccupiedField:
     return OccupiedField(field, occupied)
 
 
-def march_occupied(
-    request: Request, field: OccupiedField, march: Callable[[Request], RaySums]
+def render_occupied(
+    request: Request, field: OccupiedField, render: Callable[[Request], RaySums]
 ) -> RaySums:
-    """March the rays that hit an occupied cell, scene by scene; the sums of others are zero."""
+    """Render the rays that hit an occupied cell, scene by scene; the sums of others are zero."""
     hit = field.hit_by(request.rays, request.span)
     shape = request.span.near.shape
     zeros = request.rays.origins.new_zeros
@@ -119,6 +119,6 @@ def march_occupied(
         if not len(rays):
             continue
         scene = slice(i, i + 1)
-        for total, x in zip(sums, march(request.select(rays, scene)), strict=True):
+        for total, x in zip(sums, render(request.select(rays, scene)), strict=True):
             total[scene, rays] = x
     return sums

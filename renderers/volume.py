@@ -17,8 +17,8 @@ from lightning_gan3d.networks.precision import DTYPES, without_autocast
 from renderers.backends import Backend, choose
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.config import VolumeRendererConfig
-from renderers.march import RaySums, Request, draw_jitter
-from renderers.occupancy import OccupiedField, find_occupied, march_occupied
+from renderers.occupancy import OccupiedField, find_occupied, render_occupied
+from renderers.ray_marching import RaySums, Request, draw_jitter
 from renderers.sampling import ray_span
 
 __all__ = ["RayRendering", "VolumeRenderer", "VolumeRendererConfig"]
@@ -45,7 +45,7 @@ class VolumeRenderer(Renderer):
         """Backend of the last rendering, for logs and reports."""
 
     def prepare(self, scene: Field) -> Field:  # type: ignore[override]  # accepts fields
-        """Do work that pays off over several views, without gradient.
+        """Precompute what several views share, without gradient.
 
         Finds occupied cells if `skip_cells` is set, and stores grids in `cache_precision`.
         """
@@ -72,7 +72,7 @@ class VolumeRenderer(Renderer):
             )
         with without_autocast(cameras.cam2world.device):
             rays = cameras.rays(resolution)  # too coarse in half precision
-        # The views of a scene become more rays of it, so that the scene is not copied.
+        # The views of a scene become more of its rays, so the scene is not copied.
         rays = Rays(*(rearrange(x, "(b k) r c -> b (k r) c", b=scene.batch) for x in rays))
         feature, depth, opacity = (
             rearrange(x, "b (k h w) c -> (b k) c h w", h=resolution, w=resolution)
@@ -84,17 +84,17 @@ class VolumeRenderer(Renderer):
         """Render r rays of each of b scenes.
 
         Without draws, samples lie in the middle of their strata and u = (i + 1/2) / N. The jitter
-        of all rays is drawn at once: it alone grows with rays times samples.
+        of all rays is drawn at once: only it grows with rays times samples.
         """
         o = self.cfg.oversampled() if draws is None else self.cfg
         span, background = ray_span(rays, field.box, o)
         request = Request(o, field, rays, span, draw_jitter(o, rays.origins, draws))
         if not isinstance(field, OccupiedField):
-            sums = self._march(request)
+            sums = self._render(request)
         elif torch.is_grad_enabled():
-            sums = self._march(dataclasses.replace(request, field=field.field))
+            sums = self._render(dataclasses.replace(request, field=field.field))
         else:
-            sums = march_occupied(request, field, self._march)
+            sums = render_occupied(request, field, self._render)
         if o.rules == "eg3d":
             ends = sums.nearest.amin(), sums.farthest.amax()
             depth = clamped_depth(sums.depth, sums.opacity, *ends)
@@ -105,6 +105,6 @@ class VolumeRenderer(Renderer):
             feature = feature + (1 - sums.opacity) * o.background
         return RayRendering(feature, depth, sums.opacity)
 
-    def _march(self, request: Request) -> RaySums:
-        self.backend, march = choose(request)
-        return march(request)
+    def _render(self, request: Request) -> RaySums:
+        self.backend, render = choose(request)
+        return render(request)

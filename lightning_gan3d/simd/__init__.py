@@ -1,7 +1,7 @@
 """Explicit SIMD on a CPU without a C++ compiler: vectors of `WIDTH` floats in numba kernels.
 
 A kernel is a numba function (`@entry`, `@helper`) that loops. It computes with vectors in functions
-marked `@simd`, which emit LLVM instructions when the kernel is compiled:
+marked `@simd`, which emit LLVM instructions when the kernel is compiled (see `vector`):
 
     @simd
     def scale(x: Int, y: Int, factor: Float) -> None:     # addresses, and a number
@@ -36,33 +36,3 @@ from lightning_gan3d.simd.matmul import Product as Product
 from lightning_gan3d.simd.matmul import matmul as matmul
 from lightning_gan3d.simd.threads import num_workers as num_workers
 from lightning_gan3d.simd.threads import run as run
-from lightning_gan3d.simd.vector import Float as Float
-from lightning_gan3d.simd.vector import Int as Int
-from lightning_gan3d.simd.vector import Registers as Registers
-from lightning_gan3d.simd.vector import Vec as Vec
-from lightning_gan3d.simd.vector import absolute as absolute
-from lightning_gan3d.simd.vector import branch as branch
-from lightning_gan3d.simd.vector import broadcast as broadcast
-from lightning_gan3d.simd.vector import constant as constant
-from lightning_gan3d.simd.vector import floor as floor
-from lightning_gan3d.simd.vector import fma as fma
-from lightning_gan3d.simd.vector import join as join
-from lightning_gan3d.simd.vector import lanes as lanes
-from lightning_gan3d.simd.vector import load as load
-from lightning_gan3d.simd.vector import load_bfloat16 as load_bfloat16
-from lightning_gan3d.simd.vector import load_float as load_float
-from lightning_gan3d.simd.vector import load_int as load_int
-from lightning_gan3d.simd.vector import load_ints as load_ints
-from lightning_gan3d.simd.vector import load_long as load_long
-from lightning_gan3d.simd.vector import loop as loop
-from lightning_gan3d.simd.vector import maximum as maximum
-from lightning_gan3d.simd.vector import minimum as minimum
-from lightning_gan3d.simd.vector import round_down as round_down
-from lightning_gan3d.simd.vector import select as select
-from lightning_gan3d.simd.vector import split as split
-from lightning_gan3d.simd.vector import square_root as square_root
-from lightning_gan3d.simd.vector import store as store
-from lightning_gan3d.simd.vector import store_bfloat16 as store_bfloat16
-from lightning_gan3d.simd.vector import store_float as store_float
-from lightning_gan3d.simd.vector import total as total
-from lightning_gan3d.simd.vector import when_within as when_within

@@ -22,7 +22,7 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
     """Call task(worker, i) once for each i < tasks, with `worker` < num_workers(tasks).
 
     Tasks of one worker run one after another, so each worker can own scratch memory. Which worker
-    runs a task depends on timing, so results must depend on `i` alone. The caller is a worker, too.
+    runs a task depends on timing, so results must depend on `i` alone. The caller is also a worker.
     The first exception is raised when all started tasks have ended.
     """
     workers = num_workers(tasks)

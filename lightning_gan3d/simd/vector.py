@@ -42,11 +42,11 @@ class Int(_Value):
 
     def splat(self) -> "Vec":
         """Repeat in every lane, truncated to int32."""
-        none = ir.Constant(INTS, ir.Undefined)
+        undefined = ir.Constant(INTS, ir.Undefined)
         small = self.builder.trunc(self.value, I32)
-        one = self.builder.insert_element(none, small, ir.Constant(I32, 0))
+        one = self.builder.insert_element(undefined, small, ir.Constant(I32, 0))
         lanes = ir.Constant(INTS, [0] * WIDTH)
-        return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
+        return Vec(self.builder, self.builder.shuffle_vector(one, undefined, lanes))
 
     def pointer(self, kind: Any) -> Any:
         """Cast the address to a pointer to an LLVM type."""
@@ -61,14 +61,17 @@ class Float(_Value):
 
     def splat(self) -> "Vec":
         """Repeat in every lane."""
-        none = ir.Constant(FLOATS, ir.Undefined)
-        one = self.builder.insert_element(none, self.value, ir.Constant(I32, 0))
+        undefined = ir.Constant(FLOATS, ir.Undefined)
+        one = self.builder.insert_element(undefined, self.value, ir.Constant(I32, 0))
         lanes = ir.Constant(INTS, [0] * WIDTH)
-        return Vec(self.builder, self.builder.shuffle_vector(one, none, lanes))
+        return Vec(self.builder, self.builder.shuffle_vector(one, undefined, lanes))
 
 
 class Vec(_Value):
-    """WIDTH float32 or int32, or more (`join`); other operands may be numbers."""
+    """WIDTH float32 or int32, or more (`join`); other operands may be numbers.
+
+    Comparisons return masks, false for NaN. `>>` fills with zeros.
+    """
 
     @property
     def is_float(self) -> bool:
@@ -101,7 +104,6 @@ class Vec(_Value):
         return self._do("mul", other)
 
     def __truediv__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Divide float32."""
         return Vec(self.builder, self.builder.fdiv(self.value, self.like(other)))
 
     def __rsub__(self, other: float | int) -> "Vec":
@@ -116,15 +118,12 @@ class Vec(_Value):
     __radd__, __rmul__ = __add__, __mul__
 
     def __lshift__(self, bits: int) -> "Vec":
-        """Shift int32 to the left."""
         return Vec(self.builder, self.builder.shl(self.value, self.like(bits)))
 
     def __rshift__(self, bits: int) -> "Vec":
-        """Shift int32 to the right, filling with zeros."""
         return Vec(self.builder, self.builder.lshr(self.value, self.like(bits)))
 
     def __and__(self, other: Union["Vec", int]) -> "Vec":
-        """Bitwise and of int32 or of masks."""
         return Vec(self.builder, self.builder.and_(self.value, self.like(other)))
 
     def _compare(self, sign: str, other: Union["Vec", float, int]) -> "Vec":
@@ -132,7 +131,6 @@ class Vec(_Value):
         return Vec(self.builder, compare(sign, self.value, self.like(other)))
 
     def __lt__(self, other: Union["Vec", float, int]) -> "Vec":
-        """Return the mask of lanes that are less; false for NaN."""
         return self._compare("<", other)
 
     def __le__(self, other: Union["Vec", float, int]) -> "Vec":
@@ -164,7 +162,7 @@ class Vec(_Value):
 def join(parts: Sequence[Vec]) -> Vec:
     """Join 2, 4, 8... vectors into one, to compute with them in parallel.
 
-    The processor looks ahead by some hundred instructions, which are three exponentials in a row.
+    A processor looks ahead by about a hundred instructions, that is, three exponentials.
     """
     vectors = list(parts)
     while len(vectors) > 1:
@@ -179,11 +177,11 @@ def join(parts: Sequence[Vec]) -> Vec:
 
 
 def split(x: Vec) -> list[Vec]:
-    """Split a vector that `join` made."""
-    none = ir.Constant(x.value.type, ir.Undefined)
+    """Invert `join`."""
+    undefined = ir.Constant(x.value.type, ir.Undefined)
     starts = range(0, x.lanes, WIDTH)
     parts = (ir.Constant(INTS, list(range(i, i + WIDTH))) for i in starts)
-    return [Vec(x.builder, x.builder.shuffle_vector(x.value, none, part)) for part in parts]
+    return [Vec(x.builder, x.builder.shuffle_vector(x.value, undefined, part)) for part in parts]
 
 
 def constant(near: Int | Float | Vec, number: float | int) -> Vec:
@@ -293,8 +291,8 @@ def reciprocal(x: Vec) -> Vec:
     bits = ir.IntType(16)
     of = ir.FunctionType(FLOATS, [FLOATS, FLOATS, bits])
     estimate = cgutils.get_or_insert_function(builder.module, of, "llvm.x86.avx512.rcp14.ps.512")
-    none, every = ir.Constant(FLOATS, [0.0] * WIDTH), ir.Constant(bits, -1)
-    parts = [Vec(builder, builder.call(estimate, [y.value, none, every])) for y in split(x)]
+    zeros, mask = ir.Constant(FLOATS, [0.0] * WIDTH), ir.Constant(bits, -1)
+    parts = [Vec(builder, builder.call(estimate, [y.value, zeros, mask])) for y in split(x)]
     r = join(parts)
     return fma(r, fma(-x, r, 1.0), r)
 
@@ -324,12 +322,13 @@ def total(x: Vec) -> Float:
     builder, value, lanes = x.builder, x.value, WIDTH
     while lanes > 1:
         lanes //= 2
-        none = ir.Constant(value.type, ir.Undefined)
+        undefined = ir.Constant(value.type, ir.Undefined)
         kind = ir.VectorType(I32, lanes)
         low = ir.Constant(kind, list(range(lanes)))
         high = ir.Constant(kind, list(range(lanes, 2 * lanes)))
         value = builder.fadd(
-            builder.shuffle_vector(value, none, low), builder.shuffle_vector(value, none, high)
+            builder.shuffle_vector(value, undefined, low),
+            builder.shuffle_vector(value, undefined, high),
         )
     return Float(builder, builder.extract_element(value, ir.Constant(I32, 0)))
 

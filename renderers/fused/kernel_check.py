@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, cuda, nn
 
-from renderers.march import RaySums, Request, march
+from renderers.ray_marching import RaySums, Request, render_request
 
 NUM_RAYS = 16 * 16
 TOLERANCES = (("feature", 0.02), ("depth", 0.02), ("opacity", 0.02), ("gradient", 0.1))
@@ -41,7 +41,7 @@ def find_fault(kernel: str, fused: Callable[[Request], RaySums], request: Reques
         return _faults.get(kind, "")
     rays = torch.linspace(0, num_rays - 1, min(NUM_RAYS, num_rays), device=origins.device).long()
     subset = request.select(rays, scenes=slice(0, None, max(num_scenes - 1, 1)))
-    expected = _evaluate(march, subset, gradient)
+    expected = _evaluate(render_request, subset, gradient)
     finite = all(bool(x.isfinite().all()) for x in expected)
     try:
         fault = _compare(_evaluate(fused, subset, gradient), expected) if finite else ""

@@ -1,4 +1,4 @@
-"""Fields given by a formula, whose pictures are known."""
+"""Fields given by a formula, with known renderings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ SCENE = SceneConfig(box=2.0, feature_dim=3, density=DensityConfig(activation="re
 
 @dataclass(frozen=True, eq=False)
 class FormulaField(Field):
-    """`formula(points, key)` gives raw density and features; `key` is what a latent made."""
+    """`formula(points, key)` gives raw density and features; `key` depends on the latent."""
 
     key: Float[Tensor, "b k"]
     formula: Formula

@@ -50,7 +50,7 @@ def make_field(
 
 
 def views(num: int, dtype: torch.dtype = torch.float32) -> Cameras:
-    """Cameras all around; some rays of each miss the box."""
+    """Cameras on a sphere; each has rays that miss the box."""
     azimuth = torch.linspace(0.3, 5.8, num)
     elevation = torch.linspace(-0.5, 0.7, num)
     return Cameras.on_sphere(azimuth, elevation, 3.2, 1.0).to(dtype=dtype)
@@ -59,7 +59,7 @@ def views(num: int, dtype: torch.dtype = torch.float32) -> Cameras:
 class Outcome(NamedTuple):
     """A rendering, and the gradient of a random functional of it."""
 
-    seen: dict[str, Tensor]
+    outputs: dict[str, Tensor]
     gradients: dict[str, Tensor]
     path: str
 
@@ -74,30 +74,30 @@ def render(
     renderer = VolumeRenderer(cfg)
     name = "voxels" if isinstance(field, VoxelField) else "planes"
     leaf = nn.Parameter(getattr(field, name).clone())
-    decoder: Any = getattr(field, "decoder")  # noqa: B009  # a Field has none
+    decoder: Any = getattr(field, "decoder")  # noqa: B009  # not of every Field
     decoder.zero_grad()
     out = renderer(dataclasses.replace(field, **{name: leaf}), cameras, resolution, draws)
-    seen = {k: x for k, x in out._asdict().items() if x is not None}
+    outputs = {k: x for k, x in out._asdict().items() if x is not None}
     generator = torch.Generator().manual_seed(5)
-    weights = {k: torch.randn(x.shape, generator=generator).to(x) for k, x in seen.items()}
-    torch.stack([(seen[k] * weights[k]).sum() for k in seen]).sum().backward()
+    weights = {k: torch.randn(x.shape, generator=generator).to(x) for k, x in outputs.items()}
+    torch.stack([(outputs[k] * weights[k]).sum() for k in outputs]).sum().backward()
     gradients = {name: leaf.grad, **{k: p.grad for k, p in decoder.named_parameters()}}
     return Outcome(
-        {k: x.detach() for k, x in seen.items()},
+        {k: x.detach() for k, x in outputs.items()},
         {k: g.clone() for k, g in gradients.items() if g is not None},
         str(renderer.backend),
     )
 
 
-def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
+def errors(result: Outcome, expected: Outcome) -> dict[str, float]:
     """Largest difference over largest magnitude, of each value and each gradient.
 
     Without depths of rays whose opacity rounds to 0 on one path only: EG3D's rule divides by it.
     """
-    pairs = {**{k: (found.seen[k], wanted.seen[k]) for k in wanted.seen}}
-    alike = (found.seen["opacity"] == 0) == (wanted.seen["opacity"] == 0)
+    pairs = {**{k: (result.outputs[k], expected.outputs[k]) for k in expected.outputs}}
+    alike = (result.outputs["opacity"] == 0) == (expected.outputs["opacity"] == 0)
     pairs["depth"] = tuple(torch.where(alike, x, 0.0) for x in pairs["depth"])
-    pairs |= {f"d {k}": (found.gradients[k], wanted.gradients[k]) for k in wanted.gradients}
+    pairs |= {f"d {k}": (result.gradients[k], expected.gradients[k]) for k in expected.gradients}
     return {
         k: float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
         for k, (a, b) in pairs.items()

@@ -9,7 +9,7 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.networks.lowering import LoweredGrid, NotLowered
 from renderers import backends
-from renderers.march import RaySums
+from renderers.ray_marching import RaySums
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 
@@ -19,19 +19,19 @@ def renderer(**options):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A kernel whose results have the right shape alone; `reason`: why it supports no request."""
+    """A kernel whose results only have the right shape; `reason`: why it supports no request."""
     module = types.ModuleType("renderers.fake_kernel")
     module.reason = None
     module.unsupported = lambda _: module.reason
     module.describe = lambda _: "fake kernel"
 
-    def march(request):
+    def render_request(request):
         b, r, _ = request.rays.origins.shape
         features = len(request.grid.out_bias) - 1
         one = torch.ones(b, r, 1)
         return RaySums(torch.full((b, r, features), 0.25), one, one, one, one)
 
-    module.march = march
+    module.render_request = render_request
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
     monkeypatch.setattr(backends, "KERNELS", {"numba": (module.__name__, "cpu")})
     monkeypatch.setattr(backends, "find_fault", lambda *_: "")  # it would not pass
@@ -41,8 +41,8 @@ def kernel(monkeypatch):
 @pytest.mark.usefixtures("kernel")
 def test_a_kernel_renders_supported_fields_and_is_reported():
     o = renderer()
-    seen = o(make_field(), views(1), 4)
-    assert seen.feature.unique().item() == -0.5
+    out = o(make_field(), views(1), 4)
+    assert out.feature.unique().item() == -0.5
     assert str(o.backend) == "fake kernel"
 
 

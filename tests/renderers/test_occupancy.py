@@ -49,19 +49,19 @@ def test_empty_rays_are_skipped_and_the_picture_stays():
     prepared = skipping.prepare(BALL)
     assert isinstance(prepared, OccupiedField)
     view = cameras(4)
-    asked = BALL.calls
+    queries = BALL.calls
     with torch.no_grad():
-        asked.clear()
-        wanted = plain(BALL, view, 24)
-        all_points = sum(asked)
-        asked.clear()
-        found = skipping(prepared, view, 24)
-        some_points = sum(asked)
+        queries.clear()
+        expected = plain(BALL, view, 24)
+        all_points = sum(queries)
+        queries.clear()
+        result = skipping(prepared, view, 24)
+        some_points = sum(queries)
     assert 0 < some_points < 0.3 * all_points
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
     # Scenes keep their order, and each its own rays.
-    assert found.opacity[:2].sum() > 2 * found.opacity[2:].sum() > 0
+    assert result.opacity[:2].sum() > 2 * result.opacity[2:].sum() > 0
 
 
 def test_skipped_rays_are_at_most_as_opaque_as_configured():
@@ -81,11 +81,11 @@ def test_the_rule_of_eg3d_and_the_background_hold_for_skipped_rays(samples_fine,
     )  # fmt: skip
     plain, skipping = renderer(**options), renderer(**options, skip_cells=32)
     with torch.no_grad():
-        wanted = plain(BALL, cameras(2), 16, draws)
-        found = skipping(skipping.prepare(BALL), cameras(2), 16, draws)
-    torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.opacity, wanted.opacity, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.depth, wanted.depth, atol=1e-4, rtol=0)
+        expected = plain(BALL, cameras(2), 16, draws)
+        result = skipping(skipping.prepare(BALL), cameras(2), 16, draws)
+    torch.testing.assert_close(result.feature, expected.feature, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.opacity, expected.opacity, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.depth, expected.depth, atol=1e-4, rtol=0)
 
 
 def test_with_a_gradient_nothing_is_skipped():

@@ -8,7 +8,7 @@ from kernel_comparison import make_field, views
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
-from renderers.march import Jitter, Request, march
+from renderers.ray_marching import Jitter, Request, render_request
 from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -32,36 +32,36 @@ def test_constant_density_for_any_samples_and_chunk(samples, jittered):
     coarse, fine = samples
     for chunk in (coarse + fine, 1000):
         o = renderer(samples_coarse=coarse, samples_fine=fine, chunk=chunk, background=1.0)
-        seen = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)), draws=draws)
+        out = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)), draws=draws)
         opacity = 1 - math.exp(-0.7 * 2)
-        assert seen.opacity.item() == pytest.approx(opacity, rel=1e-5)
+        assert out.opacity.item() == pytest.approx(opacity, rel=1e-5)
         expected = torch.tensor([0.2, 0.4, 0.8]) * opacity + 1 - opacity
-        torch.testing.assert_close(seen.feature.flatten(), expected)
+        torch.testing.assert_close(out.feature.flatten(), expected)
 
 
 def test_constant_density_ends_at_near_and_far():
     field = FormulaField(key(0.7), constant)
     o = renderer(samples_fine=0, near=2.5, far=3.25, bounds="near_far")
-    seen = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)))
-    assert seen.opacity.item() == pytest.approx(1 - math.exp(-0.7 * 0.75), rel=1e-5)
+    out = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)))
+    assert out.opacity.item() == pytest.approx(1 - math.exp(-0.7 * 0.75), rel=1e-5)
 
 
 def test_a_sphere_has_the_opacity_of_its_chords():
     x = torch.linspace(0, 0.95, 20)
     origins = torch.stack([x, torch.zeros(20), torch.full((20,), 3.0)], -1)[None]
     rays = Rays(origins, torch.tensor([0.0, 0, -1]).expand(1, 20, 3))
-    seen = renderer(samples_coarse=400, samples_fine=0).render_rays(
+    out = renderer(samples_coarse=400, samples_fine=0).render_rays(
         FormulaField(key(1.3, 0.8), sphere), rays
     )
     chord = 2 * (0.64 - x**2).clamp_min(0).sqrt()
     torch.testing.assert_close(
-        seen.opacity.flatten(), 1 - torch.exp(-1.3 * chord), atol=5e-3, rtol=0
+        out.opacity.flatten(), 1 - torch.exp(-1.3 * chord), atol=5e-3, rtol=0
     )
     hit = chord > 0.3
     # Symmetric about z = 0 only in the limit of no density; an opaque sphere shows its front.
-    seen = renderer(samples_coarse=400).render_rays(FormulaField(key(1e4, 0.8), sphere), rays)
+    out = renderer(samples_coarse=400).render_rays(FormulaField(key(1e4, 0.8), sphere), rays)
     front = 3 - (0.64 - x**2).clamp_min(0).sqrt()
-    torch.testing.assert_close(seen.depth.flatten()[hit], front[hit], atol=5e-3, rtol=0)
+    torch.testing.assert_close(out.depth.flatten()[hit], front[hit], atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.4])
@@ -71,9 +71,9 @@ def test_an_opaque_slab_has_its_depth(tilt, options):
     # the interval between the samples before and in it.
     o = renderer(samples_coarse=64, samples_fine=64, **options)
     direction = (math.sin(tilt), 0.0, -math.cos(tilt))
-    seen = o.render_rays(FormulaField(key(1e4, 0.25), floor), ray((-0.5, 0, 3.0), direction))
-    assert seen.opacity.item() == pytest.approx(1)
-    assert seen.depth.item() == pytest.approx(2.75 / math.cos(tilt), abs=0.03)
+    out = o.render_rays(FormulaField(key(1e4, 0.25), floor), ray((-0.5, 0, 3.0), direction))
+    assert out.opacity.item() == pytest.approx(1)
+    assert out.depth.item() == pytest.approx(2.75 / math.cos(tilt), abs=0.03)
 
 
 def test_depth_is_that_of_the_background_where_the_ray_is_empty():
@@ -128,15 +128,15 @@ def test_skewed_intrinsics_show_points_where_they_project():
     intrinsics[:, 0, 1], intrinsics[:, 0, 2], intrinsics[:, 1, 1] = 0.3, 0.42, 1.9
     view = view._replace(intrinsics=intrinsics)
     field = FormulaField(key(1e4, 0.1).expand(3, 2), floor)
-    seen = renderer(samples_coarse=48, samples_fine=96)(field, view, 9)
-    solid = seen.opacity.flatten(2)[:, 0] > 0.999
+    out = renderer(samples_coarse=48, samples_fine=96)(field, view, 9)
+    solid = out.opacity.flatten(2)[:, 0] > 0.999
     assert solid.sum() > 60
-    points = view.unproject(seen.depth)
+    points = view.unproject(out.depth)
     uv, _ = view.project(points)
     v, u = torch.meshgrid(*[(torch.arange(9) + 0.5) / 9] * 2, indexing="ij")
     pixel = torch.stack([u, v], -1).reshape(1, -1, 2).expand_as(uv)
     torch.testing.assert_close(uv[solid], pixel[solid], atol=1e-4, rtol=0)
-    colour = seen.feature.flatten(2).mT
+    colour = out.feature.flatten(2).mT
     torch.testing.assert_close(colour[solid], points[solid], atol=0.03, rtol=0)
 
 
@@ -178,13 +178,13 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
 def test_rendering_without_gradient_holds_outputs_and_a_chunk():
     view = cameras(2)
-    with torch.no_grad(), LargestTensor() as seen:
+    with torch.no_grad(), LargestTensor() as out:
         renderer(chunk=2000)(clouds(1), view, 32)
     # Rays, 3 numbers each, are the largest outputs: no tensor has rays * samples numbers.
-    assert seen.numel == 2 * 32 * 32 * 3
-    with torch.no_grad(), LargestTensor() as seen:
+    assert out.numel == 2 * 32 * 32 * 3
+    with torch.no_grad(), LargestTensor() as out:
         renderer(chunk=10**6)(clouds(1), view, 32)
-    assert seen.numel >= 2 * 32 * 32 * 12 * 3  # the check can fail
+    assert out.numel >= 2 * 32 * 32 * 12 * 3  # the check can fail
 
 
 def test_recompute_gives_equal_gradients_and_saves_samples():
@@ -240,10 +240,10 @@ def test_rendering_is_deterministic_and_draws_are_keyed():
 
 
 def test_fine_samples_are_one_per_stratum_and_carry_no_gradient():
-    asked = []
+    queries = []
 
     def formula(points, key):
-        asked.append(points)
+        queries.append(points)
         return constant(points, key)
 
     raw = torch.tensor([[0.0]], requires_grad=True)
@@ -251,8 +251,8 @@ def test_fine_samples_are_one_per_stratum_and_carry_no_gradient():
     rays = ray((0, 0, 3.0), (0, 0, -1.0))
     o = VolumeRendererConfig(samples_coarse=4, samples_fine=50)
     u = torch.rand(1, 1, 50, generator=torch.Generator().manual_seed(0))
-    march(Request(o, field, rays, ray_span(rays, 2.0, o)[0], Jitter(None, u)))
-    fine = asked[1]
+    render_request(Request(o, field, rays, ray_span(rays, 2.0, o)[0], Jitter(None, u)))
+    fine = queries[1]
     assert not fine.requires_grad
     # An empty ray is sampled evenly, so that strata of u are strata of the ray.
     stratum = ((1 - fine[0, :, 2]) / 2 * 50).floor()
@@ -266,10 +266,10 @@ def test_coarse_and_fine_samples_have_their_own_noise(noise):
     span, _ = ray_span(rays, 2.0, o)
     jitter = Jitter(None, None, torch.tensor([noise]))
     request = Request(o, FormulaField(key(0.0), constant), rays, span, jitter)
-    sums = march(request)
+    sums = render_request(request)
     # Half of the ray is solid, whichever samples the noise makes so.
     assert sums.opacity.item() == pytest.approx(1, abs=1e-2)
-    quiet = march(dataclasses.replace(request, jitter=Jitter()))
+    quiet = render_request(dataclasses.replace(request, jitter=Jitter()))
     assert quiet.opacity.item() == 0
 
 
@@ -321,8 +321,8 @@ def test_a_prepared_scene_may_be_kept_in_half_the_memory(kind, precision):
     prepared = half.prepare(field)
     assert prepared.nbytes * 2 == field.nbytes
     with torch.no_grad():
-        wanted, found = whole(field, views(2), 12), half(prepared, views(2), 12)
-    error = float((wanted.feature - found.feature).abs().max())
+        expected, result = whole(field, views(2), 12), half(prepared, views(2), 12)
+    error = float((expected.feature - result.feature).abs().max())
     assert 1e-6 < error < (0.1 if precision == "bf16" else 0.02)
 
 

@@ -13,7 +13,8 @@ from lightning_gan3d.simd.decorators import cache_folder
 
 KERNEL = """
 import numpy as np
-from lightning_gan3d.simd import Int, WIDTH, entry, load, simd, store
+from lightning_gan3d.simd import WIDTH, entry, simd
+from lightning_gan3d.simd.vector import Int, load, store
 
 @simd
 def double(x: Int) -> None:

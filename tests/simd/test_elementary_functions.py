@@ -5,18 +5,16 @@ pytest.importorskip("numba")
 
 from lightning_gan3d.simd import (
     WIDTH,
-    Int,
     entry,
     exp,
     expm1,
     helper,
     leaky_relu,
-    load,
     sigmoid,
     simd,
     softplus,
-    store,
 )
+from lightning_gan3d.simd.vector import Int, load, store
 
 
 @simd

@@ -4,14 +4,14 @@ import torch
 
 pytest.importorskip("numba")
 
-from lightning_gan3d.simd import (
-    WIDTH,
+from lightning_gan3d.simd import WIDTH, entry, simd
+from lightning_gan3d.simd.vector import (
     Float,
     Int,
     Registers,
     absolute,
     broadcast,
-    entry,
+    constant,
     floor,
     fma,
     join,
@@ -21,9 +21,9 @@ from lightning_gan3d.simd import (
     loop,
     maximum,
     minimum,
+    reciprocal,
     round_down,
     select,
-    simd,
     split,
     square_root,
     store,
@@ -31,7 +31,6 @@ from lightning_gan3d.simd import (
     store_float,
     total,
 )
-from lightning_gan3d.simd.vector import constant, reciprocal
 
 
 @simd

@@ -1,4 +1,4 @@
-"""CPU kernels of what follows a convolution: scale, noise, bias, activation, clamp.
+"""CPU kernels after a convolution: scale, noise, bias, activation, clamp.
 
 Forward and backward, in one pass each; after upsampling, the FIR filter is part of the pass.
 Formats, addresses and counts are those of `fir_kernels`.
@@ -20,15 +20,14 @@ from lightning_gan3d.networks.fused.fir_kernels import (
     per_format,
     read,
 )
-from lightning_gan3d.simd import (
+from lightning_gan3d.simd import entry, leaky_relu
+from lightning_gan3d.simd.vector import (
     Float,
     Int,
     Vec,
     absolute,
     constant,
-    entry,
     fma,
-    leaky_relu,
     load,
     load_float,
     loop,
@@ -149,7 +148,7 @@ def _make_slope(pixels: int) -> Any:
             at, here, row = k * BYTES, k * form.size, vectors * form.size
             factor = load(scale + at)
             by_out = load(sums + at)
-            alone = load(sums + vectors * BYTES + at)
+            total = load(sums + vectors * BYTES + at)
             by_noise = load(sums + vectors * (2 * BYTES) + at)
             for p in range(pixels):
                 y = form.load(images.out + here + row * p)
@@ -157,11 +156,11 @@ def _make_slope(pixels: int) -> Any:
                 g = select(bound <= absolute(y), constant(scale, 0.0), g)
                 by_out = fma(g, y, by_out)
                 g = select(y > 0.0, g, g * SLOPE)
-                alone = alone + g
+                total = total + g
                 by_noise = fma(g, added[p], by_noise)
                 form.store(g * factor, images.grad_x + here + row * p)
             store(by_out, sums + at)
-            store(alone, sums + vectors * BYTES + at)
+            store(total, sums + vectors * BYTES + at)
             store(by_noise, sums + vectors * (2 * BYTES) + at)
 
     return step

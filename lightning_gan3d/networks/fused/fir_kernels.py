@@ -11,20 +11,18 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from lightning_gan3d.simd import (
-    WIDTH,
+from lightning_gan3d.simd import WIDTH, entry, simd
+from lightning_gan3d.simd.vector import (
     Float,
     Int,
     Vec,
     branch,
     constant,
-    entry,
     fma,
     load,
     load_bfloat16,
     load_float,
     loop,
-    simd,
     store,
     store_bfloat16,
 )
@@ -122,7 +120,7 @@ def fir_rows(
     shape: tuple[int, int, int, int, int],
     rows: tuple[int, int],
 ) -> None:
-    """Filter an image, padded by zeros, and write some rows of the result.
+    """Filter an image, padded by zeros; write a range of rows of the result.
 
     Args:
         half: activations are bfloat16.

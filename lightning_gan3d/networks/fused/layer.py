@@ -13,7 +13,7 @@ from lightning_gan3d.networks.convolution import Affine, modulated_layer
 from lightning_gan3d.networks.fused import ops
 
 _CLAMPED = 1 - 2**-8
-"""Outputs above this share of the clamp count as clamped, for bfloat16 rounds."""
+"""Outputs above this share of the clamp count as clamped, because bfloat16 rounds."""
 
 
 def modulated(
@@ -105,7 +105,7 @@ class _ModulatedLayer(Function):
         grad_y, sums = ops.activate_backward(grad, out, scale, ops.Noise(noise, strength), clamp)
         by_out, grad_before, by_noise = sums.unbind(1)
         grad_shift = grad_before.sum(0)
-        # The scaled image is the input of the activation less what was added: it is not kept.
+        # The scaled image, input of the activation minus shift and noise, is not stored.
         if strength is not None:
             by_out = by_out - strength * by_noise
         grad_scale = (by_out - shift * grad_before) / scale
@@ -114,18 +114,11 @@ class _ModulatedLayer(Function):
         if ctx.up == 2:
             grad_y = ops.fir(grad_y, 2, 1, 2.0)
             cast = cast.transpose(0, 1)
+        stride, padding = [ctx.up] * 2, [2 - ctx.up] * 2
+        outputs = [needs[0] or needs[2], needs[1], False]
+        x_scaled, transposed = _times(x, style), ctx.up == 2
         grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad_y,
-            _times(x, style),
-            cast,
-            None,
-            [ctx.up] * 2,
-            [2 - ctx.up] * 2,
-            [1, 1],
-            ctx.up == 2,
-            [0, 0],
-            1,
-            [needs[0] or needs[2], needs[1], False],
+            grad_y, x_scaled, cast, None, stride, padding, [1, 1], transposed, [0, 0], 1, outputs
         )
         grad_x = grad_style = None
         if needs[0] or needs[2]:
@@ -140,11 +133,7 @@ class _ModulatedLayer(Function):
 
 
 def _plain_gradients(
-    grad: Tensor,
-    inputs: list[Tensor | None],
-    needs: tuple[bool, ...],
-    up: int,
-    clamp: float,
+    grad: Tensor, inputs: list[Tensor | None], needs: tuple[bool, ...], up: int, clamp: float
 ) -> list[Tensor | None]:
     """Return gradients by those inputs that need them, for second derivatives."""
     # `scale` was computed from `weight` and `style`, which receive its gradient elsewhere. Aliases

@@ -1,7 +1,6 @@
 """Operations on images by the CPU kernels: tensors to addresses, rows to threads.
 
-The filters are differentiable any number of times; what follows a convolution is differentiated by
-`layer`.
+The filters are differentiable any number of times; `layer` differentiates the activation.
 """
 
 import math
@@ -32,12 +31,12 @@ def _scratch(size: int) -> Float[Tensor, " size"]:
 
 
 class Noise:
-    """Noise for the kernels: constant (h w), or one image per sample, times a strength; or none."""
+    """Noise for the kernels: (h w) or one image per sample, times a strength; zero if not given."""
 
     def __init__(
         self, values: Float[Tensor, "*v h w"] | None, strength: Float[Tensor, ""] | None
     ) -> None:
-        """Keep the tensors that addresses point to."""
+        """Store the tensors that addresses point to."""
         given = values is not None and strength is not None
         self.values = values.contiguous() if values is not None and given else _zeros(1)
         self.strength = strength if strength is not None and given else _zeros()
@@ -234,7 +233,7 @@ def _double(x: Tensor, gain: float, added: Tensor | None = None) -> Tensor:
 
 
 class _Fir(Function):
-    """Its own adjoint but for the padding."""
+    """The adjoint is the same filter with another padding."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: int, stride: int, gain: float) -> Tensor:

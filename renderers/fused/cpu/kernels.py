@@ -13,9 +13,9 @@ from lightning_gan3d.simd import entry, helper
 from renderers.fused.cpu import mlp, quadrature, ray_samples, texels
 from renderers.fused.cpu.workspace import (
     D_SIGMA,
+    FEATURE,
     OMEGA,
     RAY,
-    SHADE,
     SIDE,
     SIGMA,
     SORTED_T,
@@ -75,7 +75,7 @@ def start_ray(scene: Scene, r: int, scratch: Scratch) -> np.float32:
 
 @helper
 def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> None:
-    """Gather some samples of ray r, and compute their hidden units and raw density."""
+    """Gather samples `first` to `first + number` of ray r; compute hidden units and raw density."""
     s, layer, scalars = scene.sizes, scene.decoder.hidden, scratch.scalars
     ray_samples.start_density(scalars, first, number, scene.rays.noise, r, scene.options)
     row = 4 * scalars.shape[1]
@@ -88,7 +88,7 @@ def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> N
     of_all = texels.Corners(corners, corner_row, s.grids * s.corners)
     features = scratch.buffers.features + 4 * layer.channels * first
     texels.gather(scene.grids, of_all, number, layer.channels, features)
-    mlp.hide(scratch.buffers, first, number, layer, at + SIGMA * row)
+    mlp.hidden_forward(scratch.buffers, first, number, layer, at + SIGMA * row)
 
 
 @helper
@@ -105,7 +105,7 @@ def composite(scene: Scene, r: int, end: np.float32, scratch: Scratch) -> None:
 
 
 @entry
-def march_tile(
+def tile_forward(
     scene: Scene, tile: int, sums: SumArrays, fine: np.ndarray, scratch: Scratch
 ) -> None:
     """Render a tile into rows of `sums`; store its fine depths in `fine`, if this has rows."""
@@ -131,17 +131,17 @@ def march_tile(
                 for i in range(options.fine):
                     fine[r, i] = scalars[T, options.coarse + i]
         composite(scene, r, end, scratch)
-        clear(scalars, SHADE, 0, out.features)
-        mlp.blend(scratch.buffers, num, out, at + OMEGA * row, at + SHADE * row)
+        clear(scalars, FEATURE, 0, out.features)
+        mlp.accumulate_features(scratch.buffers, num, out, at + OMEGA * row, at + FEATURE * row)
         opacity, depth = quadrature.sum_weights(scalars, num, options)
         for i in range(s.features):
-            sums.feature[r, i] = WIDER * scalars[SHADE, i] - LOWER * opacity
+            sums.feature[r, i] = WIDER * scalars[FEATURE, i] - LOWER * opacity
         sums.depth[r, 0], sums.opacity[r, 0] = depth, opacity
         sums.nearest[r, 0], sums.farthest[r, 0] = scalars[SORTED_T, 0], scalars[SORTED_T, num - 1]
 
 
 @entry
-def march_tile_backward(
+def tile_backward(
     scene: Scene,
     tile: int,
     fine: np.ndarray,
@@ -154,7 +154,7 @@ def march_tile_backward(
     scalars, indices, buffers = scratch.scalars, scratch.indices, scratch.buffers
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
     num, rays = s.samples, scene.rays.near.shape[0]
-    omega, d_shade, d_sigma = at + OMEGA * row, at + SHADE * row, at + D_SIGMA * row
+    omega, d_feature, d_sigma = at + OMEGA * row, at + FEATURE * row, at + D_SIGMA * row
     d_hidden = gradients.decoder.ctypes.data
     d_hidden_bias = d_hidden + 4 * w.hidden.channels * w.hidden.units
     d_out = d_hidden_bias + 8 * w.hidden.units  # after the density's weights
@@ -169,24 +169,24 @@ def march_tile_backward(
             scalars[T, options.coarse + i] = fine[r, i]
         decode(scene, r, 0, num, scratch)
         composite(scene, r, end, scratch)
-        d_feature_sum = np.float32(0)
-        clear(scalars, SHADE, s.features, w.out.features)
+        d_feature_total = np.float32(0)
+        clear(scalars, FEATURE, s.features, w.out.features)
         for i in range(s.features):
-            scalars[SHADE, i] = WIDER * d_sums.feature[r, i]
-            d_feature_sum += d_sums.feature[r, i]
-        mlp.project(buffers, num, w.out, d_shade, at + Q * row)
+            scalars[FEATURE, i] = WIDER * d_sums.feature[r, i]
+            d_feature_total += d_sums.feature[r, i]
+        mlp.weight_gradients(buffers, num, w.out, d_feature, at + Q * row)
         for i in range(num):
-            scalars[Q, i] -= LOWER * d_feature_sum
+            scalars[Q, i] -= LOWER * d_feature_total
         d_depth, d_opacity = d_sums.depth[r, 0], d_sums.opacity[r, 0]
         d_bias = quadrature.find_weights_backward(
             scalars, indices, num, d_depth, d_opacity, options
         )
         clear(scalars, D_SIGMA, num, s.blocks)
-        mlp.blend_backward(buffers.out, num, w.out.features, omega, d_shade, d_out_bias)
+        mlp.out_backward(buffers.out, num, w.out.features, omega, d_feature, d_out_bias)
         if gradients.needs_decoder:
             gradients.decoder[gradients.decoder.size - 1] += d_bias
             mlp.add_out_gradient(buffers, num, w.out, d_out)
-        mlp.hide_backward(buffers, num, w, d_sigma, d_hidden_bias)
+        mlp.hidden_backward(buffers, num, w, d_sigma, d_hidden_bias)
         if gradients.needs_decoder:
             mlp.add_hidden_gradient(buffers, num, w.hidden, d_hidden)
         if gradients.needs_grids:

@@ -9,24 +9,26 @@ from typing import Any
 from lightning_gan3d.simd import (
     ROWS,
     WIDTH,
-    Int,
     Product,
-    Registers,
-    broadcast,
-    constant,
     exp,
-    fma,
     helper,
-    join,
     leaky_relu,
-    load,
-    load_float,
-    loop,
     matmul,
-    select,
     sigmoid,
     simd,
     softplus,
+)
+from lightning_gan3d.simd.vector import (
+    Int,
+    Registers,
+    broadcast,
+    constant,
+    fma,
+    join,
+    load,
+    load_float,
+    loop,
+    select,
     split,
     store,
     store_float,
@@ -42,9 +44,9 @@ BLOCKS = [range(i, i + 4) for i in range(0, ROWS, 4)]
 """Rows whose exponentials are interleaved."""
 
 
-def _make_hide(activation: str) -> Any:
+def _make_activate(activation: str) -> Any:
     @simd
-    def hide(hidden: Int, density: Int, vectors: Int, sigma: Int) -> None:
+    def activate(hidden: Int, density: Int, vectors: Int, sigma: Int) -> None:
         """Activate hidden units, and add their part of the raw density."""
         row = vectors * VECTOR
         dots = Registers([constant(hidden, 0.0)] * ROWS)
@@ -61,12 +63,12 @@ def _make_hide(activation: str) -> Any:
             at = sigma + 4 * i
             store_float(load_float(at) + total(dots[i]), at)
 
-    return hide
+    return activate
 
 
-def _make_hide_backward(activation: str) -> Any:
+def _make_activate_backward(activation: str) -> Any:
     @simd
-    def hide_backward(
+    def activate_backward(
         hidden: Int, d_hidden: Int, d_sigma: Int, density: Int, vectors: Int, d_bias: Int
     ) -> None:
         """From d_hidden = d_out W2^T: add the density's part, and multiply by the slope."""
@@ -92,29 +94,29 @@ def _make_hide_backward(activation: str) -> Any:
             store(density_sum, bias + row)
             store(bias_sum, bias)
 
-    return hide_backward
+    return activate_backward
 
 
-_hide_softplus, _hide_lrelu = _make_hide("softplus"), _make_hide("lrelu")
-_hide_softplus_backward = _make_hide_backward("softplus")
-_hide_lrelu_backward = _make_hide_backward("lrelu")
+_activate_softplus, _activate_lrelu = _make_activate("softplus"), _make_activate("lrelu")
+_activate_softplus_backward = _make_activate_backward("softplus")
+_activate_lrelu_backward = _make_activate_backward("lrelu")
 
 
 @simd
-def _blend(out: Int, omega: Int, vectors: Int, shade: Int) -> None:
+def _accumulate(out: Int, omega: Int, vectors: Int, feature_sum: Int) -> None:
     row = vectors * VECTOR
     factors = [broadcast(omega + 4 * i) for i in range(ROWS)]
     with loop(vectors) as j:
-        sums = load(shade + j * VECTOR)
+        sums = load(feature_sum + j * VECTOR)
         for block in BLOCKS:
             s = sigmoid(join([load(out + row * i + j * VECTOR) for i in block]))
             for i, part in zip(block, split(s), strict=True):
                 sums = fma(factors[i], part, sums)
-        store(sums, shade + j * VECTOR)
+        store(sums, feature_sum + j * VECTOR)
 
 
 @simd
-def _project(out: Int, gradient: Int, vectors: Int, q: Int) -> None:
+def _weight_gradients(out: Int, gradient: Int, vectors: Int, q: Int) -> None:
     """Replace features by s; q is the product of s with the gradient of the ray."""
     row = vectors * VECTOR
     dots = Registers([constant(out, 0.0)] * ROWS)
@@ -131,7 +133,7 @@ def _project(out: Int, gradient: Int, vectors: Int, q: Int) -> None:
 
 
 @simd
-def _blend_backward(out: Int, omega: Int, gradient: Int, vectors: Int, d_bias: Int) -> None:
+def _out_backward(out: Int, omega: Int, gradient: Int, vectors: Int, d_bias: Int) -> None:
     """Replace s by the gradient before the sigmoid, omega g s (1 - s)."""
     row = vectors * VECTOR
     factors = [broadcast(omega + 4 * i) for i in range(ROWS)]
@@ -147,8 +149,10 @@ def _blend_backward(out: Int, omega: Int, gradient: Int, vectors: Int, d_bias: I
 
 
 @helper
-def hide(buffers: Buffers, first: int, number: int, layer: HiddenLayer, sigma: int) -> None:
-    """Compute the hidden units of some samples, and add their part of the raw density `sigma`."""
+def hidden_forward(
+    buffers: Buffers, first: int, number: int, layer: HiddenLayer, sigma: int
+) -> None:
+    """Compute hidden units of samples from `first` on; add their terms to the raw density."""
     width, row, vectors = 4 * layer.channels, 4 * layer.units, layer.units // WIDTH
     w, b, inner = layer.weight, layer.bias, layer.channels
     features, hidden = buffers.features + width * first, buffers.hidden + row * first
@@ -156,44 +160,48 @@ def hide(buffers: Buffers, first: int, number: int, layer: HiddenLayer, sigma: i
         y = hidden + row * m
         matmul(Product(features + width * m, width, 4, w, row, inner, b, 0, y, row), ROWS, vectors)
         if layer.softplus:
-            _hide_softplus(y, layer.density, vectors, sigma + 4 * m)
+            _activate_softplus(y, layer.density, vectors, sigma + 4 * m)
         else:
-            _hide_lrelu(y, layer.density, vectors, sigma + 4 * m)
+            _activate_lrelu(y, layer.density, vectors, sigma + 4 * m)
 
 
 @helper
-def blend(buffers: Buffers, number: int, layer: OutLayer, omega: int, shade: int) -> None:
-    """Add sum_i omega_i s_i to the vectors `shade`; `buffers.out` holds one block."""
+def accumulate_features(
+    buffers: Buffers, number: int, layer: OutLayer, omega: int, feature_sum: int
+) -> None:
+    """Add sum_i omega_i s_i to the vectors `feature_sum`; `buffers.out` holds one block."""
     width, row, vectors = 4 * layer.units, 4 * layer.features, layer.features // WIDTH
     w, b, y = layer.weight, layer.bias, buffers.out
     for m in range(0, number, ROWS):
         x = buffers.hidden + width * m
         matmul(Product(x, width, 4, w, row, layer.units, b, 0, y, row), ROWS, vectors)
-        _blend(y, omega + 4 * m, vectors, shade)
+        _accumulate(y, omega + 4 * m, vectors, feature_sum)
 
 
 @helper
-def project(buffers: Buffers, number: int, layer: OutLayer, d_shade: int, q: int) -> None:
-    """Compute s into `buffers.out`, and its products `q` with the gradient `d_shade`."""
+def weight_gradients(
+    buffers: Buffers, number: int, layer: OutLayer, d_feature: int, q: int
+) -> None:
+    """Compute s into `buffers.out`, and its products `q` with the gradient `d_feature`."""
     width, row, vectors = 4 * layer.units, 4 * layer.features, layer.features // WIDTH
     w, b = layer.weight, layer.bias
     for m in range(0, number, ROWS):
         x, y = buffers.hidden + width * m, buffers.out + row * m
         matmul(Product(x, width, 4, w, row, layer.units, b, 0, y, row), ROWS, vectors)
-        _project(y, d_shade, vectors, q + 4 * m)
+        _weight_gradients(y, d_feature, vectors, q + 4 * m)
 
 
 @helper
-def blend_backward(
-    out: int, number: int, features: int, omega: int, d_shade: int, d_bias: int
+def out_backward(
+    out: int, number: int, features: int, omega: int, d_feature: int, d_bias: int
 ) -> None:
     """Replace s by the gradient of the features before the sigmoid; add to that of the bias."""
     for m in range(0, number, ROWS):
-        _blend_backward(out + 4 * features * m, omega + 4 * m, d_shade, features // WIDTH, d_bias)
+        _out_backward(out + 4 * features * m, omega + 4 * m, d_feature, features // WIDTH, d_bias)
 
 
 @helper
-def hide_backward(buffers: Buffers, number: int, w: Decoder, d_sigma: int, d_bias: int) -> None:
+def hidden_backward(buffers: Buffers, number: int, w: Decoder, d_sigma: int, d_bias: int) -> None:
     """Compute the gradient before the hidden activation; add to those of bias and density.
 
     The gradient of the density's weights follows that of the bias.
@@ -204,9 +212,9 @@ def hide_backward(buffers: Buffers, number: int, w: Decoder, d_sigma: int, d_bia
         x, y, d_y = buffers.out + width * m, buffers.hidden + row * m, buffers.d_hidden + row * m
         matmul(Product(x, width, 4, w.out_t, row, features, w.zeros, 0, d_y, row), ROWS, vectors)
         if w.hidden.softplus:
-            _hide_softplus_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
+            _activate_softplus_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
         else:
-            _hide_lrelu_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
+            _activate_lrelu_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
 
 
 @helper

@@ -4,23 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gan3d.simd import (
-    WIDTH,
-    Float,
-    Int,
-    Vec,
-    exp,
-    expm1,
-    helper,
-    load,
-    maximum,
-    minimum,
-    select,
-    sigmoid,
-    simd,
-    softplus,
-    store,
-)
+from lightning_gan3d.simd import WIDTH, exp, expm1, helper, sigmoid, simd, softplus
+from lightning_gan3d.simd.vector import Float, Int, Vec, load, maximum, minimum, select, store
 from renderers.fused.cpu.workspace import (
     ALPHA,
     COUNTS,
@@ -68,20 +53,23 @@ def _density_slope(activation: int, x: Vec) -> Vec:
 
 def _make_alpha(activation: int) -> Any:
     @simd
-    def alpha(raw: Int, length: Int, counts: Int, scale: Float, out: Int) -> None:
-        sigma = _density(activation, load(raw)) * scale.splat()
-        sigma = select(load(counts) > 0.0, sigma, 0.0)
-        store(-expm1(-(sigma * load(length))), out)
+    def alpha(intervals: Int, row: Int, scale: Float) -> None:
+        """Compute ALPHA of W intervals; `intervals`: address of their column, `row`: bytes."""
+        sigma = _density(activation, load(intervals + row * RAW)) * scale.splat()
+        sigma = select(load(intervals + row * COUNTS) > 0.0, sigma, 0.0)
+        store(-expm1(-(sigma * load(intervals + row * LENGTH))), intervals + row * ALPHA)
 
     return alpha
 
 
 def _make_alpha_backward(activation: int) -> Any:
     @simd
-    def alpha_backward(raw: Int, length: Int, counts: Int, scale: Float, d_raw: Int) -> None:
-        slope = _density_slope(activation, load(raw)) * scale.splat()
-        x = load(d_raw) * load(length) * slope
-        store(select(load(counts) > 0.0, x, 0.0), d_raw)
+    def alpha_backward(intervals: Int, row: Int, scale: Float) -> None:
+        """Turn D_RAW of W intervals, the gradient of their optical depth, into that of RAW."""
+        d_raw = intervals + row * D_RAW
+        slope = _density_slope(activation, load(intervals + row * RAW)) * scale.splat()
+        x = load(d_raw) * load(intervals + row * LENGTH) * slope
+        store(select(load(intervals + row * COUNTS) > 0.0, x, 0.0), d_raw)
 
     return alpha_backward
 
@@ -112,19 +100,13 @@ def find_weights(scalars: np.ndarray, num: int, options: Options) -> int:
             scalars[LENGTH, i] = scalars[EDGES, i + 1] - scalars[EDGES, i]
             scalars[COUNTS, i] = scalars[SORTED_INSIDE, i]
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
-    raw, length, counts, alpha = (
-        at + RAW * row,
-        at + LENGTH * row,
-        at + COUNTS * row,
-        at + ALPHA * row,
-    )
     for i in range(0, 4 * intervals, 4 * WIDTH):
         if options.activation == SOFTPLUS:
-            _alpha_softplus(raw + i, length + i, counts + i, options.scale, alpha + i)
+            _alpha_softplus(at + i, row, options.scale)
         elif options.activation == RELU:
-            _alpha_relu(raw + i, length + i, counts + i, options.scale, alpha + i)
+            _alpha_relu(at + i, row, options.scale)
         else:
-            _alpha_exp(raw + i, length + i, counts + i, options.scale, alpha + i)
+            _alpha_exp(at + i, row, options.scale)
     rest = REST if options.eg3d else ZERO
     trans = ONE
     for i in range(intervals):
@@ -196,19 +178,13 @@ def find_weights_backward(
         scalars[D_RAW, i] = passed * gradient * scalars[TRANS, i] - shadowed
         behind += gradient * scalars[WEIGHT, i]
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
-    raw, length, counts, d_raw = (
-        at + RAW * row,
-        at + LENGTH * row,
-        at + COUNTS * row,
-        at + D_RAW * row,
-    )
     for i in range(0, 4 * intervals, 4 * WIDTH):
         if options.activation == SOFTPLUS:
-            _alpha_softplus_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
+            _alpha_softplus_backward(at + i, row, options.scale)
         elif options.activation == RELU:
-            _alpha_relu_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
+            _alpha_relu_backward(at + i, row, options.scale)
         else:
-            _alpha_exp_backward(raw + i, length + i, counts + i, options.scale, d_raw + i)
+            _alpha_exp_backward(at + i, row, options.scale)
     total = ZERO
     for i in range(num):
         k = indices[RANK, i]

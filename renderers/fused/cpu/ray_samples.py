@@ -1,25 +1,27 @@
 """Placement and order of a ray's samples, as `renderers.sampling`."""
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from lightning_gan3d.simd import (
-    WIDTH,
+from lightning_gan3d.simd import WIDTH, helper, simd
+from lightning_gan3d.simd.vector import (
     Float,
     Int,
     Registers,
+    Vec,
     absolute,
     broadcast,
     constant,
     fma,
-    helper,
     lanes,
     load,
-    load_float,
     load_ints,
     loop,
     maximum,
     select,
-    simd,
     square_root,
     store,
 )
@@ -70,22 +72,19 @@ def _mask(scalars: Int, row: Int, column: Int, half: Float, strength: Float, rad
     store(load(sigma) + prior, sigma)
 
 
-@simd
-def _count_up_to(values: Int, number: Int, x: Int, counts: Int) -> None:
-    """Add to `counts`, for W values at `x`, how many of the values are less or equal."""
-    at, count = load(x), Registers([load_ints(counts)])
-    with loop(number) as i:
-        count[0] = count[0] - (load_float(values + i * 4).splat() <= at).as_ints()
-    store(count[0], counts)
+def _make_count(compare: Callable[[Vec, Vec], Vec]) -> Any:
+    @simd
+    def count(values: Int, number: Int, x: Int, counts: Int) -> None:
+        """Add to `counts`, for W values at `x`, how many of the values precede."""
+        at, total = load(x), Registers([load_ints(counts)])
+        with loop(number) as i:
+            total[0] = total[0] - compare(broadcast(values + i * 4), at).as_ints()
+        store(total[0], counts)
+
+    return count
 
 
-@simd
-def _count_below(values: Int, number: Int, x: Int, counts: Int) -> None:
-    """Add to `counts`, for W values at `x`, how many of the values are less."""
-    at, count = load(x), Registers([load_ints(counts)])
-    with loop(number) as i:
-        count[0] = count[0] - (load_float(values + i * 4).splat() < at).as_ints()
-    store(count[0], counts)
+_count_up_to, _count_below = _make_count(operator.le), _make_count(operator.lt)
 
 
 @simd
@@ -126,7 +125,7 @@ def ascends(options: Options) -> bool:
 def start_density(
     scalars: np.ndarray, first: int, number: int, noise: np.ndarray, r: int, options: Options
 ) -> None:
-    """Initialise SIGMA with bias, noise and prior, and INSIDE, of some samples of ray r."""
+    """Initialise SIGMA (bias, noise, prior) and INSIDE of samples `first` to `first + number`."""
     for i in range(first, first + number):
         scalars[SIGMA, i] = options.bias
         scalars[INSIDE, i] = ONE
@@ -202,12 +201,7 @@ def pool(scalars: np.ndarray, num: int) -> int:
 
 @helper
 def invert_cdf(
-    scalars: np.ndarray,
-    indices: np.ndarray,
-    masses: int,
-    u: np.ndarray,
-    r: int,
-    options: Options,
+    scalars: np.ndarray, indices: np.ndarray, masses: int, u: np.ndarray, r: int, options: Options
 ) -> None:
     """Place the fine samples by the masses in WEIGHT between EDGES, as `sampling.invert_cdf`."""
     num = options.fine

@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.simd import (
-    WIDTH,
+from lightning_gan3d.simd import WIDTH, helper, simd
+from lightning_gan3d.simd.vector import (
     Int,
     Registers,
     Vec,
@@ -21,7 +21,6 @@ from lightning_gan3d.simd import (
     constant,
     floor,
     fma,
-    helper,
     load,
     load_bfloat16,
     load_int,
@@ -30,7 +29,6 @@ from lightning_gan3d.simd import (
     minimum,
     round_down,
     select,
-    simd,
     store,
     when_within,
 )
@@ -96,7 +94,7 @@ def transcribe(source: Float[Tensor, "p d h w c"], target: Float[Tensor, "p d h 
     """Copy grids between memory orders.
 
     If one has its channels innermost and the other outermost, as matrices: torch transposes these
-    in blocks, some four times faster than it permutes, if the target is contiguous.
+    in blocks, about four times faster than it permutes, if the target is contiguous.
     """
     for a, b in zip(source, target, strict=True):
         if a.stride(-1) == b.stride(-1) or not (_is_matrix(a) and _is_matrix(b)):
@@ -175,7 +173,7 @@ def _volume_corners(ray: Int, t: Int, table: Int, corners: Int, row: Int) -> Non
 
 
 class Corners(NamedTuple):
-    """Corners of some samples: for each, a row of int32 offsets and a row of weights."""
+    """Corners of samples: per corner a row of int32 offsets and a row of weights."""
 
     address: int
     row: int

@@ -1,8 +1,8 @@
 """Memory of the CPU kernels: options, sizes, decoder, rays, and the scratch memory of a worker.
 
-Kernels receive addresses of what they read per sample: each use of an array would count references.
+Kernels receive addresses of per-sample data: each use of an array would count references.
 Functions with SIMD code receive small tuples: they are not inlined, and each number costs time.
-torch allocates, since it aligns memory to vectors and keeps account of it.
+torch allocates the memory: it aligns to vectors and counts the bytes.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
-from renderers.march import Request
+from renderers.ray_marching import Request
 
 TILE = 64
 """Rays of a tile: 8 x 8 pixels of an image, which read neighbouring texels."""
@@ -46,7 +46,7 @@ SOFTPLUS, RELU, EXP = range(3)
     SORTED_Q,
     D_RAW,  # gradient of RAW
     D_SIGMA,  # gradient of SIGMA
-    SHADE,  # sum of weighted sigmoids of a ray, or its gradient
+    FEATURE,  # sum of weighted sigmoids of a ray, or its gradient
     RAY,  # origin, direction, 1 / edge of the box, 1 / number of grids
     NUM_SCALARS,
 ) = range(23)
@@ -270,11 +270,7 @@ def _pad(matrix: Float[Tensor, "i j"], rows: int, columns: int) -> Tensor:
 def _decoder(grid: LoweredGrid) -> tuple[Decoder, list[Tensor]]:
     """Return the addresses of the padded decoder, and its memory."""
     hidden, out = grid.hidden_weight, grid.out_weight
-    units, channels, features = (
-        padded(hidden.shape[0]),
-        padded(hidden.shape[1]),
-        padded(len(out) - 1),
-    )
+    units, channels, features = map(padded, (*hidden.shape, len(out) - 1))
     matrices = [
         _pad(hidden.T, channels, units),
         _pad(grid.hidden_bias[None], 1, units),

@@ -22,7 +22,7 @@ class GridShape(NamedTuple):
     axes: int
     """World axes: two bits for each axis of each grid."""
     shape: tuple[int, int, int]
-    """Texels across (1: a plane, whose third axis is not read), down, and along."""
+    """Depth (1: a plane, whose third axis is not read), height and width."""
 
 
 class NetShape(NamedTuple):
@@ -51,6 +51,11 @@ class Shape(NamedTuple):
     grid: GridShape
     net: NetShape
     tile: Tile
+    noise: bool = False
+    """These three are for `sigma_kernel`: whether there are noise and prior."""
+    prior: bool = False
+    masked: bool = False
+    """Whether the raw density outside the box is -inf, which absorbs nothing."""
 
 
 class Scene(NamedTuple):
@@ -258,7 +263,7 @@ def activate(x, ACTIVATION: tl.constexpr):
 @triton.jit
 @no_type_check
 def activation_slope(y, ACTIVATION: tl.constexpr):
-    """Derivative of `activate` from its result `y`: its argument need not be kept."""
+    """Derivative of `activate`, from its result `y`."""
     if ACTIVATION == "softplus":
         return 1 - tl.exp(-y)
     else:  # as above

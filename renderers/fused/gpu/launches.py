@@ -12,7 +12,6 @@ from lightning_gan3d.contract import SceneConfig
 from renderers.config import VolumeRendererConfig
 from renderers.fused.gpu.decode_kernels import Decoder, GridShape, NetShape, Scene, Shape, Tile
 from renderers.fused.gpu.point_kernels import (
-    DensityShape,
     DensityTerms,
     SigmaRange,
     Work,
@@ -33,15 +32,15 @@ from renderers.fused.gpu.ray_kernels import (
     weight_backward_kernel,
     weight_kernel,
 )
-from renderers.march import Request
+from renderers.ray_marching import Request
 from renderers.sampling import RaySpan
 
 TILE = (8, 8)
 """Rays of a forward block: a square of an image, so that neighbours read the same texels."""
 BACKWARD_TILE = (4, 4)
-"""Of the gradient kernel, whose sums over points leave no registers for more."""
+"""Of the gradient kernel: its sums over points leave no registers for larger tiles."""
 PROGRAMS = 1024
-"""Minimum number of forward programs, if there are samples to share: some 8 per multiprocessor."""
+"""Minimum number of forward programs, if there are samples to split: about 8 per multiprocessor."""
 BACKWARD_PROGRAMS = 512
 """Maximum number of programs of the gradient kernel; each has a sum of the decoder's gradient."""
 ENTRIES = 512
@@ -88,11 +87,6 @@ class Launch(NamedTuple):
         return self.options.samples_coarse + self.options.samples_fine
 
     @property
-    def scale(self) -> float:
-        """From world units to [-1, 1] in the box."""
-        return 2 / self.constants.scene_cfg.box
-
-    @property
     def grid(self) -> GridShape:
         """Constants of the grids."""
         axes = 0
@@ -118,7 +112,8 @@ class Launch(NamedTuple):
 
     def scene(self, t: Tensor) -> Scene:
         """Arguments of kernels over points."""
-        return Scene(self.texels, self.origins, self.dirs, t, self.scale, self.rays, self.samples)
+        scale = 2 / self.constants.scene_cfg.box
+        return Scene(self.texels, self.origins, self.dirs, t, scale, self.rays, self.samples)
 
     def ray_tables(self, t: Tensor, sigma: Tensor, order: Tensor | None) -> Rays:
         """Arguments of kernels over rays."""
@@ -179,7 +174,7 @@ def find_sigma(
     noise_or_any = t if noise is None else noise.contiguous()
     terms = DensityTerms(noise_or_any, density.prior_strength, density.prior_radius)
     flags = (noise is not None, density.prior_strength != 0, x.options.masked)
-    shape = DensityShape(*x.shape(TILE), *flags)
+    shape = Shape(*x.shape(TILE)[:3], *flags)
     scene, decoder, result = x.scene(t), Decoder(*x.weights), SigmaRange(sigma, first, num)
     sigma_kernel[(tasks,)](scene, decoder, terms, result, work, SHAPE=shape, **x.schedule())
 

@@ -10,9 +10,6 @@ import triton
 import triton.language as tl
 
 from renderers.fused.gpu.decode_kernels import (
-    GridShape,
-    NetShape,
-    Tile,
     activate,
     activation_slope,
     gather,
@@ -40,18 +37,6 @@ class SigmaRange(NamedTuple):
     sigma: Any
     first: Any
     num: Any
-
-
-class DensityShape(NamedTuple):
-    """As `decode_kernels.Shape`, with the terms of the raw density."""
-
-    grid: GridShape
-    net: NetShape
-    tile: Tile
-    noise: bool
-    prior: bool
-    masked: bool
-    """Whether the raw density outside the box is -inf, which absorbs nothing."""
 
 
 class DensityTerms(NamedTuple):
@@ -167,7 +152,7 @@ def gradient_kernel(scene, decoder, tables, results, work, SHAPE: tl.constexpr):
     """Add to the gradient of the texels, and to one partial sum per program for the decoder.
 
     `tables`: weights omega, gradients of raw densities, gradient of the features' sums; samples
-    where the first two are 0 are not read. `results`: gradient of the texels; partial sums
+    with both of the first two 0 are not read. `results`: gradient of the texels; partial sums
     (programs, size) of w1, b1, w2 of density, w2, b2, padded; number of tasks.
     """
     omega, d_sigma, d_feature = tables

@@ -89,7 +89,7 @@ def shifted(x, BY: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 @no_type_check
 def absorbed(tau):
-    """1 - exp(-tau), to float32's relative precision also where tau is small."""
+    """1 - exp(-tau), to float32's relative precision for small tau, too."""
     small = tau * (1 - tau / 2 * (1 - tau / 3 * (1 - tau / 4 * (1 - tau / 5 * (1 - tau / 6)))))
     return tl.where(tau < 0.25, small, 1 - tl.exp(-tau))
 

@@ -1,6 +1,6 @@
-"""Run by test_gpu.py in a process of its own, where Triton's interpreter stands in for a GPU.
+"""Run by test_gpu.py in its own process, in Triton's interpreter instead of on a GPU.
 
-The interpreter takes a tenth of a second for a block of 64 rays at one sample: few of both.
+The interpreter needs 0.1 s for a block of 64 rays at one sample: use few of both.
 """
 
 import pytest
@@ -19,7 +19,7 @@ NEAR_FAR = dict(bounds="near_far", near=2.2, far=4.4)
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    """Fewer, larger blocks; `test_work_is_split...` puts back what a GPU gets."""
+    """Fewer, larger blocks; `test_work_is_split...` sets those of a GPU."""
     monkeypatch.setattr(launches, "PROGRAMS", 1)
     monkeypatch.setattr(launches, "BACKWARD_TILE", (8, 8))
 
@@ -27,13 +27,13 @@ def few_programs(monkeypatch):
 def compare(field, resolution=4, num=None, draws=None, bound=5e-5, **options):
     options = {"samples_coarse": 3, "samples_fine": 2, **options}
     cameras = views(num or field.batch)
-    found = render("triton", field, cameras, resolution, draws, **options)
-    assert found.path == f"triton, interpreted, {options.get('precision', 'fp32')}"
+    result = render("triton", field, cameras, resolution, draws, **options)
+    assert result.path == f"triton, interpreted, {options.get('precision', 'fp32')}"
     exact = {k: v for k, v in options.items() if k != "precision"}
-    wanted = render("plain", field, cameras, resolution, draws, **exact)
-    assert set(found.gradients) == set(wanted.gradients)
-    assert max(errors(found, wanted).values()) < bound, errors(found, wanted)
-    return found
+    expected = render("plain", field, cameras, resolution, draws, **exact)
+    assert set(result.gradients) == set(expected.gradients)
+    assert max(errors(result, expected).values()) < bound, errors(result, expected)
+    return result
 
 
 def test_planes_of_two_scenes_from_two_views_each():
@@ -78,18 +78,18 @@ def test_fewer_digits(precision, bound):
 
 
 def test_bytes_kept_for_the_backward_pass():
-    kept = []
+    saved = []
 
     def keep(x):
-        kept.append(x)
+        saved.append(x)
         return x
 
     arguments = ("triton", make_field(), views(1), 4, Draws(0))
-    render(*arguments, samples_coarse=3, samples_fine=2)  # checked, which keeps samples too
+    render(*arguments, samples_coarse=3, samples_fine=2)  # the self-check saves samples, too
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         render(*arguments, samples_coarse=3, samples_fine=2)
-    mine = [x for x in kept if x.shape == (1, 16, 5)]
-    assert sum(x.numel() * x.element_size() for x in mine) == 16 * 5 * (4 + 4 + 2)
+    per_sample = [x for x in saved if x.shape == (1, 16, 5)]
+    assert sum(x.numel() * x.element_size() for x in per_sample) == 16 * 5 * (4 + 4 + 2)
 
 
 def test_rays_that_change_before_the_backward_pass_are_noticed():
@@ -98,23 +98,23 @@ def test_rays_that_change_before_the_backward_pass_are_noticed():
     o = VolumeRenderer(cfg)
     rays = views(1).rays(2)
     rays = Rays(*(x.contiguous() for x in rays))
-    seen = o.render_rays(field, rays).feature.sum()
+    out = o.render_rays(field, rays).feature.sum()
     rays.dirs.neg_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        seen.backward()
+        out.backward()
 
 
 @pytest.mark.parametrize(
-    ("field", "why"),
+    ("field", "reason"),
     [
         (make_field(channels=96), r"\(96, 16, 5\); the kernels support up to 64"),
         (make_field(), "gradients are added atomically, but deterministic"),
     ],
 )
-def test_unsupported_requests_are_rejected_with_the_reason(monkeypatch, field, why):
+def test_unsupported_requests_are_rejected_with_the_reason(monkeypatch, field, reason):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     o = VolumeRenderer(VolumeRendererConfig(path="triton"))
-    with pytest.raises(ConfigError, match=f"renderer.path=triton: .*{why}.*; use auto or"):
+    with pytest.raises(ConfigError, match=f"renderer.path=triton: .*{reason}.*; use auto or"):
         o(field, views(1), 4)
 
 

@@ -15,7 +15,7 @@ from kernel_comparison import EG3D, errors, make_field, render, views
 from lightning_gan3d.benchmark.memory import peak_bytes
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
-from renderers.fused.cpu import march_numba
+from renderers.fused.cpu import numba_renderer
 from renderers.fused.cpu.workspace import find_side
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -35,8 +35,8 @@ def compare(field, cameras, resolution, draws, value=2e-5, gradient=1e-4, **opti
     plain = render("plain", field, cameras, resolution, draws, **options)
     assert ours.path.startswith("numba")
     assert plain.path.startswith("PyTorch")
-    found = errors(ours, plain)
-    assert all(e < (value if n in VALUES else gradient) for n, e in found.items()), found
+    result = errors(ours, plain)
+    assert all(e < (value if n in VALUES else gradient) for n, e in result.items()), result
 
 
 @pytest.mark.parametrize("kind", ["triplane", "eg3d", "trigrid", "voxel"])
@@ -103,7 +103,7 @@ def test_channels_innermost_are_read_in_place_with_equal_results():
     field = make_field(channels=16, batch=2)
     ours = render("numba", field, views(2), 8, None)
     other = render("numba", channels_last(field), views(2), 8, None)
-    assert all(torch.equal(ours.seen[k], other.seen[k]) for k in ours.seen)
+    assert all(torch.equal(ours.outputs[k], other.outputs[k]) for k in ours.outputs)
     assert all(torch.equal(ours.gradients[k], other.gradients[k]) for k in ours.gradients)
 
 
@@ -116,9 +116,9 @@ def test_bfloat16_grids_are_their_float32_values(kind, layout):
     half = field.to(dtype=torch.bfloat16)
     compare(half, views(1), 8, None, gradient=8e-3)  # gradients are bfloat16
     with torch.no_grad():
-        found = render_only("numba", half, 8)
-        wanted = render_only("plain", half.to(dtype=torch.float32), 8)
-    torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=0)
+        result = render_only("numba", half, 8)
+        expected = render_only("plain", half.to(dtype=torch.float32), 8)
+    torch.testing.assert_close(result.feature, expected.feature, atol=1e-5, rtol=0)
 
 
 def render_only(path, field, resolution, **options):
@@ -137,7 +137,10 @@ def test_the_same_bits_for_any_number_of_threads_and_every_time(threads, kind, s
         threads(number)
         outcomes.append(render("numba", field, views(4), side, Draws(1), **EG3D))
     for other in outcomes[1:]:
-        for a, b in ((outcomes[0].seen, other.seen), (outcomes[0].gradients, other.gradients)):
+        for a, b in (
+            (outcomes[0].outputs, other.outputs),
+            (outcomes[0].gradients, other.gradients),
+        ):
             assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -206,29 +209,29 @@ def test_default_dtype_and_device_do_not_matter(channels):
     leaves = [field.planes.requires_grad_(), *field.decoder.parameters()]
     requests = []
 
-    def march(request):
+    def render_request(request):
         requests.append(request)
-        return marched(request)
+        return original(request)
 
     with pytest.MonkeyPatch.context() as patch:
-        marched = march_numba.march
-        patch.setattr(march_numba, "march", march)
+        original = numba_renderer.render_request
+        patch.setattr(numba_renderer, "render_request", render_request)
         renderer(field, views(2), 8)
 
     def results():
-        sums = march_numba.march(requests[-1])
+        sums = numba_renderer.render_request(requests[-1])
         total = sums.feature.sum() + sums.depth.sum() + sums.opacity.square().sum()
         return [*sums, *torch.autograd.grad(total, leaves, retain_graph=True)]
 
-    wanted = results()
+    expected = results()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            found = results()
+            result = results()
     finally:
         torch.set_default_dtype(before)
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def test_nan_in_a_field_shows():
@@ -251,11 +254,11 @@ def test_rays_need_not_form_an_image():
     field = make_field()
     rays = views(1).rays(13)
     some = type(rays)(*(x[:, 20:121] for x in rays))
-    found, wanted = (
+    result, expected = (
         VolumeRenderer(VolumeRendererConfig(path=p, samples_coarse=9)).render_rays(field, some)
         for p in ("numba", "plain")
     )
-    torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.feature, expected.feature, atol=1e-5, rtol=0)
 
 
 def test_without_gradient_memory_does_not_grow_with_the_rays():
@@ -276,7 +279,7 @@ def test_with_gradient_fine_depths_and_one_copy_are_kept(threads):
     resolution = 64
     out = render_only("numba", field, resolution)
     saved = out.feature.grad_fn
-    while type(saved).__name__ != "_MarchBackward":
+    while type(saved).__name__ != "_RayMarchingBackward":
         saved = saved.next_functions[0][0]
     fine, *rest = saved.saved_tensors
     assert fine.shape == (1, resolution**2, 12)

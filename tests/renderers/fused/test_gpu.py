@@ -11,7 +11,7 @@ import torch
 from kernel_comparison import EG3D, errors, make_field, render, views
 
 from lightning_gan3d.draws import Draws
-from renderers.march import Jitter, Request
+from renderers.ray_marching import Jitter, Request
 from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.slow
 def test_kernels_agree_with_the_plain_path_in_the_interpreter():
-    # Triton decides at import whether it interprets: hence a process of its own.
+    # Triton decides at import whether it interprets: hence its own process.
     pytest.importorskip("triton")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "interpreted_gpu.py"],
@@ -45,7 +45,7 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
     import compiled
     from triton import knobs
 
-    from renderers.fused.gpu import launches, march_triton
+    from renderers.fused.gpu import launches, triton_renderer
 
     if not compiled.CUOBJDUMP.exists():
         pytest.skip("this build of Triton brings no cuobjdump")
@@ -59,7 +59,7 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
     rays = views(1).rays(128)
     span, _ = ray_span(rays, field.box, o)
     request = Request(o, field, rays, span, Jitter())
-    march_triton.march(request).feature.sum().backward()
+    triton_renderer.render_request(request).feature.sum().backward()
     names = [u.name for u in usages]
     assert names.count("sigma_kernel") == names.count("feature_kernel") == 2
     assert len(set(names)) == 8
@@ -104,14 +104,14 @@ def test_full_size_agrees_with_the_plain_path(kind, rules, precision, bound):
     field, cameras = full_size(kind), views(1).to("cuda")
     counts = dict(samples_coarse=48, samples_fine=48, **RULES[rules])
     draws = Draws(0)
-    found = render("triton", field, cameras, 128, draws, **counts, precision=precision)
-    wanted = render("plain", field, cameras, 128, draws, **counts, recompute=True)
-    difference = errors(found, wanted)
-    # Fine samples fall elsewhere where nothing is seen: so a mean, not the largest difference.
-    off = (found.seen["feature"] - wanted.seen["feature"]).square().mean()
+    result = render("triton", field, cameras, 128, draws, **counts, precision=precision)
+    expected = render("plain", field, cameras, 128, draws, **counts, recompute=True)
+    difference = errors(result, expected)
+    # Fine samples of empty rays can differ: so a mean, not the largest difference.
+    off = (result.outputs["feature"] - expected.outputs["feature"]).square().mean()
     assert -10 * math.log10(off / 4) > (80 if precision == "fp32" else 60), difference
     worst = {
-        k: float((found.gradients[k] - g).norm() / g.norm()) for k, g in wanted.gradients.items()
+        k: float((result.gradients[k] - g).norm() / g.norm()) for k, g in expected.gradients.items()
     }
     assert max(worst.values()) < bound, worst
 
@@ -129,7 +129,7 @@ def test_memory_of_a_rendering_with_gradient(precision, most):
     planes.grad = None
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    seen = o(scene, cameras, 128).feature.sum()
+    out = o(scene, cameras, 128).feature.sum()
     assert torch.cuda.memory_allocated() - before < 80e6
-    seen.backward()
+    out.backward()
     assert torch.cuda.max_memory_allocated() - before < most

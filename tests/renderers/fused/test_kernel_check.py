@@ -14,7 +14,7 @@ from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
 from renderers import backends
 from renderers.fused import kernel_check
-from renderers.march import march
+from renderers.ray_marching import render_request
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 RAYS, ALL_RAYS = kernel_check.NUM_RAYS, 24**2
@@ -38,9 +38,9 @@ def kernel(monkeypatch):
 
     def fused(request):
         module.calls.append(request.rays.origins.shape[1])
-        return module.spoil(march(module.spoil_request(request)))
+        return module.spoil(render_request(module.spoil_request(request)))
 
-    module.march = fused
+    module.render_request = fused
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
     monkeypatch.setattr(backends, "KERNELS", {"numba": (module.__name__, "cpu")})
     monkeypatch.setattr(kernel_check, "_faults", {})
@@ -111,7 +111,7 @@ def test_an_exception_of_the_plain_path_is_not_the_kernels_fault(kernel, monkeyp
     def plain(*_):
         raise RuntimeError("the field is wrong")
 
-    monkeypatch.setattr(kernel_check, "march", plain)
+    monkeypatch.setattr(kernel_check, "render_request", plain)
     with pytest.raises(RuntimeError, match="the field is wrong"):
         render(kernel, renderer())
     assert kernel_check._faults == {}

@@ -38,7 +38,7 @@ from renderers.fused.gpu.launches import (
     sum_features,
 )
 from renderers.fused.gpu.ray_kernels import WeightGradients
-from renderers.march import RaySums, Request
+from renderers.ray_marching import RaySums, Request
 from renderers.sampling import RaySpan, stratified
 
 MAX_WIDTH = 64
@@ -83,14 +83,14 @@ def describe(request: Request) -> str:
     return f"triton {triton.__version__}, {device}, {precision}"
 
 
-def march(request: Request) -> RaySums:
+def render_request(request: Request) -> RaySums:
     """Render all rays."""
     device = torch.cuda.device_of(request.rays.origins)  # type: ignore[no-untyped-call]  # torch's
     with device:  # Triton launches on the current device
-        return RaySums(*_March.apply(request, *request.grid.tensors))
+        return RaySums(*_RayMarching.apply(request, *request.grid.tensors))
 
 
-class _March(torch.autograd.Function):
+class _RayMarching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, request: Request, grids: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         o, jitter = request.options, request.jitter

@@ -1,8 +1,8 @@
 """Ray marching on a CPU in kernels of explicit SIMD: `renderer.path=numba`.
 
-Computes what `renderers.march.march` does, in float32, for fields of grids (`LoweredGrid`). Tiles
-of rays are shared among threads; a ray's samples never leave the cache. The backward pass computes
-them again from the fine depths. Results have the same bits in every run, for any number of threads.
+Computes the same as `ray_marching`, in float32, for fields of grids (`LoweredGrid`). Threads share
+tiles of rays; a ray's samples never leave the cache. The backward pass computes them again from the
+fine depths. Results have the same bits in every run, for any number of threads.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from lightning_gan3d.simd import describe as describe_vectors
 from lightning_gan3d.simd import num_workers, run
 from renderers.fused.cpu import texels
-from renderers.fused.cpu.kernels import Gradients, march_tile, march_tile_backward, scatter_tiles
+from renderers.fused.cpu.kernels import Gradients, scatter_tiles, tile_backward, tile_forward
 from renderers.fused.cpu.workspace import (
     FLOATS,
     TILE,
@@ -34,7 +34,7 @@ from renderers.fused.cpu.workspace import (
     padded,
     prepare,
 )
-from renderers.march import RaySums, Request
+from renderers.ray_marching import RaySums, Request
 
 AHEAD, MAX_AHEAD = 2, 32
 """Tiles of a block per thread, and in total; one takes 0.8 MB (96 samples of 32), twice."""
@@ -65,17 +65,17 @@ def unsupported(request: Request) -> str | None:
     return None
 
 
-def march(request: Request) -> RaySums:
+def render_request(request: Request) -> RaySums:
     """Render all rays; fine depths are stored only if there can be a backward pass."""
     inputs = request.grid.tensors
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return RaySums(*_March.apply(request, *inputs))
+        return RaySums(*_RayMarching.apply(request, *inputs))
     rays = (*request.rays, *request.span, *request.jitter)
     sums, _ = _forward(prepare(request), inputs[0], rays, keep=False)
     return sums
 
 
-class _March(torch.autograd.Function):
+class _RayMarching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, request: Request, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.job = prepare(request)
@@ -115,19 +115,14 @@ def _forward(
         source = texels.readable(grids[i].detach(), job.axes)
         scene, depths = _scene(job, source, rays, i), as_array(fine[i])
         arrays = SumArrays(*(as_array(x[i]) for x in sums))
-        run(functools.partial(_march_tile, scene, arrays, depths, scratches), job.tiles)
+        run(functools.partial(_tile_forward, scene, arrays, depths, scratches), job.tiles)
     return sums, fine
 
 
-def _march_tile(
-    scene: Scene,
-    sums: SumArrays,
-    fine: np.ndarray,
-    scratches: list[Scratch],
-    worker: int,
-    tile: int,
+def _tile_forward(
+    scene: Scene, sums: SumArrays, fine: np.ndarray, memory: list[Scratch], worker: int, tile: int
 ) -> None:
-    march_tile(scene, tile, sums, fine, scratches[worker])
+    tile_forward(scene, tile, sums, fine, memory[worker])
 
 
 def _backward(
@@ -141,7 +136,7 @@ def _backward(
     """Return the gradient of the grids, in their memory order, and the decoder's, flat.
 
     Extra memory, one scene at a time: copies of its grids and of their gradient if the channels are
-    not innermost, and the gradients of the features of some tiles.
+    not innermost, and the gradients of the features of `ahead` tiles.
     """
     s, (needs_grids, needs_decoder) = job.sizes, needs
     workers = num_workers(job.tiles)
@@ -202,15 +197,15 @@ class _Backward(NamedTuple):
                 parts = torch.zeros(num, padded(size, 16), **FLOATS).numpy()[:, :size]
                 for i in range(num):
                     features = self.features[n % 2, i if self.target is not None else 0]
-                    tasks.append(functools.partial(self._march, starts[n] + i, parts[i], features))
+                    tasks.append(functools.partial(self._render, starts[n] + i, parts[i], features))
             run(functools.partial(_call, tasks), len(tasks))
             yield parts
 
-    def _march(self, tile: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
+    def _render(self, tile: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
         needs_grids = self.target is not None
         gradients = Gradients(d_decoder, features, self.needs_decoder, needs_grids)
         scratch = self.scratches[worker]
-        march_tile_backward(self.scene, tile, self.fine, self.d_sums, gradients, scratch)
+        tile_backward(self.scene, tile, self.fine, self.d_sums, gradients, scratch)
 
     def _scatters(self, first: int, features: np.ndarray) -> Iterator[Callable[[int], None]]:
         """Tasks that add gradients of a block to the texels; each owns a band of one grid."""

@@ -101,8 +101,8 @@ def draw_jitter(
     return Jitter(strata, u, noise)
 
 
-def march_in_chunks(request: Request) -> RaySums:
-    """March as many rays at a time as the number of points per query of the field allows."""
+def render_in_chunks(request: Request) -> RaySums:
+    """Render as many rays at a time as the number of points per query of the field allows."""
     recompute = request.options.recompute and torch.is_grad_enabled()
     rows = []
     for scenes, columns in _chunks(request):
@@ -110,10 +110,11 @@ def march_in_chunks(request: Request) -> RaySums:
         chunks = [row.select(column) for column in columns]
         if recompute:
             sums = [
-                checkpoint(march, x, use_reentrant=False, preserve_rng_state=False) for x in chunks
+                checkpoint(render_request, x, use_reentrant=False, preserve_rng_state=False)
+                for x in chunks
             ]
         else:
-            sums = [march(x) for x in chunks]
+            sums = [render_request(x) for x in chunks]
         rows.append(_join(sums, dim=1))
     return _join(rows, dim=0)
 
@@ -146,8 +147,8 @@ class _Samples(NamedTuple):
     inside: Bool[Tensor, "b r s"] | None
 
 
-def march(request: Request) -> RaySums:
-    """Sample coarsely, then finely where density was found, and composite both."""
+def render_request(request: Request) -> RaySums:
+    """Sample coarsely, then finely by the coarse weights, and composite both."""
     o = request.options
     t, span = stratified(request.span, o.samples_coarse, request.jitter.strata, o.rules)
     coarse = _query(request, t, 0)
@@ -241,7 +242,7 @@ def _uniform(request: Request, t: Float[Tensor, "b r s"]) -> Float[Tensor, "b r 
 
 
 def ends_of_empty(request: Request) -> tuple[Float[Tensor, "b r 1"], Float[Tensor, "b r 1"]]:
-    """Depths of the first and last sample that `march` would place on rays without density."""
+    """Depths of the first and last sample on rays without density."""
     o = request.options
     t, span = stratified(request.span, o.samples_coarse, request.jitter.strata, o.rules)
     ends = t[..., :1], t[..., -1:]
