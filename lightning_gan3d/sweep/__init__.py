@@ -1,1 +1,1 @@
-"""A grid of runs: what is planned, what is done, and the local processes that do it."""
+"""Sweeps: configurations x seeds, run as local processes."""

@@ -1,48 +1,50 @@
-"""`gan3d sweep`: a grid in local processes; skips what is finished, continues what was stopped."""
+"""`gan3d sweep run`: local processes; skips finished runs and continues stopped ones."""
 
+import logging
 import os
+import re
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning_gan3d.runs import CONFIG, Run
 from lightning_gan3d.sweep.config import SweepConfig, expand, load_sweep
-from lightning_gan3d.sweep.process import Job, forwarded_signals
 from lightning_gan3d.sweep.record import SWEEP_FILE, State, SweepEntry, write_record
+from lightning_gan3d.training.processes import DONE, FAILED, STOP_SIGNALS, STOPPED, SignalHandler
 
+log = logging.getLogger(__name__)
 TRAIN = (sys.executable, "-m", "lightning_gan3d.cli", "train")
-DONE, FAILED, STOPPED = 0, 4, 75
 POLL = 0.1
-"""Seconds between looks at the processes."""
-
-Finished = Callable[[Path], bool]
+"""Seconds between checks of the processes."""
+TAIL, WIDTH = 8192, 300
+"""Bytes at the end of a log that are searched for its last line, and characters of that line."""
 
 
 def is_finished(path: Path) -> bool:
-    """Say whether a run directory holds a finished run."""
+    """True if a run directory holds a finished run."""
     return (path / CONFIG).is_file() and Run(path).finished
 
 
-def plan_sweep(
-    file: str | Path, root: Path = Path("runs"), finished: Finished = is_finished
-) -> str:
-    """Say what `sweep run` would do, in its order; nothing starts."""
+def plan_sweep(file: str | Path, root: Path = Path("runs")) -> str:
+    """Describe what `sweep run` would start, resume and skip."""
     sweep, path = load_sweep(file)
     entries = expand(sweep, path, root)
-    steps = [_step(entry, finished) for entry in entries]
+    actions = [_action(entry) for entry in entries]
     width = max(len(entry.label) for entry in entries)
-    lines = [f"{s:<6}  {e.label:<{width}}  {e.path}" for s, e in zip(steps, entries, strict=True)]
-    counts = Counter(steps)
-    parts = [f"{counts[s]} to {s}" for s in ("start", "resume", "skip") if counts[s]]
+    lines = [f"{a:<6}  {e.label:<{width}}  {e.path}" for a, e in zip(actions, entries, strict=True)]
+    counts = Counter(actions)
+    parts = [f"{counts[a]} to {a}" for a in ("start", "resume", "skip") if counts[a]]
     threads = f", {sweep.threads} thread(s) each" if sweep.threads else ""
     return "\n".join([*lines, f"{', '.join(parts)}; {sweep.jobs} at a time{threads}"])
 
 
-def _step(entry: SweepEntry, finished: Finished) -> str:
-    if finished(entry.path):
+def _action(entry: SweepEntry) -> str:
+    if is_finished(entry.path):
         return "skip"
     return "resume" if (entry.path / CONFIG).is_file() else "start"
 
@@ -51,121 +53,169 @@ def run_sweep(
     file: str | Path,
     root: Path = Path("runs"),
     command: Sequence[str] = TRAIN,
-    finished: Finished = is_finished,
-    say: Callable[[str], None] = print,
     heartbeat: float = 30.0,
 ) -> int:
     """Run what is not finished; return the exit code: 0 all done, 4 some failed, 75 stopped.
 
-    One run that fails stops no other. Ctrl-C reaches every process once, which saves and stops; a
-    second one kills. `root/sweeps/<name>/` holds `sweep.json`, kept up to date, and the logs.
-    `heartbeat`: seconds between lines that say where the running ones are.
+    A failed run does not stop the others. `root/sweeps/<name>/` holds the logs and `sweep.json`.
+    `heartbeat`: seconds between log lines of running processes.
     """
     sweep, path = load_sweep(file)
-    entries = expand(sweep, path, root)
-    folder = root / "sweeps" / sweep.name
-    for i, entry in enumerate(entries):
-        if finished(entry.path):
-            entries[i] = replace(entry, state="done", exit_code=0)
-            say(f"done       {entry.label}: was finished before  {entry.path}")
-    write_record(folder / SWEEP_FILE, entries)
-    stopped = _run_all(sweep, entries, folder, root, command, finished, say, heartbeat)
-    counts: Counter[str] = Counter(entry.state for entry in entries)
-    states = ("done", "failed", "preempted", "planned")
-    say(
-        f"sweep {sweep.name}: "
-        + ", ".join(
-            f"{counts[s]} {'not begun' if s == 'planned' else s}" for s in states if counts[s]
-        )
-        + f"; record: {folder / SWEEP_FILE}"
-    )
+    runner = SweepRunner(sweep, expand(sweep, path, root), root, command, heartbeat)
+    stopped = runner.run()
+    counts: Counter[State] = Counter(entry.state for entry in runner.entries)
+    names: dict[State, str] = {
+        "done": "done", "failed": "failed", "preempted": "preempted", "planned": "not started",
+    }  # fmt: skip
+    states = ", ".join(f"{counts[s]} {name}" for s, name in names.items() if counts[s])
+    log.info("sweep %s: %s; record: %s", sweep.name, states, runner.folder / SWEEP_FILE)
     if counts["failed"]:
         return FAILED
     if stopped or counts["preempted"]:
-        say("the same command continues it")
+        log.info("the same command continues it")
         return STOPPED
     return DONE
 
 
-def _run_all(
-    sweep: SweepConfig,
-    entries: list[SweepEntry],
-    folder: Path,
-    root: Path,
-    command: Sequence[str],
-    finished: Finished,
-    say: Callable[[str], None],
-    heartbeat: float,
-) -> bool:
-    """Keep `jobs` processes busy until none is left; returns whether a signal stopped it."""
-    waiting = [i for i, entry in enumerate(entries) if entry.state != "done"]
-    running: dict[int, Job] = {}
-    told = time.monotonic()
-    try:
-        with forwarded_signals(lambda: list(running.values())) as stop:
-            while running or (waiting and not stop.asked):
-                while waiting and len(running) < sweep.jobs and not stop.asked:
-                    i = waiting.pop(0)
-                    entries[i] = replace(entries[i], state="running")
-                    running[i] = _start(entries[i], i, sweep, folder, root, command)
-                    write_record(folder / SWEEP_FILE, entries)
-                    say(f"start      {entries[i].label}  log: {running[i].log}")
-                for i, job in list(running.items()):
-                    code = job.process.poll()
-                    if code is not None:
-                        del running[i]
-                        entries[i] = _ended(entries[i], job, code, finished)
-                        write_record(folder / SWEEP_FILE, entries)
-                        say(_line(entries[i], job))
-                if time.monotonic() - told >= heartbeat:
-                    told = time.monotonic()
-                    for i, job in running.items():
-                        say(f"running    {entries[i].label}: {job.last_line()}")
-                time.sleep(POLL)
-    finally:
-        for job in running.values():  # only where this loop itself broke: leave no process behind
-            job.kill()
-    return stop.asked
+@dataclass
+class Job:
+    """A process and its log."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    offset: int
+    """Start of this attempt in the log, in bytes."""
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> "Job":
+        """Start a process in its own session, so that Ctrl-C reaches it only through us."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            offset = stream.tell()
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        return cls(process, log, offset)
+
+    def last_line(self) -> str:
+        """Return the last line of this attempt that is not empty, without terminal codes."""
+        with self.log.open("rb") as stream:
+            end = stream.seek(0, 2)
+            stream.seek(max(self.offset, end - TAIL))
+            text = stream.read().decode(errors="replace")
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        lines = [line.strip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+        return lines[-1][:WIDTH] if lines else ""
+
+    def kill(self) -> None:
+        """Kill the process and wait for it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
-def _start(
-    entry: SweepEntry,
-    number: int,
-    sweep: SweepConfig,
-    folder: Path,
-    root: Path,
-    command: Sequence[str],
-) -> Job:
-    arguments = [*command, entry.preset, *entry.overrides, "--root", str(root)]
-    if (entry.path / CONFIG).is_file():
-        arguments.append("--resume")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if sweep.threads is not None:
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment |= dict.fromkeys(names, str(sweep.threads))
-    log = folder / "logs" / f"{number:03d}-{entry.experiment}-s{entry.seed}.log"
-    return Job.start(arguments, log, environment)
+class SweepRunner:
+    """Keeps `jobs` processes busy, and `sweep.json` up to date."""
 
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        entries: list[SweepEntry],
+        root: Path,
+        command: Sequence[str],
+        heartbeat: float,
+    ) -> None:
+        self.sweep, self.entries, self.root = sweep, entries, root
+        self.command, self.heartbeat = command, heartbeat
+        self.folder = root / "sweeps" / sweep.name
+        self.stopping = False
+        self._running: dict[int, Job] = {}
 
-def _ended(entry: SweepEntry, job: Job, code: int, finished: Finished) -> SweepEntry:
-    """Read the outcome off the exit code, and off the run itself: a claim to be done is checked."""
-    line = job.last_line()
-    state: State = "failed"
-    if code == STOPPED:
-        state, line = "preempted", ""
-    elif code != DONE:
-        line = line or f"exit code {code}, and an empty log"
-    elif finished(entry.path):
-        state, line = "done", ""
-    else:
-        line = f"exit code 0, but {entry.path} holds no finished run"
-    return replace(entry, state=state, exit_code=code, seconds=job.seconds(), last_line=line)
+    def run(self) -> bool:
+        """Run all entries that are not finished; return whether a signal stopped the sweep.
 
+        A signal stops every process once; a second Ctrl-C kills them.
+        """
+        for i, entry in enumerate(self.entries):
+            if is_finished(entry.path):
+                self.entries[i] = replace(entry, state="done", exit_code=0)
+                log.info("done       %s: already finished  %s", entry.label, entry.path)
+        self._write()
+        waiting = [i for i, entry in enumerate(self.entries) if entry.state != "done"]
+        last_heartbeat = time.monotonic()
+        try:
+            with SignalHandler(self._stop, (*STOP_SIGNALS, signal.SIGHUP)):
+                while self._running or (waiting and not self.stopping):
+                    while waiting and len(self._running) < self.sweep.jobs and not self.stopping:
+                        self._start(waiting.pop(0))
+                    for i, job in list(self._running.items()):
+                        if job.process.poll() is not None:
+                            self._finish(i, job)
+                    if time.monotonic() - last_heartbeat >= self.heartbeat:
+                        last_heartbeat = time.monotonic()
+                        for i, job in self._running.items():
+                            log.info("running    %s: %s", self.entries[i].label, job.last_line())
+                    time.sleep(POLL)
+        finally:
+            for job in self._running.values():  # not empty only after an exception
+                job.kill()
+        return self.stopping
 
-def _line(entry: SweepEntry, job: Job) -> str:
-    minutes, seconds = divmod(round(entry.seconds), 60)
-    text = f"{entry.state:<9}  {entry.label}  {minutes}:{seconds:02d} min  {entry.path}"
-    if entry.state == "failed":
-        text += f"\n           exit code {entry.exit_code}: {entry.last_line}"
-        text += f"\n           log: {job.log}"
-    return text
+    def _write(self) -> None:
+        write_record(self.folder / SWEEP_FILE, self.entries)
+
+    def _stop(self, number: int) -> None:
+        """Forward the first signal; kill at a second Ctrl-C."""
+        kill = self.stopping and number == signal.SIGINT
+        if kill or not self.stopping:
+            # SIGHUP (a closed terminal) would end the jobs without saving.
+            forwarded = signal.SIGTERM if number == signal.SIGHUP else number
+            for job in self._running.values():
+                if job.process.poll() is None:
+                    job.process.send_signal(signal.SIGKILL if kill else forwarded)
+        self.stopping = True
+
+    def _start(self, number: int) -> None:
+        entry = self.entries[number]
+        arguments = [*self.command, entry.preset, *entry.overrides, "--root", str(self.root)]
+        if (entry.path / CONFIG).is_file():
+            arguments.append("--resume")
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if self.sweep.threads is not None:
+            names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+            environment |= dict.fromkeys(names, str(self.sweep.threads))
+        file = self.folder / "logs" / f"{number:03d}-{entry.experiment}-s{entry.seed}.log"
+        self._running[number] = Job.start(arguments, file, environment)
+        self.entries[number] = replace(entry, state="running")
+        self._write()
+        log.info("start      %s  log: %s", entry.label, file)
+
+    def _finish(self, number: int, job: Job) -> None:
+        """Record the outcome of a process; exit code 0 also requires a finished run."""
+        del self._running[number]
+        entry, code, line = self.entries[number], job.process.returncode, job.last_line()
+        state: State = "failed"
+        if code == STOPPED:
+            state, line = "preempted", ""
+        elif code != DONE:
+            line = line or f"exit code {code}, and an empty log"
+        elif is_finished(entry.path):
+            state, line = "done", ""
+        else:
+            line = f"exit code 0, but {entry.path} holds no finished run"
+        seconds = time.monotonic() - job.started
+        self.entries[number] = replace(
+            entry, state=state, exit_code=code, seconds=seconds, last_line=line
+        )
+        self._write()
+        minutes, rest = divmod(round(seconds), 60)
+        text = f"{state:<9}  {entry.label}  {minutes}:{rest:02d} min  {entry.path}"
+        if state == "failed":
+            text += f"\n           exit code {code}: {line}\n           log: {job.log}"
+        log.info(text)

@@ -3,7 +3,7 @@ import yaml
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.sweep.config import expand, load_sweep
-from lightning_gan3d.sweep.record import SweepEntry, read_record, run_dirs, write_record
+from lightning_gan3d.sweep.record import SweepEntry, read_record, write_record
 
 
 def write(folder, **values):
@@ -17,7 +17,7 @@ def plan(path, root):
     return expand(sweep, file, root)
 
 
-def test_runs_are_expanded_seed_by_seed_in_the_order_written(tmp_path):
+def test_runs_are_listed_seed_by_seed_in_order(tmp_path):
     path = write(
         tmp_path,
         runs=["demo/voxel", {"preset": "demo/triplane", "overrides": ["training.kimg=2"]}],
@@ -38,22 +38,22 @@ def test_runs_are_expanded_seed_by_seed_in_the_order_written(tmp_path):
         "seed=3",
         "training.threads=2",
     )
-    assert entries[1].overrides[2] == "training.kimg=2"  # after, so above, that of the sweep
+    assert entries[1].overrides[2] == "training.kimg=2"  # applied after that of the sweep
     assert entries[0].path.parent == tmp_path / "runs" / entries[0].experiment
     assert entries[0].path.name.endswith("-s3")
     assert all(e.state == "planned" for e in entries)
 
 
-def test_directories_depend_on_what_is_trained_not_on_threads(tmp_path):
+def test_directories_do_not_depend_on_threads_or_jobs(tmp_path):
     def path_of(**values):
-        (found,) = plan(write(tmp_path, runs=["demo/voxel"], **values), tmp_path)
-        return found.path
+        (entry,) = plan(write(tmp_path, runs=["demo/voxel"], **values), tmp_path)
+        return entry.path
 
     assert path_of() == path_of(threads=2) == path_of(jobs=2)
     assert path_of(overrides=["training.kimg=1"]) != path_of()
 
 
-def test_a_name_defaults_to_that_of_the_file_and_files_are_relative_to_the_sweep(tmp_path):
+def test_name_defaults_to_the_file_and_paths_are_relative_to_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: ./other.yaml\nname: mine\n")
     preset = load_preset_text()
     (tmp_path / "other.yaml").write_text(preset)
@@ -73,7 +73,7 @@ def load_preset_text():
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({}, "runs: required"),
         ({"runs": []}, "name at least one preset"),
@@ -98,19 +98,19 @@ def load_preset_text():
         ({"runs": ["demo/voxel", "demo/voxel"]}, "the same experiment as demo/voxel"),
     ],
 )  # fmt: skip
-def test_a_faulty_sweep_is_refused_before_anything_starts(tmp_path, values, words):
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_sweeps_are_rejected(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
         plan(write(tmp_path, **values), tmp_path)
 
 
-def test_sweeps_are_found_by_name_and_a_missing_one_is_refused(tmp_path):
+def test_unknown_sweeps_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match="no preset `nothing_like_it`"):
         load_sweep("nothing_like_it")
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_sweep(tmp_path / "gone.yaml")
 
 
-def test_the_record_comes_back_and_moves_with_its_folder(tmp_path):
+def test_a_record_round_trips_and_moves_with_its_folder(tmp_path):
     root = tmp_path / "a folder" / "runs"
     run = root / "voxel" / "00000000-s0"
     run.mkdir(parents=True)
@@ -125,22 +125,21 @@ def test_the_record_comes_back_and_moves_with_its_folder(tmp_path):
     assert read_record(record)[0].overrides == ("a=1", "seed=0")
     moved = tmp_path / "elsewhere"
     root.rename(moved)
-    assert [p.resolve() for p in run_dirs(moved / "sweeps" / "grid" / "sweep.json")] == [
-        moved / "voxel" / "00000000-s0"
-    ]
+    paths = [e.path.resolve() for e in read_record(moved / "sweeps" / "grid" / "sweep.json")]
+    assert paths[0] == moved / "voxel" / "00000000-s0"
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{}", '{"runs": 3}', '{"runs": [{}]}', '{"runs": [{"path": "x", "overrides": []}]}'],
 )
-def test_a_broken_record_is_refused(tmp_path, text):
+def test_a_broken_record_is_rejected(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(ConfigError, match="not the record of a sweep"):
+    with pytest.raises(ConfigError, match="not a sweep record"):
         read_record(tmp_path / "sweep.json")
 
 
-def test_a_state_that_does_not_exist_is_refused(tmp_path):
+def test_an_unknown_state_is_rejected(tmp_path):
     record = tmp_path / "sweep.json"
     write_record(record, [SweepEntry("p", (), 0, "a", "b", tmp_path / "r")])
     record.write_text(record.read_text().replace("planned", "asleep"))
