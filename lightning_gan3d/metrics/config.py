@@ -12,8 +12,7 @@ PATCH = 7
 """Side in pixels of the patches of the sliced Wasserstein distance."""
 
 SEED = 0
-"""Key of latents, directions and the regressor, whatever the seed of a run: the metrics of all runs
-use the same ones."""
+"""Key of latents, directions and the regressor: the same for all runs, whatever their seed."""
 
 Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]
 """Resizing and network, by the names of clean-fid (Parmar et al. 2022)."""
@@ -48,8 +47,8 @@ class PosesConfig:
     """Elevation above the horizon, in radians."""
 
     @property
-    def words(self) -> str:
-        """Describe the distribution."""
+    def protocol(self) -> str:
+        """Describe the distribution, for the notes of metrics."""
         spread = "deviations" if self.kind == "gaussian" else "half ranges"
         return (
             f"cameras drawn anew ({self.kind}; {spread} of {self.azimuth:g} rad in azimuth, "

@@ -1,13 +1,14 @@
-"""What all metrics of one evaluation share, and the mean of a metric over items."""
+"""The input that all metrics of an evaluation share, and the mean of a metric over items."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
@@ -38,11 +39,11 @@ class EvaluationContext:
     curves: bool = True
     """Whether reprojection compares views at all angles, or neighbours only."""
     cache: Path | None = None
-    """Folder of what evaluations on the same data share."""
+    """Cache of results that evaluations on the same data share."""
     weights: Mapping[str, Path] = field(default_factory=dict)
     """Paths of pretrained networks, by the names of `gan3d weights list`."""
     folder: Path | None = None
-    """Folder of tables that are written beside the metrics."""
+    """Folder of the tables that are written beside the metrics."""
 
     @property
     def labels(self) -> Float[Tensor, "n 25"]:
@@ -51,8 +52,19 @@ class EvaluationContext:
 
     @property
     def real(self) -> ImageSet:
-        """Held-out images, else training images."""
+        """Held-out images if there are any, else training images."""
         return self.train if self.test is None else self.test
+
+    def arcs(
+        self, num_items: int, azimuth: Float[Tensor, " k"]
+    ) -> Iterator[tuple[Int64[Tensor, " b"], Cameras]]:
+        """Yield batches of items, with k cameras each: their own, rotated about the world's y axis.
+
+        A batch has at most `cfg.batch` views, but at least one item.
+        """
+        for items in torch.split(torch.arange(num_items), max(1, self.cfg.batch // len(azimuth))):
+            base = self.source.base(items)
+            yield items, base.rotate_y(azimuth.to(base.cam2world))
 
 
 def mean_of(
@@ -65,8 +77,8 @@ def mean_of(
 ) -> Metric:
     """Return the mean with count and spread; missing if no value is valid, or one is not finite.
 
-    With `valid`, which marks the items that have a value, the metric keeps the value of each item,
-    so that generators can be compared item by item. `empty` is the reason if no item has one.
+    `valid` marks the items that have a value; with it, the metric stores the value of each item, so
+    that generators can be compared item by item. `empty`: the reason if no item has a value.
     """
     defined = values if valid is None else values[valid]
     if len(defined) == 0:

@@ -1,4 +1,4 @@
-"""What metrics look at: items (latents or known objects) that are seen from cameras."""
+"""The input of metrics: real images, and items (latents or objects) rendered from cameras."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.config import PosesConfig
 
 BOX_SHARE = 32
 """Occupancy is the opacity over 1/32 of the box edge, whatever the size of the box."""
@@ -60,10 +61,10 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
 
 
 class ViewSource(ABC):
-    """Items seen from cameras. Item i is the same whatever the batch it is part of."""
+    """Items to render from cameras. Item i does not depend on its batch."""
 
     fixed_cameras: ClassVar[bool] = False
-    """Whether an item can be seen from its own camera only, as a stored image."""
+    """Whether each item has one view only, that of its own camera, as a stored image."""
 
     @property
     def protocol(self) -> str:
@@ -83,6 +84,15 @@ class ViewSource(ABC):
         return None
 
 
+def draw_labels(
+    labels: Float[Tensor, "n 25"], items: Int64[Tensor, " b"], seed: int
+) -> Float[Tensor, "b 25"]:
+    """Draw the label of each item; a function of (seed, item) alone."""
+    draws = Draws(seed).scope("evaluation")
+    rows = [draws.at(int(i)).integers("label", len(labels), (1,)) for i in items]
+    return labels[torch.cat(rows)]
+
+
 @dataclass(frozen=True, eq=False)
 class GeneratorSource(ViewSource):
     """Latents of a generator. Latent and label of item i depend on (seed, i) alone.
@@ -92,7 +102,7 @@ class GeneratorSource(ViewSource):
     """
 
     generator: Any
-    """A `Generator`; Any, since the stand-ins of tests and benchmarks only have its `views`."""
+    """A `Generator`, or a stand-in of tests and benchmarks that only has `views`."""
     z_dim: int
     labels: Float[Tensor, "n 25"]
     """Labels of the training set, from which each item draws one."""
@@ -106,18 +116,15 @@ class GeneratorSource(ViewSource):
         """Cameras, truncation and seed."""
         return f"cameras and labels of training images, no truncation, seed {self.seed}"
 
-    def _draw(self, items: Int64[Tensor, " b"], draw: Callable[[Draws], Tensor]) -> Tensor:
-        draws = Draws(self.seed).scope("evaluation")
-        return torch.cat([draw(draws.at(int(i))) for i in items])
-
     def latents(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b z_dim"]:
         """Return the latents of items."""
-        return self._draw(items, lambda d: d.normal("z", (1, self.z_dim))).to(self.device)
+        draws = Draws(self.seed).scope("evaluation")
+        z = [draws.at(int(i)).normal("z", (1, self.z_dim)) for i in items]
+        return torch.cat(z).to(self.device)
 
     def label(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b 25"]:
         """Return the labels of items."""
-        rows = self._draw(items, lambda d: d.integers("label", len(self.labels), (1,)))
-        return self.labels[rows].to(self.device)
+        return draw_labels(self.labels, items, self.seed).to(self.device)
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return the cameras of the items' labels."""
@@ -135,7 +142,7 @@ class GeneratorSource(ViewSource):
         return images
 
     def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
-        """Return the densities of latents; None if the scenes are no fields."""
+        """Return the densities of latents; None if the scenes are not fields."""
         with torch.no_grad():
             ws = self.generator.mapping(self.latents(items), self.label(items))
             scene = self.generator.scene(ws)
@@ -151,7 +158,7 @@ class GeneratorSource(ViewSource):
 
 @dataclass(frozen=True, eq=False)
 class ObjectSource(ViewSource):
-    """Objects with ground truth: the ceiling of the view metrics.
+    """Objects with ground truth: the ceiling of view metrics.
 
     `render(object_ids, cameras, resolution)` returns image in [-1, 1], depth along the rays and
     mask, as `SynthObjects.render` does. Item i is the i-th of `objects`; its own camera is one of
@@ -170,9 +177,7 @@ class ObjectSource(ViewSource):
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return one camera of the labels per item."""
-        draws = Draws(self.seed).scope("evaluation")
-        rows = [draws.at(int(i)).integers("label", len(self.labels), (1,)) for i in items]
-        return Cameras.from_label(self.labels[torch.cat(rows)])
+        return Cameras.from_label(draw_labels(self.labels, items, self.seed))
 
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """Render the objects."""
@@ -191,3 +196,39 @@ class ObjectSource(ViewSource):
 
     def _ids(self, items: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
         return torch.tensor([self.objects[int(i) % len(self.objects)] for i in items])
+
+
+@dataclass(frozen=True, eq=False)
+class PosedSource(ViewSource):
+    """Another source with drawn cameras: each item has a camera of a given distribution.
+
+    Distance from the origin, intrinsics and the conditioning label are those of the item.
+    """
+
+    source: ViewSource
+    cfg: PosesConfig
+    seed: int = 0
+
+    @property
+    def protocol(self) -> str:
+        """Cameras, truncation and seed."""
+        return f"{self.cfg.protocol}, no truncation, seed {self.seed}"
+
+    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
+        """Draw a camera for each item, a function of (seed, item) alone."""
+        own = self.source.base(items)
+        draws, cfg = Draws(self.seed).scope("evaluation/poses"), self.cfg
+        if cfg.kind == "gaussian":
+            drawn = [draws.at(int(i)).normal("angles", (2,)) for i in items]
+        else:
+            drawn = [2 * draws.at(int(i)).uniform("angles", (2,)) - 1 for i in items]
+        angles = torch.stack(drawn) * torch.tensor([cfg.azimuth, cfg.elevation])
+        # Stay off the poles, where "up" is undefined.
+        elevation = (angles[:, 1] + cfg.mean_elevation).clamp(-1.5, 1.5)
+        cam2world = Cameras.on_sphere(angles[:, 0], elevation, 1.0).cam2world.to(own.cam2world)
+        cam2world[:, :3, 3] *= own.origins.norm(dim=1, keepdim=True)
+        return Cameras(cam2world, own.intrinsics)
+
+    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
+        """Render the items."""
+        return self.source.views(items, cameras)

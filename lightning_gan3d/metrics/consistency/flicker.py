@@ -69,9 +69,7 @@ def measure_flicker(context: EvaluationContext) -> list[Metric]:
         return _missing("stored images come without depth")
     azimuth = (torch.arange(k) - (k - 1) / 2) * cfg.step
     parts: dict[str, list[FlickerSums]] = {"": [], "raw": []}
-    for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // k)):
-        base = source.base(items)
-        cameras = base.rotate_y(azimuth.to(base.cam2world))
+    for items, cameras in context.arcs(cfg.items, azimuth):
         views = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
             return _missing(NO_DEPTH)

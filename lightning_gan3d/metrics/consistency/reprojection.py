@@ -83,9 +83,7 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
     k = 2 * cfg.steps + 1
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
     parts: dict[str, list[PairSums]] = {}
-    for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // k)):
-        base = source.base(items)
-        cameras = base.rotate_y(azimuth.to(base.cam2world))
+    for items, cameras in context.arcs(cfg.items, azimuth):
         views = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
             return [row.missing(NO_DEPTH) for row in metrics]

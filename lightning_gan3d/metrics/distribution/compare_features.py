@@ -1,14 +1,13 @@
-"""FID, KID, Inception score, precision, recall and memorisation of one source of images.
+"""FID, KID, Inception score, precision, recall and memorisation of generated images.
 
 Statistics of real images are those of all training images. Generated images are rendered from
 training cameras (EG3D's `fid50k_full`), or from drawn ones. If the weights of a network are
-missing, so are its metrics; their note holds the command that downloads them.
+missing, so are its metrics; their notes give the command that downloads them.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -20,14 +19,13 @@ import torch
 
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.files import sha256_of_text
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.config import DistributionConfig
-from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution import frechet, memorisation
 from lightning_gan3d.metrics.distribution.feature_store import (
     Features,
-    Read,
     Shards,
     Subset,
     compute_features,
@@ -41,10 +39,9 @@ from lightning_gan3d.metrics.distribution.features import (
 )
 from lightning_gan3d.metrics.distribution.kernel_distance import subset_distances, whole_distance
 from lightning_gan3d.metrics.distribution.precision_recall import precision_recall
-from lightning_gan3d.metrics.image_batches import PosedSource, stored_fakes, stored_reals
 from lightning_gan3d.metrics.pretrained import WeightsError
 from lightning_gan3d.metrics.process_group import from_main, rank
-from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+from lightning_gan3d.metrics.sources import PosedSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.version import __version__
 
@@ -53,7 +50,7 @@ _HEADLINES = {
     "vgg16": ("quality.precision", "quality.recall"),
     "clip": ("quality.frechet_clip", "quality.kernel_clip"),
 }
-"""Metrics of each network that are listed as missing."""
+"""Metrics that are listed as missing without their network."""
 _UNPUBLISHED = {
     "quality.fid": "quality.frechet",
     "quality.fid_infinity": "quality.frechet_infinity",
@@ -62,11 +59,10 @@ _UNPUBLISHED = {
     "quality.inception_score": "quality.class_score",
 }
 """Names if the network is not the published one."""
-_NOT_FINITE = "the generator's images are not finite"
 
 
 class FeatureSets(NamedTuple):
-    """Features of one extractor."""
+    """Features of real, generated and held-out images by one extractor."""
 
     extractor: Extractor
     real: Features
@@ -79,33 +75,45 @@ def measure_distribution(context: EvaluationContext) -> list[Metric]:
 
     Features of real images stay in `context.cache`, by data set. `neighbours.json` is written to
     `context.folder`. Memorisation concerns single samples: it uses at most
-    `context.cfg.num_images` of them. Without any network no more are generated.
+    `context.cfg.num_images` of them; without any network, no more are generated.
     """
-    cfg, compared = context.cfg.distribution, context.cfg.num_images
+    cfg, source, train, test = context.cfg.distribution, context.source, context.train, context.test
     if cfg is None:
         return []
     networks = _load_networks(context, cfg)
-    loaded = {k: v for k, v in networks.items() if isinstance(v, Extractor)}
-    extractors = dict(loaded)
-    if context.test is not None:  # else memorisation has nothing to compare with
-        extractors["pixels"] = reduced_pixels(cfg.pixels)
-    n = cfg.num_images or compared
-    compared = min(n, compared)
-    total = n * cfg.repeats if loaded else compared
-    source = context.source
+    extractors = {k: v for k, v in networks.items() if isinstance(v, Extractor)}
+    n = cfg.num_images or context.cfg.num_images
+    num_samples = min(n, context.cfg.num_images)
+    num_fakes = n * cfg.repeats if extractors else num_samples
     if cfg.poses is not None:
         source = PosedSource(source, cfg.poses, context.seed)
-    with _computed_features(context, source, extractors, total) as sets:
+    if test is not None:  # else memorisation has nothing to compare with
+        extractors["pixels"] = reduced_pixels(cfg.pixels)
+    keys = [extractor.key for extractor in extractors.values()]
+    if from_main(keys) != keys:
+        raise WeightsError(
+            f"rank {rank()} has other weights than rank 0; give all machines the same files"
+        )
+    with tempfile.TemporaryDirectory(prefix="gan3d-features-") as temporary:
+        cache = Path(temporary) if context.cache is None else context.cache / "features"
+        stores_in = partial(_stores, context, extractors)
+        real = stores_in(cache, train.fingerprint, len(train))
+        held_out = {} if test is None else stores_in(cache, test.fingerprint, len(test))
+        fake = stores_in(Path(temporary), "generated", num_fakes)
+        for images, stores in ((train, real), (test, held_out), (source, fake)):
+            if images is not None:
+                compute_features(images, list(stores.values()), context.cfg.batch)
         if rank() != 0:
             return []
-        rows: list[Metric] = []
+        sets = {k: FeatureSets(e, real[k], fake[k], held_out.get(k)) for k, e in extractors.items()}
+        metrics: list[Metric] = []
         for kind, network in networks.items():
             if isinstance(network, str):
-                rows += [Metric(name, None, note=network) for name in _HEADLINES[kind]]
+                metrics += [missing(name, network) for name in _HEADLINES[kind]]
             else:
                 protocol = _protocol(context, source, network, n)
-                rows += _network_metrics(kind, sets[kind], cfg, context.seed, protocol)
-        return rows + _memorisation_metrics(context, source, sets, compared)
+                metrics += _network_metrics(kind, sets[kind], cfg, context.seed, protocol)
+        return metrics + _memorisation_metrics(context, source, sets, num_samples)
 
 
 def _load_networks(
@@ -129,50 +137,30 @@ def _load_networks(
     return networks
 
 
-def _protocol(context: EvaluationContext, source: ViewSource, extractor: Extractor, n: int) -> str:
-    cameras = getattr(source, "protocol", type(source).__name__)
-    train = context.train
-    return (
-        f"{extractor.protocol}; {n:,} generated images of {train.resolution}x{train.resolution} "
-        f"pixels, {cameras}; all {len(train):,} training images (data {train.fingerprint})"
-    )
-
-
-@contextmanager
-def _computed_features(
-    context: EvaluationContext, source: ViewSource, extractors: Mapping[str, Extractor], num: int
-) -> Iterator[dict[str, FeatureSets]]:
-    """Compute all features, of `num` generated images; these are deleted at the end."""
-    keys = [e.key for e in extractors.values()]
-    if from_main(keys) != keys:
-        raise WeightsError(
-            f"rank {rank()} has other weights than rank 0; give all machines the same files"
-        )
-    every = list(extractors.values())
+def _stores(
+    context: EvaluationContext,
+    extractors: Mapping[str, Extractor],
+    folder: Path,
+    key: str,
+    num: int,
+) -> dict[str, Shards]:
+    """Return the store of each extractor for `num` images, which `key` identifies."""
     # Other versions, batches or devices may give other bits.
     code = [SCHEMA, __version__, *(version(x) for x in ("clean-fid", "pillow", "torch"))]
     code += [context.cfg.batch, context.device.type, torch.get_num_threads()]
+    stores = {}
+    for kind, extractor in extractors.items():
+        text = json.dumps(["real", key, extractor.key, code], sort_keys=True)
+        stores[kind] = Shards(folder / f"real-{sha256_of_text(text, 16)}", num, extractor)
+    return stores
 
-    def compute(root: Path, key: str, read: Read, num: int) -> list[Shards]:
-        texts = [json.dumps(["real", key, e.key, code], sort_keys=True) for e in every]
-        folders = [root / f"real-{sha256_of_text(text, 16)}" for text in texts]
-        stores = [Shards(f, num, e.dim) for f, e in zip(folders, every, strict=True)]
-        compute_features(read, every, stores, context.cfg.batch)
-        return stores
 
-    with tempfile.TemporaryDirectory(prefix="gan3d-features-") as temporary:
-        cache = Path(temporary) if context.cache is None else context.cache / "features"
-
-        def of_real(images: ImageSet) -> list[Shards]:
-            return compute(cache, images.fingerprint, partial(stored_reals, images), len(images))
-
-        real = of_real(context.train)
-        held_out = [None] * len(every) if context.test is None else of_real(context.test)
-        fake = compute(Path(temporary), "generated", partial(stored_fakes, source), num)
-        yield {
-            kind: FeatureSets(e, r, f, h)
-            for kind, e, r, f, h in zip(extractors, every, real, fake, held_out, strict=True)
-        }
+def _protocol(context: EvaluationContext, source: ViewSource, extractor: Extractor, n: int) -> str:
+    train = context.train
+    return (
+        f"{extractor.protocol}; {n:,} generated images of {train.resolution}x{train.resolution} "
+        f"pixels, {source.protocol}; all {len(train):,} training images (data {train.fingerprint})"
+    )
 
 
 def _network_metrics(
@@ -181,8 +169,8 @@ def _network_metrics(
     """Metrics in the features of a pretrained network, over all sets of generated images."""
     network = sets.extractor
     if not _finite(sets.fake):
-        note = f"{_NOT_FINITE} ({protocol})"
-        metrics = [Metric(name, None, note=note) for name in _HEADLINES[kind]]
+        note = f"{NOT_FINITE} ({protocol})"
+        metrics = [missing(name, note) for name in _HEADLINES[kind]]
     else:
         n = len(sets.fake) // cfg.repeats
         per_set = []
@@ -217,7 +205,7 @@ def _memorisation_metrics(
         protocol = _protocol(context, source, extractor, n)
         samples = Subset(fake, torch.arange(n))
         if not _finite(samples):
-            rows += memorisation.missing_metrics(f"{_NOT_FINITE} ({protocol})", network)
+            rows += memorisation.missing_metrics(f"{NOT_FINITE} ({protocol})", network)
             continue
         result = memorisation.memorisation(samples, real, held_out)
         rows += memorisation.metrics_of(result, network, protocol)
@@ -330,7 +318,7 @@ def _precision_recall(
 
 
 def _at_most(size: int, sets: FeatureSets, draws: Draws) -> tuple[Features, Features]:
-    """Draw at most `size` real and generated vectors, in their own order: it reads few shards."""
+    """Draw at most `size` real and generated vectors; in order, so that few shards are read."""
 
     def drawn(x: Features, name: str) -> Features:
         if size >= len(x):
@@ -343,8 +331,8 @@ def _at_most(size: int, sets: FeatureSets, draws: Draws) -> tuple[Features, Feat
 def summary(of_sets: Sequence[Metric], protocol: str) -> Metric:
     """Return one metric for one or several sets of generated images: their mean.
 
-    Several sets have Student's interval. One has none: resampling its images would say little
-    about another set.
+    Several sets have Student's interval. One set has none: resampling its images does not show how
+    other latents would vary.
     """
     first, values = of_sets[0], [m.value for m in of_sets if m.value is not None]
     if len(values) < len(of_sets):

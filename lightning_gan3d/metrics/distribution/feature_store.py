@@ -1,11 +1,11 @@
 """Feature vectors in files ("shards") of `SHARD` items. Ranks compute them, rank 0 stores them.
 
-A shard appears whole or not at all, so that an interrupted evaluation continues with the next
-missing one. Its values depend on its items alone: the same bits for any number of ranks.
+Shards are written atomically, so that an interrupted evaluation continues with the next missing
+one. Their values depend on their items alone: the same bits for any number of ranks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,13 @@ from torch import Tensor
 
 from lightning_gan3d.config import UserError
 from lightning_gan3d.files import atomic_path
+from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metrics.distribution.features import Extractor
-from lightning_gan3d.metrics.image_batches import Stored
 from lightning_gan3d.metrics.process_group import from_main, gather_to_main, rank, world_size
+from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
 SHARD = 512
 """Items of a shard: 4 MB at 2048 numbers each."""
-
-
-Read = Callable[[Int64[Tensor, " n"]], Stored]
-"""From items to their images."""
 
 
 class StoreError(UserError):
@@ -33,7 +30,7 @@ class StoreError(UserError):
 
 
 class Features(ABC):
-    """Feature vectors that are read in parts; they need not fit in memory."""
+    """Feature vectors, read in parts: they need not fit in memory."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -67,22 +64,22 @@ class Subset(Features):
 
 @dataclass(frozen=True, eq=False)
 class Shards(Features):
-    """Vectors in a folder of shards."""
+    """Vectors of an extractor, in a folder of shards."""
 
     folder: Path
     num: int
-    dim: int
+    extractor: Extractor
 
     def __len__(self) -> int:
         """Count the vectors."""
         return self.num
 
     def spans(self) -> list[tuple[int, int]]:
-        """First item and one past the last, of each shard."""
+        """First item of each shard, and one past its last."""
         return [(i, min(i + SHARD, self.num)) for i in range(0, self.num, SHARD)]
 
     def missing(self) -> list[tuple[int, int]]:
-        """Spans of the shards that are not there, or damaged."""
+        """Spans of missing or damaged shards."""
         return [span for span in self.spans() if not self._valid(span)]
 
     def write(self, span: tuple[int, int], vectors: Float32[Tensor, "_ d"]) -> None:
@@ -93,22 +90,23 @@ class Shards(Features):
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, vectors.numpy())
         except OSError as error:
+            size = self.num * self.extractor.dim * 4 / 1e6
             raise StoreError(
                 f"cannot write features to {self.folder}: {error.strerror}; they need "
-                f"{self.num * self.dim * 4 / 1e6:.0f} MB: make room, or set XDG_CACHE_HOME (real "
+                f"{size:.0f} MB: make room, or set XDG_CACHE_HOME (real "
                 "images) or TMPDIR (generated images) to another folder"
             ) from None
 
     def rows(self, indices: Int64[Tensor, " m"]) -> Float32[Tensor, "m d"]:
         """Read the vectors of these indices, shard by shard."""
-        result = torch.empty(len(indices), self.dim)
+        result = torch.empty(len(indices), self.extractor.dim)
         shard = indices // SHARD
         for number in sorted(set(shard.tolist())):
-            here = shard == number
+            in_shard = shard == number
             start = number * SHARD
             # Mapped: often a few vectors of 512 are read.
             mapped = np.load(self._path((start, min(start + SHARD, self.num))), mmap_mode="r")
-            result[here] = torch.from_numpy(mapped[(indices[here] - start).numpy()])
+            result[in_shard] = torch.from_numpy(mapped[(indices[in_shard] - start).numpy()])
         return result
 
     def blocks(self, size: int = SHARD) -> Iterator[Float32[Tensor, "_ d"]]:
@@ -124,38 +122,37 @@ class Shards(Features):
             vectors = np.load(self._path(span), mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return False
-        shape = (span[1] - span[0], self.dim)
+        shape = (span[1] - span[0], self.extractor.dim)
         return bool(vectors.shape == shape and vectors.dtype == np.float32)
 
 
-def compute_features(
-    read: Read,
-    extractors: Sequence[Extractor],
-    stores: Sequence[Shards],
-    batch: int,
-) -> None:
-    """Compute the missing shards of each extractor's store: one per rank at a time, to rank 0.
+def compute_features(images: ImageSet | ViewSource, stores: Sequence[Shards], batch: int) -> None:
+    """Compute the missing shards of all stores, one per rank at a time; rank 0 writes them.
 
-    All extractors share the images that are read. Vectors of non-finite images are NaN.
-    Stores hold equally many vectors; those of other ranks than 0 stay empty.
-
-    Raises:
-        StoreError: rank 0 cannot write to a folder.
+    `images`: real images, or items to render from their own cameras; read or rendered once for all
+    stores. Vectors of non-finite images are NaN. Stores hold equally many vectors; those of other
+    ranks than 0 stay empty. Raises `StoreError` if rank 0 cannot write.
     """
     missing = from_main([store.missing() for store in stores])
-    todo = [x for x in zip(extractors, stores, missing, strict=True) if x[2]]
-    spans = sorted({span for _, _, spans in todo for span in spans})
+    incomplete = [store for store, spans in zip(stores, missing, strict=True) if spans]
+    spans = sorted({span for spans in missing for span in spans})
     for first in range(0, len(spans), world_size()):
-        shared = spans[first : first + world_size()]
-        blocks = [torch.zeros(SHARD, extractor.dim) for extractor, _, _ in todo]
-        if rank() < len(shared):
-            start, stop = shared[rank()]
+        of_ranks = spans[first : first + world_size()]
+        blocks = [torch.zeros(SHARD, store.extractor.dim) for store in incomplete]
+        if rank() < len(of_ranks):
+            start, stop = of_ranks[rank()]
             for items in torch.split(torch.arange(start, stop), batch):
-                images, finite = read(items)
-                for block, (extractor, _, _) in zip(blocks, todo, strict=True):
-                    vectors = extractor(images)
+                finite = torch.ones(len(items), dtype=torch.bool)
+                if isinstance(images, ViewSource):
+                    image = images.views(items, images.base(items)).image.float().cpu()
+                    finite = image.isfinite().flatten(1).all(1)
+                    stored = to_uint8(image.nan_to_num())
+                else:
+                    stored = images.images(items)
+                for block, store in zip(blocks, incomplete, strict=True):
+                    vectors = store.extractor(stored)
                     vectors[~finite] = torch.nan
                     block[items - start] = vectors
-        for block, (_, store, _) in zip(blocks, todo, strict=True):
-            for span, vectors in zip(shared, gather_to_main(block), strict=False):
+        for block, store in zip(blocks, incomplete, strict=True):
+            for span, vectors in zip(of_ranks, gather_to_main(block), strict=False):
                 store.write(span, vectors[: span[1] - span[0]])

@@ -1,16 +1,16 @@
-"""Does a generator repeat its training images? Distances to them, against held-out images.
+"""Memorisation: are generated images nearer to training images than held-out images are?
 
-Two questions whose answers are known for a generator that learnt the distribution:
+Two statistics with known values for a generator that learnt the distribution:
 
-- Is the image nearest to a sample a training or a held-out one? Of n training and m held-out
-  images it is a training image in n / (n + m) of the cases. `excess` is what goes beyond, as a
-  share of the possible: 0 without memorisation, 1 for a generator that only copies.
-- Is a sample nearer to the training images than a held-out image is? In half of the cases (Meehan
-  et al. 2020); more often for samples that are plainer or more alike than real images. So read
-  `nearer` together with `excess`.
+- `excess`: how often the nearest real image of a sample is a training image rather than a held-out
+  one, beyond the n / (n + m) expected by chance from n training and m held-out images, as a share
+  of the possible: 0 without memorisation, 1 for a generator that only copies.
+- `nearer`: how often a sample is nearer to the training images than a held-out image is: 0.5
+  (Meehan et al. 2020), but more for samples that are plainer or more alike than real images. Read
+  it together with `excess`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,12 +18,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lightning_gan3d.files import write_json
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.distribution.feature_store import Features
 from lightning_gan3d.metrics.distribution.precision_recall import nearest
 
 NEIGHBOURS = "neighbours.json"
-"""File beside the metrics: the samples nearest to training images, and these images."""
+"""File beside the metrics: the samples nearest to training images, and those images."""
 NUM_NEIGHBOURS = 64
 """Samples in that file."""
 
@@ -39,7 +39,7 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """Samples and held-out images against training images."""
+    """Distances of samples and held-out images to training images."""
 
     samples: Neighbours
     """Training images nearest to the generated ones."""
@@ -49,12 +49,12 @@ class Memorisation:
     """Share of pairs of a sample and a held-out image in which the sample is nearer to training;
     0.5 without memorisation, 1 for copies."""
     excess: float
-    """Samples whose nearest image is a training one, beyond chance, as a share of the possible;
-    0 without memorisation, 1 for copies, below 0 for samples near held-out images."""
+    """Share of samples whose nearest image is a training one, beyond chance, over the largest
+    possible; 0 without memorisation, 1 for copies, below 0 for samples near held-out images."""
 
     @property
     def distinct(self) -> int:
-        """Number of different nearest training images: few if samples are alike."""
+        """Number of distinct nearest training images: few if samples are alike."""
         return len(set(self.samples.indices[:, 0].tolist()))
 
 
@@ -75,7 +75,7 @@ def share_below(a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> float:
 def memorisation(
     samples: Features, train: Features, held_out: Features, k: int = 3
 ) -> Memorisation:
-    """Compare samples with training and held-out images, see the module.
+    """Compare samples with training and held-out images.
 
     `held_out` may be `samples` itself: an image is then not its own neighbour.
     """
@@ -96,42 +96,37 @@ def memorisation(
 
 def missing_metrics(reason: str, network: str = "") -> list[Metric]:
     """Return the metrics as missing."""
-    return [
-        Metric(f"memorisation.{name}", None, "share", note=reason, network=network)
-        for name in ("excess", "nearer")
-    ]
+    names = ("memorisation.excess", "memorisation.nearer")
+    return [missing(name, reason, "share", network=network) for name in names]
 
 
 def metrics_of(result: Memorisation, network: str, protocol: str) -> list[Metric]:
     """Return the metrics; `network` names the features, empty for pixels."""
-    n, held_out = len(result.samples.indices), len(result.held_out.indices)
+    n, num_held_out = len(result.samples.indices), len(result.held_out.indices)
     against = (
-        f"against {held_out:,} held-out images; the samples' nearest images are "
+        f"against {num_held_out:,} held-out images; the samples' nearest images are "
         f"{result.distinct:,} different training images; {protocol}"
     )
     excess = (
         "samples whose nearest image is a training one rather than a held-out one, beyond "
-        "chance, as a share of the possible (0 none, 1 all)"
+        f"chance, as a share of the possible (0 none, 1 all): {against}"
     )
     nearer = (
         "share of pairs in which a sample is nearer to the training images than a held-out "
-        "image is (0.5 none, 1 all; Meehan et al. 2020)"
+        f"image is (0.5 none, 1 all; Meehan et al. 2020): {against}"
     )
-    rows = [
-        Metric(name, value, "share", n, note=f"{text}: {against}", network=network)
-        for name, value, text in (
-            ("memorisation.excess", result.excess, excess),
-            ("memorisation.nearer", result.nearer, nearer),
-        )
+    medians = [float(x.distances[:, 0].median()) for x in (result.samples, result.held_out)]
+    distance = f"images to the nearest training image: {protocol}"
+    of_samples, of_real = (
+        f"median RMS distance of {x} {distance}" for x in ("generated", "held-out")
+    )
+    metrics = [
+        Metric("memorisation.excess", result.excess, "share", n, note=excess),
+        Metric("memorisation.nearer", result.nearer, "share", n, note=nearer),
+        Metric("memorisation.distance", medians[0], "", n, note=of_samples),
+        Metric("memorisation.distance_real", medians[1], "", num_held_out, note=of_real),
     ]
-    for name, near, images in (
-        ("memorisation.distance", result.samples, "generated"),
-        ("memorisation.distance_real", result.held_out, "held-out"),
-    ):
-        d = near.distances[:, 0]
-        note = f"median RMS distance of {images} images to the nearest training image: {protocol}"
-        rows.append(Metric(name, float(d.median()), "", len(d), note=note, network=network))
-    return rows
+    return [replace(m, network=network) for m in metrics]
 
 
 def write_neighbours(
@@ -139,8 +134,8 @@ def write_neighbours(
 ) -> None:
     """Write the samples nearest to training images, the nearest first.
 
-    `items`: numbers of the samples. `data`: fingerprint of the training images, to which the
-    indices refer.
+    `items`: numbers of the samples. `data`: fingerprint of the training images that the indices
+    refer to.
     """
     order = result.samples.distances[:, 0].argsort()[:NUM_NEIGHBOURS]
     table = {

@@ -5,28 +5,30 @@ sets of images, 7x7 patches are projected onto random directions. Along a direct
 between two distributions is the mean difference of their sorted values.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import quantise, to_float
 from lightning_gan3d.metrics.cache import cached
 from lightning_gan3d.metrics.config import PATCH, SwdConfig
-from lightning_gan3d.metrics.image_batches import fakes, reals
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
 BLOCKS = 4096
-"""Most numbers that describe a distribution along one direction: means of neighbours in rank."""
+"""Largest number of values that describe a distribution along one direction."""
 CHUNK = 64
 """Directions projected and sorted at a time."""
+READ_BATCH = 256
+"""Real images read at a time."""
 
 
 def blur(image: Float[Tensor, "n c h w"], gain: float = 1.0) -> Float[Tensor, "n c h w"]:
@@ -60,13 +62,13 @@ def laplacian_pyramid(
 def random_patches(
     image: Float[Tensor, "n 3 h w"], count: int, draws: list[Draws]
 ) -> Float[Tensor, "m 3 49"]:
-    """Cut `count` patches at random positions of each image, each image by its own draws."""
+    """Cut `count` patches at random positions of each image, by one `Draws` per image."""
     h, w = (side - PATCH + 1 for side in image.shape[-2:])
     position = torch.stack([d.integers(f"patches/{w}", h * w, (count,)) for d in draws])
     position = position.to(image.device)
     windows = image.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # n 3 h w 7 7, a view
-    which = torch.arange(len(image), device=image.device)[:, None]
-    patches = windows[which, :, position // w, position % w]
+    number = torch.arange(len(image), device=image.device)[:, None]
+    patches = windows[number, :, position // w, position % w]
     return rearrange(patches, "n p c y x -> (n p) c (y x)")
 
 
@@ -77,7 +79,7 @@ class Descriptors:
     """
 
     def __init__(self, cfg: SwdConfig, seed: int = 0) -> None:
-        """Start empty. Sets to be compared need one seed: equal sets are then at distance 0."""
+        """Start empty. Compare sets of one seed only: equal sets are then at distance 0."""
         self.cfg = cfg
         self.num_images = 0
         self._draws = Draws(seed).scope("swd")
@@ -135,7 +137,6 @@ class SlicedWasserstein:
     """
 
     def __init__(self, cfg: SwdConfig, num_images: int, tensors: dict[str, Tensor]) -> None:
-        """Use the tensors of `of`."""
         self.cfg, self.num_images, self.tensors = cfg, num_images, tensors
 
     @classmethod
@@ -189,7 +190,7 @@ def describe(
 
 
 class ImageDistance:
-    """SWD to held-out images, over `num_images` or as many as there are; and its floor.
+    """SWD of generated to held-out images, over at most `num_images` of each; and its floor.
 
     The floor is the distance of as many training images to the same held-out ones. If none are held
     out, disjoint halves of the training images replace both sets.
@@ -211,46 +212,46 @@ class ImageDistance:
         order = draws.permutation("train", len(train))
         if test is None:
             self.num_images = min(num_images, len(train) // 2)
-            second, held_out = order[self.num_images :][: self.num_images], train
+            real, indices = train, order[self.num_images : 2 * self.num_images]
         else:
             self.num_images = min(num_images, len(train), len(test))
-            second = draws.permutation("test", len(test))[: self.num_images]
-            held_out = test
+            real, indices = test, draws.permutation("test", len(test))[: self.num_images]
         if self.num_images < 1:
             raise ValueError("sliced Wasserstein distance: needs at least two real images")
-        first = order[: self.num_images]
+        self._train, self._indices, self._cache = train, order[: self.num_images], cache
+        sets = [train.fingerprint, real.fingerprint, self.held_out]
+        self._key = [*sets, asdict(cfg), self.num_images, seed]
 
         def prepare() -> dict[str, Tensor]:
-            return SlicedWasserstein.of(describe(reals(held_out, second), cfg, seed), seed).tensors
+            return SlicedWasserstein.of(self._describe(real, indices), seed).tensors
 
-        def compute_floor() -> dict[str, Tensor]:
-            floor = self.real.distance(describe(reals(train, first), cfg, seed))
-            return {name: torch.tensor(value) for name, value in floor.items()}
-
-        sets = [train.fingerprint, held_out.fingerprint, self.held_out]
-        key = [*sets, asdict(cfg), self.num_images, seed]
-        self.real = SlicedWasserstein(cfg, self.num_images, cached(cache, "swd", key, prepare))
-        self._floor: Callable[[], dict[str, Tensor]] = partial(
-            cached, cache, "swd-floor", key, compute_floor
-        )
+        tensors = cached(cache, "swd", self._key, prepare)
+        self.real = SlicedWasserstein(cfg, self.num_images, tensors)
 
     @cached_property
     def floor(self) -> dict[str, float]:
         """The floor by level and as `mean`, computed at the first access."""
-        return {name: float(value) for name, value in self._floor().items()}
 
-    def collect(self) -> Descriptors:
-        """Return an empty collection for the images of a generator."""
-        return Descriptors(self.cfg, self.seed)
+        def compute() -> dict[str, Tensor]:
+            floor = self.real.distance(self._describe(self._train, self._indices))
+            return {name: torch.tensor(value) for name, value in floor.items()}
+
+        floor = cached(self._cache, "swd-floor", self._key, compute)
+        return {name: float(value) for name, value in floor.items()}
+
+    def _describe(self, images: ImageSet, indices: Int64[Tensor, " n"]) -> Descriptors:
+        batches = torch.split(indices, READ_BATCH)
+        return describe((to_float(images.images(x)) for x in batches), self.cfg, self.seed)
 
     def of(self, source: ViewSource, batch: int) -> dict[str, float]:
         """Return the distance of a generator's images, by level and as `mean`."""
-        images = (f.images for f in fakes(source, self.num_images, batch))
+        batches = torch.split(torch.arange(self.num_images), batch)
+        images = (quantise(source.views(x, source.base(x)).image) for x in batches)
         return self.real.distance(describe(images, self.cfg, self.seed))
 
     @property
     def protocol(self) -> str:
-        """The protocol in words."""
+        """Description for the notes of metrics."""
         cfg, n = self.cfg, self.num_images
         names = {name.partition("/")[0] for name in self.real.tensors} - {"pixels"}
         sides = sorted(names, key=int, reverse=True)

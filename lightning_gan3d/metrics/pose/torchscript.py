@@ -101,9 +101,8 @@ def measure_identity(context: EvaluationContext) -> list[Metric]:
     network = load_network("identity.embedding", cfg.embedding, context.device)
     azimuth = torch.tensor([-0.5, 0.5]) * cfg.angle
     parts = []
-    for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // 2)):
-        base = source.base(items)
-        views = source.views(items, base.rotate_y(azimuth.to(base.cam2world)))
+    for items, cameras in context.arcs(cfg.items, azimuth):
+        views = source.views(items, cameras)
         vectors = network(views.image.float().clamp(-1, 1), cfg.resolution)
         if vectors.dim() != 2:
             shape = tuple(vectors.shape)

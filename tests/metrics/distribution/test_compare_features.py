@@ -23,9 +23,8 @@ from lightning_gan3d.metrics.distribution import compare_features, feature_store
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution, summary
 from lightning_gan3d.metrics.distribution.features import inception
 from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
-from lightning_gan3d.metrics.image_batches import PosedSource
 from lightning_gan3d.metrics.pretrained import WeightsError
-from lightning_gan3d.metrics.sources import GeneratorSource
+from lightning_gan3d.metrics.sources import GeneratorSource, PosedSource
 
 CFG = DistributionConfig(kid_subsets=4, kid_subset_size=20, kid_whole=50)
 NUM = 60
