@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightning_gan3d.benchmark.cuda_graphs import record_forward
+from lightning_gan3d.benchmark.cuda_graphs import Recorded
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
@@ -204,7 +204,7 @@ def recordings(device: str) -> Iterator[Metric]:
     generator = Generator(experiment.generator, 512).to(device).eval()
     z, seen_from = torch.randn(1, 512, device=device), cameras(1, device)
     label = seen_from.to_label()
-    recorded = record_forward(generator, z, label, resolution=128)
+    recorded = Recorded(lambda z, label: generator(z, label, resolution=128), z, label)
     with torch.no_grad():
         for name, function in (
             ("called", lambda: generator(z, label, resolution=128)),

@@ -47,39 +47,39 @@ def bench_targets(targets: Sequence[str], options: BenchOptions, root: Path = Pa
     A target is a run directory, a folder of runs, a preset or a YAML file; for the last two,
     results go to `root/bench/<name>/bench.json`. Unfinished runs are listed, not measured.
     """
-    # Read all targets before measuring the first, so that a mistake costs no time.
+    # Read all targets before measuring the first, so that errors come at once.
     jobs: list[tuple[str, ExperimentConfig | Run, Path]] = []
-    gaps: list[str] = []
+    skipped: list[str] = []
     for target in targets:
         if Path(target).is_dir():
             finished, unfinished = _runs_below(Path(target))
             jobs += [(str(run.path), run, run.path) for run in finished]
-            gaps += unfinished
+            skipped += unfinished
         else:
             config = experiment.load_experiment(target)
             image_resolution(config)
             jobs.append((config.name, config, root / "bench" / config.name))
     gc.freeze()  # imported modules: the collection before each measurement skips them
     tables = [table(name, bench_target(target, options, out)) for name, target, out in jobs]
-    return "\n\n".join([*tables, *gaps])
+    return "\n\n".join([*tables, *skipped])
 
 
 def _runs_below(folder: Path) -> tuple[list[Run], list[str]]:
-    """Finished runs, and a line for each other one."""
+    """Finished runs, and a line for each unfinished one."""
     paths = [path for path, files in walk(folder) if CONFIG in files]
     if not paths:
-        raise ConfigError(f"{folder}: no run found; a run directory holds {CONFIG}")
-    finished, gaps = [], []
+        raise ConfigError(f"{folder}: no run directory; one contains {CONFIG}")
+    finished, unfinished = [], []
     for run in map(Run, paths):
         try:
             reason = "" if run.finished else "unfinished"
         except ValueError as error:  # a broken manifest
             reason = str(error)
         if reason:
-            gaps.append(f"{run.path}: not measured: {reason}")
+            unfinished.append(f"{run.path}: not measured: {reason}")
         else:
             finished.append(run)
-    return finished, gaps
+    return finished, unfinished
 
 
 def bench_target(
@@ -87,25 +87,25 @@ def bench_target(
 ) -> list[Metric]:
     """Measure a run, or an experiment as initialised; write `out/bench.json`.
 
-    Costs do not depend on the weights. The CPU threads are those of the training.
+    Costs do not depend on the weights. Uses the CPU threads of the training.
     """
     config = target.config() if isinstance(target, Run) else target
     device = choose_device(options.device)
     if device.type == "cpu":
-        keep_freed_memory()  # as training does, so that both speeds are comparable
+        keep_freed_memory()  # as in training, so that both speeds are comparable
     with cpu_threads(config.training.threads):
         if isinstance(target, Run):
             generator = load_generator(target.path, device)
         else:
             generator = Generator(config.generator, image_resolution(config)).to(device)
-        rows = measure_generator(generator, options.quick, config.training.microbatch_size)
-        rows += measure_training(config, generator.resolution, device, options.quick)
+        metrics = measure_generator(generator, options.quick, config.training.microbatch_size)
+        metrics += measure_training(config, generator.resolution, device, options.quick)
         environment = Environment.current(device, options.command)
-        rows.insert(0, environment.metric(options.quick, describe_layers(generator)))
+        metrics.insert(0, environment.metric(options.quick, describe_layers(generator)))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_metrics(out / "bench.json", rows)
-    return rows
+        write_metrics(out / "bench.json", metrics)
+    return metrics
 
 
 def measure_generator(generator: Generator, quick: bool, batch: int) -> list[Metric]:
@@ -134,13 +134,13 @@ def image_resolution(config: ExperimentConfig) -> int:
     return ImageDataset(config.data).resolution
 
 
-def table(name: str, rows: Sequence[Metric]) -> str:
+def table(name: str, metrics: Sequence[Metric]) -> str:
     """Metrics as aligned lines of text."""
-    width = max(len(m.key) for m in rows)
+    width = max(len(m.key) for m in metrics)
     lines = [
         f"  {m.key:<{width}}  "
         + (f"missing: {m.note}" if m.value is None else f"{m.value:>12.5g} {m.unit}")
-        for m in rows
+        for m in metrics
     ]
     return "\n".join([name, *lines])
 

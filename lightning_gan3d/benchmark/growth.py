@@ -17,12 +17,12 @@ from lightning_gan3d.benchmark.stages import Profiler, cached_scene
 from lightning_gan3d.contract import Representation
 from lightning_gan3d.cost import make_inputs
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.stats import power_law_exponent
 
 
 def curve(metrics: Iterable[Metric], axis: str, quantity: str) -> list[tuple[int, float]]:
-    """Return (resolution, value) of one curve, in rising order, without missing values."""
+    """Return (resolution, value) of one curve, ascending, without missing values."""
     name = f"growth.{axis}.{quantity}"
     return sorted(
         (int(m.at), m.value)
@@ -37,7 +37,7 @@ def growth_with_rendering(
     """Time and memory of one view of a cached scene, by the rendering's edge in pixels."""
     axis = "growth.rendering"
     if generator.representation.view_in_label:
-        return [_missing(axis, "a picture has one size and is not rendered")]
+        return [missing(axis, "a picture has one size and is not rendered")]
     z, label, cameras = make_inputs(generator)
     ws, scene = cached_scene(generator, z, label)
     rows: list[Metric] = []
@@ -57,15 +57,15 @@ def growth_with_rendering(
 def growth_with_grid(
     cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], profiler: Profiler
 ) -> list[Metric]:
-    """Bytes, time and memory of making one scene, for multiples of the configured grid resolution.
+    """Bytes, time and memory of one scene, for multiples of the configured grid resolution.
 
     Weights are as initialised: the cost of a grid does not depend on its values.
     """
     axis = "growth.grid"
     own = getattr(cfg.representation, "resolution", None)
     if own is None:
-        missing = _missing(axis, "this representation stores no grid")
-        return [missing, *_growth_without_grid(cfg, image_resolution, factors, profiler.device)]
+        no_grid = missing(axis, "this representation stores no grid")
+        return [no_grid, *_growth_without_grid(cfg, image_resolution, factors, profiler.device)]
     rows: list[Metric] = []
     for resolution in sorted({int(own * f) for f in factors if own * f >= 8}):
         changed = _at_grid_resolution(cfg.representation, resolution)
@@ -77,23 +77,17 @@ def growth_with_grid(
 
         note = f"one scene at grid resolution {resolution}"
         with torch.no_grad():
-            nbytes = Metric(
-                name=f"{axis}.scene_bytes",
-                at=float(resolution),
-                value=float(scene().nbytes),
-                unit="bytes",
-                n=1,
-                note=note,
-            )
+            nbytes, at = float(scene().nbytes), float(resolution)
+            rows.append(Metric(f"{axis}.scene_bytes", nbytes, "bytes", 1, note=note, at=at))
             names = f"{axis}.scene_ms", f"{axis}.scene_mb"
-            rows += [nbytes, *profiler.measure(names, scene, note, float(resolution))]
+            rows += profiler.measure(names, scene, note, at)
     return rows + _exponents(rows, "grid", ("scene_bytes", "scene_ms", "scene_mb"))
 
 
 def _growth_without_grid(
     cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], device: torch.device
 ) -> list[Metric]:
-    """Growth of a scene's bytes with the image resolution; none for pictures, which must grow."""
+    """Growth of a scene's bytes with the image resolution; not for pictures, which must grow."""
     if cfg.view_in_label:
         return []
     points = []
@@ -118,13 +112,9 @@ def _exponents(rows: list[Metric], axis: str, quantities: Sequence[str]) -> list
 def _exponent(name: str, points: Sequence[tuple[int, float]], sizes: str) -> Metric:
     name = f"{name}_exponent"
     if len(points) < 2:
-        return _missing(name, "fewer than two sizes were measured")
+        return missing(name, "fewer than two sizes were measured")
     note = f"p of value ~ resolution**p, least squares{sizes}"
-    return Metric(name=name, value=power_law_exponent(points), n=len(points), note=note)
-
-
-def _missing(name: str, reason: str) -> Metric:
-    return Metric(name=name, value=None, note=reason)
+    return Metric(name, power_law_exponent(points), "", len(points), note=note)
 
 
 def _styles(cfg: GeneratorConfig, num_ws: int, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Peak memory of a call, above what was held before it.
+"""Peak memory of a call, above the memory in use before it.
 
 - CUDA: the allocator's high-water mark (`max_memory_allocated`).
 - CPU, `peak_bytes`: the sum of all allocations and releases that torch's allocator reports to the
@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightning_gan3d.benchmark.speed import synchronise
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 
 SECOND_CALL = "lightning_gan3d.benchmark: measured call"
 """Marks the start of the measured call in the profiler's events."""
@@ -39,29 +39,29 @@ def measure_memory(
     note: str = "",
     at: float | None = None,
 ) -> Metric:
-    """Peak memory of a call in MB, or missing where it is unknown."""
+    """Peak memory of a call in MB; missing if the device records none."""
     try:
         peak = peak_bytes(fn, device) / MB
     except MemoryUnknownError as error:
-        return Metric(name=name, at=at, value=None, unit="MB", note=str(error))
+        return missing(name, str(error), "MB", at=at)
     note = f"{note}; {method(device)}" if note else method(device)
-    return Metric(name=name, at=at, value=peak, unit="MB", n=1, note=note)
+    return Metric(name, peak, "MB", 1, note=note, at=at)
 
 
 def method(device: torch.device) -> str:
-    """Describe how `peak_bytes` measures on this device."""
+    """Method of `peak_bytes` on this device."""
     if device.type == "cuda":
-        return "torch.cuda.max_memory_allocated above what was held before the call"
-    return "peak of torch's CPU allocator record above what was held before the call"
+        return "torch.cuda.max_memory_allocated above the memory in use before the call"
+    return "peak of torch's CPU allocator above the memory in use before the call"
 
 
 def peak_bytes(fn: Callable[[], Any], device: torch.device) -> int:
     """Peak of bytes in use during a call, its result included, above those in use before it.
 
-    `fn` runs twice and the second call is measured: the first builds caches, and releases of the
-    second must have been recorded when they were allocated.
+    `fn` runs twice and the second call is measured: the first fills caches, and memory that the
+    second releases must have been recorded at its allocation.
     """
-    gc.collect()  # a cycle freed inside the call would count as the call's own release
+    gc.collect()  # a cycle freed during the call would count as its release
     if device.type == "cuda":
         return _cuda_peak(fn, device)
     if device.type == "cpu":
@@ -97,18 +97,18 @@ def _cpu_peak(fn: Callable[[], Any]) -> int:
         for e in events
         if e.name() == "[memory]" and e.start_ns() >= begin
     ]
-    held = peak = 0
+    in_use = peak = 0
     for _, nbytes in sorted(changes, key=lambda change: change[0]):
-        held += nbytes
-        peak = max(peak, held)
+        in_use += nbytes
+        peak = max(peak, in_use)
     return peak
 
 
 def resident_peak(fn: Callable[[], Any]) -> int:
     """Largest growth of the process in bytes during a call, its result included (Linux).
 
-    `fn` runs once before, for its caches. Memory freed earlier is returned to the system first,
-    otherwise the call could reuse it unnoticed. Raises `MemoryUnknownError` on other systems.
+    `fn` runs once before, for its caches. Freed memory is returned to the system first, since its
+    reuse would not count. Raises `MemoryUnknownError` on other systems.
     """
     fn()
     gc.collect()

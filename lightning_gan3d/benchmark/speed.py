@@ -21,16 +21,16 @@ from lightning_gan3d.metric import Metric
 
 @dataclass(frozen=True)
 class Protocol:
-    """How often a call is repeated."""
+    """Number of repeats of a timed call."""
 
     warmup: int
     """Calls before the first timed one, for allocators, autotuning and caches."""
     min_repeats: int
-    """Timed calls at least, whatever they take."""
+    """Minimum of timed calls, even beyond the budget."""
     max_repeats: int
-    """Timed calls at most."""
+    """Maximum of timed calls."""
     budget: float
-    """Seconds after which no further call starts, once there are `min_repeats`."""
+    """Seconds after which no further call starts, except for `min_repeats`."""
 
 
 QUICK = Protocol(warmup=1, min_repeats=3, max_repeats=10, budget=0.4)
@@ -81,15 +81,10 @@ class Timing:
             f"quartiles {1e3 * low:.3g} to {1e3 * high:.3g} ms, "
             f"range {1e3 * min(self.seconds):.3g} to {1e3 * max(self.seconds):.3g} ms"
         )
-        return Metric(
-            name=name,
-            at=at,
-            value=1e3 * self.median,
-            unit="ms",
-            n=len(self.seconds),
-            spread=1e3 * statistics.stdev(self.seconds) if len(self.seconds) > 1 else None,
-            note=f"{note}; {text}" if note else text,
-        )
+        n = len(self.seconds)
+        spread = 1e3 * statistics.stdev(self.seconds) if n > 1 else None
+        note = f"{note}; {text}" if note else text
+        return Metric(name, 1e3 * self.median, "ms", n, spread, note, at=at)
 
 
 def speed_ratio(slow: Timing, fast: Timing) -> Quartiles:
@@ -103,7 +98,7 @@ def time_rounds(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time calls in alternating rounds, so that noise of the machine affects all alike.
+    """Time calls in alternating rounds, so that noise of the machine affects all equally.
 
     The device is idle before and after each call.
     """
@@ -145,7 +140,7 @@ def synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on: enough to repeat it, and to know what it compares with."""
+    """Device, threads, versions and command of a measurement."""
 
     device: str
     """Name of the processor or GPU."""
@@ -175,7 +170,7 @@ class Environment:
             f"{self.device}; {self.versions}; fp32 inference; layers: {layers}; {repeats}; "
             f"command: {self.command}"
         )
-        return Metric(name="speed.threads", value=float(self.threads), unit="count", n=1, note=note)
+        return Metric("speed.threads", float(self.threads), "count", 1, note=note)
 
 
 @contextmanager

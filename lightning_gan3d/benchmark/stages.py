@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.benchmark.cuda_graphs import record_forward, record_view
+from lightning_gan3d.benchmark.cuda_graphs import Recorded
 from lightning_gan3d.benchmark.memory import MB, measure_memory
 from lightning_gan3d.benchmark.speed import Protocol, Timing, time_calls
 from lightning_gan3d.contract import Field, Scene
@@ -25,7 +25,7 @@ COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
 
 
 class Stage(NamedTuple):
-    """One stage and the work that it cannot avoid."""
+    """One stage and its minimal work."""
 
     description: str
     call: Callable[[], Any]
@@ -48,7 +48,7 @@ class Roofline:
     """Bytes read plus bytes written per second, of a copy."""
 
     def lower_bound(self, flops: int, nbytes: int) -> float:
-        """Least seconds for this much compute and traffic."""
+        """Lower bound in seconds for this much compute and traffic."""
         return max(flops / self.flops, nbytes / self.bandwidth)
 
     def share(self, name: str, timing: Timing, flops: int, nbytes: int) -> Metric:
@@ -60,18 +60,16 @@ class Roofline:
             f"{self.flops / 1e9:.4g} GFLOP/s, {nbytes / MB:.4g} MB at "
             f"{self.bandwidth / 1e9:.4g} GB/s"
         )
-        value = bound / timing.median
-        return Metric(name=f"speed.{name}_floor_share", value=value, unit="share", n=1, note=note)
+        return Metric(f"speed.{name}_floor_share", bound / timing.median, "share", 1, note=note)
 
     def metrics(self) -> list[Metric]:
         """Both peak rates."""
-        note = "best of repeated calls; lower bounds of stages are stated in it"
+        note = "best of repeated calls; lower bounds of stages are derived from it"
         product = f"square matrix product, float32; {note}"
         copy = f"copy, bytes read and written; {note}"
-        flops, bandwidth = self.flops / 1e9, self.bandwidth / 1e9
         return [
-            Metric(name="speed.peak_gflop_s", value=flops, unit="GFLOP/s", n=1, note=product),
-            Metric(name="speed.peak_gb_s", value=bandwidth, unit="GB/s", n=1, note=copy),
+            Metric("speed.peak_gflop_s", self.flops / 1e9, "GFLOP/s", 1, note=product),
+            Metric("speed.peak_gb_s", self.bandwidth / 1e9, "GB/s", 1, note=copy),
         ]
 
 
@@ -128,39 +126,31 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
     generator.eval()
     inputs = make_inputs(generator)
     profiler = Profiler(protocol, inputs.z.device)
-    rows = []
+    metrics = []
     for name, stage in stages(generator, inputs, count_cost(generator)).items():
-        rows += profiler.stage(name, stage)
+        metrics += profiler.stage(name, stage)
     many = make_inputs(generator, batch)
     with torch.no_grad():
         timing = profiler.time(lambda: generator(*many))
     generator.train(was_training)
-    median, low, high = timing.quartiles
-    throughput = Metric(
-        name="speed.image_img_s",
-        value=batch / median,
-        unit="img/s",
-        n=len(timing.seconds),
-        note=f"whole images of new latents in batches of {batch}; median of {len(timing.seconds)} "
-        f"batches, quartiles {batch / high:.3g} to {batch / low:.3g} img/s",
+    (median, low, high), n = timing.quartiles, len(timing.seconds)
+    note = (
+        f"whole images of new latents in batches of {batch}; median of {n} batches, quartiles "
+        f"{batch / high:.3g} to {batch / low:.3g} img/s"
     )
-    weights = Metric(
-        name="memory.weights_mb",
-        value=num_bytes(generator) / MB,
-        unit="MB",
-        n=1,
-        note="parameters and buffers of the generator",
-    )
+    throughput = Metric("speed.image_img_s", batch / median, "img/s", n, note=note)
+    note = "parameters and buffers of the generator"
+    weights = Metric("memory.weights_mb", num_bytes(generator) / MB, "MB", 1, note=note)
     peaks = measure_roofline(profiler.device, torch.get_num_threads()).metrics()
-    return [*rows, throughput, *_rendering_path(generator), *peaks, weights]
+    return [*metrics, throughput, *_rendering_path(generator), *peaks, weights]
 
 
 def _rendering_path(generator: Generator) -> list[Metric]:
-    """Whether a fused kernel rendered, if the renderer has such kernels."""
+    """Whether a fused kernel rendered; empty for renderers without kernels."""
     backend = getattr(generator.renderer, "backend", None)
     if backend is None:
         return []
-    return [Metric(name="speed.fused", value=float(backend.fused), n=1, note=str(backend))]
+    return [Metric("speed.fused", float(backend.fused), "", 1, note=str(backend))]
 
 
 @torch.no_grad()
@@ -262,10 +252,10 @@ def _replays(
     generator: Generator, called: dict[str, Stage], inputs: Inputs, ws: Tensor, scene: Scene
 ) -> dict[str, Stage]:
     """The stages `view` and `image` as CUDA graphs."""
-    image = record_forward(generator, *inputs)
+    image = Recorded(generator, *inputs)
     replays: dict[str, Callable[[], Any]] = {"image": lambda: image(*inputs)}
     if not generator.representation.view_in_label:
-        view = record_view(generator, scene, ws, inputs.cameras)
+        view = Recorded(lambda cameras: generator.render(scene, ws, cameras), inputs.cameras)
         replays["view"] = lambda: view(inputs.cameras)
     return {
         f"{name}_replayed": called[name]._replace(

@@ -21,13 +21,13 @@ from lightning_gan3d.cost import count_flops, make_inputs, num_bytes, to_meta
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.images import Images
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
 
 StepKind = tuple[Phase, ...]
-"""Lazy phases that a step ends with."""
+"""Lazy phases at the end of a step."""
 SHORT_NAMES: dict[Phase, str] = {
     "G loss": "g",
     "G density penalty": "g_density",
@@ -38,12 +38,12 @@ SHORT_NAMES: dict[Phase, str] = {
 
 
 def phase_intervals(loss: LossConfig) -> dict[Phase, int]:
-    """Phases of a configuration, with the steps from one run of each to the next."""
+    """Phases of a configuration, and the steps from one run of each to the next."""
     intervals: dict[Phase, int] = {"G loss": 1, "D loss": 1}
-    if loss.density_reg > 0 and loss.density_reg_interval > 1:
-        intervals["G density penalty"] = loss.density_reg_interval
-    if loss.penalises_discriminator and loss.r1_interval > 1:
-        intervals["D penalty"] = loss.r1_interval
+    if loss.lazy_density > 1:
+        intervals["G density penalty"] = loss.lazy_density
+    if loss.lazy_penalty > 1:
+        intervals["D penalty"] = loss.lazy_penalty
     return intervals
 
 
@@ -84,17 +84,14 @@ def measure_training(
         f"{_describe(kind)} {1e3 * timing.median:.3g} ms ({counts[kind]} of {cycle})"
         for kind, timing in timings.items()
     )
-    speed = Metric(
-        name="speed.train_img_s",
-        value=rate,
-        unit="img/s",
-        n=sum(len(t.seconds) for t in timings.values()),
-        note=f"batch {size} in one process, {config.training.precision}, without reading data; "
-        "medians of each kind of step, weighted by its share of the steps: "
-        f"{descriptions}; quartiles {slow:.3g} to {fast:.3g} img/s",
+    n = sum(len(t.seconds) for t in timings.values())
+    note = (
+        f"batch {size} in one process, {config.training.precision}, without reading data; medians "
+        f"of each kind of step, weighted by its share of the steps: {descriptions}; quartiles "
+        f"{slow:.3g} to {fast:.3g} img/s"
     )
     return [
-        speed,
+        Metric("speed.train_img_s", rate, "img/s", n, note=note),
         *measure_phases(module, batch, profiler),
         *measure_discriminator(module, resolution, profiler),
         _training_memory(module, [step_of(kind) for kind in counts], device),
@@ -184,10 +181,10 @@ def _training_memory(
     try:
         peak = max(peak_bytes(step, device) for step in steps) / MB
     except MemoryUnknownError as error:
-        return Metric(name=name, value=None, unit="MB", note=str(error))
+        return missing(name, str(error), "MB")
     persistent = persistent_bytes(module) / MB
     note = (
         f"{persistent:.4g} MB between steps (networks, average, optimizers) and at most "
         f"{peak:.4g} MB above them within a step of any kind; {method(device)}"
     )
-    return Metric(name=name, value=persistent + peak, unit="MB", n=len(steps), note=note)
+    return Metric(name, persistent + peak, "MB", len(steps), note=note)

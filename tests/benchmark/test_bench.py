@@ -51,7 +51,7 @@ def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> 
     for stage in STAGES:
         assert value(rows, f"speed.{stage}_ms") > 0
         assert value(rows, f"memory.{stage}_mb") > 0
-        # Stages this small are far from their lower bound, whatever the noise.
+        # Stages this small are far from their lower bound, for any noise.
         assert 0 < value(rows, f"speed.{stage}_floor_share") < 1
     for phase in ("g", "g_density", "d", "d_penalty"):
         assert value(rows, f"speed.train_{phase}_ms") > 0
@@ -136,7 +136,7 @@ def test_all_targets_are_read_before_measuring(
     with pytest.raises(ConfigError, match="no preset `nonesuch`"):
         bench.bench_targets([str(tiny), "nonesuch"], QUICK, tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"empty: no run found; a run directory holds config"):
+    with pytest.raises(ConfigError, match=r"empty: no run directory; one contains config"):
         bench.bench_targets([str(tiny), str(tmp_path / "empty")], QUICK, tmp_path)
 
 

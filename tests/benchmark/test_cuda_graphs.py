@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_gan3d.benchmark import cuda_graphs
-from lightning_gan3d.benchmark.cuda_graphs import GraphError, Recorded, record_forward, record_view
+from lightning_gan3d.benchmark.cuda_graphs import GraphError, Recorded
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
@@ -91,12 +91,10 @@ def test_inputs_unlike_the_recorded_ones_are_rejected(inputs, message):
         recorded(*inputs)
 
 
-def test_a_cpu_and_draws_are_rejected():
+def test_tensors_on_a_cpu_are_rejected():
     generator, z, label, _ = inputs()
     with pytest.raises(GraphError, match=r"input 0 of the graph is torch.float32 \(1, 64\) on cpu"):
-        record_forward(generator, z, label)
-    with pytest.raises(GraphError, match="leave draws out"):
-        record_forward(generator, z, label, draws=Draws(0))
+        Recorded(generator, z, label)
     assert GraphError("").exit_code == 2
 
 
@@ -105,12 +103,12 @@ def test_a_cpu_and_draws_are_rejected():
 def test_a_graph_returns_the_images_of_the_generator():
     generator, z, label, cameras = inputs("cuda")
     other = Cameras.on_sphere(torch.tensor([1.4]), torch.tensor([-0.2]), 3.2, focal=1.5).to("cuda")
-    recorded = record_forward(generator, torch.zeros_like(z), label, other)
+    recorded = Recorded(generator, torch.zeros_like(z), label, other)
     with torch.no_grad():
         expected = generator(z, label, cameras)
         ws = generator.mapping(z, label)
         scene = generator.scene(ws)
-    view = record_view(generator, scene, ws, other)
+    view = Recorded(lambda cameras: generator.render(scene, ws, cameras), other)
     for images in (recorded(z, label, cameras), view(cameras)):
         for name in ("image", "image_raw", "depth"):
             torch.testing.assert_close(

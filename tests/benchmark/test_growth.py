@@ -74,7 +74,7 @@ def peaks(renderer: VolumeRendererConfig, resolutions: tuple[int, ...]) -> dict[
 def test_memory_of_a_rendering_within_one_chunk_grows_with_its_points() -> None:
     renderer = VolumeRendererConfig(samples_coarse=4, samples_fine=0, path="plain")
     mb = peaks(renderer, (16, 32, 64))
-    # The planes are copied to rows once, whatever the resolution.
+    # The planes are copied to rows once, at any resolution.
     assert mb[32] == pytest.approx(4 * mb[16], rel=0.1)
     assert mb[64] == pytest.approx(4 * mb[32], rel=0.1)
 

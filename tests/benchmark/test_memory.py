@@ -103,7 +103,7 @@ def test_a_metric_is_in_megabytes_and_names_the_method() -> None:
     assert row.key == "growth.grid.scene_mb@64"
     assert row.value == pytest.approx(3.0)
     assert row.unit == "MB"
-    assert row.note.startswith("one scene; peak of torch's CPU allocator record")
+    assert row.note.startswith("one scene; peak of torch's CPU allocator")
 
 
 @pytest.mark.gpu

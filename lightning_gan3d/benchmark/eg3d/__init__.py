@@ -1,1 +1,1 @@
-"""Agreement, speed and memory beside the official EG3D."""
+"""Comparison with the official EG3D: agreement, speed and memory."""

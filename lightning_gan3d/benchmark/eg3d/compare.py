@@ -1,6 +1,6 @@
-"""`gan3d bench --against`: ours beside the official EG3D, with equal weights, in one process.
+"""`gan3d bench --against`: comparison with the official EG3D, with equal weights, in one process.
 
-Works alternate in time; memory is the peak of each. Agreement is checked before timing, except for
+Both sides of a work are timed in alternating rounds. Agreement is checked before timing, except for
 phases of training, which tests/eg3d compares with equal draws. Sizes are EG3D's own: its 512-pixel
 model for inference, its 128-pixel model for training.
 """
@@ -79,7 +79,7 @@ class Result:
     rounds: int
     official_mb: float | None
     ours_mb: float | None
-    """Peak memory above what was held before; None if unknown."""
+    """Peak memory above that before the call; None if unknown."""
     agreement: str
     path: str
     every: float

@@ -1,4 +1,4 @@
-"""Inference of EG3D's 512-pixel model, part by part and as a whole: theirs and ours."""
+"""Inference of EG3D's 512-pixel model, by part and as a whole: theirs and ours."""
 
 import copy
 import functools
@@ -20,7 +20,7 @@ from lightning_gan3d.networks.precision import Precision, set_precision
 
 RESOLUTION, RENDERING, SAMPLES = 512, 128, 48
 ELEVATION, RADIUS, FOCAL = 0.2, 2.7, 4.2647
-"""Of FFHQ's cameras."""
+"""Cameras of FFHQ."""
 RENDERER_RESOLUTIONS = 64, 128
 
 Call = Callable[[], Any]
@@ -40,7 +40,7 @@ class Sides(NamedTuple):
     def work(
         self, key: str, description: str, theirs: Call, ours: Callable[[Generator], Call]
     ) -> Work:
-        """Work whose results are images."""
+        """Return a work whose results are images."""
         theirs = torch.no_grad()(theirs)
         calls = {p: torch.no_grad()(ours(g)) for p, g in self.ours.items()}
 
@@ -52,7 +52,7 @@ class Sides(NamedTuple):
         return Work(key, description, theirs, calls, agreement)
 
     def path(self) -> str:
-        """The path of our renderer in its last call."""
+        """Path of our renderer in its last call."""
         renderer: Any = next(iter(self.ours.values())).renderer
         return str(renderer.backend)
 
@@ -89,7 +89,7 @@ def build(code: Checkout, device: torch.device, precisions: tuple[str, ...]) -> 
     kwargs = generator_kwargs(RESOLUTION)
     theirs: Any = code.generator(kwargs, device).eval().requires_grad_(False)
     with torch.no_grad():
-        theirs.decoder.net[2].weight[0] *= 16.0  # as initialised, every ray ends in fog
+        theirs.decoder.net[2].weight[0] *= 16.0  # the initial density is fog
         theirs.decoder.net[2].bias[0] -= 4.0
     parts = our_generator(theirs, kwargs)
     generator = Generator(parts.config, parts.resolution).to(device)
@@ -124,7 +124,7 @@ def relative_error(ours: Tensor, theirs: Tensor) -> str:
 
 @contextmanager
 def stratum_midpoints() -> Iterator[None]:
-    """Replace the official renderer's draws by midpoints of strata, as ours without draws."""
+    """Replace the official renderer's draws by midpoints of strata, as in ours without draws."""
 
     def rand(*size: Any, device: Any = None, **_: Any) -> Tensor:
         shape: tuple[int, ...] = tuple(size[0]) if len(size) == 1 else size
@@ -212,7 +212,7 @@ def _image(key: str, sides: Sides) -> Work:
 def _renderer(key: str, sides: Sides, resolution: int, backward: bool) -> Work:
     """The renderer alone on given planes, with jitter as in training; optionally its gradients.
 
-    With the backward pass ours is in float32 only.
+    The backward pass is compared in float32 only.
     """
     net, label = sides.theirs, sides.label
     with torch.no_grad():

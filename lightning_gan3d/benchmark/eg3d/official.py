@@ -1,7 +1,7 @@
-"""The official EG3D, run from a checkout that the user names; none of it is copied here.
+"""The official EG3D, run from the user's checkout; none of its code is copied here.
 
-Its networks have their own initialisation. Ours load these weights through the checkpoint importer,
-so that both compute the same images.
+Our networks load its initial weights through the checkpoint importer, so that both compute the same
+images.
 """
 
 import copy
@@ -22,7 +22,7 @@ from lightning_gan3d.config import ConfigError
 
 SUPERRESOLUTIONS = {128: "2X", 256: "4X", 512: "8XDC"}
 INTERVALS = {"Gmain": 1, "Greg": 4, "Dmain": 1, "Dreg": 16}
-"""Phases of the official training, with the steps from one run of each to the next."""
+"""Phases of the official training, and the steps from one run of each to the next."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Checkout:
         return network.to(device)  # type: ignore[no-any-return]  # the checkout is untyped
 
     def plugins(self) -> str:
-        """Which of its compiled CUDA operations are in use: it falls back silently."""
+        """List its compiled CUDA operations: without a compiler it falls back silently."""
         ops = {name: self.module(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")}
         built = [name for name, op in ops.items() if getattr(op, "_plugin", None) is not None]
         return f"its CUDA operations built: {', '.join(built) or 'none'}"
@@ -150,7 +150,7 @@ class Trainer:
     def phase(
         self, name: str, real: Tensor, real_label: Tensor, z: Tensor, label: Tensor
     ) -> Callable[[], None]:
-        """A call of one phase with its optimizer; `real` is uint8."""
+        """Return a call of one phase with its optimizer; `real` is uint8."""
         net, optimizer = (self.g if name[0] == "G" else self.d), self.optimizers[name[0]]
 
         def run() -> None:

@@ -35,7 +35,7 @@ TrainingPrecision = Literal["fp32", "bf16"]
 NOT_COMPARED = "not compared here (docs/eg3d.md)"
 """Both sides draw, so losses differ; tests/eg3d compares phases with equal draws."""
 LATE = 1_000_000
-"""Images after which the schedules are over."""
+"""Images after which all schedules are constant."""
 
 
 class Setting(NamedTuple):
@@ -55,7 +55,7 @@ SETTINGS = {
     "cpu": Setting(128, 32, 24, 4, 8192, "eg3d/shapenet128", 1.7, 1.7074),
     "cuda": Setting(512, 64, 48, 4, 32768, "eg3d/ffhq512", 2.7, 4.2647),
 }
-"""By device: seconds on a CPU; EG3D's own on a GPU."""
+"""By device: smaller on a CPU; EG3D's own on a GPU."""
 
 
 def works(
@@ -154,7 +154,7 @@ def _config(s: Setting, precision: str) -> ExperimentConfig:
 def _phase(
     module: AdversarialModule, phase: Phase, images: Tensor, labels: Tensor
 ) -> Callable[[], Any]:
-    """A call of one phase; with each G loss, the moving average is updated."""
+    """Return a call of one phase; that of the G loss also updates the moving average."""
     first = LATE // len(images)
     steps = iter(range(first, 2 * first))
 
