@@ -437,7 +437,7 @@ def doctor() -> None:
     marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
     findings = examine()
     for f in findings:
-        typer.echo(f"{marks[f.state]}  {f.what}: {f.detail}")
+        typer.echo(f"{marks[f.state]}  {f.name}: {f.detail}")
     raise typer.Exit(2 if any(f.state == "fault" for f in findings) else 0)
 
 

@@ -21,36 +21,27 @@ def test_mismatched_pairs_are_named_with_the_remedy():
     assert "torchvision is not installed" in doctor._torch_pair("2.15.0", None, None).detail
 
 
-def test_the_installed_torchvision_tells_its_torch():
-    wanted = doctor.torch_wanted_by_torchvision()
-    assert wanted is not None
-    assert wanted[0] in "=><"
+def test_the_installed_torchvision_requires_a_version_of_torch():
+    required = doctor.required_torch()
+    assert required is not None
+    assert required[0] in "=><"
 
 
 def test_the_examination_covers_devices_and_never_raises():
-    found = {f.what for f in doctor.examine()}
-    assert {
-        "Python",
-        "torch and torchvision",
-        "imports",
-        "CPU",
-        "GPU",
-        "W&B",
-        "weights inception",
-    } <= found
+    result = {f.name for f in doctor.examine()}
+    assert {"Python", "torch and torchvision", "imports", "CPU", "GPU"} <= result
+    assert {"CPU kernels", "GPU kernels", "W&B", "weights inception"} <= result
 
 
-def test_kernels_are_told_and_their_absence_is_no_fault(monkeypatch):
-    assert [f.what for f in doctor._kernels()] == ["CPU kernels", "GPU kernels"]
-    monkeypatch.setattr(doctor, "version", lambda _: None)
-    cpu, gpu = doctor._kernels()
+def test_missing_kernels_are_no_fault():
+    cpu, gpu = doctor._cpu_kernels(None), doctor._gpu_kernels(None)
     assert (cpu.state, gpu.state) == ("note", "note")
     assert "plain path; pip install 'lightning-gan3d[numba]'" in cpu.detail
     assert "plain path" in gpu.detail
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "state", "words"),
+    ("capabilities", "state", "detail"),
     [
         ([], "note", "torch sees no CUDA device"),
         ([(7, 5)], "note", "needs compute capability 8.0: GPU 0 has 7.5; renderings on CUDA"),
@@ -58,24 +49,22 @@ def test_kernels_are_told_and_their_absence_is_no_fault(monkeypatch):
         ([(8, 0)], "ok", "triton 3.9"),
     ],
 )
-def test_gpu_kernels_are_well_only_on_a_gpu_that_runs_them(monkeypatch, capabilities, state, words):
-    monkeypatch.setattr(doctor, "version", lambda _: "3.9")
+def test_gpu_kernels_need_a_supported_gpu(monkeypatch, capabilities, state, detail):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
-    found = doctor._kernels()[1]
-    assert found.state == state
-    assert words in found.detail
+    result = doctor._gpu_kernels("3.9")
+    assert result.state == state
+    assert detail in result.detail
 
 
-def test_a_driver_that_cannot_be_asked_is_a_note(monkeypatch):
+def test_a_broken_driver_is_a_note(monkeypatch):
     def broken():
         raise RuntimeError("driver mismatch")
 
-    monkeypatch.setattr(doctor, "version", lambda _: "3.9")
     monkeypatch.setattr(torch.cuda, "is_available", broken)
-    found = doctor._kernels()[1]
-    assert (found.state, found.detail) == (
+    result = doctor._gpu_kernels("3.9")
+    assert (result.state, result.detail) == (
         "note",
-        "triton 3.9, but CUDA cannot be asked: driver mismatch",
+        "triton 3.9, but CUDA does not respond: driver mismatch",
     )
