@@ -50,28 +50,34 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         """Check that the renderer accepts the representation's scenes."""
-        representation = registry.module_of("representations", self.representation)
-        renderer = registry.module_of("renderers", self.renderer)
-        if not issubclass(representation.scene_type, renderer.accepts):  # type: ignore[attr-defined]  # plug-in classes declare both
+        scenes, renderer = self.representation_type.scene_type, self.renderer_type
+        if not issubclass(scenes, renderer.accepts):
+            kind = registry.name_of("renderers")(type(self.renderer))
             raise ConfigError(
-                f"generator.renderer.kind={registry.name_of('renderers')(type(self.renderer))} "
-                f"renders "
-                f"{renderer.accepts.__name__} scenes, but the representation makes "  # type: ignore[attr-defined]  # as above
-                f"{representation.scene_type.__name__}; choose a renderer that accepts these",  # type: ignore[attr-defined]  # as above
+                f"generator.renderer.kind={kind} renders {renderer.accepts.__name__} scenes, but "
+                f"the representation makes {scenes.__name__}; choose a renderer that accepts these",
                 field="renderer",
             )
 
     @property
+    def representation_type(self) -> Any:
+        """Class of the representation."""
+        return registry.module_of("representations", self.representation)
+
+    @property
+    def renderer_type(self) -> Any:
+        """Class of the renderer."""
+        return registry.module_of("renderers", self.renderer)
+
+    @property
     def is_field(self) -> bool:
         """True if its scenes can be queried at points."""
-        module = registry.module_of("representations", self.representation)
-        return issubclass(module.scene_type, Field)  # type: ignore[attr-defined]  # a Representation
+        return issubclass(self.representation_type.scene_type, Field)
 
     @property
     def view_in_label(self) -> bool:
         """True if a new view needs a new label."""
-        module = registry.module_of("representations", self.representation)
-        return bool(module.view_in_label)  # type: ignore[attr-defined]  # a Representation
+        return bool(self.representation_type.view_in_label)
 
 
 class Generator(nn.Module):
@@ -86,12 +92,10 @@ class Generator(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.resolution = resolution
-        representation_cls = registry.module_of("representations", cfg.representation)
-        renderer_cls = registry.module_of("renderers", cfg.renderer)
-        self.representation: Representation = representation_cls(
+        self.representation: Representation = cfg.representation_type(
             cfg.representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
         )
-        self.renderer: Renderer = renderer_cls(cfg.renderer)
+        self.renderer: Renderer = cfg.renderer_type(cfg.renderer)
         self.mapping = Mapping(
             cfg.mapping, cfg.z_dim, LABEL_DIM, cfg.w_dim, self.representation.num_ws
         )
@@ -132,19 +136,21 @@ class Generator(nn.Module):
         ws: Float[Tensor, "b num_ws w_dim"],
         cameras: Cameras,
         resolution: int | None = None,
-        noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> tuple[Scene, Images]:
         """Compute the scenes of style vectors and render k views of each.
 
-        Without draws, the renderer first prepares scenes of several views (`Renderer.prepare`).
+        With draws, as in training, noise is random and samples are jittered. Without, the renderer
+        first prepares scenes of several views (`Renderer.prepare`).
         """
-        of_scene = None if draws is None else draws.scope("scene")
-        of_render = None if draws is None else draws.scope("render")
-        scene = self.scene(ws, noise_mode, of_scene)
-        if draws is None and len(cameras.cam2world) > len(ws):
+        if draws is not None:
+            scene = self.scene(ws, "random", draws.scope("scene"))
+            render_draws = draws.scope("render")
+            return scene, self.render(scene, ws, cameras, resolution, "random", render_draws)
+        scene = self.scene(ws)
+        if len(cameras.cam2world) > len(ws):
             scene = self.renderer.prepare(scene)
-        return scene, self.render(scene, ws, cameras, resolution, noise_mode, of_render)
+        return scene, self.render(scene, ws, cameras, resolution)
 
     def views(
         self,
@@ -152,7 +158,6 @@ class Generator(nn.Module):
         label: Float[Tensor, "b 25"],
         cameras: Cameras,
         truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
         resolution: int | None = None,
     ) -> Images:
         """Render each latent from its k = v / b cameras, without random draws.
@@ -162,7 +167,7 @@ class Generator(nn.Module):
         if self.representation.view_in_label:
             z = z.repeat_interleave(len(cameras.cam2world) // len(z), dim=0)
             label = cameras.to_label()
-        ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
+        ws = self.mapping(z, label, truncation_psi)
         return self.synthesis(ws, cameras, resolution)[1]
 
     def forward(
@@ -171,12 +176,10 @@ class Generator(nn.Module):
         label: Float[Tensor, "b 25"],
         cameras: Cameras | None = None,
         truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
         resolution: int | None = None,
-        noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Images:
         """Generate images; `draws=None` is deterministic, `resolution` is that of `image_raw`."""
-        ws = self.mapping(z, label, truncation_psi, truncation_cutoff)
+        ws = self.mapping(z, label, truncation_psi)
         cameras = Cameras.from_label(label) if cameras is None else cameras
-        return self.synthesis(ws, cameras, resolution, noise_mode, draws)[1]
+        return self.synthesis(ws, cameras, resolution, draws)[1]

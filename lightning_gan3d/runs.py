@@ -14,7 +14,7 @@ from lightning_gan3d.files import write_text
 
 CONFIG, MANIFEST, METRICS = "config.yaml", "manifest.json", "metrics.jsonl"
 EVALUATION, CONDITIONS = "evaluation.json", "evaluation.conditions.json"
-"""Metrics of an evaluation, and what they all share."""
+"""Metrics of an evaluation, and its conditions."""
 
 
 class Run:
@@ -50,11 +50,11 @@ def run_path(config: ExperimentConfig, root: str | Path) -> Path:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below `folder` and their file names; what is inside a run directory is skipped."""
+    """Folders below `folder` and their file names, without those inside run directories."""
     for path, folders, files in os.walk(folder):
         folders.sort()
         if CONFIG in files:
-            folders.clear()  # a checkpoint inside a run has a configuration too
+            folders.clear()  # checkpoints inside have configurations too
         yield Path(path), files
 
 

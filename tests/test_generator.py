@@ -52,7 +52,7 @@ def test_views_of_one_latent_equal_single_images(kind):
 
 
 @pytest.mark.parametrize("kind", ["triplane", "voxel", "nerf_mlp"])
-def test_a_cached_scene_renders_what_forward_renders(kind):
+def test_a_cached_scene_renders_the_same_images(kind):
     generator = small(kind)
     z, label, cameras = inputs()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_gradients_reach_every_parameter():
     for kind in KINDS:
         generator = small(kind).train()
         z, label, _ = inputs()
-        images = generator(z, label, draws=Draws(0), noise_mode="random")
+        images = generator(z, label, draws=Draws(0))
         images.image.square().mean().backward()
         without = [n for n, p in generator.named_parameters() if p.grad is None]
         assert not without, (kind, without)

@@ -1,4 +1,4 @@
-"""Actions between steps, in this order: check gradients, log, evaluate, sample, save, stop."""
+"""Periodic actions between steps: check gradients, log, evaluate, sample, save, stop."""
 
 import logging
 import time
@@ -12,8 +12,10 @@ import torch
 from lightning_gan3d import devices, files, runs
 from lightning_gan3d.checkpoints.store import steps_in
 from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.synthesis import describe_layers
-from lightning_gan3d.training import checkpoint, distributed
+from lightning_gan3d.training import checkpoint
+from lightning_gan3d.training.distributed import Agreement
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
 from lightning_gan3d.training.processes import (
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteGradient(Exception):
-    """A gradient has NaN or infinity; weights have not changed since."""
+    """A gradient was NaN or infinite; weights have not changed since."""
 
     def __init__(self, phase: Phase, step: int) -> None:
         super().__init__(f"the gradient of the {phase} is not finite in step {step}")
@@ -92,11 +94,11 @@ class PeriodicActions(lightning.Callback):
         self._logged = (0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Start the clock, and handle signals again after Lightning has taken them."""
+        """Start the clock, and replace Lightning's signal handlers by ours."""
         self.stop.install()
-        self.agreement = distributed.Agreement()
+        self.agreement = Agreement()
         self._logged = (module.images_seen, self.clock.seconds)
-        if module.steps_done == 0 and self.config.training.sample_kimg > 0:
+        if rank() == 0 and module.steps_done == 0 and self.config.training.sample_kimg > 0:
             self._sample(module)
         if trainer.world_size > 1:
             trainer.strategy.barrier()
@@ -124,11 +126,10 @@ class PeriodicActions(lightning.Callback):
         broken = module.gate.broken()
         if broken:
             raise NonFiniteGradient(*broken)
-        if logs or stopping:
-            means = module.meter.read()  # averages over all processes
-            if distributed.rank() == 0:
+        means = module.meter.read() if logs or stopping else None  # of all processes
+        if rank() == 0:
+            if means is not None:
                 self._log(module, means)
-        if distributed.rank() == 0:
             if evaluates:
                 self._evaluate(module)
             if samples:
@@ -169,12 +170,8 @@ class PeriodicActions(lightning.Callback):
         scene = {}
         if module.last_fake is not None:
             scene = scene_statistics(*module.last_fake, self.config.generator.scene.box)
-        schedule = {
-            "schedule/rendering_resolution": state.rendering_resolution,
-            "schedule/blur_sigma": state.blur_sigma,
-            "schedule/swap_probability": state.swap_probability,
-            "schedule/learning_rate_factor": state.learning_rate_factor,
-        }
+        names = ("rendering_resolution", "blur_sigma", "swap_probability", "learning_rate_factor")
+        schedule = {f"schedule/{name}": getattr(state, name) for name in names}
         if self.config.augment.mode == "ada":
             schedule["augment/probability"] = float(module.augment.p)
         self._write(
@@ -197,7 +194,7 @@ class PeriodicActions(lightning.Callback):
         self._log_backends(module)
 
     def _log_backends(self, module: AdversarialModule) -> None:
-        """Log the code that computes layers and renderings, if it has changed."""
+        """Log the implementations of layers and rendering when they change."""
         compiled = self.config.training.compile
         backends = {"layers": "torch.compile" if compiled else describe_layers(module.generator)}
         renderer = getattr(module.generator.renderer, "backend", None)
@@ -220,8 +217,6 @@ class PeriodicActions(lightning.Callback):
         self._write(module, {f"eval/{name}": value for name, value in distances.items()})
 
     def _sample(self, module: AdversarialModule) -> None:
-        if distributed.rank() != 0:
-            return
         config, kimg = self.config, module.images_seen / 1000
         grid = sample_grid(module.average, self.cameras, config.logging, config.seed, module.device)
         file = self.path / "samples" / f"{kimg:010.3f}kimg.png"
@@ -236,11 +231,11 @@ class PeriodicActions(lightning.Callback):
             self._failed_saves = 0
         except (OSError, RuntimeError) as error:
             self._failed_saves += 1
-            good = steps_in(folder)
-            newest = good[-1][1].name if good else "none"
+            saved = steps_in(folder)
+            newest = saved[-1][1].name if saved else "none"
             log.warning(
                 f"warning: cannot save step {module.steps_done} "
-                f"({type(error).__name__}: {error}); last good checkpoint: {newest}"
+                f"({type(error).__name__}: {error}); newest checkpoint: {newest}"
             )
             if last or self._failed_saves >= 3 or self.stop.reason is not None:
                 raise CannotSave(str(error)) from error

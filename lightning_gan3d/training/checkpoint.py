@@ -1,4 +1,4 @@
-"""State of a run: save and resume it, or start it from the networks of another (fine-tuning)."""
+"""State of a run: saving, resuming, and starting from other networks (fine-tuning)."""
 
 import logging
 from pathlib import Path
@@ -91,11 +91,11 @@ def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dic
 def initialise(
     module: AdversarialModule, config: ExperimentConfig, record: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Load G, G_ema and D from `init_from`, as far as it has them; log what differs.
+    """Load the available ones of G, G_ema and D from `init_from`; log differing options.
 
-    If only one of G and G_ema exists, it initialises both. Optimizers and augmentation start anew,
-    as with EG3D's `--resume`. Returns the manifest's record of the source; `record` is the one from
-    an earlier start of this run.
+    If only one of G and G_ema exists, it initialises both. Optimizers and augmentation start as in
+    a new run, as with EG3D's `--resume`. Returns the manifest's record of the source; `record` is
+    that of an earlier start of this run.
     """
     stored = read_source(config, module.generator.resolution)
     content = fingerprint(stored)
@@ -159,8 +159,8 @@ def _source_kimg(config: ExperimentConfig, stored: Stored) -> float:
         kimg = about["kimg"] + about.get("images_before", 0) / 1000
     if kimg is None:
         raise ConfigError(
-            f"init_from.schedules=keep: {stored.path} does not record how many images it has seen; "
-            "set init_from.kimg, e.g. 25000"
+            f"init_from.schedules=keep: {stored.path} has no record of its training images; set "
+            "init_from.kimg, e.g. 25000"
         )
     return float(kimg)
 
@@ -172,7 +172,7 @@ def fingerprint(stored: Stored) -> str:
 
 
 def differences(source: ExperimentConfig, config: ExperimentConfig) -> list[str]:
-    """Compare the options of the networks with those of the source."""
+    """List the options of the networks that differ from those of the source."""
     notes = []
     for part in ("generator", "discriminator"):
         old = _flat(cfg.to_tree(getattr(source, part)), part)

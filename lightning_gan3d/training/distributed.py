@@ -15,6 +15,8 @@ from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from lightning_gan3d.metrics.process_group import world_size
+
 
 class SharedStep(DDPStrategy):
     """Lightning's process group without the DDP wrapper: the module sums its gradients itself."""
@@ -23,19 +25,9 @@ class SharedStep(DDPStrategy):
         """Do not wrap the module."""
 
 
-def active() -> bool:
-    """True if several processes share the steps."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def rank() -> int:
-    """Rank of this process; only rank 0 writes and logs."""
-    return dist.get_rank() if active() else 0
-
-
 def sum_all(tensors: Sequence[Tensor]) -> None:
     """Sum tensors over processes in place, in one message."""
-    if not active():
+    if world_size() == 1:
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
@@ -47,7 +39,7 @@ class Agreement:
     """Logical or over processes, through the CPU: does not wait for the device."""
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if active() else None
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
 
     def any(self, mine: bool) -> bool:
         """True if `mine` is true in any process."""
@@ -77,8 +69,8 @@ class Meter:
             return {}
         names = list(self._sums)
         means = torch.stack([self._sums[n] / self._counts[n] for n in names])
-        if active():
+        if world_size() > 1:
             dist.all_reduce(means)
-            means /= dist.get_world_size()
+            means /= world_size()
         self._sums, self._counts = {}, {}
         return dict(zip(names, means.tolist(), strict=True))

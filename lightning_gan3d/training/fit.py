@@ -1,4 +1,4 @@
-"""Train one run: `train_run` prepares and evaluates it, `fit` trains in one process."""
+"""Training of one run: `train_run` prepares and evaluates it, `fit` trains in one process."""
 
 import logging
 import traceback
@@ -74,7 +74,7 @@ def train_run(
             if training.devices == 1:
                 code = fit(session)
             else:
-                open_data(session)  # reports an error once, not in each process
+                open_data(session)  # to raise errors once, not in each process
                 code = run_processes(fit, (session,), training.devices)
             if code == DONE and evaluate:
                 code = _evaluate(session)

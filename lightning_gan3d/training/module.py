@@ -13,6 +13,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.training import distributed, losses, schedules
@@ -111,7 +112,7 @@ class AdversarialModule(lightning.LightningModule):
     def split(self, batch: Batch) -> list[Microbatch]:
         """Split this process's share of the global batch into microbatches."""
         size = self.config.training.microbatch_size
-        first = distributed.rank() * (len(batch.images) // size)
+        first = rank() * (len(batch.images) // size)
         draws = Draws(self.config.seed).scope("training")
         schedule = self.schedule(batch.step)
         pairs = zip(torch.split(batch.images, size), torch.split(batch.labels, size), strict=True)
@@ -139,8 +140,9 @@ class AdversarialModule(lightning.LightningModule):
         cfg = self.config.loss
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
-            label = self.fake_labels(mb)
-            _, scene, fake = self.generate(label, mb)
+            label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
+            ws, cameras = self.styles(label, mb), Cameras.from_label(label)
+            scene, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
             logits, _ = self.logits(fake, label, mb, real=False)
             real_logits = None
             if cfg.adversarial == "relativistic":
@@ -151,7 +153,7 @@ class AdversarialModule(lightning.LightningModule):
             if cfg.density_reg > 0 and cfg.density_reg_interval == 1:
                 loss = loss + self.density_penalty(scene, mb)
             detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
-            self.last_fake = detached, Cameras.from_label(label)
+            self.last_fake = detached, cameras
             self._backward(loss)
         self.discriminator.requires_grad_(True)
         self._step("G loss", self.optimizer_g, microbatches)
@@ -172,9 +174,10 @@ class AdversarialModule(lightning.LightningModule):
         penalised = cfg.penalises_discriminator and cfg.r1_interval == 1
         statistics = []
         for mb in [m.scope("D") for m in microbatches]:
-            label = self.fake_labels(mb)
+            label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
             with torch.no_grad():
-                ws, _, fake = self.generate(label, mb)
+                ws, cameras = self.styles(label, mb), Cameras.from_label(label)
+                _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
             fake_logits, fake = self.logits(fake, label, mb, False, penalised)
             real_logits, real = self.logits(self.reals(mb), mb.labels, mb, True, penalised)
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
@@ -204,9 +207,10 @@ class AdversarialModule(lightning.LightningModule):
             real_logits, real = self.logits(self.reals(mb), mb.labels, mb, True, penalised=True)
             fake = fake_logits = None
             if cfg.r2 > 0:
-                label = self.fake_labels(mb)
+                label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
                 with torch.no_grad():
-                    _, _, fake = self.generate(label, mb)
+                    ws, cameras = self.styles(label, mb), Cameras.from_label(label)
+                    _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
                 fake_logits, fake = self.logits(fake, label, mb, False, penalised=True)
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
             self._backward(penalty * cfg.r1_interval)
@@ -218,14 +222,6 @@ class AdversarialModule(lightning.LightningModule):
             return mb.labels
         rows = mb.draws.integers("label", len(self.camera_labels), (len(mb.labels),))
         return self.camera_labels[rows].to(self.device, non_blocking=True)
-
-    def generate(self, label: Float[Tensor, "b 25"], mb: Microbatch) -> tuple[Tensor, Any, Images]:
-        """Style vectors, scenes and fakes from the cameras of `label`."""
-        ws = self.styles(label, mb)
-        scene, fake = self.generator.synthesis(
-            ws, Cameras.from_label(label), mb.schedule.rendering_resolution, "random", mb.draws
-        )
-        return ws, scene, fake
 
     def styles(
         self, label: Float[Tensor, "b 25"], mb: Microbatch, num_coins: int | None = None
@@ -263,19 +259,19 @@ class AdversarialModule(lightning.LightningModule):
 
         `penalised`: the logits are in float32 and depend on the returned images for R1 and R2.
         """
-        leaves = seen = images
+        leaves = inputs = images
         if penalised and self.config.loss.penalty_at == "image":
-            leaves = seen = losses.with_gradient(images)
+            leaves = inputs = losses.with_gradient(images)
         eg3d = self.config.training.blur_raw == "eg3d"
-        seen = blur_pair(seen, mb.schedule.blur_sigma, real, eg3d)
+        inputs = blur_pair(inputs, mb.schedule.blur_sigma, real, eg3d)
         if self.config.augment.mode != "none":
-            seen = self.augment(seen, mb.draws.scope("augment real" if real else "augment fake"))
+            draws = mb.draws.scope("augment real" if real else "augment fake")
+            inputs = self.augment(inputs, draws)
         if penalised and self.config.loss.penalty_at == "discriminator":
-            leaves = seen = losses.with_gradient(seen)
-        with computing_in(
-            self.discriminator, "fp32" if penalised else self.config.training.precision
-        ):
-            return self.discriminator(seen, label), leaves
+            leaves = inputs = losses.with_gradient(inputs)
+        precision = "fp32" if penalised else self.config.training.precision
+        with computing_in(self.discriminator, precision):
+            return self.discriminator(inputs, label), leaves
 
     def density_penalty(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""]:
         """Weighted density penalty."""

@@ -18,11 +18,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Gate(nn.Module):
-    """Closes at the first non-finite gradient and stays closed.
+    """Closes at the first non-finite gradient and stays closed, so that no weight changes after it.
 
-    Checking on the host every step would stall the device. Optimizers and averages therefore read
-    the gate on the device, and the host reads it when it logs. After a non-finite gradient no
-    weight changes.
+    A check on the host in every step would stall the device. Optimizers and averages therefore read
+    the gate on the device, and the host reads it when it logs.
     """
 
     first: Tensor

@@ -30,7 +30,7 @@ class WandbLogger:
         if mode == "off" or not enabled:
             return
         try:
-            # Outside the timeout: a slow disk is no network failure.
+            # Outside the timeout, which is for the network: imports may be slow.
             import wandb
         except ImportError as error:
             log.warning("warning: cannot import wandb (%s); W&B logging disabled", error)

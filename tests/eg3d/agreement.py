@@ -2,7 +2,7 @@
 
     EG3D_CHECKOUT=path/to/eg3d python tests/eg3d/agreement.py
 
-Full width, random weights, float32 on one thread of a CPU; some minutes.
+Full width, random weights, float32 on one thread of a CPU; takes minutes.
 """
 
 import ours

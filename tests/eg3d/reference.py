@@ -318,8 +318,8 @@ def run_official_phase(phase: str) -> tuple[Tensor, Tensor]:
         draws_from(Script()),
     ):
         real = stored.float() / 127.5 - 1
-        gain, seen = PHASES[phase], IMAGES_SEEN
-        loss.accumulate_gradients(phase, real, real_label, z, fake_label, gain, seen)
+        gain, images_seen = PHASES[phase], IMAGES_SEEN
+        loss.accumulate_gradients(phase, real, real_label, z, fake_label, gain, images_seen)
     names = {"Gmain": "G/loss", "Greg": "density", "Dmain": "D/loss", "Dreg": "r1_penalty"}
     return reported[f"Loss/{names[phase]}"].detach().mean(), flat_gradient(network, str)
 
@@ -399,14 +399,14 @@ def official_schedules() -> list[tuple[float, float, int]]:
     )
     rows = []
     nothing = torch.zeros(1, 3, 4, 4)
-    for seen in SEEN:
+    for images_seen in SEEN:
         with (
             mock.patch.object(loss, "run_G", return_value=({}, None)) as run_g,
             mock.patch.object(
                 loss, "run_D", return_value=torch.zeros(1, requires_grad=True)
             ) as run_d,
         ):
-            loss.accumulate_gradients("Gmain", nothing, None, None, None, 1, seen)
+            loss.accumulate_gradients("Gmain", nothing, None, None, None, 1, images_seen)
         arguments = run_g.call_args.kwargs
         resolution = int(arguments["neural_rendering_resolution"])
         sigma = float(run_d.call_args.kwargs["blur_sigma"])

@@ -143,10 +143,10 @@ def test_schedules_match_the_official_ones():
     training = config.training
     with np.load(GOLDEN) as arrays:
         expected = arrays["schedules"]
-    for seen, (sigma, swap, resolution) in zip(reference.SEEN, expected, strict=True):
-        assert schedules.blur_sigma(training, seen) == pytest.approx(sigma, abs=1e-12)
-        assert schedules.swap_probability(training, seen) == pytest.approx(swap, abs=1e-12)
-        actual = schedules.rendering_resolution(training.rendering_resolution, seen, 64)
+    for images_seen, (sigma, swap, resolution) in zip(reference.SEEN, expected, strict=True):
+        assert schedules.blur_sigma(training, images_seen) == pytest.approx(sigma, abs=1e-12)
+        assert schedules.swap_probability(training, images_seen) == pytest.approx(swap, abs=1e-12)
+        actual = schedules.rendering_resolution(training.rendering_resolution, images_seen, 64)
         assert actual == resolution
 
 

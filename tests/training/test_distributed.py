@@ -16,7 +16,7 @@ from lightning_gan3d.training.processes import Session, local_rank, run_processe
 
 CPU = torch.device("cpu")
 # Children are forked from a server that has imported but not computed: autograd does not survive
-# the fork of a process that has, and importing anew in each child takes seconds.
+# the fork of a process that has, and importing again in each child takes seconds.
 multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
 
 
@@ -103,11 +103,11 @@ def test_sums_reach_every_tensor(tmp_path):
         original = dist.all_reduce
         tensors = [torch.arange(6.0).view(2, 3), torch.tensor(2.0), torch.ones(4)]
         expected = [t * 3 for t in tensors]
-        distributed.active, active = (lambda: True), distributed.active
+        distributed.world_size, world_size = (lambda: 3), distributed.world_size
         dist.all_reduce = lambda flat: flat.mul_(3)  # as if two others had sent twice as much
         distributed.sum_all(tensors)
     finally:
-        distributed.active, dist.all_reduce = active, original
+        distributed.world_size, dist.all_reduce = world_size, original
         dist.destroy_process_group()
     for summed, correct in zip(tensors, expected, strict=True):
         assert torch.equal(summed, correct)

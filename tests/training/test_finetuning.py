@@ -163,7 +163,7 @@ def test_keep_counts_all_earlier_images(source, begin, tiny, tmp_path):
 
 def test_keep_needs_the_number_of_images(source, begin, tiny, tmp_path):
     export = stored_networks.save_generator(tmp_path / "export", source[1].average, tiny())
-    with pytest.raises(ConfigError, match=r"not record how many images .* set init_from\.kimg"):
+    with pytest.raises(ConfigError, match=r"no record of its training images; set init_from\.kimg"):
         begin(export, schedules="keep")
     assert begin(export, "init_from.kimg=0.04", schedules="keep")[0].images_before == 40
     for options in (["kimg=1.0"], ["kimg=-1.0", "schedules=keep"]):
@@ -204,7 +204,7 @@ def test_a_stopped_run_resumes_without_the_source(source, tiny, start, at_step, 
 
 
 def spoilt(kind, path, module, config, tmp_path):
-    """A source that cannot be started from."""
+    """An unusable source."""
     folder = tmp_path / kind
     if kind == "only D":
         folder.mkdir()

@@ -77,7 +77,7 @@ def test_a_run_counts_steps_once_and_writes_its_directory(tiny, start, monkeypat
     assert start(config)[2].endswith("already finished")
 
 
-def test_rows_and_manifest_have_what_reports_need(tiny, start):
+def test_rows_and_manifest_have_the_fields_of_reports(tiny, start):
     _, path, _ = start(tiny("loss.density_reg=0.1", "loss.density_reg_interval=2"))
     for row in Run(path).metrics():
         for key in (
@@ -228,7 +228,7 @@ def test_a_run_survives_one_failed_save_and_stops_after_three(tiny, start, monke
     assert code == 0
     assert [s for s, _ in store.steps_in(path / "checkpoints")] == [4]
     assert "cannot save step 2 (OSError: [Errno 28]" in log
-    assert "last good checkpoint: none" in log
+    assert "newest checkpoint: none" in log
     calls.clear()
     broken = {2, 3, 4}
     code, path, log = start(tiny(*often), "thrice")
@@ -342,7 +342,7 @@ def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault
         assert log.count("W&B logging disabled") == 1
 
 
-def test_wandb_is_told_of_a_failure(tiny, start, at_step, monkeypatch):
+def test_a_failed_run_closes_wandb_as_failed(tiny, start, at_step, monkeypatch):
     fake = FakeWandb(None)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     at_step(1, lambda _: (_ for _ in ()).throw(RuntimeError("killed")))

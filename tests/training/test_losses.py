@@ -75,7 +75,7 @@ def test_penalty_can_be_differentiated_and_minimised():
     torch.testing.assert_close(a.grad, expected * 2 / 1.5)
 
 
-def test_penalty_goes_through_the_blur():
+def test_the_penalty_differentiates_the_blur():
     images = leaves()
     sharp = losses.gradient_penalty(images.image.sum((1, 2, 3))[:, None], images)
     high = torch.tensor([1.0, -1.0]).repeat(4)
