@@ -82,16 +82,17 @@ class Job:
     """A process and its log."""
 
     process: "subprocess.Popen[bytes]"
-    log: Path
+    file: Path
+    """The log, which earlier attempts share."""
     offset: int
     """Start of this attempt in the log, in bytes."""
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> "Job":
+    def start(cls, arguments: Sequence[str], file: Path, environment: Mapping[str, str]) -> "Job":
         """Start a process in its own session, so that Ctrl-C reaches it only through us."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stream:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as stream:
             offset = stream.tell()
             process = subprocess.Popen(
                 arguments,
@@ -101,11 +102,11 @@ class Job:
                 env=dict(environment),
                 start_new_session=True,
             )
-        return cls(process, log, offset)
+        return cls(process, file, offset)
 
     def last_line(self) -> str:
         """Return the last line of this attempt that is not empty, without terminal codes."""
-        with self.log.open("rb") as stream:
+        with self.file.open("rb") as stream:
             end = stream.seek(0, 2)
             stream.seek(max(self.offset, end - TAIL))
             text = stream.read().decode(errors="replace")
@@ -217,5 +218,5 @@ class SweepRunner:
         minutes, rest = divmod(round(seconds), 60)
         text = f"{state:<9}  {entry.label}  {minutes}:{rest:02d} min  {entry.path}"
         if state == "failed":
-            text += f"\n           exit code {code}: {line}\n           log: {job.log}"
+            text += f"\n           exit code {code}: {line}\n           log: {job.file}"
         log.info(text)
