@@ -1,7 +1,7 @@
 """The `gan3d` command: one thin function per sub-command, with late imports."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -161,19 +161,20 @@ def evaluate(
             raise ConfigError(f"evaluate --self-test takes no run; remove {target}")
         from lightning_gan3d.metrics.selftest.selftest import run_self_test, table
 
-        tested = run_self_test(progress=lambda line: typer.echo(line, err=True))
-        typer.echo(table(tested))
-        raise typer.Exit(4 if tested.failures else 0)
+        result = run_self_test(progress=lambda line: typer.echo(line, err=True))
+        typer.echo(table(result))
+        raise typer.Exit(4 if result.failures else 0)
     if target is None:
         raise ConfigError("evaluate: give a run directory, or --self-test")
-    from lightning_gan3d.metrics.evaluate import evaluate as measure
-    from lightning_gan3d.metrics.evaluate_target import given_weights, open_target
+    from lightning_gan3d.metrics.evaluate import evaluate as compute_metrics
+    from lightning_gan3d.metrics.evaluate_target import open_target
     from lightning_gan3d.metrics.process_group import process_group
 
-    weights = given_weights(inception_weights, vgg_weights, clip_weights)
+    weights = {"inception": inception_weights, "inception-pytorch": inception_weights}
+    weights |= {"vgg16": vgg_weights, "clip": clip_weights}
     with process_group(device):
         opened = open_target(target, overrides or [], device, out, weights)
-        typer.echo(opened.write(measure(opened.context), sys.argv))
+        typer.echo(opened.write(compute_metrics(opened.context), sys.argv))
 
 
 @app.command()
@@ -218,10 +219,10 @@ def bench(
         return
     from lightning_gan3d.benchmark.bench import BenchOptions, bench_targets
 
-    beside = {"--only": only, "--precision": precision, "--threads": threads, "--out": out}
-    unread = [name for name, value in beside.items() if value is not None]
-    if unread:
-        raise ConfigError(f"bench {unread[0]}: requires --against PATH")
+    options_against = {"--only": only, "--precision": precision, "--threads": threads, "--out": out}
+    unused = [name for name, value in options_against.items() if value is not None]
+    if unused:
+        raise ConfigError(f"bench {unused[0]}: requires --against PATH")
     if not targets:
         raise ConfigError("bench: give a run directory, a preset or a file; or --against PATH")
     typer.echo(bench_targets(targets, BenchOptions(device, quick, tuple(sys.argv)), root))
@@ -235,8 +236,8 @@ def report(
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
     from lightning_gan3d.report.make import make_report
 
-    beside = folders[0].parent if folders[0].is_file() else folders[0]
-    typer.echo(make_report(folders, out or beside / "report"))
+    parent = folders[0].parent if folders[0].is_file() else folders[0]
+    typer.echo(make_report(folders, out or parent / "report"))
 
 
 @app.command()
@@ -284,11 +285,8 @@ def data_coil100(
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.coil100.coil100 import CoilConfig, prepare_coil100
 
-    def progress(done: int, total: int) -> None:
-        typer.echo(f"\r{done} of {total} objects", nl=done == total, err=True)
-
     cfg = from_options(CoilConfig, options or [])
-    residuals = prepare_coil100(source, out, cfg, overwrite, progress)
+    residuals = prepare_coil100(source, out, cfg, overwrite, _progress("objects", 1))
     worst = max(residuals, key=lambda k: residuals[k])
     typer.echo(
         f"{out}: {len(residuals)} objects; silhouettes of an object disagree by "
@@ -308,7 +306,7 @@ def data_ffhq(source: Raw, out: Out, options: Options = None, overwrite: Overwri
     from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
 
     cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite, _count_images))
+    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite, _progress()))
 
 
 @data_app.command("celebahq")
@@ -320,7 +318,7 @@ def data_celebahq(
     from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
 
     cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite, _count_images))
+    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite, _progress()))
 
 
 @data_app.command("afhq")
@@ -330,7 +328,7 @@ def data_afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwri
     from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
 
     cfg = from_options(AfhqConfig, options or [])
-    typer.echo(prepare_afhq(source, out, cfg, overwrite, _count_images))
+    typer.echo(prepare_afhq(source, out, cfg, overwrite, _progress()))
 
 
 @data_app.command("shapenet")
@@ -342,12 +340,17 @@ def data_shapenet(
     from lightning_gan3d.data.preparers.shapenet import ShapenetConfig, prepare_shapenet
 
     cfg = from_options(ShapenetConfig, options or [])
-    typer.echo(prepare_shapenet(source, out, cfg, overwrite, _count_images))
+    typer.echo(prepare_shapenet(source, out, cfg, overwrite, _progress()))
 
 
-def _count_images(done: int, total: int) -> None:
-    if done == total or done % 100 == 0:
-        typer.echo(f"\r{done:,} of {total:,} images", nl=done == total, err=True)
+def _progress(unit: str = "images", every: int = 100) -> Callable[[int, int], None]:
+    """Return a callback that prints `done` of `total` on one line."""
+
+    def show(done: int, total: int) -> None:
+        if done == total or done % every == 0:
+            typer.echo(f"\r{done:,} of {total:,} {unit}", nl=done == total, err=True)
+
+    return show
 
 
 @data_app.command("from-poses")
@@ -370,17 +373,13 @@ def data_from_poses(
     from lightning_gan3d.data.check import check_dataset
     from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
-    def progress(done: int, total: int) -> None:
-        if done % 20 == 0 or done == total:
-            typer.echo(f"\r{done} of {total} images", nl=done == total, err=True)
-
     cfg = from_options(FromPosesConfig, options or [])
-    made = prepare_from_poses(source, out, cfg, overwrite, progress)
+    result = prepare_from_poses(source, out, cfg, overwrite, _progress(every=20))
     data = DataConfig(path=str(out), memory_mb=0)
     typer.echo(check_dataset(data))
     sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
-    draw_cameras(ImageDataset(data, "all"), made.framing, made.points, sheet)
-    typer.echo(f"{made}\ncamera plot: {sheet}; check it before training")
+    draw_cameras(ImageDataset(data, "all"), result.framing, result.points, sheet)
+    typer.echo(f"{result}\ncamera plot: {sheet}; check it before training")
 
 
 @data_app.command("check")

@@ -114,7 +114,7 @@ def test_weights_are_listed_and_unknown_ones_rejected(capsys, tmp_path, monkeypa
     assert "weights vgg19: unknown name; use one of inception" in err
 
 
-def test_weights_given_by_hand_must_be_there(capsys, tmp_path):
+def test_user_weights_must_exist(capsys, tmp_path):
     given = ["--inception-weights", str(tmp_path / "absent.pt")]
     code, _, err = run(capsys, "evaluate", str(tmp_path), *given)
     assert code == 2

@@ -1,4 +1,4 @@
-"""Cache of what all generators of a data set share. A file's name is a digest of its inputs."""
+"""Cache of results that depend on the data alone. File names contain a digest of all inputs."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lightning_gan3d.files import atomic_path, sha256_of_text, user_cache
 from lightning_gan3d.metric import Metric
 
 SCHEMA = 3
-"""Increase it when the code of a protocol changes: then no older file is used."""
+"""Increase it when the code of a protocol changes, to invalidate older files."""
 
 
 def default_folder() -> Path:
@@ -24,35 +24,35 @@ def default_folder() -> Path:
 
 
 def cached(
-    folder: Path | None, name: str, key: Any, make: Callable[[], dict[str, Tensor]]
+    folder: Path | None, name: str, key: Any, compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return tensors from the cache; make and store them if they are missing or damaged.
+    """Return tensors from the cache; compute and store them if they are missing or damaged.
 
-    `key`: all inputs of the tensors, as plain values. `folder`: None caches nothing; a folder that
-    cannot be written to costs only time.
+    `key`: all inputs of the tensors, as plain values. `folder`: None disables the cache; failures
+    to write are ignored.
     """
     if folder is None:
-        return make()
+        return compute()
     path = folder / f"{name}-{_digest(key)}.safetensors"
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError):
-        tensors = make()
+        tensors = compute()
     _write(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
     return tensors
 
 
 def cached_metrics(
-    folder: Path | None, name: str, key: Any, make: Callable[[], list[Metric]]
+    folder: Path | None, name: str, key: Any, compute: Callable[[], list[Metric]]
 ) -> list[Metric]:
-    """Return metrics in the same way; nothing is stored while one of them is missing."""
+    """Return metrics from the cache; incomplete lists are not stored."""
     if folder is None:
-        return make()
+        return compute()
     path = folder / f"{name}-{_digest(key)}.json"
     try:
         return [Metric(**row) for row in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError):
-        metrics = make()
+        metrics = compute()
     if all(m.value is not None for m in metrics):
         _write(path, json.dumps([asdict(m) for m in metrics]).encode())
     return metrics

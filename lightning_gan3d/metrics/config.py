@@ -12,7 +12,7 @@ PATCH = 7
 """Side in pixels of the patches of the sliced Wasserstein distance."""
 
 SEED = 0
-"""Key of latents, directions and the regressor: the same for all runs, whatever their seed."""
+"""Key of latents, directions and the regressor: the same for all runs, of any seed."""
 
 Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]
 """Resizing and network, by the names of clean-fid (Parmar et al. 2022)."""
@@ -51,7 +51,7 @@ class PosesConfig:
         """Describe the distribution, for the notes of metrics."""
         spread = "deviations" if self.kind == "gaussian" else "half ranges"
         return (
-            f"cameras drawn anew ({self.kind}; {spread} of {self.azimuth:g} rad in azimuth, "
+            f"cameras drawn ({self.kind}; {spread} of {self.azimuth:g} rad in azimuth, "
             f"{self.elevation:g} rad in elevation around {self.mean_elevation:g} rad), distance "
             "and intrinsics of training cameras"
         )

@@ -21,7 +21,7 @@ class EvaluationContext:
     """Generated and real images, options, device and folders of one evaluation."""
 
     source: ViewSource
-    """What is evaluated."""
+    """The generator or images to evaluate."""
     train: ImageSet
     """Training images."""
     test: ImageSet | None

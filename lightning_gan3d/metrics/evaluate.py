@@ -1,4 +1,4 @@
-"""All metrics of one source of views, wing by wing."""
+"""All metrics of one evaluation, wing by wing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +33,9 @@ class Wing(NamedTuple):
     block: str = ""
     """Its field of `EvaluationConfig`, if it has a ceiling."""
     ceiling: bool = False
-    """Also measured on the data set's own objects, as the variant `truth`."""
+    """Whether it is also measured on the data set's own objects, as the variant `truth`."""
     following: bool = False
-    """Also measured with the conditioning label following the camera, as `following`."""
+    """Whether it is also measured with a label that follows the camera, as `following`."""
 
 
 WINGS = (
@@ -63,10 +63,14 @@ def evaluate(context: EvaluationContext) -> list[Metric]:
             metrics += _ceiling(wing, context)
         if wing.following and context.cfg.following:
             if isinstance(following, str):
-                rows = [_missing(m, following) for m in own]
+                variants = [
+                    Metric(value=None, unit=m.unit, note=following, **m.id._asdict()) for m in own
+                ]
             else:
-                rows = [replace(m, note=f"{FOLLOWING}: {m.note}") for m in wing.measure(following)]
-            metrics += [replace(m, variant="following") for m in rows if m.at is None]
+                variants = [
+                    replace(m, note=f"{FOLLOWING}: {m.note}") for m in wing.measure(following)
+                ]
+            metrics += [replace(m, variant="following") for m in variants if m.at is None]
     return keyed(metrics, context)
 
 
@@ -82,21 +86,20 @@ def _ceiling(wing: Wing, context: EvaluationContext) -> list[Metric]:
     def measure() -> list[Metric]:
         metrics = wing.measure(replace(context, source=truth, device=torch.device("cpu")))
         # The generator's own metrics give the reason why there is no LPIPS and no control.
-        known = [m for m in metrics if m.value is None and _is_optional(m)]
-        return [replace(m, variant="truth") for m in metrics if m not in known]
+        return [
+            replace(m, variant="truth")
+            for m in metrics
+            if m.value is not None or (m.name != "consistency.lpips" and m.stage != "enlarged")
+        ]
 
     return cached_metrics(context.cache, f"{wing.measure.__name__}-truth", key, measure)
 
 
-def _is_optional(m: Metric) -> bool:
-    return m.name == "consistency.lpips" or m.stage == "enlarged"
-
-
 def with_following_label(context: EvaluationContext) -> EvaluationContext | str:
-    """Condition each view on its own camera; return the reason if that makes no difference.
+    """Condition each view on its own camera; returns the reason if that makes no difference.
 
-    A generator that is conditioned on the camera may change its subject as the camera moves, which
-    a fixed label hides and a viewer does not (CGS-GAN, Barthel et al. 2025).
+    A generator that is conditioned on the camera may change its subject as the camera moves. A
+    fixed label hides this; an interactive viewer shows it (CGS-GAN, Barthel et al. 2025).
     """
     source = context.source
     if not isinstance(source, GeneratorSource):
@@ -104,16 +107,10 @@ def with_following_label(context: EvaluationContext) -> EvaluationContext | str:
     if isinstance(source.generator, Generator):
         cfg = source.generator.cfg
         if cfg.view_in_label:
-            return (
-                "the view is in the label, which always follows the camera: see the metric itself"
-            )
+            return "the label is the view, so it always follows the camera: see the metric itself"
         if cfg.mapping.condition == "none":
             return "the generator ignores the label (mapping.condition=none)"
     return replace(context, source=replace(source, follow=True), curves=False)
-
-
-def _missing(m: Metric, why: str) -> Metric:
-    return Metric(m.name, None, m.unit, note=why, network=m.network, stage=m.stage, at=m.at)
 
 
 @contextmanager
@@ -130,7 +127,7 @@ def evaluating(generator: Generator) -> Iterator[None]:
 def source_of(
     generator: Generator, images: ImageSet, device: torch.device | str = "cpu", seed: int = SEED
 ) -> GeneratorSource:
-    """Return the latents of a generator, with labels drawn from a set of images."""
+    """Return the latents of a generator, with labels of a set of images."""
     labels = torch.as_tensor(images.labels)
     return GeneratorSource(generator, generator.cfg.z_dim, labels, seed, device)
 
@@ -144,8 +141,8 @@ def swd_of(
 ) -> dict[str, float]:
     """Return the SWD to `num_images_training` real images, during training.
 
-    Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. It is larger than the final
-    one, which uses more images.
+    Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. Fewer images than in the
+    evaluation make it larger.
     """
     distance = ImageDistance(images, images, cfg.swd or SwdConfig(), cfg.num_images_training, seed)
     with evaluating(generator):

@@ -1,4 +1,4 @@
-"""Evaluate a run, a generator file or stored images: open the target, measure it, write files."""
+"""The target of an evaluation: a run, a generator file or stored images; and its results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -33,10 +33,10 @@ from lightning_gan3d.runs import CONDITIONS, CONFIG, EVALUATION, MANIFEST, Run, 
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """What stored images are compared with, and how."""
+    """Options of an evaluation of stored images."""
 
     data: DataConfig = DataConfig()
-    """The data set."""
+    """The data set to compare with."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The metrics."""
     name: str = ""
@@ -45,22 +45,22 @@ class ImagesConfig:
 
 @dataclass(frozen=True)
 class Target:
-    """What is evaluated, with all that its evaluation needs."""
+    """An opened generator or set of images, with its data."""
 
     context: EvaluationContext
     folder: Path
-    """Where results are written."""
+    """Folder of the results."""
     evaluation: EvaluationConfig
-    """The options as configured; those of the context may be cut to the images at hand."""
+    """The options as configured; the context may evaluate fewer images."""
     config: Any = None
-    """Configuration to write; None: the folder is the run's own, which has one."""
+    """Configuration to write; None: the folder is a run's own, which has one."""
     identity: dict[str, str] = field(default_factory=dict)
     """Name and digest of the generator or images, for the manifest."""
 
     def write(self, metrics: list[Metric], command: Sequence[str] = ()) -> "Evaluation":
         """Write metrics and conditions; outside of a run also configuration and manifest.
 
-        The manifest comes last: without one, a report treats the folder as incomplete.
+        The manifest is written last: without one, a report treats the folder as incomplete.
         """
         if rank() != 0:
             return Evaluation(self.folder / EVALUATION, [])
@@ -74,7 +74,7 @@ class Target:
         return Evaluation(self.folder / EVALUATION, metrics)
 
     def _conditions(self) -> dict[str, Any]:
-        """What all metrics share. Call it after measuring: then the rendering path is known."""
+        """Conditions that all metrics share; the rendering path is known only after measuring."""
         source, train = self.context.source, self.context.train
         conditions: dict[str, Any] = {}
         if isinstance(source, StoredImages):
@@ -119,8 +119,7 @@ class Target:
 def evaluate_run(path: str | Path, device: str = "auto") -> "Evaluation":
     """Evaluate a run by its own configuration."""
     target = open_run(Run(path), (), choose_device(device))
-    context = replace(target.context, folder=target.folder, cache=default_folder())
-    return target.write(evaluate(context))
+    return target.write(evaluate(target.context))
 
 
 def open_target(
@@ -128,22 +127,23 @@ def open_target(
     overrides: Sequence[str] = (),
     device: str = "auto",
     out: Path | None = None,
-    weights: Mapping[str, Path] | None = None,
+    weights: Mapping[str, Path | None] | None = None,
 ) -> Target:
     """Open a run, a checkpoint, an export, a pickle, or a folder of images.
 
-    Results of a run go into the run, unless `out` names a folder; those of others into `out`, or
-    `runs/evaluated/<name>`. `overrides` change the configuration for this evaluation only. Raises
-    `UserError` for anything that cannot be evaluated, before anything is measured.
+    Results are written to the run itself, or `runs/evaluated/<name>`; `out` names another folder.
+    `overrides` change the configuration of this evaluation only. `weights`: paths of pretrained
+    networks. Raises `UserError` if the target cannot be evaluated, before measuring anything.
     """
-    path, weights = Path(path), weights or {}
+    path = Path(path)
     if not path.exists():
         raise ConfigError(
             f"{path}: no such file or folder; name a run, a checkpoint, an export, a pickle, or a "
             "folder of images"
         )
-    for name, file in weights.items():
-        find(name, file)
+    given = {name: file for name, file in (weights or {}).items() if file is not None}
+    for name, file in given.items():
+        find(name, file)  # raises for a missing file
     if (path / "checkpoints").is_dir() and out is None:
         target = open_run(Run(path), overrides, choose_device(device))
     else:
@@ -151,14 +151,13 @@ def open_target(
             path.stem if path.is_file() else path.resolve().name
         )
         if (folder / "checkpoints").is_dir():
-            raise ConfigError(f"--out {folder}: is a run's own folder; name another one")
+            raise ConfigError(f"--out {folder}: is a run directory; name another folder")
         is_network = path.suffix in (".pkl", ".safetensors") or (path / CONFIG).is_file()
         open_ = _open_network if is_network else _open_images
         target = open_(path, overrides, choose_device(device), folder)
         if rank() == 0:
             _claim(folder, target.identity)
-    context = replace(target.context, weights=weights, folder=target.folder, cache=default_folder())
-    return replace(target, context=context)
+    return replace(target, context=replace(target.context, weights=given))
 
 
 def open_run(run: Run, overrides: Sequence[str], device: torch.device) -> Target:
@@ -166,42 +165,39 @@ def open_run(run: Run, overrides: Sequence[str], device: torch.device) -> Target
     config = override(run.config(), overrides)
     _reject_losses(run, config.evaluation)
     generator = load_generator(run.path, device)
-    initial = None
+    context = _context(generator, config, device, run.path)
     # Fine-tuned and imported generators have no untrained state.
     if not config.init_from.path and "imported_from" not in run.manifest():
         initial, _ = make_networks(config, generator.resolution)
         initial.rendering_resolution = generator.rendering_resolution
-        initial = initial.to(device)
-    context = _context(generator, config, device, initial)
+        initial = initial.to(device).eval()
+        context = replace(context, initial=source_of(initial, context.train, device))
     return Target(context, run.path, config.evaluation)
 
 
 def _open_network(
     path: Path, overrides: Sequence[str], device: torch.device, folder: Path
 ) -> Target:
-    """Open a generator file; its configuration or the overrides name the data."""
+    """Open a generator file. Its configuration or the overrides name the data."""
     stored = read_networks(path, ["generator"])
     config = override(stored.config, overrides)
     if not config.data.path:
         raise ConfigError(f"{path}: does not name its data; add data.path=FILE")
     generator = stored.generator("generator").to(device)
-    context = _context(generator, config, device)
+    context = _context(generator, config, device, folder)
     if generator.resolution != context.train.resolution:
         raise ConfigError(
-            f"{path}: makes images of {generator.resolution} pixels, those of {config.data.path} "
-            f"have {context.train.resolution}; set data.resolution={generator.resolution}"
+            f"{path}: generates images of {generator.resolution} pixels, but {config.data.path} "
+            f"has {context.train.resolution}; set data.resolution={generator.resolution}"
         )
     identity = {"name": path.name, "digest": sha256_of_tensors(generator.state_dict())}
     return Target(context, folder, config.evaluation, to_tree(config), identity)
 
 
 def _context(
-    generator: Generator,
-    config: ExperimentConfig,
-    device: torch.device,
-    initial: Generator | None = None,
+    generator: Generator, config: ExperimentConfig, device: torch.device, folder: Path
 ) -> EvaluationContext:
-    """Pair a generator with its data."""
+    """Open the data of a generator."""
     train = ImageDataset(config.data, "train")
     test = open_test(config.data, train)
     return EvaluationContext(
@@ -210,33 +206,31 @@ def _context(
         test,
         config.evaluation,
         device,
-        truth=truth_of(config.data, train, test),
-        initial=None if initial is None else source_of(initial.eval(), train, device),
+        truth=_truth(config.data, train, test),
+        cache=default_folder(),
+        folder=folder,
     )
 
 
 def _open_images(
     path: Path, overrides: Sequence[str], device: torch.device, folder: Path
 ) -> Target:
-    """Open images that another generator made; the overrides name the data."""
+    """Open stored images. The overrides name the data."""
     config = from_options(ImagesConfig, overrides)
     if not config.data.path:
         raise ConfigError(
-            f"{path}: neither a run nor a generator, hence read as a folder of images; add the "
-            "data to compare them with, data.path=FILE"
+            f"{path}: neither a run nor a generator, so it is read as a folder of images; name the "
+            "data to compare with, data.path=FILE"
         )
-    cfg, source, train = (
-        config.evaluation,
-        StoredImages(path, SEED),
-        ImageDataset(config.data, "train"),
-    )
+    cfg, source = config.evaluation, StoredImages(path, SEED)
+    train = ImageDataset(config.data, "train")
     if source.resolution != train.resolution:
         raise ConfigError(
-            f"{path}: images of {source.resolution} pixels, those of {config.data.path} have "
+            f"{path}: images of {source.resolution} pixels, but {config.data.path} has "
             f"{train.resolution}; set data.resolution={source.resolution}, or resize the images"
         )
     if len(source) < 2:
-        raise ConfigError(f"{path}: holds {len(source)} image; use two or more")
+        raise ConfigError(f"{path}: contains {len(source)} image; use two or more")
     num_images = min(cfg.num_images, len(source))
     distribution = cfg.distribution
     if distribution is not None:
@@ -253,6 +247,8 @@ def _open_images(
         replace(cfg, num_images=num_images, distribution=distribution),
         device,
         curves=False,
+        cache=default_folder(),
+        folder=folder,
     )
     name = config.name or folder.resolve().name
     kind = {"images": True, "generator": {"representation": {"kind": name}}}
@@ -260,34 +256,32 @@ def _open_images(
     return Target(context, folder, cfg, {**to_tree(config), "name": name, **kind}, identity)
 
 
-def truth_of(
-    cfg: DataConfig, train: ImageDataset, test: ImageDataset | None, seed: int = SEED
-) -> ViewSource | None:
+def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> ViewSource | None:
     """Return the objects of a procedural data set, held-out ones if any; None for other data."""
     if "synth" not in read_index(open_source(cfg.path)):
         return None
     objects = SynthObjects.open(cfg.path)
-    numbers = (test or train).objects
-    known = range(objects.cfg.num_objects) if numbers is None else sorted(set(numbers.tolist()))
+    of_images = (test or train).objects
+    ids = range(objects.cfg.num_objects) if of_images is None else sorted(set(of_images.tolist()))
     return ObjectSource(
-        objects.render, known, train.labels, train.resolution, seed, level=objects.level
+        objects.render, ids, train.labels, train.resolution, SEED, level=objects.level
     )
 
 
 def _reject_losses(run: Run, cfg: EvaluationConfig) -> None:
-    """Reject an evaluation that would drop metrics which the run holds."""
+    """Reject an evaluation that would overwrite metrics of the run without replacing them."""
     before = run.config().evaluation
     off = [f.name for f in fields(cfg) if getattr(cfg, f.name) in (None, False)]
     lost = [name for name in off if getattr(before, name) not in (None, False)]
     if lost and (run.path / EVALUATION).is_file():
         raise ConfigError(
-            f"evaluation.{lost[0]} is off, but {run.path / EVALUATION} holds its metrics and would "
-            "lose them; add --out FOLDER"
+            f"evaluation.{lost[0]} is off: {run.path / EVALUATION} would lose its metrics; add "
+            "--out FOLDER"
         )
 
 
 def _claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Make the folder; reject one that holds the evaluation of something else."""
+    """Create the folder; reject one that contains the evaluation of another target."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = read_manifest(folder)
@@ -296,17 +290,9 @@ def _claim(folder: Path, identity: Mapping[str, str]) -> None:
     if manifest and manifest.get("evaluated") != identity:
         name = manifest.get("evaluated", {}).get("name", "a run")
         raise ConfigError(
-            f"{folder}: holds the evaluation of {name}, which is another target or has changed; "
+            f"{folder}: contains the evaluation of {name}, which is another target or has changed; "
             "name another --out, or remove the folder"
         )
-
-
-def given_weights(
-    inception: Path | None, vgg16: Path | None, clip: Path | None = None
-) -> dict[str, Path]:
-    """Return the paths given by hand, by name; the mode selects one of both Inceptions."""
-    paths = {"inception": inception, "inception-pytorch": inception, "vgg16": vgg16, "clip": clip}
-    return {name: path for name, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -317,7 +303,7 @@ class Evaluation:
     metrics: list[Metric]
 
     def __str__(self) -> str:
-        """Print one line per value, one per reason of missing ones, and the number on curves."""
+        """One line per value, one per reason of missing values, and the number of curve points."""
         if rank() != 0:
             return f"rank {rank()} of {world_size()}: rank 0 writes the metrics"
         shown = [m for m in self.metrics if m.value is not None and m.at is None]
@@ -333,5 +319,5 @@ class Evaluation:
                 reasons.setdefault(m.note, []).append(m.key)
         lines += [f"missing: {', '.join(keys)}: {why}" for why, keys in reasons.items()]
         if curves := sum(m.at is not None for m in self.metrics):
-            lines.append(f"and {curves} values over the angle between views")
+            lines.append(f"and {curves} values of curves over the angle between views")
         return "\n".join([*lines, f"written to {self.path}"])

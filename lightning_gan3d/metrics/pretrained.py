@@ -1,7 +1,7 @@
 """Weight files of the pretrained networks that metrics need: digests, download, lookup.
 
-A file is used only if its SHA-256 is the published one, or if its path was given by hand; then its
-digest is part of the metrics' keys (`distribution.features`). Imports no torch.
+A file must have the published SHA-256, unless the user names it; then its digest becomes part of
+the metrics' keys (`distribution.features`). Imports no torch.
 """
 
 import os
@@ -14,7 +14,7 @@ from lightning_gan3d.files import sha256_of_file, user_cache
 
 
 class WeightsError(UserError):
-    """Weights that are missing, damaged, or could not be downloaded."""
+    """Missing or damaged weights, or a failed download."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Weights:
     """A published file."""
 
     file: str
-    """Its name in the folder of weights."""
+    """File name."""
     url: str
     """Publisher's address."""
     sha256: str
@@ -30,7 +30,7 @@ class Weights:
     purpose: str
     """Metrics that need it."""
     torch_hub: bool = False
-    """Whether it belongs in the folder of `torch.hub`, which other packages read too."""
+    """Whether it is stored in the folder of `torch.hub`, which other packages share."""
 
 
 _NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -70,7 +70,7 @@ KNOWN: dict[str, Weights] = {
         torch_hub=True,
     ),
 }
-"""Known files, by the name that `gan3d weights fetch NAME` takes."""
+"""Known files, by their names in `gan3d weights fetch NAME`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class WeightsFile:
     sha256: str
     """SHA-256 of its content, 64 hexadecimal digits."""
     published: bool
-    """Whether that is the published one."""
+    """Whether the digest is the published one."""
 
 
 def known(name: str) -> Weights:
@@ -101,11 +101,11 @@ def path_of(name: str) -> Path:
 
 
 def find(name: str, given: str | Path | None = None) -> WeightsFile:
-    """Return the file given by hand, or the known one, with its digest.
+    """Return the file that the user gives, or the known one, with its digest.
 
     Raises:
-        WeightsError: it is missing, or its content is not the published one; the message holds the
-            command that downloads it.
+        WeightsError: it is missing, or its content is not the published one; the message contains
+            the command that downloads it.
     """
     entry = known(name)
     path = Path(given) if given else path_of(name)
@@ -129,10 +129,10 @@ def find(name: str, given: str | Path | None = None) -> WeightsFile:
 
 
 def fetch(name: str) -> WeightsFile:
-    """Download a known file, unless it is there; it gets its name after its SHA-256 was checked.
+    """Download a known file unless it exists; it is renamed only after its SHA-256 is verified.
 
     Raises:
-        WeightsError: no network, a broken transfer, or another content than the published one.
+        WeightsError: no network, an incomplete download, or another digest than the published one.
     """
     with suppress(WeightsError):
         return find(name)
@@ -150,7 +150,7 @@ def fetch(name: str) -> WeightsFile:
 
 
 def state_of(name: str) -> tuple[bool, str]:
-    """Return whether a known file is there, and one line about it."""
+    """Return whether a known file is available, and its path or how to get it."""
     try:
         file = find(name)
     except WeightsError as error:

@@ -1,4 +1,4 @@
-"""Ranks started by torchrun: their process group, and what they send to rank 0.
+"""Process group of the ranks that torchrun starts, and messages between them.
 
 Without torchrun there is one rank, no group, and all functions return their argument.
 """
@@ -17,7 +17,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
 
 TIMEOUT = timedelta(hours=2)
-"""Longest wait for another rank. A rank that fails ends all at once, by torchrun."""
+"""Longest wait for another rank. If a rank fails, torchrun ends all others."""
 T = TypeVar("T")
 
 
@@ -47,7 +47,7 @@ def process_group(device: str) -> Iterator[None]:
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ConfigError(
-                f"LOCAL_RANK={local}, but {gpus} CUDA device(s) visible, one for each rank; use "
+                f"LOCAL_RANK={local}: each rank needs its own GPU, and {gpus} are visible; use "
                 f"torchrun --nproc-per-node {gpus}, or --device cpu"
             )
         torch.cuda.set_device(local)

@@ -1,4 +1,4 @@
-"""What makes values comparable: protocol keys, and the conditions that an evaluation shares."""
+"""Protocol keys: only metrics with equal keys are comparable."""
 
 import json
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ from lightning_gan3d.metrics.sources import GeneratorSource
 PATHS = ("lpips", "estimator", "embedding")
 """Fields that name files. Only the file name counts: a moved file is the same protocol."""
 IGNORED = {"distribution": ("repeats", "num_images")}
-"""Fields that say how often a value was computed, or that the metric's own n repeats."""
+"""Number of repeats, and a field that repeats the metric's own n."""
 SETS = ("swd", "distribution", "pose")
-"""Blocks whose metrics compare sets of images, so that their number matters."""
+"""Blocks whose metrics depend on the number of images."""
 
 
 def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]:
     """Return the metrics with their protocol keys; missing ones have none.
 
     A key is a digest of the options of the metric's block, the data (fingerprints and resolution),
-    the seed, the number of images if sets are compared, and, for `raw` metrics, the rendering
-    resolution. Paths, batch sizes and the device do not count.
+    the seed, the number of images if the metric depends on it, and, for `raw` metrics, the
+    rendering resolution; not of paths, batch sizes and the device.
     """
     train, test, source = context.train, context.test, context.source
     held_out = None if test is None else test.fingerprint

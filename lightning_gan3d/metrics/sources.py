@@ -16,7 +16,7 @@ from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import PosesConfig
 
 BOX_SHARE = 32
-"""Occupancy is the opacity over 1/32 of the box edge, whatever the size of the box."""
+"""Occupancy is the opacity over 1/32 of the box edge, for any size of the box."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Images that another generator made and stored, evaluated as they are."""
+"""Evaluation of stored images, e.g. of another generator."""
 
 import hashlib
 from pathlib import Path
@@ -18,11 +18,11 @@ from lightning_gan3d.images import Images, to_float
 from lightning_gan3d.metrics.sources import ViewSource
 
 SAME_CAMERA = 1e-4
-"""Largest difference between the numbers of two labels of one camera."""
+"""Largest difference between two labels of one camera."""
 
 
 class Orbits(NamedTuple):
-    """Objects that were seen by the same cameras."""
+    """Objects with views from the same cameras."""
 
     images: Int64[Tensor, "m v"]
     """Index of each object's image from each camera."""
@@ -33,27 +33,26 @@ class Orbits(NamedTuple):
 class StoredImages(ViewSource):
     """A folder or zip of images. Item i is image `order[i]`, in the order of names.
 
-    The order is random, since a folder may be sorted by class. With a `dataset.json` in the format
-    of data sets, images have the labels of their cameras, and `objects` says which images show the
-    same object.
+    The order is random, since a folder may be sorted by class. A `dataset.json` in the format of
+    data sets gives the labels of the cameras, and in `objects` the object of each image.
 
     Attributes:
         names: image files.
         resolution: side of the images in pixels.
         labels: (n, 25) labels of their cameras; None without `dataset.json`.
         objects: index of the object in each image, -1 if unknown; None without.
-        order: permutation of the images, which depends on `seed` alone.
+        order: permutation of the images, a function of `seed` alone.
         fingerprint: 16 hexadecimal digits, a digest of names, content and cameras.
     """
 
     fixed_cameras: ClassVar[bool] = True
 
     def __init__(self, path: str | Path, seed: int = 0) -> None:
-        """List the images and read their labels; raises `DataError` if they are unusable."""
+        """List the images and read their labels; raises `DataError` if there are none."""
         self.source, self.seed = open_source(path), seed
         self.names = [n for n in self.source.names if is_image(n)]
         if not self.names:
-            raise DataError(f"{path} holds no images (.png, .jpg, .webp, .bmp)")
+            raise DataError(f"{path} contains no images (.png, .jpg, .webp, .bmp)")
         first = self.names[0]
         self.resolution: int = open_image(self.source.read(first), first).size[0]
         self.labels: Float[Tensor, "n 25"] | None = None
@@ -86,7 +85,7 @@ class StoredImages(ViewSource):
 
     @property
     def protocol(self) -> str:
-        """How images were selected; nothing is known about how they were made."""
+        """Selection of the images; how they were generated is unknown."""
         unknown = "cameras" if self.labels is None else "conditioning"
         return (
             f"stored images drawn at random (seed {self.seed}) from {len(self):,} (fingerprint "
@@ -108,28 +107,28 @@ class StoredImages(ViewSource):
         own = self.base(items).to_label()
         label = cameras.to_label().to(own)
         if own.shape != label.shape or not torch.allclose(own, label, equal_nan=True):
-            raise ValueError("stored images can be seen from their own cameras only")
+            raise ValueError("stored images can be rendered from their own cameras only")
         image = to_float(self.images(self.order[items]))
         return Images(image, image)
 
     def orbits(self, views: int) -> Orbits | str:
-        """Return the objects that the same cameras, `views` or more, have seen; else the reason."""
+        """Return the objects with `views` or more views from the same cameras, or a reason."""
         if self.labels is None:
             return "the images come without cameras (dataset.json)"
         if self.objects is None:
-            return "dataset.json does not say which images show the same object (`objects`)"
-        known = sorted({i for i in self.objects.tolist() if i >= 0})
-        images = [(self.objects == i).nonzero()[:, 0] for i in known]
-        enough = [rows for rows in images if len(rows) >= views]
-        if not enough:
-            most = max((len(rows) for rows in images), default=0)
-            return f"it takes {views} views of an object, and there are {most} at most"
-        labels = self.labels[enough[0]]
-        for rows in enough:
-            difference = self.labels[rows] - labels if len(rows) == len(labels) else None
+            return "dataset.json does not give the object of each image (`objects`)"
+        ids = sorted({i for i in self.objects.tolist() if i >= 0})
+        of_objects = [(self.objects == i).nonzero()[:, 0] for i in ids]
+        images = [indices for indices in of_objects if len(indices) >= views]
+        if not images:
+            most = max(map(len, of_objects), default=0)
+            return f"each object needs {views} views, and has at most {most}"
+        labels = self.labels[images[0]]
+        for indices in images:
+            difference = self.labels[indices] - labels if len(indices) == len(labels) else None
             if difference is None or not bool((difference.abs() < SAME_CAMERA).all()):
-                return "objects were not seen by the same cameras, in the same order of names"
-        return Orbits(torch.stack(enough), Cameras.from_label(labels))
+                return "the objects do not have the same cameras, in the same order of names"
+        return Orbits(torch.stack(images), Cameras.from_label(labels))
 
     def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
         data = self.source.read(name)

@@ -48,7 +48,7 @@ OFF = {
 
 
 class Labels:
-    """A data set of which metrics read the cameras alone."""
+    """A data set of which only the cameras are read."""
 
     resolution, fingerprint = 32, "labels"
 
@@ -84,14 +84,14 @@ def flatten_depth(source: ViewSource, items: Tensor, cameras: Cameras) -> Images
 
 
 def turn_pose(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
-    """Each view is from a camera turned by its own few degrees from the one asked for."""
+    """Rotate the camera of each view by its own few degrees."""
     angle = 0.2 * Draws(5).normal("turn", (len(cameras.cam2world),))
     turned = [cameras.select(slice(i, i + 1)).rotate_y(angle[i : i + 1]) for i in range(len(angle))]
     return source.views(items, Cameras(*(torch.cat(x) for x in zip(*turned, strict=True))))
 
 
 def swap_views(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
-    """The images of an item in the reverse order of its cameras; depth stays where it was."""
+    """The images of an item in the reverse order of its cameras; depth is unchanged."""
     views = source.views(items, cameras)
     k = len(cameras.cam2world) // len(items)
     image = views.image.unflatten(0, (len(items), k)).flip(1).flatten(0, 1)
@@ -99,7 +99,7 @@ def swap_views(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
 
 
 def change_colour(source: ViewSource, items: Tensor, cameras: Cameras) -> Images:
-    """Each view of an item in a tint of its own, as a 2D generator that follows only the pose."""
+    """Tint each view of an item differently, as a 2D generator that only follows the pose."""
     views = source.views(items, cameras)
     tint = 0.15 * Draws(5).normal("tint", (len(views.image), 3, 1, 1))
     image = (views.image + tint * (views.opacity > 0)).clamp(-1, 1)
@@ -107,7 +107,7 @@ def change_colour(source: ViewSource, items: Tensor, cameras: Cameras) -> Images
 
 
 class RealFigures:
-    """Stored images of the figures with their labels, as a data set gives them."""
+    """Images of the figures with their labels, as a data set."""
 
     resolution = 32
 

@@ -17,7 +17,7 @@ FAR = 60.0
 def ball(origins: Tensor, dirs: Tensor, radius: float) -> Tensor:
     """Distance along rays to a ball about the origin; infinite where it is missed."""
     along = -(origins * dirs).sum(-1)
-    # Not |origin|^2 - along^2, whose rounding from far away would be seen in the depth.
+    # Not |origin|^2 - along^2, whose rounding from far away would show in the depth.
     root = radius**2 - (origins + along[..., None] * dirs).square().sum(-1)
     return torch.where(root > 0, along - root.clamp(min=0).sqrt(), torch.inf)
 
@@ -31,7 +31,7 @@ def card(origins: Tensor, dirs: Tensor, half: float) -> Tensor:
 
 @dataclass
 class Shape(ViewSource):
-    """One shape for all items, seen from far away, so that rays are all but parallel."""
+    """One shape for all items, far from the camera, so that rays are almost parallel."""
 
     trace: Callable[..., Tensor]
     size: float = 0.8

@@ -14,7 +14,7 @@ class Maker:
         return self.value
 
 
-def test_tensors_are_made_once_per_key(tmp_path):
+def test_tensors_are_computed_once_per_key(tmp_path):
     make = Maker({"a": torch.arange(6.0).view(2, 3).mT})
     folder = tmp_path / "new folder"
     for _ in range(2):
@@ -47,7 +47,7 @@ def test_missing_metrics_are_not_cached(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 64])
-def test_a_damaged_file_is_made_again(tmp_path, content):
+def test_a_damaged_file_is_computed_again(tmp_path, content):
     tensors, metrics = Maker({"a": torch.ones(2)}), Maker([Metric("a", 1.0)])
     cached(tmp_path, "t", 1, tensors)
     cached_metrics(tmp_path, "m", 1, metrics)

@@ -70,9 +70,9 @@ def data():
     return RealFigures(120, seed=1), RealFigures(60, seed=2)
 
 
-def by_name(measures):
-    assert len({m.key for m in measures}) == len(measures)
-    return {m.key: m for m in measures}
+def by_name(metrics):
+    assert len({m.key for m in metrics}) == len(metrics)
+    return {m.key: m for m in metrics}
 
 
 def measured(source, data, cfg, **options):
@@ -87,28 +87,28 @@ def constant(source, items, cameras):
 UNTRAINED = Perturbed(figures(), constant)
 
 
-def test_ground_truth_gets_all_measures(data):
-    found = measured(figures(), data, SMALL, initial=UNTRAINED, truth=figures())
-    truth = {m for m in found if "_truth" in m}
-    assert set(found) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
-    assert all(m.note for m in found.values())
-    absent = {m for m in found if found[m].value is None}
-    assert absent == FOLLOWING | LPIPS | ENLARGED
-    assert all("no conditioning label" in found[m].note for m in FOLLOWING)
-    assert found["quality.swd"].n == 40
-    assert "n = 40 against 40 held-out images; 16 patches" in found["quality.swd"].note
-    assert found["quality.swd_way"].value > 0.9
+def test_ground_truth_has_all_metrics(data):
+    metrics = measured(figures(), data, SMALL, initial=UNTRAINED, truth=figures())
+    truth = {m for m in metrics if "_truth" in m}
+    assert set(metrics) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
+    assert all(m.note for m in metrics.values())
+    missing = {m for m in metrics if metrics[m].value is None}
+    assert missing == FOLLOWING | LPIPS | ENLARGED
+    assert all("no conditioning label" in metrics[m].note for m in FOLLOWING)
+    assert metrics["quality.swd"].n == 40
+    assert "n = 40 against 40 held-out images; 16 patches" in metrics["quality.swd"].note
+    assert metrics["quality.swd_way"].value > 0.9
     for name in truth:
         if name.startswith("geometry"):  # of other objects, to which the first ones are compared
             continue
-        assert found[name].value == found[name.replace("_truth", "")].value
+        assert metrics[name].value == metrics[name.replace("_truth", "")].value
 
 
 BARE = dataclasses.replace(SMALL, **OFF | {"swd": SMALL.swd})
 
 
 class HeldOut(ViewSource):
-    """Shows the held-out images in the order of their comparison: at distance zero from them."""
+    """Returns the held-out images in the order of their comparison: at distance zero from them."""
 
     def __init__(self, images):
         self.data = images
@@ -124,12 +124,12 @@ class HeldOut(ViewSource):
 
 def test_the_progress_is_that_from_the_initial_generator_to_the_floor(data):
     source = Perturbed(figures(), change_colour)
-    found = measured(source, data, BARE, initial=UNTRAINED)
-    now, floor = found["quality.swd"].value, found["quality.swd_floor"].value
-    start = found["quality.swd_init"].value
+    metrics = measured(source, data, BARE, initial=UNTRAINED)
+    now, floor = metrics["quality.swd"].value, metrics["quality.swd_floor"].value
+    start = metrics["quality.swd_init"].value
     assert start == measured(UNTRAINED, data, BARE)["quality.swd"].value > floor
-    assert found["quality.swd_way"].value == pytest.approx((start - now) / (start - floor))
-    assert set(found) == {m for m in ALL if m.startswith("quality")}
+    assert metrics["quality.swd_way"].value == pytest.approx((start - now) / (start - floor))
+    assert set(metrics) == {m for m in ALL if m.startswith("quality")}
     low = measured(source, data, BARE, initial=HeldOut(data[1]))
     assert low["quality.swd_init"].value == pytest.approx(0, abs=1e-6)
     assert low["quality.swd_way"].value is None
@@ -137,17 +137,17 @@ def test_the_progress_is_that_from_the_initial_generator_to_the_floor(data):
     assert "not measured" in measured(source, data, BARE)["quality.swd_way"].note
 
 
-def test_images_that_are_not_finite_make_measures_missing(data):
+def test_metrics_of_images_that_are_not_finite_are_missing(data):
     def broken(source, items, cameras):
-        found = source.views(items, cameras)
-        image = found.image.clone()
+        metrics = source.views(items, cameras)
+        image = metrics.image.clone()
         image[0, :, 3, 3] = math.nan
-        return found._replace(image=image, image_raw=image)
+        return metrics._replace(image=image, image_raw=image)
 
-    found = measured(Perturbed(figures(), broken), data, SMALL)
+    metrics = measured(Perturbed(figures(), broken), data, SMALL)
     for name in ("quality.swd", "pose.within_20deg", "refit.psnr"):
-        assert found[name].value is None
-        assert "not finite" in found[name].note
+        assert metrics[name].value is None
+        assert "not finite" in metrics[name].note
 
 
 def test_generated_images_are_rounded_as_if_stored():
@@ -157,7 +157,7 @@ def test_generated_images_are_rounded_as_if_stored():
     assert bool(quantise(image)[3:].isnan().all())
 
 
-def test_where_nothing_is_held_out_disjoint_halves_take_the_places(data):
+def test_without_held_out_images_disjoint_halves_are_compared(data):
     train, _ = data
     distance = ImageDistance(train, None, SMALL.swd, 1000)
     assert distance.num_images == 60
@@ -167,7 +167,7 @@ def test_where_nothing_is_held_out_disjoint_halves_take_the_places(data):
 
 
 class Unseen(ViewSource):
-    """Objects of which only geometry, in comparison with the generator's, may be looked at."""
+    """Objects of which only the volume may be used."""
 
     def base(self, items):
         raise AssertionError(items)
@@ -179,7 +179,7 @@ class Unseen(ViewSource):
         return figures().volume(items)
 
 
-def test_what_depends_on_data_alone_is_cached(data, tmp_path, monkeypatch):
+def test_results_that_depend_on_data_alone_are_cached(data, tmp_path, monkeypatch):
     first = measured(figures(), data, SMALL, truth=figures(), cache=tmp_path)
     for name in ("distribution.swd.ImageDistance._describe", "pose.regressor.train_regressor"):
         monkeypatch.setattr(f"lightning_gan3d.metrics.{name}", None)
@@ -204,18 +204,18 @@ def test_parts_can_be_left_out_by_null():
 
 
 @pytest.mark.parametrize("field", ["num_images", "num_images_training", "batch"])
-def test_impossible_values_name_the_field(field):
+def test_invalid_values_name_the_field(field):
     with pytest.raises(ConfigError, match=f"{field}=0 .*: use a whole number from 1"):
         from_options(EvaluationConfig, [f"{field}=0"])
 
 
-def test_distribution_measures_are_among_them_and_can_be_left_out(data, tmp_path, monkeypatch):
+def test_distribution_metrics_can_be_turned_off(data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no weights"))
     none = dataclasses.replace(BARE, swd=None)
     cfg = dataclasses.replace(none, distribution=DistributionConfig(num_images=30))
-    found = measured(figures(), data, cfg, folder=tmp_path)
-    assert found["quality.fid"].value is None
-    assert found["memorisation.excess"].n == 30
+    metrics = measured(figures(), data, cfg, folder=tmp_path)
+    assert metrics["quality.fid"].value is None
+    assert metrics["memorisation.excess"].n == 30
     assert (tmp_path / "neighbours.json").is_file()
     assert measured(figures(), data, none) == {}
 
@@ -239,19 +239,19 @@ def test_a_generator_is_measured_and_not_changed(experiment, data, kind):
     generator.eval()
     before = {k: v.clone() for k, v in generator.state_dict().items()}
     source = source_of(generator, data[0])
-    found = measured(source, data, SMALL, initial=source)
-    assert set(found) == ALL | FOLLOWING
+    metrics = measured(source, data, SMALL, initial=source)
+    assert set(metrics) == ALL | FOLLOWING
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
-    assert found["quality.swd_way"].value == 0  # it is its own start
-    assert found["quality.swd"].value > 5 * found["quality.swd_floor"].value
-    flat = [m for n, m in found.items() if n.startswith("consistency") and n not in FOLLOWING]
+    assert metrics["quality.swd_way"].value == 0  # it is its own start
+    assert metrics["quality.swd"].value > 5 * metrics["quality.swd_floor"].value
+    flat = [m for n, m in metrics.items() if n.startswith("consistency") and n not in FOLLOWING]
     why = {"triplane": "condition=none", "image2d": "always follows"}[kind]
-    assert all(why in found[m].note for m in FOLLOWING)
+    assert all(why in metrics[m].note for m in FOLLOWING)
     if kind == "image2d":
         assert all(m.value is None and "no depth" in m.note for m in flat)
-        assert found["refit.psnr"].value is not None
+        assert metrics["refit.psnr"].value is not None
     else:
-        assert found["consistency.psnr"].value > 25
+        assert metrics["consistency.psnr"].value > 25
 
 
 def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
@@ -259,13 +259,13 @@ def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
     generator.train()
     modes = set()
     generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
-    found = swd_of(generator, data[1], SMALL)
+    metrics = swd_of(generator, data[1], SMALL)
     assert modes == {False}
     assert generator.training
-    assert set(found) == {"swd", "swd_32", "swd_16", "swd_pixels"}
-    assert found == swd_of(generator, data[1], SMALL)
+    assert set(metrics) == {"swd", "swd_32", "swd_16", "swd_pixels"}
+    assert metrics == swd_of(generator, data[1], SMALL)
     more = dataclasses.replace(SMALL, num_images_training=40)
-    assert found["swd"] != swd_of(generator, data[1], more)["swd"]
+    assert metrics["swd"] != swd_of(generator, data[1], more)["swd"]
 
 
 def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, monkeypatch):
@@ -279,14 +279,14 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, mon
     write_config(path, config)
     result = evaluate_run(path, "cpu")
     assert read_metrics(path / "evaluation.json") == result.metrics
-    found = by_name(result.metrics)
+    values = by_name(result.metrics)
     shapes = {f"geometry.{k}" for k in SHAPE_METRICS}  # which need the data's own objects
-    assert {m for m in found if "_truth" not in m} == ALL | FOLLOWING | shapes
-    assert found["consistency.psnr_truth"].value > 30  # the procedural data's own objects
-    assert found["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
+    assert {m for m in values if "_truth" not in m} == ALL | FOLLOWING | shapes
+    assert values["consistency.psnr_truth"].value > 30  # the procedural data's own objects
+    assert values["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))
     tuned = by_name(evaluate_run(path, "cpu").metrics)
-    assert tuned["quality.swd"] == found["quality.swd"]
+    assert tuned["quality.swd"] == values["quality.swd"]
     for name in ("quality.swd_init", "quality.swd_way"):  # it began as another generator
         assert tuned[name].value is None
         assert "fine-tuned and imported" in tuned[name].note

@@ -1,4 +1,4 @@
-"""What `gan3d evaluate` takes: runs, generators that lie by themselves, images of anybody's."""
+"""Targets of `gan3d evaluate`: runs, generator files, folders of images."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def by_name(result):
 
 
 def copy_images(data, folder, split, with_cameras):
-    """The images of a split, as if a generator had made them."""
+    """Copy the images of a split, as images of another generator."""
     folder.mkdir()
     index = read_index(open_source(data))
     names = index["splits"][split]
@@ -82,40 +82,40 @@ def copy_images(data, folder, split, with_cameras):
 
 def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     folder = copy_images(data, tmp_path / "somebody's", "train", True)
-    found = by_name(evaluate_target(folder, [f"data.path={data}", *SMALL]))
-    assert found["quality.swd"].value < 1.5 * found["quality.swd_floor"].value
-    assert found["pose.median_deg"].value is not None
-    assert found["memorisation.excess"].value > 0.9  # they are the training images
-    assert "stored images come without depth" in found["consistency.psnr"].note
-    assert "no depth" in found["geometry.relief"].note
+    metrics = by_name(evaluate_target(folder, [f"data.path={data}", *SMALL]))
+    assert metrics["quality.swd"].value < 1.5 * metrics["quality.swd_floor"].value
+    assert metrics["pose.median_deg"].value is not None
+    assert metrics["memorisation.excess"].value > 0.9  # they are the training images
+    assert "stored images come without depth" in metrics["consistency.psnr"].note
+    assert "no depth" in metrics["geometry.relief"].note
     for name in ("quality.swd", "pose.median_deg", "memorisation.excess"):
-        assert "truncation unknown" in found[name].note
-        assert "no truncation" not in found[name].note
-        assert "drawn at random" in found[name].note
-    assert "no conditioning label" in found["refit.psnr_following"].note
-    assert "which images show the same object" in found["refit.psnr"].note
+        assert "truncation unknown" in metrics[name].note
+        assert "no truncation" not in metrics[name].note
+        assert "drawn at random" in metrics[name].note
+    assert "no conditioning label" in metrics["refit.psnr_following"].note
+    assert "the object of each image" in metrics["refit.psnr"].note
     comparison = compare(find_runs([tmp_path / "runs"]))
     (group,) = comparison.groups
     assert group.label == "somebody's"
     assert group.is_images  # and no claim about 3D representations waits for its values
     assert all("somebody's" not in s.text for s in claims(comparison))
     assert "training loop" not in _opening(comparison)[0]
-    assert group.cell(MetricId("quality.swd")).mean == found["quality.swd"].value
+    assert group.cell(MetricId("quality.swd")).mean == metrics["quality.swd"].value
 
 
-def test_images_without_cameras_lack_what_takes_cameras(data, tmp_path):
+def test_images_without_cameras_have_no_metrics_of_cameras(data, tmp_path):
     folder = copy_images(data, tmp_path / "plain", "test", False)
     out = tmp_path / "out"
     result = evaluate_target(folder, [f"data.path={data}", *SMALL], out)
-    found = by_name(result)
+    values = by_name(result)
     assert read_metrics(out / "evaluation.json") == result.metrics
-    assert found["quality.swd"].value is not None
+    assert values["quality.swd"].value is not None
     for name in ("pose.median_deg", "refit.psnr"):
-        assert found[name].value is None
-        assert "without cameras" in found[name].note
+        assert values[name].value is None
+        assert "without cameras" in values[name].note
 
 
-def test_networks_given_by_hand_read_stored_images_too_or_say_why_not(data, tmp_path):
+def test_user_networks_read_stored_images_or_give_a_reason(data, tmp_path):
     class Front(torch.nn.Module):
         def forward(self, x):
             turn = torch.tensor([1.0, 0.0, 0.0, 0.0, -1.0, 0.0])
@@ -127,10 +127,10 @@ def test_networks_given_by_hand_read_stored_images_too_or_say_why_not(data, tmp_
     given += [f"evaluation.identity.embedding={network}", "evaluation.refit=null"]
     for cameras in (True, False):
         folder = copy_images(data, tmp_path / f"cameras {cameras}", "test", cameras)
-        found = by_name(evaluate_target(folder, given))
-        row = found["pose.estimator_median_deg"]
+        metrics = by_name(evaluate_target(folder, given))
+        row = metrics["pose.estimator_median_deg"]
         assert (row.value is not None) == cameras
-        assert found["identity.cosine"].value is None
+        assert metrics["identity.cosine"].value is None
         if not cameras:
             assert "without cameras" in row.note
 
@@ -141,8 +141,8 @@ def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
     index = {"labels": [], "objects": {}}
     (tmp_path / "views").mkdir()
     for item in range(2):
-        seen = objects.render(torch.full((6,), item), cameras, 32)
-        for v, (image, label) in enumerate(zip(seen.image, cameras.to_label(), strict=True)):
+        views = objects.render(torch.full((6,), item), cameras, 32)
+        for v, (image, label) in enumerate(zip(views.image, cameras.to_label(), strict=True)):
             name = f"{item}_{v}.png"
             array = np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).numpy())
             Image.fromarray(array).save(tmp_path / "views" / name)
@@ -150,13 +150,13 @@ def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
             index["objects"][name] = item
     (tmp_path / "views" / "dataset.json").write_text(json.dumps(index))
     overrides = [f"data.path={data}", *SMALL, "evaluation.refit.iterations=120"]
-    found = by_name(evaluate_target(tmp_path / "views", overrides))
-    assert found["refit.psnr"].n == 2
-    assert found["refit.psnr_fit"].value > found["refit.psnr"].value
-    assert found["refit.gain"].value > 0
+    metrics = by_name(evaluate_target(tmp_path / "views", overrides))
+    assert metrics["refit.psnr"].n == 2
+    assert metrics["refit.psnr_fit"].value > metrics["refit.psnr"].value
+    assert metrics["refit.gain"].value > 0
 
 
-def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
+def test_a_generator_file_has_the_metrics_of_its_run(data, tmp_path):
     config = load_experiment("demo/triplane", [f"data.path={data}", *SMALL])
     generator, _ = make_networks(config, 32)
     for name in ("run", "export"):
@@ -182,7 +182,7 @@ def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
         evaluate_target(tmp_path / "other", (), out)
     assert (out / "evaluation.json").read_bytes() == kept
     lost = ["evaluation.refit=null"]
-    with pytest.raises(ConfigError, match=r"evaluation\.refit is off, but .* would lose them"):
+    with pytest.raises(ConfigError, match=r"evaluation\.refit is off: .* would lose its metrics"):
         open_run(Run(tmp_path / "run"), lost, torch.device("cpu"))
     more = [f"data.path={data}", "evaluation.num_images=20"]
     assert by_name(evaluate_target(export, more, out))["quality.swd"].n == 20
@@ -190,9 +190,9 @@ def test_a_generator_by_itself_measures_as_in_its_run(data, tmp_path):
 
 def test_unusable_targets_are_rejected(data, tmp_path):
     folder = copy_images(data, tmp_path / "plain", "test", False)
-    with pytest.raises(ConfigError, match=r"add the data to compare them with, data\.path=FILE"):
+    with pytest.raises(ConfigError, match=r"name the data to compare with, data\.path=FILE"):
         evaluate_target(folder)
-    with pytest.raises(ConfigError, match=r"images of 32 pixels, those of .* have 16"):
+    with pytest.raises(ConfigError, match=r"images of 32 pixels, but .* has 16"):
         evaluate_target(folder, [f"data.path={data}", "data.resolution=16"])
     with pytest.raises(ConfigError, match="unknown key `generator`"):
         evaluate_target(folder, [f"data.path={data}", "generator.z_dim=3"])
@@ -217,7 +217,7 @@ def test_each_reason_is_printed_once(tmp_path):
         "consistency.psnr  30 ± 1.5 dB  (n = 8)",
         "missing: quality.fid, quality.kid: no weights",
         "missing: pose.median_deg: no cameras",
-        "and 1 values over the angle between views",
+        "and 1 values of curves over the angle between views",
         f"written to {tmp_path / 'evaluation.json'}",
     ]
 
@@ -227,5 +227,5 @@ def test_the_conditions_of_an_export_name_its_rendering_path(data, tmp_path):
     generator, _ = make_networks(config, 32)
     save_generator(tmp_path / "export", generator, config)
     evaluate_target(tmp_path / "export", (), tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "evaluation.conditions.json").read_text())
-    assert "rays by" in told["precision"]
+    conditions = json.loads((tmp_path / "out" / "evaluation.conditions.json").read_text())
+    assert "rays by" in conditions["precision"]

@@ -12,7 +12,7 @@ REFIT = RefitConfig(items=2, iterations=6, rays=64, samples=8, grid=8, resolutio
 
 
 class Cheater:
-    """Renders figures truly, but tints them by the azimuth that its label names."""
+    """Renders figures correctly, but tints them by the azimuth of its label."""
 
     rendering_resolution = 32
 
@@ -22,13 +22,13 @@ class Cheater:
     def views(self, z, label, cameras):
         self.calls.append((z, label, cameras))
         k = len(cameras.cam2world) // len(z)
-        found = figures().render(
+        rendered = figures().render(
             (z[:, 0].abs() * 1e4).long().repeat_interleave(k) % 40, cameras, 32
         )
         side = label.repeat_interleave(k, dim=0)[:, 3]  # x of the camera
-        tint = self.strength * side[:, None, None, None] * (found.mask > 0)
-        image = (found.image + tint).clamp(-1, 1)
-        return Images(image, image, found.depth, found.mask)
+        tint = self.strength * side[:, None, None, None] * (rendered.mask > 0)
+        image = (rendered.image + tint).clamp(-1, 1)
+        return Images(image, image, rendered.depth, rendered.mask)
 
 
 def source(strength=0.3):
@@ -40,10 +40,10 @@ def test_each_view_is_conditioned_on_its_own_camera():
     items = torch.tensor([4, 9])
     cameras = s.base(items).rotate_y(torch.tensor([-0.3, 0.0, 0.3]))
     s.views(items, cameras)
-    z, label, seen = s.generator.calls[0]
+    z, label, cameras_of_call = s.generator.calls[0]
     assert torch.equal(label, cameras.to_label())
     assert torch.equal(z, s.latents(items).repeat_interleave(3, 0))
-    assert torch.equal(seen.cam2world, cameras.cam2world)
+    assert torch.equal(cameras_of_call.cam2world, cameras.cam2world)
 
 
 def measured(s):

@@ -93,7 +93,7 @@ def test_a_damaged_file_is_reported_and_replaced(publish, address):
 
 
 @pytest.mark.usefixtures("publish")
-def test_a_file_given_by_hand_need_not_be_published(tmp_path):
+def test_user_weights_need_not_be_published(tmp_path):
     other = tmp_path / "other.pt"
     other.write_bytes(b"mine")
     file = find("tried", given=other)

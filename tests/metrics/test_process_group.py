@@ -49,7 +49,7 @@ def test_each_rank_takes_its_own_gpu(torchrun, monkeypatch):
     assert selected == [1]
     torchrun(2)
     with (
-        pytest.raises(ConfigError, match=r"LOCAL_RANK=2, but 2 CUDA device\(s\) visible"),
+        pytest.raises(ConfigError, match=r"LOCAL_RANK=2: each rank needs its own GPU"),
         process_group("cuda"),
     ):
         pass

@@ -50,7 +50,7 @@ def changed(**values):
     return {name for name in plain if plain[name] != other[name]}
 
 
-def test_each_measure_depends_on_its_own_block_alone():
+def test_a_protocol_key_depends_on_its_own_block_alone():
     plain = EvaluationConfig()
     assert changed(cfg=replace(plain, batch=7, num_images=50)) == set()
     assert changed(cfg=replace(plain, refit=RefitConfig(iterations=50))) == {
@@ -75,7 +75,7 @@ def test_paths_are_no_protocol_but_names_of_files_are():
     assert reading("/here/alex.pth") == reading("/there/alex.pth") != reading("/here/other.pth")
 
 
-def test_data_seed_and_size_count_for_all_and_the_number_where_images_are_compared_as_sets():
+def test_protocol_keys_depend_on_data_seed_and_size_and_for_sets_on_their_number():
     for values in ({"train": "c"}, {"test": "c"}, {"seed": 1}, {"resolution": 64}):
         assert changed(**values) == {m.key for m in ROWS}
     assert changed(n=11) == {"quality.swd", "quality.fid", "memorisation.excess", "pose.median_deg"}
@@ -83,7 +83,7 @@ def test_data_seed_and_size_count_for_all_and_the_number_where_images_are_compar
     assert len({v for k, v in keys().items() if k.startswith("refit")}) == 1
 
 
-def test_what_is_missing_has_no_protocol_and_the_file_keeps_the_others(tmp_path):
+def test_missing_metrics_have_no_protocol_key_and_others_store_it(tmp_path):
     rows = [Metric("refit.psnr", 1.0), missing("refit.gain", "no texture")]
     source = GeneratorSource(SimpleNamespace(rendering_resolution=16), 4, figure_labels(4))
     result = keyed(rows, EvaluationContext(source, Images("a"), None))

@@ -7,7 +7,7 @@ from lightning_gan3d.metrics.sources import GeneratorSource, ViewSource
 
 
 class Recorder:
-    """Stands in for a generator: remembers what it was asked for."""
+    """Stands in for a generator: records its arguments."""
 
     def __init__(self):
         self.z = self.label = self.cameras = None
@@ -46,11 +46,11 @@ def test_the_label_stays_while_the_camera_moves():
     s, items = source(), torch.tensor([2, 5])
     cameras = s.base(items).rotate_y(torch.tensor([-0.3, 0.0, 0.3]))
     s.views(items, cameras)
-    seen = s.generator
-    assert torch.equal(seen.label, s.label(items))
-    assert torch.equal(seen.z, s.latents(items))
-    assert torch.equal(seen.cameras.cam2world, cameras.cam2world)
-    assert seen.grad is False
+    generator = s.generator
+    assert torch.equal(generator.label, s.label(items))
+    assert torch.equal(generator.z, s.latents(items))
+    assert torch.equal(generator.cameras.cam2world, cameras.cam2world)
+    assert generator.grad is False
 
 
 def test_the_base_camera_is_that_of_the_label():
@@ -58,13 +58,13 @@ def test_the_base_camera_is_that_of_the_label():
     assert torch.equal(s.base(items).to_label(), s.label(items))
 
 
-def test_objects_are_seen_from_their_cameras_in_order():
+def test_objects_are_rendered_from_their_cameras_in_order():
     s, items = figures(16), torch.tensor([3, 4])
     cameras = s.base(items).rotate_y(torch.tensor([0.0, 0.7]))
-    found = s.views(items, cameras)
+    rendered = s.views(items, cameras)
     for i, item in enumerate([3, 3, 4, 4]):
         one = s.render(torch.tensor([item]), cameras.select(slice(i, i + 1)), 16)
-        assert torch.allclose(found.image[i], one.image[0], atol=1e-6)
-        assert torch.allclose(found.depth[i], one.depth[0], atol=1e-5)
+        assert torch.allclose(rendered.image[i], one.image[0], atol=1e-6)
+        assert torch.allclose(rendered.depth[i], one.depth[0], atol=1e-5)
     assert isinstance(s, ViewSource)
     assert isinstance(s.base(items), Cameras)

@@ -41,7 +41,7 @@ def test_a_plain_folder_is_images_without_cameras(tmp_path):
     assert "come without cameras" in stored.orbits(2)
 
 
-def test_items_are_in_random_order_and_the_protocol_says_so(tmp_path):
+def test_items_are_in_random_order_and_the_protocol_has_the_seed(tmp_path):
     """A folder may be sorted by class."""
     stored = StoredImages(write(tmp_path / "a", 40, CAMERAS.repeat(10, 1)))
     items = torch.arange(40)
@@ -56,12 +56,12 @@ def test_items_are_in_random_order_and_the_protocol_says_so(tmp_path):
     assert "no truncation" not in stored.protocol
 
 
-def test_orbits_are_the_objects_that_the_same_cameras_have_seen(tmp_path):
+def test_orbits_are_objects_with_the_same_cameras(tmp_path):
     cameras, objects = CAMERAS.repeat(3, 1), [7] * 4 + [2] * 4 + [5] * 4
     stored = StoredImages(write(tmp_path / "a", 12, cameras, objects))
-    found = stored.orbits(4)
-    assert found.images.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
-    torch.testing.assert_close(found.cameras.to_label(), CAMERAS)
+    result = stored.orbits(4)
+    assert result.images.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
+    torch.testing.assert_close(result.cameras.to_label(), CAMERAS)
     torch.testing.assert_close(stored.base(torch.arange(12)).to_label(), cameras[stored.order])
     items = stored.order.argsort()  # by name, so that the cameras of the first two differ
     with pytest.raises(ValueError, match="their own cameras only"):
@@ -71,9 +71,9 @@ def test_orbits_are_the_objects_that_the_same_cameras_have_seen(tmp_path):
 @pytest.mark.parametrize(
     ("objects", "cameras", "why"),
     [
-        ([], CAMERAS.repeat(2, 1), "which images show the same object"),
-        ([0] * 2 + [1] * 6, CAMERAS[:1].repeat(8, 1), "7 views of an object, and there are 6"),
-        ([0] * 4 + [1] * 4, torch.cat([CAMERAS, CAMERAS.flip(0)]), "not seen by the same"),
+        ([], CAMERAS.repeat(2, 1), "the object of each image"),
+        ([0] * 2 + [1] * 6, CAMERAS[:1].repeat(8, 1), "needs 7 views, and has at most 6"),
+        ([0] * 4 + [1] * 4, torch.cat([CAMERAS, CAMERAS.flip(0)]), "do not have the same cameras"),
     ],
 )
 def test_without_orbits_there_is_a_reason(tmp_path, objects, cameras, why):
@@ -82,7 +82,7 @@ def test_without_orbits_there_is_a_reason(tmp_path, objects, cameras, why):
 
 
 def test_bad_images_are_rejected_by_name(tmp_path):
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         StoredImages(tmp_path)
     folder = write(tmp_path / "a", 3)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "002.png")

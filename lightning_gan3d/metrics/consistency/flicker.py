@@ -14,9 +14,9 @@ from lightning_gan3d.metrics.consistency.warp import Surfaces, surfaces, warp
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 
 KINDS = ("flicker", "flicker_share")
-"""Shares of the range of colours, and of the change between frames."""
+"""As a share of the range of colours, and of the change between frames."""
 STILL = 1e-3
-"""Mean change between two frames, as a share of the range, below which nothing moves visibly."""
+"""Mean change between two frames, as a share of the range, below which motion is invisible."""
 
 
 class FlickerSums(NamedTuple):
@@ -27,11 +27,11 @@ class FlickerSums(NamedTuple):
     motion: Float[Tensor, " b"]
     """|next frame - previous frame| / 2, unwarped, at the same pixels."""
     compared: Float[Tensor, " b"]
-    """Pixels that both neighbours see."""
+    """Pixels visible in both neighbours."""
 
 
 def flicker_sums(frames: Surfaces, k: int, tolerance: float) -> FlickerSums:
-    """Compare each inner one of the k frames of an item with both its neighbours."""
+    """Compare the inner ones of the k frames of each item with both neighbours."""
     image = frames.image
     items = len(image) // k
     inner = torch.arange(1, k - 1, device=image.device)
@@ -82,7 +82,7 @@ def measure_flicker(context: EvaluationContext) -> list[Metric]:
         note = (
             f"{STAGES[stage]}: {k} frames {cfg.step:g} rad apart around the world's y axis; mean "
             "absolute difference of a frame and the mean of its two neighbours, warped into it, at "
-            f"points that both see (tolerance {consistency.tolerance:g}, opacity >= "
+            f"points visible in both (tolerance {consistency.tolerance:g}, opacity >= "
             f"{consistency.foreground:g})"
         )
         metrics += [replace(m, stage=stage) for m in _metrics(sums, note)]
@@ -94,7 +94,7 @@ def _metrics(sums: FlickerSums, note: str) -> list[Metric]:
     residual, motion = (x[compared] / sums.compared[compared] for x in sums[:2])
     moves = ~(motion < STILL)  # True for NaN, so that images that are not finite are reported
     plain = int((~moves).sum())
-    empty = "no foreground pixel is seen in three frames"
+    empty = "no foreground pixel is visible in three frames"
     left_out = f"; {plain} latents without texture left out" if plain else ""
     absolute = f"{note}, as a share of the range of colours"
     relative = f"{note}, over half the unwarped difference of these neighbours{left_out}"

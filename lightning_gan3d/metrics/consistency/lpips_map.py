@@ -1,4 +1,4 @@
-"""LPIPS per pixel (Zhang et al. 2018), with AlexNet's weights from a file."""
+"""LPIPS per pixel (Zhang et al. 2018)."""
 
 import warnings
 from pathlib import Path
@@ -7,19 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.config import UserError
 from lightning_gan3d.files import sha256_of_file
 from lightning_gan3d.metrics.pretrained import WeightsError, WeightsFile, find
 
 LEAST_SIDE = 32
-"""Pixels below which AlexNet's pooling leaves nothing."""
+"""Smallest images, in pixels, that AlexNet's pooling allows."""
 TRUNK = "lpips-alex"
 """AlexNet's weights, by their name in `metrics.pretrained`."""
 REMEDY = "run `gan3d weights fetch lpips-alex`, or set consistency.lpips to AlexNet's weights"
-
-
-class LpipsError(UserError):
-    """Weights that LPIPS cannot use."""
 
 
 class LpipsMap:
@@ -30,22 +25,22 @@ class LpipsMap:
         import lpips  # imports torchvision and torch.compile
 
         with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torchvision, about an argument that lpips passes
+            warnings.simplefilter("ignore")  # lpips passes torchvision a deprecated argument
             net = lpips.LPIPS(net="alex", pnet_rand=True, spatial=True, verbose=False)
         state = {}
         for name in net.net.state_dict():  # slice2.3.weight is torchvision's features.3.weight
-            known = "features." + name.partition(".")[2]
-            if known not in trunk:
-                raise LpipsError(
-                    f"consistency.lpips: the file has no `{known}`; use torchvision's AlexNet "
+            source = "features." + name.partition(".")[2]
+            if source not in trunk:
+                raise WeightsError(
+                    f"consistency.lpips: the file has no `{source}`; use torchvision's AlexNet "
                     f"(IMAGENET1K_V1): {REMEDY}"
                 )
-            state[name] = trunk[known]
+            state[name] = trunk[source]
         try:
             net.net.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise LpipsError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
+            raise WeightsError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
         self.net = net.eval().requires_grad_(False)
         self.network = "" if file.published else file.sha256[:8]
         """First digits of the trunk's digest; empty for the published trunk."""
@@ -66,21 +61,19 @@ class LpipsMap:
 def find_trunk(path: str | None) -> WeightsFile | str:
     """Return the file of AlexNet's weights, or why there is none.
 
-    `path` names it; None means the published file in torch's folder of downloads.
-
-    Raises:
-        LpipsError: the file at `path` does not exist or cannot be read.
+    `path`: None for the published file, in torch's folder of downloads. Raises `WeightsError` if
+    the file at `path` cannot be read.
     """
     try:
         return find(TRUNK, None if path is None else Path(path).expanduser())
     except WeightsError as error:
         if path is not None:
-            raise LpipsError(f"consistency.lpips={path}: {error}") from None
+            raise WeightsError(f"consistency.lpips={path}: {error}") from None
         return f"{error}; or set consistency.lpips to AlexNet's weights"
 
 
 def load_lpips(path: str | None) -> LpipsMap | str:
-    """Return LPIPS with the weights that `find_trunk` returns, or why there is none."""
+    """Return LPIPS with the weights of `find_trunk`, or why there are none."""
     file = find_trunk(path)
     if isinstance(file, str):
         return file
@@ -88,9 +81,9 @@ def load_lpips(path: str | None) -> LpipsMap | str:
         trunk = torch.load(file.path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickle raise many types for a damaged file
         reason = " ".join(str(error).split())[:120]
-        raise LpipsError(
+        raise WeightsError(
             f"consistency.lpips={file.path}: not a state dict ({reason}): {REMEDY}"
         ) from None
     if not isinstance(trunk, dict):
-        raise LpipsError(f"consistency.lpips={file.path}: not a state dict: {REMEDY}")
+        raise WeightsError(f"consistency.lpips={file.path}: not a state dict: {REMEDY}")
     return LpipsMap(trunk, file)

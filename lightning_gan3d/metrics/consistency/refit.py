@@ -1,9 +1,9 @@
 """View consistency without depth: a field fitted to views of an item must predict other views.
 
-The field is the same for every generator: a grid of density and colour, trilinear, composited by
-the quadrature of NeRF (Mildenhall et al. 2020, eq. 3) over a constant colour. It shares no code
-with the renderers, so that an error there cannot hide itself. All items are fitted at once: they
-are seen by the same cameras, and share rays, sample points and trilinear weights.
+The field is the same for every generator: a trilinear grid of density and colour, composited by the
+quadrature of NeRF (Mildenhall et al. 2020, eq. 3) over a constant colour. It shares no code with
+the renderers, so that it cannot share their errors. All items are fitted at once: they have the
+same cameras, and so the same rays, sample points and trilinear weights.
 """
 
 import math
@@ -33,14 +33,14 @@ RAYS_AT_ONCE = 2048
 CANDIDATES = 512
 """Training cameras from which the views are selected."""
 SAME_DIRECTION = 0.01
-"""Radians, seen from the origin, within which two cameras count as one view: 0.6 degrees."""
+"""Angle at the origin, in radians, within which two cameras count as one view: 0.6 degrees."""
 
 
 def measure_refit(context: EvaluationContext) -> list[Metric]:
     """Fit fields to views from training cameras, and compare them with held-out views.
 
-    `psnr` and `ssim` are those of the held-out views, `psnr_fit` that of the fitted ones; `gain` is
-    the PSNR above showing the nearest fitted view.
+    `psnr` and `ssim` are those of the held-out views, `psnr_fit` that of the fitted ones. `gain` is
+    the gain in PSNR over the nearest fitted view.
     """
     cfg, source = context.cfg.refit, context.source
     if cfg is None:
@@ -48,12 +48,12 @@ def measure_refit(context: EvaluationContext) -> list[Metric]:
     draws, num = Draws(context.seed).scope("refit"), 2 * cfg.views
     orbits = source.orbits(num) if isinstance(source, StoredImages) else None
     if isinstance(orbits, str):
-        return _missing(f"takes {num} views of each item; {orbits}")
+        return _missing(f"needs {num} views of each item; {orbits}")
     if orbits is not None:
         candidates = orbits.cameras
     else:
-        some = draws.permutation("cameras", len(context.labels))[:CANDIDATES]
-        candidates = Cameras.from_label(context.labels[some])
+        indices = draws.permutation("cameras", len(context.labels))[:CANDIDATES]
+        candidates = Cameras.from_label(context.labels[indices])
     order = farthest_first(candidates, num)
     if isinstance(order, str):
         return _missing(order)
@@ -63,8 +63,8 @@ def measure_refit(context: EvaluationContext) -> list[Metric]:
     if box <= 0:
         return _missing("the cameras do not look at the world's origin; set evaluation.refit.box")
     if isinstance(source, StoredImages) and orbits is not None:
-        which = orbits.images[: cfg.items, order]
-        image = to_float(source.images(which.flatten())).to(context.device)
+        indices = orbits.images[: cfg.items, order]
+        image = to_float(source.images(indices.flatten())).to(context.device)
         parts = [_as_targets(image, cfg.resolution, num)]
     else:
         parts = []
@@ -76,7 +76,7 @@ def measure_refit(context: EvaluationContext) -> list[Metric]:
 
 
 def _as_targets(image: Float[Tensor, "bv 3 h w"], size: int, v: int) -> Float[Tensor, "v b 3 _ _"]:
-    """Bring views in [-1, 1] to [0, 1], and to `size` if they are larger."""
+    """Convert views from [-1, 1] to [0, 1]; resize to `size` if they are larger."""
     if image.shape[-1] > size:
         image = interpolate(image, (size, size), mode="bilinear", antialias=True)
     return rearrange(image.clamp(-1, 1) / 2 + 0.5, "(b v) c h w -> v b c h w", v=v)
@@ -99,8 +99,8 @@ def refit(
     psnr_test = _psnr(predicted, held_out)
     cosine = normalize(test_cameras.origins, dim=-1) @ normalize(fit_cameras.origins, dim=-1).mT
     psnr_nearest = _psnr(fitted[cosine.argmax(dim=1)], held_out)
-    # Any view predicts a constant image, so that nothing can be gained. False for NaN, so that
-    # images that are not finite are reported.
+    # Without texture, any view predicts any other. NaN is not plain, so that images that are not
+    # finite are reported.
     deviation = rearrange(held_out, "v m c h w -> m c (v h w)").std(dim=-1).mean(dim=-1)
     plain = deviation < cfg.texture
     protocol = (
@@ -225,7 +225,7 @@ def fit(
         [images[..., [0, -1], :].flatten(3), images[..., [0, -1]].flatten(3)], dim=-1
     )
     background = rearrange(border.mean(dim=(0, 3)), "m c -> c m").clamp(0.01, 0.99).logit()
-    # Half the grid first: finds the coarse shape from few rays, and leaves no floaters.
+    # Half the grid first: it converges from few rays, without floaters.
     for stage in range(2):
         if stage == 1:
             half = cfg.grid // 2
@@ -238,10 +238,10 @@ def fit(
             if i == round(0.7 * cfg.iterations):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE / 3
             step = draws.at(i)
-            which = step.integers("rays", len(target), (cfg.rays,)).to(device)
+            pixels = step.integers("rays", len(target), (cfg.rays,)).to(device)
             jitter = step.uniform("jitter", (cfg.rays, cfg.samples), device)
-            batch = Rays(rays.origins[:, which], rays.dirs[:, which])
-            error = shade(fields, batch, box, jitter) - target[which]
+            batch = Rays(rays.origins[:, pixels], rays.dirs[:, pixels])
+            error = shade(fields, batch, box, jitter) - target[pixels]
             optimizer.zero_grad()
             error.square().sum(dim=(1, 2)).mean().backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
@@ -256,11 +256,11 @@ def predict(
     rays = all_rays(cameras, size)
     parts = []
     with torch.no_grad():
-        for which in torch.split(
+        for pixels in torch.split(
             torch.arange(rays.dirs.shape[1], device=rays.dirs.device), RAYS_AT_ONCE
         ):
-            batch = Rays(rays.origins[:, which], rays.dirs[:, which])
-            jitter = torch.full((len(which), samples), 0.5, device=rays.dirs.device)
+            batch = Rays(rays.origins[:, pixels], rays.dirs[:, pixels])
+            jitter = torch.full((len(pixels), samples), 0.5, device=rays.dirs.device)
             parts.append(shade(fields, batch, box, jitter))
     return rearrange(torch.cat(parts), "(v h w) c m -> v m c h w", h=size, w=size)
 
@@ -268,8 +268,8 @@ def predict(
 def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
     """Select `num` cameras, each farthest in direction (from the origin) from all before it.
 
-    Returns the reason if they stand in fewer than `num` directions: a held-out view would be a
-    fitted one.
+    Returns a reason if there are fewer than `num` directions: a held-out view would equal a fitted
+    one.
     """
     direction = normalize(cameras.origins, dim=-1)
     selected = [0]
@@ -277,8 +277,8 @@ def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
     while len(selected) < num:
         if not float(distance.max()) > SAME_DIRECTION:
             return (
-                f"takes cameras in {num} directions from the origin that are {SAME_DIRECTION:g} "
-                f"rad apart, and there are {len(selected)}"
+                f"needs cameras in {num} directions from the origin, {SAME_DIRECTION:g} rad apart; "
+                f"there are {len(selected)}"
             )
         selected.append(int(distance.argmax()))
         distance = torch.minimum(distance, (direction - direction[selected[-1]]).norm(dim=-1))
@@ -286,7 +286,7 @@ def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
 
 
 def visible_box(cameras: Cameras) -> float:
-    """Edge of the cube around the largest sphere about the origin that every camera sees whole."""
+    """Edge of the cube around the largest sphere about the origin that is inside every view."""
     k = cameras.intrinsics
     zero = torch.zeros_like(k[:, 0, 0])
     sides = [

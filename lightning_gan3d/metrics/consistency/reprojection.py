@@ -1,4 +1,4 @@
-"""View consistency by reprojection: views of an item, warped into one another by their depth."""
+"""View consistency by reprojection: views of an item, warped into each other by their depth."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -32,14 +32,14 @@ KINDS = {
 }  # fmt: skip
 """Unit and definition of each metric, by the last part of its name."""
 CURVES = ("psnr", "ssim", "depth_error", "coverage")
-"""Metrics that are also given at each angle between two views of the arc."""
+"""Metrics that are also computed for each angle between two views of the arc."""
 STAGES = {
     "": "images",
     "raw": "renderings before super-resolution",
     "enlarged": "renderings before super-resolution, enlarged bilinearly to the image's size",
 }
-"""Images that are compared. The metrics depend on the pixel size, so the control of the final image
-is `enlarged`, not `raw`."""
+"""Images that are compared. The metrics depend on the pixel size, so the control experiment for the
+final image is `enlarged`, not `raw`."""
 NO_DEPTH = "no depth is rendered, so nothing can be warped"
 
 
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     stage: str
     kind: str
     at: float | None = None
-    """Angle between the views of a pair, if it is a point of a curve."""
+    """Angle between the views of a pair, for a point of a curve."""
     distance: int = 1
     """Distance of the views of a pair, in steps of the arc."""
 
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def rows(cfg: ConsistencyConfig, curves: bool) -> list[Row]:
-    """List the metrics. LPIPS is too costly for the control, and curves would add nothing to it."""
+    """List the metrics. The control has neither LPIPS, which is costly, nor curves."""
     result = []
     for stage in STAGES:
         kinds = [kind for kind in KINDS if (kind, stage) != ("lpips", "enlarged")]
@@ -93,8 +93,8 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
                 furthest = 1
             elif isinstance(lpips, LpipsMap) and image.shape[-1] >= LEAST_SIDE:
                 network = lpips
-            seen = surfaces(image, views, cameras, cfg)
-            sums = pair_sums(seen, k, cfg.tolerance, network, furthest)
+            of_views = surfaces(image, views, cameras, cfg)
+            sums = pair_sums(of_views, k, cfg.tolerance, network, furthest)
             parts.setdefault(stage, []).append(sums)
     sums_of = {stage: concatenate(part) for stage, part in parts.items()}
     return [
@@ -123,13 +123,13 @@ def images_of(views: Images) -> dict[str, Float[Tensor, "v 3 _ _"]]:
 def _values(
     kind: str, s: PairSums, texture: float
 ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Return the values of the items, and which items have one."""
+    """Return the values of the items, and a mask of the items that have one."""
     compared = s.compared > 0
     error, unwarped = psnr(s.warped / s.compared), psnr(s.unwarped / s.compared)
     match kind:
         case "psnr":
             return error, compared
-        case "gain":  # a NaN texture counts, so that images that are not finite are reported
+        case "gain":  # NaN passes, so that images that are not finite are reported
             return error - unwarped, compared & ~(s.texture < texture)
         case "ssim":
             return s.similarity / s.windows, s.windows > 0
@@ -149,10 +149,10 @@ def _metric(row: Row, sums: PairSums, cfg: ConsistencyConfig, lpips: LpipsMap | 
     unit, definition = KINDS[row.kind]
     angle = cfg.angle if row.at is None else row.at
     note = f"{STAGES[row.stage]}: {definition}; {protocol(cfg, angle)}"
-    empty = "no foreground pixel is seen by two views"
+    empty = "no foreground pixel is visible in two views"
     network = ""
-    if row.at is None and (none := int((s.compared == 0).sum())):
-        note += f"; nothing to compare in {none} of {cfg.items} latents"
+    if row.at is None and (num_empty := int((s.compared == 0).sum())):
+        note += f"; nothing to compare in {num_empty} of {cfg.items} latents"
     if row.kind == "ssim":
         empty += " inside a window of which half is valid"
     elif row.kind == "gain" and (plain := int((s.compared > 0).sum() - valid.sum())):
@@ -180,7 +180,7 @@ def _metric(row: Row, sums: PairSums, cfg: ConsistencyConfig, lpips: LpipsMap | 
 
 
 def protocol(cfg: ConsistencyConfig, angle: float) -> str:
-    """Describe the protocol for pairs of views that are `angle` apart."""
+    """Description of the comparison of views that are `angle` apart, for the notes."""
     return (
         f"{2 * cfg.steps + 1} views {cfg.angle:g} rad apart around the world's y axis; pairs "
         f"{angle:g} rad apart, both directions; bilinear backward warp by camera z, z-buffer, "

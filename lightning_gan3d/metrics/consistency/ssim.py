@@ -1,4 +1,4 @@
-"""PSNR, and SSIM over windows of which only a part may be compared."""
+"""PSNR, and SSIM of images in which only some pixels are valid."""
 
 import torch
 from einops import rearrange
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 LEAST_ERROR = 1e-10
-"""Squared error at which PSNR saturates, 100 dB: that of equal images is infinite."""
+"""Squared error at which PSNR saturates, at 100 dB: equal images would have infinity."""
 WINDOW, SIGMA = 11, 1.5
 """Side and deviation in pixels of SSIM's Gaussian window (Wang et al. 2004, section III-B)."""
 LEAST_SHARE = 0.5

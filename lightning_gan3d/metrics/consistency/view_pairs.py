@@ -12,7 +12,7 @@ from lightning_gan3d.metrics.consistency.ssim import ssim_map
 from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, warp
 
 PIXELS_AT_ONCE = 2**21
-"""Target pixels that are warped at a time, which takes a few hundred MB."""
+"""Target pixels warped at a time; takes a few hundred MB."""
 
 
 class PairSums(NamedTuple):
@@ -85,7 +85,7 @@ def _compare(
     similarity, counts = ssim_map(warped / 2 + 0.5, image / 2 + 0.5, valid)
     lpips_map = torch.full_like(valid, torch.nan, dtype=image.dtype)
     if lpips is not None:
-        # Both images show the target at invalid pixels, so that these add no difference.
+        # The target fills both images at invalid pixels, so that these add no difference.
         lpips_map = lpips(torch.where(valid, warped, image), image) * valid
     return [
         total((warped - image).square() / 12 * valid),  # / 4 for [0, 1], / 3 channels

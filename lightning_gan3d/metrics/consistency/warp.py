@@ -15,7 +15,7 @@ from lightning_gan3d.metrics.config import ConsistencyConfig
 FAINT = 0.1
 """Opacity from which a pixel is visible at all."""
 EDGE = 1e-3
-"""Pixels by which rounding may move a point beyond the outermost pixel centres."""
+"""Tolerance in pixels for rounding, beyond the outermost pixel centres."""
 
 
 class Surfaces(NamedTuple):
@@ -36,7 +36,7 @@ class Surfaces(NamedTuple):
 
 
 class Warp(NamedTuple):
-    """The source images as seen by the target cameras."""
+    """The source images, warped into the target views."""
 
     image: Float[Tensor, "v c h w"]
     """0 at pixels that are not valid."""
@@ -50,7 +50,7 @@ class Warp(NamedTuple):
 def surfaces(
     image: Float[Tensor, "v 3 h w"], views: Images, cameras: Cameras, cfg: ConsistencyConfig
 ) -> Surfaces:
-    """Bring the geometry of views to the size of `image`, which is one of their images."""
+    """Resize the geometry of views to `image`, one of their images."""
     assert views.depth is not None, "reprojection needs depth"
     assert views.opacity is not None, "reprojection needs opacity"
     size = image.shape[-1]
@@ -81,11 +81,10 @@ def resize_depth_z(
 def on_surface(
     depth_z: Float[Tensor, "v 1 h w"], tolerance: float, size: int
 ) -> Bool[Tensor, "v 1 s s"]:
-    """Mark pixels, of an image of `size` pixels, that show one surface and no depth edge.
+    """Mask of the pixels that are not at a depth edge, for an image of `size` pixels.
 
-    A pixel at a depth edge mixes two colours and two depths. An edge is where the second difference
-    of 1 / z along a row or column exceeds `tolerance` of 1 / z: it is zero on any plane, and the
-    height of the step at an edge.
+    A pixel at an edge mixes two colours and two depths. At an edge, the second difference of 1 / z
+    along a row or column exceeds `tolerance` of 1 / z: on a plane it is zero.
     """
     inverse = 1 / depth_z
     around = pad(inverse, (1, 1, 1, 1), mode="replicate")

@@ -1,7 +1,7 @@
 """Feature vectors of images, by clean-fid's resizing and networks, from weight files on disk.
 
-`inception`, `vgg16` and `clip` raise `WeightsError` for missing or wrong files. Only the published
-Inception gives what is called FID, KID and Inception score: for other weights, the first eight
+`inception`, `vgg16` and `clip` raise `WeightsError` for missing or wrong files. Only metrics of the
+published Inception are called FID, KID and Inception score. For other weights, the first eight
 digits of their SHA-256 are part of each metric's key.
 """
 
@@ -35,12 +35,12 @@ _RESIZING: dict[str, str] = {
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """Turns 8-bit images into feature vectors, in float32 on the CPU."""
+    """Maps 8-bit images to feature vectors, in float32 on the CPU."""
 
     forward: Callable[[UInt8[Tensor, "n 3 h w"]], Any]
-    """From images on the CPU to features, on any device and of any shape per image."""
+    """Maps images on the CPU to features, on any device and of any shape per image."""
     protocol: str
-    """Network, digest of its weights and resizing, in words."""
+    """Network, digest of its weights and resizing, for the notes of metrics."""
     key: str
     """Cache key: differs if vectors differ."""
     network: str = ""
@@ -53,7 +53,7 @@ class Extractor:
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float32[Tensor, "n d"]:
         """Return a vector for each image."""
-        # By default, convolutions on CUDA may round their input to ten bits (TF32).
+        # Convolutions on CUDA would use TF32, with ten bits.
         with torch.backends.cudnn.flags(allow_tf32=False):
             features: Tensor = self.forward(images.cpu())
         return features.float().flatten(1).cpu()

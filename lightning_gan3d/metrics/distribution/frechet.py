@@ -92,15 +92,15 @@ def at_sizes(frechet: Frechet, fake: Features, sizes: Sequence[int]) -> list[tup
 
 
 def infinity_sizes(least: int, num: int, count: int = 15) -> list[int]:
-    """Evenly spaced numbers of images from `least` to `num`, as Chong and Forsyth (2020) use."""
+    """Evenly spaced numbers of images from `least` to `num`, as in Chong and Forsyth (2020)."""
     return [int(n) for n in np.linspace(least, num, count).round()]
 
 
 def extrapolate(points: Sequence[tuple[int, float]]) -> float:
     """Distance at infinitely many generated images: intercept of a line over 1/n (ibid.).
 
-    The bias falls as 1/n and depends on the generator: equal counts do not make distances
-    comparable. The number of real images does not change.
+    The bias falls as 1/n and depends on the generator, so that equal counts do not make distances
+    comparable. The number of real images is constant.
     """
     inverse = np.array([1 / n for n, _ in points])
     return float(np.polyfit(inverse, [d for _, d in points], 1)[1])

@@ -1,7 +1,7 @@
 """Kernel distance of feature vectors (KID): squared maximum mean discrepancy, cubic kernel.
 
 k(x, y) = (x.y / d + 1)^3. The estimate is unbiased for any number of images (Binkowski et al.
-2018); so it may be negative.
+2018), and may be negative.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ BLOCK = 1024
 
 
 class Estimate(NamedTuple):
-    """A value with the bootstrap's standard deviation and 95 % interval."""
+    """A value with its standard deviation and 95 % interval by the bootstrap."""
 
     value: float
     deviation: float
@@ -44,7 +44,7 @@ def subset_distances(
 ) -> Float64[Tensor, " s"]:
     """Distances of random subsets of at most `size` vectors, drawn without replacement.
 
-    One subset if it is both whole sets: all others would be equal.
+    One subset if it contains both sets: all others would be equal.
     """
     size = min(size, len(real), len(fake))
     if len(real) == len(fake) == size:
@@ -61,8 +61,8 @@ def subset_distances(
 def whole_distance(real: Features, fake: Features, draws: Draws, repeats: int = 200) -> Estimate:
     """Distance of whole sets, with a bootstrap interval over images.
 
-    A fresh sample would hold no image twice: so pairs of an image with itself are excluded from
-    each repeat, as from the estimate. Memory does not grow with the number of pairs.
+    Pairs of an image with itself are excluded from each repeat, as from the estimate: a new sample
+    would have no duplicates. Memory does not grow with the number of pairs.
     """
     weights = [_counts(len(s), repeats, draws, name) for s, name in ((real, "r"), (fake, "f"))]
     own = [_pair_sums(s, s, w, w) for s, w in zip((real, fake), weights, strict=True)]
@@ -87,7 +87,7 @@ def _counts(n: int, repeats: int, draws: Draws, name: str) -> Float64[Tensor, "b
 def _pair_sums(
     x: Features, y: Features, w_x: Float64[Tensor, "b n"], w_y: Float64[Tensor, "b m"]
 ) -> Float64[Tensor, " b"]:
-    """Weighted sum of the kernel over pairs, in blocks; within one set, over pairs that differ."""
+    """Weighted sum of the kernel over pairs, in blocks; within one set, over distinct pairs."""
     same, total, i = x is y, torch.zeros(len(w_x), dtype=torch.float64), 0
     for a in x.blocks(BLOCK):
         j = 0

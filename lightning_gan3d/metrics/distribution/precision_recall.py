@@ -37,13 +37,12 @@ def nearest(
 ) -> Iterator[tuple[Float[Tensor, "n k"], Tensor]]:
     """Yield, for blocks of `x`, distances to the k nearest vectors of `y`, ascending, and indices.
 
-    If both are one set, a vector is not its own neighbour. `y` holds at least k other vectors.
+    If `x` is `y`, a vector is not its own neighbour. `y` has at least k other vectors.
     """
     centre = next(iter(y.blocks(block))).mean(0)
     i = 0
     for a in x.blocks(block):
-        best: Tensor | None = None
-        which: Tensor | None = None
+        best, best_indices = a.new_empty(len(a), 0), torch.empty(len(a), 0, dtype=torch.int64)
         j = 0
         for b in y.blocks(block):
             d = distances(a, b, centre)
@@ -52,13 +51,11 @@ def nearest(
                 inside = (own >= 0) & (own < len(b))
                 d[inside, own[inside]] = torch.inf
             indices = (torch.arange(len(b)) + j).expand_as(d)
-            if best is not None and which is not None:
-                d, indices = torch.cat([best, d], 1), torch.cat([which, indices], 1)
+            d, indices = torch.cat([best, d], 1), torch.cat([best_indices, indices], 1)
             best, columns = d.topk(min(k, d.shape[1]), largest=False)
-            which = indices.gather(1, columns)
+            best_indices = indices.gather(1, columns)
             j += len(b)
-        if best is not None and which is not None:
-            yield best, which
+        yield best, best_indices
         i += len(a)
 
 

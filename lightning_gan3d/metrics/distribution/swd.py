@@ -122,7 +122,7 @@ def _sorted_blocks(
     sizes = np.diff(edges)
     blocks = []
     for part in torch.split(directions, CHUNK, dim=1):
-        # numpy sorts float32 with vector instructions, some 20 times faster than torch on a core.
+        # numpy sorts float32 with vector instructions, about 20 times faster than torch on a core.
         ranked = np.sort((part.mT @ x.mT).numpy(), axis=1)
         blocks.append(np.add.reduceat(ranked, edges[:-1], axis=1) / sizes)
     quantiles = np.concatenate(blocks).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Depth maps: normals, errors against the truth, and how flat a surface is."""
+"""Depth maps: normals, errors against ground truth, and flatness."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from torch.nn.functional import normalize
 from lightning_gan3d.cameras import Cameras
 
 JUMP = 0.1
-"""Neighbours whose depths differ by more than this share are on different surfaces."""
+"""Relative difference in depth above which neighbours are on different surfaces."""
 
 
 class Normals(NamedTuple):
-    """World-space unit normals that face the camera, and the pixels that have one."""
+    """World-space unit normals that face the camera, and a mask of the pixels that have one."""
 
     normals: Float[Tensor, "v 3 h w"]
     valid: Bool[Tensor, "v 1 h w"]

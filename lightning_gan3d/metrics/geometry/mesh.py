@@ -1,4 +1,4 @@
-"""Occupancy grids of volumes, their connected pieces, their meshes, and distances between these."""
+"""Occupancy grids of volumes, their connected components, and Chamfer distances of their meshes."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,10 +57,10 @@ def mesh_of(occupancy: Float[np.ndarray, "x y z"], box: float) -> "trimesh.Trime
     """Return the surface at occupancy 0.5 by marching cubes; None if there is none.
 
     `occupancy[i, j, k]` is the value at the centre of a cell of a cube of edge `box` about the
-    origin. A layer of zeros around the cube closes what its faces cut off. Faces are
-    counter-clockwise seen from outside.
+    origin. A layer of zeros around the cube closes surfaces that its faces cut. Triangles are
+    counter-clockwise from outside.
     """
-    import trimesh  # takes more than a second
+    import trimesh  # slow: more than a second
 
     cell = box / len(occupancy)
     padded = np.pad(occupancy, 1)
@@ -69,7 +69,7 @@ def mesh_of(occupancy: Float[np.ndarray, "x y z"], box: float) -> "trimesh.Trime
     vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]  # untyped library
         padded, SURFACE, spacing=(cell, cell, cell)
     )
-    # The padding starts half a cell outside the cube. skimage's faces are clockwise.
+    # The padding starts half a cell outside the cube. skimage's triangles are clockwise.
     vertices = vertices.astype(np.float64) - (box + cell) / 2
     return trimesh.Trimesh(vertices, faces[:, ::-1].astype(np.int64), process=False)
 

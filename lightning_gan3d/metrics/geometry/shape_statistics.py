@@ -1,6 +1,6 @@
-"""Geometry of items: flatness, floaters, opacity, normals, and shapes against the data's objects.
+"""Geometry of items: flatness, floaters, opacity, normals, and distances to the data's objects.
 
-No item has a ground truth, so nothing compares its depth with a true one.
+Generated items have no ground truth, so there is no error of their depth.
 """
 
 import math
@@ -24,18 +24,27 @@ from lightning_gan3d.metrics.sources import BOX_SHARE, ObjectSource, ViewSource,
 TURNS = 4
 """Views of an item, a quarter turn apart: front, side, back, side."""
 VIEW_METRICS = {
-    "relief": "",
-    "thickness": "",
-    "billboards": "share",
-    "side_share": "",
-    "depth_sd": "",
-    "opaque": "share",
-    "opacity": "share",
-    "half_transparent": "share",
-}
-"""Metrics of views, with their units."""
-VOLUME_METRICS = {"normals_deg": "deg", "floaters": "share", "filled": "share"}
-"""Metrics of volumes, with their units."""
+    "relief": ("", "smallest over largest standard deviation along principal axes of the front "
+               "view's points, 0 on a plane, 0.47 for a ball"),
+    "thickness": ("", "the same of the points of all four views together, 0.82 for a ball"),
+    "billboards": ("share", "relief or thickness below {flat:g}"),
+    "side_share": ("", "foreground pixels of both sides over those of front and back, 1 for a "
+                   "ball, 0 for a card"),
+    "depth_sd": ("", "standard deviation of camera z over the front view's foreground"),
+    "opaque": ("share", "share of foreground among all pixels"),
+    "opacity": ("share", "mean opacity of all pixels"),
+    "half_transparent": ("share", f"pixels of opacity in [{FAINT:g}, {1 - FAINT:g}] among those "
+                         f"from {FAINT:g}, silhouettes included"),
+}  # fmt: skip
+"""Unit and definition of the metrics of views."""
+VOLUME_METRICS = {
+    "normals_deg": ("deg", "mean angle between normals by finite differences of depth and by the "
+                    "gradient of the volume at the same points, except at depth jumps"),
+    "floaters": ("share", "share of solid matter outside the largest connected component, visible "
+                 "or not"),
+    "filled": ("share", "share of the box that is solid"),
+}  # fmt: skip
+"""Unit and definition of the metrics of volumes."""
 SHAPE_METRICS = ("shape_to_data", "shape_from_data")
 """Chamfer distances to and from the data's objects, in world units."""
 SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge"
@@ -55,7 +64,7 @@ class DepthViews(NamedTuple):
 def measure_geometry(context: EvaluationContext) -> list[Metric]:
     """Measure the geometry of items, and compare their shapes with those of the data's objects.
 
-    For the ceiling, the items are objects other than those that shapes are compared with.
+    The ceiling compares one half of the objects with the other half.
     """
     cfg, source, truth = context.cfg.geometry, context.source, context.truth
     if cfg is None:
@@ -63,11 +72,11 @@ def measure_geometry(context: EvaluationContext) -> list[Metric]:
     half = 0 if truth is None else num_objects(truth, cfg.items)
     first, num = (half, half) if half and source is truth else (0, cfg.items)
     azimuth = torch.arange(TURNS) * (2 * math.pi / TURNS)
+    if source.fixed_cameras:
+        return _without_depth(with_shapes=truth is not None)
     values: dict[str, list[float]] = {name: [] for name in (*VIEW_METRICS, *VOLUME_METRICS)}
     shapes: list[Float[np.ndarray, "n 3"] | None] = []
     box = None
-    if source.fixed_cameras:
-        return _without_depth(with_shapes=truth is not None)
     for item in range(first, first + num):
         items = torch.tensor([item])
         base = source.base(items)
@@ -76,12 +85,12 @@ def measure_geometry(context: EvaluationContext) -> list[Metric]:
         if views.depth is None or views.opacity is None:
             return _without_depth(with_shapes=truth is not None)
         depth, opacity = views.depth.float().cpu(), views.opacity.float().cpu()
-        seen = DepthViews(cameras.to("cpu", torch.float32), depth, opacity)
-        statistics = view_statistics(seen, cfg)
+        depth_views = DepthViews(cameras.to("cpu", torch.float32), depth, opacity)
+        statistics = view_statistics(depth_views, cfg)
         volume = source.volume(items)
         if volume is not None:
             box, grid = volume.box, grid_of(volume, cfg.grid)[0]
-            statistics |= volume_statistics(volume, grid, seen, cfg)
+            statistics |= volume_statistics(volume, grid, depth_views, cfg)
             shapes.append(shape_of(grid, box, cfg.points, context.seed + item))
         for name, value in statistics.items():
             values[name].append(value)
@@ -95,20 +104,20 @@ def measure_geometry(context: EvaluationContext) -> list[Metric]:
     return metrics + compare_shapes(shapes, objects, cfg.grid)
 
 
-def view_statistics(seen: DepthViews, cfg: GeometryConfig) -> dict[str, float]:
+def view_statistics(views: DepthViews, cfg: GeometryConfig) -> dict[str, float]:
     """Return `VIEW_METRICS` of one item; NaN if undefined, infinite if views are not finite."""
-    if not bool((seen.depth.isfinite() & seen.opacity.isfinite()).all()):
+    if not bool((views.depth.isfinite() & views.opacity.isfinite()).all()):
         return dict.fromkeys(VIEW_METRICS, math.inf)
-    opaque = seen.opacity >= cfg.foreground
-    points = seen.cameras.unproject(seen.depth)
+    opaque = views.opacity >= cfg.foreground
+    points = views.cameras.unproject(views.depth)
     clouds = [p[o] for p, o in zip(points, opaque.flatten(1), strict=True)]
     counts = opaque.flatten(1).sum(dim=1)
-    visible = seen.opacity >= FAINT
+    visible = views.opacity >= FAINT
     relief = thinness(clouds[0])
     thickness = thinness(torch.cat(clouds))
     front, side = float(counts[0] + counts[2]), float(counts[1] + counts[3])
-    depth = seen.cameras.depth_z(seen.depth)[0][opaque[0]]
-    half = visible & (seen.opacity <= 1 - FAINT)
+    depth = views.cameras.depth_z(views.depth)[0][opaque[0]]
+    half = visible & (views.opacity <= 1 - FAINT)
     defined = math.isfinite(relief) and math.isfinite(thickness)
     return {
         "relief": relief,
@@ -117,31 +126,31 @@ def view_statistics(seen: DepthViews, cfg: GeometryConfig) -> dict[str, float]:
         "side_share": side / front if front else math.nan,
         "depth_sd": float(depth.std(correction=0)) if len(depth) > 1 else math.nan,
         "opaque": float(opaque.float().mean()),
-        "opacity": float(seen.opacity.mean()),
+        "opacity": float(views.opacity.mean()),
         "half_transparent": float(half.sum() / visible.sum()) if bool(visible.any()) else math.nan,
     }
 
 
 def volume_statistics(
-    volume: Volume, grid: Float[np.ndarray, "x y z"], seen: DepthViews, cfg: GeometryConfig
+    volume: Volume, grid: Float[np.ndarray, "x y z"], views: DepthViews, cfg: GeometryConfig
 ) -> dict[str, float]:
     """Return `VOLUME_METRICS` of one item; NaN if undefined, infinite if it is not finite."""
     if not np.isfinite(grid).all():
         return dict.fromkeys(VOLUME_METRICS, math.inf)
     parts = pieces(grid)
     return {
-        "normals_deg": normal_gap(volume, seen, cfg),
+        "normals_deg": normal_gap(volume, views, cfg),
         "floaters": parts.floating if parts.num else math.nan,
         "filled": parts.filled,
     }
 
 
-def normal_gap(volume: Volume, seen: DepthViews, cfg: GeometryConfig) -> float:
+def normal_gap(volume: Volume, views: DepthViews, cfg: GeometryConfig) -> float:
     """Return the mean angle in degrees between the normals of depth and density; NaN if none."""
-    of_depth = normals_from_depth(seen.depth, seen.opacity >= cfg.foreground, seen.cameras)
-    points = rearrange(seen.cameras.unproject(seen.depth), "v n c -> 1 (v n) c")
+    of_depth = normals_from_depth(views.depth, views.opacity >= cfg.foreground, views.cameras)
+    points = rearrange(views.cameras.unproject(views.depth), "v n c -> 1 (v n) c")
     of_density = rearrange(
-        volume.normals(points)[0].cpu(), "(v h w) c -> v c h w", v=TURNS, h=seen.depth.shape[-1]
+        volume.normals(points)[0].cpu(), "(v h w) c -> v c h w", v=TURNS, h=views.depth.shape[-1]
     )
     both = of_depth.valid & (of_density.norm(dim=1, keepdim=True) > 0.5)  # 0 in constant density
     angles = normal_error(of_depth.normals, of_density, both)
@@ -167,39 +176,39 @@ def _object_shape(
 
 
 def num_objects(truth: ViewSource, items: int) -> int:
-    """Return how many objects shapes are compared with: at most half of all.
+    """Return the number of objects to compare shapes with: at most half of all.
 
-    The other half stands for the samples in the ceiling: an object would be nearest to itself.
+    The other half replaces the samples in the ceiling: an object would be nearest to itself.
     """
-    known = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * items
-    return min(items, known // 2)
+    num = len(truth.objects) if isinstance(truth, ObjectSource) else 2 * items
+    return min(items, num // 2)
 
 
 def compare_shapes(
-    items: list[Float[np.ndarray, "n 3"] | None],
-    known: list[Float[np.ndarray, "n 3"] | None],
+    of_items: list[Float[np.ndarray, "n 3"] | None],
+    of_objects: list[Float[np.ndarray, "n 3"] | None],
     grid: int,
 ) -> list[Metric]:
     """Compare each shape with its nearest object, and each object with its nearest shape.
 
     The latter is the minimum matching distance (Achlioptas et al. 2018), which is large if modes
-    are missing; the former is large if shapes are implausible. Uses as many items as there are
-    objects, since the nearest of more items would be nearer.
+    are missing; the former is large if shapes are implausible. Uses equally many items and objects:
+    the nearest of more items is nearer.
     """
     names = [f"geometry.{name}" for name in SHAPE_METRICS]
-    num = min(len(items), len(known))
-    shapes = [s for s in items[:num] if s is not None]
-    objects = [o for o in known if o is not None]
+    num = min(len(of_items), len(of_objects))
+    shapes = [s for s in of_items[:num] if s is not None]
+    objects = [o for o in of_objects if o is not None]
     if not objects or not shapes:
         why = f"none of {num} items has a surface ({SOLID})"
         if not objects:
-            why = "the data has no two objects with a volume to compare with"
+            why = "the data has fewer than two objects with a volume"
         return [missing(name, why) for name in names]
     distance = torch.tensor([[chamfer(a, b) for b in objects] for a in shapes])
     note = (
         "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
         f"marching cubes on {grid}^3 cells, {len(shapes[0])} points each; {len(shapes)} of {num} "
-        f"items have a surface; {len(objects)} of {len(known)} objects of the data"
+        f"items have a surface; {len(objects)} of {len(of_objects)} objects of the data"
     )
     to_data, from_data = distance.amin(dim=1), distance.amin(dim=0)
     # All generators share the objects, which can be paired; items may lack a shape.
@@ -211,51 +220,31 @@ def compare_shapes(
 
 
 def _without_depth(with_shapes: bool) -> list[Metric]:
-    units = (
-        VIEW_METRICS | VOLUME_METRICS | (dict.fromkeys(SHAPE_METRICS, "") if with_shapes else {})
-    )
+    units = {name: unit for name, (unit, _) in (VIEW_METRICS | VOLUME_METRICS).items()}
+    if with_shapes:
+        units |= dict.fromkeys(SHAPE_METRICS, "")
     return [missing(f"geometry.{name}", NO_DEPTH, unit) for name, unit in units.items()]
 
 
 def _metrics(
     values: dict[str, list[float]], box: float | None, cfg: GeometryConfig
 ) -> list[Metric]:
+    """Return the means over the items that have a value; the notes count the others."""
     views = (
         "item's own camera rotated about the world's y axis by quarter turns, label fixed; depth "
         f"before super-resolution; foreground is opacity >= {cfg.foreground:g}"
     )
     solid = f"box of {box or 0:g} world units, {cfg.grid}^3 cells; {SOLID}"
-    notes = {
-        "relief": "smallest over largest standard deviation along principal axes of the front "
-        f"view's points, 0 on a plane, 0.47 for a ball; {views}",
-        "thickness": f"the same of the points of all four views together, 0.82 for a ball; {views}",
-        "billboards": f"relief or thickness below {cfg.flat:g}; {views}",
-        "side_share": "foreground pixels of both sides over those of front and back, 1 for a "
-        f"ball, 0 for a card; {views}",
-        "depth_sd": f"standard deviation of camera z over the front view's foreground; {views}",
-        "opaque": f"share of foreground among all pixels; {views}",
-        "opacity": f"mean opacity of all pixels; {views}",
-        "half_transparent": f"pixels of opacity in [{FAINT:g}, {1 - FAINT:g}] among those from "
-        f"{FAINT:g}, silhouettes included; {views}",
-        "normals_deg": "mean angle between normals by finite differences of depth and by the "
-        f"gradient of the volume at the same points, except at depth jumps; {views}",
-        "floaters": "share of solid matter outside the largest connected component, visible or "
-        f"not; {solid}",
-        "filled": f"share of the box that is solid; {solid}",
-    }
-    return [
-        missing(f"geometry.{name}", NO_FIELD, unit)
-        if name in VOLUME_METRICS and box is None
-        else _mean(f"geometry.{name}", values[name], unit, notes[name])
-        for name, unit in (VIEW_METRICS | VOLUME_METRICS).items()
-    ]
-
-
-def _mean(name: str, values: list[float], unit: str, note: str) -> Metric:
-    """Return the mean over items that have a value; the note counts the others."""
-    x = torch.tensor(values, dtype=torch.float64)
-    undefined = int(x.isnan().sum())
-    note += f"; mean over {len(x)} items"
-    if undefined:
-        note += f" but {undefined} with nothing to measure"
-    return mean_of(name, x, unit, note, ~x.isnan(), "no item has anything to measure")
+    metrics = []
+    for kind, (unit, definition) in (VIEW_METRICS | VOLUME_METRICS).items():
+        name = f"geometry.{kind}"
+        if kind in VOLUME_METRICS and box is None:
+            metrics.append(missing(name, NO_FIELD, unit))
+            continue
+        x = torch.tensor(values[kind], dtype=torch.float64)
+        protocol = solid if kind in ("floaters", "filled") else views
+        note = f"{definition.format(flat=cfg.flat)}; {protocol}; mean over {len(x)} items"
+        if undefined := int(x.isnan().sum()):
+            note += f", undefined for {undefined}"
+        metrics.append(mean_of(name, x, unit, note, ~x.isnan(), "undefined for all items"))
+    return metrics

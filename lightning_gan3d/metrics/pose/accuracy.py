@@ -1,4 +1,4 @@
-"""Pose accuracy: the angle between a camera and the one that a network reads from its image."""
+"""Pose accuracy: the angle between an image's camera and the pose that a network estimates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,44 +18,44 @@ from lightning_gan3d.metrics.pose.regressor import (
 )
 from lightning_gan3d.metrics.pose.torchscript import ScriptedNetwork, load_network
 
-READ_AT_ONCE = 256
-"""Real images that the regressor reads at a time."""
+READ_BATCH = 256
+"""Real images read at a time."""
 Read = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n 3 3"]]
 """Maps images in [-1, 1] to the rotations of their cameras (cam2world)."""
 
 
 @dataclass
 class PoseReader:
-    """A network that reads poses, and its errors on generated images so far."""
+    """A pose estimator, and its errors on the generated images so far."""
 
     prefix: str
-    """Of the metrics' names: `pose.` or `pose.estimator_`."""
+    """Prefix of the metrics' names: `pose.` or `pose.estimator_`."""
     read: Read
     description: str
-    """What the network is, for the notes."""
+    """Description of the network, for the notes."""
     num_images: int
-    """Most generated images, and real images, to read."""
-    batch: int = READ_AT_ONCE
+    """Largest number of generated images, and of real images."""
+    batch: int = READ_BATCH
     angles: list[Float[Tensor, " n"]] = field(default_factory=list)
     """Errors in radians, batch by batch."""
 
     def add(self, images: Float[Tensor, "n 3 h w"], cameras: Cameras) -> None:
-        """Read generated images, made from these cameras."""
+        """Add generated images and their cameras."""
         left = self.num_images - sum(map(len, self.angles))
         if left > 0:
             self.angles.append(pose_errors(self.read, images, cameras)[:left])
 
     def metrics(self, context: EvaluationContext) -> list[Metric]:
-        """Return the metrics of generated images, and of real ones as the best achievable."""
+        """Return the metrics of generated images, and of real images as the ceiling."""
         cfg = context.cfg.pose
-        assert cfg is not None, "there is a reader only if there are options"
+        assert cfg is not None, "no reader without options"
         real = real_errors(self.read, context, self.num_images, self.batch)
-        whose = "training" if context.test is None else "held-out"
+        split = "training" if context.test is None else "held-out"
         note = f"angle between an image's camera and the one read by {self.description}"
         result = []
         for suffix, images, errors in (
             ("", "generated images", torch.cat(self.angles)),
-            ("_real", f"{whose} images, the best achievable", real),
+            ("_real", f"{split} images, the best achievable", real),
         ):
             share, median = names(self.prefix, cfg.threshold_degrees, suffix)
             if not bool(errors.isfinite().all()):
@@ -78,7 +78,7 @@ def names(prefix: str, threshold: float, suffix: str = "") -> tuple[str, str]:
 
 
 def pose_readers(context: EvaluationContext, num_images: int) -> list[PoseReader]:
-    """Return the regressor, and the user's estimator if one is given; none without `cfg.pose`."""
+    """Return the regressor and the user's estimator, as far as they are configured."""
     cfg = context.cfg.pose
     if cfg is None:
         return []
@@ -115,27 +115,27 @@ def without_cameras(context: EvaluationContext, why: str) -> list[Metric]:
 def pose_errors(
     read: Read, images: Float[Tensor, "n 3 h w"], cameras: Cameras
 ) -> Float[Tensor, " n"]:
-    """Angles in radians between the cameras that a network reads and the actual ones."""
+    """Angles in radians between estimated and true cameras."""
     with torch.no_grad():
         return angle_between(read(images), cameras.cam2world[:, :3, :3]).cpu()
 
 
 def real_errors(
-    read: Read, context: EvaluationContext, num: int, batch: int = READ_AT_ONCE
+    read: Read, context: EvaluationContext, num: int, batch: int = READ_BATCH
 ) -> Float[Tensor, " n"]:
     """Pose errors of the first `num` real images."""
     real, device = context.real, context.device
     labels = torch.as_tensor(real.labels)
     errors = []
-    for which in torch.split(torch.arange(min(num, len(real))), batch):
-        cameras = Cameras.from_label(labels[which].to(device))
-        images = to_float(real.images(which)).to(device)
+    for indices in torch.split(torch.arange(min(num, len(real))), batch):
+        cameras = Cameras.from_label(labels[indices].to(device))
+        images = to_float(real.images(indices)).to(device)
         errors.append(pose_errors(read, images, cameras))
     return torch.cat(errors)
 
 
 def _rotations_by(network: ScriptedNetwork) -> Read:
-    """Read rotations by the user's network: nine numbers, or the first two columns in six."""
+    """Wrap the user's network: it returns rotations, or their first two columns."""
 
     def read(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
         output = network(images)

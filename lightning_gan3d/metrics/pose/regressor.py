@@ -1,4 +1,4 @@
-"""A small network that is trained on the real images to read their cameras."""
+"""A small network that is trained on the real images to estimate their cameras."""
 
 import math
 
@@ -16,7 +16,7 @@ from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.sources import ImageSet
 
 LEARNING_RATE = 2e-3
-"""Highest step of Adam; decays to zero along a cosine."""
+"""Initial learning rate of Adam; decays to zero along a cosine."""
 
 
 def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
@@ -56,7 +56,7 @@ class PoseRegressor(nn.Module):
         self.resolution = resolution
 
     def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
-        """Read the rotations of images of any size."""
+        """Estimate the rotations of images of any size."""
         if image.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
             image = interpolate(image, size, mode="bilinear", antialias=True)
@@ -69,7 +69,7 @@ def rotations(labels: Float[Tensor, "n 25"]) -> Float[Tensor, "n 3 3"]:
 
 
 def _augment(image: Float[Tensor, "n 3 h w"], draws: Draws) -> Float[Tensor, "n 3 h w"]:
-    """Vary contrast and tint and add noise, so that shape is read rather than exact colours."""
+    """Vary contrast and tint and add noise, so that the network relies on shape, not colours."""
     n = len(image)
     gain = 0.8 + 0.4 * draws.uniform("gain", (n, 1, 1, 1), image.device)
     tint = 0.1 * draws.normal("tint", (n, 3, 1, 1), image.device)
@@ -92,9 +92,9 @@ def train_regressor(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.iterations)
     for i in range(cfg.iterations):
         step = draws.at(i)
-        which = step.integers("images", len(train), (cfg.batch,))
-        image = _augment(to_float(train.images(which)).to(device), step)
-        error = regressor(image) - rotations(labels[which]).to(device)
+        indices = step.integers("images", len(train), (cfg.batch,))
+        image = _augment(to_float(train.images(indices)).to(device), step)
+        error = regressor(image) - rotations(labels[indices]).to(device)
         optimizer.zero_grad()
         error.square().sum(dim=(1, 2)).mean().backward()
         optimizer.step()
@@ -107,12 +107,9 @@ def cached_regressor(context: EvaluationContext, cfg: PoseConfig) -> PoseRegress
     train, seed, device = context.train, context.seed, context.device
     key = [train.fingerprint, cfg.resolution, cfg.iterations, cfg.batch, seed]
     regressor = PoseRegressor(min(cfg.resolution, train.resolution))
-    regressor.load_state_dict(
-        cached(
-            context.cache,
-            "pose",
-            key,
-            lambda: train_regressor(train, cfg, seed, device).state_dict(),
-        )
-    )
+
+    def train_state() -> dict[str, Tensor]:
+        return train_regressor(train, cfg, seed, device).state_dict()
+
+    regressor.load_state_dict(cached(context.cache, "pose", key, train_state))
     return regressor.to(device).eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""Networks that the user gives as TorchScript files: an identity embedding, a pose estimator.
+"""The user's networks in TorchScript files: an identity embedding, a pose estimator.
 
-Running a TorchScript file runs its graph, and no Python code of its author.
+A TorchScript file contains a graph and no Python code.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 
 
 class ScriptError(UserError):
-    """A file that is no TorchScript, or a network whose output has the wrong shape."""
+    """A file that is not TorchScript, or a network with the wrong output shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def measure_identity(context: EvaluationContext) -> list[Metric]:
         return []
     names = ("identity.cosine", "identity.cosine_others")
     if source.fixed_cameras:
-        return [missing(name, "stored images show no latent from two cameras") for name in names]
+        return [missing(name, "stored images have one camera per latent") for name in names]
     network = load_network("identity.embedding", cfg.embedding, context.device)
     azimuth = torch.tensor([-0.5, 0.5]) * cfg.angle
     parts = []

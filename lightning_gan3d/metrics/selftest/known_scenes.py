@@ -1,4 +1,4 @@
-"""Balls, traced and as densities: checks of depth, normals and flatness on known geometry."""
+"""Checks of depth, normals and flatness on balls, traced exactly and rendered from a density."""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from lightning_gan3d.metrics.sources import ViewSource
 from renderers import RENDERERS
 
 RADIUS, OFFSET = 0.65, 0.3
-"""Radius of the balls, and distance of their centres from the origin, so that no view repeats."""
+"""Radius of the balls, and distance of their centres from the origin, so that all views differ."""
 FAR = 4.2
 """Depth of the background behind a ball."""
 WAVES = 6
@@ -34,19 +34,19 @@ STEEP = 2000.0
 """Slope of a ball's density, per world unit squared: an almost sharp surface."""
 SCENE = SceneConfig(box=2.0, feature_dim=3, density=DensityConfig(activation="relu"))
 CORE = 0.85
-"""Share of a ball's radius in which depth is compared; beyond, rays graze it."""
+"""Share of a ball's radius within which depth is compared; farther out, rays graze it."""
 BOUNDS = {"depth": 0.005, "depth_flat": 0.1, "normals": 6.0}
 """Largest error of rendered balls, in world units and degrees; for `depth_flat`, the smallest."""
 
 Check = tuple[str, bool]
-"""What is checked, with the measured value, and whether it holds."""
+"""Description with the measured value, and whether the check holds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Balls(ViewSource):
     """Balls near the origin with a texture of plane waves, traced exactly: item i is ball i.
 
-    Without light and mixed pixels, so that a point has one colour from everywhere.
+    Without shading and antialiasing, so that a point has one colour in all views.
     """
 
     labels: Float[Tensor, "n 25"]
@@ -102,13 +102,13 @@ class BallField(Field):
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
     ) -> FieldSample:
         """Return the density at points, and grey."""
-        del dirs  # a ball looks the same from everywhere
+        del dirs  # the colour does not depend on them
         inward = RADIUS - (points - self.centre[:, None]).norm(dim=-1, keepdim=True)
         return FieldSample(STEEP * inward, torch.full_like(points, 0.5))
 
 
 def check_geometry(balls: Balls, figures: EvaluationContext) -> list[Check]:
-    """Check rendered balls against traced ones, and the flatness of figures and of cards."""
+    """Compare rendered with traced balls, and check the flatness of figures and of cards."""
     cfg = figures.cfg.geometry
     assert cfg is not None, "the self-test measures geometry"
     return [*_check_balls(balls, torch.arange(cfg.items)), *_check_flatness(figures, cfg.flat)]
@@ -152,7 +152,7 @@ def _check_balls(balls: Balls, items: Int64[Tensor, " b"]) -> list[Check]:
 
 
 def _check_flatness(figures: EvaluationContext, flat: float) -> list[Check]:
-    """The figures are round; with flat depth they are cards."""
+    """Figures are round; with flat depth they are billboards."""
     checks = []
     cards = replace(figures, source=Perturbed(figures.source, flatten_depth, 1.0))
     for name, context, is_card in (("figures", figures, False), ("flat figures", cards, True)):

@@ -1,4 +1,4 @@
-"""Perturbations of views, and which metrics must notice each of them."""
+"""Perturbations of views, and the metrics that must notice each of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Perturbed(ViewSource):
 
 
 def _per_view(cameras: Cameras, purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
-    """Draw normal numbers for each view, which depend on its camera alone, not on the batch."""
+    """Draw normal numbers for each view; a function of its camera alone, not of the batch."""
     keys = (cameras.origins * 1e4).round().long()
     key = (keys * torch.tensor([1, 10_007, 100_003])).sum(-1).abs()
     return torch.stack([Draws(11).at(int(i)).normal(purpose, shape) for i in key])
@@ -60,7 +60,7 @@ def scale_depth(source: ViewSource, items: Tensor, cameras: Cameras, amount: flo
 
 
 def turn_views(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
-    """Rotate each camera about the y axis by a normal angle of its own (radians)."""
+    """Rotate each camera about the y axis by its own normal angle (radians)."""
     angle = amount * _per_view(cameras, "turn", ())
     turned = [cameras.select(slice(i, i + 1)).rotate_y(angle[i : i + 1]) for i in range(len(angle))]
     return source.views(items, Cameras(*(torch.cat(x) for x in zip(*turned, strict=True))))
@@ -85,14 +85,14 @@ def _azimuth(cameras: Cameras) -> Float[Tensor, " v"]:
 
 
 def add_noise(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
-    """Add other normal noise to each view, as a share of the range of colours."""
+    """Add normal noise to each view, as a share of the range of colours."""
     views = source.views(items, cameras)
     noise = _per_view(cameras, "noise", tuple(views.image.shape[1:]))
     return _with_image(views, views.image + 2 * amount * noise)
 
 
 def tint_views(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
-    """Give each view of an item another tint."""
+    """Tint each view of an item differently."""
     views = source.views(items, cameras)
     assert views.opacity is not None
     tint = 2 * amount * _per_view(cameras, "tint", (3, 1, 1))
@@ -128,7 +128,7 @@ def flatten_depth(source: ViewSource, items: Tensor, cameras: Cameras, amount: f
 
 
 def ignore_camera(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
-    """Show every camera the picture of the item's own camera."""
+    """Return the image of the item's own camera for every camera."""
     if not amount:
         return source.views(items, cameras)
     views = source.views(items, source.base(items))
@@ -137,90 +137,57 @@ def ignore_camera(source: ViewSource, items: Tensor, cameras: Cameras, amount: f
 
 
 def paint_over(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
-    """Paint everything in one colour: nothing can be inconsistent."""
+    """Blend towards one colour, which cannot be inconsistent."""
     views = source.views(items, cameras)
     return _with_image(views, views.image.lerp(torch.full_like(views.image, 0.3), amount))
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A change of the views, and the response that each metric must show."""
+    """A change of the views, and the expected response of each metric."""
 
     name: str
     change: Change
     amounts: tuple[float, ...]
-    """Increasing; the last one must be noticed by a margin."""
-    strict: tuple[str, ...] = ()
-    """Metrics whose mean over the scenes must get worse at each step."""
-    notices: tuple[str, ...] = ()
+    """Increasing; with several, `notices` must get worse at each."""
+    notices: tuple[str, ...]
     """Metrics that must get worse by their margin at the last amount."""
     blind: tuple[str, ...] = ()
-    """Metrics that must not move: they have nothing to notice."""
+    """Metrics that must not change."""
+
+    @property
+    def strict(self) -> tuple[str, ...]:
+        """Metrics that must get worse at each amount."""
+        return self.notices if len(self.amounts) > 1 else ()
 
 
+_WARPED = ("psnr", "gain", "ssim")
+_DEPTH = (*_WARPED, "depth_error")
+_ALL = (*_DEPTH, "refit", "pose")
+_SHARES = (0.01, 0.02, 0.04, 0.08)
 PERTURBATIONS = (
-    Perturbation(
-        "depth too large",
-        scale_depth,
-        (0.01, 0.02, 0.04, 0.08),
-        strict=("psnr", "gain", "ssim", "depth_error"),
-        notices=("psnr", "gain", "ssim", "depth_error"),
-        blind=("pose", "refit"),
-    ),
-    Perturbation(
-        "views turned at random (rad)",
-        turn_views,
-        (0.05, 0.1, 0.2, 0.4),
-        strict=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
+    Perturbation("depth too large", scale_depth, _SHARES, _DEPTH, ("pose", "refit")),
+    Perturbation("views turned at random (rad)", turn_views, (0.05, 0.1, 0.2, 0.4), _ALL),
     Perturbation(
         "texture slides with the screen",
         slide_texture,
         (0.02, 0.04, 0.08, 0.16),
-        strict=("psnr", "gain", "ssim", "refit"),
-        notices=("psnr", "gain", "ssim", "refit"),
-        blind=("depth_error",),
+        (*_WARPED, "refit"),
+        ("depth_error",),
     ),
     Perturbation(
-        "noise in every view",
-        add_noise,
-        (0.01, 0.02, 0.04, 0.08),
-        strict=("flicker", "psnr", "gain", "ssim"),
-        notices=("flicker", "psnr", "gain", "ssim"),
-        blind=("depth_error",),
+        "noise in every view", add_noise, _SHARES, ("flicker", *_WARPED), ("depth_error",)
     ),
     Perturbation(
         "each view in another tint",
         tint_views,
         (0.08,),
-        notices=("psnr", "gain", "flicker", "refit"),
-        blind=("depth_error",),
+        ("psnr", "gain", "flicker", "refit"),
+        ("depth_error",),
     ),
-    Perturbation(
-        "every second view of another item",
-        swap_items,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit"),
-    ),
-    Perturbation(
-        "every second view mirrored",
-        mirror_views,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
-    Perturbation(
-        "flat depth (billboard)",
-        flatten_depth,
-        (1.0,),
-        notices=("psnr", "gain", "ssim"),
-        blind=("pose", "refit"),
-    ),
-    Perturbation(
-        "one picture for all cameras",
-        ignore_camera,
-        (1.0,),
-        notices=("psnr", "gain", "ssim", "depth_error", "refit", "pose"),
-    ),
+    Perturbation("every second view of another item", swap_items, (1.0,), (*_DEPTH, "refit")),
+    Perturbation("every second view mirrored", mirror_views, (1.0,), _ALL),
+    Perturbation("flat depth (billboard)", flatten_depth, (1.0,), _WARPED, ("pose", "refit")),
+    Perturbation("one picture for all cameras", ignore_camera, (1.0,), _ALL),
 )
 """Expected responses. Metrics that an entry does not name are shown but not checked."""

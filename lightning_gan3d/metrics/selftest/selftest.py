@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,13 +38,13 @@ from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 
 
 class Response(NamedTuple):
-    """How a metric responds to perturbations."""
+    """Thresholds of a metric's response to perturbations."""
 
     key: str
     margin: float
-    """It notices a perturbation if it gets worse by this much."""
+    """Least change for the worse that counts as noticing a perturbation."""
     slack: float
-    """It may move by this much if it is blind to a perturbation."""
+    """Largest change that counts as blind to a perturbation."""
     unit: str = ""
     lower_is_better: bool = False
 
@@ -59,15 +58,15 @@ METRICS = {
     "pose": Response("pose.median_deg", 3.0, 0.1, "deg", lower_is_better=True),
     "refit": Response("refit.psnr", 1.5, 0.01, "dB"),
 }
-"""Metrics of every amount; `refit` only at the last one, or if it must fall at each step."""
+"""Metrics of every amount; `refit` is costly, so only of the last one unless it is strict."""
 _COMMON = {"gain": 20.0, "ssim": 0.99, "depth_error": 0.002, "flicker": 0.004}
 CEILINGS = {
     "balls": {"psnr": 45.0, **_COMMON, "refit": 20.0},
     "figures": {"psnr": 44.0, **_COMMON, "pose": 15.0, "refit": 26.0},
 }
-"""What ground truth must reach, at the resolution of the self-test."""
+"""Bounds for ground truth, at the resolution of the self-test."""
 PLAIN = "one colour, no texture"
-"""The scene on which a gain must be undefined."""
+"""A perturbation for which the gain must be undefined."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,11 @@ class SelfTestConfig:
     )
     """Options of the metrics."""
     num_images: int = 600
-    """Images that the regressor is trained on; it reads a sixth as many items."""
+    """Training images of the pose regressor; it is tested on a sixth as many items."""
 
 
 Reading = dict[str, float | None]
-"""Value of each metric that was measured; None if missing."""
+"""Value of each measured metric; None if missing."""
 
 
 @dataclass
@@ -108,7 +107,7 @@ class SelfTest:
 
     @property
     def failures(self) -> list[str]:
-        """The checks that do not hold."""
+        """The checks that failed."""
         return [text for text, holds in self.checks if not holds]
 
     def noticed(self, scene: str, name: str, amount: float, metric: str) -> bool | None:
@@ -125,34 +124,31 @@ def _worse(metric: str, before: float, after: float) -> float:
 
 
 class RenderedFigures:
-    """Images of the procedural figures as a data set, one figure per camera."""
+    """Images of the procedural figures as a data set; cameras show the figures in turn."""
+
+    fingerprint = "figures"
 
     def __init__(
         self, objects: SynthObjects, labels: Float[Tensor, "n 25"], resolution: int
     ) -> None:
-        """Assign the figures to the cameras in turn."""
-        self.objects, self.labels, self.resolution = objects, labels, resolution
-        self.fingerprint = f"figures-{len(labels)}-{resolution}"
+        self.labels, self.resolution = labels, resolution
+        ids = torch.arange(len(labels)) % objects.cfg.num_objects
+        view = objects.render(ids, Cameras.from_label(labels), resolution)
+        self._images = to_uint8(view.image)
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.labels)
 
-    @cached_property
-    def _images(self) -> UInt8[Tensor, "n 3 h w"]:
-        ids = torch.arange(len(self)) % self.objects.cfg.num_objects
-        cameras = Cameras.from_label(self.labels)
-        return to_uint8(self.objects.render(ids, cameras, self.resolution).image)
-
     def images(self, indices: Tensor) -> UInt8[Tensor, "n 3 h w"]:
         """Return images by their indices."""
-        return self._images[torch.as_tensor(indices)]
+        return self._images[indices]
 
 
 def _read(
     context: EvaluationContext, num_poses: int, regressor: PoseRegressor | None, refit: bool
 ) -> Reading:
-    """Measure a scene; pose only with a regressor, refit only if asked for."""
+    """Measure a scene; pose only with a regressor."""
     metrics = [*measure_consistency(context), *measure_flicker(context)]
     if refit:
         metrics += measure_refit(context)
@@ -171,7 +167,7 @@ def run_self_test(
     progress: Callable[[str], None] = lambda _: None,
     perturbations: Sequence[Perturbation] = PERTURBATIONS,
 ) -> SelfTest:
-    """Measure known scenes, plain and perturbed, and check the response of each metric."""
+    """Measure known scenes, unperturbed and perturbed, and check the response of each metric."""
     cfg = cfg or SelfTestConfig()
     synth = SynthConfig(num_images=200, num_objects=40)
     objects = SynthObjects(synth)
@@ -194,7 +190,7 @@ def run_self_test(
 
     scenes: dict[str, ViewSource] = {"balls": balls, "figures": figures}
     for scene, source in scenes.items():
-        # The regressor knows the figures only, and fields are refitted to them only.
+        # The regressor is trained on figures.
         full = scene == "figures"
         progress(f"{scene}, unperturbed")
         result.ceilings[scene] = read(source, full, True)
@@ -243,7 +239,7 @@ def _check_perturbation(result: SelfTest, scene: str, p: Perturbation) -> list[C
         checks.append((text, falls and len(numbers) == len(values)))
     for metric in (*p.notices, *p.blind):
         if metric not in series[-1]:
-            continue  # as above
+            continue
         before, after = ceiling.get(metric), series[-1][metric]
         name = f"{scene}, {p.name}: {metric}"
         if before is None or after is None:
@@ -260,9 +256,9 @@ def _check_perturbation(result: SelfTest, scene: str, p: Perturbation) -> list[C
 
 
 def table(result: SelfTest) -> str:
-    """Return Markdown tables of the values, and the checks that failed.
+    """Return Markdown tables of the values, and the failed checks.
 
-    ● noticed, · did not; bold if that is checked.
+    ● noticed, · not noticed; bold if it is checked.
     """
     lines = []
     for scene in result.ceilings:

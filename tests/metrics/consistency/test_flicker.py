@@ -19,9 +19,9 @@ def measured(source, cfg=CFG):
 
 def with_noise(amount):
     def change(source, items, cameras):
-        found = source.views(items, cameras)
-        image = found.image + amount * Draws(3).normal("noise", found.image.shape)
-        return found._replace(image=image, image_raw=image)
+        rendered = source.views(items, cameras)
+        image = rendered.image + amount * Draws(3).normal("noise", rendered.image.shape)
+        return rendered._replace(image=image, image_raw=image)
 
     return Perturbed(figures(), change)
 
@@ -50,27 +50,27 @@ def test_known_frames_have_known_flicker(offsets, residual, motion):
 
 
 def test_it_grows_with_noise_from_the_floor_of_ground_truth():
-    found = [measured(with_noise(a)) for a in (0.0, 0.02, 0.04, 0.08)]
+    result = [measured(with_noise(a)) for a in (0.0, 0.02, 0.04, 0.08)]
     for kind in ("flicker", "flicker_share"):
-        values = [f[kind].value for f in found]
+        values = [f[kind].value for f in result]
         assert sorted(values) == values
         assert values[-1] > 5 * values[0]
-    assert found[0]["flicker"].value < 0.003
+    assert result[0]["flicker"].value < 0.003
     # Independent noise of deviation s in [-1, 1] leaves s / 2 * sqrt(1 + 1 / 2) of a Gaussian, less
     # what bilinear interpolation averages away.
     expected = 0.08 / 2 * (1 + 0.5 * 0.44) ** 0.5 * (2 / torch.pi) ** 0.5
-    assert found[-1]["flicker"].value == pytest.approx(expected, rel=0.1)
+    assert result[-1]["flicker"].value == pytest.approx(expected, rel=0.1)
 
 
 def test_without_texture_the_share_is_undefined():
     def constant(source, items, cameras):
-        found = source.views(items, cameras)
-        return found._replace(image=found.image * 0, image_raw=found.image * 0)
+        metrics = source.views(items, cameras)
+        return metrics._replace(image=metrics.image * 0, image_raw=metrics.image * 0)
 
-    found = measured(Perturbed(figures(), constant))
-    assert found["flicker"].value == 0
-    assert found["flicker_share"].value is None
-    assert "without texture" in found["flicker_share"].note
+    metrics = measured(Perturbed(figures(), constant))
+    assert metrics["flicker"].value == 0
+    assert metrics["flicker_share"].value is None
+    assert "without texture" in metrics["flicker_share"].note
 
 
 def test_without_depth_or_foreground_it_is_missing_with_the_reason():
@@ -78,26 +78,26 @@ def test_without_depth_or_foreground_it_is_missing_with_the_reason():
         return source.views(items, cameras)._replace(depth=None)
 
     def clear(source, items, cameras):
-        found = source.views(items, cameras)
-        return found._replace(opacity=found.opacity * 0)
+        metrics = source.views(items, cameras)
+        return metrics._replace(opacity=metrics.opacity * 0)
 
     for change, why in ((flat, "no depth"), (clear, "no foreground")):
-        found = measured(Perturbed(figures(), change))
-        assert len(found) == 4
-        assert all(m.value is None and why in m.note for m in found.values())
+        metrics = measured(Perturbed(figures(), change))
+        assert len(metrics) == 4
+        assert all(m.value is None and why in m.note for m in metrics.values())
 
 
 @pytest.mark.parametrize("other", [{"items": 2}, {"frames": 4}, {"step": 0.06}])
 def test_each_option_has_an_effect(other):
     base = {"items": 4, "frames": 6}
-    found = measured(figures(), FlickerConfig(**{**base, **other}))
-    assert found["flicker"].value != measured(figures())["flicker"].value
+    metrics = measured(figures(), FlickerConfig(**{**base, **other}))
+    assert metrics["flicker"].value != measured(figures())["flicker"].value
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("items", 0), ("frames", 2), ("step", 0.3)],
 )
-def test_impossible_protocols_name_the_field(field, value):
+def test_invalid_options_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(FlickerConfig, [f"{field}={value}"])

@@ -35,9 +35,9 @@ def test_its_mean_is_that_of_lpips_with_the_same_trunk(random_trunk):
     a, b = (torch.rand(2, 3, 64, 64, generator=g) * 2 - 1 for _ in range(2))
     reference = lpips.LPIPS(net="alex", pnet_rand=True, spatial=True, verbose=False)
     reference.net.load_state_dict(net.net.net.state_dict())
-    found = net(a, b)
-    assert found.shape == (2, 1, 64, 64)
-    assert torch.allclose(found, reference(a, b))
+    result = net(a, b)
+    assert result.shape == (2, 1, 64, 64)
+    assert torch.allclose(result, reference(a, b))
     assert not net(a, a).any()
     trunk = torch.load(random_trunk, weights_only=True)
     weight = net.net.net.state_dict()["slice3.6.weight"]
@@ -46,15 +46,15 @@ def test_its_mean_is_that_of_lpips_with_the_same_trunk(random_trunk):
 
 def test_it_is_measured_over_compared_pixels_with_the_hash_of_its_weights(random_trunk):
     cfg = ConsistencyConfig(items=2, steps=1, flicker=None, lpips=str(random_trunk))
-    found, worse = (
+    metrics, worse = (
         {m.key: m for m in measure_consistency(context(s, consistency=cfg, curves=False))}
         for s in (figures(), Perturbed(figures(), change_colour))
     )
     digits = sha256_of_file(random_trunk)[:8]  # not the published trunk, hence not LPIPS
     for name in (f"consistency.lpips_{digits}", f"consistency.lpips_{digits}_raw"):
-        assert worse[name].value > 3 * found[name].value > 0
-        assert "SHA-256" in found[name].note
-        assert "linear layers" in found[name].note
+        assert worse[name].value > 3 * metrics[name].value > 0
+        assert "SHA-256" in metrics[name].note
+        assert "linear layers" in metrics[name].note
 
 
 def test_files_that_are_no_trunk_are_rejected(random_trunk, tmp_path):
@@ -63,11 +63,11 @@ def test_files_that_are_no_trunk_are_rejected(random_trunk, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text.pth: not a state dict"):
         load_lpips(str(tmp_path / "text.pth"))
-    trunk, found = torch.load(random_trunk, weights_only=True), find_trunk(str(random_trunk))
+    trunk, result = torch.load(random_trunk, weights_only=True), find_trunk(str(random_trunk))
     with pytest.raises(UserError, match=r"no `features.6.weight`"):
-        LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, found)
+        LpipsMap({k: v for k, v in trunk.items() if k != "features.6.weight"}, result)
     with pytest.raises(UserError, match="not AlexNet's weights"):
-        LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, found)
+        LpipsMap({**trunk, "features.6.weight": torch.zeros(3)}, result)
 
 
 def test_without_weights_the_reason_has_the_command(tmp_path, monkeypatch, random_trunk):
@@ -84,7 +84,7 @@ def test_without_weights_the_reason_has_the_command(tmp_path, monkeypatch, rando
 
 
 def test_ceilings_are_cached_by_the_digest_of_the_weights(tmp_path, monkeypatch, random_trunk):
-    """Fetched later, or replaced under one path: both are other ceilings."""
+    """Weights downloaded later, or replaced at one path, give another ceiling."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     cfg, cache = ConsistencyConfig(items=2, steps=1, flicker=None), tmp_path / "cache"
 

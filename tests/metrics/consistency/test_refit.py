@@ -56,16 +56,18 @@ def test_constant_density_gives_the_opacity_of_its_length_for_any_number_of_samp
     fields = FittedFields(values, torch.full((3, 1), -50.0))  # over black
     rays = Rays(torch.tensor([[[0.1, 0.2, 4.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
     for samples in (1, 3, 20):
-        found = shade(fields, rays, 1.5, torch.full((1, samples), 0.3))
-        assert torch.allclose(found, torch.full_like(found, 1 - math.exp(-sigma * 1.5)), atol=1e-6)
+        result = shade(fields, rays, 1.5, torch.full((1, samples), 0.3))
+        assert torch.allclose(
+            result, torch.full_like(result, 1 - math.exp(-sigma * 1.5)), atol=1e-6
+        )
 
 
 def test_a_ray_that_misses_the_box_shows_the_background():
     values = torch.full((64, 4), 5.0)
     fields = FittedFields(values, torch.tensor([[0.0], [1.0], [-1.0]]))
     rays = Rays(torch.tensor([[[3.0, 0.2, 4.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
-    found = shade(fields, rays, 1.5, torch.full((1, 8), 0.5))
-    assert torch.equal(found[0], fields.background.sigmoid())
+    result = shade(fields, rays, 1.5, torch.full((1, 8), 0.5))
+    assert torch.equal(result[0], fields.background.sigmoid())
 
 
 def test_items_do_not_mix():
@@ -74,10 +76,10 @@ def test_items_do_not_mix():
     both = torch.stack(two, dim=-1).flatten(1)
     rays = Rays(torch.tensor([[[0.1, 0.2, 4.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
     jitter = torch.full((1, 8), 0.5)
-    found = shade(FittedFields(both, torch.zeros(3, 2)), rays, 1.5, jitter)
+    result = shade(FittedFields(both, torch.zeros(3, 2)), rays, 1.5, jitter)
     for i in range(2):
         alone = shade(FittedFields(two[i], torch.zeros(3, 1)), rays, 1.5, jitter)
-        assert torch.allclose(found[..., i : i + 1], alone, atol=1e-6)
+        assert torch.allclose(result[..., i : i + 1], alone, atol=1e-6)
 
 
 def test_the_visible_box_is_that_of_the_sphere_which_fills_the_frame():
@@ -102,20 +104,20 @@ def test_selected_cameras_are_spread_and_distinct():
 def test_cameras_in_too_few_directions_are_rejected_not_repeated():
     """Twelve cameras, each of 20 images: twelve fitted ones would be the held-out ones."""
     twelve = figure_labels()[:12].repeat(20, 1)
-    found = measured(figures(), labels=twelve)
-    assert all(m.value is None for m in found.values())
-    assert "24 directions" in found["psnr"].note
-    assert "there are 12" in found["gain"].note
+    metrics = measured(figures(), labels=twelve)
+    assert all(m.value is None for m in metrics.values())
+    assert "24 directions" in metrics["psnr"].note
+    assert "there are 12" in metrics["gain"].note
     assert "there are 12" in farthest_first(Cameras.from_label(twelve), 13)
     assert len(farthest_first(Cameras.from_label(twelve), 12).unique()) == 12
 
 
 def one_colour(source, items, cameras):
-    """Every latent's views in one colour: what a collapsed generator shows."""
+    """All views of a latent in one colour, as of a collapsed generator."""
     return source.views(items, cameras)._replace(image=torch.full((len(cameras[0]), 3, 8, 8), 0.3))
 
 
-def test_one_colour_has_no_gain_and_some_of_one_colour_do_not_spoil_it(ceiling):
+def test_items_without_texture_are_excluded_from_the_gain(ceiling):
     cfg = RefitConfig(**SHORT)
     plain = measured(Perturbed(figures(), one_colour), cfg)
     assert plain["psnr"].value > 25
@@ -123,16 +125,16 @@ def test_one_colour_has_no_gain_and_some_of_one_colour_do_not_spoil_it(ceiling):
     assert "undefined without texture" in plain["gain"].note
 
     def first(source, items, cameras):
-        found = source.views(items, cameras)
+        rendered = source.views(items, cameras)
         k = len(cameras.cam2world) // len(items)
         shown = (items > 0).repeat_interleave(k)[:, None, None, None]
-        return found._replace(image=torch.where(shown, found.image, 0.3))
+        return rendered._replace(image=torch.where(shown, rendered.image, 0.3))
 
-    some = measured(Perturbed(figures(), first), cfg)["gain"]
-    assert some.n == 1
-    assert some.items[0] is None
-    assert some.value == pytest.approx(some.items[1])
-    assert "1 latents without texture left out" in some.note
+    gain = measured(Perturbed(figures(), first), cfg)["gain"]
+    assert gain.n == 1
+    assert gain.items[0] is None
+    assert gain.value == pytest.approx(gain.items[1])
+    assert "1 latents without texture left out" in gain.note
     assert "left out" not in ceiling["gain"].note
 
 
@@ -150,10 +152,10 @@ def test_ground_truth_is_near_the_ceiling(ceiling):
 
 @pytest.mark.parametrize("change", [turn_pose, swap_views, change_colour])
 def test_each_perturbation_lowers_it(ceiling, change):
-    found = measured(Perturbed(figures(), change))
-    assert found["psnr"].value < ceiling["psnr"].value - 1
-    assert found["gain"].value < ceiling["gain"].value - 1
-    assert found["psnr_fit"].value < ceiling["psnr_fit"].value - 1
+    metrics = measured(Perturbed(figures(), change))
+    assert metrics["psnr"].value < ceiling["psnr"].value - 1
+    assert metrics["gain"].value < ceiling["gain"].value - 1
+    assert metrics["psnr_fit"].value < ceiling["psnr_fit"].value - 1
 
 
 def test_it_needs_no_depth_and_is_the_same_again(ceiling):
@@ -168,8 +170,8 @@ def test_cameras_that_look_elsewhere_are_named(ceiling):
     assert ceiling["psnr"].value is not None
     cameras = Cameras.from_label(figure_labels(60))
     away = Cameras(cameras.cam2world @ torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0])), cameras[1])
-    found = measured(figures(), labels=away.to_label())
-    assert all(m.value is None and "refit.box" in m.note for m in found.values())
+    metrics = measured(figures(), labels=away.to_label())
+    assert all(m.value is None and "refit.box" in m.note for m in metrics.values())
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,6 @@ def test_texture_decides_which_gains_are_defined():
         ("box", -1.0),
     ],
 )
-def test_impossible_protocols_name_the_field(field, value):
+def test_invalid_options_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(RefitConfig, [f"{field}={value}"])

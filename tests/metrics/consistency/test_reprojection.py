@@ -46,9 +46,9 @@ def test_ground_truth_is_near_the_ceiling(ceiling):
     "change", [scale_depth, flatten_depth, turn_pose, swap_views, change_colour]
 )
 def test_each_perturbation_lowers_it(ceiling, change):
-    found = measured(Perturbed(figures(), change))
-    assert found["psnr_raw"].value < ceiling["psnr_raw"].value - 4
-    assert found["gain_raw"].value < ceiling["gain_raw"].value - 3
+    metrics = measured(Perturbed(figures(), change))
+    assert metrics["psnr_raw"].value < ceiling["psnr_raw"].value - 4
+    assert metrics["gain_raw"].value < ceiling["gain_raw"].value - 3
 
 
 def test_image_and_rendering_are_measured_apart(ceiling):
@@ -58,105 +58,105 @@ def test_image_and_rendering_are_measured_apart(ceiling):
         low = source.views(items, cameras)
         return Images(figures(64).views(items, cameras).image, low.image, low.depth, low.opacity)
 
-    found = measured(Perturbed(figures(), upsampled))
-    assert found["psnr_raw"].value == pytest.approx(ceiling["psnr_raw"].value)
-    assert found["psnr"].value != found["psnr_raw"].value
-    assert found["psnr"].value > 28
-    assert found["gain"].value > 8
+    metrics = measured(Perturbed(figures(), upsampled))
+    assert metrics["psnr_raw"].value == pytest.approx(ceiling["psnr_raw"].value)
+    assert metrics["psnr"].value != metrics["psnr_raw"].value
+    assert metrics["psnr"].value > 28
+    assert metrics["gain"].value > 8
 
 
 def enlarged(change=lambda image: image, size=64):
     """A super-resolution that interpolates, and then does `change`."""
 
     def see(source, items, cameras):
-        found = source.views(items, cameras)
-        image = interpolate(found.image_raw, (size, size), mode="bilinear", align_corners=False)
-        return found._replace(image=change(image))
+        rendered = source.views(items, cameras)
+        image = interpolate(rendered.image_raw, (size, size), mode="bilinear", align_corners=False)
+        return rendered._replace(image=change(image))
 
     return Perturbed(figures(), see)
 
 
 def test_before_and_after_super_resolution_are_compared_at_one_size(ceiling):
     """Enlarging alone changes the PSNR, and costs nothing against the control."""
-    found = measured(enlarged())
+    metrics = measured(enlarged())
     for kind in set(KINDS) - {"lpips"}:
-        assert found[f"{kind}_enlarged"].value == found[kind].value
-        assert found[f"{kind}_enlarged"].items == found[kind].items
-    assert found["psnr_enlarged"].value > found["psnr_raw"].value + 2
-    assert "lpips_enlarged" not in found
-    assert not any("_enlarged@" in name for name in found)
-    assert "enlarged bilinearly" in found["psnr_enlarged"].note
+        assert metrics[f"{kind}_enlarged"].value == metrics[kind].value
+        assert metrics[f"{kind}_enlarged"].items == metrics[kind].items
+    assert metrics["psnr_enlarged"].value > metrics["psnr_raw"].value + 2
+    assert "lpips_enlarged" not in metrics
+    assert not any("_enlarged@" in name for name in metrics)
+    assert "enlarged bilinearly" in metrics["psnr_enlarged"].note
     assert ceiling["psnr_enlarged"].value is None
     assert "the size of the image" in ceiling["psnr_enlarged"].note
 
 
-def test_what_super_resolution_really_costs_is_seen_against_the_control():
+def test_the_control_isolates_the_cost_of_super_resolution():
     def noise(image):
         return image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
 
-    found = measured(enlarged(noise))
-    assert found["psnr"].value < found["psnr_enlarged"].value - 10
-    assert found["gain"].value < found["gain_enlarged"].value - 5
-    assert found["psnr_enlarged"].value == measured(enlarged())["psnr"].value
+    metrics = measured(enlarged(noise))
+    assert metrics["psnr"].value < metrics["psnr_enlarged"].value - 10
+    assert metrics["gain"].value < metrics["gain_enlarged"].value - 5
+    assert metrics["psnr_enlarged"].value == measured(enlarged())["psnr"].value
 
 
 def test_without_depth_it_is_missing_with_the_reason():
     def without(source, items, cameras):
         return source.views(items, cameras)._replace(depth=None)
 
-    found = measured(Perturbed(figures(), without))
-    assert len(found) == 2 * (7 + 4 * 4) + 6
-    assert {(k, m.unit) for k, m in found.items()} == {
+    metrics = measured(Perturbed(figures(), without))
+    assert len(metrics) == 2 * (7 + 4 * 4) + 6
+    assert {(k, m.unit) for k, m in metrics.items()} == {
         (k, m.unit) for k, m in measured(figures()).items()
     }
-    assert all(m.value is None and "no depth" in m.note for m in found.values())
+    assert all(m.value is None and "no depth" in m.note for m in metrics.values())
 
 
 def test_mist_is_not_covered_by_the_little_that_can_be_compared(ceiling):
     """The upper half of every view is half-transparent: a PSNR of the rest is over half of it."""
 
     def misty(source, items, cameras):
-        found = source.views(items, cameras)
-        opacity = found.opacity.clone()
+        metrics = source.views(items, cameras)
+        opacity = metrics.opacity.clone()
         opacity[:, :, :16] *= 0.5
-        return found._replace(opacity=opacity)
+        return metrics._replace(opacity=opacity)
 
-    found = measured(Perturbed(figures(), misty))
-    assert found["coverage"].value < 0.75 * ceiling["coverage"].value
-    assert "opacity >= 0.1" in found["coverage"].note
+    metrics = measured(Perturbed(figures(), misty))
+    assert metrics["coverage"].value < 0.75 * ceiling["coverage"].value
+    assert "opacity >= 0.1" in metrics["coverage"].note
 
 
 def test_latents_without_anything_to_compare_are_counted_and_lower_the_coverage(ceiling):
     def first_is_mist(source, items, cameras):
-        found = source.views(items, cameras)
+        metrics = source.views(items, cameras)
         k = len(cameras.cam2world) // len(items)
         share = torch.where(items == 0, 0.5, 1.0).repeat_interleave(k)[:, None, None, None]
-        return found._replace(opacity=found.opacity * share)
+        return metrics._replace(opacity=metrics.opacity * share)
 
-    found = measured(Perturbed(figures(), first_is_mist))
-    assert found["psnr"].n == 7
-    assert "nothing to compare in 1 of 8 latents" in found["psnr"].note
-    assert found["coverage"].items[0] == 0
-    assert found["coverage"].n == 8
+    metrics = measured(Perturbed(figures(), first_is_mist))
+    assert metrics["psnr"].n == 7
+    assert "nothing to compare in 1 of 8 latents" in metrics["psnr"].note
+    assert metrics["coverage"].items[0] == 0
+    assert metrics["coverage"].n == 8
     assert "nothing to compare" not in ceiling["psnr"].note
 
 
 def test_without_foreground_it_is_missing_with_the_reason():
     def transparent(source, items, cameras):
-        found = source.views(items, cameras)
-        return found._replace(opacity=found.opacity * 0.1)
+        metrics = source.views(items, cameras)
+        return metrics._replace(opacity=metrics.opacity * 0.1)
 
-    found = measured(Perturbed(figures(), transparent))
-    shares = {name for name, m in found.items() if name.startswith("coverage")}
-    control = {name for name in found if "lpips" in name or "enlarged" in name}
-    others = [m for name, m in found.items() if name not in control | shares]
+    metrics = measured(Perturbed(figures(), transparent))
+    shares = {name for name, m in metrics.items() if name.startswith("coverage")}
+    control = {name for name in metrics if "lpips" in name or "enlarged" in name}
+    others = [m for name, m in metrics.items() if name not in control | shares]
     assert all(m.value is None and "foreground" in m.note for m in others)
 
 
 def test_images_that_are_not_finite_are_missing_not_a_number():
     def broken(source, items, cameras):
-        found = source.views(items, cameras)
-        return found._replace(image=found.image * math.nan)
+        rendered = source.views(items, cameras)
+        return rendered._replace(image=rendered.image * math.nan)
 
     assert measured(Perturbed(figures(), broken))["psnr"].value is None
 
@@ -177,55 +177,55 @@ def test_it_does_not_depend_on_the_batch(ceiling):
     ],
 )
 def test_each_option_has_an_effect(ceiling, other):
-    found = measured(figures(), ConsistencyConfig(**{"items": 8, "flicker": None, **other}))
-    assert found["psnr"].value != ceiling["psnr"].value
+    metrics = measured(figures(), ConsistencyConfig(**{"items": 8, "flicker": None, **other}))
+    assert metrics["psnr"].value != ceiling["psnr"].value
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("items", 0), ("angle", 2.0), ("steps", 0), ("tolerance", 0.0), ("foreground", 1.1)],
 )
-def test_impossible_protocols_name_the_field(field, value):
+def test_invalid_options_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(ConsistencyConfig, [f"{field}={value}"])
 
 
 def constant(source, items, cameras):
-    found = source.views(items, cameras)
-    return found._replace(image=found.image * 0 + 0.3, image_raw=found.image * 0 + 0.3)
+    rendered = source.views(items, cameras)
+    return rendered._replace(image=rendered.image * 0 + 0.3, image_raw=rendered.image * 0 + 0.3)
 
 
 def test_without_texture_the_gain_is_undefined_so_that_a_constant_image_cannot_win():
-    found = measured(Perturbed(figures(), constant))
-    assert found["psnr"].value == pytest.approx(100)
+    metrics = measured(Perturbed(figures(), constant))
+    assert metrics["psnr"].value == pytest.approx(100)
     for name in ("gain", "gain_raw"):
-        assert found[name].value is None
-        assert "undefined without texture" in found[name].note
+        assert metrics[name].value is None
+        assert "undefined without texture" in metrics[name].note
 
 
 def test_a_picture_that_ignores_the_camera_has_texture_and_a_negative_gain():
     def still(source, items, cameras):
-        found = source.views(items, source.base(items))
+        metrics = source.views(items, source.base(items))
         k = len(cameras.cam2world) // len(items)
-        return Images(*(x.repeat_interleave(k, 0) for x in found))
+        return Images(*(x.repeat_interleave(k, 0) for x in metrics))
 
-    found = measured(Perturbed(figures(), still))
-    assert found["gain"].n == 8
-    assert found["gain"].value < -10
+    metrics = measured(Perturbed(figures(), still))
+    assert metrics["gain"].n == 8
+    assert metrics["gain"].value < -10
 
 
 def test_latents_without_texture_are_left_out_of_the_gain_and_counted():
-    def some(source, items, cameras):
-        found = source.views(items, cameras)
+    def change(source, items, cameras):
+        metrics = source.views(items, cameras)
         k = len(cameras.cam2world) // len(items)
         plain = (items < 2).repeat_interleave(k)[:, None, None, None]
-        image = torch.where(plain, torch.full_like(found.image, 0.3), found.image)
-        return found._replace(image=image, image_raw=image)
+        image = torch.where(plain, torch.full_like(metrics.image, 0.3), metrics.image)
+        return metrics._replace(image=image, image_raw=image)
 
-    found = measured(Perturbed(figures(), some))
-    assert found["gain"].n == 6
-    assert found["psnr"].n == 8
-    assert "2 latents without texture left out" in found["gain"].note
+    metrics = measured(Perturbed(figures(), change))
+    assert metrics["gain"].n == 6
+    assert metrics["psnr"].n == 8
+    assert "2 latents without texture left out" in metrics["gain"].note
     eager = measured(figures(), ConsistencyConfig(items=8, texture=0.5, flicker=None))
     assert eager["gain"].value is None
 
@@ -234,10 +234,10 @@ def test_depth_errors_and_similarity_are_at_their_ceilings_and_leave_them(ceilin
     assert ceiling["ssim"].value > 0.95
     assert ceiling["depth_error"].value < 0.005
     assert ceiling["depth_median"].value < 0.003
-    found = measured(Perturbed(figures(), scale_depth))
-    assert found["ssim"].value < ceiling["ssim"].value - 0.02
-    assert found["depth_error"].value > ceiling["depth_error"].value + 0.005
-    assert found["depth_median"].value > ceiling["depth_median"].value + 0.005
+    metrics = measured(Perturbed(figures(), scale_depth))
+    assert metrics["ssim"].value < ceiling["ssim"].value - 0.02
+    assert metrics["depth_error"].value > ceiling["depth_error"].value + 0.005
+    assert metrics["depth_median"].value > ceiling["depth_median"].value + 0.005
 
 
 def test_curves_begin_with_the_neighbours_and_hold_fewer_pixels_as_views_part(ceiling):
@@ -268,7 +268,7 @@ class Mean(LpipsMap):
 
 
 def test_lpips_sees_differences_at_compared_pixels_only(ceiling, monkeypatch):
-    """At other pixels, both of its images show the target."""
+    """At other pixels, the target fills both of its images."""
     assert ceiling["lpips"].value is None
     assert "gan3d weights fetch lpips" in ceiling["lpips"].note
     monkeypatch.setattr(reprojection, "load_lpips", lambda _: Mean())
@@ -279,15 +279,15 @@ def test_lpips_sees_differences_at_compared_pixels_only(ceiling, monkeypatch):
     assert "32 pixels" in measured(figures(16))["lpips_ofmeans0"].note
 
 
-def test_items_are_kept_with_gaps_where_nothing_is_compared():
+def test_items_without_compared_pixels_are_gaps():
     def empty_first(source, items, cameras):
-        found = source.views(items, cameras)
+        metrics = source.views(items, cameras)
         shown = (items.repeat_interleave(len(cameras.cam2world) // len(items)) > 0).float()
-        return found._replace(opacity=found.opacity * shown.view(-1, 1, 1, 1))
+        return metrics._replace(opacity=metrics.opacity * shown.view(-1, 1, 1, 1))
 
-    found = measured(Perturbed(figures(), empty_first))
+    metrics = measured(Perturbed(figures(), empty_first))
     for name in ("psnr", "gain", "coverage"):
-        row = found[name]
+        row = metrics[name]
         assert row.items[0] is None
         kept = [x for x in row.items if x is not None]
         assert len(kept) == row.n == len(row.items) - 1

@@ -19,18 +19,18 @@ def everywhere(a):
 
 
 def mean_ssim(a, b, valid):
-    found, counts = ssim_map(a, b, valid)
-    return found[counts].mean()
+    result, counts = ssim_map(a, b, valid)
+    return result[counts].mean()
 
 
 @pytest.mark.parametrize("size", [11, 16, 40])
 def test_with_all_pixels_it_is_the_usual_ssim(size):
-    """Torchmetrics mirrors the borders; windows that lie wholly in the image see none of that."""
+    """Torchmetrics mirrors the borders, which does not affect windows inside the image."""
     a, b = images(size=size)
     _, full = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
-    found, counts = ssim_map(a, b, everywhere(a))
+    result, counts = ssim_map(a, b, everywhere(a))
     assert counts.all()
-    assert torch.allclose(found, full[..., 5 : size - 5, 5 : size - 5].mean(dim=1), atol=1e-5)
+    assert torch.allclose(result, full[..., 5 : size - 5, 5 : size - 5].mean(dim=1), atol=1e-5)
 
 
 def test_psnr_is_the_usual_one():
@@ -47,7 +47,7 @@ def test_equal_images_have_one_and_opposite_ones_less_than_none():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e3, float("nan")])
-def test_what_may_not_be_compared_has_no_say(value):
+def test_invalid_pixels_have_no_effect(value):
     a, b = images()
     valid = everywhere(a)
     valid[..., 9:13] = False
@@ -56,7 +56,7 @@ def test_what_may_not_be_compared_has_no_say(value):
     assert float(mean_ssim(a, b, valid)) == pytest.approx(float(before), abs=1e-6)
 
 
-def test_a_window_is_weighed_by_its_valid_pixels_alone():
+def test_windows_are_weighted_by_their_valid_pixels():
     """Against sums written out for one window: the one around the middle of an 11 x 11 image."""
     a, b = (x.double() for x in images(num=1, size=11))
     valid = torch.rand(1, 1, 11, 11, generator=torch.Generator().manual_seed(3)) < 0.7
@@ -73,13 +73,13 @@ def test_a_window_is_weighed_by_its_valid_pixels_alone():
         expected.append(
             (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
         )
-    found, counts = ssim_map(a, b, valid)
-    assert found.shape == (1, 1, 1)
+    result, counts = ssim_map(a, b, valid)
+    assert result.shape == (1, 1, 1)
     assert bool(counts)
-    assert float(found) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-9)
+    assert float(result) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-9)
 
 
-def test_windows_count_where_their_centre_and_half_of_their_weight_may_be_compared():
+def test_windows_count_if_centre_and_half_of_the_weight_are_valid():
     a, b = images(num=1, size=21)
     valid = everywhere(a)
     valid[..., :10] = False  # the centre of column 10 keeps a little more than half
@@ -92,5 +92,5 @@ def test_windows_count_where_their_centre_and_half_of_their_weight_may_be_compar
 
 def test_images_smaller_than_a_window_have_none():
     a, b = images(size=10)
-    found, counts = ssim_map(a, b, everywhere(a))
-    assert found.numel() == counts.numel() == 0
+    result, counts = ssim_map(a, b, everywhere(a))
+    assert result.numel() == counts.numel() == 0

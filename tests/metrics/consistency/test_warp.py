@@ -47,63 +47,63 @@ def warped_pair(image, cameras, depth, tolerance=0.02, opaque=None):
 def test_an_affine_plane_warps_exactly():
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
-    found = warped_pair(image, cameras, depth)
-    valid = found.valid[0, 0]
-    assert 300 < int(valid.sum()) < 24 * 24  # some of the second view lies outside the first
-    assert torch.allclose(found.image[0][:, valid], image[1][:, valid], atol=1e-5)
+    pair = warped_pair(image, cameras, depth)
+    valid = pair.valid[0, 0]
+    assert 300 < int(valid.sum()) < 24 * 24  # part of the second view is outside the first
+    assert torch.allclose(pair.image[0][:, valid], image[1][:, valid], atol=1e-5)
     assert (image[0] - image[1])[:, valid].abs().mean() > 0.02
 
 
-def test_depth_along_the_ray_taken_for_camera_z_is_noticed():
-    """The mistake that is common among peers: off the axis the two differ by the cosine."""
+def test_ray_distance_in_place_of_camera_z_raises_the_error():
+    """A common mistake: off the optical axis, the two differ by the cosine."""
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
     wrong = depth.square() / cameras.depth_z(depth)  # as though `depth` were z
-    found = warped_pair(image, cameras, wrong, tolerance=0.5)
-    valid = found.valid[0, 0]
-    assert (found.image[0] - image[1])[:, valid].abs().max() > 1e-3
+    pair = warped_pair(image, cameras, wrong, tolerance=0.5)
+    valid = pair.valid[0, 0]
+    assert (pair.image[0] - image[1])[:, valid].abs().max() > 1e-3
 
 
 def test_points_outside_the_source_are_excluded_not_clamped():
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
-    found = warped_pair(image, cameras, depth)
+    pair = warped_pair(image, cameras, depth)
     points = cameras.unproject(depth)[1:]
     uv, _ = cameras.select(slice(0, 1)).project(points)
     inside = ((uv * 24 >= 0.5) & (uv * 24 <= 23.5)).all(-1).view(24, 24)
-    assert torch.equal(found.valid[0, 0], inside)
+    assert torch.equal(pair.valid[0, 0], inside)
 
 
-def test_what_an_occluder_hides_is_excluded():
-    """A square that only the source sees hides a part of the plane from it."""
+def test_occluded_pixels_are_excluded():
+    """A square that only the source shows occludes a part of the plane."""
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
     clear = warped_pair(image, cameras, depth).valid
     hidden = depth.clone()
     hidden[0, :, 8:16, 8:16] *= 0.5
     image[0, :, 8:16, 8:16] = 5.0
-    found = warped_pair(image, cameras, hidden)
-    assert found.valid.sum() < clear.sum() - 30
-    valid = found.valid[0, 0]
-    assert torch.allclose(found.image[0][:, valid], image[1][:, valid], atol=1e-5)
+    pair = warped_pair(image, cameras, hidden)
+    assert pair.valid.sum() < clear.sum() - 30
+    valid = pair.valid[0, 0]
+    assert torch.allclose(pair.image[0][:, valid], image[1][:, valid], atol=1e-5)
 
 
 def test_the_z_buffer_keeps_the_nearest_of_two_points_on_a_pixel():
-    """The source's own depth hides nothing here: only the target's points hide one another."""
+    """The source's depth occludes nothing; only target points occlude each other."""
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
     depth[0] = 50.0
     both = warped_pair(image, cameras, depth).valid
     near = depth.clone()
     near[1, :, :, ::2] *= 0.7  # every second column of the target lies in front
-    found = warped_pair(image, cameras, near).valid
-    behind = found[0, 0, :, 1::2].sum() / both[0, 0, :, 1::2].sum()
+    result = warped_pair(image, cameras, near).valid
+    behind = result[0, 0, :, 1::2].sum() / both[0, 0, :, 1::2].sum()
     assert behind < 0.75
     wide = warped_pair(image, cameras, near, tolerance=0.9).valid
-    assert wide[0, 0, :, 1::2].sum() > found[0, 0, :, 1::2].sum()
+    assert wide[0, 0, :, 1::2].sum() > result[0, 0, :, 1::2].sum()
 
 
-def test_only_what_both_see_as_foreground_is_compared():
+def test_only_foreground_of_both_views_is_compared():
     cameras = two_cameras()
     image, depth = plane_view(cameras, 24)
     opaque = torch.ones_like(depth, dtype=torch.bool)
@@ -129,8 +129,8 @@ def test_the_far_background_does_not_pull_the_depth_of_a_silhouette():
     opacity = torch.zeros(1, 1, 8, 8)
     z[..., 4:] = 2.0
     opacity[..., 4:] = 1.0
-    found, alpha = resize_depth_z(z, opacity, 16)
-    assert found[alpha > 0.2].max() < 2.001
+    result, alpha = resize_depth_z(z, opacity, 16)
+    assert result[alpha > 0.2].max() < 2.001
 
 
 def test_a_steep_plane_has_no_edges_and_a_step_has_them_on_both_sides():
@@ -150,10 +150,10 @@ def test_a_steep_plane_has_no_edges_and_a_step_has_them_on_both_sides():
 
 def test_cameras_rotate_about_the_y_axis():
     start = Cameras.on_sphere(torch.tensor([0.3]), torch.tensor([0.4]), radius=2.0)
-    found = start.rotate_y(torch.tensor([-0.2, 0.0, 0.5]))
+    result = start.rotate_y(torch.tensor([-0.2, 0.0, 0.5]))
     expected = Cameras.on_sphere(torch.tensor([0.1, 0.3, 0.8]), torch.full((3,), 0.4), radius=2.0)
-    assert torch.allclose(found.cam2world, expected.cam2world, atol=1e-6)
-    assert torch.equal(found.intrinsics, expected.intrinsics)
+    assert torch.allclose(result.cam2world, expected.cam2world, atol=1e-6)
+    assert torch.equal(result.intrinsics, expected.intrinsics)
 
 
 def test_pairs_are_compared_in_both_directions():
@@ -186,8 +186,8 @@ def test_depth_that_is_scaled_is_measured_in_the_compared_pixels():
     image, depth = plane_view(cameras, 24)
     assert warped_pair(image, cameras, depth).depth_error.max() < 1e-5
     depth[1] *= 1.1
-    found = warped_pair(image, cameras, depth, tolerance=0.5)
-    valid = found.valid[0, 0]
+    pair = warped_pair(image, cameras, depth, tolerance=0.5)
+    valid = pair.valid[0, 0]
     # The point is 1.1 * 2.5 from the second camera's plane, hence 3.25 from the first one's.
-    assert torch.allclose(found.depth_error[0, 0][valid], torch.tensor(3.25 / 3 - 1), atol=1e-4)
-    assert not found.depth_error[0, 0][~valid].any()
+    assert torch.allclose(pair.depth_error[0, 0][valid], torch.tensor(3.25 / 3 - 1), atol=1e-4)
+    assert not pair.depth_error[0, 0][~valid].any()

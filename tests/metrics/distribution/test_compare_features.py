@@ -1,4 +1,4 @@
-"""The whole path on small stand-ins of the networks; their digest is in the keys, never FID."""
+"""Distribution metrics of small stand-in networks; keys have their digest, and never FID."""
 
 import dataclasses
 import json
@@ -281,7 +281,7 @@ def test_drawn_cameras_are_a_variant_and_have_the_configured_angles(measure, dat
     metrics = measure(plain(), data, dataclasses.replace(CFG, poses=poses), weights=nets)
     posed = metrics[f"quality.frechet_{digits['inception']}_posed"]
     assert (posed.network, posed.variant) == (digits["inception"], "posed")
-    assert "cameras drawn anew" in posed.note
+    assert "cameras drawn" in posed.note
     items = torch.arange(300)
     source = PosedSource(plain(), poses)
     cameras, own = source.base(items), plain().base(items)
@@ -303,7 +303,7 @@ def test_drawn_cameras_are_a_variant_and_have_the_configured_angles(measure, dat
         *("distribution.poses.azimuth=-1.0", "distribution.poses.mean_elevation=1.6"),
     ],
 )
-def test_impossible_options_are_rejected(option):
+def test_invalid_options_are_rejected(option):
     with pytest.raises(ConfigError, match=option):
         from_options(EvaluationConfig, [option])
 

@@ -34,37 +34,37 @@ def test_normals_of_a_plane_are_exact_from_a_near_and_turned_camera(normal):
     camera = Cameras.on_sphere(torch.tensor([0.3]), torch.tensor([0.2]), 3.0, 1.5)
     unit = torch.nn.functional.normalize(torch.tensor(normal), dim=0)
     depth = plane_depth(camera, unit, 0.1)
-    found = normals_from_depth(depth, torch.ones_like(depth) > 0, camera)
-    assert int(found.valid.sum()) > 0.8 * 22 * 22  # at grazing angles depth jumps
-    truth = unit.view(1, 3, 1, 1).expand_as(found.normals)
-    assert float(normal_error(found.normals, truth, found.valid)) < 1e-3
+    pair = normals_from_depth(depth, torch.ones_like(depth) > 0, camera)
+    assert int(pair.valid.sum()) > 0.8 * 22 * 22  # at grazing angles depth jumps
+    truth = unit.view(1, 3, 1, 1).expand_as(pair.normals)
+    assert float(normal_error(pair.normals, truth, pair.valid)) < 1e-3
 
 
 def test_normals_of_a_ball_point_to_the_camera_and_converge():
     errors = []
     for resolution in (32, 64, 128):
         camera, views, truth = seen_ball(resolution)
-        found = normals_from_depth(views.depth, views.opacity > 0.5, camera)
+        pair = normals_from_depth(views.depth, views.opacity > 0.5, camera)
         towards = camera.cam2world[:, :3, 2].view(1, 3, 1, 1)
-        assert ((found.normals * towards).sum(1)[found.valid[:, 0]] < 0).all()
-        middle = found.valid & (truth[:, 2:] > 0.6)
-        errors.append(float(normal_error(found.normals, truth, middle)))
+        assert ((pair.normals * towards).sum(1)[pair.valid[:, 0]] < 0).all()
+        middle = pair.valid & (truth[:, 2:] > 0.6)
+        errors.append(float(normal_error(pair.normals, truth, middle)))
     assert errors[0] > 2.5 * errors[1] > 6 * errors[2]
     assert errors[2] < math.radians(0.3)
 
 
-def test_no_normal_is_taken_across_a_jump_or_beside_the_background():
+def test_normals_at_jumps_and_beside_the_background_are_invalid():
     camera, views, _ = seen_ball(32)
     depth = views.depth.clone()
     whole = torch.ones_like(depth) > 0
     depth[..., :16] = 49.0
     depth[..., 16:] = 60.0
-    found = normals_from_depth(depth, whole, camera)
-    assert not bool(found.valid[..., 15:17].any())
-    assert int(found.valid.sum()) == 30 * 28
+    pair = normals_from_depth(depth, whole, camera)
+    assert not bool(pair.valid[..., 15:17].any())
+    assert int(pair.valid.sum()) == 30 * 28
     hole = whole.clone()
     hole[0, 0, 8, 8] = False
-    lost = found.valid & ~normals_from_depth(depth, hole, camera).valid
+    lost = pair.valid & ~normals_from_depth(depth, hole, camera).valid
     assert sorted(map(tuple, lost[0, 0].nonzero().tolist())) == [
         (7, 8), (8, 7), (8, 8), (8, 9), (9, 8),
     ]  # fmt: skip
@@ -99,15 +99,15 @@ def test_the_angle_between_normals_is_right_for_small_and_large_ones(degrees):
     angle = math.radians(degrees)
     a = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
     b = torch.tensor([math.sin(angle), 0.0, math.cos(angle)]).view(1, 3, 1, 1)
-    found = normal_error(a, b, torch.ones(1, 1, 1, 1) > 0)
-    assert math.degrees(float(found)) == pytest.approx(degrees, rel=1e-4, abs=1e-6)
+    result = normal_error(a, b, torch.ones(1, 1, 1, 1) > 0)
+    assert math.degrees(float(result)) == pytest.approx(degrees, rel=1e-4, abs=1e-6)
 
 
 def test_extents_are_deviations_along_the_axes_of_a_turned_box():
     points = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
-    found = extents(points * torch.tensor([1.0, 3.0, 2.0]) @ turn.mT + 7)
-    assert torch.allclose(found, torch.tensor([1.0, 2.0, 3.0]) / math.sqrt(12), rtol=0.01)
+    result = extents(points * torch.tensor([1.0, 3.0, 2.0]) @ turn.mT + 7)
+    assert torch.allclose(result, torch.tensor([1.0, 2.0, 3.0]) / math.sqrt(12), rtol=0.01)
 
 
 def test_a_plane_is_thin_half_a_ball_is_not_and_too_few_points_are_neither():

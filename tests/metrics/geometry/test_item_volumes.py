@@ -49,22 +49,22 @@ def boxes(*edges):
     return grid
 
 
-def test_floaters_are_what_is_not_in_the_largest_piece():
+def test_floaters_are_outside_the_largest_component():
     assert pieces(boxes((2, 6, 1.0))).floating == 0
-    found = pieces(boxes((2, 6, 1.0), (10, 12, 0.75)))
-    assert found.num == 2
-    assert found.floating == pytest.approx(0.75 * 8 / (64 + 0.75 * 8))
-    assert found.filled == pytest.approx((64 + 8) / 8000)
+    result = pieces(boxes((2, 6, 1.0), (10, 12, 0.75)))
+    assert result.num == 2
+    assert result.floating == pytest.approx(0.75 * 8 / (64 + 0.75 * 8))
+    assert result.filled == pytest.approx((64 + 8) / 8000)
 
 
-def test_what_touches_at_a_corner_is_one_piece_and_mist_is_none():
+def test_cells_that_touch_at_a_corner_are_connected_and_mist_is_empty():
     assert pieces(boxes((2, 6, 1.0), (6, 8, 1.0))).num == 1
     assert pieces(boxes((2, 6, 1.0), (7, 8, 1.0))).num == 2
     assert pieces(boxes((2, 6, 1.0), (10, 12, 0.4))).floating == 0
     assert pieces(boxes((2, 6, 0.4))) == (0, 0.0, 0.0)
 
 
-def test_the_level_of_figures_is_zero_where_their_rays_hit():
+def test_the_level_of_figures_is_zero_on_their_surface():
     source, items = figures(64), torch.tensor([3])
     level = source.volume(items).level
     cameras = source.base(items)
@@ -80,7 +80,7 @@ def test_the_level_of_figures_is_zero_where_their_rays_hit():
     assert float(far) < -1
 
 
-def test_what_cannot_be_queried_has_no_volume():
+def test_scenes_without_a_field_have_no_volume():
     items = torch.tensor([0])
     assert replace(figures(8), level=None).volume(items) is None
     picture = Generator(load_experiment("demo/image2d").generator, 32)

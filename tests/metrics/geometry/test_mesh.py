@@ -55,7 +55,7 @@ def test_faces_turn_outward_and_the_mesh_is_closed():
     assert np.allclose(np.linalg.norm(points, axis=1), 0.8 * 1.0, atol=0.01)
 
 
-def test_what_the_cube_cuts_is_closed():
+def test_surfaces_are_closed_at_the_faces_of_the_cube():
     """A full cube is the cube itself, up to half a cell and the rounding of its edges."""
     mesh = mesh_of(np.ones((20, 20, 20)), BOX)
     assert mesh.volume == pytest.approx(BOX**3, rel=0.02)
@@ -63,7 +63,7 @@ def test_what_the_cube_cuts_is_closed():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
-def test_where_nothing_passes_the_level_there_is_no_mesh(value):
+def test_an_empty_grid_has_no_mesh(value):
     assert mesh_of(np.full((8, 8, 8), value), BOX) is None
 
 
@@ -97,8 +97,8 @@ def test_a_surface_that_lacks_a_part_differs_in_one_direction():
 
 def test_equal_surfaces_are_apart_by_the_spacing_of_samples_alone():
     mesh = ellipsoid(0.6, 0.6, 0.6)
-    found = []
+    result = []
     for num in (2000, 8000):
-        found.append(chamfer(sample(mesh, num, 0), sample(mesh, num, 1)))
-        assert found[-1] == pytest.approx(0.5 * math.sqrt(mesh.area / num), rel=0.05)
-    assert found[0] / found[1] == pytest.approx(2, rel=0.05)
+        result.append(chamfer(sample(mesh, num, 0), sample(mesh, num, 1)))
+        assert result[-1] == pytest.approx(0.5 * math.sqrt(mesh.area / num), rel=0.05)
+    assert result[0] / result[1] == pytest.approx(2, rel=0.05)

@@ -42,7 +42,7 @@ class Solid(Field):
 
 
 class Made:
-    """The part of a generator that the measures need; every latent is the same solid."""
+    """The part of a generator that the metrics need; every latent is the same solid."""
 
     def __init__(self, flat: float = 1.0) -> None:
         self.flat = flat
@@ -78,11 +78,11 @@ def test_rendered_depth_and_normals_are_those_of_the_ball():
     valid = (miss.sqrt() < 0.85 * RADIUS).view(1, 1, 32, 32) & (views.opacity > 0.9)
     assert int(valid.sum()) > 100
     assert float(depth_error(views.depth, truth, valid)) < 0.003
-    found = normals_from_depth(views.depth, views.opacity > 0.9, cameras)
+    pair = normals_from_depth(views.depth, views.opacity > 0.9, cameras)
     normal = torch.nn.functional.normalize(cameras.unproject(surface), dim=-1).mT.unflatten(
         2, (32, 32)
     )
-    angle = float(normal_error(found.normals, normal, found.valid & valid))
+    angle = float(normal_error(pair.normals, normal, pair.valid & valid))
     assert math.degrees(angle) < 4
     wrong = float(depth_error(1.1 * views.depth, truth, valid) / truth[valid].mean())
     assert wrong == pytest.approx(0.1, abs=0.02)
@@ -90,14 +90,14 @@ def test_rendered_depth_and_normals_are_those_of_the_ball():
 
 def test_a_rendered_ball_passes_and_a_rendered_card_is_flagged():
     cfg = GeometryConfig(items=2, grid=24, points=64)
-    found, thin = (
+    metrics, thin = (
         {m.key: m.value for m in measure_geometry(context(source(flat), geometry=cfg))}
         for flat in (1.0, 0.05)
     )
-    assert found["geometry.billboards"] == 0
+    assert metrics["geometry.billboards"] == 0
     assert thin["geometry.billboards"] == 1
-    assert found["geometry.relief"] == pytest.approx(math.sqrt(2) / 3, rel=0.15)
-    assert found["geometry.normals_deg"] < 6
-    assert found["geometry.floaters"] == 0
-    assert found["geometry.filled"] == pytest.approx(4 / 3 * math.pi * RADIUS**3 / 8, rel=0.1)
-    assert thin["geometry.side_share"] < 0.3 < 0.9 < found["geometry.side_share"]
+    assert metrics["geometry.relief"] == pytest.approx(math.sqrt(2) / 3, rel=0.15)
+    assert metrics["geometry.normals_deg"] < 6
+    assert metrics["geometry.floaters"] == 0
+    assert metrics["geometry.filled"] == pytest.approx(4 / 3 * math.pi * RADIUS**3 / 8, rel=0.1)
+    assert thin["geometry.side_share"] < 0.3 < 0.9 < metrics["geometry.side_share"]

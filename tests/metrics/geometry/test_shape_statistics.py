@@ -23,9 +23,9 @@ BALL = Shape(ball, sigma=soft_ball(0.8))
 
 def measured(source, cfg=CFG, truth=None):
     metrics = measure_geometry(context(source, geometry=cfg, truth=truth))
-    found = {m.key.removeprefix("geometry."): m for m in metrics}
-    assert all(m.value is not None or m.note for m in found.values())
-    return found
+    result = {m.key.removeprefix("geometry."): m for m in metrics}
+    assert all(m.value is not None or m.note for m in result.values())
+    return result
 
 
 def ceiling(truth, cfg):
@@ -33,9 +33,9 @@ def ceiling(truth, cfg):
 
 
 def test_a_ball_has_the_values_of_a_ball():
-    found = measured(BALL)
-    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS}
-    values = {k: m.value for k, m in found.items()}
+    metrics = measured(BALL)
+    assert set(metrics) == {*VIEW_METRICS, *VOLUME_METRICS}
+    values = {k: m.value for k, m in metrics.items()}
     area = math.pi * 0.8**2 / (50 / 24) ** 2  # of its disc, in images
     assert values["relief"] == pytest.approx(math.sqrt(2) / 3, rel=0.03)
     assert values["thickness"] == pytest.approx(math.sqrt(2 / 3), rel=0.03)
@@ -48,30 +48,30 @@ def test_a_ball_has_the_values_of_a_ball():
     assert values["floaters"] == 0
     assert values["filled"] == pytest.approx(4 / 3 * math.pi * 0.8**3 / BOX**3, rel=0.03)
     assert values["normals_deg"] < 4
-    assert all(m.n == 2 for m in found.values())
+    assert all(m.n == 2 for m in metrics.values())
 
 
 def test_a_textured_card_is_a_billboard():
-    found = measured(Shape(card))
-    assert found["billboards"].value == 1
-    assert found["relief"].value < 1e-3
-    assert found["thickness"].value < 1e-3
-    assert found["side_share"].value < 0.05
+    metrics = measured(Shape(card))
+    assert metrics["billboards"].value == 1
+    assert metrics["relief"].value < 1e-3
+    assert metrics["thickness"].value < 1e-3
+    assert metrics["side_share"].value < 0.05
     for name in VOLUME_METRICS:
-        assert found[name].value is None
-        assert "cannot be queried" in found[name].note
+        assert metrics[name].value is None
+        assert "cannot be queried" in metrics[name].note
 
 
 def test_a_card_that_follows_the_camera_is_a_billboard_too():
-    """Its four views together are a cross, which is not thin: each view alone is."""
+    """The points of all four views form a cross, which is not thin; those of each view are."""
 
-    def flatten(found):
-        return found._replace(depth=torch.full_like(found.depth, 50.0))
+    def flatten(metrics):
+        return metrics._replace(depth=torch.full_like(metrics.depth, 50.0))
 
-    found = measured(without(BALL, flatten))
-    assert found["thickness"].value > 0.3
-    assert found["relief"].value < 0.02
-    assert found["billboards"].value == 1
+    metrics = measured(without(BALL, flatten))
+    assert metrics["thickness"].value > 0.3
+    assert metrics["relief"].value < 0.02
+    assert metrics["billboards"].value == 1
 
 
 def test_the_spread_of_depth_is_that_of_camera_z():
@@ -88,9 +88,9 @@ def test_the_spread_of_depth_is_that_of_camera_z():
 def test_the_normals_of_a_depth_that_does_not_fit_the_density_differ():
     good = measured(BALL)["normals_deg"].value
 
-    def tilt(found):
-        ramp = torch.linspace(-0.5, 0.5, found.depth.shape[-1])
-        return found._replace(depth=found.depth + ramp * (found.opacity > 0))
+    def tilt(views):
+        ramp = torch.linspace(-0.5, 0.5, views.depth.shape[-1])
+        return views._replace(depth=views.depth + ramp * (views.opacity > 0))
 
     assert measured(without(BALL, tilt))["normals_deg"].value > good + 5
 
@@ -101,74 +101,74 @@ def test_a_second_piece_floats():
         away = points - points.new_tensor([0.7, 0.7, 0.7])
         return ball_(points) + far(away)
 
-    found = measured(dataclasses.replace(BALL, sigma=sigma))
+    metrics = measured(dataclasses.replace(BALL, sigma=sigma))
     share = 0.25**3 / (0.25**3 + 0.5**3)
-    assert found["floaters"].value == pytest.approx(share, rel=0.15)
+    assert metrics["floaters"].value == pytest.approx(share, rel=0.15)
 
 
 def test_mist_is_half_transparent_and_has_no_surface():
-    def fade(found):
-        return found._replace(opacity=0.5 * found.opacity)
+    def fade(metrics):
+        return metrics._replace(opacity=0.5 * metrics.opacity)
 
     mist = dataclasses.replace(BALL, sigma=lambda p: 0 * p[..., 0] + 0.1)
-    found = measured(without(mist, fade), truth=BALL)
-    assert found["half_transparent"].value == 1
-    assert found["opacity"].value == pytest.approx(measured(BALL)["opacity"].value / 2)
+    metrics = measured(without(mist, fade), truth=BALL)
+    assert metrics["half_transparent"].value == 1
+    assert metrics["opacity"].value == pytest.approx(measured(BALL)["opacity"].value / 2)
     for name in ("relief", "thickness", "billboards", "side_share", "depth_sd", "floaters"):
-        assert found[name].value is None
-        assert "no item has anything to measure" in found[name].note
-    assert found["opaque"].value == found["filled"].value == 0
+        assert metrics[name].value is None
+        assert "undefined for all items" in metrics[name].note
+    assert metrics["opaque"].value == metrics["filled"].value == 0
     for name in SHAPE_METRICS:
-        assert "none of 2 items has a surface" in found[name].note
+        assert "none of 2 items has a surface" in metrics[name].note
 
 
-def test_items_with_nothing_to_measure_are_counted():
-    def empty_first(found):
-        return found._replace(opacity=found.opacity * empty.pop(0))
+def test_items_without_a_value_are_counted():
+    def empty_first(metrics):
+        return metrics._replace(opacity=metrics.opacity * empty.pop(0))
 
     empty = [0.0, 1.0]
-    found = measured(without(BALL, empty_first))
-    assert found["relief"].n == 1
-    assert "mean over 2 items but 1 with nothing to measure" in found["relief"].note
-    assert found["opaque"].n == 2
+    metrics = measured(without(BALL, empty_first))
+    assert metrics["relief"].n == 1
+    assert "mean over 2 items, undefined for 1" in metrics["relief"].note
+    assert metrics["opaque"].n == 2
 
 
 @pytest.mark.parametrize("field", ["depth", "opacity"])
-def test_what_is_not_finite_is_missing(field):
-    def break_(found):
-        broken = getattr(found, field).clone()
+def test_values_that_are_not_finite_are_missing(field):
+    def break_(metrics):
+        broken = getattr(metrics, field).clone()
         broken[0, 0, 3, 3] = math.nan
-        return found._replace(**{field: broken})
+        return metrics._replace(**{field: broken})
 
-    found = measured(without(BALL, break_))
+    metrics = measured(without(BALL, break_))
     for name in VIEW_METRICS:
-        assert found[name].value is None
-        assert "not finite" in found[name].note
+        assert metrics[name].value is None
+        assert "not finite" in metrics[name].note
 
 
 def test_a_volume_that_is_not_finite_is_missing():
-    found = measured(dataclasses.replace(BALL, sigma=lambda p: p[..., 0] / 0))
+    metrics = measured(dataclasses.replace(BALL, sigma=lambda p: p[..., 0] / 0))
     for name in VOLUME_METRICS:
-        assert "not finite" in found[name].note
+        assert "not finite" in metrics[name].note
 
 
 def test_without_depth_everything_is_missing_with_the_reason():
-    def flat(found):
-        return found._replace(depth=None, opacity=None)
+    def flat(metrics):
+        return metrics._replace(depth=None, opacity=None)
 
-    found = measured(without(BALL, flat), truth=BALL)
-    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
-    assert all(m.value is None and "no depth is rendered" in m.note for m in found.values())
+    metrics = measured(without(BALL, flat), truth=BALL)
+    assert set(metrics) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
+    assert all(m.value is None and "no depth is rendered" in m.note for m in metrics.values())
 
 
 def test_shapes_are_apart_from_the_data_as_known():
     """The data are balls of radius 0.6, the samples of 0.8: all pairs are 0.2 apart."""
     small = Shape(ball, 0.6, soft_ball(0.6))
     cfg = dataclasses.replace(CFG, points=2000)
-    found = measured(BALL, cfg, small)
+    metrics = measured(BALL, cfg, small)
     for name in SHAPE_METRICS:
-        assert found[name].value == pytest.approx(0.2, rel=0.05)
-        assert "2 of 2 items have a surface; 2 of 2 objects" in found[name].note
+        assert metrics[name].value == pytest.approx(0.2, rel=0.05)
+        assert "2 of 2 items have a surface; 2 of 2 objects" in metrics[name].note
 
 
 def test_one_shape_for_all_lacks_variety():
@@ -185,15 +185,15 @@ def test_one_shape_for_all_lacks_variety():
             return figures().volume(0 * items)
 
     cfg = dataclasses.replace(CFG, items=6, points=2000)
-    found = measured(Collapsed(), cfg, figures())
-    assert found["shape_to_data"].value < 0.6 * found["shape_from_data"].value
+    metrics = measured(Collapsed(), cfg, figures())
+    assert metrics["shape_to_data"].value < 0.6 * metrics["shape_from_data"].value
 
 
 def test_ground_truth_is_measured_as_truth():
     cfg = GeometryConfig(items=4, grid=24, points=2000)
-    found = ceiling(figures(), cfg)
-    assert set(found) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
-    values = {k: m.value for k, m in found.items()}
+    metrics = ceiling(figures(), cfg)
+    assert set(metrics) == {*VIEW_METRICS, *VOLUME_METRICS, *SHAPE_METRICS}
+    values = {k: m.value for k, m in metrics.items()}
     assert values["billboards"] == values["floaters"] == 0
     assert 0.2 < values["relief"] < 0.6
     assert values["normals_deg"] < 15
@@ -204,40 +204,40 @@ def test_ground_truth_is_measured_as_truth():
 
 
 def test_no_object_stands_on_both_sides_of_the_truth():
-    """With five objects and four items asked for, two are compared with two others."""
+    """With five objects and four items, two are compared with two others."""
     few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
     cfg = GeometryConfig(items=4, grid=24, points=2000)
-    found = ceiling(few, cfg)
+    metrics = ceiling(few, cfg)
     for name in SHAPE_METRICS:
-        row = found[name]
+        row = metrics[name]
         assert row.n == 2
         assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
-        assert row.value > 0.03  # an object is some 0.02 from itself
+        assert row.value > 0.03  # an object is about 0.02 from itself
     row = measured(BALL, cfg, few)["shape_to_data"]
     assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
     alone = ceiling(dataclasses.replace(few, objects=[3]), cfg)
-    assert "no two objects" in alone["shape_to_data"].note
+    assert "fewer than two objects" in alone["shape_to_data"].note
     assert alone["relief"].value is not None
 
 
 def test_more_items_than_objects_gain_nothing_over_the_truth():
-    """The minimum over more items is smaller: as many are taken as there are objects."""
+    """The minimum over more items is smaller: equally many items and objects are compared."""
     few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
     cfg = GeometryConfig(items=6, grid=24, points=2000)
-    found = measured(figures(), cfg, few)
+    metrics = measured(figures(), cfg, few)
     two = measured(figures(), dataclasses.replace(cfg, items=2), few)
     for name in SHAPE_METRICS:
-        assert found[name].n == 2
-        assert found[name].value == two[name].value
+        assert metrics[name].n == 2
+        assert metrics[name].value == two[name].value
 
 
 @pytest.mark.parametrize(
     "other", [{"items": 3}, {"foreground": 0.2}, {"flat": 0.9}, {"grid": 20}, {"points": 300}]
 )
 def test_options_have_an_effect(other):
-    def fade(found):  # more toward the silhouette, so that the threshold matters
-        disc = torch.nn.functional.avg_pool2d(found.opacity, 7, 1, 3)
-        return found._replace(opacity=found.opacity * disc)
+    def fade(views):  # more toward the silhouette, so that the threshold matters
+        disc = torch.nn.functional.avg_pool2d(views.opacity, 7, 1, 3)
+        return views._replace(opacity=views.opacity * disc)
 
     source = without(BALL, fade)
     a, b = (measured(source, c, figures()) for c in (CFG, dataclasses.replace(CFG, **other)))
@@ -248,6 +248,6 @@ def test_options_have_an_effect(other):
     ("field", "value"),
     [("items", 1), ("grid", 3), ("points", 0), ("foreground", 0.0), ("flat", 2.0)],
 )
-def test_impossible_values_name_the_field(field, value):
+def test_invalid_values_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(GeometryConfig, [f"{field}={value}"])

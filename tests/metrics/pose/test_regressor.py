@@ -52,7 +52,7 @@ def test_six_numbers_make_a_rotation_and_a_rotation_stays():
     assert torch.allclose(again, r, atol=1e-6)
 
 
-def test_it_reads_the_poses_of_images_it_has_not_seen(regressor):
+def test_the_regressor_generalises_to_held_out_images(regressor):
     held_out = context(figures(), RealFigures(4, seed=3), RealFigures(200, seed=2))
     untrained = PoseRegressor(16).eval()
     assert real_errors(regressor, held_out, 200).rad2deg().median() < 20
@@ -60,7 +60,7 @@ def test_it_reads_the_poses_of_images_it_has_not_seen(regressor):
     assert len(real_errors(regressor, held_out, 70)) == 70
 
 
-def test_images_from_another_camera_than_asked_for_are_noticed(regressor):
+def test_images_from_wrong_cameras_raise_the_error(regressor):
     real = RealFigures(100, seed=2)
     cameras = Cameras.from_label(real.labels)
     image = real.floats()
@@ -121,6 +121,6 @@ def test_rotations_are_those_of_the_labels():
     ("field", "value"),
     [("resolution", 8), ("iterations", 0), ("batch", 0), ("threshold_degrees", 0.0)],
 )
-def test_impossible_protocols_name_the_field(field, value):
+def test_invalid_options_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(PoseConfig, [f"{field}={value}"])

@@ -14,7 +14,7 @@ from lightning_gan3d.metrics.single_images import measure_images
 
 
 class MeanColour(nn.Module):
-    """An embedding: the mean colour of what is not background, around its mean over figures."""
+    """An embedding: mean colour of the foreground, relative to its mean over figures."""
 
     def forward(self, image: Tensor) -> Tensor:
         mask = (image.amin(dim=1, keepdim=True) < 0.99).float()
@@ -23,7 +23,7 @@ class MeanColour(nn.Module):
 
 
 class Rotation(nn.Module):
-    """Reads every image as the same rotation, in one of the two forms."""
+    """Returns one rotation for all images, in one of the two forms."""
 
     def __init__(self, six: bool, bad: bool) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def measured(source, cfg):
 
 
 def estimated(source, train, test, cfg, num_images):
-    """Metrics of the estimator; the regressor beside it is hardly trained."""
+    """Metrics of the estimator; the regressor is trained for a few steps only."""
     options = dataclasses.replace(cfg, resolution=16, iterations=1, batch=2)
     metrics = measure_images(context(source, train, test, pose=options, num_images=num_images))
     return {m.key: m for m in metrics if m.name.startswith("pose.estimator_")}
@@ -56,8 +56,8 @@ def estimated(source, train, test, cfg, num_images):
 
 def test_two_views_of_a_figure_are_more_alike_than_two_figures(tmp_path):
     path = saved(MeanColour(), tmp_path / "colour.pt")
-    found = measured(figures(), IdentityConfig(path, items=40))
-    same, other = found["identity.cosine"], found["identity.cosine_others"]
+    metrics = measured(figures(), IdentityConfig(path, items=40))
+    same, other = metrics["identity.cosine"], metrics["identity.cosine_others"]
     assert same.value > 0.9
     assert other.value < 0.6
     assert same.n == other.n == 40
@@ -74,34 +74,34 @@ def test_options_of_identity_have_an_effect(tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [("items", 1), ("angle", 0.0), ("resolution", 0)])
-def test_impossible_protocols_name_the_field(field, value):
+def test_invalid_options_name_the_field(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value}"):
         from_options(IdentityConfig, ["embedding=x", f"{field}={value}"])
 
 
 def test_our_own_regressor_can_be_the_estimator(tmp_path):
-    """As a TorchScript file it reads what it read before: right cameras, and wrong ones."""
+    """The regressor as a TorchScript file estimates right and wrong cameras as before."""
     short = PoseConfig(resolution=16, iterations=200, batch=16)
     train, test = RealFigures(400, seed=1), RealFigures(80, seed=2)
     regressor = train_regressor(train, short)
     traced = torch.jit.trace(regressor, train.floats()[:2])
     traced.save(str(tmp_path / "pose.pt"))
     cfg = PoseConfig(estimator=str(tmp_path / "pose.pt"))
-    found = estimated(figures(), train, test, cfg, 60)
-    assert set(found) == {
+    metrics = estimated(figures(), train, test, cfg, 60)
+    assert set(metrics) == {
         f"pose.estimator_{k}{s}" for k in ("within_20deg", "median_deg") for s in ("", "_real")
     }
-    assert found["pose.estimator_median_deg"].value < 40
-    assert found["pose.estimator_median_deg"].n == 60
-    assert "pose.pt, SHA-256" in found["pose.estimator_median_deg"].note
+    assert metrics["pose.estimator_median_deg"].value < 40
+    assert metrics["pose.estimator_median_deg"].n == 60
+    assert "pose.pt, SHA-256" in metrics["pose.estimator_median_deg"].note
 
     def turned(source, items, cameras):
         return source.views(items, cameras.select(torch.arange(len(items)).roll(1)))
 
     wrong = estimated(Perturbed(figures(), turned), train, test, cfg, 60)
     median = "pose.estimator_median_deg"
-    assert wrong[median].value > found[median].value + 20
-    assert wrong[f"{median}_real"].value == found[f"{median}_real"].value
+    assert wrong[median].value > metrics[median].value + 20
+    assert wrong[f"{median}_real"].value == metrics[f"{median}_real"].value
     assert estimated(figures(), train, test, PoseConfig(), 60) == {}
 
 
@@ -110,8 +110,8 @@ def test_matrices_and_two_columns_are_read_alike(tmp_path):
     medians = []
     for six in (True, False):
         path = saved(Rotation(six, False), tmp_path / f"{six}.pt")
-        found = estimated(figures(), train, None, PoseConfig(estimator=path), 20)
-        medians.append(found["pose.estimator_median_deg"].value)
+        metrics = estimated(figures(), train, None, PoseConfig(estimator=path), 20)
+        medians.append(metrics["pose.estimator_median_deg"].value)
     assert medians[0] == pytest.approx(medians[1], abs=1e-3)
     path = saved(Rotation(False, True), tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"pose.estimator=.*\(n, 3, 3\)"):
@@ -136,13 +136,13 @@ def test_unusable_files_are_rejected_by_name(tmp_path):
 def test_views_of_other_figures_lower_the_cosine(tmp_path):
     def other(source, items, cameras):
         k = len(cameras.cam2world) // len(items)
-        found, wrong = source.views(items, cameras), source.views(items + 1, cameras)
-        odd = (torch.arange(len(found.image)) % k == 1)[:, None, None, None]
-        return found._replace(image=torch.where(odd, wrong.image, found.image))
+        rendered, wrong = source.views(items, cameras), source.views(items + 1, cameras)
+        odd = (torch.arange(len(rendered.image)) % k == 1)[:, None, None, None]
+        return rendered._replace(image=torch.where(odd, wrong.image, rendered.image))
 
     path = saved(MeanColour(), tmp_path / "colour.pt")
     cfg = IdentityConfig(path, items=20)
-    found = measured(Perturbed(figures(), other), cfg)["identity.cosine"].value
-    assert found < measured(figures(), cfg)["identity.cosine"].value - 0.3
+    rendered = measured(Perturbed(figures(), other), cfg)["identity.cosine"].value
+    assert rendered < measured(figures(), cfg)["identity.cosine"].value - 0.3
     swapped = measured(Perturbed(figures(), swap_views), cfg)["identity.cosine"].value
     assert swapped == pytest.approx(measured(figures(), cfg)["identity.cosine"].value, abs=1e-5)

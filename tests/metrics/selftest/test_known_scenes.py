@@ -15,21 +15,21 @@ def test_known_surfaces_pass():
     assert failed(Balls(figure_labels(), 48), figures(48)) == []
 
 
-def test_depth_that_is_not_the_truths_fails():
+def test_wrong_depth_fails():
     """The depth of the traced balls is a twentieth of a unit less than that of the rendered."""
 
     class Nearer(Balls):
         def views(self, items, cameras):
-            found = super().views(items, cameras)
-            return found._replace(depth=found.depth - 0.05)
+            result = super().views(items, cameras)
+            return result._replace(depth=result.depth - 0.05)
 
-    words = "\n".join(failed(Nearer(figure_labels(), 48), figures(48)))
-    assert "rendered balls: depth error 0.0" in words
-    assert "billboards" not in words
+    text = "\n".join(failed(Nearer(figure_labels(), 48), figures(48)))
+    assert "rendered balls: depth error 0.0" in text
+    assert "billboards" not in text
 
 
 def test_figures_that_are_cards_fail():
-    words = failed(Balls(figure_labels(), 48), Perturbed(figures(48), flatten_depth))
-    assert len(words) == 2
-    assert words[0].startswith("figures: geometry.relief 0.0")
-    assert words[1].startswith("figures: geometry.billboards")
+    failures = failed(Balls(figure_labels(), 48), Perturbed(figures(48), flatten_depth))
+    assert len(failures) == 2
+    assert failures[0].startswith("figures: geometry.relief 0.0")
+    assert failures[1].startswith("figures: geometry.billboards")
