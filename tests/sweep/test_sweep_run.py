@@ -57,6 +57,14 @@ sys.exit(options.get("code", 0))
 """
 
 
+@pytest.fixture(autouse=True)
+def _handle_ctrl_c():
+    """Restore the default handler: a background process ignores Ctrl-C, and so would a sweep."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Sweep:
     """A sweep file in its own folder, and the calls of the fake trainer."""
 
