@@ -3,37 +3,38 @@
 `docs/data_reference.md` states the assumptions.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import DataError, Progress, report_progress, write_dataset
-from lightning_gan3d.data.captures.coordinate_systems import (
-    Capture,
-    group_captures,
-    images_without_camera,
-    read_captures,
-)
+from lightning_gan3d.data.captures.colmap import cam2world_of, has_model, intrinsics_of, read_model
 from lightning_gan3d.data.captures.framing import Framing, camera_warnings, find_framing, snippet
 from lightning_gan3d.data.captures.normalise import Similarity, find_similarity
-from lightning_gan3d.data.captures.posed_images import Frame, FromPosesConfig, ImageFolder
+from lightning_gan3d.data.captures.posed_images import (
+    Capture,
+    Frame,
+    FromPosesConfig,
+    ImageFolder,
+    fit_intrinsics,
+    ordered,
+    reading_notes,
+)
+from lightning_gan3d.data.captures.transforms import read_transforms, transforms_files
 from lightning_gan3d.data.image_files import centre_square
 from lightning_gan3d.data.labels import check_cameras
 
-
-class _OutputImage(NamedTuple):
-    name: str
-    frame: Frame
-    images: ImageFolder
-    object: str
-    label: Float[np.ndarray, "25"]
+_MODEL_FOLDERS = ("", "sparse/0", "sparse")
+"""Folders of COLMAP's model, below that of a capture."""
+_IMAGE_FOLDERS = ("images", "")
 
 
 @dataclass(frozen=True)
@@ -72,38 +73,32 @@ def prepare_from_poses(
     """Write the data set; all but the pixels is checked before the first image is written."""
     source = source.expanduser()
     captures = read_captures(source, cfg)
-    warnings = list(dict.fromkeys(n for c in captures for n in c.posed.notes))
+    warnings = list(dict.fromkeys(n for c in captures for n in c.notes))
     warnings += images_without_camera(captures)
-    images: list[_OutputImage] = []
-    clouds, similarities = [], {}
+    frames: list[Frame] = []
+    rows, clouds, similarities = [], [], {}
     for name, group in group_captures(captures, cfg).items():
         similarity = _similarity(group, cfg, name)
         similarities[name] = _metadata(similarity, group)
         for capture in group:
-            images += _output_images(capture, similarity, cfg)
-            clouds.append(similarity.points(capture.posed.points))
-    _check_names_and_modes(images, cfg)
-    labels = torch.from_numpy(np.stack([image.label for image in images]))
-    check_cameras(labels, [image.name for image in images])
+            frames += capture.frames
+            rows.append(_labels(capture, similarity))
+            clouds.append(similarity.points(capture.points))
+    _check_frames(frames, cfg)
+    labels = check_cameras(torch.cat(rows), [frame.output for frame in frames])
     poses, intrinsics = (x.numpy() for x in Cameras.from_label(labels))
     points = np.concatenate(clouds)
     framing = find_framing(poses, intrinsics, points)
     warnings += camera_warnings(poses, intrinsics, framing)
-    warnings += _size_warnings(images, cfg.resolution)
+    warnings += _size_warnings(frames, cfg.resolution)
     tree = _experiment(framing, out, cfg)
     numbers: dict[str, int] = {}
     if cfg.objects == "folder":
-        numbers = {o: i for i, o in enumerate(sorted({image.object for image in images}))}
+        numbers = {o: i for i, o in enumerate(sorted({frame.object for frame in frames}))}
     with write_dataset(out, overwrite) as writer:
-        for image in report_progress(images, progress):
-            pixels = image.images.pixels(image.frame.name, cfg.background)
-            writer.image(
-                image.name,
-                square(pixels, cfg.resolution),
-                image.label,
-                image.frame.split,
-                numbers.get(image.object),
-            )
+        for frame, label in zip(report_progress(frames, progress), labels.numpy(), strict=True):
+            pixels = square(frame.folder.pixels(frame.name, cfg.background), cfg.resolution)
+            writer.image(frame.output, pixels, label, frame.split, numbers.get(frame.object))
         writer.metadata(
             "from_poses",
             {
@@ -116,7 +111,125 @@ def prepare_from_poses(
                 "warnings": [_without_folders(w, source, cfg) for w in warnings],
             },
         )
-    return PreparedCaptures(out, len(images), framing, tree, tuple(warnings), points)
+    return PreparedCaptures(out, len(frames), framing, tree, tuple(warnings), points)
+
+
+def read_captures(source: Path, cfg: FromPosesConfig) -> list[Capture]:
+    """Find and read the cameras: one capture, or with objects=folder one per sub-folder."""
+    if not source.exists():
+        raise DataError(f"{source} does not exist: use a folder with cameras and images")
+    if source.is_file() and source.suffix != ".json":
+        raise DataError(
+            f"{source} is a file: use the folder with cameras and images (unpack archives first), "
+            "or a transforms.json"
+        )
+    if _formats(source):
+        capture = _read(source, cfg)
+        if cfg.objects == "none":
+            return [capture]
+        frames = (replace(f, object=_folder_of(f.name)) for f in capture.frames)
+        return [replace(capture, frames=tuple(frames))]
+    folders = sorted(f for f in source.iterdir() if f.is_dir() and _formats(f))
+    if not folders:
+        raise DataError(
+            f"{source} has no cameras: neither COLMAP's cameras and images (.bin or .txt, also "
+            "in sparse/0) nor transforms.json"
+        )
+    if cfg.objects == "none":
+        raise DataError(
+            f"{source} has no cameras, but {len(folders)} of its folders have, such as "
+            f"{folders[0].name}: objects=folder reads each as an object"
+        )
+    captures = []
+    for folder in folders:
+        capture = _read(folder, cfg)
+        frames = (replace(f, object=folder.name, prefix=folder.name) for f in capture.frames)
+        captures.append(replace(capture, frames=tuple(frames)))
+    return captures
+
+
+def _formats(folder: Path) -> list[str]:
+    if folder.is_file():
+        return ["transforms"]
+    formats = ["colmap"] if any(has_model(folder / f) for f in _MODEL_FOLDERS) else []
+    return formats + (["transforms"] if transforms_files(folder) else [])
+
+
+def _read(folder: Path, cfg: FromPosesConfig) -> Capture:
+    formats = _formats(folder)
+    if cfg.format == "auto" and len(formats) > 1:
+        raise DataError(f"{folder} has two sets of cameras: set format=colmap or format=transforms")
+    chosen = cfg.format if cfg.format != "auto" else formats[0]
+    if chosen not in formats:
+        raise DataError(f"format={chosen}: {folder} has {formats[0]}")
+    root = Path(cfg.images).expanduser() if cfg.images else folder
+    root = root.parent if root.is_file() else root
+    if not root.is_dir():
+        raise DataError(f"images={cfg.images}: no such folder")
+    images = ImageFolder(root)
+    if chosen == "transforms":
+        files = [folder] if folder.is_file() else transforms_files(folder)
+        return read_transforms(files, images, None if cfg.images else "", cfg)
+    model = next(f for f in _MODEL_FOLDERS if has_model(folder / f))
+    capture = _read_colmap(folder / model, images, cfg)
+    others = [d for d in (folder / "sparse").glob("*") if has_model(d) and d != folder / model]
+    if model == "sparse/0" and others:
+        note = f"{folder} has {len(others)} more models beside {model}, which are not used"
+        capture = replace(capture, notes=(*capture.notes, note))
+    return capture
+
+
+def _read_colmap(folder: Path, images: ImageFolder, cfg: FromPosesConfig) -> Capture:
+    model = read_model(folder)
+    frames, missing = [], []
+    for image in model.images:
+        name = images.resolve(image.name, _IMAGE_FOLDERS)
+        if name is None:
+            missing.append(image.name)
+            continue
+        camera = model.cameras[image.camera]
+        size, mode = images.header(name)
+        matrix = intrinsics_of(camera, name, cfg.ignore_distortion)
+        matrix = fit_intrinsics(name, matrix, camera.size, size)
+        frames.append(Frame(images, name, cam2world_of(image), matrix, size, mode))
+    notes = reading_notes(missing, len(model.images), images.root, cfg)
+    return Capture(ordered(frames, folder), model.points, notes)
+
+
+def _folder_of(name: str) -> str:
+    folder = PurePosixPath(name).parent.name
+    if not folder:
+        raise DataError(f"objects=folder: {name} is not in a sub-folder that names its object")
+    return folder
+
+
+def group_captures(captures: Sequence[Capture], cfg: FromPosesConfig) -> dict[str, list[Capture]]:
+    """Return the captures that are normalised together, by the name of the object or `all`."""
+    if not (cfg.per_object and cfg.objects == "folder"):
+        return {"all": list(captures)}
+    groups: dict[str, list[Capture]] = {}
+    for capture in captures:
+        for name in sorted({f.object for f in capture.frames}):
+            frames = tuple(f for f in capture.frames if f.object == name)
+            groups.setdefault(name, []).append(replace(capture, frames=frames))
+    return groups
+
+
+def images_without_camera(captures: Sequence[Capture]) -> list[str]:
+    """Return a warning for each capture that has images without a camera beside the others."""
+    warnings = []
+    for capture in captures:
+        images = capture.frames[0].folder
+        used = {f.name for f in capture.frames}
+        folders = {PurePosixPath(n).parent for n in used}
+        beside = [n for n in images.names if PurePosixPath(n).parent in folders]
+        unused = [n for n in beside if n not in used]
+        if unused:
+            warnings.append(
+                f"{len(unused):,} of {len(beside):,} images have no camera and are left out, such "
+                f"as {unused[0]} in {images.root}"
+            )
+    return warnings
 
 
 def square(pixels: UInt8[np.ndarray, "h w 3"], resolution: int) -> UInt8[np.ndarray, "r r 3"]:
@@ -129,8 +242,8 @@ def square(pixels: UInt8[np.ndarray, "h w 3"], resolution: int) -> UInt8[np.ndar
 
 
 def _similarity(group: Sequence[Capture], cfg: FromPosesConfig, name: str) -> Similarity:
-    poses = np.stack([f.cam2world for c in group for f in c.posed.frames])
-    points = np.concatenate([c.posed.points for c in group])
+    poses = np.stack([f.cam2world for c in group for f in c.frames])
+    points = np.concatenate([c.points for c in group])
     try:
         return find_similarity(poses, points, cfg)
     except DataError as error:
@@ -139,38 +252,35 @@ def _similarity(group: Sequence[Capture], cfg: FromPosesConfig, name: str) -> Si
 
 def _metadata(similarity: Similarity, group: Sequence[Capture]) -> dict[str, Any]:
     """Return the transform from the user's coordinates: x of the data set = matrix @ x."""
-    applied = [c.posed.applied for c in group if c.posed.applied]
+    applied = [c.applied for c in group if c.applied]
     extra = {"applied_transform": applied[0]} if applied else {}
     return {"matrix": similarity.matrix.tolist(), "scale": similarity.scale, **extra}
 
 
-def _output_images(
-    capture: Capture, similarity: Similarity, cfg: FromPosesConfig
-) -> Iterator[_OutputImage]:
-    """Yield images with their cameras: normalised, and of the squares cut from the images."""
-    frames = capture.posed.frames
-    poses = similarity.poses(np.stack([f.cam2world for f in frames]))
-    for frame, name, pose in zip(frames, capture.objects, poses, strict=True):
-        if cfg.crop == "none" and frame.size[0] != frame.size[1]:
-            raise DataError(
-                f"{frame.name} is {frame.size[0]}x{frame.size[1]}, expected a square; crop=centre "
-                "crops it"
-            )
+def _labels(capture: Capture, similarity: Similarity) -> Float[Tensor, "n 25"]:
+    """Return the normalised cameras of the central squares of the images."""
+    poses = similarity.poses(np.stack([f.cam2world for f in capture.frames]))
+    labels = []
+    for frame, pose in zip(capture.frames, poses, strict=True):
         left, top, side = centre_square(*frame.size)
         camera = Cameras(torch.from_numpy(pose)[None], torch.from_numpy(frame.intrinsics)[None])
-        label = camera.crop(left, top, float(side), float(side)).to_label()[0].numpy()
-        path = capture.prefix / PurePosixPath(frame.name).with_suffix(".png")
-        yield _OutputImage(path.as_posix(), frame, capture.images, name, label)
+        labels.append(camera.crop(left, top, float(side), float(side)).to_label())
+    return torch.cat(labels)
 
 
-def _check_names_and_modes(images: Sequence[_OutputImage], cfg: FromPosesConfig) -> None:
+def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
+    """Check shapes, output paths and pixel formats."""
     sources: dict[str, str] = {}
-    for name, frame, *_ in images:
-        if name in sources:
+    for frame in frames:
+        w, h = frame.size
+        if cfg.crop == "none" and w != h:
+            raise DataError(f"{frame.name} is {w}x{h}, expected a square; crop=centre crops it")
+        if frame.output in sources:
             raise DataError(
-                f"{frame.name} and {sources[name]} would both be written as {name}: rename one"
+                f"{frame.name} and {sources[frame.output]} would both be written as "
+                f"{frame.output}: rename one"
             )
-        sources[name] = frame.name
+        sources[frame.output] = frame.name
         if frame.mode != "RGB" and cfg.background == "none":
             raise DataError(
                 f"{frame.name} is {frame.mode}, expected 8-bit RGB: set background=black or "
@@ -178,8 +288,8 @@ def _check_names_and_modes(images: Sequence[_OutputImage], cfg: FromPosesConfig)
             )
 
 
-def _size_warnings(images: Sequence[_OutputImage], resolution: int) -> list[str]:
-    sides = [min(image.frame.size) for image in images]
+def _size_warnings(frames: Sequence[Frame], resolution: int) -> list[str]:
+    sides = [min(frame.size) for frame in frames]
     small = sum(side < resolution for side in sides)
     if not small:
         return []

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
@@ -69,38 +69,6 @@ class FromPosesConfig:
             )
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One image and its camera."""
-
-    name: str
-    """Path of the image below its folder, with forward slashes."""
-    cam2world: Float[np.ndarray, "4 4"]
-    """OpenCV axes: x right, y down, z forward."""
-    intrinsics: Float[np.ndarray, "3 3"]
-    """In pixels of the image; the corner of the first pixel is (0, 0), its centre (0.5, 0.5)."""
-    size: tuple[int, int]
-    """Width and height of the image in pixels."""
-    mode: str
-    """Pixel format; "RGB" needs no conversion."""
-    split: str | None = None
-    """Split of the data set that the file of cameras names."""
-
-
-@dataclass(frozen=True)
-class PosedImages:
-    """Images whose cameras share one coordinate system."""
-
-    frames: tuple[Frame, ...]
-    """Ordered by name."""
-    points: Float[np.ndarray, "n 3"]
-    """Reconstructed surface points; may be empty."""
-    notes: tuple[str, ...] = ()
-    """Warnings about how the images were read."""
-    applied: tuple[tuple[float, ...], ...] | None = None
-    """nerfstudio's `applied_transform` (3x4), if stated."""
-
-
 class ImageFolder:
     """The image files below a folder, resolved from the names in camera files."""
 
@@ -158,6 +126,47 @@ class ImageFolder:
             return (self.root / name).open("rb")
         except OSError as error:
             raise DataError(f"cannot read {name} in {self.root}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image and its camera."""
+
+    folder: ImageFolder
+    name: str
+    """Path of the image below its folder, with forward slashes."""
+    cam2world: Float[np.ndarray, "4 4"]
+    """OpenCV axes: x right, y down, z forward."""
+    intrinsics: Float[np.ndarray, "3 3"]
+    """In pixels of the image; the corner of the first pixel is (0, 0), its centre (0.5, 0.5)."""
+    size: tuple[int, int]
+    """Width and height of the image in pixels."""
+    mode: str
+    """Pixel format; "RGB" needs no conversion."""
+    split: str | None = None
+    """Split of the data set that the camera file names."""
+    object: str = ""
+    prefix: str = ""
+    """Folder of the output image; empty for a single capture."""
+
+    @property
+    def output(self) -> str:
+        """Path of the image in the data set."""
+        return (self.prefix / PurePosixPath(self.name).with_suffix(".png")).as_posix()
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Images whose cameras share one coordinate system."""
+
+    frames: tuple[Frame, ...]
+    """Ordered by name."""
+    points: Float[np.ndarray, "n 3"]
+    """Reconstructed surface points; may be empty."""
+    notes: tuple[str, ...] = ()
+    """Warnings about how the images were read."""
+    applied: tuple[tuple[float, ...], ...] | None = None
+    """nerfstudio's `applied_transform` (3x4), if stated."""
 
 
 def fit_intrinsics(

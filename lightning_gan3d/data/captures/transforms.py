@@ -15,10 +15,10 @@ from jaxtyping import Float
 from lightning_gan3d.cameras import focal_from_fov
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.captures.posed_images import (
+    Capture,
     Frame,
     FromPosesConfig,
     ImageFolder,
-    PosedImages,
     fit_intrinsics,
     ordered,
     reading_notes,
@@ -42,7 +42,7 @@ def transforms_files(folder: Path) -> list[Path]:
 
 def read_transforms(
     files: Sequence[Path], images: ImageFolder, folder: str | None, cfg: FromPosesConfig
-) -> PosedImages:
+) -> Capture:
     """Read files that share a coordinate system; `transforms_train.json` is the split `train`.
 
     `folder`: the folder below `images.root` that image paths are relative to. None: images match
@@ -72,12 +72,12 @@ def read_transforms(
             size, mode = images.header(name)
             intrinsics = _Intrinsics(name, entry, tree).matrix(size, cfg.ignore_distortion)
             split_of_frame = split or splits.get(entry["file_path"])
-            frames.append(Frame(name, pose, intrinsics, size, mode, split_of_frame))
+            frames.append(Frame(images, name, pose, intrinsics, size, mode, split_of_frame))
     notes = reading_notes(missing, total, images.root, cfg)
     if len(applied) > 1:
         raise DataError(f"{files[0].parent}: the files differ in applied_transform")
     no_points = np.zeros((0, 3))
-    return PosedImages(ordered(frames, files[0]), no_points, notes, next(iter(applied), None))
+    return Capture(ordered(frames, files[0]), no_points, notes, next(iter(applied), None))
 
 
 def _load(path: Path) -> dict[str, Any]:
