@@ -12,7 +12,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
@@ -279,6 +279,18 @@ def write_dataset(out: Path, overwrite: bool = False) -> Iterator[DatasetWriter]
             raise
         if out.is_dir():
             shutil.rmtree(out)
+
+
+def reject_collisions(outputs: Iterable[tuple[str, str]]) -> None:
+    """Reject two images with the same output file; `outputs`: pairs of output and source."""
+    source_of: dict[str, str] = {}
+    for name, source in outputs:
+        if name in source_of:
+            raise DataError(
+                f"{source_of[name]} and {source} would both be written as {name}: rename one, and "
+                "its camera"
+            )
+        source_of[name] = source
 
 
 def report_progress(items: Sequence[T], progress: Progress | None) -> Iterator[T]:

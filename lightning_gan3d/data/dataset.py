@@ -17,7 +17,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, open_source
 from lightning_gan3d.data.image_files import decode, image_names, open_image
-from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
+from lightning_gan3d.data.labels import check_cameras, name_map, read_index, read_labels
 from lightning_gan3d.draws import Draws
 
 HoldoutShare = Annotated[float, Interval(ge=0, lt=1)]
@@ -120,9 +120,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         labels = check_cameras(
             read_labels(self.index, names, self.source), names, cfg.repair_cameras
         ).float()
-        copies = _mapping(self.index, "copies", str, cfg.path)
+        copies = self._name_map("copies", str)
         _check_existing("`copies`", {*copies, *copies.values()}, names, cfg.path)
-        self._checksums = _mapping(self.index, "sha256", str, cfg.path)
+        self._checksums = self._name_map("sha256", str)
         first = open_image(self.source.read(names[0]), names[0], convert=cfg.convert)
         self._file_size = first.size[0]
         self.resolution = cfg.resolution or self._file_size
@@ -139,7 +139,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if self.mirrored:
             labels = torch.cat([labels, Cameras.from_label(labels).mirror().to_label()])
         self.labels: Float[Tensor, "n 25"] = labels
-        objects = _mapping(self.index, "objects", int, cfg.path)
+        objects = self._name_map("objects", int)
         repeated = self.names * (2 if self.mirrored else 1)
         self.objects = torch.tensor([objects.get(n, -1) for n in repeated]) if objects else None
         self.fingerprint = self._fingerprint(names)
@@ -191,6 +191,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         mean = reduce(image.float(), "(h p) (w q) c -> c h w", "mean", p=factor, q=factor)
         return mean.round().to(torch.uint8)
 
+    def _name_map(self, key: str, kind: type) -> dict[str, Any]:
+        return name_map(self.index, key, kind, f"dataset.json of {self.cfg.path}")
+
     def _choose(self, names: list[str]) -> list[int]:
         """Return the indices of the images of the split, restricted to the selected objects."""
         cfg = self.cfg
@@ -206,7 +209,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             chosen = self._held_out(names, split)
         if cfg.objects:
-            objects = _mapping(self.index, "objects", int, cfg.path)
+            objects = self._name_map("objects", int)
             if not objects:
                 raise ConfigError(
                     f"data.objects={cfg.objects}: {cfg.path} does not number its objects; leave "
@@ -226,8 +229,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         Otherwise a generator would be compared with other views of its training objects.
         """
         cfg = self.cfg
-        copies = _mapping(self.index, "copies", str, cfg.path)
-        objects = _mapping(self.index, "objects", int, cfg.path)
+        copies = self._name_map("copies", str)
+        objects = self._name_map("objects", int)
         group_of = {}
         for name in names:
             original = copies.get(name, name)  # a mirrored copy may have another object number
@@ -258,10 +261,3 @@ def _check_existing(key: str, images: set[str], names: list[str], path: str) -> 
             f"{key} of {path} names {missing[0]}, which does not exist: fix dataset.json, or "
             "prepare the data set again"
         )
-
-
-def _mapping(index: dict[str, Any], key: str, kind: type, path: str) -> dict[str, Any]:
-    mapping = index.get(key, {})
-    if not isinstance(mapping, dict) or not all(type(v) is kind for v in mapping.values()):
-        raise DataError(f"dataset.json of {path}: `{key}` must map image names to {kind.__name__}")
-    return mapping

@@ -39,6 +39,14 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return tree
 
 
+def name_map(index: dict[str, Any], key: str, kind: type, name: str) -> dict[str, Any]:
+    """Return a key of an index that maps image names to values of one type; `{}` if missing."""
+    mapping = index.get(key, {})
+    if not isinstance(mapping, dict) or not all(type(v) is kind for v in mapping.values()):
+        raise DataError(f"{name}: `{key}` must map image names to {kind.__name__}")
+    return mapping
+
+
 def label_rows(index: dict[str, Any], name: str) -> dict[str, list[float]]:
     """Return the labels of an index by image, checked to be 25 finite numbers each."""
     rows: dict[str, list[float]] = {}

@@ -15,7 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.archive import DataError, Progress, report_progress, write_dataset
+from lightning_gan3d.data.archive import (
+    DataError,
+    Progress,
+    reject_collisions,
+    report_progress,
+    write_dataset,
+)
 from lightning_gan3d.data.captures.colmap import cam2world_of, has_model, intrinsics_of, read_model
 from lightning_gan3d.data.captures.framing import Framing, camera_warnings, find_framing, snippet
 from lightning_gan3d.data.captures.normalise import Similarity, find_similarity
@@ -269,18 +275,12 @@ def _labels(capture: Capture, similarity: Similarity) -> Float[Tensor, "n 25"]:
 
 
 def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
-    """Check shapes, output paths and pixel formats."""
-    sources: dict[str, str] = {}
+    """Check output paths, shapes and pixel formats."""
+    reject_collisions((frame.output, frame.name) for frame in frames)
     for frame in frames:
         w, h = frame.size
         if cfg.crop == "none" and w != h:
             raise DataError(f"{frame.name} is {w}x{h}, expected a square; crop=centre crops it")
-        if frame.output in sources:
-            raise DataError(
-                f"{frame.name} and {sources[frame.output]} would both be written as "
-                f"{frame.output}: rename one"
-            )
-        sources[frame.output] = frame.name
         if frame.mode != "RGB" and cfg.background == "none":
             raise DataError(
                 f"{frame.name} is {frame.mode}, expected 8-bit RGB: set background=black or "

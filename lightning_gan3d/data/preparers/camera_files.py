@@ -100,32 +100,24 @@ def match_cameras(
     and cameras without a partner; "skip" leaves them out. Cameras of `others`, images that were not
     selected, are ignored.
     """
-    exact, images, file = dict[str, str](), set(names), cameras.name
-    for key in cameras.numbers:
-        path = next((p for p in _paths(key, cameras.folder)[:2] if p in images), None)
-        if path is not None:
-            exact[key] = path
-    exact_images = set(exact.values())
-    bare, stems = _by_bare_path(names), _by_stem(names)
-    other_paths, other_stems = {*others, *_by_bare_path(others)}, _by_stem(others)
-    pairs: list[tuple[str, str]] = []
-    unmatched, key_of = [], dict[str, str]()
-    for key in cameras.numbers:
-        paths = _paths(key, cameras.folder)
-        if key not in exact and bare.keys().isdisjoint(paths) and other_paths.intersection(paths):
+    images, unselected, file = _Images(names), _Images(others), cameras.name
+    paths_of = {key: _paths(key, cameras.folder) for key in cameras.numbers}
+    exact = {images.exact(paths) for paths in paths_of.values()}
+    key_of, unmatched = dict[str, str](), []
+    for key, paths in paths_of.items():
+        image = _only(images.at(paths), key, file)
+        if image is None and unselected.at(paths):
             continue
-        image = exact.get(key) or _only(next((bare[p] for p in paths if p in bare), []), key, file)
         if image is None:
-            image = _only(_same_name(key, stems), key, file)
-            image = None if image in exact_images else image  # it has its own camera
+            image = _only(images.named(key), key, file)
+            image = None if image in exact else image  # it has its own camera
         if image is None:
-            if not _same_name(key, other_stems):
+            if not unselected.named(key):
                 unmatched.append(key)
-            continue
-        if image in key_of:
+        elif image in key_of:
             raise DataError(f"{image}: two cameras, `{key_of[image]}` and `{key}`")
-        key_of[image] = key
-        pairs.append((image, key))
+        else:
+            key_of[image] = key
     without = [n for n in names if n not in key_of]
     if missing == "refuse" and without:
         raise DataError(
@@ -137,24 +129,10 @@ def match_cameras(
             f"{len(unmatched):,} of {len(cameras.numbers):,} cameras of {file} have no "
             f"image, e.g. {unmatched[0]}; `missing=skip` leaves them out"
         )
-    if not pairs:
+    if not key_of:
         example = next(iter(cameras.numbers))
         raise DataError(f"no camera of {file} is of a selected image, e.g. {example}")
-    return Match(pairs, len(without), len(unmatched))
-
-
-def _by_bare_path(names: Sequence[str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
-    return groups
-
-
-def _by_stem(names: Sequence[str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(PurePosixPath(name).stem, []).append(name)
-    return groups
+    return Match(list(key_of.items()), len(without), len(unmatched))
 
 
 def _paths(key: str, folder: str) -> tuple[str, ...]:
@@ -167,20 +145,42 @@ def _paths(key: str, folder: str) -> tuple[str, ...]:
     return f"{folder}{path}", str(path), f"{folder}{bare}", str(bare)
 
 
-def _same_name(key: str, stems: dict[str, list[str]]) -> list[str]:
-    """Return the images of the key's file name for which one of both paths ends in the other."""
-    parts = PurePosixPath(key.replace("\\", "/")).parts
-    for stem in (parts[-1], PurePosixPath(parts[-1]).stem) if parts else ():
-        key_path = (*parts[:-1], stem)
-        images = []
-        for name in stems.get(stem, []):
-            image_path = (*PurePosixPath(name).parts[:-1], stem)
-            depth = min(len(key_path), len(image_path))
-            if key_path[-depth:] == image_path[-depth:]:
-                images.append(name)
-        if images:
-            return images
-    return []
+class _Images:
+    """Images by path, by path without suffix, and by file name without suffix."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = set(names)
+        self._by_bare: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        for name in names:
+            path = PurePosixPath(name)
+            self._by_bare.setdefault(str(path.with_suffix("")), []).append(name)
+            self._by_stem.setdefault(path.stem, []).append(name)
+
+    def exact(self, paths: tuple[str, ...]) -> str | None:
+        """Return the image at one of the paths with suffix."""
+        return next((p for p in paths[:2] if p in self._names), None)
+
+    def at(self, paths: tuple[str, ...]) -> list[str]:
+        """Return the images at one of the paths, with or without suffix."""
+        exact = self.exact(paths)
+        if exact is not None:
+            return [exact]
+        return next((self._by_bare[p] for p in paths if p in self._by_bare), [])
+
+    def named(self, key: str) -> list[str]:
+        """Return images with the key's file name, if one of both paths is the end of the other."""
+        *folders, name = PurePosixPath(key.replace("\\", "/")).parts or ("",)
+        for stem in (name, PurePosixPath(name).stem):
+            images = []
+            for image in self._by_stem.get(stem, []):
+                parents = PurePosixPath(image).parts[:-1]
+                depth = min(len(folders), len(parents))
+                if tuple(folders[len(folders) - depth :]) == parents[len(parents) - depth :]:
+                    images.append(image)
+            if images:
+                return images
+        return []
 
 
 def _only(images: list[str], key: str, file: str) -> str | None:

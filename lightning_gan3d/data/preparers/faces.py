@@ -6,7 +6,7 @@ widths; cameras are 2.7 from the origin. AFHQ has the rotations of its cameras o
 `docs/data_reference.md`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -19,20 +19,18 @@ from lightning_gan3d.cameras import FACE_FOCAL, Cameras
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.data.archive import DataError, Progress, open_source
 from lightning_gan3d.data.labels import MAX_FOCAL
-from lightning_gan3d.data.preparers.prepare import (
+from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
+from lightning_gan3d.data.preparers.source_views import (
+    OFF_CENTRE,
     Crop,
-    ListedImages,
-    PreparedDataset,
+    PrepareConfig,
+    SourceViews,
     find_images,
     read_listed,
-    write_views,
 )
-from lightning_gan3d.data.preparers.selection import PrepareConfig
 
 PIVOT = (0.0, 0.0, 0.175)
 """Centre of rotation of a head, for `normalise=cor`."""
-_OFF_CENTRE = 0.05
-"""Tolerance of principal points, in image widths."""
 _ANIMALS = ("cat", "dog", "wild")
 _PARTS = ("train", "test", "val")
 
@@ -92,19 +90,19 @@ def prepare_faces(
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of images and a file of their cameras."""
     source = open_source(source_path)
-    listed = read_listed(source, cfg, find_images(source))
-    if listed.intrinsics is None:
+    read = read_listed(source, cfg, find_images(source))
+    if read.kind == "rotations":
         raise DataError(
-            f"{listed.file.name} has rotations only, as EG3D's AFHQ: faces need poses and "
+            f"{read.camera_file} has rotations only, as EG3D's AFHQ: faces need poses and "
             "intrinsics"
         )
-    intrinsics, in_pixels = _normalised(listed, listed.intrinsics, cfg)
-    pose, normalise = listed.pose, cfg.normalise
-    if normalise in ("orig", "cor") or (normalise == "auto" and listed.file.kind == "poses"):
-        centre = np.array(PIVOT if normalise == "cor" else (0.0, 0.0, 0.0))
-        pose = _at_radius(listed, centre, cfg.radius)
-    views = listed.views(pose, intrinsics, _crop(cfg, in_pixels))
-    return write_views(views, out, cfg, kind, overwrite, progress)
+    in_pixels = read.kind == "poses" and bool((read.intrinsics[:, 0, 0] > MAX_FOCAL).all())
+    intrinsics, poses = _normalised(read, cfg, in_pixels), read.poses
+    if cfg.normalise in ("orig", "cor") or (cfg.normalise == "auto" and read.kind == "poses"):
+        centre = np.array(PIVOT if cfg.normalise == "cor" else (0.0, 0.0, 0.0))
+        poses = _at_radius(read, centre, cfg.radius)
+    read = replace(read.with_cameras(poses, intrinsics), crop=_crop(cfg, in_pixels))
+    return write_views(read, out, cfg, kind, overwrite, progress)
 
 
 def prepare_afhq(
@@ -119,65 +117,61 @@ def prepare_afhq(
     images = find_images(source)
     names = _in_folder(images, cfg.animal, _ANIMALS, "animal")
     names = _in_folder(names, cfg.part, _PARTS, "part")
-    listed = read_listed(source, cfg, names, sorted(set(images) - set(names)))
-    pose, intrinsics = listed.pose, listed.intrinsics
-    if intrinsics is None:
-        pose = pose.copy()
-        pose[:, :3, 3] = -cfg.radius * pose[:, :3, 2]  # look at the origin
+    read = read_listed(source, cfg, names, sorted(set(images) - set(names)))
+    if read.kind == "rotations":
+        poses = read.poses
+        poses[:, :3, 3] = -cfg.radius * poses[:, :3, 2]  # look at the origin
         k = np.array([[cfg.focal, 0, 0.5], [0, cfg.focal, 0.5], [0, 0, 1]])
-        intrinsics = np.tile(k, (len(pose), 1, 1))
-    return write_views(listed.views(pose, intrinsics), out, cfg, "afhq", overwrite, progress)
+        read = read.with_cameras(poses, np.tile(k, (len(poses), 1, 1)))
+    return write_views(read, out, cfg, "afhq", overwrite, progress)
 
 
-def _normalised(
-    listed: ListedImages, k: Float[np.ndarray, "n 3 3"], cfg: FacesConfig
-) -> tuple[Float[np.ndarray, "n 3 3"], bool]:
-    """Return normalised intrinsics of the square shown, and whether the file has them in pixels."""
-    share = cfg.crop / cfg.aligned_size if cfg.crop else 1.0
-    in_pixels = listed.file.kind == "poses" and bool((k[:, 0, 0] > MAX_FOCAL).all())
+def _normalised(read: SourceViews, cfg: FacesConfig, in_pixels: bool) -> Float[np.ndarray, "n 3 3"]:
+    """Return normalised intrinsics of the square shown."""
+    k, share = read.intrinsics, cfg.crop / cfg.aligned_size if cfg.crop else 1.0
     if in_pixels and cfg.labels_of != "unstated":
         raise ConfigError(
-            f"labels_of={cfg.labels_of}: the intrinsics of {listed.file.name} are in pixels of the "
+            f"labels_of={cfg.labels_of}: the intrinsics of {read.camera_file} are in pixels of the "
             "aligned image; leave it out",
             field="labels_of",
         )
     if in_pixels:
         k = k / np.array([cfg.aligned_size, cfg.aligned_size, 1.0])[:, None]
         off = np.abs(k[:, :2, 2] - 0.5).max(axis=1)
-        if off.max() > _OFF_CENTRE:
+        if off.max() > OFF_CENTRE:
             i = int(off.argmax())
             cx, cy = k[i, :2, 2] * cfg.aligned_size
             raise DataError(
-                f"{listed.name(i)}: principal point {cx:g} {cy:g} is not the centre of "
+                f"{read.camera_name(i)}: principal point {cx:g} {cy:g} is not the centre of "
                 f"{cfg.aligned_size} pixels: set aligned_size to the size of the image that the "
                 "camera was estimated from"
             )
     elif cfg.crop and cfg.labels_of == "unstated":
         raise ConfigError(
-            f"crop={cfg.crop}: the labels of {listed.file.name} may describe the image before or "
+            f"crop={cfg.crop}: the labels of {read.camera_file} may describe the image before or "
             "after the crop; set labels_of=image or labels_of=crop (as in EG3D's FFHQ)",
             field="labels_of",
         )
     if share == 1 or (not in_pixels and cfg.labels_of == "crop"):
-        return k, in_pixels
+        return k
     edge = (1 - share) / 2
-    cameras = Cameras(torch.from_numpy(listed.pose), torch.from_numpy(k))
-    return cameras.crop(edge, edge, share, share).intrinsics.numpy(), in_pixels
+    cameras = Cameras(torch.from_numpy(read.poses), torch.from_numpy(k))
+    return cameras.crop(edge, edge, share, share).intrinsics.numpy()
 
 
 def _at_radius(
-    listed: ListedImages, centre: Float[np.ndarray, "3"], radius: float
+    read: SourceViews, centre: Float[np.ndarray, "3"], radius: float
 ) -> Float[np.ndarray, "n 4 4"]:
-    offset = listed.pose[:, :3, 3] - centre
+    poses = read.poses
+    offset = poses[:, :3, 3] - centre
     distance = np.linalg.norm(offset, axis=1, keepdims=True)
     if (distance < 1e-6).any():
         raise DataError(
-            f"{listed.name(int(distance.argmin()))}: the camera is at the centre from which its "
-            "distance is measured; `normalise=none` keeps it there"
+            f"{read.camera_name(int(distance.argmin()))}: the camera is at the centre and has no "
+            "direction from it; `normalise=none` keeps it there"
         )
-    pose = listed.pose.copy()
-    pose[:, :3, 3] = centre + radius * offset / distance
-    return pose
+    poses[:, :3, 3] = centre + radius * offset / distance
+    return poses
 
 
 def _crop(cfg: FacesConfig, in_pixels: bool) -> Crop:

@@ -1,11 +1,9 @@
-"""The path that all preparers share: find images and cameras, crop, resize, write, summarise."""
+"""Write a prepared data set: crop, reduce, copy, summarise."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,143 +11,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.archive import (
-    DataError,
-    Progress,
-    Source,
-    report_progress,
-    write_dataset,
-)
-from lightning_gan3d.data.image_files import centre_square, decode, image_names
-from lightning_gan3d.data.preparers.camera_files import (
-    CameraFile,
-    Match,
-    find_camera_file,
-    match_cameras,
-)
-from lightning_gan3d.data.preparers.selection import (
-    PrepareConfig,
-    Selected,
-    View,
-    select_views,
-    yaw,
-)
-
-Crop = Callable[[int, str], int]
-"""From an image's shorter side and name to the side of the central square to show, in pixels."""
-_CAMERA_SIGNS = {"opencv": (1.0, 1.0, 1.0), "opengl": (1.0, -1.0, -1.0)}
-_WORLD_ROTATIONS = {
-    "y": np.eye(3),
-    "z": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
-}
-"""Rotations from the up axis to y."""
-
-
-def find_images(source: Source) -> list[str]:
-    """Return the images of a source, without hidden files and those of macOS archives."""
-    return [
-        n
-        for n in image_names(source)
-        if "__MACOSX" not in n.split("/") and not PurePosixPath(n).name.startswith(".")
-    ]
-
-
-def to_opencv(pose: Float[np.ndarray, "n 4 4"], cfg: PrepareConfig) -> Float[np.ndarray, "n 4 4"]:
-    """Convert cam2world to OpenCV axes in a world with y up."""
-    rotation = _WORLD_ROTATIONS[cfg.world_up]
-    out = pose.copy()
-    out[:, :3, :3] = rotation @ pose[:, :3, :3] * np.array(_CAMERA_SIGNS[cfg.convention])
-    out[:, :3, 3] = pose[:, :3, 3] @ rotation.T
-    return out
-
-
-@dataclass(frozen=True)
-class SourceViews:
-    """What a preparer reads: the images of a source with their cameras."""
-
-    source: Source
-    views: Sequence[View]
-    """In the order of the source."""
-    camera_file: str
-    """Path, for errors."""
-    num_listed: int
-    """Cameras in that file."""
-    images_without: int = 0
-    """Images without a camera, left out."""
-    cameras_without: int = 0
-    """Cameras without an image, left out."""
-    crop: Crop | None = None
-    """The square to crop; None: the largest one."""
-
-
-class ListedImages(NamedTuple):
-    """Images with the cameras of a camera file, in its order."""
-
-    source: Source
-    file: CameraFile
-    match: Match
-    pose: Float[np.ndarray, "n 4 4"]
-    """cam2world in our axes; at the origin if the file has rotations only."""
-    intrinsics: Float[np.ndarray, "n 3 3"] | None
-    """As in the file; None if it has rotations only."""
-
-    def name(self, index: int) -> str:
-        """Name a camera, for errors."""
-        return f"{self.match.pairs[index][1]} in {self.file.name}"
-
-    def views(
-        self,
-        pose: Float[np.ndarray, "n 4 4"],
-        intrinsics: Float[np.ndarray, "n 3 3"],
-        crop: Crop | None = None,
-    ) -> SourceViews:
-        """Return the images with these cameras, and with objects and splits of the file."""
-        object_of, split_of = self._objects(), self._splits()
-        labels = np.concatenate([pose.reshape(-1, 16), intrinsics.reshape(-1, 9)], axis=1)
-        number_of = {key: i for i, key in enumerate(self.file.numbers)}
-        views = [
-            View(
-                image,
-                str(PurePosixPath(image).with_suffix("")),
-                label,
-                number_of[key],
-                object_id=object_of.get(key),
-                split=split_of.get(key),
-            )
-            for (image, key), label in zip(self.match.pairs, labels, strict=True)
-        ]
-        without = self.match.images_without, self.match.cameras_without
-        return SourceViews(self.source, views, self.file.name, len(number_of), *without, crop)
-
-    def _objects(self) -> dict[str, int]:
-        objects = self.file.tree.get("objects", {}) if self.file.kind == "labels" else {}
-        if not isinstance(objects, dict) or not all(type(v) is int for v in objects.values()):
-            raise DataError(f"{self.file.name}: `objects` must map image names to int")
-        return objects
-
-    def _splits(self) -> dict[str, str]:
-        splits: Any = self.file.tree.get("splits", {}) if self.file.kind == "labels" else {}
-        if not isinstance(splits, dict) or not all(
-            isinstance(names, list) and all(isinstance(n, str) for n in names)
-            for names in splits.values()
-        ):
-            raise DataError(f"{self.file.name}: `splits` must map names of splits to image lists")
-        return {name: split for split, names in splits.items() for name in names}
-
-
-def read_listed(
-    source: Source, cfg: PrepareConfig, names: Sequence[str], others: Sequence[str] = ()
-) -> ListedImages:
-    """Read the camera file, and match it to the images `names`; `others` are not selected."""
-    file = find_camera_file(source, cfg.cameras)
-    match = match_cameras(names, file, cfg.missing, others)
-    rows = np.stack([file.numbers[key] for _, key in match.pairs])
-    if file.kind == "rotations":
-        pose, intrinsics = np.tile(np.eye(4), (len(rows), 1, 1)), None
-        pose[:, :3, :3] = rows.reshape(-1, 3, 3)
-    else:
-        pose, intrinsics = rows[:, :16].reshape(-1, 4, 4), rows[:, 16:].reshape(-1, 3, 3)
-    return ListedImages(source, file, match, to_opencv(pose, cfg), intrinsics)
+from lightning_gan3d.data.archive import DataError, Progress, report_progress, write_dataset
+from lightning_gan3d.data.image_files import centre_square, decode
+from lightning_gan3d.data.preparers.selection import Selected, select_views, yaw
+from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews
 
 
 @dataclass(frozen=True)
@@ -198,7 +63,7 @@ def write_views(
     progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write the data set, and summarise it; `kind` is the key of the options in `dataset.json`."""
-    selected = select_views(read.views, cfg, read.source, read.camera_file, read.num_listed)
+    selected = select_views(read, cfg)
     num_objects = 1 + max((v.object_id or 0 for v in read.views), default=0)
     copies: dict[str, str] = {}
     rows: list[torch.Tensor] = []

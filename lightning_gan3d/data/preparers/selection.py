@@ -1,75 +1,22 @@
-"""Options of all preparers, and which images are written, how often, and in which split."""
+"""Select which images are written, how often, and in which split."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Interval
 from jaxtyping import Float, Int
 
 from lightning_gan3d.cameras import Cameras, spherical
-from lightning_gan3d.config import ConfigError, Count
-from lightning_gan3d.data.archive import DataError, Source
-from lightning_gan3d.data.dataset import HoldoutShare, hold_out
-from lightning_gan3d.data.image_files import Convert
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import DataError, reject_collisions
+from lightning_gan3d.data.dataset import hold_out
 from lightning_gan3d.data.labels import check_cameras, parse_json
-from lightning_gan3d.data.preparers.camera_files import Missing
+from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews, View
 
 BIN_DEGREES = 5
 """Width of the yaw bins of `rebalance=yaw`."""
 _DECIMALS = 6
-
-Convention = Literal["opencv", "opengl"]
-WorldUp = Literal["y", "z"]
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Options that all preparers share."""
-
-    cameras: str = ""
-    """JSON file of the cameras. Empty: `dataset.json` of SRC, else its `cameras.json`."""
-    convention: Convention = "opencv"
-    """Axes of the cameras in SRC. opencv: x right, y down, z forward; opengl: y up, z backward."""
-    world_up: WorldUp = "y"
-    """Up axis of the world in SRC; z (as in Blender) becomes y, and -y becomes z."""
-    missing: Missing = "refuse"
-    """Images without a camera and cameras without an image: raise an error, or skip them."""
-    resolution: Annotated[int, Interval(ge=4, le=4096)] = 512
-    """Side of the written images in pixels; images are reduced (Lanczos), never enlarged."""
-    centre_square: bool = False
-    """Crop images that are not square to the central square, which their cameras describe."""
-    background: Convert = "none"
-    """Colour behind transparent pixels; `none` rejects images that are not 8-bit RGB."""
-    mirror: bool = False
-    """Add a mirrored copy, with a mirrored pose, of each training image."""
-    rebalance: str = ""
-    """Repeat training images: `yaw` (rare views more often), or a JSON file of counts."""
-    max_replicas: Count = 16
-    """Maximum number of repetitions of an image, mirrored copies not counted."""
-    max_images: Annotated[int, Ge(0)] = 0
-    """Use only the first images. 0: all."""
-    holdout: HoldoutShare = 0.0
-    """Share of images in the split `test`, by the hash of their names; these are not repeated."""
-
-
-class View(NamedTuple):
-    """An image of the source with its camera in our axes."""
-
-    source: str
-    """Image file in the source."""
-    name: str
-    """Output path without suffix."""
-    label: Float[np.ndarray, "25"]
-    number: int
-    """Index in the camera file."""
-    group: str | None = None
-    """Views with the same group are held out together; None: group copies by their cameras."""
-    object_id: int | None = None
-    split: str | None = None
 
 
 class Selected(NamedTuple):
@@ -84,25 +31,20 @@ class Selected(NamedTuple):
     """The output file that its copies repeat."""
 
 
-def select_views(
-    views: Sequence[View], cfg: PrepareConfig, source: Source, camera_file: str, num_listed: int
-) -> list[Selected]:
-    """Check the cameras, and select what is written.
-
-    Only training images are mirrored or repeated. `camera_file` is for errors; it lists
-    `num_listed` cameras, including those without an image.
-    """
+def select_views(read: SourceViews, cfg: PrepareConfig) -> list[Selected]:
+    """Check the cameras, and select the images to write; only training images are copied."""
+    views = read.views
     labels = check_cameras(
         torch.from_numpy(np.stack([v.label for v in views])), [v.source for v in views]
     )
-    _check_directions(Cameras.from_label(labels), camera_file)
+    _check_directions(Cameras.from_label(labels), read.camera_file)
     first = [v.name for v in views]
     if views[0].group is None:
         duplicates = find_duplicates(labels)
         first = [views[i].name for i in duplicates.first]
         if cfg.mirror and duplicates.num_mirrored * 4 > len(views):
             raise DataError(
-                f"mirror=true: {source.path} already has mirrored copies "
+                f"mirror=true: {read.source.path} already has mirrored copies "
                 f"({duplicates.num_mirrored:,} of {len(views):,} images); leave `mirror` out"
             )
     chosen = range(len(views))[: cfg.max_images or None]
@@ -114,8 +56,8 @@ def select_views(
         split_of = {v.name: v.split for v in views if v.split is not None}
     train = {i for i in chosen if split_of.get(views[i].name, "train") == "train"}
     if not train:
-        raise _no_training_images(views, cfg, camera_file, len(chosen))
-    counts = _replica_counts(cfg, views, labels, sorted(train), num_listed)
+        raise _no_training_images(read, cfg, len(chosen))
+    counts = _replica_counts(read, labels, sorted(train), cfg)
     originals: dict[str, str] = {}  # the first image of each photograph with a count above 0
     selected = []
     for i in chosen:
@@ -125,7 +67,7 @@ def select_views(
         original = originals.setdefault(first[i], views[i].name) if names else first[i]
         split = split_of.get(views[i].name)
         selected.append(Selected(views[i], labels[i], split, names, f"{original}.png"))
-    _check_names(selected)
+    reject_collisions((name, s.view.source) for s in selected for name in s.names.values())
     if not any(s.names for s in selected):
         raise DataError(f"rebalance={cfg.rebalance}: all counts are 0")
     return selected
@@ -177,11 +119,7 @@ def find_duplicates(labels: Float[torch.Tensor, "n 25"]) -> Duplicates:
 
 
 def _replica_counts(
-    cfg: PrepareConfig,
-    views: Sequence[View],
-    labels: Float[torch.Tensor, "n 25"],
-    train: list[int],
-    num_listed: int,
+    read: SourceViews, labels: Float[torch.Tensor, "n 25"], train: list[int], cfg: PrepareConfig
 ) -> Int[np.ndarray, " n"]:
     """Return the number of repetitions of each image.
 
@@ -194,8 +132,8 @@ def _replica_counts(
         counts = np.rint(size.max() / np.maximum(size[bins], 1)).astype(np.int64)
         return np.asarray(np.clip(counts, 1, cfg.max_replicas))
     if cfg.rebalance:
-        return _read_counts(cfg, views, num_listed)
-    return np.ones(len(views), dtype=np.int64)
+        return _read_counts(read, cfg)
+    return np.ones(len(read.views), dtype=np.int64)
 
 
 def yaw(labels: Float[torch.Tensor, "n 25"]) -> Float[np.ndarray, " n"]:
@@ -203,11 +141,9 @@ def yaw(labels: Float[torch.Tensor, "n 25"]) -> Float[np.ndarray, " n"]:
     return spherical(-Cameras.from_label(labels).forward).azimuth.numpy()
 
 
-def _read_counts(
-    cfg: PrepareConfig, views: Sequence[View], num_listed: int
-) -> Int[np.ndarray, " n"]:
+def _read_counts(read: SourceViews, cfg: PrepareConfig) -> Int[np.ndarray, " n"]:
     """Read counts by image name or index in the camera file, as EG3D's `num_replicas.json`."""
-    file = cfg.rebalance
+    file, views = cfg.rebalance, read.views
     try:
         tree = parse_json(Path(file).expanduser().read_bytes(), file)
     except OSError as error:
@@ -229,44 +165,31 @@ def _read_counts(
             f"{file} has no count for {len(without):,} of {len(views):,} images, e.g. "
             f"{without[0]}: use the image's name or its index in the camera file"
         )
-    if len(tree) > num_listed:
+    if len(tree) > read.num_listed:
         raise DataError(
-            f"{file} has {len(tree):,} counts for {num_listed:,} images: is it of another data set?"
+            f"{file} has {len(tree):,} counts for {read.num_listed:,} images: is it the file of "
+            "another data set?"
         )
     return np.array(counts, dtype=np.int64)
 
 
-def _no_training_images(
-    views: Sequence[View], cfg: PrepareConfig, camera_file: str, num: int
-) -> DataError:
+def _no_training_images(read: SourceViews, cfg: PrepareConfig, num: int) -> DataError:
     if cfg.holdout:
         return DataError(
             f"holdout={cfg.holdout}: no training image is left of {num}: all are copies of one "
             "image or show one object; use a smaller share"
         )
-    splits = sorted({v.split for v in views if v.split is not None})
+    splits = sorted({v.split for v in read.views if v.split is not None})
     if "train" in splits:
         return DataError(
             f"max_images={cfg.max_images}: none of the first {num} images is in the split `train` "
-            f"of {camera_file}: use more"
+            f"of {read.camera_file}: use more"
         )
     return DataError(
-        f"{camera_file} has the splits {', '.join(splits)}, but training images must be in "
+        f"{read.camera_file} has the splits {', '.join(splits)}, but training images must be in "
         "`train`: rename one, or split anew with e.g. holdout=0.1"
     )
 
 
 def _copy_name(name: str, mirrored: bool, replica: int) -> str:
     return name + ("_mirror" if mirrored else "") + (f"_r{replica:02d}" if replica else "") + ".png"
-
-
-def _check_names(selected: Sequence[Selected]) -> None:
-    source_of: dict[str, str] = {}
-    for view, *_, names, _ in selected:
-        for name in names.values():
-            if name in source_of:
-                raise DataError(
-                    f"{source_of[name]} and {view.source} would both be written as {name}: rename "
-                    "one of them, and its camera"
-                )
-            source_of[name] = view.source

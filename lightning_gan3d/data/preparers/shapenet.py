@@ -16,15 +16,16 @@ from jaxtyping import Float
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, Progress, Source, open_source
 from lightning_gan3d.data.image_files import Convert
-from lightning_gan3d.data.preparers.prepare import (
-    PreparedDataset,
+from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
+from lightning_gan3d.data.preparers.source_views import (
+    OFF_CENTRE,
+    PrepareConfig,
     SourceViews,
+    View,
     find_images,
     read_listed,
     to_opencv,
-    write_views,
 )
-from lightning_gan3d.data.preparers.selection import PrepareConfig, View
 
 _RENDER = re.compile(r"^(?P<object>.+)/rgb/(?P<view>[^/]+)\.[^./]+$")
 _POSE = re.compile(r"/pose/[^/]+\.txt$")
@@ -32,8 +33,6 @@ _GENERIC = frozenset({"rgb", "image", "images", "train", "val", "test"})
 """Names of folders that do not identify an object."""
 _NUMBERED = re.compile(r"(^|/)\d{5}/img\d{8}[^/]*$")
 """Images as named by EG3D's dataset tool: numbered, a thousand per folder."""
-_OFF_CENTRE = 0.05
-"""Tolerance of principal points, in image widths."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,9 @@ def _read_labelled(source: Source, names: list[str], cfg: ShapenetConfig) -> Sou
             "OBJECT/intrinsics.txt; leave it out",
             field="intrinsics_size",
         )
-    listed = read_listed(source, cfg, names)
-    if listed.intrinsics is None:
-        raise DataError(f"{listed.file.name} has rotations only: poses are required")
-    read = listed.views(listed.pose, listed.intrinsics)
+    read = read_listed(source, cfg, names)
+    if read.kind == "rotations":
+        raise DataError(f"{read.camera_file} has rotations only: poses are required")
     views = list(read.views)
     if cfg.holdout:
         views = _with_objects(views, cfg.holdout, read.camera_file)
@@ -126,7 +124,7 @@ def _read_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Sour
         label = np.concatenate([pose.ravel(), intrinsics[m["object"]].ravel()])
         output = f"{m['object'][len(top) :]}/{m['view']}"
         number = number_of[m["object"]]
-        views.append(View(name, output, label, len(views), m["object"], number))
+        views.append(View(name, output, label, len(views), pose_name, m["object"], number))
     if unused and cfg.missing == "refuse":
         raise DataError(
             f"{len(unused):,} poses of {source.path} have no image, e.g. {min(unused)}; "
@@ -176,7 +174,7 @@ def _intrinsics(source: Source, files: set[str], name: str, given: int) -> Float
             f"{file} does not state its image size (last line `height width`): set it, e.g. "
             f"intrinsics_size={round(2 * cx)}, whose centre is cx={cx:g}"
         )
-    if not max(abs(cx / size - 0.5), abs(cy / size - 0.5)) <= _OFF_CENTRE:
+    if not max(abs(cx / size - 0.5), abs(cy / size - 0.5)) <= OFF_CENTRE:
         raise DataError(
             f"{file}: principal point {cx:g} {cy:g} is not the centre of {size:g} pixels, the size "
             f"stated by {'`intrinsics_size`' if given else 'its last line'}: set the size that it "
