@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.labels import aim
 
 _COLUMNS, _ROWS = 8, 6
 _MAX_ARROWS = 400
@@ -88,20 +89,18 @@ def _summary(dataset: ImageDataset, cameras: Cameras) -> DatasetSummary:
 
 
 def _warnings(dataset: ImageDataset, cameras: Cameras) -> tuple[str, ...]:
-    """Return what is valid but rarely intended."""
+    """Warn about cameras that are valid but rarely intended."""
     warnings = []
-    forward, origins = cameras.forward, cameras.origins
-    ahead = -(origins * forward).sum(-1)
-    miss = (origins + ahead[:, None] * forward).norm(dim=-1) / origins.norm(dim=-1).clamp(min=1e-9)
+    ahead, miss = aim(cameras)
     away = int((ahead < 0).sum())
     if away:
         warnings.append(
             f"{away:,} cameras look away from the origin: are the poses world2cam, or in OpenGL "
             "axes (z backward)? They must be cam2world in OpenCV axes"
         )
-    missing = int(((miss > _MAX_MISS) & (ahead >= 0)).sum())
-    if missing:
-        warnings.append(f"{missing:,} cameras look past the origin, where the box is")
+    past = int(((miss > _MAX_MISS) & (ahead >= 0)).sum())
+    if past:
+        warnings.append(f"{past:,} cameras look past the origin, the centre of the box")
     if len(torch.unique(dataset.labels, dim=0)) == 1 and len(dataset) > 1:
         warnings.append("all cameras are the same: one view direction cannot teach a shape")
     if int((cameras.cam2world[:, 1, 1] > 0).sum()) > len(dataset) // 2:

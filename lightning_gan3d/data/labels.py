@@ -162,6 +162,18 @@ def _check_intrinsics(k: Float[Tensor, "n 3 3"], names: Sequence[str]) -> None:
         )
 
 
+def aim(cameras: Cameras) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return where each optical axis is nearest to the origin.
+
+    The distance along the axis, negative behind the camera; and the distance of that point from the
+    origin, relative to that of the camera.
+    """
+    origins, forward = cameras.origins, cameras.forward
+    ahead = -(origins * forward).sum(dim=1)
+    miss = (origins + ahead[:, None] * forward).norm(dim=1)
+    return ahead, miss / origins.norm(dim=1).clamp(min=1e-9)
+
+
 def _first(wrong: Tensor) -> list[int]:
     return [int(i) for i in wrong.nonzero()[:1, 0]]
 

@@ -8,9 +8,10 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from lightning_gan3d.cameras import fov_from_focal
+from lightning_gan3d.cameras import Cameras, fov_from_focal
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.captures.normalise import SURROUND, azimuth_gap
+from lightning_gan3d.data.labels import aim
 
 _MARGIN = 1.1
 """Room around the points, relative to their extent."""
@@ -61,18 +62,13 @@ def snippet(tree: dict[str, object]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
-def find_framing(
-    cam2world: Float[np.ndarray, "n 4 4"],
-    intrinsics: Float[np.ndarray, "n 3 3"],
-    points: Float[np.ndarray, "p 3"],
-) -> Framing:
-    """Propose the framing of cameras; intrinsics are divided by the image size.
+def find_framing(cameras: Cameras, points: Float[np.ndarray, "p 3"]) -> Framing:
+    """Propose the framing of a data set from its cameras and points.
 
     The box is the cube around the ball that is inside the median camera's image. It shrinks to the
     points inside that ball if there are enough.
     """
-    origins = cam2world[:, :3, 3]
-    radii = visible_radius(cam2world, intrinsics)
+    origins, radii = cameras.origins.numpy(), visible_radius(cameras)
     visible = float(np.median(radii))
     if visible <= 0:
         raise DataError(
@@ -90,7 +86,7 @@ def find_framing(
     nearest = float(np.linalg.norm(beyond, axis=1).min())
     farthest = float(np.linalg.norm(np.abs(origins) + box / 2, axis=1).max())
     radius = float(np.median(np.linalg.norm(origins, axis=1)))
-    focal = float(np.median(intrinsics[:, 0, 0]))
+    focal = float(np.median(cameras.intrinsics[:, 0, 0].numpy()))
     return Framing(
         box=box,
         # a camera inside the box still needs a first sample in front of it
@@ -104,66 +100,58 @@ def find_framing(
     )
 
 
-def visible_radius(
-    cam2world: Float[np.ndarray, "n 4 4"], intrinsics: Float[np.ndarray, "n 3 3"]
-) -> Float[np.ndarray, " n"]:
+def visible_radius(cameras: Cameras) -> Float[np.ndarray, " n"]:
     """Radius of the largest ball around the origin that is inside each camera's image.
 
     The distance of the origin from the nearest of the four planes through the camera and the edges
     of its image: 0 <= u <= 1 means (fx, s, cx) . p >= 0 and (-fx, -s, 1 - cx) . p >= 0 for a point
     p in front of the camera. Negative if the origin is outside the image or behind the camera.
     """
-    k, z = intrinsics, np.zeros(len(intrinsics))
+    pose, k = (x.numpy() for x in cameras)
+    zero = np.zeros(len(k))
     rows = [
         (k[:, 0, 0], k[:, 0, 1], k[:, 0, 2]),
         (-k[:, 0, 0], -k[:, 0, 1], 1 - k[:, 0, 2]),
-        (z, k[:, 1, 1], k[:, 1, 2]),
-        (z, -k[:, 1, 1], 1 - k[:, 1, 2]),
+        (zero, k[:, 1, 1], k[:, 1, 2]),
+        (zero, -k[:, 1, 1], 1 - k[:, 1, 2]),
     ]
     planes = np.stack([np.stack(row, axis=-1) for row in rows], axis=1)  # n 4 3
-    origin = np.einsum("nij,ni->nj", cam2world[:, :3, :3], -cam2world[:, :3, 3])
+    origin = np.einsum("nij,ni->nj", pose[:, :3, :3], -pose[:, :3, 3])
     return np.asarray(
         np.min((planes @ origin[:, :, None])[..., 0] / np.linalg.norm(planes, axis=-1), axis=1)
     )
 
 
-def camera_warnings(
-    cam2world: Float[np.ndarray, "n 4 4"],
-    intrinsics: Float[np.ndarray, "n 3 3"],
-    framing: Framing,
-) -> list[str]:
-    """Return what is valid but makes the scene hard to learn or the framing poor."""
-    origins, forward = cam2world[:, :3, 3], cam2world[:, :3, 2]
-    distance = np.linalg.norm(origins, axis=1)
-    warnings = []
-    ahead = -(origins * forward).sum(axis=1)
+def camera_warnings(cameras: Cameras, framing: Framing) -> list[str]:
+    """Warn about cameras that make the scene hard to learn or the framing poor."""
+    num, warnings = len(cameras.origins), []
+    ahead, miss = aim(cameras)
     away = int((ahead < 0).sum())
     if away:
-        warnings.append(f"{away:,} of {len(origins):,} cameras look away from the origin")
-    miss = np.linalg.norm(origins + ahead[:, None] * forward, axis=1) / np.maximum(distance, 1e-9)
-    rms = float(np.sqrt((miss**2).mean()))
+        warnings.append(f"{away:,} of {num:,} cameras look away from the origin")
+    rms = float(miss.square().mean().sqrt())
     if rms > _MAX_MISS:
         warnings.append(
             f"the cameras look at no common point: their axes miss the origin by {rms:.0%} of "
             "their distance (root mean square)"
         )
-    gap = azimuth_gap(origins)
+    gap = azimuth_gap(cameras.origins)
     if gap > SURROUND:
         warnings.append(
             f"no camera covers {gap:.0f} degrees of azimuth: that side of the object is unseen"
         )
-    low, high = np.percentile(distance, [5, 95])
+    low, high = np.percentile(cameras.origins.norm(dim=1).numpy(), [5, 95])
     if high > _MAX_RATIO * max(low, 1e-9):
         warnings.append(
             f"camera distances vary from {low:.2f} to {high:.2f}: one near and far for all wastes "
             "samples"
         )
-    tight = int((visible_radius(cam2world, intrinsics) < 0.5 * framing.box / 2).sum())
+    tight = int((visible_radius(cameras) < 0.5 * framing.box / 2).sum())
     if tight:
         warnings.append(
-            f"{tight:,} of {len(origins):,} images show less than half of the box around the origin"
+            f"{tight:,} of {num:,} images show less than half of the box around the origin"
         )
-    roll = _roll(cam2world)
+    roll = _roll(cameras)
     if roll > _MAX_ROLL:
         warnings.append(
             f"the cameras are rolled by {roll:.0f} degrees (root mean square): is `up` correct?"
@@ -178,12 +166,12 @@ def camera_warnings(
     return warnings
 
 
-def _roll(cam2world: Float[np.ndarray, "n 4 4"]) -> float:
+def _roll(cameras: Cameras) -> float:
     """Roll of the cameras about their axes, root mean square in degrees; 180 is upside down.
 
     Cameras that look nearly straight up or down have no roll and are left out.
     """
-    right, up = cam2world[:, 1, 0], -cam2world[:, 1, 1]
+    right, up = cameras.cam2world[:, 1, 0].numpy(), -cameras.cam2world[:, 1, 1].numpy()
     clear = np.hypot(right, up) > _LEVEL
     roll = np.degrees(np.arctan2(right, up))[clear]
     return float(np.sqrt((roll**2).mean())) if clear.any() else 0.0

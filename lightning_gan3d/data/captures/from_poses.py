@@ -92,10 +92,9 @@ def prepare_from_poses(
             clouds.append(similarity.points(capture.points))
     _check_frames(frames, cfg)
     labels = check_cameras(torch.cat(rows), [frame.output for frame in frames])
-    poses, intrinsics = (x.numpy() for x in Cameras.from_label(labels))
-    points = np.concatenate(clouds)
-    framing = find_framing(poses, intrinsics, points)
-    warnings += camera_warnings(poses, intrinsics, framing)
+    cameras, points = Cameras.from_label(labels), np.concatenate(clouds)
+    framing = find_framing(cameras, points)
+    warnings += camera_warnings(cameras, framing)
     warnings += _size_warnings(frames, cfg.resolution)
     tree = _experiment(framing, out, cfg)
     numbers: dict[str, int] = {}

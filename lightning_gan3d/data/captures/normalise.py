@@ -3,11 +3,13 @@
 One similarity, x' = scale * rotation @ (x - centre), for all cameras of a coordinate system.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from lightning_gan3d.cameras import spherical, widest_gap
 from lightning_gan3d.data.archive import DataError
@@ -115,10 +117,9 @@ def _find_centre(
     return np.asarray(np.linalg.solve(normal, (across @ origins[:, :, None]).sum(axis=0)[:, 0]))
 
 
-def azimuth_gap(offsets: Float[np.ndarray, "n 3"]) -> float:
+def azimuth_gap(offsets: Float[Tensor, "n 3"]) -> float:
     """Return the widest gap between the azimuths of cameras, in degrees."""
-    gap, _ = widest_gap(spherical(torch.from_numpy(offsets)).azimuth)
-    return float(np.degrees(gap))
+    return math.degrees(widest_gap(spherical(offsets).azimuth)[0])
 
 
 def _mean_front(offsets: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3"] | None:
@@ -126,7 +127,7 @@ def _mean_front(offsets: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3"] | N
     level = offsets * (1.0, 0.0, 1.0)
     level = level / np.maximum(np.linalg.norm(offsets, axis=1, keepdims=True), 1e-12)
     mean = level.mean(axis=0)
-    if azimuth_gap(offsets) < SURROUND or np.linalg.norm(mean) < _MIN_FRONT:
+    if azimuth_gap(torch.from_numpy(offsets)) < SURROUND or np.linalg.norm(mean) < _MIN_FRONT:
         return None
     return np.asarray(mean)
 

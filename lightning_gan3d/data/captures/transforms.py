@@ -70,7 +70,7 @@ def read_transforms(
             pose = np.array(_rows(entry.get("transform_matrix"), 4, f"{place}: transform_matrix"))
             pose = rigid_pose(name, pose) @ np.diag([1.0, -1.0, -1.0, 1.0])
             size, mode = images.header(name)
-            intrinsics = _Intrinsics(name, entry, tree).matrix(size, cfg.ignore_distortion)
+            intrinsics = _intrinsics(name, entry, tree, size, cfg.ignore_distortion)
             split_of_frame = split or splits.get(entry["file_path"])
             frames.append(Frame(images, name, pose, intrinsics, size, mode, split_of_frame))
     notes = reading_notes(missing, total, images.root, cfg)
@@ -91,13 +91,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _splits(tree: dict[str, Any]) -> dict[str, str]:
-    splits = {}
-    for key, split in _SPLITS.items():
-        names = tree.get(key)
-        splits.update(
-            {n: split for n in names if isinstance(n, str)} if type(names) is list else {}
-        )
-    return splits
+    """Return the split of each image that nerfstudio's lists name."""
+    lists = [(tree.get(key), split) for key, split in _SPLITS.items()]
+    return {
+        n: split for names, split in lists if type(names) is list for n in names if type(n) is str
+    }
 
 
 def _resolve(images: ImageFolder, path: str, folder: str | None) -> str | None:
@@ -112,75 +110,62 @@ def _resolve(images: ImageFolder, path: str, folder: str | None) -> str | None:
     return None
 
 
-class _Intrinsics:
-    """Intrinsics of a frame; its own keys take precedence over those of the file."""
+def _intrinsics(
+    name: str, frame: dict[str, Any], file: dict[str, Any], size: tuple[int, int], ignore: bool
+) -> Float[np.ndarray, "3 3"]:
+    """Return the pinhole matrix in pixels of the image; the frame's keys override the file's.
 
-    def __init__(self, name: str, frame: dict[str, Any], file: dict[str, Any]) -> None:
-        self.name, self.frame, self.file = name, frame, file
-        self.merged = {**file, **{k: v for k, v in frame.items() if v is not None}}
-
-    def matrix(self, size: tuple[int, int], ignore_distortion: bool) -> Float[np.ndarray, "3 3"]:
-        """Return the pinhole matrix in pixels of the image."""
-        name = self.name
-        model = self.merged.get("camera_model", "PINHOLE")
-        if self.merged.get("is_fisheye") or model not in _PINHOLES:
-            kind = "fisheye" if self.merged.get("is_fisheye") else model
-            raise DataError(f"{name}: camera model {kind} is not a pinhole; {_UNDISTORT}")
-        distortion = {k: self._number(k, 0.0) for k in _DISTORTION}
-        if any(distortion.values()) and not ignore_distortion:
-            raise DataError(
-                f"{name}: the camera has distortion "
-                f"{', '.join(f'{k}={v:g}' for k, v in distortion.items() if v)}; {_UNDISTORT}, or "
-                "set ignore_distortion=true"
-            )
-        width, height = self._number("w", float(size[0])), self._number("h", float(size[1]))
-        if not (width >= 1 and height >= 1):
-            raise DataError(f"{name}: the camera is for images of {width:g}x{height:g}")
-        fx, fy = self._focals(width, height)
-        cx, cy = self._number("cx", width / 2), self._number("cy", height / 2)
-        matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
-        return fit_intrinsics(name, matrix, (round(width), round(height)), size)
-
-    def _focals(self, width: float, height: float) -> tuple[float, float]:
-        """Return both focal lengths in pixels; without one along y, pixels are square.
-
-        If the frame replaces the file's focal length along x, the file's along y belongs to another
-        lens and is ignored.
-        """
-        (fx, fy), (file_fx, file_fy) = (
-            (self._focal(tree, "x", width), self._focal(tree, "y", height))
-            for tree in (self.frame, self.file)
+    `size`: width and height of the image. `ignore`: ignore distortion.
+    """
+    keys = {**file, **{k: v for k, v in frame.items() if v is not None}}
+    model = "fisheye" if keys.get("is_fisheye") else keys.get("camera_model", "PINHOLE")
+    if model not in _PINHOLES:
+        raise DataError(f"{name}: camera model {model} is not a pinhole; {_UNDISTORT}")
+    distortion = {k: v for k in _DISTORTION if (v := _number(keys, k, name, 0.0))}
+    if distortion and not ignore:
+        raise DataError(
+            f"{name}: the camera has distortion "
+            f"{', '.join(f'{k}={v:g}' for k, v in distortion.items())}; {_UNDISTORT}, or set "
+            "ignore_distortion=true"
         )
-        if fy is None and (fx is None or file_fx is None):
-            fy = file_fy
-        fx = file_fx if fx is None else fx
-        if fx is None:
-            raise DataError(f"{self.name}: set fl_x (pixels) or camera_angle_x (radians)")
-        return fx, fx if fy is None else fy
-
-    def _focal(self, tree: dict[str, Any], axis: str, side: float) -> float | None:
-        if tree.get(f"fl_{axis}") is not None:
-            focal = _number(tree, f"fl_{axis}", self.name)
-            if focal <= 0:
-                raise DataError(f"{self.name}: fl_{axis}={focal:g} must be positive")
-            return focal
-        if tree.get(f"camera_angle_{axis}") is None:
-            return None
-        angle = _number(tree, f"camera_angle_{axis}", self.name)
-        if not 0 < angle < pi:
-            raise DataError(
-                f"{self.name}: camera_angle_{axis}={angle:g} must be between 0 and pi, in radians"
-            )
-        return focal_from_fov(angle, side)
-
-    def _number(self, key: str, default: float) -> float:
-        return default if self.merged.get(key) is None else _number(self.merged, key, self.name)
+    width, height = (_number(keys, k, name, float(n)) for k, n in zip("wh", size, strict=True))
+    if not (width >= 1 and height >= 1):
+        raise DataError(f"{name}: the camera is for images of {width:g}x{height:g}")
+    (fx, fy), (file_fx, file_fy) = (
+        (_focal(tree, "x", width, name), _focal(tree, "y", height, name)) for tree in (frame, file)
+    )
+    if fy is None and (fx is None or file_fx is None):
+        fy = file_fy  # if the frame replaces the file's fx, the file's fy is of another lens
+    fx = file_fx if fx is None else fx
+    if fx is None:
+        raise DataError(f"{name}: set fl_x (pixels) or camera_angle_x (radians)")
+    fy = fx if fy is None else fy  # square pixels
+    cx, cy = _number(keys, "cx", name, width / 2), _number(keys, "cy", name, height / 2)
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+    return fit_intrinsics(name, matrix, (round(width), round(height)), size)
 
 
-def _number(tree: dict[str, Any], key: str, place: str) -> float:
-    value = tree[key]
+def _focal(tree: dict[str, Any], axis: str, side: float, name: str) -> float | None:
+    """Return the focal length along an axis in pixels; None if the tree has none."""
+    if tree.get(f"fl_{axis}") is not None:
+        focal = _number(tree, f"fl_{axis}", name)
+        if focal <= 0:
+            raise DataError(f"{name}: fl_{axis}={focal:g} must be positive")
+        return focal
+    if tree.get(f"camera_angle_{axis}") is None:
+        return None
+    angle = _number(tree, f"camera_angle_{axis}", name)
+    if not 0 < angle < pi:
+        raise DataError(
+            f"{name}: camera_angle_{axis}={angle:g} must be between 0 and pi, in radians"
+        )
+    return focal_from_fov(angle, side)
+
+
+def _number(tree: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
+    value = default if tree.get(key) is None else tree[key]
     if type(value) not in (int, float) or not -_MAX_FLOAT < value < _MAX_FLOAT:
-        raise DataError(f"{place}: {key}={str(value)[:40]} must be a finite number")
+        raise DataError(f"{name}: {key}={str(value)[:40]} must be a finite number")
     return float(value)
 
 

@@ -11,7 +11,7 @@ from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, reject_collisions
 from lightning_gan3d.data.dataset import hold_out
-from lightning_gan3d.data.labels import check_cameras, parse_json
+from lightning_gan3d.data.labels import aim, check_cameras, parse_json
 from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews, View
 
 BIN_DEGREES = 5
@@ -77,7 +77,7 @@ def _check_directions(cameras: Cameras, camera_file: str) -> None:
     """Reject cameras if most look away from the origin, or their mean up is not +y."""
     up = -cameras.cam2world[:, :3, 1].mean(dim=0)
     axis = int(up.abs().argmax())
-    away = int(((cameras.forward * cameras.origins).sum(dim=1) > 0).sum())
+    away = int((aim(cameras)[0] < 0).sum())
     if 2 * away > len(cameras.origins):
         raise DataError(
             f"{away:,} of {len(cameras.origins):,} cameras of {camera_file} look away from the "
