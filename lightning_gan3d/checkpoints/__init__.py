@@ -1,1 +1,1 @@
-"""Checkpoints: whole or absent, checked, and free of code."""
+"""Checkpoints: written atomically, verified, free of executable code."""

@@ -159,7 +159,7 @@ def _is_import(out: Path) -> bool:
 
 
 def _write(stored: Stored, out: Path) -> None:
-    temporary, replaced = (out.with_name(f".{out.name}.{what}") for what in ("importing", "old"))
+    temporary, replaced = (out.with_name(f".{out.name}.{end}") for end in ("importing", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)

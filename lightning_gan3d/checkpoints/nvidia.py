@@ -48,7 +48,7 @@ SR_CLAMP = 256.0
 """Magnitude to which EG3D clamps its 16-bit super-resolution, on every device."""
 
 _BUILT_FOR_SPEED = ("fused_modconv_default", "fp16_channels_last", "num_fp16_res")
-"""Arguments that change how layers are computed, not what."""
+"""Arguments that change the speed of layers, not their results."""
 
 
 class GeneratorParts(NamedTuple):
@@ -60,7 +60,7 @@ class GeneratorParts(NamedTuple):
     tensors: dict[str, Tensor]
     """By our names."""
     notes: list[str]
-    """For the user: what is computed differently, or left out."""
+    """For the user: differences from the original code."""
     density_reg: float = 0.0
     density_reg_distance: float = 0.004
     swap_probability: float | None = None
@@ -147,7 +147,7 @@ def _triplane(network: Network) -> GeneratorParts:
     fp16 = options.whole("sr_num_fp16_res", 0) > 0
     sr_kwargs = options.inner("sr_kwargs")
     sr_kwargs.ignore("channel_base", "channel_max", *_BUILT_FOR_SPEED)
-    # The attribute is current; the argument is what the network was once built with.
+    # The attribute is current; the argument is its value at construction.
     options.ignore("rendering_kwargs")
     rendering = Arguments(network, "rendering_kwargs", network.mapping("rendering_kwargs"))
     notes: list[str] = []

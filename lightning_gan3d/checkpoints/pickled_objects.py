@@ -95,7 +95,7 @@ class Name(NamedTuple):
 
     @property
     def is_class(self) -> bool:
-        """Whether instances are made by NEWOBJ."""
+        """Whether NEWOBJ creates instances of it."""
         of_network = self.module.startswith(_CLASSES) and self.name.isidentifier()
         return of_network or self.path == "dnnlib.util.EasyDict"
 
@@ -175,7 +175,7 @@ _META = {"type": str, "version": int, "module_src": str, "class_name": str, "sta
 
 
 class Reader:
-    """Turns stubs into values, each once, so that what was shared still is."""
+    """Converts stubs to values, each once, so that shared objects stay shared."""
 
     def __init__(self, allowance: int) -> None:
         """`allowance`: bytes to copy at most, so that references to one value cannot multiply."""
@@ -231,7 +231,7 @@ class Reader:
     def _call(self, path: str, args: list[Any], state: Any) -> Any:
         """Return the result of a function, for arguments and a state of the types above."""
         match path.rpartition(".")[2]:
-            case "_rebuild_tensor_v2":  # what follows matters in training
+            case "_rebuild_tensor_v2":  # further arguments are for training
                 return _view(args[0].values, *args[1:4])
             case "_rebuild_parameter" | "Size":
                 return args[0]

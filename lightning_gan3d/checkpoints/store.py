@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written atomically, verified by SHA-256, the newest few kept.
+"""Checkpoints on disk: written atomically, verified by SHA-256, limited to the newest ones.
 
 A checkpoint is a folder. It is written under a temporary name, flushed and renamed; its index
 lists the checksums of its files. Checkpoints are ordered by the steps in their names, not by time.
@@ -18,7 +18,7 @@ from lightning_gan3d.files import sha256_of_file
 SCHEMA = 1
 """Version of the layout; readers reject others."""
 INDEX = "checkpoint.json"
-"""The file that lists the others, with what the checkpoint is."""
+"""The file with the checksums of the others, and metadata."""
 _UNFINISHED = ".unfinished-"
 
 

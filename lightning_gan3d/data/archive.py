@@ -1,6 +1,6 @@
 """Data sets as folders or stored zips: read in place, written atomically. Imports no torch.
 
-Reading rejects what could leave the data set or exhaust memory.
+Reading rejects entries that leave the data set or could exhaust memory.
 """
 
 import contextlib

@@ -62,16 +62,21 @@ class DataConfig:
             ) from None
 
 
-def parse_ranges(text: str) -> set[int]:
-    """Parse `1-10,15`."""
-    numbers: set[int] = set()
-    for part in text.replace(" ", "").split(",") if text.strip() else []:
-        first, dash, last = part.partition("-")
-        interval = range(int(first), int(last if dash else first) + 1)
-        if not interval:
-            raise ValueError(f"{part}: the range is empty")
-        numbers.update(interval)
-    return numbers
+def parse_ranges(text: str, limit: int = 100_000) -> list[int]:
+    """Parse `1-10,15` into whole numbers from 0, in order and once; raises `ValueError`."""
+    numbers: dict[int, None] = {}
+    for part in text.split(",") if text.strip() else []:
+        low, dash, high = part.partition("-")
+        try:
+            first, last = int(low), int(high if dash else low)
+        except ValueError:
+            raise ValueError(f"`{part}` is neither a number nor a range") from None
+        if last < first:
+            raise ValueError(f"`{part}` is empty; use {last}-{first}")
+        if last - first + len(numbers) >= limit:
+            raise ValueError(f"more than {limit:,} numbers")
+        numbers.update(dict.fromkeys(range(first, last + 1)))
+    return list(numbers)
 
 
 def hold_out(names: Sequence[str], share: float, group_of: Mapping[str, str]) -> set[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.config import ConfigError, Count
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.draws import Draws
@@ -22,7 +23,6 @@ from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images, to_uint8
 from lightning_gan3d.networks.precision import Precision, set_precision
 
-MAX_SEEDS = 100_000
 FOREGROUND = 0.5
 """Pixels of a depth preview are coloured from this opacity on."""
 EMPTY = (229, 229, 229)
@@ -49,7 +49,7 @@ class GenerateOptions:
 
 @runtime_checkable
 class ViewGenerator(Protocol):
-    """A generator, or anything else that renders latents from cameras."""
+    """A generator, or another object that renders latents from cameras."""
 
     @property
     def cfg(self) -> Any:
@@ -63,20 +63,14 @@ class ViewGenerator(Protocol):
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Parse `0-7,12` into the numbers 0 to 7 and 12; order is kept, duplicates are dropped."""
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        ends = [low, high] if dash else [low, low]
-        if not all(e.strip().isascii() and e.strip().isdigit() for e in ends):
-            raise ConfigError(f"seeds={text}: `{part}` is not a seed; use e.g. 0-7 or 0-3,12")
-        first, last = (int(e) for e in ends)
-        if last < first:
-            raise ConfigError(f"seeds={text}: `{part}` is empty; use {last}-{first}")
-        if last - first + len(seeds) >= MAX_SEEDS:
-            raise ConfigError(f"seeds={text}: more than {MAX_SEEDS:,} seeds; use several calls")
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
+    """Parse `0-7,12` into seeds; order is kept, duplicates are dropped."""
+    try:
+        seeds = parse_ranges(text)
+    except ValueError as error:
+        raise ConfigError(f"seeds={text}: {error}; use e.g. 0-7 or 0-3,12") from None
+    if not seeds:
+        raise ConfigError("seeds is empty; use e.g. 0-7 or 0-3,12")
+    return seeds
 
 
 def latents(seeds: Iterable[int], z_dim: int) -> Float[Tensor, "b z_dim"]:
@@ -108,10 +102,7 @@ def generate(generator: ViewGenerator, out: Path, orbit: Orbit, options: Generat
     cameras = orbit.cameras(options.views).to(device)
     label = orbit.cameras(1).to_label().to(device)
     z = latents(seeds, generator.cfg.z_dim).to(device)
-    views = [
-        render_views(generator, z[i : i + 1], label, cameras, options.psi)
-        for i in range(len(seeds))
-    ]
+    views = [render_views(generator, row[None], label, cameras, options.psi) for row in z]
     out.mkdir(parents=True, exist_ok=True)
     has_depth = views[0].depth is not None
     span, step = (depth_span(views), depth_step(views)) if has_depth else (None, None)
@@ -124,20 +115,18 @@ def generate(generator: ViewGenerator, out: Path, orbit: Orbit, options: Generat
             _save(path, "_raw", to_array(raw))
         if span is not None and step is not None:
             rows.append(("depth", _save_depth(paths, images, span, step)))
+    unit = "world units along the ray" if has_depth else "this representation renders no depth"
     metadata = {
         "seeds": seeds,
         "psi": options.psi,
         "labels": cameras.to_label().cpu().tolist(),
-        "depth": "world units along the ray"
-        if has_depth
-        else "this representation renders no depth",
+        "depth": unit,
         "depth_png_step": step,
         "depth_colours_from_to": span,
     }
     write_json(out / "generate.json", metadata)
-    sheet = out / "contact_sheet.png"
-    contact_sheet(rows).save(sheet)
-    return sheet
+    contact_sheet(rows).save(out / "contact_sheet.png")
+    return out / "contact_sheet.png"
 
 
 def _save(path: Path, suffix: str, pixels: np.ndarray) -> None:
@@ -181,7 +170,7 @@ def depth_span(views: Sequence[Images]) -> tuple[float, float]:
 
 
 def depth_step(views: Sequence[Images]) -> float:
-    """World units per step of a 16-bit depth map: the finest power of ten that does not clip."""
+    """World units per step of a 16-bit depth map: the smallest power of ten without clipping."""
     top = max(float(images.depth.max()) for images in views if images.depth is not None)
     return float(10.0 ** max(-4, math.ceil(math.log10(max(top, 1e-9) / 65535))))
 
@@ -222,10 +211,10 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "h w 3"]]
 
 
 def generate_to(run: Path, options: GenerateOptions, out: Path | None = None) -> str:
-    """Generate from a run or a checkpoint; returns a summary of what was written.
+    """Generate from a run or a checkpoint; returns a summary.
 
     The cameras follow those of the run's data set. Without the data set they follow the video path
-    of an imported checkpoint, or else a circle around the box; the summary says which.
+    of an imported checkpoint, or else a circle around the box; the summary names the choice.
     """
     from lightning_gan3d.checkpoints.load import read_networks
 

@@ -1,1 +1,1 @@
-"""Networks that every experiment shares: StyleGAN2 layers and what is built of them."""
+"""Networks that every experiment shares: StyleGAN2 layers, and networks built of them."""

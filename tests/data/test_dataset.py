@@ -120,7 +120,7 @@ def test_selecting_objects(tmp_path, path):
         ImageDataset(DataConfig(path=split, objects="7"))
     with pytest.raises(ConfigError, match="does not number its objects"):
         ImageDataset(DataConfig(path=path, objects="1"))
-    assert parse_ranges("1-3, 9") == {1, 2, 3, 9}
+    assert parse_ranges("1-3, 9") == [1, 2, 3, 9]
 
 
 def test_a_split_with_a_missing_image_is_rejected(tmp_path):

@@ -41,7 +41,7 @@ ONE = GenerateOptions(seeds="0", views=1, device="cpu")
         ("4-4", [4]),
     ],
 )
-def test_seeds_are_read_in_order_and_once(text, seeds):
+def test_seeds_are_parsed_in_order_and_once(text, seeds):
     assert parse_seeds(text) == seeds
 
 
@@ -54,7 +54,7 @@ def test_invalid_seeds_are_rejected_with_an_example(text):
 def test_empty_and_huge_ranges_are_rejected():
     with pytest.raises(ConfigError, match="use 3-7"):
         parse_seeds("7-3")
-    with pytest.raises(ConfigError, match="more than 100,000 seeds"):
+    with pytest.raises(ConfigError, match="more than 100,000 numbers"):
         parse_seeds("0-1000000000")
 
 

@@ -1,1 +1,1 @@
-"""Own images with poses: COLMAP, transforms.json."""
+"""Prepare images with poses from COLMAP or transforms.json."""

@@ -143,7 +143,7 @@ def camera_warnings(cameras: Cameras, framing: Framing) -> list[str]:
     low, high = np.percentile(cameras.origins.norm(dim=1).numpy(), [5, 95])
     if high > _MAX_RATIO * max(low, 1e-9):
         warnings.append(
-            f"camera distances vary from {low:.2f} to {high:.2f}: one near and far for all wastes "
+            f"camera distances vary from {low:.2f} to {high:.2f}: a common near and far wastes "
             "samples"
         )
     tight = int((visible_radius(cameras) < 0.5 * framing.box / 2).sum())

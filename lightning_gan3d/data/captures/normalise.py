@@ -1,4 +1,4 @@
-"""Bring a user's coordinate system to ours: y up, the object at the origin, a common distance.
+"""Normalise a user's coordinate system: y up, the object at the origin, a common distance.
 
 One similarity, x' = scale * rotation @ (x - centre), for all cameras of a coordinate system.
 """
@@ -75,8 +75,8 @@ def find_similarity(
 def _find_up(cam2world: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "3"]:
     """Return the cameras' up direction.
 
-    Cameras without roll have horizontal right vectors: up is orthogonal to all of them. The mean of
-    the up vectors, which tilt with elevation, decides only what is left open (ridge regression).
+    Cameras without roll have horizontal right vectors: up is orthogonal to all of them. Their mean
+    up vector, which tilts with elevation, resolves the remaining ambiguity (ridge regression).
     """
     right, mean = cam2world[:, :3, 0], -cam2world[:, :3, 1].mean(axis=0)
     length = float(np.linalg.norm(mean))

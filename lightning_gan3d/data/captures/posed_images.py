@@ -1,4 +1,4 @@
-"""Options of `gan3d data from-poses`, and what its readers return: images with cameras."""
+"""Options of `gan3d data from-poses`, and the images with cameras that its readers return."""
 
 import itertools
 import posixpath
@@ -223,7 +223,7 @@ def reading_notes(
 ) -> tuple[str, ...]:
     """Return warnings about cameras without an image and about ignored distortion.
 
-    Raises `DataError` if images are missing, unless `skip_missing` is set and some are left.
+    Raises `DataError` if images are missing, unless `skip_missing` is set and others are present.
     """
     notes = ("distortion is ignored",) if cfg.ignore_distortion else ()
     if not missing:

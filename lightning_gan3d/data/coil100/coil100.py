@@ -1,7 +1,7 @@
 """The Columbia Object Image Library (Nene, Nayar and Murase 1996) as a data set with cameras.
 
 Each view was cropped to the object and scaled to 128 pixels on the longer side.
-`docs/data_reference.md` shows the evidence, how it is reverted here, and what stays wrong.
+`docs/data_reference.md` shows the evidence, the correction and the remaining errors.
 """
 
 import math
@@ -28,7 +28,6 @@ from lightning_gan3d.data.archive import (
     write_dataset,
 )
 from lightning_gan3d.data.coil100.turntable import (
-    Turntable,
     Views,
     background_of,
     brightness,
@@ -60,7 +59,7 @@ _NAME = re.compile(r"obj(\d+)__(\d+)\.png$")
 
 def _are_objects(text: str) -> bool:
     try:
-        return set() < parse_ranges(text) <= set(range(1, 101))
+        return set() < set(parse_ranges(text)) <= set(range(1, 101))
     except ValueError:
         return False
 
@@ -155,16 +154,15 @@ def read_photographs(source: Source, files: dict[tuple[int, int], str], number: 
 def find_views(photos: Photographs, angles: Float[np.ndarray, " k"], number: int) -> Views:
     """Recover zoom and shift of all views with the threshold of least residual."""
     best: Views | None = None
-    table = Turntable(ELEVATION, DISTANCE)
     above = [brightness(p, b) for p, b in zip(photos.pixels, photos.backgrounds, strict=True)]
     for threshold in _THRESHOLDS:
         outlines = [outline(silhouette(a, threshold)) for a in above]
         visible = [o for o in outlines if o is not None]
         if len(visible) == len(outlines):
-            views = solve_views(visible, angles, table)
+            views = solve_views(visible, angles, ELEVATION, DISTANCE)
             best = views if best is None or views.residual < best.residual else best
     if best is None:
-        raise DataError(f"object {number}: some of its views have no silhouette")
+        raise DataError(f"object {number}: no threshold gives every view a silhouette")
     return best
 
 

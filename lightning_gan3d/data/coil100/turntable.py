@@ -9,7 +9,6 @@ numbers: the size and the position of the object's centre, which is set to the c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,20 +34,6 @@ _GAUGE = 1e7
 _DAMPING = 1e-3
 _FIRST_EXTENT = 0.53
 _ITERATIONS = 7
-
-
-@dataclass(frozen=True)
-class Turntable:
-    """Pose of the camera relative to the table.
-
-    Radians; the distance is in extents of the object. The extent is the largest horizontal or
-    vertical distance from the centre in any view.
-    """
-
-    elevation: float
-    distance: float
-    direction: int = 1
-    """+1: the camera's azimuth grows with the angle (the table rotates clockwise from above)."""
 
 
 class Views(NamedTuple):
@@ -125,15 +110,19 @@ def outline(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "p 2"] | None:
 
 
 def solve_views(
-    outlines: Sequence[Float[np.ndarray, "_ 2"]], angles: Float[np.ndarray, " k"], table: Turntable
+    outlines: Sequence[Float[np.ndarray, "_ 2"]],
+    angles: Float[np.ndarray, " k"],
+    elevation: float,
+    distance: float,
 ) -> Views:
     """Find zoom and shift of every view by Gauss-Newton.
 
-    `outlines`: corners of the silhouettes' hulls; see `outline`. `angles`: of the table, in
-    radians, evenly spaced over one turn.
+    `outlines`: corners of the silhouettes' hulls; see `outline`. `angles`: azimuths of the camera,
+    evenly spaced over one turn, and its `elevation`, in radians. `distance`: of the camera, in
+    extents of the object, the largest horizontal or vertical distance from its centre in any view.
     """
     num = len(outlines)
-    axes = _axes(angles, table)
+    axes = _axes(angles, elevation)
     pairs = _pairs(axes, num)
     longest = max(len(o) for o in outlines)
     corners = np.stack(
@@ -145,7 +134,7 @@ def solve_views(
     x = np.concatenate([np.ones(num), -middle[:, 0], -middle[:, 1]])
     extent = _FIRST_EXTENT * size
     for _ in range(_ITERATIONS):
-        jacobian, residuals = _tangency(x, corners, axes, pairs, table.distance * extent)
+        jacobian, residuals = _tangency(x, corners, axes, pairs, distance * extent)
         weight = 1 / (1 + (residuals / _ROBUST) ** 2)
         weighted = (jacobian * weight[:, None]).T
         normal = weighted @ jacobian + _GAUGE * gauge.T @ gauge + _DAMPING * np.eye(3 * num)
@@ -155,14 +144,14 @@ def solve_views(
         )
         scale, shift = x[:num], np.stack([x[num : 2 * num], x[2 * num :]], axis=1)
         extent = float(np.abs(scale[:, None, None] * corners + shift[:, None]).max())
-    residuals = _tangency(x, corners, axes, pairs, table.distance * extent)[1]
+    residuals = _tangency(x, corners, axes, pairs, distance * extent)[1]
     rms = float(np.sqrt(np.minimum(residuals**2, _CAP**2).mean()))
     return Views(scale, shift, extent, rms)
 
 
-def _axes(angles: Float[np.ndarray, " k"], table: Turntable) -> _Axes:
-    azimuth = torch.as_tensor(table.direction * angles)
-    axes = sphere_axes(azimuth, torch.full_like(azimuth, table.elevation))
+def _axes(angles: Float[np.ndarray, " k"], elevation: float) -> _Axes:
+    azimuth = torch.as_tensor(angles)
+    axes = sphere_axes(azimuth, torch.full_like(azimuth, elevation))
     back, right = (x.numpy() for x in axes)
     return _Axes(back, right, np.cross(back, right))
 
@@ -183,7 +172,7 @@ def _pairs(axes: _Axes, num: int) -> _Pairs:
 
 
 def _gauge(axes: _Axes, middle: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "5 m"]:
-    """Equations for what silhouettes leave open: mean scale 1, and the object at the centre."""
+    """Fix what silhouettes do not determine: mean scale 1, and the object at the centre."""
     num = len(middle)
     rows = np.zeros((5, 3, num))
     rows[0, 0] = 1

@@ -1,1 +1,1 @@
-"""From what a user has of FFHQ, AFHQ, ShapeNet or CelebA-HQ to a checked data set."""
+"""Prepare FFHQ, AFHQ, ShapeNet and CelebA-HQ."""

@@ -25,7 +25,6 @@ from lightning_gan3d.data.coil100.coil100 import (
     prepare_coil100,
 )
 from lightning_gan3d.data.coil100.turntable import (
-    Turntable,
     background_of,
     brightness,
     outline,
@@ -72,7 +71,7 @@ def outlines(shots):
 
 def test_zoom_and_shift_are_recovered(turntable):
     shots, truth = turntable
-    views = solve_views(outlines(shots), ANGLES, Turntable(ELEVATION, DISTANCE))
+    views = solve_views(outlines(shots), ANGLES, ELEVATION, DISTANCE)
     assert truth[:, 0].max() / truth[:, 0].min() > 1.15  # the zoom varies
     np.testing.assert_allclose(views.scale, truth[:, 0] / truth[:, 0].mean(), rtol=0.02)
     assert views.residual < 0.6
@@ -95,16 +94,14 @@ def test_zoom_and_shift_are_recovered(turntable):
 
 def test_the_other_direction_of_rotation_has_larger_residuals(turntable):
     hulls = outlines(turntable[0])
-    right, wrong = (
-        solve_views(hulls, ANGLES, Turntable(ELEVATION, DISTANCE, d)).residual for d in (1, -1)
-    )
+    right, wrong = (solve_views(hulls, d * ANGLES, ELEVATION, DISTANCE).residual for d in (1, -1))
     assert wrong > 2 * right
 
 
 def test_the_residual_identifies_elevation_and_distance(turntable):
     hulls = outlines(turntable[0])
     residual = {
-        (e, d): solve_views(hulls, ANGLES, Turntable(math.radians(e), d)).residual
+        (e, d): solve_views(hulls, ANGLES, math.radians(e), d).residual
         for e, d in ((21, DISTANCE), (31, DISTANCE), (21, 5.0))
     }
     assert min(residual, key=lambda k: residual[k]) == (21, DISTANCE)
@@ -113,7 +110,7 @@ def test_the_residual_identifies_elevation_and_distance(turntable):
 def test_scale_and_centre_are_normalised(turntable):
     """The mean scale is 1, and the object is at the centre."""
     hulls = outlines(turntable[0])
-    views = solve_views(hulls, ANGLES, Turntable(ELEVATION, DISTANCE))
+    views = solve_views(hulls, ANGLES, ELEVATION, DISTANCE)
     assert views.scale.mean() == pytest.approx(1, abs=1e-4)
     middles = [
         s * (o.max(0) + o.min(0)) / 2 + t
