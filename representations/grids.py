@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig, widths
+from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.ranges import POWER_OF_TWO
 
 GridSize = Annotated[int, Ge(4), POWER_OF_TWO]
@@ -24,9 +24,8 @@ MAX_SLICED_ROWS = 4096
 
 def check_widths(synthesis: SynthesisConfig | Synthesis3dConfig, resolution: int) -> None:
     """Check that there is one width for each resolution of the network."""
-    s = synthesis
     try:
-        widths("synthesis", resolution, s.channel_base, s.channel_max, s.channels)
+        synthesis.widths("synthesis", resolution)
     except ConfigError as error:
         raise ConfigError(f"representation.{error}", "synthesis.channels") from None
 

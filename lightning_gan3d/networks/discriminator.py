@@ -10,24 +10,18 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.config import ConfigError, Count, Positive
+from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.images import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize
-from lightning_gan3d.networks.synthesis import widths
+from lightning_gan3d.networks.synthesis import ChannelsConfig
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(ChannelsConfig):
     """Widths and options of the discriminator."""
 
-    channel_base: Count = 32768
-    """Channels at resolution r are channel_base / r, at most `channel_max`."""
-    channel_max: Count = 512
-    """Most channels of a layer."""
-    channels: tuple[Count, ...] | None = None
-    """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
     dual: bool = True
     """Dual discrimination (Chan et al. 2022): judge the raw rendering beside the image."""
     mbstd_group: Annotated[int, Ge(0)] = 4
@@ -55,8 +49,8 @@ def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor
     """Append the deviation within groups of images (Karras et al. 2018, section 3).
 
     It is averaged over features and pixels. Of n groups, image i belongs to group i mod n, as in
-    StyleGAN2. A batch smaller than `group` is one group; a batch that
-    groups do not divide is an error.
+    StyleGAN2. A batch smaller than `group` is one group; a batch that groups do not divide is an
+    error.
     """
     group = min(group, x.shape[0])
     if x.shape[0] % group:
@@ -154,9 +148,7 @@ class Discriminator(nn.Module):
     def __init__(self, cfg: DiscriminatorConfig, resolution: int, label_dim: int = 25) -> None:
         """Build for images of `resolution`, a power of two."""
         super().__init__()
-        channels = widths(
-            "discriminator", resolution, cfg.channel_base, cfg.channel_max, cfg.channels
-        )
+        channels = cfg.widths("discriminator", resolution)
         self.cfg, self.resolutions = cfg, list(channels)[:0:-1]
         image_dim = 6 if cfg.dual else 3
         for r in self.resolutions:

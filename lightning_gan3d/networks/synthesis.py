@@ -16,8 +16,8 @@ from lightning_gan3d.networks.resample import upsample_plus
 
 
 @dataclass(frozen=True)
-class SynthesisConfig:
-    """Widths and options of a 2D synthesis network."""
+class ChannelsConfig:
+    """Widths of a network whose layers have resolutions from 4 to a power of two."""
 
     channel_base: Count = 32768
     """Channels at resolution r are channel_base / r, at most `channel_max`."""
@@ -25,6 +25,31 @@ class SynthesisConfig:
     """Most channels of a layer."""
     channels: tuple[Count, ...] | None = None
     """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
+
+    def widths(self, name: str, resolution: int) -> dict[int, int]:
+        """Return the channels at 4, 8, ..., `resolution`; `name` is the network's in errors."""
+        if resolution < 4 or resolution & (resolution - 1):
+            near = 2 ** max(2, round(math.log2(max(resolution, 1))))
+            raise ConfigError(
+                f"{name}: resolution={resolution}: use a power of two of 4 or more, e.g. {near}",
+                "resolution",
+            )
+        resolutions = [2**i for i in range(2, resolution.bit_length())]
+        if self.channels is None:
+            return {r: max(1, min(self.channel_base // r, self.channel_max)) for r in resolutions}
+        if len(self.channels) != len(resolutions):
+            raise ConfigError(
+                f"{name}.channels={list(self.channels)}: resolution {resolution} needs "
+                f"{len(resolutions)} numbers, one for each of {', '.join(map(str, resolutions))}",
+                field="channels",
+            )
+        return dict(zip(resolutions, self.channels, strict=True))
+
+
+@dataclass(frozen=True)
+class SynthesisConfig(ChannelsConfig):
+    """Widths and options of a 2D synthesis network."""
+
     use_noise: bool = True
     """Add noise of learned strength to every layer."""
     conv_clamp: Positive | None = None
@@ -32,43 +57,13 @@ class SynthesisConfig:
 
 
 @dataclass(frozen=True)
-class Synthesis3dConfig:
+class Synthesis3dConfig(ChannelsConfig):
     """Widths and options of a 3D synthesis network."""
 
     channel_base: Count = 2048
-    """Channels at resolution r are channel_base / r, at most `channel_max`."""
     channel_max: Count = 256
-    """Most channels of a layer."""
-    channels: tuple[Count, ...] | None = None
-    """Channels at 4, 8, 16, ... up to the resolution, instead of the two above."""
     use_noise: bool = True
     """Add noise of learned strength to every layer."""
-
-
-def widths(
-    name: str,
-    resolution: int,
-    channel_base: int,
-    channel_max: int,
-    channels: tuple[int, ...] | None,
-) -> dict[int, int]:
-    """Return the channels at 4, 8, ..., `resolution`, which must be a power of two from 4."""
-    if resolution < 4 or resolution & (resolution - 1):
-        near = 2 ** max(2, round(math.log2(max(resolution, 1))))
-        raise ConfigError(
-            f"{name}: resolution={resolution}: use a power of two of 4 or more, e.g. {near}",
-            "resolution",
-        )
-    resolutions = [2**i for i in range(2, resolution.bit_length())]
-    if channels is None:
-        return {r: max(1, min(channel_base // r, channel_max)) for r in resolutions}
-    if len(channels) != len(resolutions):
-        raise ConfigError(
-            f"{name}.channels={list(channels)}: resolution {resolution} needs {len(resolutions)} "
-            f"numbers, one for each of {', '.join(map(str, resolutions))}",
-            field="channels",
-        )
-    return dict(zip(resolutions, channels, strict=True))
 
 
 class SynthesisBlock(MixedPrecision):
@@ -165,9 +160,8 @@ class Synthesis2d(Synthesis):
         self, cfg: SynthesisConfig, w_dim: int, resolution: int, out_channels: int
     ) -> None:
         """Build for a resolution that is a power of two."""
-        channels = widths("synthesis", resolution, cfg.channel_base, cfg.channel_max, cfg.channels)
         options = LayerOptions(w_dim, 2, cfg.use_noise, cfg.conv_clamp)
-        super().__init__(channels, out_channels, options)
+        super().__init__(cfg.widths("synthesis", resolution), out_channels, options)
 
 
 class Synthesis3d(Synthesis):
@@ -177,8 +171,8 @@ class Synthesis3d(Synthesis):
         self, cfg: Synthesis3dConfig, w_dim: int, resolution: int, out_channels: int
     ) -> None:
         """Build for a resolution that is a power of two."""
-        channels = widths("synthesis", resolution, cfg.channel_base, cfg.channel_max, cfg.channels)
-        super().__init__(channels, out_channels, LayerOptions(w_dim, 3, cfg.use_noise))
+        options = LayerOptions(w_dim, 3, cfg.use_noise)
+        super().__init__(cfg.widths("synthesis", resolution), out_channels, options)
 
 
 def describe_layers(network: nn.Module) -> str:

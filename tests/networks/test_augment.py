@@ -90,7 +90,7 @@ def test_depth_is_dropped():
     assert out.opacity is None
 
 
-def test_warps_move_pixels_where_they_should():
+def test_warps_move_pixels_as_computed_by_hand():
     x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     warp, colours = identity(1, torch.float64)
     moved = warp.clone()

@@ -138,15 +138,15 @@ def test_logits_of_16_bit_blocks_are_float32():
     images, label = batch()
     net = make()
     exact = net(images, label)
-    seen = []
-    net.b16.conv1.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    dtypes = []
+    net.b16.conv1.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
     with computing_in(net, "bf16"):
         low = net(images, label)
     assert low.dtype == torch.float32
     assert not torch.equal(low, exact)
     torch.testing.assert_close(low, exact, atol=0.05, rtol=0.1)
     assert torch.equal(net(images, label), exact)
-    assert seen == [torch.bfloat16, torch.float32]
+    assert dtypes == [torch.bfloat16, torch.float32]
 
 
 @pytest.mark.parametrize("augment", ["none", "fixed"])
@@ -160,9 +160,9 @@ def test_gradient_of_the_gradient_penalty(augment, raw):
     weights = [net.get_parameter(n).detach().clone().requires_grad_() for n in names]
 
     def penalty(image, image_raw, *weights):
-        seen = pipeline(Images(image, image_raw), Draws(seed=5))
+        augmented = pipeline(Images(image, image_raw), Draws(seed=5))
         parameters = dict(zip(names, weights, strict=True))
-        logits = torch.func.functional_call(net, parameters, (seen, label))
+        logits = torch.func.functional_call(net, parameters, (augmented, label))
         grads = torch.autograd.grad(logits.sum(), [image, image_raw], create_graph=True)
         return sum(g.square().sum() for g in grads)
 

@@ -95,11 +95,13 @@ def test_noise_is_keyed_by_layer_and_step(dims):
     torch.testing.assert_close(net(ws, "random", draws), random)
     assert not torch.allclose(net(ws, "random", draws.at(1)), random)
     assert not torch.allclose(net(ws, "none"), net(ws, "const"))
-    seen = []
+    captured = []
     for block in (net.b8.conv0, net.b8.conv1):
-        block.register_forward_hook(lambda _m, args, _o: seen.append(args[3].normal("noise", (4,))))
+        block.register_forward_hook(
+            lambda _m, args, _o: captured.append(args[3].normal("noise", (4,)))
+        )
     net(ws, "random", draws)
-    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(captured[0], captured[1])
 
 
 def test_options_have_effect():
