@@ -133,7 +133,7 @@ def import_file(
     if out.exists() and not overwrite:
         raise CheckpointError(f"{out} exists: give another folder, or ask to overwrite it")
     if out.exists() and not _is_import(out):
-        raise CheckpointError(f"{out} exists and is no import: give another folder")
+        raise CheckpointError(f"{out} exists and is not an import: give another folder")
     stored = read_file(path)
     stored.about["source"]["sha256"] = files.sha256_of_file(path)
     stored = stored._replace(config=override(stored.config, overrides))
@@ -147,7 +147,7 @@ def import_file(
 
 
 def _is_import(out: Path) -> bool:
-    """Whether a folder is empty or an import, rather than a run's checkpoint or anything else."""
+    """Whether a folder is empty or an import."""
     if not out.is_dir():
         return False
     if not any(out.iterdir()):

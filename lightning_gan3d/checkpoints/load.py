@@ -31,7 +31,7 @@ def load_generator(
     weights as trained.
 
     Raises:
-        CheckpointError: the file is no network, is damaged, or is not supported (exit 2).
+        CheckpointError: the file is not a network, is damaged, or is not supported (exit 2).
         UnsafePickle: the pickle asks for code; nothing was executed (exit 3).
     """
     if which not in _KINDS:

@@ -4,6 +4,7 @@ EG3D (Chan et al. 2022), and StyleGAN2 as in the repositories of StyleGAN2-ADA a
 network whose class, or one of whose options, is unknown is rejected; nothing is guessed.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,13 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.checkpoints.nvidia_arguments import (
-    Arguments,
-    Network,
-    number,
-    text_of,
-    whole,
-)
+from lightning_gan3d.checkpoints.nvidia_arguments import Arguments, Network, number, text_of, whole
 from lightning_gan3d.checkpoints.pickled_objects import Record, printable
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.contract import SceneConfig
@@ -49,6 +44,9 @@ SR_CLAMP = 256.0
 
 _BUILT_FOR_SPEED = ("fused_modconv_default", "fp16_channels_last", "num_fp16_res")
 """Arguments that change the speed of layers, not their results."""
+_LAYER_OPTIONS = {"resample_filter": [1, 3, 3, 1], "activation": "lrelu"}
+_MAPPING_OPTIONS = {"embed_features": None, "layer_features": None, "activation": "lrelu"}
+"""The only values that are supported."""
 
 
 class GeneratorParts(NamedTuple):
@@ -100,19 +98,16 @@ def read_discriminator(network: Network) -> DiscriminatorParts:
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    options.expect("img_channels", 3)
-    options.expect("architecture", "resnet")
-    options.expect("cmap_dim", None)
+    options.expect(img_channels=3, architecture="resnet", cmap_dim=None)
     blocks, labels = options.inner("block_kwargs"), options.inner("mapping_kwargs")
     epilogue = options.inner("epilogue_kwargs")
     blocks.ignore("freeze_layers", *_BUILT_FOR_SPEED)
-    _layers(blocks)
-    epilogue.expect("activation", "lrelu")
+    blocks.expect(**_LAYER_OPTIONS)
+    epilogue.expect(activation="lrelu")
     if c_dim:
-        _widths(labels)
-        labels.expect("lr_multiplier", 0.01)
+        labels.expect(lr_multiplier=0.01, **_MAPPING_OPTIONS)
     else:
-        labels.ignore()  # there is no mapping that they could describe
+        labels.ignore()  # there is no mapping network
     group = epilogue.take("mbstd_group_size", 4)
     if group is None:
         raise CheckpointError(
@@ -131,10 +126,11 @@ def read_discriminator(network: Network) -> DiscriminatorParts:
         mbstd_group=whole("epilogue_kwargs.mbstd_group_size", group),
         conditioning="projection" if c_dim else "none",
         mapping_layers=labels.whole("num_layers", 8),
-        conv_clamp=_clamp(options),
+        conv_clamp=options.number_or_none("conv_clamp", 256),
     )
+    options.ignore("num_fp16_res")
     options.finish(blocks, labels, epilogue)
-    tensors = _without(network.tensors, "resample_filter")
+    tensors = _without(network.tensors, "resample_filter$")
     return DiscriminatorParts(config, resolution, tensors, notes)
 
 
@@ -142,8 +138,7 @@ def _triplane(network: Network) -> GeneratorParts:
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    options.expect("img_channels", 3)
-    options.expect("w_dim", 512)
+    options.expect(img_channels=3, w_dim=512)
     fp16 = options.whole("sr_num_fp16_res", 0) > 0
     sr_kwargs = options.inner("sr_kwargs")
     sr_kwargs.ignore("channel_base", "channel_max", *_BUILT_FOR_SPEED)
@@ -173,8 +168,8 @@ def _triplane(network: Network) -> GeneratorParts:
         ),
         superresolution=superresolution,
     )
-    rendering.expect("reg_type", "l1")
-    swap = rendering.take("gpc_reg_prob", None)
+    rendering.expect(reg_type="l1")
+    swap_probability = rendering.number_or_none("gpc_reg_prob", None)
     density_reg = rendering.number("density_reg", 0.0)
     density_reg_distance = rendering.number("density_reg_p_dist", 0.004)
     orbit = _orbit(rendering)
@@ -186,15 +181,10 @@ def _triplane(network: Network) -> GeneratorParts:
             "same clamps, as EG3D's code does on CPUs"
         )
     options.finish(sr_kwargs)
-    unused = ["resample_filter", "dataset_label_std"]
+    unused = r"(resample_filter|dataset_label_std)$"
     if superresolution.noise == "none":
-        unused += [
-            f"superresolution.{block}.{layer}.{noise}"
-            for block in ("block0", "block1")
-            for layer in ("conv0", "conv1")
-            for noise in ("noise_const", "noise_strength")
-        ]
-    tensors = {our_name(name): x for name, x in _without(network.tensors, *unused).items()}
+        unused += r"|^superresolution\.block[01]\.conv[01]\.noise_(const|strength)$"
+    tensors = {our_name(name): x for name, x in _without(network.tensors, unused).items()}
     name = "neural_rendering_resolution"
     raw = whole(name, network.attributes.get(name, 64))
     return GeneratorParts(
@@ -205,8 +195,8 @@ def _triplane(network: Network) -> GeneratorParts:
         notes,
         density_reg,
         density_reg_distance,
-        swap_probability=None if swap is None else number("rendering_kwargs.gpc_reg_prob", swap),
-        orbit=orbit,
+        swap_probability,
+        orbit,
     )
 
 
@@ -219,36 +209,25 @@ def our_name(name: str) -> str:
 
 
 def _superresolution(rendering: Arguments, resolution: int, fp16: bool) -> SuperResolutionConfig:
-    name = rendering.take("superresolution_module")
-    folder, _, module = str(name).rpartition(".")
-    if folder != "training.superresolution" or module not in SUPERRESOLUTIONS:
-        raise CheckpointError(
-            f"rendering_kwargs.superresolution_module={text_of(name)}: use one of "
-            f"{', '.join(SUPERRESOLUTIONS)} of training.superresolution"
-        )
+    choices = {f"training.superresolution.{name}": name for name in SUPERRESOLUTIONS}
+    module = choices[rendering.choice("superresolution_module", choices)]
     expected, factor, channels = SUPERRESOLUTIONS[module]
     if resolution != expected:
         raise CheckpointError(f"{module} is for images of {expected}, not {resolution}")
-    noise = rendering.take("superresolution_noise_mode", "none")
-    if noise not in ("none", "const", "random"):
-        raise CheckpointError(
-            f"rendering_kwargs.superresolution_noise_mode={text_of(noise)}: "
-            "use none, const or random"
-        )
+    noise = rendering.choice("superresolution_noise_mode", ("none", "const", "random"), "none")
     antialias = rendering.flag("sr_antialias", False)
     return SuperResolutionConfig(
         factor=factor,  # type: ignore[arg-type]  # of the table above
         channels=channels,
         antialias=antialias and module != "SuperresolutionHybridDeepfp32",
-        noise=noise,
+        noise=noise,  # type: ignore[arg-type]  # one of the choices
         conv_clamp=SR_CLAMP if fp16 else None,
         residual_in_raw=factor in (2, 4),
     )
 
 
 def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
-    rendering.expect("disparity_space_sampling", False)
-    rendering.expect("clamp_mode", "softplus")
+    rendering.expect(disparity_space_sampling=False, clamp_mode="softplus")
     near, far = rendering.take("ray_start"), rendering.take("ray_end")
     autos = [isinstance(x, str) and x == "auto" for x in (near, far)]
     if any(autos) and not all(autos):
@@ -309,7 +288,7 @@ def _stylegan2(network: Network) -> GeneratorParts:
     options = Arguments(network)
     resolution = options.whole("img_resolution")
     c_dim = _label_dim(options)
-    options.expect("img_channels", 3)
+    options.expect(img_channels=3)
     nested = "synthesis_kwargs" in options  # StyleGAN2-ADA's repository, not StyleGAN3's
     synthesis = options.inner("synthesis_kwargs") if nested else options
     config = GeneratorConfig(
@@ -322,7 +301,7 @@ def _stylegan2(network: Network) -> GeneratorParts:
     options.finish(*([synthesis] if nested else []))
     tensors = {
         f"representation.{name}" if name.startswith("synthesis.") else name: x
-        for name, x in _without(network.tensors, "resample_filter").items()
+        for name, x in _without(network.tensors, "resample_filter$").items()
     }
     notes = (
         [] if c_dim else ["not conditioned on cameras: every view of a latent is the same image"]
@@ -331,31 +310,18 @@ def _stylegan2(network: Network) -> GeneratorParts:
 
 
 def _synthesis(options: Arguments) -> SynthesisConfig:
-    clamp = _clamp(options)
-    options.expect("architecture", "skip")
-    _layers(options)
+    options.expect(architecture="skip", **_LAYER_OPTIONS)
     options.ignore(*_BUILT_FOR_SPEED)
     return SynthesisConfig(
         channel_base=options.whole("channel_base", 32768),
         channel_max=options.whole("channel_max", 512),
         use_noise=options.flag("use_noise", True),
-        conv_clamp=clamp,
+        conv_clamp=options.number_or_none("conv_clamp", 256),
     )
 
 
-def _layers(options: Arguments) -> None:
-    options.expect("resample_filter", [1, 3, 3, 1])
-    options.expect("activation", "lrelu")
-
-
-def _widths(options: Arguments) -> None:
-    options.expect("embed_features", None)
-    options.expect("layer_features", None)
-    options.expect("activation", "lrelu")
-
-
 def _map(options: Arguments, c_dim: int, label_scale: float, decay: float = 0.998) -> MappingConfig:
-    _widths(options)
+    options.expect(**_MAPPING_OPTIONS)
     config = MappingConfig(
         num_layers=options.whole("num_layers", 8),
         lr_mul=options.number("lr_multiplier", 0.01),
@@ -367,21 +333,15 @@ def _map(options: Arguments, c_dim: int, label_scale: float, decay: float = 0.99
     return config
 
 
-def _clamp(options: Arguments) -> float | None:
-    options.ignore("num_fp16_res")
-    clamp = options.take("conv_clamp", 256)
-    return None if clamp is None else number("conv_clamp", clamp)
-
-
 def _label_dim(options: Arguments) -> int:
     c_dim = options.whole("c_dim")
     if c_dim not in (0, LABEL_DIM):
         raise CheckpointError(
-            f"c_dim={c_dim}: its labels are no cameras; use an unconditional network (0), or one "
+            f"c_dim={c_dim}: its labels are not cameras; use an unconditional network (0), or one "
             f"conditioned on cameras ({LABEL_DIM})"
         )
     return c_dim
 
 
-def _without(tensors: Mapping[str, Tensor], *endings: str) -> dict[str, Tensor]:
-    return {k: v for k, v in tensors.items() if not k.endswith(endings)}
+def _without(tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
+    return {k: v for k, v in tensors.items() if not re.search(pattern, k)}

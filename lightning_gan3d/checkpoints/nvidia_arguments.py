@@ -1,6 +1,6 @@
-"""The arguments of a network in an NVIDIA pickle: each is read once, with its type, none left."""
+"""Arguments of networks in NVIDIA's pickles, read once each; unread ones are errors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -9,12 +9,12 @@ from lightning_gan3d.checkpoints.pickled_objects import printable
 from lightning_gan3d.checkpoints.store import CheckpointError
 
 LARGEST = 2**20
-"""No size, count or resolution of a network comes near."""
+"""Upper bound of sizes, counts and resolutions."""
 _MISSING = object()
 
 
 class Network(NamedTuple):
-    """A network as it lies in a file."""
+    """A network as stored in a file."""
 
     name: str
     """Class, such as `TriPlaneGenerator`."""
@@ -92,6 +92,11 @@ class Arguments:
         """Return an argument that is a number."""
         return number(self._prefix + key, self.take(key, default))
 
+    def number_or_none(self, key: str, default: Any) -> float | None:
+        """Return an argument that is a number or None."""
+        value = self.take(key, default)
+        return None if value is None else number(self._prefix + key, value)
+
     def whole(self, key: str, default: Any = _MISSING) -> int:
         """Return an argument that is a whole number from 0."""
         return whole(self._prefix + key, self.take(key, default))
@@ -103,24 +108,34 @@ class Arguments:
             raise CheckpointError(f"{self._prefix}{key}={text_of(value)}: expected true or false")
         return bool(value)
 
+    def choice(self, key: str, choices: Collection[str], default: Any = _MISSING) -> str:
+        """Return an argument that is one of the texts."""
+        value = self.take(key, default)
+        if not isinstance(value, str) or value not in choices:
+            raise CheckpointError(
+                f"{self._prefix}{key}={text_of(value)}: use one of {', '.join(choices)}"
+            )
+        return value
+
     def inner(self, key: str) -> "Arguments":
         """Return arguments that are a mapping."""
         value = self.take(key, {})
         if not isinstance(value, Mapping):
-            raise CheckpointError(f"{self._prefix}{key} of the {self._class} is no mapping")
+            raise CheckpointError(f"{self._prefix}{key} of the {self._class} is not a mapping")
         return Arguments(self._network, self._prefix + key, value)
 
-    def expect(self, key: str, expected: Any) -> None:
-        """Reject any other value than the supported one."""
-        value = self.take(key, expected)
-        value = list(value) if isinstance(value, tuple) else value
-        # Tensors have no truth value.
-        simple = all(map(_is_simple, value if isinstance(value, list) else [value]))
-        if not simple or value != expected:
-            raise CheckpointError(
-                f"{self._prefix}{key}={text_of(value)} of the {self._class}: only {expected} is "
-                "supported"
-            )
+    def expect(self, **expected: Any) -> None:
+        """Reject any other value than the supported one of each key."""
+        for key, only in expected.items():
+            value = self.take(key, only)
+            value = list(value) if isinstance(value, tuple) else value
+            # Tensors have no truth value.
+            simple = all(map(_is_simple, value if isinstance(value, list) else [value]))
+            if not simple or value != only:
+                raise CheckpointError(
+                    f"{self._prefix}{key}={text_of(value)} of the {self._class}: only {only} is "
+                    "supported"
+                )
 
     def ignore(self, *keys: str) -> None:
         """Drop arguments without effect on the result; all of them if none is named."""

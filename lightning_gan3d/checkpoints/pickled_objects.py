@@ -1,8 +1,8 @@
 """The objects in network pickles: inert stubs while a file is read, then plain values and records.
 
 The storages of tensors are old `torch.save` streams, nested as bytes: five small pickles (a magic
-number, the version of the format, facts about the machine, the storage's type, key and length, the
-list of keys), the number of values, and the values.
+number, the version of the format, the machine, the storage's type, key and length, the list of
+keys), the number of values, and the values.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class UnsafePickle(CheckpointError):
 
 
 def damaged(reason: str) -> CheckpointError:
-    """Return the error of a file that no pickler wrote."""
+    """Return the error for a damaged file."""
     return CheckpointError(f"not a whole network pickle ({reason}); download or export it again")
 
 
@@ -284,10 +284,10 @@ class Reader:
     def _storage(self, data: Bytes) -> _Storage:
         """Return a storage; its declared length is compared with the bytes before allocation."""
         stream = io.BytesIO(data)
-        magic, version, facts, declared, keys = (_constants(stream) for _ in range(5))
+        magic, version, system, declared, keys = (_constants(stream) for _ in range(5))
         if magic != [MAGIC] or version != [FORMAT]:
             raise damaged("a storage of another format than that of torch.save before version 1.6")
-        if ["little_endian", True] not in (facts[i : i + 2] for i in range(len(facts))):
+        if ["little_endian", True] not in (system[i : i + 2] for i in range(len(system))):
             raise damaged("a storage of a big-endian machine")
         # The location, e.g. cuda:0, is ignored: values go to the CPU.
         if not _typed(declared, (str, torch.dtype, str, str, int)) or keys != declared[2:3]:
@@ -355,7 +355,7 @@ def _typed(values: Any, types: tuple[Any, ...] | None) -> bool:
 
 def _attributes(state: dict[Any, Any] | None) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in state or {}):
-        raise damaged("an attribute whose name is no text")
+        raise damaged("an attribute whose name is not text")
     return state or {}
 
 
@@ -377,7 +377,7 @@ def tensors_of(record: Record) -> dict[str, Tensor]:
     Tensors are those of the record, not copies. A module used twice appears under both names.
 
     Raises:
-        CheckpointError: the tree is no module's, refers to itself, or is larger than any network.
+        CheckpointError: the tree is not of modules, contains itself, or is larger than any network.
     """
     tensors: dict[str, Tensor] = {}
     entries = 0

@@ -44,7 +44,7 @@ _OPCODES = {
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
     *("EMPTY_SET", "ADDITEMS", "FROZENSET"),
 }
-"""What picklers write. Not DUP, POP, INST, OBJ, NEWOBJ_EX, PERSID, EXT and buffers."""
+"""Opcodes that picklers write; not DUP, POP, INST, OBJ, NEWOBJ_EX, PERSID, EXT and buffers."""
 _KEYS = {
     *(pickletools.pyint, pickletools.pyinteger_or_bool, pickletools.pybool, pickletools.pynone),
 }
@@ -159,7 +159,7 @@ def _scan(file: _File) -> None:
 
 
 class _AbstractStack:
-    """What is known of the stack: texts and names themselves, `pickletools`' kinds of the rest."""
+    """Values on the stack: texts and names; of others only their kind in `pickletools`."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []
@@ -201,12 +201,12 @@ class _AbstractStack:
                 return [Name(*str(argument).split(" ", 1)).check()]
             case "STACK_GLOBAL":
                 if not all(isinstance(x, str) for x in operands):
-                    raise damaged("a name that is no text")
+                    raise damaged("a name that is not text")
                 return [Name(*operands).check()]
             case "REDUCE" | "NEWOBJ":
                 name = operands[0]
                 if not isinstance(name, Name) or name.is_class != (op.name == "NEWOBJ"):
-                    raise damaged("a call of something that is no function")
+                    raise damaged("a call of a value that is not a function")
             case "BUILD" if isinstance(operands[0], Name):
                 raise UnsafePickle(f"a change of {operands[0].path}")
             case "SETITEM" | "SETITEMS" | "DICT":

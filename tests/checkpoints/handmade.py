@@ -44,10 +44,10 @@ EasyDict.__module__, EasyDict.__qualname__ = "dnnlib.util", "EasyDict"
 
 @dataclass
 class FakeModule:
-    """A module to be written, with what it holds in order of registration."""
+    """A module to write, with its parts in order of registration."""
 
     module: str
-    """Module of the class; not in the file where the class is persistent."""
+    """Module of the class; not stored if the class is persistent."""
     name: str
     """Name of the class."""
     persistent: bool = True

@@ -18,7 +18,7 @@ class _Reduces:
 
 
 def unsafe(marker: str) -> dict[str, bytes]:
-    """Files that would create the marker, or change what outlives the load: exit code 3."""
+    """Files that would create the marker, or change the process after loading: exit code 3."""
     command = f"touch {marker}"
     system = _Reduces(os.system, (command,))
     getter = _Reduces(operator.attrgetter, ("x",))
@@ -139,8 +139,10 @@ def bombs() -> dict[str, bytes]:
         "bytes as a value": FOUR + data(b"x") + b".",
         "a call of a class": FOUR + of("torch.nn.modules.linear.Linear") + b")R.",
         "a call of text": FOUR + text("x") + b")R.",
-        "a class made with arguments": FOUR + of("torch.nn.modules.linear.Linear") + b"N\x85\x81.",
-        "a function made": FOUR + of("torch.Size") + b")\x81.",
+        "a class instantiated with arguments": FOUR
+        + of("torch.nn.modules.linear.Linear")
+        + b"N\x85\x81.",
+        "a function instantiated": FOUR + of("torch.Size") + b")\x81.",
         "a state for a list": FOUR + b"]}b.",
         "slots": FOUR + record + b"N}\x86b.",
         "an attribute without a name": FOUR + record + b"}NNsb.",

@@ -31,12 +31,12 @@ SR_WIDTHS = {128: (128, 64), 256: (128, 64), 512: (256, 128)}
 FILTER = torch.tensor([1.0, 3, 3, 1]).outer(torch.tensor([1.0, 3, 3, 1])) / 64
 CAMERA_KWARGS = {"num_layers": 2}
 
-Weigh = Callable[[str, tuple[int, ...]], torch.Tensor]
+Draw = Callable[[str, tuple[int, ...]], torch.Tensor]
 
 
 def triplane(
     resolution: int = 128,
-    weigh: Weigh = numbers,
+    draw: Draw = numbers,
     raw: int | None = 64,
     planes: Any = RELEASED_PLANES,
     whole: bool = True,
@@ -48,11 +48,11 @@ def triplane(
 
     Args:
         resolution: of the images.
-        weigh: from the name and shape of a parameter to its weights.
-        raw: `neural_rendering_resolution`; None: not said.
+        draw: a function from the name and shape of a parameter to its weights.
+        raw: `neural_rendering_resolution`; None: missing.
         planes: `renderer.plane_axes`.
         whole: with weights.
-        rendering: changes of `rendering_kwargs`; None as a value means what it says.
+        rendering: changes of `rendering_kwargs`; None is a value.
         without: keys of `rendering_kwargs` to leave out.
         kwargs: changes of the constructor's arguments.
     """
@@ -92,7 +92,7 @@ def triplane(
         buffers=buffers,
         modules=modules,
     )
-    fill(network, weigh)
+    fill(network, draw)
     return network
 
 
@@ -169,14 +169,14 @@ def stylegan2(
     return network
 
 
-def fill(module: FakeModule, weigh: Weigh, prefix: str = "") -> None:
+def fill(module: FakeModule, draw: Draw, prefix: str = "") -> None:
     """Set every parameter and buffer, but for filters, by its dotted name."""
     for part in (module.parameters, module.buffers):
         for name, x in part.items():
             if x is not None and name not in ("resample_filter", "dataset_label_std"):
-                part[name] = weigh(prefix + name, tuple(x.shape))
+                part[name] = draw(prefix + name, tuple(x.shape))
     for name, child in module.modules.items():
-        fill(child, weigh, f"{prefix}{name}.")
+        fill(child, draw, f"{prefix}{name}.")
 
 
 def at(network: FakeModule, path: str) -> FakeModule:

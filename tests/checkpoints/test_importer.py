@@ -46,7 +46,7 @@ def pickles(tmp_path_factory):
     """Networks of EG3D's 128-pixel models; by protocol 3 the average alone."""
     folder = tmp_path_factory.mktemp("pickles")
     average = triplane()
-    networks = {"G": triplane(weigh=trained), "D": discriminator(), "G_ema": average}
+    networks = {"G": triplane(draw=trained), "D": discriminator(), "G_ema": average}
     about = {"path": "cars_128.zip", "use_labels": True, "max_size": 10, "xflip": False}
     path = folder / "network-snapshot-000000.pkl"
     write_network_pickle(path, **networks, training_set_kwargs=about)
@@ -133,7 +133,7 @@ def test_pickle_export_and_a_generator_built_directly_render_equal_bits(pickles,
     expected = picture(official_generator())
     assert expected.image.shape == (1, 3, 128, 128)
     for path in (pickles[3], pickles[4], exported):
-        with pytest.warns(UserWarning, match="in 16 bits"):  # what differs
+        with pytest.warns(UserWarning, match="in 16 bits"):  # a difference
             generator = load_generator(path)
         assert generator.rendering_resolution == 64
         assert not generator.training
@@ -187,11 +187,11 @@ def test_the_discriminator_is_imported(exported):
     config = load_experiment("eg3d/shapenet128", OFFICIAL)
     direct = Discriminator(config.discriminator, 128, 25).eval()
     fill(direct)
-    seen = Images(torch.rand(2, 3, 128, 128), torch.rand(2, 3, 64, 64), None, None)
+    images = Images(torch.rand(2, 3, 128, 128), torch.rand(2, 3, 64, 64), None, None)
     label = labels(128, 2)
     with torch.no_grad():
-        expected = direct(seen, label)
-        assert torch.equal(load_discriminator(exported)(seen, label), expected)
+        expected = direct(images, label)
+        assert torch.equal(load_discriminator(exported)(images, label), expected)
 
 
 def test_truncation_pulls_toward_the_imported_mean(exported):
@@ -429,7 +429,7 @@ def test_impossible_rendering_options_are_rejected_in_one_line(error_of, renderi
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"c_dim": 10}, ["c_dim=10", "no cameras"]),
+        ({"c_dim": 10}, ["c_dim=10", "not cameras"]),
         ({"c_dim": "many"}, ["c_dim=many"]),
         ({"img_channels": 4}, ["img_channels=4", "only 3"]),
         ({"w_dim": 256}, ["w_dim=256"]),
@@ -438,7 +438,7 @@ def test_impossible_rendering_options_are_rejected_in_one_line(error_of, renderi
         ({"channel_base": "all"}, ["channel_base=all"]),
         ({"channel_max": 0}, ["channel_max=0"]),
         ({"conv_clamp": "soft"}, ["conv_clamp=soft"]),
-        ({"mapping_kwargs": 3}, ["mapping_kwargs", "no mapping"]),
+        ({"mapping_kwargs": 3}, ["mapping_kwargs", "not a mapping"]),
         ({"mapping_kwargs": {"num_layers": 0}}, ["num_layers=0"]),
         ({"mapping_kwargs": {"w_avg_beta": None}}, ["w_avg_beta=None"]),
         ({"mapping_kwargs": {"residual": True}}, ["mapping_kwargs.residual=True", "from a fork?"]),
@@ -636,7 +636,7 @@ def test_stylegan2_becomes_the_2d_baseline(tmp_path, nested, c_dim):
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"c_dim": 10}, "c_dim=10: its labels are no cameras"),
+        ({"c_dim": 10}, "c_dim=10: its labels are not cameras"),
         ({"architecture": "resnet"}, "architecture=resnet of the Generator: only skip"),
         ({"architecture": "orig", "nested": False}, "architecture=orig"),
         ({"mirror": True}, "unsupported argument synthesis_kwargs.mirror=True"),
@@ -676,21 +676,21 @@ def test_the_command_prints_a_summary(tmp_path, capsys):
 
 
 def test_bad_overrides_write_nothing(tmp_path, capsys):
-    where = ("import", small(tmp_path), "-o", tmp_path / "out")
+    arguments = ("import", small(tmp_path), "-o", tmp_path / "out")
     for bad, parts in (
         ("generator.mapping.lr_mul=x", "generator.mapping.lr_mul='x' (command line)"),
         ("generator.mapping.lr=1", "unknown key"),
         ("generator.w_dim=256", "does not fit its configuration"),
         ("name", "write key.path=value"),
     ):
-        code, _, err = run(capsys, *where, bad)
+        code, _, err = run(capsys, *arguments, bad)
         assert code == 2
         assert parts in err
         assert err.count("\n") == 1
         assert [p.name for p in tmp_path.iterdir()] == ["small.pkl"]
 
 
-def test_overrides_change_what_is_written(pickles, exported, tmp_path):
+def test_overrides_change_the_written_configuration(pickles, exported, tmp_path):
     option = "generator.superresolution.residual_in_raw=false"
     import_file(pickles[4], tmp_path / "cars", [option, "seed=7", "name=clean"])
     config = load_experiment(tmp_path / "cars" / "config.yaml")
@@ -704,16 +704,16 @@ def test_overrides_change_what_is_written(pickles, exported, tmp_path):
     assert (clean.image_raw - leaky.image_raw).abs().max() > 0.1
 
 
-def test_an_existing_import_is_kept_without_overwrite(tmp_path, capsys):
+def test_an_existing_import_needs_overwrite(tmp_path, capsys):
     path, out = small(tmp_path), tmp_path / "out"
-    where = ("import", path, "-o", out)
-    assert run(capsys, *where)[0] == 0
+    arguments = ("import", path, "-o", out)
+    assert run(capsys, *arguments)[0] == 0
     (out / "mine.txt").write_text("notes")
-    code, _, err = run(capsys, *where, "name=other")
+    code, _, err = run(capsys, *arguments, "name=other")
     assert code == 2
     assert "exists: give another folder, or ask to overwrite it" in err
     assert load_experiment(out / "config.yaml").name == "small"
-    assert run(capsys, *where, "name=other", "--overwrite")[0] == 0
+    assert run(capsys, *arguments, "name=other", "--overwrite")[0] == 0
     assert load_experiment(out / "config.yaml").name == "other"
     store.verify(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "small.pkl"]
@@ -731,7 +731,7 @@ def test_foreign_folders_files_and_checkpoints_are_never_replaced(tmp_path, caps
     for out in (foreign, file, checkpoint):
         code, _, err = run(capsys, "import", path, "-o", out, "--overwrite")
         assert code == 2
-        assert "is no import: give another folder" in err
+        assert "is not an import: give another folder" in err
     assert (foreign / "img.png").exists()
     assert file.read_text() == "x"
     store.verify(checkpoint)

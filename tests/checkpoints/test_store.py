@@ -107,14 +107,14 @@ def die_at(point):
         store._flush = flush
 
 
-@pytest.mark.parametrize("where", [0, 50_000, 99_999])
+@pytest.mark.parametrize("position", [0, 50_000, 99_999])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_checkpoint_is_skipped(tmp_path, where, damage):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, position, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     data = bytearray((bad / "weights").read_bytes())
     if damage == "flip":
-        data[where] ^= 4
-    (bad / "weights").write_bytes(data if damage == "flip" else data[:where])
+        data[position] ^= 4
+    (bad / "weights").write_bytes(data if damage == "flip" else data[:position])
     with pytest.raises(CheckpointError, match=r"weights: checksum differs.*use an earlier one"):
         store.verify(bad)
     path, warnings = newest(tmp_path)
