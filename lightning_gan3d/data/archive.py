@@ -144,6 +144,14 @@ def open_source(path: str | Path) -> Source:
     return ZipSource(path)
 
 
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file outside a data set."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
 def checksum(data: bytes) -> str:
     """SHA-256, which `dataset.json` may state for the files of a folder."""
     return hashlib.sha256(data).hexdigest()
@@ -222,7 +230,7 @@ class DatasetWriter:
             self._objects[name] = object_id
 
     def array(self, name: str, values: np.ndarray) -> None:
-        """Add an array as `.npy`, which no reader mistakes for an image."""
+        """Add an array as `.npy`; readers of images skip it."""
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
         self._write(name, buffer.getvalue())

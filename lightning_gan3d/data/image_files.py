@@ -96,7 +96,7 @@ def decode(
 def pixels_of(
     image: Image.Image, name: str, convert: Convert = "none"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image with a checked header; `convert` colours transparent ones."""
+    """Return the pixels of an image whose header was checked; `convert`: its background."""
     try:
         mode = mode_of(image)
         if mode == "RGB":

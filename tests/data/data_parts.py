@@ -1,4 +1,4 @@
-"""Tiny data sets, made on the spot."""
+"""Tiny data sets for tests."""
 
 import io
 import json

@@ -44,10 +44,10 @@ _NAMES = ("x (right)", "y (up)", "z (to the frontal camera)")
 
 
 class _Drawing(NamedTuple):
-    """What the panels show: frusta, the numbered ones and their colours, points and the box."""
+    """Contents of the panels: frusta, indices and colours of the numbered ones, points, the box."""
 
     frusta: Float[np.ndarray, "n 5 3"]
-    shown: Int[np.ndarray, " k"]
+    numbered: Int[np.ndarray, " k"]
     colours: Float[np.ndarray, "k 3"]
     points: Float[np.ndarray, "p 3"]
     framing: Framing
@@ -59,8 +59,8 @@ def draw_cameras(
     """Write the picture as PNG; numbers and colours link frusta to images."""
     cameras = Cameras.from_label(dataset.labels.double())
     frusta = cameras.frusta(_FRUSTUM * framing.radius).numpy()
-    shown = select_distant(cameras, min(_THUMBNAILS, len(dataset)))
-    drawing = _Drawing(frusta, shown, _colours(len(shown)), points, framing)
+    numbered = select_distant(cameras, min(_THUMBNAILS, len(dataset)))
+    drawing = _Drawing(frusta, numbered, _colours(len(numbered)), points, framing)
     figure = Figure(figsize=(14, 9.3), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subfigures(2, 1, height_ratios=(5.6, 1))
@@ -98,7 +98,7 @@ def select_distant(cameras: Cameras, num: int) -> Int[np.ndarray, " k"]:
 
 def _draw_panel(axes: Axes, panel: _Panel, drawing: _Drawing) -> None:
     plane = [panel.right, panel.up]
-    frusta, shown, colours, points, framing = drawing
+    frusta, numbered, colours, points, framing = drawing
     limit = 1.15 * float(np.abs(frusta).max())
     cloud = points[_evenly(len(points), _MAX_POINTS)]
     cloud = cloud[np.abs(cloud).max(axis=1, initial=0.0) < limit][:, plane]
@@ -113,11 +113,11 @@ def _draw_panel(axes: Axes, panel: _Panel, drawing: _Drawing) -> None:
         x, y = (1.5 * half * (p == axis) for p in plane)
         axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": _BLACK})
         axes.text(1.12 * x, 1.12 * y, _NAMES[axis][0], **_CENTRED)
-    rest = np.setdiff1d(np.arange(len(frusta)), shown)
+    rest = np.setdiff1d(np.arange(len(frusta)), numbered)
     rest = rest[_evenly(len(rest), _MAX_FRUSTA)]
     _draw_frusta(axes, frusta[rest][:, :, plane], np.full((len(rest), 3), 0.56), 0.6)
-    _draw_frusta(axes, frusta[shown][:, :, plane], colours, 1.6)
-    for number, (frustum, colour) in enumerate(zip(frusta[shown], colours, strict=True), 1):
+    _draw_frusta(axes, frusta[numbered][:, :, plane], colours, 1.6)
+    for number, (frustum, colour) in enumerate(zip(frusta[numbered], colours, strict=True), 1):
         apex, middle = frustum[0, plane], frustum[1:][:, plane].mean(axis=0)
         # behind the camera, or on top of one that looks into the page
         back = (apex - middle) / max(float(np.linalg.norm(apex - middle)), 1e-9)
@@ -146,7 +146,7 @@ def _draw_frusta(
 
 def _draw_thumbnails(figure: Any, dataset: ImageDataset, drawing: _Drawing) -> None:
     """Draw the images of the numbered cameras, ordered by azimuth."""
-    images = dataset.images(torch.from_numpy(drawing.shown)).permute(0, 2, 3, 1).numpy()
+    images = dataset.images(torch.from_numpy(drawing.numbered)).permute(0, 2, 3, 1).numpy()
     panels = figure.subplots(1, _THUMBNAILS)
     for axes in panels:
         axes.set_axis_off()

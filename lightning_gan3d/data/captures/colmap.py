@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.archive import DataError, read_file
 
 T = TypeVar("T")
 
@@ -158,11 +158,7 @@ class _Bytes:
     """Sequential reader of a binary file; counts beyond the end of the file are rejected."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._position = path, 0
-        try:
-            self._data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from None
+        self.path, self._position, self._data = path, 0, read_file(path)
 
     def read(self, layout: str) -> tuple[Any, ...]:
         """Unpack little-endian values without padding; `layout` is that of `struct`."""
@@ -239,8 +235,8 @@ def _point_bin(file: _Bytes) -> tuple[float, ...]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number the lines of a file that are not comments."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise DataError(f"cannot read {path}: {error}") from None
     return ((i, line) for i, line in enumerate(lines, 1) if not line.strip().startswith("#"))
 

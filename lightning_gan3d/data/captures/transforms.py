@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.cameras import focal_from_fov
-from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.archive import DataError, read_file
 from lightning_gan3d.data.captures.posed_images import (
     Capture,
     Frame,
@@ -81,10 +81,7 @@ def read_transforms(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        tree = parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    tree = parse_json(read_file(path), str(path))
     if not isinstance(tree.get("frames"), list):
         raise DataError(f"{path}: `frames` must be a list of frames")
     return tree
@@ -163,7 +160,7 @@ def _focal(tree: dict[str, Any], axis: str, side: float, name: str) -> float | N
 
 
 def _number(tree: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
-    value = default if tree.get(key) is None else tree[key]
+    value: Any = default if tree.get(key) is None else tree[key]
     if type(value) not in (int, float) or not -_MAX_FLOAT < value < _MAX_FLOAT:
         raise DataError(f"{name}: {key}={str(value)[:40]} must be a finite number")
     return float(value)

@@ -42,6 +42,7 @@ from lightning_gan3d.draws import Draws
 STEP = 5
 """Degrees between two views."""
 NUM_ANGLES = 72
+ANGLES = np.radians(STEP * np.arange(NUM_ANGLES))
 ELEVATION = math.radians(21.0)
 DISTANCE = 16.0
 """Distance of the camera in extents of the object. Both minimise the residual."""
@@ -119,17 +120,13 @@ def prepare_coil100(
     files = _files(source)
     objects = sorted(parse_ranges(cfg.objects))
     split_of = _splits(cfg, objects)
-    angles = np.radians(STEP * np.arange(NUM_ANGLES))
     residuals: dict[int, float] = {}
     with write_dataset(out, overwrite) as writer:
         for number in report_progress(objects, progress):
             photos = read_photographs(source, files, number)
-            if cfg.correction == "none":
-                views = _uncorrected(photos)
-            else:
-                views = find_views(photos, angles, number)
+            views = _uncorrected(photos) if cfg.correction == "none" else find_views(photos, number)
             residuals[number] = round(views.residual, 3)
-            labels = view_cameras(cfg, views, angles, photos.side).to_label().double().numpy()
+            labels = view_cameras(cfg, views, photos.side).to_label().double().numpy()
             for k in range(NUM_ANGLES):
                 name = f"obj{number:03d}/{STEP * k:03d}.png"
                 pixels = _resampled(cfg, photos, views, k)
@@ -151,7 +148,7 @@ def read_photographs(source: Source, files: dict[tuple[int, int], str], number: 
     return Photographs(pixels, [background_of(p) for p in pixels])
 
 
-def find_views(photos: Photographs, angles: Float[np.ndarray, " k"], number: int) -> Views:
+def find_views(photos: Photographs, number: int) -> Views:
     """Recover zoom and shift of all views with the threshold of least residual."""
     best: Views | None = None
     above = [brightness(p, b) for p, b in zip(photos.pixels, photos.backgrounds, strict=True)]
@@ -159,21 +156,19 @@ def find_views(photos: Photographs, angles: Float[np.ndarray, " k"], number: int
         outlines = [outline(silhouette(a, threshold)) for a in above]
         visible = [o for o in outlines if o is not None]
         if len(visible) == len(outlines):
-            views = solve_views(visible, angles, ELEVATION, DISTANCE)
+            views = solve_views(visible, ANGLES, ELEVATION, DISTANCE)
             best = views if best is None or views.residual < best.residual else best
     if best is None:
         raise DataError(f"object {number}: no threshold gives every view a silhouette")
     return best
 
 
-def view_cameras(
-    cfg: CoilConfig, views: Views, angles: Float[np.ndarray, " k"], side: int
-) -> Cameras:
+def view_cameras(cfg: CoilConfig, views: Views, side: int) -> Cameras:
     """Return the cameras of all views, on a circle around the object.
 
     The object rotates clockwise seen from above, so the camera's azimuth grows with the angle.
     """
-    azimuth = torch.as_tensor(angles)
+    azimuth = torch.as_tensor(ANGLES)
     cameras = Cameras.on_sphere(azimuth, torch.full_like(azimuth, ELEVATION), RADIUS, FOCAL)
     if cfg.correction != "intrinsics":
         return cameras

@@ -15,7 +15,7 @@ from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError, Source, Unsa
 from lightning_gan3d.data.labels import label_rows, parse_json
 
 Kind = Literal["labels", "poses", "rotations"]
-Missing = Literal["refuse", "skip"]
+Missing = Literal["reject", "skip"]
 
 
 class CameraFile(NamedTuple):
@@ -96,7 +96,7 @@ def match_cameras(
     """Match each camera to its image: by path, by path without suffix, or by file name.
 
     A file name matches only if one of the two paths is the end of the other, as `img.png` is of
-    `00000/img.png`. Exact paths take precedence. `missing="refuse"` raises `DataError` for images
+    `00000/img.png`. Exact paths take precedence. `missing="reject"` raises `DataError` for images
     and cameras without a partner; "skip" leaves them out. Cameras of `others`, images that were not
     selected, are ignored.
     """
@@ -119,12 +119,12 @@ def match_cameras(
         else:
             key_of[image] = key
     without = [n for n in names if n not in key_of]
-    if missing == "refuse" and without:
+    if missing == "reject" and without:
         raise DataError(
             f"{len(without):,} of {len(names):,} images have no camera in {file}, e.g. "
             f"{without[0]}; `missing=skip` leaves them out"
         )
-    if missing == "refuse" and unmatched:
+    if missing == "reject" and unmatched:
         raise DataError(
             f"{len(unmatched):,} of {len(cameras.numbers):,} cameras of {file} have no "
             f"image, e.g. {unmatched[0]}; `missing=skip` leaves them out"

@@ -114,7 +114,7 @@ def _read_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Sour
     for name, m in matches.items():
         pose_name = f"{m['object']}/pose/{m['view']}.txt"
         if pose_name not in files:
-            if cfg.missing == "refuse":
+            if cfg.missing == "reject":
                 raise DataError(
                     f"{name} of {source.path} has no pose {pose_name}; `missing=skip` leaves it out"
                 )
@@ -125,7 +125,7 @@ def _read_renders(source: Source, names: list[str], cfg: ShapenetConfig) -> Sour
         output = f"{m['object'][len(top) :]}/{m['view']}"
         number = number_of[m["object"]]
         views.append(View(name, output, label, len(views), pose_name, m["object"], number))
-    if unused and cfg.missing == "refuse":
+    if unused and cfg.missing == "reject":
         raise DataError(
             f"{len(unused):,} poses of {source.path} have no image, e.g. {min(unused)}; "
             "`missing=skip` leaves them out"

@@ -44,7 +44,7 @@ class PrepareConfig:
     """Axes of the cameras in SRC. opencv: x right, y down, z forward; opengl: y up, z backward."""
     world_up: Literal["y", "z"] = "y"
     """Up axis of the world in SRC; z (as in Blender) becomes y, and -y becomes z."""
-    missing: Missing = "refuse"
+    missing: Missing = "reject"
     """Images without a camera and cameras without an image: raise an error, or skip them."""
     resolution: Annotated[int, Interval(ge=4, le=4096)] = 512
     """Side of the written images in pixels; images are reduced (Lanczos), never enlarged."""

@@ -62,50 +62,40 @@ def draw_figures(num: int, seed: int) -> Figures:
     def between(column: int, low: float, high: float) -> Float[Tensor, " m"]:
         return low + (high - low) * u[:, column]
 
+    def vector(*coordinates: Float[Tensor, " m"]) -> Float[Tensor, "m 3"]:
+        return torch.stack(coordinates, -1)
+
     zero = torch.zeros(num)
-    body_size = torch.stack(
-        [between(0, 0.30, 0.42), between(1, 0.38, 0.50), between(2, 0.24, 0.36)], -1
-    )
-    body = torch.stack([zero, torch.full_like(zero, -0.30), zero], -1)
+    body_size = vector(between(0, 0.30, 0.42), between(1, 0.38, 0.50), between(2, 0.24, 0.36))
+    body = vector(zero, torch.full_like(zero, -0.30), zero)
     head_size = between(3, 0.20, 0.27)[:, None] * torch.tensor([0.95, 1.0, 0.95])
     top = body[:, 1] + body_size[:, 1]
-    head = torch.stack(
-        [between(4, -0.04, 0.04), top + 0.75 * head_size[:, 1], between(5, 0.0, 0.10)], -1
-    )
-    nose_length = between(6, 0.10, 0.17)
-    nose_size = torch.stack([between(7, 0.070, 0.095)] * 2 + [nose_length], -1)
-    nose = head + torch.stack(
-        [zero, -0.1 * head_size[:, 1], head_size[:, 2] + 0.55 * nose_length], -1
-    )
+    head = vector(between(4, -0.04, 0.04), top + 0.75 * head_size[:, 1], between(5, 0.0, 0.10))
+    nose_length, nose_width = between(6, 0.10, 0.17), between(7, 0.070, 0.095)
+    nose_size = vector(nose_width, nose_width, nose_length)
+    nose = head + vector(zero, -0.1 * head_size[:, 1], head_size[:, 2] + 0.55 * nose_length)
     arm_angle, arm_forward = between(8, -1.0, 1.2), between(9, -0.3, 0.6)
     x, y = arm_angle.cos() * arm_forward.cos(), arm_angle.sin() * arm_forward.cos()
-    reach = torch.stack([x, y, arm_forward.sin()], -1)
+    reach = vector(x, y, arm_forward.sin())
     arm_length, arm_width = between(10, 0.22, 0.30), between(11, 0.085, 0.115)
-    shoulder = body + torch.stack([0.82 * body_size[:, 0], 0.45 * body_size[:, 1], zero], -1)
+    shoulder = body + vector(0.82 * body_size[:, 0], 0.45 * body_size[:, 1], zero)
     arm = shoulder + reach * (0.75 * arm_length)[:, None]
-    pack_size = torch.stack(
-        [between(12, 0.16, 0.26), between(13, 0.20, 0.32), between(14, 0.12, 0.19)], -1
-    )
-    pack = body + torch.stack(
-        [zero, between(15, 0.0, 0.15), -body_size[:, 2] - 0.45 * pack_size[:, 2]], -1
-    )
+    pack_size = vector(between(12, 0.16, 0.26), between(13, 0.20, 0.32), between(14, 0.12, 0.19))
+    pack = body + vector(zero, between(15, 0.0, 0.15), -body_size[:, 2] - 0.45 * pack_size[:, 2])
     upright = torch.eye(3).expand(num, 3, 3)
     axes = [
         _scaled(upright, body_size),
         _scaled(upright, head_size),
         _scaled(upright, nose_size),
-        _scaled(_frame(reach), torch.stack([arm_length, arm_width, arm_width], -1)),
+        _scaled(_frame(reach), vector(arm_length, arm_width, arm_width)),
         _scaled(upright, pack_size),
     ]
-    hue = between(16, 0.0, 1.0)
-    skin = torch.tensor([0.96, 0.76, 0.60]) * between(17, 0.75, 1.0)[:, None]
+    hue, saturation, value = between(16, 0.0, 1.0), between(18, 0.55, 0.85), between(19, 0.70, 0.95)
     colours = [
-        _hsv(hue, between(18, 0.55, 0.85), between(19, 0.70, 0.95)),
-        skin,
+        _hsv(hue, saturation, value),
+        torch.tensor([0.96, 0.76, 0.60]) * between(17, 0.75, 1.0)[:, None],
         torch.tensor([0.88, 0.14, 0.12]).expand(num, 3),
-        _hsv(
-            hue + between(20, -0.06, 0.06), between(18, 0.55, 0.85), 0.7 * between(19, 0.70, 0.95)
-        ),
+        _hsv(hue + between(20, -0.06, 0.06), saturation, 0.7 * value),
         _hsv(hue + between(21, 0.35, 0.65), between(22, 0.40, 0.75), between(23, 0.45, 0.75)),
     ]
     centres = [body, head, nose, arm, pack]

@@ -56,7 +56,7 @@ def shot():
 
 
 @pytest.fixture(scope="module", params=["txt", "bin", "transforms"])
-def made(request, shot, tmp_path_factory):
+def result(request, shot, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_images(folder / "images", shot)
     if request.param == "txt":
@@ -69,8 +69,8 @@ def made(request, shot, tmp_path_factory):
     return make(folder, out), opened(out)
 
 
-def test_known_points_project_to_their_pixels(made, shot):
-    _, dataset = made
+def test_known_points_project_to_their_pixels(result, shot):
+    _, dataset = result
     assert dataset.names == [f"images/{n}" for n in shot.names]
     check_projections(dataset, shot)
 
@@ -95,9 +95,9 @@ def check_projections(dataset, shot):
         np.testing.assert_allclose(uv[i].numpy(), expected, atol=1e-5)
 
 
-def test_pixels_and_labels_are_cropped_alike(made, shot):
+def test_pixels_and_labels_are_cropped_alike(result, shot):
     """Each pixel of the original encodes its position, which must agree with the projection."""
-    _, dataset = made
+    _, dataset = result
     left, top, side = centre_square(shot.width, shot.height)
     image = dataset.images([0])[0].double().numpy()
     centres = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * side
@@ -107,8 +107,8 @@ def test_pixels_and_labels_are_cropped_alike(made, shot):
     np.testing.assert_allclose(image[1].mean(axis=1)[inner], green[inner], atol=1.0)
 
 
-def test_the_result_is_upright_centred_and_at_the_radius(made, shot):
-    _, dataset = made
+def test_the_result_is_upright_centred_and_at_the_radius(result, shot):
+    _, dataset = result
     matrix = matrix_of(dataset)
     rotation = matrix[:3, :3] * SCALE * 3.0 / 2.7
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
@@ -126,25 +126,25 @@ def test_all_formats_give_one_data_set(shot, tmp_path):
     write_colmap_txt(tmp_path / "txt" / "sparse", shot)
     write_colmap_bin(tmp_path / "bin", shot)
     write_transforms(tmp_path / "json", shot)
-    made = {k: make(tmp_path / k, tmp_path / f"{k}.zip") for k in ("txt", "bin", "json")}
+    result = {k: make(tmp_path / k, tmp_path / f"{k}.zip") for k in ("txt", "bin", "json")}
     first = opened(tmp_path / "txt.zip")
     for kind in ("bin", "json"):
         other = opened(tmp_path / f"{kind}.zip")
         torch.testing.assert_close(other.labels, first.labels, rtol=1e-6, atol=1e-6)
         assert torch.equal(other.images(range(len(other))), first.images(range(len(first))))
-        assert made[kind].framing.box == made["txt"].framing.box
+        assert result[kind].framing.box == result["txt"].framing.box
 
 
-def test_the_result_passes_the_check_and_its_cameras_look_at_the_origin(made):
-    prepared, dataset = made
+def test_the_result_passes_the_check_and_its_cameras_look_at_the_origin(result):
+    prepared, dataset = result
     summary = check_dataset(str(dataset.source.path))
     assert summary.warnings == ()
     assert summary.num_images == prepared.num_images == 12
     assert prepared.warnings == ()
 
 
-def test_the_proposal_can_be_pasted_into_an_experiment(made, tmp_path):
-    prepared, dataset = made
+def test_the_proposal_can_be_pasted_into_an_experiment(result, tmp_path):
+    prepared, dataset = result
     text = str(prepared).partition("paste into an experiment:\n")[2]
     (tmp_path / "own.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\n{text}")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"base": str(preset()), "name": "own"}))

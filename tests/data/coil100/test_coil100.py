@@ -151,10 +151,10 @@ def hull_overlap(dataset: ImageDataset, order: torch.Tensor) -> float:
     overlaps = []
     for k in range(0, 72, 8):
         cell = (uv[k, hull] * 32).long().clamp(0, 31)
-        seen = torch.zeros(32, 32)
-        seen[cell[:, 1], cell[:, 0]] = 1
+        filled = torch.zeros(32, 32)
+        filled[cell[:, 1], cell[:, 0]] = 1
         mask = torch.nn.functional.max_pool2d(masks[k][None], 2)[0]
-        overlaps.append(float((seen * mask).sum() / ((seen + mask) > 0).sum()))
+        overlaps.append(float((filled * mask).sum() / ((filled + mask) > 0).sum()))
     return sum(overlaps) / len(overlaps)
 
 
@@ -163,7 +163,7 @@ def test_corrected_cameras_carve_the_object(archive, tmp_path, correction):
     as_is = torch.arange(72)
     corrected, residuals = prepared(archive, tmp_path / "a.zip", correction=correction)
     assert hull_overlap(corrected, as_is) > 0.9
-    assert hull_overlap(corrected, -as_is % 72) < 0.85  # turning the other way
+    assert hull_overlap(corrected, -as_is % 72) < 0.85  # rotating in the other direction
     raw, _ = prepared(archive, tmp_path / "b.zip", correction="none")
     assert hull_overlap(raw, as_is) < 0.85
     assert set(residuals) == {3, 14}
@@ -241,7 +241,7 @@ def test_incomplete_archives_are_rejected(archive, tmp_path):
         {"objects": ""},
         {"holdout_objects": 100},
         {"holdout_angles": 7},
-        {"correction": "some"},
+        {"correction": "half"},
     ],
 )
 def test_invalid_values_are_rejected(tree):

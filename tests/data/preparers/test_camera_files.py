@@ -11,7 +11,7 @@ def listing(*keys: str, folder: str = "") -> CameraFile:
     return CameraFile("labels", "labels.json", {k: np.zeros(25) for k in keys}, {}, folder)
 
 
-@pytest.mark.parametrize("missing", ["refuse", "skip"])
+@pytest.mark.parametrize("missing", ["reject", "skip"])
 def test_equal_file_names_in_different_folders_do_not_match(missing):
     message = "train/cat/x.png" if missing == "skip" else "test/cat/x.png; `missing=skip`"
     with pytest.raises(DataError, match=message):
@@ -34,7 +34,7 @@ def test_equal_file_names_in_different_folders_do_not_match(missing):
     ],
 )
 def test_leading_folders_and_suffixes_are_optional(image, key):
-    match = match_cameras(["other/b.png", image], listing(key, "other/b.png"), "refuse")
+    match = match_cameras(["other/b.png", image], listing(key, "other/b.png"), "reject")
     assert match.pairs == [(image, key), ("other/b.png", "other/b.png")]
 
 
@@ -44,12 +44,12 @@ def test_exact_paths_take_precedence_in_any_order():
         match = match_cameras(names, listing(*keys), "skip")
         assert match == ([("cat/x.png", "cat/x.png")], 0, 1)
         with pytest.raises(DataError, match=r"1 of 2 cameras .* no image, e\.g\. x\.png"):
-            match_cameras(names, listing(*keys), "refuse")
+            match_cameras(names, listing(*keys), "reject")
 
 
 def test_pairs_follow_the_file_and_names_may_be_relative_to_its_folder():
     names = ["top/a/x.png", "top/b/y.png", "b/y.png"]
-    match = match_cameras(names[:2], listing("y", "a/x.png", folder="top/"), "refuse")
+    match = match_cameras(names[:2], listing("y", "a/x.png", folder="top/"), "reject")
     assert match.pairs == [("top/b/y.png", "y"), ("top/a/x.png", "a/x.png")]
     match = match_cameras(names, listing("b/y.png", folder="top/"), "skip")
     assert match.pairs == [("top/b/y.png", "b/y.png")]

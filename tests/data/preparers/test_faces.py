@@ -393,7 +393,7 @@ def test_missing_skip_leaves_out_unmatched_images_and_cameras(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["ffhq", "celebahq"])
-def test_the_command_prints_what_it_wrote(tmp_path, capsys, command):
+def test_the_command_prints_a_summary(tmp_path, capsys, command):
     source = save(raw({"dataset.json": labels_json(NAMES, cameras())}), tmp_path / "raw")
     arguments = ["data", command, str(source), str(tmp_path / "out.zip"), "resolution=32"]
     with pytest.raises(SystemExit) as done:

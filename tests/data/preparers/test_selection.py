@@ -53,7 +53,7 @@ def test_copies_of_an_image_stay_in_its_split(tmp_path):
     assert len(test) >= 0.3 * summary.num_images
 
 
-def test_copies_in_the_source_are_found_by_their_cameras(tmp_path):
+def test_copies_in_the_source_are_detected_by_their_cameras(tmp_path):
     """As in EG3D's FFHQ: each image is followed by its mirrored copy, under another number."""
     once = cameras(12)
     both = Cameras(

@@ -110,11 +110,11 @@ def test_views_agree_through_their_depth():
     points = cameras.unproject(views.depth)
     first, second = cameras.select(slice(0, 1)), cameras.select(slice(1, 2))
     uv, _ = second.project(points[:1])
-    seen = torch.nn.functional.grid_sample(
+    sampled = torch.nn.functional.grid_sample(
         views.depth[1:2], uv[:, None] * 2 - 1, align_corners=False
     )
     distance = (points[:1] - second.origins[:, None]).norm(dim=-1)
-    near = solid[0].flatten() & ((seen.flatten() - distance.flatten()).abs() < 0.03)
+    near = solid[0].flatten() & ((sampled.flatten() - distance.flatten()).abs() < 0.03)
     assert float(near.sum() / solid[0].sum()) > 0.5
     assert not torch.equal(first.cam2world, second.cam2world)
 
