@@ -19,13 +19,12 @@ from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_metrics
-from lightning_gan3d.metrics.cache import default_folder
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.evaluate import evaluate, source_of
 from lightning_gan3d.metrics.pretrained import find
 from lightning_gan3d.metrics.process_group import rank, world_size
-from lightning_gan3d.metrics.protocol import precision_of
+from lightning_gan3d.metrics.protocol import default_folder, precision_of
 from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.runs import CONDITIONS, CONFIG, EVALUATION, MANIFEST, Run, read_manifest

@@ -25,7 +25,7 @@ from lightning_gan3d.runs import (
     read_rows,
     walk,
 )
-from lightning_gan3d.sweep.record import SWEEP_FILE, SweepEntry, read_record
+from lightning_gan3d.sweep.plan import SWEEP_FILE, SweepEntry, read_record
 
 UNKNOWN = "unknown"
 T = TypeVar("T")

@@ -13,8 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning_gan3d.runs import CONFIG, Run
-from lightning_gan3d.sweep.config import SweepConfig, expand, load_sweep
-from lightning_gan3d.sweep.record import SWEEP_FILE, State, SweepEntry, write_record
+from lightning_gan3d.sweep.plan import (
+    SWEEP_FILE,
+    State,
+    SweepConfig,
+    SweepEntry,
+    expand,
+    load_sweep,
+    write_record,
+)
 from lightning_gan3d.training.processes import DONE, FAILED, STOP_SIGNALS, STOPPED, SignalHandler
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,11 @@ from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images
+from lightning_gan3d.images import Images, blur_pair, real_pair
 from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.training import distributed, losses, schedules
-from lightning_gan3d.training.discriminator_input import blur_pair, real_pair
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
     Gate,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.cache import cached, cached_metrics, default_folder
+from lightning_gan3d.metrics.protocol import cached, cached_metrics, default_folder
 
 
 class Maker:

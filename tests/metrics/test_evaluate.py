@@ -181,7 +181,7 @@ class Unseen(ViewSource):
 
 def test_results_that_depend_on_data_alone_are_cached(data, tmp_path, monkeypatch):
     first = measured(figures(), data, SMALL, truth=figures(), cache=tmp_path)
-    for name in ("distribution.swd.ImageDistance._describe", "pose.regressor.train_regressor"):
+    for name in ("distribution.swd.ImageDistance._describe", "pose.estimators.train_regressor"):
         monkeypatch.setattr(f"lightning_gan3d.metrics.{name}", None)
     again = measured(figures(), data, SMALL, truth=Unseen(), cache=tmp_path)
     assert again == first

@@ -5,7 +5,7 @@ from fabricated_runs import make_run
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import Metric, parse_key, write_metrics
 from lightning_gan3d.report.records import find_runs, read_run
-from lightning_gan3d.sweep.record import SweepEntry, write_record
+from lightning_gan3d.sweep.plan import SweepEntry, write_record
 
 
 def value(record, name):
@@ -153,7 +153,7 @@ def test_the_sweep_states_why_an_unfinished_run_failed(tmp_path):
 def test_a_broken_sweep_record_is_rejected_by_name(tmp_path):
     make_run(tmp_path, "voxel")
     (tmp_path / "sweep.json").write_text('{"runs": [{"seed": 1}]}')
-    with pytest.raises(ConfigError, match=r"sweep\.json: not the record of a sweep"):
+    with pytest.raises(ConfigError, match=r"sweep\.json: not a sweep record"):
         find_runs([tmp_path])
 
 

@@ -2,8 +2,7 @@ import pytest
 import yaml
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.sweep.config import expand, load_sweep
-from lightning_gan3d.sweep.record import SweepEntry, read_record, write_record
+from lightning_gan3d.sweep.plan import SweepEntry, expand, load_sweep, read_record, write_record
 
 
 def write(folder, **values):

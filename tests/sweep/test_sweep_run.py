@@ -12,9 +12,8 @@ import time
 import pytest
 import yaml
 
-from lightning_gan3d.sweep.config import expand, load_sweep
 from lightning_gan3d.sweep.local import Job, plan_sweep, run_sweep
-from lightning_gan3d.sweep.record import read_record
+from lightning_gan3d.sweep.plan import expand, load_sweep, read_record
 
 # `plan.json` in the root maps run names to exit code, duration and output.
 TRAINER = """

@@ -1,7 +1,6 @@
 import torch
 
-from lightning_gan3d.images import Images, resize, to_float
-from lightning_gan3d.training.discriminator_input import blur, blur_kernel, blur_pair, real_pair
+from lightning_gan3d.images import Images, blur, blur_kernel, blur_pair, real_pair, resize, to_float
 
 
 def stored(v=2, size=16):

@@ -8,10 +8,9 @@ from torch.nn.functional import softplus
 
 from lightning_gan3d.contract import Field, FieldSample, SceneConfig
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import Images
+from lightning_gan3d.images import Images, blur_pair
 from lightning_gan3d.training import losses
 from lightning_gan3d.training.config import LossConfig
-from lightning_gan3d.training.discriminator_input import blur_pair
 from lightning_gan3d.training.losses import density_l1, density_points
 
 

@@ -20,7 +20,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import RefitConfig
-from lightning_gan3d.metrics.consistency.ssim import WINDOW, psnr, ssim_map
+from lightning_gan3d.metrics.consistency.image_similarity import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.stored_images import StoredImages
 

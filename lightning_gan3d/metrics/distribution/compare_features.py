@@ -20,7 +20,6 @@ import torch
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.files import sha256_of_text
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.cache import SCHEMA
 from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution import frechet, memorisation
@@ -41,6 +40,7 @@ from lightning_gan3d.metrics.distribution.kernel_distance import subset_distance
 from lightning_gan3d.metrics.distribution.precision_recall import precision_recall
 from lightning_gan3d.metrics.pretrained import WeightsError
 from lightning_gan3d.metrics.process_group import from_main, rank
+from lightning_gan3d.metrics.protocol import SCHEMA
 from lightning_gan3d.metrics.sources import PosedSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.version import __version__

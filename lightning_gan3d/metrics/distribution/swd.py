@@ -19,8 +19,8 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import quantise, to_float
-from lightning_gan3d.metrics.cache import cached
 from lightning_gan3d.metrics.config import PATCH, SwdConfig
+from lightning_gan3d.metrics.protocol import cached
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
 
 BLOCKS = 4096

@@ -17,8 +17,16 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.consistency.warp import FAINT
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.geometry.depth_maps import normal_error, normals_from_depth, thinness
-from lightning_gan3d.metrics.geometry.mesh import chamfer, grid_of, mesh_of, pieces, sample
+from lightning_gan3d.metrics.geometry.surfaces import (
+    chamfer,
+    grid_of,
+    mesh_of,
+    normal_error,
+    normals_from_depth,
+    pieces,
+    sample,
+    thinness,
+)
 from lightning_gan3d.metrics.sources import BOX_SHARE, ObjectSource, ViewSource, Volume
 
 TURNS = 4

@@ -11,12 +11,13 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
-from lightning_gan3d.metrics.pose.regressor import (
+from lightning_gan3d.metrics.pose.estimators import (
+    ScriptedNetwork,
     angle_between,
     cached_regressor,
+    load_network,
     rotation_from_6d,
 )
-from lightning_gan3d.metrics.pose.torchscript import ScriptedNetwork, load_network
 
 READ_BATCH = 256
 """Real images read at a time."""

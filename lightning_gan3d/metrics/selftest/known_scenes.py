@@ -14,12 +14,12 @@ from lightning_gan3d.contract import DensityConfig, Field, FieldSample, SceneCon
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.context import EvaluationContext
-from lightning_gan3d.metrics.geometry.depth_maps import (
+from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
+from lightning_gan3d.metrics.geometry.surfaces import (
     depth_error,
     normal_error,
     normals_from_depth,
 )
-from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.selftest.perturbations import Perturbed, flatten_depth
 from lightning_gan3d.metrics.sources import ViewSource
 from renderers import RENDERERS

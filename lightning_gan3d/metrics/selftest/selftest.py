@@ -26,7 +26,7 @@ from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.pose.accuracy import pose_errors
-from lightning_gan3d.metrics.pose.regressor import PoseRegressor, train_regressor
+from lightning_gan3d.metrics.pose.estimators import PoseRegressor, train_regressor
 from lightning_gan3d.metrics.selftest.known_scenes import Balls, Check, check_geometry
 from lightning_gan3d.metrics.selftest.perturbations import (
     PERTURBATIONS,

@@ -10,7 +10,7 @@ from metric_views import Perturbed, change_colour, context, figures
 from lightning_gan3d.config import UserError
 from lightning_gan3d.files import sha256_of_file
 from lightning_gan3d.metrics.config import ConsistencyConfig
-from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap, find_trunk, load_lpips
+from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap, find_trunk, load_lpips
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.evaluate import evaluate
 from lightning_gan3d.metrics.pretrained import KNOWN

@@ -18,7 +18,7 @@ from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency import reprojection
-from lightning_gan3d.metrics.consistency.lpips_map import LpipsMap
+from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap
 from lightning_gan3d.metrics.consistency.reprojection import KINDS, measure_consistency
 
 CFG = ConsistencyConfig(items=8, flicker=None)

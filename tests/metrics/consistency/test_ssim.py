@@ -5,7 +5,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from lightning_gan3d.metrics.consistency.ssim import psnr, ssim_map
+from lightning_gan3d.metrics.consistency.image_similarity import psnr, ssim_map
 
 
 def images(num=3, size=24, seed=0):

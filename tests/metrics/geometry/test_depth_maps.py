@@ -5,7 +5,7 @@ import torch
 from solid_shapes import Shape, ball
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.metrics.geometry.depth_maps import (
+from lightning_gan3d.metrics.geometry.surfaces import (
     depth_error,
     extents,
     normal_error,

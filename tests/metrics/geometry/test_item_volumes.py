@@ -10,7 +10,7 @@ from lightning_gan3d.data.synthetic.figures import level_of
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metrics.evaluate import source_of
-from lightning_gan3d.metrics.geometry.mesh import grid_of, pieces
+from lightning_gan3d.metrics.geometry.surfaces import grid_of, pieces
 from lightning_gan3d.metrics.sources import Volume
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from lightning_gan3d.metrics.geometry.mesh import chamfer, mesh_of, sample
+from lightning_gan3d.metrics.geometry.surfaces import chamfer, mesh_of, sample
 
 BOX = 2.0
 

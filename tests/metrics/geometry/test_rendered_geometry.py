@@ -12,12 +12,12 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import DensityConfig, Field, FieldSample, SceneConfig
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import GeometryConfig
-from lightning_gan3d.metrics.geometry.depth_maps import (
+from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
+from lightning_gan3d.metrics.geometry.surfaces import (
     depth_error,
     normal_error,
     normals_from_depth,
 )
-from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.sources import GeneratorSource
 from renderers.config import VolumeRendererConfig
 from renderers.volume import VolumeRenderer

@@ -8,7 +8,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import PoseConfig
 from lightning_gan3d.metrics.pose.accuracy import pose_errors, real_errors
-from lightning_gan3d.metrics.pose.regressor import (
+from lightning_gan3d.metrics.pose.estimators import (
     PoseRegressor,
     angle_between,
     cached_regressor,
@@ -101,7 +101,7 @@ def test_it_is_cached_by_data_and_options(tmp_path, monkeypatch):
         return cached_regressor(context(figures(), data, seed=seed, cache=tmp_path), cfg)
 
     first = cached(data, short)
-    monkeypatch.setattr("lightning_gan3d.metrics.pose.regressor.train_regressor", None)
+    monkeypatch.setattr("lightning_gan3d.metrics.pose.estimators.train_regressor", None)
     again = cached(data, short)
     assert torch.equal(first(data.floats()), again(data.floats()))
     wider = PoseConfig(resolution=16, iterations=3, batch=8, threshold_degrees=30.0)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError, UserError, from_options
 from lightning_gan3d.metrics.config import IdentityConfig, PoseConfig
-from lightning_gan3d.metrics.pose.regressor import train_regressor
-from lightning_gan3d.metrics.pose.torchscript import load_network, measure_identity
-from lightning_gan3d.metrics.single_images import measure_images
+from lightning_gan3d.metrics.evaluate import measure_images
+from lightning_gan3d.metrics.pose.estimators import load_network, measure_identity, train_regressor
 
 
 class MeanColour(nn.Module):

@@ -1,10 +1,8 @@
-"""The user's networks in TorchScript files: an identity embedding, a pose estimator.
-
-A TorchScript file contains a graph and no Python code.
-"""
+"""Pose estimators: a regressor trained on real images, or a TorchScript file."""
 
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,117 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import UserError
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import PoseConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
+from lightning_gan3d.metrics.protocol import cached
+from lightning_gan3d.metrics.sources import ImageSet
+
+LEARNING_RATE = 2e-3
+"""Initial learning rate of Adam; decays to zero along a cosine."""
+
+
+def rotation_from_6d(x: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
+    """Orthonormalise the first two columns of a rotation (Zhou et al. 2019).
+
+    Unlike angles, these numbers are continuous.
+    """
+    first = normalize(x[:, :3], dim=-1)
+    rest = x[:, 3:] - (first * x[:, 3:]).sum(-1, keepdim=True) * first
+    second = normalize(rest, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
+
+
+def angle_between(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
+    """Angle in radians of the rotation from a to b, in [0, pi].
+
+    Computed from the chord: the arc cosine of the trace loses small angles in float32.
+    """
+    chord = (a - b).flatten(1).norm(dim=1) / (2 * math.sqrt(2))
+    return 2 * torch.asin(chord.clamp(max=1))
+
+
+class PoseRegressor(nn.Module):
+    """A network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
+
+    def __init__(self, resolution: int) -> None:
+        """Build the network with torch's initial weights."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in (32, 64, 96):
+            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.LeakyReLU(0.1)]
+            channels = width
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, 6)]
+        self.layers = nn.Sequential(*layers)
+        self.resolution = resolution
+
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
+        """Estimate the rotations of images of any size."""
+        if image.shape[-1] != self.resolution:
+            size = (self.resolution, self.resolution)
+            image = interpolate(image, size, mode="bilinear", antialias=True)
+        return rotation_from_6d(self.layers(image))
+
+
+def rotations(labels: Float[Tensor, "n 25"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations of the labels' cameras."""
+    return Cameras.from_label(labels).cam2world[:, :3, :3]
+
+
+def _augment(image: Float[Tensor, "n 3 h w"], draws: Draws) -> Float[Tensor, "n 3 h w"]:
+    """Vary contrast and tint and add noise, so that the network relies on shape, not colours."""
+    n = len(image)
+    gain = 0.8 + 0.4 * draws.uniform("gain", (n, 1, 1, 1), image.device)
+    tint = 0.1 * draws.normal("tint", (n, 3, 1, 1), image.device)
+    return image * gain + tint + 0.05 * draws.normal("noise", image.shape, image.device)
+
+
+def train_regressor(
+    train: ImageSet, cfg: PoseConfig, seed: int = 0, device: torch.device | str = "cpu"
+) -> PoseRegressor:
+    """Train on real images and their labels, by the squared distance of rotation matrices."""
+    draws = Draws(seed).scope("pose")
+    labels = torch.as_tensor(train.labels)
+    regressor = PoseRegressor(min(cfg.resolution, train.resolution))
+    with torch.no_grad():
+        for name, p in regressor.named_parameters():
+            bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
+            p.copy_((draws.uniform(f"init/{name}", p.shape) * 2 - 1) * bound)
+    regressor.to(device)
+    optimizer = torch.optim.Adam(regressor.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.iterations)
+    for i in range(cfg.iterations):
+        step = draws.at(i)
+        indices = step.integers("images", len(train), (cfg.batch,))
+        image = _augment(to_float(train.images(indices)).to(device), step)
+        error = regressor(image) - rotations(labels[indices]).to(device)
+        optimizer.zero_grad()
+        error.square().sum(dim=(1, 2)).mean().backward()
+        optimizer.step()
+        schedule.step()
+    return regressor.eval().requires_grad_(False)
+
+
+def cached_regressor(context: EvaluationContext, cfg: PoseConfig) -> PoseRegressor:
+    """Return the regressor of a data set: from the cache, else trained."""
+    train, seed, device = context.train, context.seed, context.device
+    key = [train.fingerprint, cfg.resolution, cfg.iterations, cfg.batch, seed]
+    regressor = PoseRegressor(min(cfg.resolution, train.resolution))
+
+    def train_state() -> dict[str, Tensor]:
+        return train_regressor(train, cfg, seed, device).state_dict()
+
+    regressor.load_state_dict(cached(context.cache, "pose", key, train_state))
+    return regressor.to(device).eval().requires_grad_(False)
 
 
 class ScriptError(UserError):
