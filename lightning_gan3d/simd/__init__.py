@@ -32,7 +32,6 @@ from lightning_gan3d.simd.elementary_functions import leaky_relu as leaky_relu
 from lightning_gan3d.simd.elementary_functions import sigmoid as sigmoid
 from lightning_gan3d.simd.elementary_functions import softplus as softplus
 from lightning_gan3d.simd.matmul import ROWS as ROWS
-from lightning_gan3d.simd.matmul import Product as Product
 from lightning_gan3d.simd.matmul import matmul as matmul
 from lightning_gan3d.simd.threads import num_workers as num_workers
 from lightning_gan3d.simd.threads import run as run

@@ -61,21 +61,33 @@ def _narrow(product: Annotated[Product, Int]) -> None:
 
 
 @helper
-def matmul(p: Product, rows: int, vectors: int) -> None:
+def matmul(
+    a: int,
+    a_row: int,
+    a_step: int,
+    b: int,
+    b_step: int,
+    inner: int,
+    start: int,
+    start_row: int,
+    out: int,
+    out_row: int,
+    rows: int,
+    vectors: int,
+) -> None:
     """Compute out = start + a b for `rows` rows (padded to ROWS) and `vectors` vectors of columns.
 
-    Exchange `a_row` and `a_step` to multiply by the transpose of `a`. `start` may be `out`, to add
-    to it, or a row with start_row=0, a bias.
+    The first arguments are those of `Product`. Exchange `a_row` and `a_step` to multiply by the
+    transpose of `a`. `start` may be `out`, to add to it, or a row with start_row=0, a bias.
     """
     for i in range(0, rows, ROWS):
-        a, start, out = p.a + p.a_row * i, p.start + p.start_row * i, p.out + p.out_row * i
+        at, begin, end = a + a_row * i, start + start_row * i, out + out_row * i
         for j in range(0, vectors, COLUMNS):
             c = 4 * WIDTH * j
-            b, begin, end = p.b + c, start + c, out + c
-            block = Product(
-                a, p.a_row, p.a_step, b, p.b_step, p.inner, begin, p.start_row, end, p.out_row
+            product = Product(
+                at, a_row, a_step, b + c, b_step, inner, begin + c, start_row, end + c, out_row
             )
             if j + COLUMNS <= vectors:
-                _wide(block)
+                _wide(product)
             else:
-                _narrow(block)
+                _narrow(product)

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from lightning_gan3d.simd import ROWS, WIDTH, Product, entry, matmul
+from lightning_gan3d.simd import ROWS, WIDTH, entry, matmul
 
 
 @entry
@@ -15,9 +15,20 @@ def multiply(
         row, step = step, row
     width = 4 * out.shape[1]
     begin, begin_row = (out.ctypes.data, width) if add else (start.ctypes.data, 0)
-    x, y, z = a.ctypes.data, b.ctypes.data, out.ctypes.data
-    product = Product(x, row, step, y, 4 * b.shape[1], b.shape[0], begin, begin_row, z, width)
-    matmul(product, out.shape[0], out.shape[1] // WIDTH)
+    matmul(
+        a.ctypes.data,
+        row,
+        step,
+        b.ctypes.data,
+        4 * b.shape[1],
+        b.shape[0],
+        begin,
+        begin_row,
+        out.ctypes.data,
+        width,
+        out.shape[0],
+        out.shape[1] // WIDTH,
+    )
 
 
 @pytest.mark.parametrize("vectors", [1, 2, 3])

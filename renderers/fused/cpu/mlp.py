@@ -9,7 +9,6 @@ from typing import Any
 from lightning_gan3d.simd import (
     ROWS,
     WIDTH,
-    Product,
     exp,
     helper,
     leaky_relu,
@@ -158,7 +157,7 @@ def hidden_forward(
     features, hidden = buffers.features + width * first, buffers.hidden + row * first
     for m in range(0, number, ROWS):
         y = hidden + row * m
-        matmul(Product(features + width * m, width, 4, w, row, inner, b, 0, y, row), ROWS, vectors)
+        matmul(features + width * m, width, 4, w, row, inner, b, 0, y, row, ROWS, vectors)
         if layer.softplus:
             _activate_softplus(y, layer.density, vectors, sigma + 4 * m)
         else:
@@ -174,7 +173,7 @@ def accumulate_features(
     w, b, y = layer.weight, layer.bias, buffers.out
     for m in range(0, number, ROWS):
         x = buffers.hidden + width * m
-        matmul(Product(x, width, 4, w, row, layer.units, b, 0, y, row), ROWS, vectors)
+        matmul(x, width, 4, w, row, layer.units, b, 0, y, row, ROWS, vectors)
         _accumulate(y, omega + 4 * m, vectors, feature_sum)
 
 
@@ -187,7 +186,7 @@ def weight_gradients(
     w, b = layer.weight, layer.bias
     for m in range(0, number, ROWS):
         x, y = buffers.hidden + width * m, buffers.out + row * m
-        matmul(Product(x, width, 4, w, row, layer.units, b, 0, y, row), ROWS, vectors)
+        matmul(x, width, 4, w, row, layer.units, b, 0, y, row, ROWS, vectors)
         _weight_gradients(y, d_feature, vectors, q + 4 * m)
 
 
@@ -210,7 +209,7 @@ def hidden_backward(buffers: Buffers, number: int, w: Decoder, d_sigma: int, d_b
     width = 4 * features
     for m in range(0, number, ROWS):
         x, y, d_y = buffers.out + width * m, buffers.hidden + row * m, buffers.d_hidden + row * m
-        matmul(Product(x, width, 4, w.out_t, row, features, w.zeros, 0, d_y, row), ROWS, vectors)
+        matmul(x, width, 4, w.out_t, row, features, w.zeros, 0, d_y, row, ROWS, vectors)
         if w.hidden.softplus:
             _activate_softplus_backward(y, d_y, d_sigma + 4 * m, w.hidden.density, vectors, d_bias)
         else:
@@ -222,7 +221,7 @@ def add_out_gradient(buffers: Buffers, number: int, layer: OutLayer, target: int
     """Add hidden^T d_features to the gradient of the output weights."""
     x, y, row, units = buffers.hidden, buffers.out, 4 * layer.features, layer.units
     vectors = layer.features // WIDTH
-    matmul(Product(x, 4, 4 * units, y, row, number, target, row, target, row), units, vectors)
+    matmul(x, 4, 4 * units, y, row, number, target, row, target, row, units, vectors)
 
 
 @helper
@@ -230,7 +229,7 @@ def add_hidden_gradient(buffers: Buffers, number: int, layer: HiddenLayer, targe
     """Add features^T d_units to the gradient of the hidden weights."""
     x, y, row, channels = buffers.features, buffers.d_hidden, 4 * layer.units, layer.channels
     vectors = layer.units // WIDTH
-    matmul(Product(x, 4, 4 * channels, y, row, number, target, row, target, row), channels, vectors)
+    matmul(x, 4, 4 * channels, y, row, number, target, row, target, row, channels, vectors)
 
 
 @helper
@@ -238,6 +237,4 @@ def feature_gradient(buffers: Buffers, number: int, w: Decoder, target: int) -> 
     """Compute the gradient of the gathered features, d_units W1, into rows of `target`."""
     x, units, row = buffers.d_hidden, w.hidden.units, 4 * w.hidden.channels
     vectors = w.hidden.channels // WIDTH
-    matmul(
-        Product(x, 4 * units, 4, w.hidden_t, row, units, w.zeros, 0, target, row), number, vectors
-    )
+    matmul(x, 4 * units, 4, w.hidden_t, row, units, w.zeros, 0, target, row, number, vectors)
