@@ -136,10 +136,14 @@ def write_metrics(path: Path, metrics: Iterable[Metric]) -> None:
     write_text(path, f"[{body}]\n")
 
 
+_RENAMED = {"quality.swd_way": "quality.swd_progress"}
+
+
 def read_metrics(path: Path) -> list[Metric]:
     """Read a file of `write_metrics`; files of earlier versions have a key in place of the id."""
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return [
+    metrics = [
         Metric.of_key(row.pop("metric"), **row) if "metric" in row else Metric(**row)
         for row in rows
     ]
+    return [replace(m, name=_RENAMED.get(m.name, m.name)) for m in metrics]

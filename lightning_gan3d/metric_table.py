@@ -165,7 +165,7 @@ _ROWS = (
     _M("quality.fid", "FID", "FID", "", DOWN, ALL, "Lowest FID"),
     _M("quality.kid", "KID", "KID", "", DOWN, ALL, "Lowest KID"),
     _M("quality.swd", "SWD (sliced Wasserstein distance)", "SWD", "", DOWN, ALL, "Lowest SWD"),
-    _M("quality.swd_way", "SWD progress (0 % untrained, 100 % real-real floor)", "SWD progress",
+    _M("quality.swd_progress", "SWD progress (0 % untrained, 100 % real-real floor)", "SWD progress",
        "share", UP, SUMMARY),
     _M("quality.swd_floor", "SWD between real images (floor)", "SWD floor"),
     _M("quality.swd_init", "SWD before training", "SWD init"),

@@ -38,9 +38,9 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return Interval(mean - half, mean + half)
 
 
-def why_none(num: int) -> str:
-    """Return why so few seeds have no interval."""
-    return f"no interval from {num} seed{'s' * (num != 1)}: it takes {LEAST} or more"
+def why_none(num: int, unit: str = "seed") -> str:
+    """Return why so few seeds, or other units, have no interval."""
+    return f"no interval from {num} {unit}{'s' * (num != 1)}: it takes {LEAST} or more"
 
 
 def power_law_exponent(points: Sequence[tuple[int | float, float]]) -> float:

@@ -33,6 +33,7 @@ def test_files_of_earlier_versions_name_a_metric_by_its_key(tmp_path):
     old = [
         {"metric": "quality.fid_legacy_tensorflow_posed", "value": 5.0, "n": 50000, "spread": 0.1},
         {"metric": "growth.grid", "value": None, "unit": "", "note": "no grid"},
+        {"metric": "quality.swd_way", "value": 0.5, "unit": "share"},
     ]
     file.write_text(json.dumps(old))
     assert read_metrics(file) == [
@@ -40,6 +41,7 @@ def test_files_of_earlier_versions_name_a_metric_by_its_key(tmp_path):
             "quality.fid", 5.0, n=50000, spread=0.1, network="legacy_tensorflow", variant="posed"
         ),
         missing("growth.grid", "no grid"),
+        Metric("quality.swd_progress", 0.5, "share"),
     ]
 
 

@@ -18,7 +18,6 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, open_source
 from lightning_gan3d.data.image_files import decode, image_names, open_image
 from lightning_gan3d.data.labels import check_cameras, name_map, read_index, read_labels
-from lightning_gan3d.draws import Draws
 
 HoldoutShare = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -180,10 +179,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             return images
         flipped = (indices >= len(self.names))[:, None, None, None]
         return torch.where(flipped, images.flip(-1), images)
-
-    def sample_labels(self, draws: Draws, n: int) -> Float[Tensor, "n 25"]:
-        """Draw labels uniformly with replacement, mirrored ones included."""
-        return self.labels[draws.integers("labels", len(self), (n,))]
 
     def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
         data = self.source.read(name)

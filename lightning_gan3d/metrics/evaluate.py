@@ -87,15 +87,15 @@ def swd_metrics(
         return [
             *metrics,
             missing("quality.swd_init", why),
-            missing("quality.swd_way", f"{progress}: {why}", "share"),
+            missing("quality.swd_progress", f"{progress}: {why}", "share"),
         ]
     start = initial["mean"]
     metrics.append(Metric("quality.swd_init", start, "", n, note=f"before training: {note}"))
     if start <= floor:
         why = f"before training it was {start:.4g}, not above the floor of {floor:.4g}"
-        return [*metrics, missing("quality.swd_way", f"{progress}: {why}", "share")]
+        return [*metrics, missing("quality.swd_progress", f"{progress}: {why}", "share")]
     share = (start - values["mean"]) / (start - floor)
-    return [*metrics, Metric("quality.swd_way", share, "share", n, note=f"{progress}: {note}")]
+    return [*metrics, Metric("quality.swd_progress", share, "share", n, note=f"{progress}: {note}")]
 
 
 class Wing(NamedTuple):

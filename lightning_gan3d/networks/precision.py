@@ -8,13 +8,11 @@ points and the phases of sines are always float32.
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from lightning_gan3d.config import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,15 +30,6 @@ class MixedPrecision(nn.Module):
         if x.ndim == 4:
             return x.to(dtype, memory_format=torch.channels_last)
         return x.to(dtype)
-
-
-def check_precision(name: str) -> Precision:
-    """Return a precision by its name; reject other names."""
-    for precision in get_args(Precision):
-        if name == precision:
-            return precision  # type: ignore[no-any-return]  # one of them
-    choices = ", ".join(get_args(Precision))
-    raise ConfigError(f"precision={name}: use one of {choices}", "precision")
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:

@@ -1,25 +1,28 @@
-"""`gan3d report`: from run directories to a web page, Markdown, tables and plots."""
+"""The files of a report: web page, Markdown, tables and plots."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.metric_table import Use, selected, significant
 from lightning_gan3d.report.claims import claims
-from lightning_gan3d.report.differences import differences
+from lightning_gan3d.report.differences import Difference, best_labels, differences, why_not_bold
 from lightning_gan3d.report.document import Document, compose
-from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.plots.curves import curves
-from lightning_gan3d.report.plots.pareto import paretos
+from lightning_gan3d.report.groups import Cell, Comparison, Group, compare
+from lightning_gan3d.report.plots.charts import curves, paretos
 from lightning_gan3d.report.plots.style import inks
-from lightning_gan3d.report.records import find_runs
-from lightning_gan3d.report.statements import statements
-from lightning_gan3d.report.tables import claims_tex, differences_csv, results_csv, table_tex
+from lightning_gan3d.report.records import RunRecord, find_runs
+from lightning_gan3d.report.statements import Statement, statements
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
     from lightning_gan3d.report.plots.image_sheets import LoadGenerator
+
 
 PLOTS = "plots"
 
@@ -54,6 +57,122 @@ def make_report(
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")
     return out / "index.html"
+
+
+def results_csv(comparison: Comparison) -> str:
+    """Return all metrics of all runs in stored units; a missing value is empty, with a note."""
+    heads = ("run", "representation", "seed", "metric", "value", "unit", "n", "note", "protocol")
+    rows = []
+    for run in comparison.runs:
+        for metric_id in comparison.metrics:
+            m = run.metric(metric_id)
+            note = f"{m.note}{_value_at_stop(run, metric_id)}"
+            if m.spread is not None:
+                note = f"standard deviation {significant(m.spread)} over n; {note}"
+            unit = m.unit or comparison.info(metric_id).unit
+            row = (metric_id.key, m.value, unit, m.n, note, m.protocol)
+            rows.append((run.name, run.representation, run.seed, *row))
+    return _csv(heads, rows)
+
+
+def _value_at_stop(run: RunRecord, metric_id: MetricId) -> str:
+    """Return the value of an unfinished run for the note, so that nobody averages it."""
+    m = run.by_id.get(metric_id)
+    if not run.gap or m is None or m.value is None:
+        return ""
+    return f" (value when it stopped: {m.value:g} {m.unit}".rstrip() + ")"
+
+
+def differences_csv(differences: Sequence[Difference]) -> str:
+    """Return first minus second of every pair of groups, with its 95 % interval, as stored."""
+    heads = "metric", "first", "second", "difference", "low", "high", "unit", "basis", "why"
+    rows = []
+    for d in differences:
+        low, high = d.interval or (None, None)
+        rows.append((d.id.key, d.first, d.second, d.mean, low, high, d.info.unit, d.basis, d.why))
+    return _csv(heads, rows)
+
+
+def _csv(heads: Sequence[str], rows: Iterable[Sequence[str | int | float | None]]) -> str:
+    """Return a table; None is an empty cell, and numbers keep all their digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def claims_tex(claims: Sequence[Statement]) -> str:
+    """Return the claims as a LaTeX list, each with its verdict."""
+    items = [f"\\item[\\textbf{{{s.mark}}}] {latex(s.text)}" for s in claims]
+    return "\n".join(["\\begin{description}", *items, "\\end{description}"]) + "\n"
+
+
+def table_tex(comparison: Comparison) -> str:
+    """Return a booktabs table: groups as rows, as many metrics as fit a page as columns."""
+    ids = [
+        m
+        for m in selected(comparison.metrics, Use.PAPER)
+        if any(c.values for c in comparison.cells(m).values())
+    ]
+    infos = [comparison.info(m) for m in ids]
+    best = {m: best_labels(comparison, m) for m in ids}
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{l{'r' * len(ids)}}}",
+        "\\toprule",
+        _tex_row(["Representation", *(latex(f"{i.short} {i.arrow}".rstrip()) for i in infos)]),
+        _tex_row(["", *(f"({latex(i.printed_unit)})" if i.printed_unit else "" for i in infos)]),
+        "\\midrule",
+    ]
+    notes = []
+    for group in comparison.groups:
+        cells = {m: group.cell(m) for m in ids}
+        texts = [_tex_cell(cell, group.label in best[m]) for m, cell in cells.items()]
+        lines.append(_tex_row([latex(group.label), *texts]))
+        notes += [
+            f"% {group.label}, {m.key}: {' '.join(cell.why.split())}"
+            for m, cell in cells.items()
+            if not cell.complete
+        ]
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    seeds = [f"% {g.label}: {_seeds(g)}" for g in comparison.groups]
+    bold = [f"% {m.key}: {why}" for m in ids if (why := why_not_bold(comparison, m))]
+    return "\n".join([*lines, *seeds, *notes, *bold]) + "\n"
+
+
+def _tex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _seeds(group: Group) -> str:
+    seeds = ", ".join(str(run.seed) for run in group.runs)
+    if len(group.runs) == 1:
+        return f"seed {seeds}"
+    return f"seeds {seeds}; mean and standard deviation"
+
+
+def _tex_cell(cell: Cell, bold: bool) -> str:
+    if cell.mean is None:
+        return "--"
+    text = latex(cell.info.format(cell.mean))
+    if bold:
+        text = f"\\textbf{{{text}}}"
+    if cell.deviation is not None:
+        text += f" $\\pm$ {latex(cell.info.format_like(cell.deviation, cell.mean))}"
+    return text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "°": r"$^\circ$", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_LATEX.get(c, c) for c in text)
 
 
 def to_html(document: Document) -> str:

@@ -176,7 +176,7 @@ Check = Callable[[float], tuple[bool, str]]
 
 def _progress_to_floor(comparison: Comparison) -> Iterable[Statement]:
     lead = "Training covers at least half of the SWD progress from untrained to the real-real floor"
-    progress = MetricId("quality.swd_way")
+    progress = MetricId("quality.swd_progress")
     yield from _expect(
         comparison, comparison.groups, progress, lead, lambda x: (x >= 0.5, f"{100 * x:.0f} %")
     )

@@ -21,8 +21,6 @@ try:
 except ImportError as error:
     raise ImportError("numba is missing: pip install 'lightning-gan3d[numba]'") from error
 
-from lightning_gan3d.simd.cpu_features import WIDTH as WIDTH
-from lightning_gan3d.simd.cpu_features import describe as describe
 from lightning_gan3d.simd.decorators import entry as entry
 from lightning_gan3d.simd.decorators import helper as helper
 from lightning_gan3d.simd.decorators import simd as simd
@@ -33,5 +31,7 @@ from lightning_gan3d.simd.elementary_functions import sigmoid as sigmoid
 from lightning_gan3d.simd.elementary_functions import softplus as softplus
 from lightning_gan3d.simd.matmul import ROWS as ROWS
 from lightning_gan3d.simd.matmul import matmul as matmul
-from lightning_gan3d.simd.threads import num_workers as num_workers
-from lightning_gan3d.simd.threads import run as run
+from lightning_gan3d.simd.processor import WIDTH as WIDTH
+from lightning_gan3d.simd.processor import describe as describe
+from lightning_gan3d.simd.processor import num_workers as num_workers
+from lightning_gan3d.simd.processor import run as run

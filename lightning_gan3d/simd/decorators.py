@@ -17,7 +17,7 @@ import numba
 from numba import config, njit, types
 from numba.extending import intrinsic
 
-from lightning_gan3d.simd.cpu_features import WIDTH
+from lightning_gan3d.simd.processor import WIDTH
 from lightning_gan3d.simd.vector import Float, Int
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, NamedTuple
 
-from lightning_gan3d.simd.cpu_features import MANY_REGISTERS, WIDTH
 from lightning_gan3d.simd.decorators import helper, simd
+from lightning_gan3d.simd.processor import MANY_REGISTERS, WIDTH
 from lightning_gan3d.simd.vector import Int, Registers, broadcast, fma, load, loop, store
 
 ROWS = 8 if MANY_REGISTERS else 4

@@ -11,7 +11,7 @@ from typing import Any, Union
 from llvmlite import ir
 from numba.core import cgutils as _untyped
 
-from lightning_gan3d.simd.cpu_features import FEATURES, WIDTH
+from lightning_gan3d.simd.processor import FEATURES, WIDTH
 
 cgutils: Any = _untyped
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)

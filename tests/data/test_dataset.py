@@ -11,7 +11,6 @@ from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset, hold_out, parse_ranges
-from lightning_gan3d.draws import Draws
 
 
 @pytest.fixture
@@ -128,17 +127,6 @@ def test_a_split_with_a_missing_image_is_rejected(tmp_path):
     parts.index["splits"]["train"].append("ghost.png")
     with pytest.raises(DataError, match=r"ghost\.png"):
         ImageDataset(DataConfig(path=parts.zip(tmp_path / "b.zip")))
-
-
-def test_sampled_labels_include_mirrored_ones(path):
-    dataset = ImageDataset(DataConfig(path=path, mirror=True))
-    labels = dataset.sample_labels(Draws(0), 4000)
-    matches = (labels[:, None] == dataset.labels).all(-1).float()
-    counts = matches.sum(0) / (matches.sum(1, keepdim=True).max())
-    assert torch.equal(labels, dataset.sample_labels(Draws(0), 4000))
-    assert not torch.equal(labels, dataset.sample_labels(Draws(1), 4000))
-    assert matches.any(1).all()
-    assert counts.min() > 0
 
 
 def test_the_fingerprint_identifies_content_and_selection(tmp_path, path):

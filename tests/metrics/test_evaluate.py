@@ -49,7 +49,7 @@ SMALL = EvaluationConfig(
 )
 ALL = {
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
-    *("quality.swd_floor", "quality.swd_init", "quality.swd_way"),
+    *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in ("psnr", "psnr_fit", "gain", "ssim")),
     *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
@@ -97,7 +97,7 @@ def test_ground_truth_has_all_metrics(data):
     assert all("no conditioning label" in metrics[m].note for m in FOLLOWING)
     assert metrics["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in metrics["quality.swd"].note
-    assert metrics["quality.swd_way"].value > 0.9
+    assert metrics["quality.swd_progress"].value > 0.9
     for name in truth:
         if name.startswith("geometry"):  # of other objects, to which the first ones are compared
             continue
@@ -128,13 +128,13 @@ def test_the_progress_is_that_from_the_initial_generator_to_the_floor(data):
     now, floor = metrics["quality.swd"].value, metrics["quality.swd_floor"].value
     start = metrics["quality.swd_init"].value
     assert start == measured(UNTRAINED, data, BARE)["quality.swd"].value > floor
-    assert metrics["quality.swd_way"].value == pytest.approx((start - now) / (start - floor))
+    assert metrics["quality.swd_progress"].value == pytest.approx((start - now) / (start - floor))
     assert set(metrics) == {m for m in ALL if m.startswith("quality")}
     low = measured(source, data, BARE, initial=HeldOut(data[1]))
     assert low["quality.swd_init"].value == pytest.approx(0, abs=1e-6)
-    assert low["quality.swd_way"].value is None
-    assert "not above the floor" in low["quality.swd_way"].note
-    assert "not measured" in measured(source, data, BARE)["quality.swd_way"].note
+    assert low["quality.swd_progress"].value is None
+    assert "not above the floor" in low["quality.swd_progress"].note
+    assert "not measured" in measured(source, data, BARE)["quality.swd_progress"].note
 
 
 def test_metrics_of_images_that_are_not_finite_are_missing(data):
@@ -242,7 +242,7 @@ def test_a_generator_is_measured_and_not_changed(experiment, data, kind):
     metrics = measured(source, data, SMALL, initial=source)
     assert set(metrics) == ALL | FOLLOWING
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
-    assert metrics["quality.swd_way"].value == 0  # it is its own start
+    assert metrics["quality.swd_progress"].value == 0  # it is its own start
     assert metrics["quality.swd"].value > 5 * metrics["quality.swd_floor"].value
     flat = [m for n, m in metrics.items() if n.startswith("consistency") and n not in FOLLOWING]
     why = {"triplane": "condition=none", "image2d": "always follows"}[kind]
@@ -283,11 +283,11 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, mon
     shapes = {f"geometry.{k}" for k in SHAPE_METRICS}  # which need the data's own objects
     assert {m for m in values if "_truth" not in m} == ALL | FOLLOWING | shapes
     assert values["consistency.psnr_truth"].value > 30  # the procedural data's own objects
-    assert values["quality.swd_way"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
+    assert values["quality.swd_progress"].value == pytest.approx(0, abs=1e-6)  # nothing was trained
     write_config(path, dataclasses.replace(config, init_from=InitConfig("elsewhere.pkl")))
     tuned = by_name(evaluate_run(path, "cpu").metrics)
     assert tuned["quality.swd"] == values["quality.swd"]
-    for name in ("quality.swd_init", "quality.swd_way"):  # it began as another generator
+    for name in ("quality.swd_init", "quality.swd_progress"):  # it began as another generator
         assert tuned[name].value is None
         assert "fine-tuned and imported" in tuned[name].note
     text = str(result)

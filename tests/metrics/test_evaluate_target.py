@@ -168,11 +168,11 @@ def test_a_generator_file_has_the_metrics_of_its_run(data, tmp_path):
     out = tmp_path / "out"
     export = tmp_path / "export"
     alone = by_name(evaluate_target(export, [f"data.path={data}"], out))
-    start = {"quality.swd_init", "quality.swd_way"}
+    start = {"quality.swd_init", "quality.swd_progress"}
     assert {k: v for k, v in alone.items() if k not in start} == {
         k: v for k, v in inside.items() if k not in start
     }
-    assert alone["quality.swd_way"].value is None
+    assert alone["quality.swd_progress"].value is None
     (run,) = find_runs([out])
     assert (run.gap, run.representation) == ("", "triplane")
     kept = (out / "evaluation.json").read_bytes()

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from lightning_gan3d.config import ConfigError
-from lightning_gan3d.networks.precision import check_precision, computing_in, set_precision
+from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.networks.superresolution import SuperResolution, SuperResolutionConfig
 
 
@@ -59,8 +58,3 @@ def test_gradients_are_float32(precision):
         assert p.grad.dtype == torch.float32, name
         if p.ndim == 4:  # in the layout of the weight, or optimizers copy it
             assert p.grad.stride() == p.stride(), name
-
-
-def test_an_unknown_precision_is_rejected_with_the_choices():
-    with pytest.raises(ConfigError, match=r"precision=half: use one of fp32, bf16, fp16"):
-        check_precision("half")

@@ -121,7 +121,9 @@ def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
             "quality.swd_init", start, "", 500, note=f"the same before training; {levels}"
         ),
         Metric.of_key("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
-        Metric.of_key("quality.swd_way", way, "share", 500, note="(start - now) / (start - floor)"),
+        Metric.of_key(
+            "quality.swd_progress", way, "share", 500, note="(start - now) / (start - floor)"
+        ),
         Metric.of_key(
             "refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"
         ),

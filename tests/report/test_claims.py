@@ -5,8 +5,8 @@ from fabricated_runs import NUMBERS, edit, edit_all, make_run
 from lightning_gan3d.metric import Metric, read_metrics, write_metrics
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.make import claims_tex
 from lightning_gan3d.report.records import find_runs
-from lightning_gan3d.report.tables import claims_tex
 
 FASTER = "The tri-plane renders faster"
 FLAT = "A 2D generator is less consistent"

@@ -10,9 +10,8 @@ from lightning_gan3d.report.differences import (
 )
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.make import to_html, to_markdown
+from lightning_gan3d.report.make import differences_csv, to_html, to_markdown
 from lightning_gan3d.report.records import find_runs
-from lightning_gan3d.report.tables import differences_csv
 
 
 def make(root, values):

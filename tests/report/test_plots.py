@@ -7,8 +7,7 @@ from matplotlib.colors import to_rgb
 
 from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics, write_metrics
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.plots.curves import angles, growths, quality
-from lightning_gan3d.report.plots.pareto import pareto, pareto_front
+from lightning_gan3d.report.plots.charts import angles, growths, pareto, pareto_front, quality
 from lightning_gan3d.report.plots.style import DARK, LIGHT, inks, spread_out, tick
 from lightning_gan3d.report.records import find_runs
 
@@ -118,7 +117,7 @@ def test_flops_are_those_of_all_training_images(comparison, tmp_path, monkeypatc
         ax.plot([0, 1], [1, 2])
         drawn.append({line.group.label: line.xs for line in lines})
 
-    monkeypatch.setattr("lightning_gan3d.report.plots.curves.draw_lines", record)
+    monkeypatch.setattr("lightning_gan3d.report.plots.charts.draw_lines", record)
     plot = quality(comparison, "flops")
     assert "FLOPs of the generator's forward pass" in plot.caption
     assert quality(comparison, "kimg").light
@@ -167,7 +166,7 @@ def test_consistency_falls_with_the_angle_under_the_ceiling_of_the_data(tmp_path
     rows = [missing("consistency.psnr", "no depth", "dB", at=a) for a in (0.25, 0.5, 1.0)]
     write_metrics(flat / "evaluation.json", [*read_metrics(flat / "evaluation.json"), *rows])
     drawn = []
-    module = "lightning_gan3d.report.plots.curves"
+    module = "lightning_gan3d.report.plots.charts"
     monkeypatch.setattr(f"{module}.draw_lines", lambda _, __, lines: drawn.extend(lines))
     plot = angles(compare(find_runs([tmp_path])))
     (line,) = drawn

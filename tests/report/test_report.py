@@ -13,7 +13,7 @@ from lightning_gan3d.report.document import NOT_RECORDED, compose, conditions
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.make import make_report
 from lightning_gan3d.report.plots import image_sheets
-from lightning_gan3d.report.plots.curves import quality
+from lightning_gan3d.report.plots.charts import quality
 from lightning_gan3d.report.records import find_runs
 
 

@@ -108,7 +108,7 @@ def test_three_seeds_are_decided_by_their_paired_difference(tmp_path):
 
 def test_swd_progress_holds_and_fails_group_by_group(tmp_path, runs):
     assert one(tmp_path, "Training covers at least half").verdict == "holds"
-    edit(runs["voxel"], "quality.swd_way", value=0.36)
+    edit(runs["voxel"], "quality.swd_progress", value=0.36)
     (runs["nerf_mlp"] / "evaluation.json").unlink()
     matches = [s for s in checked(tmp_path) if s.text.startswith("Training covers at least half")]
     assert [s.verdict for s in matches] == ["holds", "fails", "open"]

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("numba")
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.simd.cpu_features import choose_width
 from lightning_gan3d.simd.decorators import cache_folder
+from lightning_gan3d.simd.processor import choose_width
 
 KERNEL = """
 import numpy as np

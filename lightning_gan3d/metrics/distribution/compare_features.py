@@ -43,6 +43,7 @@ from lightning_gan3d.metrics.process_group import from_main, rank
 from lightning_gan3d.metrics.protocol import SCHEMA
 from lightning_gan3d.metrics.sources import PosedSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
+from lightning_gan3d.stats import mean_interval, why_none
 from lightning_gan3d.version import __version__
 
 _HEADLINES = {
@@ -331,20 +332,21 @@ def _at_most(size: int, sets: FeatureSets, draws: Draws) -> tuple[Features, Feat
 def summary(of_sets: Sequence[Metric], protocol: str) -> Metric:
     """Return one metric for one or several sets of generated images: their mean.
 
-    Several sets have Student's interval. One set has none: resampling its images does not show how
-    other latents would vary.
+    Three or more sets have Student's interval. One set has none: resampling its images does not
+    show how other latents would vary.
     """
     first, values = of_sets[0], [m.value for m in of_sets if m.value is not None]
     if len(values) < len(of_sets):
         return replace(first, value=None, note=f"{first.note} ({protocol})")
     if len(values) == 1:
         return replace(first, note=f"{first.note}; one set of latents; {protocol}")
-    from scipy import stats
-
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    interval = mean_interval(values)
+    text = why_none(len(values), "set")
+    if interval is not None:
+        text = f"95 % interval of the mean {interval.low:.5g} to {interval.high:.5g} (Student)"
     note = (
-        f"{first.note}; mean of {len(values)} sets of other latents, spread over these, 95 % "
-        f"interval of the mean {mean - reach:.5g} to {mean + reach:.5g} (Student); {protocol}"
+        f"{first.note}; mean of {len(values)} sets of other latents, spread over these, {text}; "
+        f"{protocol}"
     )
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     return replace(first, value=mean, spread=deviation, note=note)

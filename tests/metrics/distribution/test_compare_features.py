@@ -193,11 +193,13 @@ def test_repeats_give_an_interval_over_other_latents(measure, data, nets, digits
 
 
 def test_several_sets_have_the_interval_of_their_mean():
-    sets = [Metric("quality.kid", value, n=50, note="cubic kernel") for value in (1.0, 3.0)]
-    one, both = summary(sets[:1], "no truncation"), summary(sets, "no truncation")
+    sets = [Metric("quality.kid", value, n=50, note="cubic kernel") for value in (1.0, 3.0, 5.0)]
+    one, two, three = (summary(sets[:n], "no truncation") for n in (1, 2, 3))
     assert (one.value, one.note) == (1.0, "cubic kernel; one set of latents; no truncation")
-    assert both.value == 2.0
-    assert "95 % interval of the mean -10.706 to 14.706 (Student)" in both.note
+    assert (two.value, three.value) == (2.0, 3.0)
+    assert "no interval from 2 sets" in two.note
+    # Student's t of 2 degrees of freedom: 4.30265 * 2 / sqrt(3) about the mean.
+    assert "95 % interval of the mean -1.9683 to 7.9683 (Student)" in three.note
 
 
 def test_the_extrapolation_needs_enough_images(measure, data, nets, digits):
