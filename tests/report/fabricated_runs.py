@@ -111,7 +111,7 @@ def edit_all(path: Path, **values) -> None:
 
 def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
     swd, start, refit, psnr, gain, pose = NUMBERS[kind][:6]
-    way = (start - swd - shift) / (start - FLOOR)
+    progress = (start - swd - shift) / (start - FLOOR)
     levels = "levels 32 (Laplacian), 16; 128 patches of 7x7 an image; 512 projections"
     out = [
         Metric.of_key(
@@ -122,7 +122,7 @@ def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
         ),
         Metric.of_key("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
         Metric.of_key(
-            "quality.swd_progress", way, "share", 500, note="(start - now) / (start - floor)"
+            "quality.swd_progress", progress, "share", 500, note="(start - now) / (start - floor)"
         ),
         Metric.of_key(
             "refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"
