@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cameras", "Generator", "Images", "__version__", "load_discriminator", "load_generator"]
 
-_HOMES = {
+_MODULES = {
     "Cameras": "cameras",
     "Generator": "generator",
     "Images": "images",
@@ -24,6 +24,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import public names on first use, so that `gan3d --help` does not import torch."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

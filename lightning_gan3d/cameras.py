@@ -51,7 +51,10 @@ class Cameras(NamedTuple):
         focal: float | Float[Tensor, " v"] = 1.0,
         up: tuple[float, float, float] = (0.0, 1.0, 0.0),
     ) -> "Cameras":
-        """Cameras at `eye` that look at `target` (default: origin); `focal` in image widths."""
+        """Cameras at `eye` that look at `target` (default: origin); `focal` in image widths.
+
+        Raises ValueError if a camera looks along `up`.
+        """
         target = torch.zeros_like(eye) if target is None else target
         forward = torch.nn.functional.normalize(target - eye, dim=-1)
         world_up = torch.tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
@@ -194,7 +197,7 @@ def sphere_axes(
 
 
 class Spherical(NamedTuple):
-    """Spherical coordinates of vectors: what `Cameras.on_sphere` takes."""
+    """Spherical coordinates of vectors, as in `Cameras.on_sphere`: radians and world units."""
 
     azimuth: Float[Tensor, " n"]
     elevation: Float[Tensor, " n"]

@@ -1,4 +1,4 @@
-"""The table of metrics: label, unit, direction and use of each. One line here adds a metric."""
+"""The table of metrics: label, unit, direction and use of each. `metrics/` computes them."""
 
 import math
 from collections.abc import Iterable

@@ -55,7 +55,8 @@ def choose(request: Request) -> tuple[Backend, Callable[[Request], RaySums]]:
         note = in_fp32 if name == "numba" and o.precision != "fp32" else ""
         return Backend(kernel.describe(request), note, fused=True), kernel.render_request
     if o.path != "auto":
-        raise ConfigError(f"renderer.path={o.path}: {reason}; use auto or plain", field="path")
+        message = f"generator.renderer.path={o.path}: {reason}; use auto or plain"
+        raise ConfigError(message, field="path")
     return Backend("PyTorch", reason if o.precision == "fp32" else f"{reason}; {in_fp32}"), (
         render_in_chunks
     )

@@ -99,7 +99,7 @@ class VolumeRendererConfig:
 
     def _check(self, passed: bool, name: str, remedy: str) -> None:
         if not passed:
-            raise ConfigError(f"renderer.{name}={getattr(self, name)}: {remedy}", name)
+            raise ConfigError(f"generator.renderer.{name}={getattr(self, name)}: {remedy}", name)
 
     @classmethod
     def upgrade(cls, tree: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ _BUILT_FOR_SPEED = ("fused_modconv_default", "fp16_channels_last", "num_fp16_res
 """Arguments that change the speed of layers, not their results."""
 _LAYER_OPTIONS = {"resample_filter": [1, 3, 3, 1], "activation": "lrelu"}
 _MAPPING_OPTIONS = {"embed_features": None, "layer_features": None, "activation": "lrelu"}
-"""The only values that are supported."""
+"""Arguments of layers and of the mapping network, with the only values that are supported."""
 
 
 class GeneratorParts(NamedTuple):
@@ -147,7 +147,7 @@ def _triplane(network: Network) -> GeneratorParts:
     rendering = Arguments(network, "rendering_kwargs", network.mapping("rendering_kwargs"))
     notes: list[str] = []
     superresolution = _superresolution(rendering, resolution, fp16)
-    scale = rendering.number("c_scale", 0)  # missing in old files; their code then uses 0
+    scale = rendering.number("c_scale", 0)  # EG3D's default; old files lack it
     if rendering.flag("c_gen_conditioning_zero"):
         scale = 0.0
     config = GeneratorConfig(
@@ -264,7 +264,7 @@ def _orbit(rendering: Arguments) -> dict[str, Any]:
 
 
 def _axes(network: Network) -> PlaneAxes:
-    """Return the axes of the planes, which the checkpoint gives by three inverse projections."""
+    """Return the axes of the planes, the checkpoint stores three matrices whose inverses project onto the planes."""
     modules = network.attributes.get("_modules")
     renderer = modules.get("renderer") if isinstance(modules, Mapping) else None
     matrices = renderer.state.get("plane_axes") if isinstance(renderer, Record) else None

@@ -63,7 +63,7 @@ def read_pickle(path: str | Path, max_bytes: int = 8 * 2**30) -> Any:
         max_bytes: largest file to read; memory grows to about twice the file's size.
 
     Raises:
-        UnsafePickle: the file asks for code other than the formats' own names (exit code 3).
+        UnsafePickle: the pickle names something outside the allow-list (exit code 3).
         CheckpointError: no file, another kind of file, or a damaged one (exit code 2).
     """
     path = Path(path)
@@ -146,7 +146,7 @@ def _scan(file: _File) -> None:
         if op.name == "INST":
             Name(*str(argument).split(" ", 1)).check()
         if op.name.startswith("EXT"):
-            raise UnsafePickle(f"extension {argument} of the registry of code")
+            raise UnsafePickle(f"extension code {argument} of copyreg")
         if op.name not in _OPCODES:
             raise damaged(f"opcode {op.name}, which network pickles do not use")
         if count > MAX_OPCODES:
@@ -159,7 +159,7 @@ def _scan(file: _File) -> None:
 
 
 class _AbstractStack:
-    """Values on the stack: texts and names; of others only their kind in `pickletools`."""
+    """Abstract stack: texts and names by value, all else by its kind in `pickletools`."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []

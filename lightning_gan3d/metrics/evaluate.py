@@ -1,4 +1,4 @@
-"""All metrics of one evaluation, wing by wing."""
+"""All metrics of one evaluation, group by group."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ def swd_metrics(
     return [*metrics, Metric("quality.swd_progress", share, "share", n, note=f"{progress}: {note}")]
 
 
-class Wing(NamedTuple):
+class MetricGroup(NamedTuple):
     """One group of metrics."""
 
     measure: Callable[[EvaluationContext], list[Metric]]
@@ -110,14 +110,14 @@ class Wing(NamedTuple):
     """Whether it is also measured with a label that follows the camera, as `following`."""
 
 
-WINGS = (
-    Wing(measure_distribution),  # first: all ranks compute features
-    Wing(measure_images),
-    Wing(measure_consistency, "consistency", ceiling=True, following=True),
-    Wing(measure_flicker, "consistency", ceiling=True, following=True),
-    Wing(measure_refit, "refit", ceiling=True, following=True),
-    Wing(measure_identity),
-    Wing(measure_geometry, "geometry", ceiling=True),
+GROUPS = (
+    MetricGroup(measure_distribution),  # first: all ranks compute features
+    MetricGroup(measure_images),
+    MetricGroup(measure_consistency, "consistency", ceiling=True, following=True),
+    MetricGroup(measure_flicker, "consistency", ceiling=True, following=True),
+    MetricGroup(measure_refit, "refit", ceiling=True, following=True),
+    MetricGroup(measure_identity),
+    MetricGroup(measure_geometry, "geometry", ceiling=True),
 )
 FOLLOWING = "each view conditioned on its own camera"
 
@@ -126,37 +126,37 @@ def evaluate(context: EvaluationContext) -> list[Metric]:
     """Return all metrics; ranks other than 0 only compute features, and return none."""
     metrics: list[Metric] = []
     following = with_following_label(context)
-    for wing in WINGS:
-        own = wing.measure(context)
+    for group in GROUPS:
+        own = group.measure(context)
         if rank() != 0:
             return []
         metrics += own
-        if wing.ceiling:
-            metrics += _ceiling(wing, context)
-        if wing.following and context.cfg.following:
+        if group.ceiling:
+            metrics += _ceiling(group, context)
+        if group.following and context.cfg.following:
             if isinstance(following, str):
                 variants = [
                     Metric(value=None, unit=m.unit, note=following, **m.id._asdict()) for m in own
                 ]
             else:
                 variants = [
-                    replace(m, note=f"{FOLLOWING}: {m.note}") for m in wing.measure(following)
+                    replace(m, note=f"{FOLLOWING}: {m.note}") for m in group.measure(following)
                 ]
             metrics += [replace(m, variant="following") for m in variants if m.at is None]
     return keyed(metrics, context)
 
 
-def _ceiling(wing: Wing, context: EvaluationContext) -> list[Metric]:
+def _ceiling(group: MetricGroup, context: EvaluationContext) -> list[Metric]:
     """Measure the data set's own objects, cached by data, options, seed and LPIPS weights."""
-    options, truth = getattr(context.cfg, wing.block), context.truth
+    options, truth = getattr(context.cfg, group.block), context.truth
     if truth is None or options is None:
         return []
-    trunk = find_trunk(options.lpips) if wing.block == "consistency" else ""
+    trunk = find_trunk(options.lpips) if group.block == "consistency" else ""
     digest = None if isinstance(trunk, str) else trunk.sha256
     key = [context.train.fingerprint, asdict(options), context.seed, digest]
 
     def measure() -> list[Metric]:
-        metrics = wing.measure(replace(context, source=truth, device=torch.device("cpu")))
+        metrics = group.measure(replace(context, source=truth, device=torch.device("cpu")))
         # The generator's own metrics give the reason why there is no LPIPS and no control.
         return [
             replace(m, variant="truth")
@@ -164,7 +164,7 @@ def _ceiling(wing: Wing, context: EvaluationContext) -> list[Metric]:
             if m.value is not None or (m.name != "consistency.lpips" and m.stage != "enlarged")
         ]
 
-    return cached_metrics(context.cache, f"{wing.measure.__name__}-truth", key, measure)
+    return cached_metrics(context.cache, f"{group.measure.__name__}-truth", key, measure)
 
 
 def with_following_label(context: EvaluationContext) -> EvaluationContext | str:

@@ -89,7 +89,7 @@ def build(code: Checkout, device: torch.device, precisions: tuple[str, ...]) -> 
     kwargs = generator_kwargs(RESOLUTION)
     theirs: Any = code.generator(kwargs, device).eval().requires_grad_(False)
     with torch.no_grad():
-        theirs.decoder.net[2].weight[0] *= 16.0  # the initial density is fog
+        theirs.decoder.net[2].weight[0] *= 16.0  # the initial density is nearly uniform
         theirs.decoder.net[2].bias[0] -= 4.0
     parts = our_generator(theirs, kwargs)
     generator = Generator(parts.config, parts.resolution).to(device)

@@ -19,13 +19,13 @@ _PERCENTILE = 99.0
 """Percentile of the points' extents that the box contains; the rest are outliers."""
 _MIN_POINTS = 50
 _MAX_MISS = 0.1
-"""Distance of the axes from the origin (root mean square) that gives a warning, in distances."""
+"""Warn if the RMS distance of the axes from the origin exceeds this share of the distance."""
 _MAX_RATIO = 1.5
-"""Ratio of far to near cameras (95th and 5th percentile) that gives a warning."""
+"""Warn if the 95th percentile of the distances exceeds the 5th by this factor."""
 _LEVEL = 0.3
 """Cosine of the elevation above which roll is defined."""
 _MAX_ROLL = 20.0
-"""Degrees of roll (root mean square) that give a warning."""
+"""Warn if the RMS roll exceeds this many degrees."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def find_framing(cameras: Cameras, points: Float[np.ndarray, "p 3"]) -> Framing:
     focal = float(np.median(cameras.intrinsics[:, 0, 0].numpy()))
     return Framing(
         box=box,
-        # a camera inside the box still needs a first sample in front of it
+        # near is above 0 for a camera inside the box
         near=_round(max(nearest, 0.01 * radius), math.floor),
         far=_round(farthest, math.ceil),
         radius=radius,

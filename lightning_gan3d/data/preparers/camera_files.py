@@ -37,8 +37,8 @@ class Match(NamedTuple):
     """Pairs of image and camera, in the file's order, and the number of unmatched ones."""
 
     pairs: list[tuple[str, str]]
-    images_without: int
-    cameras_without: int
+    num_without_camera: int
+    num_without_image: int
 
 
 def find_camera_file(source: Source, path: str) -> CameraFile:

@@ -42,7 +42,7 @@ class FacesConfig(PrepareConfig):
     crop: Annotated[int, Ge(0)] = 0
     """Side of the central square to show, in pixels of the aligned image, e.g. 700. 0: all."""
     cropped: bool = False
-    """The images in SRC are already cropped to that square; only the intrinsics need `crop`."""
+    """Whether the images in SRC are already cropped; then only the intrinsics are adjusted."""
     aligned_size: Annotated[int, Ge(4)] = 1024
     """Side of the aligned image, whose pixels are the unit of `crop` and of the intrinsics."""
     labels_of: Literal["unstated", "image", "crop"] = "unstated"
@@ -73,7 +73,7 @@ class AfhqConfig(PrepareConfig):
     animal: Literal["cat", "dog", "wild", "all"] = "cat"
     """Folder of images to use, if there are folders of these names."""
     part: Literal["train", "test", "val", "all"] = "train"
-    """Likewise."""
+    """Folder of that split, if there are such folders."""
     radius: Positive = 2.7
     """Distance of the cameras in world units, if the file has rotations only."""
     focal: Positive = FACE_FOCAL

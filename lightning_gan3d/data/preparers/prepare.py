@@ -29,8 +29,8 @@ class PreparedDataset:
     num_images: int
     num_sources: int
     num_mirrored: int
-    images_without: int
-    cameras_without: int
+    num_without_camera: int
+    num_without_image: int
     splits: dict[str, int]
     distance: tuple[float, float, float]
     yaw: tuple[float, float, float]
@@ -46,10 +46,10 @@ class PreparedDataset:
             _range("yaw", self.yaw, "degrees"),
             _range("focal length", self.focal, "image widths"),
         ]
-        if self.images_without or self.cameras_without:
+        if self.num_without_camera or self.num_without_image:
             lines.append(
-                f"left out: {self.images_without:,} images without a camera, "
-                f"{self.cameras_without:,} cameras without an image"
+                f"left out: {self.num_without_camera:,} images without a camera, "
+                f"{self.num_without_image:,} cameras without an image"
             )
         return "\n".join(lines)
 
@@ -93,8 +93,8 @@ def write_views(
         num_images=len(rows),
         num_sources=len(selected),
         num_mirrored=sum(mirrored for item in selected for mirrored, _ in item.names),
-        images_without=read.images_without,
-        cameras_without=read.cameras_without,
+        num_without_camera=read.num_without_camera,
+        num_without_image=read.num_without_image,
         splits=dict(splits),
         distance=_quantiles(Cameras.from_label(written).origins.norm(dim=1).numpy()),
         yaw=_quantiles(np.degrees(yaw(written))),

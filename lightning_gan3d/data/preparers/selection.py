@@ -58,7 +58,7 @@ def select_views(read: SourceViews, cfg: PrepareConfig) -> list[Selected]:
     if not train:
         raise _no_training_images(read, cfg, len(chosen))
     counts = _replica_counts(read, labels, sorted(train), cfg)
-    originals: dict[str, str] = {}  # the first image of each photograph with a count above 0
+    originals: dict[str, str] = {}  # first written image of each photograph
     selected = []
     for i in chosen:
         sides = (False, True) if cfg.mirror and i in train else (False,)
@@ -95,7 +95,7 @@ def _check_directions(cameras: Cameras, camera_file: str) -> None:
 
 
 class Duplicates(NamedTuple):
-    """The first image with each image's camera or its mirror image; the number of mirrored ones."""
+    """The first image with the camera of each image, equal or mirrored; number of mirrored ones."""
 
     first: list[int]
     num_mirrored: int
@@ -137,7 +137,7 @@ def _replica_counts(
 
 
 def yaw(labels: Float[torch.Tensor, "n 25"]) -> Float[np.ndarray, " n"]:
-    """Azimuth of the direction that each camera is looked at from, in radians."""
+    """Azimuth in radians of the direction opposite to the viewing direction."""
     return spherical(-Cameras.from_label(labels).forward).azimuth.numpy()
 
 

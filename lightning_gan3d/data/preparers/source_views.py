@@ -92,9 +92,9 @@ class SourceViews:
     """Path, for errors."""
     num_listed: int
     """Number of cameras in that file."""
-    images_without: int = 0
+    num_without_camera: int = 0
     """Images without a camera, left out."""
-    cameras_without: int = 0
+    num_without_image: int = 0
     """Cameras without an image, left out."""
     kind: Kind = "labels"
     crop: Crop | None = None
@@ -169,7 +169,7 @@ def read_listed(
         )
         for (image, key), label in zip(match.pairs, labels, strict=True)
     ]
-    without = match.images_without, match.cameras_without
+    without = match.num_without_camera, match.num_without_image
     return SourceViews(source, views, file.name, len(number_of), *without, file.kind)
 
 

@@ -70,7 +70,8 @@ LEAST_SIDE = 32
 """Smallest images, in pixels, that AlexNet's pooling allows."""
 TRUNK = "lpips-alex"
 """AlexNet's weights, by their name in `metrics.pretrained`."""
-REMEDY = "run `gan3d weights fetch lpips-alex`, or set consistency.lpips to AlexNet's weights"
+OPTION = "evaluation.consistency.lpips"
+REMEDY = f"run `gan3d weights fetch lpips-alex`, or set {OPTION} to AlexNet's weights"
 
 
 class LpipsMap:
@@ -88,7 +89,7 @@ class LpipsMap:
             source = "features." + name.partition(".")[2]
             if source not in trunk:
                 raise WeightsError(
-                    f"consistency.lpips: the file has no `{source}`; use torchvision's AlexNet "
+                    f"{OPTION}: the file has no `{source}`; use torchvision's AlexNet "
                     f"(IMAGENET1K_V1): {REMEDY}"
                 )
             state[name] = trunk[source]
@@ -96,7 +97,7 @@ class LpipsMap:
             net.net.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise WeightsError(f"consistency.lpips: not AlexNet's weights: {reason}") from None
+            raise WeightsError(f"{OPTION}: not AlexNet's weights: {reason}") from None
         self.net = net.eval().requires_grad_(False)
         self.network = "" if file.published else file.sha256[:8]
         """First digits of the trunk's digest; empty for the published trunk."""
@@ -124,8 +125,8 @@ def find_trunk(path: str | None) -> WeightsFile | str:
         return find(TRUNK, None if path is None else Path(path).expanduser())
     except WeightsError as error:
         if path is not None:
-            raise WeightsError(f"consistency.lpips={path}: {error}") from None
-        return f"{error}; or set consistency.lpips to AlexNet's weights"
+            raise WeightsError(f"{OPTION}={path}: {error}") from None
+        return f"{error}; or set {OPTION} to AlexNet's weights"
 
 
 def load_lpips(path: str | None) -> LpipsMap | str:
@@ -137,9 +138,7 @@ def load_lpips(path: str | None) -> LpipsMap | str:
         trunk = torch.load(file.path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickle raise many types for a damaged file
         reason = " ".join(str(error).split())[:120]
-        raise WeightsError(
-            f"consistency.lpips={file.path}: not a state dict ({reason}): {REMEDY}"
-        ) from None
+        raise WeightsError(f"{OPTION}={file.path}: not a state dict ({reason}): {REMEDY}") from None
     if not isinstance(trunk, dict):
-        raise WeightsError(f"consistency.lpips={file.path}: not a state dict: {REMEDY}")
+        raise WeightsError(f"{OPTION}={file.path}: not a state dict: {REMEDY}")
     return LpipsMap(trunk, file)

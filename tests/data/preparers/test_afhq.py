@@ -100,7 +100,7 @@ def test_cameras_of_other_animals_and_parts_are_ignored(tmp_path):
     counts.write_text(json.dumps({str(i): 1 for i in range(len(stems))}))
     cfg = AfhqConfig(cameras=str(file), rebalance=str(counts), resolution=16)
     summary = prepare_afhq(source, tmp_path / "out", cfg)
-    assert (summary.num_images, summary.images_without, summary.cameras_without) == (6, 0, 0)
+    assert (summary.num_images, summary.num_without_camera, summary.num_without_image) == (6, 0, 0)
     written = Cameras.from_label(opened(tmp_path / "out").labels).cam2world
     assert written == pytest.approx(cameras(len(stems)).cam2world[3:9].float(), abs=1e-6)
     file.write_bytes(rotations(cameras(len(stems)), [*stems[:-1], "nobody"]))

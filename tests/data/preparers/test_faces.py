@@ -385,7 +385,7 @@ def test_missing_skip_leaves_out_unmatched_images_and_cameras(tmp_path):
     source = save(raw({"dataset.json": labels_json(names, cameras())}), tmp_path / "raw")
     cfg = FacesConfig(missing="skip", resolution=16)
     summary = prepare_faces("ffhq", source, tmp_path / "out", cfg)
-    assert (summary.images_without, summary.cameras_without, summary.num_images) == (1, 1, 5)
+    assert (summary.num_without_camera, summary.num_without_image, summary.num_images) == (1, 1, 5)
     assert "left out: 1 images without a camera, 1 cameras" in str(summary)
     written = opened(tmp_path / "out")
     assert written.names == NAMES[1:]

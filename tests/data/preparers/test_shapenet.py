@@ -170,7 +170,7 @@ def test_missing_skip_leaves_out_views_without_a_pose(tmp_path):
     source = save(files, tmp_path / "cars")
     cfg = ShapenetConfig(resolution=16, missing="skip")
     summary = prepare_shapenet(source, tmp_path / "out", cfg)
-    assert (summary.images_without, summary.cameras_without, summary.num_images) == (1, 1, 10)
+    assert (summary.num_without_camera, summary.num_without_image, summary.num_images) == (1, 1, 10)
 
 
 def test_a_prepared_data_set_keeps_objects_and_splits(tmp_path):
