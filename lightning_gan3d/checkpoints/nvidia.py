@@ -264,7 +264,7 @@ def _orbit(rendering: Arguments) -> dict[str, Any]:
 
 
 def _axes(network: Network) -> PlaneAxes:
-    """Return the axes of the planes, the checkpoint stores three matrices whose inverses project onto the planes."""
+    """Return the axes of the planes: the inverses of three stored matrices project onto them."""
     modules = network.attributes.get("_modules")
     renderer = modules.get("renderer") if isinstance(modules, Mapping) else None
     matrices = renderer.state.get("plane_axes") if isinstance(renderer, Record) else None

@@ -33,7 +33,7 @@ PHASES: dict[str, Phase] = {
 }
 TrainingPrecision = Literal["fp32", "bf16"]
 NOT_COMPARED = "not compared here (docs/eg3d.md)"
-"""Each side has its own random draws, so losses differ; tests/eg3d compares phases with equal draws."""
+"""Each side draws its own numbers, so losses differ; tests/eg3d compares with equal draws."""
 LATE = 1_000_000
 """Images after which all schedules are constant."""
 
