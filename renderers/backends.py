@@ -38,7 +38,7 @@ class Backend(NamedTuple):
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
-def choose(request: Request) -> tuple[Backend, Callable[[Request], RaySums]]:
+def choose_backend(request: Request) -> tuple[Backend, Callable[[Request], RaySums]]:
     """Return the backend of a request and its function.
 
     Raises `ConfigError` if `renderer.path` names kernels that do not support the request.

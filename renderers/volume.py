@@ -14,7 +14,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.networks.precision import DTYPES, without_autocast
-from renderers.backends import Backend, choose
+from renderers.backends import Backend, choose_backend
 from renderers.compositing import clamped_depth, expected_depth
 from renderers.config import VolumeRendererConfig
 from renderers.occupancy import OccupiedField, find_occupied, render_occupied
@@ -106,5 +106,5 @@ class VolumeRenderer(Renderer):
         return RayRendering(feature, depth, sums.opacity)
 
     def _render(self, request: Request) -> RaySums:
-        self.backend, render = choose(request)
+        self.backend, render = choose_backend(request)
         return render(request)

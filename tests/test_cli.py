@@ -91,15 +91,19 @@ def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path, monkeypatch):
     assert "GFLOP" in out
 
 
-def test_presets_are_listed_without_bases_and_with_their_cost(capsys):
+def test_presets_are_listed_without_bases_and_with_their_cost(capsys, monkeypatch):
     code, out, _ = run(capsys, "presets")
     assert code == 0
     names = out.split()
     assert {"triplane", "demo/voxel", "sweeps/demo"} <= set(names)
     assert not [n for n in names if n.endswith("base")]
+    kinds = ["triplane", "trigrid", "voxel", "image2d", "eg3d/ffhq512", "demo/nerf_mlp"]
+    monkeypatch.setattr("lightning_gan3d.benchmark.bench.preset_names", lambda _: kinds)
     code, out, _ = run(capsys, "presets", "--cost")
     assert code == 0
-    row = next(line for line in out.splitlines() if line.startswith("demo/nerf_mlp"))
+    rows = out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == kinds
+    row = rows[-1]
     assert row.split()[1:4] == ["40,724", "32,404", "1,536"]
 
 

@@ -155,7 +155,7 @@ class AdversarialModule(lightning.LightningModule):
             self.last_fake = detached, cameras
             self._backward(loss)
         self.discriminator.requires_grad_(True)
-        self._step("G loss", self.optimizer_g, microbatches)
+        self._optimizer_step("G loss", self.optimizer_g, microbatches)
 
     def density_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the lazy density penalty."""
@@ -165,7 +165,7 @@ class AdversarialModule(lightning.LightningModule):
             scene = self.generator.scene(ws, "random", mb.draws.scope("noise"))
             interval = self.config.loss.density_reg_interval
             self._backward(self.density_penalty(scene, mb) * interval)
-        self._step("G density penalty", self.optimizer_g, microbatches)
+        self._optimizer_step("G density penalty", self.optimizer_g, microbatches)
 
     def discriminator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the discriminator with the adversarial loss, and R1 and R2 if not lazy."""
@@ -193,7 +193,7 @@ class AdversarialModule(lightning.LightningModule):
                 loss = loss + self.gradient_penalty(real_logits, real, fake_logits, fake)
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
-        self._step("D loss", self.optimizer_d, microbatches, means)
+        self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
         mapping = self.generator.mapping
         mapping.update_w_avg(torch.where(self.gate.healthy, means[:-1], mapping.w_avg))
         if self.config.augment.mode == "ada":
@@ -213,7 +213,7 @@ class AdversarialModule(lightning.LightningModule):
                 fake_logits, fake = self.logits(fake, label, mb, False, penalised=True)
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
             self._backward(penalty * cfg.r1_interval)
-        self._step("D penalty", self.optimizer_d, microbatches)
+        self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
     def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b 25"]:
         """Cameras of fakes: drawn from the data set, or those of the reals for paired losses."""
@@ -300,7 +300,7 @@ class AdversarialModule(lightning.LightningModule):
         """Accumulate the gradient of the mean over the global batch."""
         (loss / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
 
-    def _step(
+    def _optimizer_step(
         self,
         phase: Phase,
         optimizer: torch.optim.Adam,

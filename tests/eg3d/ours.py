@@ -177,7 +177,7 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
         mock.patch.object(Draws, "normal", draw("randn")),
         mock.patch.object(module, "fake_labels", return_value=fake_label),
         mock.patch.object(module, "_backward", backward),
-        mock.patch.object(module, "_step"),
+        mock.patch.object(module, "_optimizer_step"),
     ):
         step([mb])
     (term,) = terms
