@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightning_gan3d.benchmark.cuda_graphs import Recorded
+from lightning_gan3d.benchmark.speed import Recorded
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.benchmark.cuda_graphs import Recorded
 from lightning_gan3d.benchmark.memory import MB, measure_memory
-from lightning_gan3d.benchmark.speed import Protocol, Timing, time_calls
+from lightning_gan3d.benchmark.speed import Protocol, Recorded, Timing, time_calls
 from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator

@@ -4,8 +4,8 @@ import weakref
 import pytest
 import torch
 
-from lightning_gan3d.benchmark import cuda_graphs
-from lightning_gan3d.benchmark.cuda_graphs import GraphError, Recorded
+from lightning_gan3d.benchmark import speed
+from lightning_gan3d.benchmark.speed import GraphError, Recorded
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
@@ -25,8 +25,8 @@ def fake_recording(monkeypatch):
 
         return outputs, replay
 
-    monkeypatch.setattr(cuda_graphs, "_record", record)
-    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(speed, "_record", record)
+    monkeypatch.setattr(speed, "_check_devices", lambda _: None)
 
 
 def inputs(device="cpu"):
@@ -55,8 +55,8 @@ def test_inputs_are_copied():
 
 def test_tensors_of_the_function_live_as_long_as_the_recording(monkeypatch):
     # As a CUDA graph: a replay holds addresses, not the tensors.
-    monkeypatch.setattr(cuda_graphs, "_record", lambda function, _: (function(), lambda: None))
-    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(speed, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(speed, "_check_devices", lambda _: None)
 
     def view_of(scene):
         return Recorded(lambda x: (x + scene,), torch.zeros(2))

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from lightning_gan3d.benchmark import cuda_graphs
+from lightning_gan3d.benchmark import speed
 from lightning_gan3d.benchmark.speed import Timing
 from lightning_gan3d.benchmark.stages import (
     Roofline,
@@ -82,8 +82,8 @@ def test_graphs_replay_the_stages_of_their_names(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU records nothing: the function stands in for its recording."""
-    monkeypatch.setattr(cuda_graphs, "_record", lambda function, _: (function(), lambda: None))
-    monkeypatch.setattr(cuda_graphs, "_check_devices", lambda _: None)
+    monkeypatch.setattr(speed, "_record", lambda function, _: (function(), lambda: None))
+    monkeypatch.setattr(speed, "_check_devices", lambda _: None)
     generator = Generator(load_experiment(preset).generator, 32).eval()
     inputs = make_inputs(generator)
     called = stages(generator, inputs, count_cost(generator))

@@ -7,8 +7,7 @@ from PIL import Image
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.experiment import make_networks
 from lightning_gan3d.images import Images
-from lightning_gan3d.training.config import LoggingConfig
-from lightning_gan3d.training.samples import (
+from lightning_gan3d.training.callbacks import (
     depth_image,
     relief,
     sample_cameras,
@@ -17,6 +16,7 @@ from lightning_gan3d.training.samples import (
     scene_statistics,
     scene_warnings,
 )
+from lightning_gan3d.training.config import LoggingConfig
 
 CPU = torch.device("cpu")
 

@@ -23,8 +23,14 @@ from lightning_gan3d.data.archive import (
     write_dataset,
 )
 from lightning_gan3d.data.captures.colmap import cam2world_of, has_model, intrinsics_of, read_model
-from lightning_gan3d.data.captures.framing import Framing, camera_warnings, find_framing, snippet
-from lightning_gan3d.data.captures.normalise import Similarity, find_similarity
+from lightning_gan3d.data.captures.framing import (
+    Framing,
+    Similarity,
+    camera_warnings,
+    find_framing,
+    find_similarity,
+    snippet,
+)
 from lightning_gan3d.data.captures.posed_images import (
     Capture,
     Frame,
