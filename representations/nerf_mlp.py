@@ -191,7 +191,7 @@ class NerfMlp(Representation):
         self,
         ws: Float[Tensor, "b num_ws w_dim"],
         noise_mode: NoiseMode = "const",  # noqa: ARG002  # an MLP has no noise
-        draws: Draws | None = None,  # noqa: ARG002
+        draws: Draws | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> NerfField:
         """Compute the FiLM parameters of a batch of style vectors."""
         styles = zip(self.affines, ws.unbind(dim=1), strict=True)

@@ -63,7 +63,7 @@ def test_everything_is_written(report):
 
 def test_the_page_needs_nothing_else(html):
     class Links(HTMLParser):
-        links: list = []  # noqa: RUF012
+        links: list = []  # noqa: RUF012  # of one parser
 
         def handle_starttag(self, tag, attrs):
             assert tag not in ("script", "link", "iframe", "object")
@@ -88,7 +88,7 @@ def test_pictures_on_the_page_are_those_on_disk(report, html):
 
 def test_the_page_is_well_formed_and_has_styles_for_phones_dark_pages_and_print(html):
     class Balance(HTMLParser):
-        open: list = []  # noqa: RUF012
+        open: list = []  # noqa: RUF012  # of one parser
 
         def handle_starttag(self, tag, _):
             if tag not in ("meta", "img", "source", "br"):

@@ -43,7 +43,7 @@ RayTensors = tuple[Tensor | None, ...]
 """Origins, directions, near, far, and the three of the jitter; (b, r, ...) each."""
 
 
-def describe(request: Request) -> str:  # noqa: ARG001  # alike for all
+def describe(request: Request) -> str:  # noqa: ARG001  # equal for all requests
     """Describe the kernels: `numba, AVX-512, 2 threads`."""
     threads = torch.get_num_threads()
     return f"numba, {describe_vectors()}, {threads} thread{'s' if threads > 1 else ''}"

@@ -455,7 +455,7 @@ def test_folders_of_the_user_are_not_stored(shot, tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])
-def test_skip_missing_leaves_out_num_without_image_an_image(shot, tmp_path, write):
+def test_skip_missing_leaves_out_cameras_without_an_image(shot, tmp_path, write):
     write_images(tmp_path / "a" / "images", shot)
     write(tmp_path / "a", shot)
     (tmp_path / "a" / "images" / shot.names[4]).unlink()
@@ -469,7 +469,7 @@ def test_skip_missing_leaves_out_num_without_image_an_image(shot, tmp_path, writ
         make(tmp_path / "a", tmp_path / "b.zip", skip_missing=True)
 
 
-def test_num_without_camera_a_camera_are_counted(shot, tmp_path):
+def test_images_without_a_camera_are_counted(shot, tmp_path):
     write_images(tmp_path / "a" / "images", shot)
     Image.fromarray(ramp(90, 64)).save(tmp_path / "a" / "images" / "lost.png")
     write_colmap_txt(tmp_path / "a" / "sparse" / "0", shot)
