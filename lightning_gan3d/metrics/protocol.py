@@ -83,9 +83,9 @@ SETS = ("swd", "distribution", "pose")
 def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]:
     """Return the metrics with their protocol keys; missing ones have none.
 
-    A key is a digest of the options of the metric's block, the data (fingerprints and resolution),
-    the seed, the number of images if the metric depends on it, and, for `raw` metrics, the
-    rendering resolution; not of paths, batch sizes and the device.
+    A key is a digest of the options of the metric's block, the data (fingerprints, resolution) and
+    the seed. Sets of images add their number, `raw` metrics the rendering resolution. Paths, batch
+    sizes and the device do not count.
     """
     train, test, source = context.train, context.test, context.source
     held_out = None if test is None else test.fingerprint

@@ -1,12 +1,10 @@
 """Convolutions of StyleGAN2 (Karras et al. 2020b): resampled, and modulated by styles.
 
 Activations are leaky ReLU 0.2 with gain sqrt(2). A leaky ReLU commutes with positive factors, so
-gains are folded into weights, demodulation factors and biases, which are small, instead of a pass
-over the activations.
+gains are folded into weights, demodulation factors and biases. This saves a pass over activations.
 
-Images and kernels have their channels innermost in memory: at 128 channels and 512 pixels a CPU
-convolves them 1.25 times as fast in float32 and 4.5 times in bfloat16, and a GPU's 16-bit units
-need it.
+Images and kernels have their channels innermost in memory, as 16-bit units of GPUs require. At 128
+channels and 512 pixels a CPU convolves them 1.25 times (float32) or 4.5 times (bfloat16) as fast.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Bird-like figures made of ellipsoids: procedural ground truth, rendered by ray intersection.
 
 A figure stands upright inside the unit sphere and faces +z, the frontal camera. Its body has any
-hue, its head is skin-coloured with a red nose in front, one arm sticks out on its left (+x) at any
+hue; its head is skin-coloured with a red nose in front. One arm sticks out on its left (+x) at any
 angle, and a pack is on its back. The figure is asymmetric and its parts hide one another, so a
 wrong pose or a flat shape is obvious.
 """

@@ -65,7 +65,7 @@ def resize_depth_z(
 ) -> tuple[Float[Tensor, "v 1 s s"], Float[Tensor, "v 1 s s"]]:
     """Resample camera z and opacity to another image size.
 
-    Interpolates 1 / z, which is affine in image coordinates on a plane, weighted by opacity, so
+    Interpolates 1 / z, which is affine in image coordinates on a plane. Weights are opacities, so
     that the far plane behind a silhouette does not bias its depth.
     """
     if depth_z.shape[-1] == size:

@@ -2,12 +2,12 @@
 
 Two statistics with known values for a generator that learnt the distribution:
 
-- `excess`: how often the nearest real image of a sample is a training image rather than a held-out
-  one, beyond the n / (n + m) expected by chance from n training and m held-out images, as a share
-  of the possible: 0 without memorisation, 1 for a generator that only copies.
-- `nearer`: how often a sample is nearer to the training images than a held-out image is: 0.5
-  (Meehan et al. 2020), but more for samples that are plainer or more alike than real images. Read
-  it together with `excess`.
+- `excess`: share of samples whose nearest real image is a training image, above chance. With n
+  training and m held-out images chance is n / (n + m). Rescaled: 0 without memorisation, 1 for a
+  generator that only copies.
+- `nearer`: share of pairs in which a sample is nearer to the training images than a held-out image
+  is (Meehan et al. 2020): 0.5 without memorisation. Plain or similar samples raise it as well, so
+  read it together with `excess`.
 """
 
 from dataclasses import dataclass, replace

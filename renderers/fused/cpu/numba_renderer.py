@@ -1,4 +1,4 @@
-"""Ray marching on a CPU in kernels of explicit SIMD: `renderer.path=numba`.
+"""Ray marching on a CPU in kernels of explicit SIMD: `path=numba`.
 
 Computes the same as `ray_marching`, in float32, for fields of grids (`LoweredGrid`). Threads share
 tiles of rays; a ray's samples never leave the cache. The backward pass computes them again from the

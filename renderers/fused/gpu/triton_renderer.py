@@ -1,10 +1,10 @@
-"""Ray marching on a GPU in Triton kernels: `renderer.path=triton`.
+"""Ray marching on a GPU in Triton kernels: `path=triton`.
 
 Forward: density of the coarse samples, fine depths, density of the fine samples, order and weights
 of all samples (scalars), then sum omega_i c_i. The sum needs no order, so that sorting moves only
-scalars. Backward: q_i = g . c_i, from it the gradient of each density, then one pass that computes
-features again and adds their gradients to the texels (atomically, in float32) and to one partial
-sum per program for the decoder.
+scalars. Backward: q_i = g . c_i gives the gradient of each density. One more pass recomputes the
+features and adds their gradients to the texels (atomically, in float32); each program adds those
+of the decoder to its own partial sum.
 
 Memory, in bytes per ray of S samples: 10 S between forward and backward pass (depths and densities
 in float32, the order in int16), 12 S more during the backward pass (q, weights, gradients of
