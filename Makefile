@@ -46,6 +46,7 @@ mutants: $(READY)  ## list faults in the core that the tests miss (about an hour
 		cr() { uv tool run --quiet --from 'cosmic-ray==8.7.0' "$$@"; } && \
 		cr cosmic-ray init tests/mutants.toml session.sqlite && \
 		cr cr-filter-operators session.sqlite tests/mutants.toml && \
+		cr cosmic-ray baseline tests/mutants.toml && \
 		cr cosmic-ray exec tests/mutants.toml session.sqlite && \
 		cr cr-report --surviving-only --show-diff session.sqlite
 
