@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.synthetic.figures import FigureView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
@@ -87,6 +88,7 @@ class SelfTestConfig:
     """Training images of the pose regressor; it is tested on a sixth as many items."""
 
 
+Render = Callable[[Tensor, Cameras, int], FigureView]
 Reading = dict[str, float | None]
 """Value of each measured metric; None if missing."""
 
@@ -162,6 +164,19 @@ def _read(
     return reading
 
 
+def _cached(render: Render) -> Render:
+    """Keep the views: every perturbation changes the same ones."""
+    views: dict[tuple[bytes, bytes, int], FigureView] = {}
+
+    def look_up(ids: Tensor, cameras: Cameras, resolution: int) -> FigureView:
+        key = (ids.numpy().tobytes(), cameras.to_label().numpy().tobytes(), resolution)
+        if key not in views:
+            views[key] = render(ids, cameras, resolution)
+        return views[key]
+
+    return look_up
+
+
 def run_self_test(
     cfg: SelfTestConfig | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -179,7 +194,7 @@ def run_self_test(
         RenderedFigures(objects, of_regressor, cfg.resolution), cfg.evaluation.pose
     )
     balls = Balls(labels, cfg.resolution)
-    figures = ObjectSource(objects.render, range(40), labels, cfg.resolution)
+    figures = ObjectSource(_cached(objects.render), range(40), labels, cfg.resolution)
     data = RenderedFigures(objects, labels, cfg.resolution)
     context = EvaluationContext(figures, data, None, cfg.evaluation, curves=False)
     result = SelfTest(perturbations)

@@ -11,6 +11,8 @@ from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
+from renderers import backends
+from renderers.fused import kernel_check
 from renderers.fused.gpu import launches
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
@@ -18,8 +20,12 @@ NEAR_FAR = dict(bounds="near_far", near=2.2, far=4.4)
 
 
 @pytest.fixture(autouse=True)
-def few_programs(monkeypatch):
-    """Fewer, larger blocks; `test_work_is_split...` sets those of a GPU."""
+def little_work(monkeypatch):
+    """Fewer, larger blocks (`test_work_is_split...` sets those of a GPU), and no self-check.
+
+    `compare` checks the same and more; `test_the_self_check_passes` runs it.
+    """
+    monkeypatch.setattr(backends, "find_fault", lambda *_: "")
     monkeypatch.setattr(launches, "PROGRAMS", 1)
     monkeypatch.setattr(launches, "BACKWARD_TILE", (8, 8))
 
@@ -84,10 +90,8 @@ def test_bytes_kept_for_the_backward_pass():
         saved.append(x)
         return x
 
-    arguments = ("triton", make_field(), views(1), 4, Draws(0))
-    render(*arguments, samples_coarse=3, samples_fine=2)  # the self-check saves samples, too
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        render(*arguments, samples_coarse=3, samples_fine=2)
+        render("triton", make_field(), views(1), 4, Draws(0), samples_coarse=3, samples_fine=2)
     per_sample = [x for x in saved if x.shape == (1, 16, 5)]
     assert sum(x.numel() * x.element_size() for x in per_sample) == 16 * 5 * (4 + 4 + 2)
 
@@ -125,3 +129,10 @@ def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
     with torch.no_grad():
         o(make_field(), views(1), 2)
     assert str(o.backend) == "triton, interpreted, fp32"
+
+
+def test_the_self_check_passes(monkeypatch):
+    monkeypatch.setattr(backends, "find_fault", kernel_check.find_fault)
+    monkeypatch.setattr(kernel_check, "_faults", {})
+    render("triton", make_field(), views(1), 2, None, samples_coarse=2, samples_fine=0)
+    assert list(kernel_check._faults.values()) == [""]
