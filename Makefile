@@ -37,7 +37,7 @@ demo: $(READY)  ## train, evaluate and compare four generators on procedural dat
 	$(BIN)/gan3d report $(DEMO)
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: $(READY)  ## list faults in the core that the tests miss (about an hour)
 	rm -rf build/mutants && mkdir -p build/mutants

@@ -67,7 +67,9 @@ def read_record(path: Path) -> list[SweepEntry]:
     """Read `sweep.json`."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        entries = [
+        for state in {r["state"] for r in rows} - {*get_args(State)}:
+            raise ValueError(f"state {state!r}; use one of {', '.join(get_args(State))}")
+        return [
             SweepEntry(**{**r, "path": path.parent / r["path"], "overrides": tuple(r["overrides"])})
             for r in rows
         ]
@@ -76,12 +78,6 @@ def read_record(path: Path) -> list[SweepEntry]:
             f"{path}: not a sweep record ({type(error).__name__}: {error}); give run directories "
             "instead, or run the sweep again"
         ) from error
-    for entry in entries:
-        if entry.state not in get_args(State):
-            raise ConfigError(
-                f"{path}: state {entry.state!r}; use one of {', '.join(get_args(State))}"
-            )
-    return entries
 
 
 @dataclass(frozen=True)
