@@ -3,10 +3,10 @@
 #
 #     benchmarks/gpu.sh [RESULTS] [EG3D]
 #
-# RESULTS: folder for JSON and logs (benchmarks/results). EG3D: a checkout of the official code, to
-# be measured beside ours on the same device. Environment: PYTHON, the interpreter (that of .venv, else
-# python3); DRY_RUN=1 goes through all steps on a CPU at tiny sizes, with kernels interpreted.
-# Every step has a time limit and goes on where another failed; the exit code tells whether any did.
+# RESULTS: folder for JSON files and logs; default: benchmarks/results. EG3D: a checkout of the official
+# code, measured on the same device. Environment variables: PYTHON, the interpreter (default: that of
+# .venv, else python3); DRY_RUN=1 runs all steps on a CPU at tiny sizes, with interpreted kernels.
+# Each step has a time limit. A failed step does not stop the others; the exit code is then 4.
 
 set -u -o pipefail
 cd "$(dirname "$0")/.."
@@ -18,25 +18,25 @@ mkdir -p "$results"
 results=$(cd "$results" && pwd)
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 device=cuda
-patience=1
+limit_factor=1
 failed=()
 
 if [ -n "$dry" ]; then
     device=cpu
-    patience=4  # no one waits for a dry run with a clock
+    limit_factor=4
 elif ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "gpu.sh: torch of $python sees no CUDA device; DRY_RUN=1 goes through the steps on a CPU" >&2
+    echo "gpu.sh: torch of $python sees no CUDA device; use DRY_RUN=1 to run the steps on a CPU" >&2
     exit 2
 fi
 
-step() {  # name, seconds, command: runs it under a limit, and keeps what it said
-    local name=$1 limit=$(($2 * patience)) begin=$SECONDS
+step() {  # name, time limit in seconds, command; the output goes to a log
+    local name=$1 limit=$(($2 * limit_factor)) begin=$SECONDS
     shift 2
     echo "== $name"
     if timeout "$limit" "$@" > "$results/$name.log" 2>&1; then
         echo "   done in $((SECONDS - begin)) s"
     else
-        echo "   FAILED with $? after $((SECONDS - begin)) s; the end of $results/$name.log:"
+        echo "   FAILED with exit code $? after $((SECONDS - begin)) s; the end of $results/$name.log:"
         tail -n 15 "$results/$name.log" | sed 's/^/   | /'
         failed+=("$name")
     fi
@@ -47,13 +47,13 @@ preset=eg3d/ffhq512
 
 step machine 20 "$python" -c '
 import json, platform, sys, torch, triton
-found = {"python": sys.version, "torch": torch.__version__, "triton": triton.__version__,
+about = {"python": sys.version, "torch": torch.__version__, "triton": triton.__version__,
          "machine": platform.machine()}
 if torch.cuda.is_available():
     p = torch.cuda.get_device_properties(0)
-    found |= {"gpu": p.name, "memory": p.total_memory, "multiprocessors": p.multi_processor_count,
+    about |= {"gpu": p.name, "memory": p.total_memory, "multiprocessors": p.multi_processor_count,
               "capability": [p.major, p.minor], "cuda": torch.version.cuda}
-json.dump(found, open(sys.argv[1], "w"), indent=1)' "$results/machine.json"
+json.dump(about, open(sys.argv[1], "w"), indent=1)' "$results/machine.json"
 tests=(tests/renderers tests/benchmark/test_memory.py tests/benchmark/test_cuda_graphs.py)
 step tests 150 "$python" -m pytest -m gpu -rs -q -p no:cacheprovider "${tests[@]}"
 if [ -n "$dry" ]; then
@@ -72,7 +72,7 @@ if [ -n "$eg3d" ]; then
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then
-    echo "gpu.sh: failed: ${failed[*]}; what the others found is in $results"
+    echo "gpu.sh: failed: ${failed[*]}; the results of the other steps are in $results"
     exit 4
 fi
 echo "gpu.sh: all done; see $results"

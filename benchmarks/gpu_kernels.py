@@ -1,10 +1,10 @@
-"""Times of the GPU kernels and of their bounds; `gpu.sh` runs it.
+"""Time the GPU kernels and their lower bounds; `gpu.sh` runs this script.
 
     python benchmarks/gpu_kernels.py OUT.json
     TRITON_INTERPRET=1 python benchmarks/gpu_kernels.py OUT.json --dry-run   # tiny, on a CPU
 
-Each stage of the fused renderer stands beside a kernel that gathers (or scatters) the same texels
-and does nothing else. Scattering is measured with rays in rows and in tiles.
+The lower bound of a stage is a kernel that only gathers or scatters the same texels. It is measured
+with rays in rows and in tiles.
 """
 
 import argparse
@@ -81,19 +81,19 @@ def cameras(batch: int, device: str) -> Cameras:
 
 
 def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
-    """EG3D's counts of samples."""
+    """EG3D's numbers of samples."""
     n = 2 if DRY else 48
-    return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]  # names of theirs
+    return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]  # Literal
 
 
 def stages(device: str) -> Iterator[Metric]:
-    """Time each kernel of one rendering, and gathers and scatters by themselves."""
+    """Time each kernel of one rendering, and its lower bounds."""
     for precision in ("fp32",) if DRY else ("fp32", "tf32", "fp16"):
         yield from stages_of(device, precision)
 
 
 def stages_of(device: str, precision: str) -> Iterator[Metric]:
-    """With one kind of products."""
+    """Time the kernels of one rendering at one precision."""
     size, resolution = (8, 8) if DRY else (256, 128)
     field = scene(device, size, 1, torch.float32)
     o, rays = config(precision), cameras(1, device).rays(resolution)
@@ -133,7 +133,7 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
 
 
 def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> Iterator[Metric]:
-    """Time gathers and atomic additions by themselves, by the order of rays."""
+    """Time gathers and atomic additions alone, by the order of rays."""
     total = torch.zeros_like(x.texels, dtype=torch.float32)
     out = torch.empty_like(t)
     for order, tile in (("tiles", (8, 8)), ("tiles4", (4, 4)), ("rows", (1, 64))):
@@ -148,14 +148,14 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
             yield Metric.of_key(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
             if does == "scatter":
                 rate = t.numel() * 12 * x.grid.channels / ms / 1e6
-                why = "float32 additions a second, 12 corners of each point"
+                why = "float32 additions per second, 12 corners per point"
                 yield Metric.of_key(
                     f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why
                 )
 
 
 def renderings(device: str) -> Iterator[Metric]:
-    """Time and memory of whole renderings, plain and fused, without and with gradient."""
+    """Time and memory of renderings, plain and fused, without and with gradient."""
     sizes = [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]
     for resolution, batch in sizes:
         paths = [("plain", "fp32"), ("triton", "fp32")]
@@ -167,25 +167,25 @@ def renderings(device: str) -> Iterator[Metric]:
 def rendering(
     device: str, resolution: int, batch: int, path: str, precision: str
 ) -> Iterator[Metric]:
-    """One size, path and kind of products."""
+    """Measure one size, path and precision."""
     field = scene(device, 8 if DRY else 256, batch, torch.float32)
     planes = field.planes.clone().requires_grad_()
     with_gradient = dataclasses.replace(field, planes=planes)
     o = VolumeRenderer(config(precision, path))
-    seen_from, draws = cameras(batch, device), Draws(0)
+    views, draws = cameras(batch, device), Draws(0)
 
     def forward() -> None:
         with torch.no_grad():
-            o(field, seen_from, resolution, draws)
+            o(field, views, resolution, draws)
 
-    def both() -> None:
+    def forward_backward() -> None:
         planes.grad = None
-        seen = o(with_gradient, seen_from, resolution, draws)
-        seen.feature.sum().backward()
+        rendering = o(with_gradient, views, resolution, draws)
+        rendering.feature.sum().backward()
 
     name = f"gpu.render_{{}}.{resolution}.b{batch}.{path}.{precision}"
     note = f"{batch} x {resolution}² rays, rendered by "
-    for kind, function in (("forward", forward), ("both", both)):
+    for kind, function in (("forward", forward), ("both", forward_backward)):
         ms = milliseconds(function)
         yield Metric.of_key(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.backend))
         if not DRY:
@@ -197,13 +197,13 @@ def rendering(
 
 
 def recordings(device: str) -> Iterator[Metric]:
-    """Time an image at batch 1, called and replayed."""
+    """Time an image at batch 1, eager and as a CUDA graph."""
     if DRY:
         return
     experiment = load_experiment("eg3d/ffhq512")
     generator = Generator(experiment.generator, 512).to(device).eval()
-    z, seen_from = torch.randn(1, 512, device=device), cameras(1, device)
-    label = seen_from.to_label()
+    z, views = torch.randn(1, 512, device=device), cameras(1, device)
+    label = views.to_label()
     recorded = Recorded(lambda z, label: generator(z, label, resolution=128), z, label)
     with torch.no_grad():
         for name, function in (
@@ -216,25 +216,25 @@ def recordings(device: str) -> Iterator[Metric]:
 
 
 def main() -> None:
-    """Measure all and write it, also if a part fails."""
+    """Measure everything; write the results even if a part fails."""
     global DRY
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU, interpreted")
-    given = parser.parse_args()
-    DRY = given.dry_run
+    args = parser.parse_args()
+    DRY = args.dry_run
     device, rows, failed = "cpu" if DRY else "cuda", [], []
     for part in (stages, renderings, recordings):
         try:
             for row in part(device):
                 print(f"{row.key:<48} {row.value:>10.4g} {row.unit}", flush=True)
                 rows.append(row)
-        except Exception as error:  # the other parts' numbers are worth having
+        except Exception as error:  # keep the results of the other parts
             print(f"{part.__name__}: {type(error).__name__}: {error}", flush=True)
             failed.append(part.__name__)
             note = f"{type(error).__name__}: {error}"
             rows.append(Metric.of_key(f"gpu.{part.__name__}", None, note=note))
-        write_metrics(given.out, rows)
+        write_metrics(args.out, rows)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

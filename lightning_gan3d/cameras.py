@@ -229,12 +229,12 @@ def pinhole(focal: float | Float[Tensor, " v"], num: int = 1) -> Float[Tensor, "
 
 
 def focal_from_fov(fov: float, width: float = 1.0) -> float:
-    """Focal length of a field of view, in units of `width`, the image's."""
+    """Focal length for a field of view in radians, in units of the image's `width`."""
     return 0.5 * width / math.tan(0.5 * fov)
 
 
 def fov_from_focal(focal: float) -> float:
-    """Field of view of a focal length in image widths."""
+    """Field of view in radians for a focal length in image widths."""
     return 2 * math.atan(0.5 / focal)
 
 
@@ -253,11 +253,11 @@ class Orbit(NamedTuple):
 
     @classmethod
     def of_labels(cls, labels: Float[Tensor, "n 25"]) -> "Orbit":
-        """Fit an orbit to cameras: medians; of an arc, the middle 90 % of the azimuths."""
+        """Fit an orbit to cameras by medians; an arc spans the middle 90 % of the azimuths."""
         cameras = Cameras.from_label(labels.double())
         origins, forward = cameras.origins, cameras.forward
         # The point nearest to all optical axes: sum of (I - d d') (p - o) = 0. Nearly parallel axes
-        # leave one direction open; the tolerance then keeps the solution near the origin.
+        # do not fix one direction; the tolerance then keeps the solution near the origin.
         across = torch.eye(3, dtype=forward.dtype) - forward[:, :, None] * forward[:, None, :]
         target = (
             torch.linalg.pinv(across.sum(0), rtol=1e-6)
@@ -282,7 +282,7 @@ class Orbit(NamedTuple):
     def around_box(
         cls, box: float, radius: float | None = None, elevation: float = 0.35
     ) -> "Orbit":
-        """Circle from which the middle of the box fills the image."""
+        """Circle of cameras; the middle of the box fills each image."""
         radius = 2.7 * box if radius is None else radius
         k = pinhole(radius / box)[0]
         return cls(radius, elevation, (0.0, 2 * math.pi), True, (0.0, 0.0, 0.0), k)
@@ -291,8 +291,8 @@ class Orbit(NamedTuple):
     def of_eg3d(cls, radius: float, target: Sequence[float]) -> "Orbit":
         """Camera path of EG3D's videos.
 
-        At radius 2.7 (faces): in front, 0.35 radians to either side. Otherwise (ShapeNet cars): a
-        full circle.
+        At radius 2.7 (faces) an arc in front, 0.35 radians to either side; otherwise (ShapeNet
+        cars) a full circle.
         """
         x, y, z = target
         if abs(radius - 2.7) < 1e-6:
@@ -300,7 +300,7 @@ class Orbit(NamedTuple):
         return cls(radius, 0.35, (0.0, 2 * math.pi), True, (x, y, z), pinhole(CAR_FOCAL)[0])
 
     def angles(self, num: int) -> Float[Tensor, " num"]:
-        """Azimuths in equal steps; if one: the start of a circle or the middle of an arc."""
+        """Azimuths in equal steps; a single one is a circle's start or an arc's middle."""
         low, high = self.azimuths
         if self.full:
             return torch.linspace(low, high, num + 1)[:-1]

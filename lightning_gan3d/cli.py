@@ -1,4 +1,4 @@
-"""The `gan3d` command: one thin function per sub-command, with late imports."""
+"""The `gan3d` command: one thin function per sub-command, with lazy imports."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -289,9 +289,9 @@ def data_coil100(
     residuals = prepare_coil100(source, out, cfg, overwrite, _progress("objects", 1))
     worst = max(residuals, key=lambda k: residuals[k])
     typer.echo(
-        f"{out}: {len(residuals)} objects; silhouettes of an object disagree by "
-        f"{sum(residuals.values()) / len(residuals):.2f} pixels of 128 in the mean, "
-        f"{residuals[worst]:.2f} at worst (object {worst})"
+        f"{out}: {len(residuals)} objects; silhouette residual in pixels of 128: mean "
+        f"{sum(residuals.values()) / len(residuals):.2f}, "
+        f"maximum {residuals[worst]:.2f} (object {worst})"
     )
 
 
@@ -356,7 +356,7 @@ def _progress(unit: str = "images", every: int = 100) -> Callable[[int, int], No
 @data_app.command("from-poses")
 def data_from_poses(
     source: Annotated[
-        Path, typer.Argument(help="Images with COLMAP's model or transforms.json (a folder).")
+        Path, typer.Argument(help="A folder of images with COLMAP's model or transforms.json.")
     ],
     out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
     options: Options = None,

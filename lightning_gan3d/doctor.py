@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 State = Literal["ok", "note", "fault"]
-PLAIN_CUDA = "renderings on CUDA take the plain path"
+PLAIN_CUDA = "rendering on CUDA uses the plain path"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def required_torch() -> str | None:
 
 
 def _torch_pair(torch: str | None, torchvision: str | None, required: str | None) -> Finding:
-    """Check that releases and builds match; builds of other indexes (CPU and CUDA) do not."""
+    """Check that releases and builds match; builds from different indexes do not."""
     name = "torch and torchvision"
     if torch is None or torchvision is None:
         package = "torch" if torch is None else "torchvision"
@@ -114,7 +114,7 @@ def _cpu_kernels(numba: str | None) -> Finding:
     name = "CPU kernels"
     if numba is None:
         remedy = "pip install 'lightning-gan3d[numba]'"
-        plain = f"numba is not installed: renderings on a CPU take the plain path; {remedy}"
+        plain = f"numba is not installed: rendering on a CPU uses the plain path; {remedy}"
         return Finding("note", name, plain)
     try:
         from lightning_gan3d.simd import describe

@@ -38,10 +38,10 @@ class VoxelConfig:
 
 @dataclass(frozen=True, eq=False)
 class VoxelField(Field):
-    """The feature of a point is interpolated trilinearly."""
+    """A field that interpolates features trilinearly."""
 
     voxels: Float[Tensor, "b c d h w"]
-    """The last axis is x, the one before it y, the first z."""
+    """Spatial axes are z, y, x."""
     decoder: Decoder
     scene_cfg: SceneConfig
 
@@ -52,7 +52,7 @@ class VoxelField(Field):
     def __call__(
         self,
         points: Float[Tensor, "b n 3"],
-        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # as the tri-plane
+        dirs: Float[Tensor, "b n 3"] | None = None,  # noqa: ARG002  # same call for all fields
     ) -> FieldSample:
         """Query density and features."""
         sigma_raw, feature = self.decoder(self.features(points))

@@ -44,7 +44,7 @@ def test_missing_kernels_are_no_fault():
     ("capabilities", "state", "detail"),
     [
         ([], "note", "torch sees no CUDA device"),
-        ([(7, 5)], "note", "needs compute capability 8.0: GPU 0 has 7.5; renderings on CUDA"),
+        ([(7, 5)], "note", "needs compute capability 8.0: GPU 0 has 7.5; rendering on CUDA"),
         ([(9, 0), (6, 1)], "note", "GPU 1 has 6.1"),
         ([(8, 0)], "ok", "triton 3.9"),
     ],

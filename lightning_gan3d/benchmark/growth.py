@@ -1,4 +1,4 @@
-"""Growth of time and memory with the resolution of the rendering, and with that of the scene.
+"""Growth of time and memory with the resolution of the rendering and of the scene.
 
 Curves are metrics `growth.<axis>.<quantity>` with `at` the resolution. The axes are `rendering`
 (edge of `image_raw` in pixels, with a cached scene) and `grid` (texels per axis of a scene stored
@@ -87,7 +87,7 @@ def growth_with_grid(
 def _growth_without_grid(
     cfg: GeneratorConfig, image_resolution: int, factors: Sequence[float], device: torch.device
 ) -> list[Metric]:
-    """Growth of a scene's bytes with the image resolution; not for pictures, which must grow."""
+    """Growth of a scene's bytes with the image resolution; empty for 2D images."""
     if cfg.view_in_label:
         return []
     points = []

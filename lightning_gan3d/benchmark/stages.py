@@ -217,7 +217,7 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
 def _renderings(
     generator: Generator, inputs: Inputs, ws: Tensor, scene: Field, flops: int
 ) -> dict[str, Stage]:
-    """Rendering of a prepared scene; and of an unprepared one with its gradient, as in training."""
+    """Rendering of a prepared scene; of an unprepared one with its gradient, as in training."""
     resolution = generator.rendering_resolution
     with torch.no_grad():
         unprepared = generator.scene(ws)

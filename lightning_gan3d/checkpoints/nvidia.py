@@ -1,7 +1,7 @@
-"""Translate networks of NVIDIA's repositories to our configuration and names of tensors.
+"""Translate networks of NVIDIA's repositories to our configuration and tensor names.
 
 EG3D (Chan et al. 2022), and StyleGAN2 as in the repositories of StyleGAN2-ADA and StyleGAN3. A
-network whose class, or one of whose options, is unknown is rejected; nothing is guessed.
+network with an unknown class or option is rejected; nothing is guessed.
 """
 
 import re
@@ -28,7 +28,7 @@ from representations.image2d import Image2dConfig
 from representations.triplane import AXES, PlaneAxes, TriPlaneConfig
 
 PLANE_RESOLUTION, PLANE_CHANNELS, FEATURE_DIM = 256, 32, 32
-"""Fixed in EG3D's generator; so are the 64 units of its decoder and 512 of its styles."""
+"""Fixed in EG3D's generator, as are the 64 units of its decoder and its 512 style channels."""
 
 SUPERRESOLUTIONS: dict[str, tuple[int, int, tuple[int, int]]] = {
     "SuperresolutionHybrid2X": (128, 2, (128, 64)),
@@ -62,7 +62,7 @@ class GeneratorParts(NamedTuple):
     density_reg: float = 0.0
     density_reg_distance: float = 0.004
     swap_probability: float | None = None
-    """Of the camera given to the mapping; None if the file has no value."""
+    """Of the mapping's camera; None if the file has no value."""
     orbit: dict[str, Any] | None = None
     """Radius and target of the cameras."""
 
@@ -118,7 +118,7 @@ def read_discriminator(network: Network) -> DiscriminatorParts:
     notes = []
     noise = options.number("disc_c_noise", 0)
     if noise:
-        notes.append(f"trained with noise of {noise} deviations on D's labels; ours has none")
+        notes.append(f"trained with noise on D's labels (disc_c_noise={noise}); here there is none")
     config = DiscriminatorConfig(
         channel_base=options.whole("channel_base", 32768),
         channel_max=options.whole("channel_max", 512),
@@ -237,7 +237,7 @@ def _renderer(rendering: Arguments, notes: list[str]) -> VolumeRendererConfig:
         )
     box = all(autos)
     if box:
-        notes.append("EG3D samples rays that miss the box in front of it; here they are empty")
+        notes.append("EG3D samples rays that miss the box; here they are empty")
     noise = rendering.number("density_noise", 0)
     if noise:
         notes.append("EG3D adds density noise outside training too; here evaluation has none")
@@ -264,7 +264,7 @@ def _orbit(rendering: Arguments) -> dict[str, Any]:
 
 
 def _axes(network: Network) -> PlaneAxes:
-    """Return the axes of the planes: the inverses of three stored matrices project onto them."""
+    """Return the axes of the planes, onto which the inverses of the stored matrices project."""
     modules = network.attributes.get("_modules")
     renderer = modules.get("renderer") if isinstance(modules, Mapping) else None
     matrices = renderer.state.get("plane_axes") if isinstance(renderer, Record) else None
@@ -276,7 +276,7 @@ def _axes(network: Network) -> PlaneAxes:
         projections = torch.zeros(3, 3, 3, dtype=torch.float64)
         for plane, source in enumerate(axes):
             projections[plane, list(source), [0, 1, 2]] = 1
-        if torch.equal(matrices.double(), projections.mT):  # of a permutation, the inverse
+        if torch.equal(matrices.double(), projections.mT):  # the inverse of a permutation
             return name
     raise CheckpointError(
         f"renderer.plane_axes={text_of(matrices.tolist())}: neither the planes of EG3D's release "

@@ -1,7 +1,7 @@
 """The objects in network pickles: inert stubs while a file is read, then plain values and records.
 
 The storages of tensors are old `torch.save` streams, nested as bytes: five small pickles (a magic
-number, the version of the format, the machine, the storage's type, key and length, the list of
+number, the format version, the platform, the storage's type, key and length, the list of
 keys), the number of values, and the values.
 """
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from lightning_gan3d.checkpoints.store import CheckpointError
 
 MAX_DEPTH = 200
-"""Deepest nesting of a file's objects; a generator reaches about 50."""
+"""Maximum nesting depth of a file's objects; a generator reaches about 50."""
 MAX_MODULE_DEPTH = 50
-"""Deepest nesting of modules."""
+"""Maximum nesting depth of modules."""
 MAX_ENTRIES = 20_000
-"""Most modules and tensors of a network, each counted wherever it is used."""
+"""Maximum number of modules and tensors of a network, each counted wherever it is used."""
 MAX_NAME = 200
-"""Longest name of one module or tensor."""
+"""Maximum length of the name of one module or tensor."""
 MAX_DIMENSIONS = 16
 MAGIC, FORMAT = 0x1950A86A20F9469CFC6C, 1001
 """Of `torch.save` before version 1.6."""
@@ -46,18 +46,18 @@ _STORAGES = {
     "BoolStorage": torch.bool,
 }
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
-"""NumPy's dtypes that torch has."""
+"""NumPy dtypes that torch supports."""
 
 
 class UnsafePickle(CheckpointError):
-    """A pickle that asks for code; none of it was looked up, imported or called."""
+    """A pickle that requests code; none of it was looked up, imported or called."""
 
     exit_code: ClassVar[int] = 3
 
 
 def damaged(reason: str) -> CheckpointError:
     """Return the error for a damaged file."""
-    return CheckpointError(f"not a whole network pickle ({reason}); download or export it again")
+    return CheckpointError(f"not a complete network pickle ({reason}); download or export it again")
 
 
 def printable(text: str) -> str:
@@ -112,7 +112,7 @@ class Name(NamedTuple):
 
 
 class Stub:
-    """Stands for an object while a file is read: stores arguments, items and state, inert.
+    """Inert placeholder of an object while a file is read: arguments, items and state.
 
     Each class and function of a file becomes a subclass, so that calling it makes an instance.
     """
@@ -169,7 +169,7 @@ _STATES: dict[str, tuple[Any, ...]] = {
     "numpy.dtype": (int, str, _NONE, _NONE, _NONE),
     "numpy.core.multiarray._reconstruct": (int, tuple, np.dtype, bool, Bytes),
 }
-"""Those whose results have a state, with its types."""
+"""The functions whose results have a state, with its types."""
 _META = {"type": str, "version": int, "module_src": str, "class_name": str, "state": (dict, _NONE)}
 """The description of an object of NVIDIA's `torch_utils.persistence`."""
 
@@ -217,7 +217,7 @@ class Reader:
         if not isinstance(x.state, tuple):
             (state,) = state
         if path in ("collections.OrderedDict", "dnnlib.util.EasyDict") and not args:
-            return items  # attributes, such as _metadata, are not
+            return items  # without attributes such as _metadata
         if not items and x.name.is_class and not args and isinstance(state, dict | None):
             return Record(*x.name, _attributes(state))
         expected = _STATES.get(path)
@@ -266,14 +266,14 @@ class Reader:
     def _spend(self, size: int) -> None:
         self._allowance -= size
         if self._allowance < 0:
-            raise damaged("it unfolds to far more than its own size")
+            raise damaged("it expands to far more than its own size")
 
     def _persistent(self, meta: dict[str, Any]) -> Record:
         """Return an object whose class is embedded as source code."""
         if not _typed([meta.get(key) for key in _META], tuple(_META.values())):
-            raise damaged("an embedded class is not described as its pickler does")
+            raise damaged("the description of an embedded class is malformed")
         if meta["type"] != "class" or meta["version"] != 6:
-            raise damaged("its classes are embedded in another version than 6")
+            raise damaged("its classes are embedded in a version other than 6")
         source = meta["module_src"]
         if source not in self._hashes:
             self._spend(len(source))
@@ -286,12 +286,12 @@ class Reader:
         stream = io.BytesIO(data)
         magic, version, system, declared, keys = (_constants(stream) for _ in range(5))
         if magic != [MAGIC] or version != [FORMAT]:
-            raise damaged("a storage of another format than that of torch.save before version 1.6")
+            raise damaged("a storage in a format other than that of torch.save before version 1.6")
         if ["little_endian", True] not in (system[i : i + 2] for i in range(len(system))):
             raise damaged("a storage of a big-endian machine")
         # The location, e.g. cuda:0, is ignored: values go to the CPU.
         if not _typed(declared, (str, torch.dtype, str, str, int)) or keys != declared[2:3]:
-            raise damaged("a storage is not described as torch does")
+            raise damaged("the description of a storage is malformed")
         numel = int.from_bytes(stream.read(8), "little", signed=True)
         values = memoryview(data)[stream.tell() :]
         if numel < 0 or numel != declared[4] or numel * declared[1].itemsize != len(values):
@@ -302,7 +302,7 @@ class Reader:
     def _array(
         self, data: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any = "C"
     ) -> Tensor:
-        """Return an array of NumPy, which compares the sizes."""
+        """Return a NumPy array as a tensor; `reshape` checks the size."""
         copied = self._copy(data, dtype.kind == "b").view(dtype)
         return torch.from_numpy(copied.reshape(shape, order=order))
 
@@ -310,7 +310,7 @@ class Reader:
         self._spend(len(data))
         copied = np.frombuffer(bytearray(data), np.uint8)
         if is_bool and copied.max(initial=0) > 1:
-            raise damaged("truth values other than 0 and 1")
+            raise damaged("booleans other than 0 and 1")
         return copied
 
 
@@ -385,7 +385,7 @@ def tensors_of(record: Record) -> dict[str, Tensor]:
     while todo:
         prefix, module, depth = todo.pop()
         if depth > MAX_MODULE_DEPTH:
-            raise _malformed(record, f"deeper than {MAX_MODULE_DEPTH}, or in themselves")
+            raise _malformed(record, f"deeper than {MAX_MODULE_DEPTH}, or nested in themselves")
         children = []
         left_out = module.state.get("_non_persistent_buffers_set") or ()
         for part in ("_parameters", "_buffers", "_modules"):

@@ -94,7 +94,7 @@ def verify(path: Path) -> dict[str, Any]:
         schema, files = index["schema"], index["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is not a whole checkpoint ({type(error).__name__} in {INDEX}); "
+            f"{path} is not a complete checkpoint ({type(error).__name__} in {INDEX}); "
             "use an earlier one"
         ) from None
     if schema != SCHEMA:

@@ -1,7 +1,7 @@
-"""Networks on disk: safetensors beside their YAML, tensors and plain values, nothing that can run.
+"""Networks on disk: safetensors files beside their YAML, free of executable code.
 
 An exported folder holds `config.yaml` and `generator.safetensors` (the averaged generator). A
-checkpoint is such a folder with more in it, so that run, checkpoint and export load alike.
+checkpoint is such a folder with further files, so that runs, checkpoints and exports load alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ from lightning_gan3d.networks.discriminator import Discriminator
 from lightning_gan3d.runs import CONFIG, write_config
 
 NetworkKind = Literal["generator", "generator_raw", "discriminator"]
-"""The averaged generator, the one that is trained, and the discriminator."""
+"""Averaged generator, trained generator, discriminator."""
 NAMES: dict[NetworkKind, str] = {"generator": "G_ema", "generator_raw": "G", "discriminator": "D"}
-"""As in papers and EG3D's files."""
+"""Names as in papers and in EG3D's files."""
 FORMAT = "lightning_gan3d"
 
 
@@ -89,12 +89,12 @@ class Stored(NamedTuple):
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Skip the values of initial weights: on the meta device they import torch's compiler."""
+    """Skip random initial weights: on the meta device they would import torch's compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Return zeros in place of random weights, and leave them undivided."""
+        """Return zeros in place of random weights, and skip their scaling."""
         if func is Tensor.div_:
             return args[0]
         return (torch.zeros if func in (torch.randn, torch.rand) else func)(*args, **kwargs or {})
@@ -169,7 +169,7 @@ def _resolve(path: Path) -> tuple[Path, dict[str, Any]]:
         newest = store.newest(path / "checkpoints", warnings.append)
         if newest is None:
             reasons = f" ({'; '.join(warnings)})" if warnings else ""
-            raise CheckpointError(f"{path}: the run has no whole checkpoint yet{reasons}")
+            raise CheckpointError(f"{path}: the run has no complete checkpoint yet{reasons}")
         return newest, store.read_index(newest)
     return path, store.verify(path) if (path / store.INDEX).is_file() else {}
 

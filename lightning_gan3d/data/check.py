@@ -20,7 +20,7 @@ from lightning_gan3d.data.labels import aim
 _COLUMNS, _ROWS = 8, 6
 _MAX_ARROWS = 400
 _MAX_MISS = 0.25
-"""Distance of a camera's axis from the origin that gives a warning, in camera distances."""
+"""Optical axes farther from the origin give a warning; a fraction of the camera's distance."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _warnings(dataset: ImageDataset, cameras: Cameras) -> tuple[str, ...]:
     if past:
         warnings.append(f"{past:,} cameras look past the origin, the centre of the box")
     if len(torch.unique(dataset.labels, dim=0)) == 1 and len(dataset) > 1:
-        warnings.append("all cameras are the same: one view direction cannot teach a shape")
+        warnings.append("all cameras are the same: one view direction does not determine a shape")
     if int((cameras.cam2world[:, 1, 1] > 0).sum()) > len(dataset) // 2:
         warnings.append("most cameras are upside down: the world's y must point up")
     return tuple(warnings)

@@ -64,7 +64,7 @@ class StepBatches(Dataset[Batch]):
 
 
 class _StepsFrom(Sampler[int]):
-    """Counts steps without end."""
+    """Yields step numbers without end."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -83,8 +83,8 @@ def _unchanged(batch: Any) -> Any:
 class DataModule(lightning.LightningDataModule):
     """Real images: `train`, and `test` (None without held-out images).
 
-    `batch` is the global batch size. Each rank's share must be whole microbatches, the unit of all
-    random draws.
+    `batch` is the global batch size. Each rank's share must be a whole number of microbatches, the
+    unit of all random draws.
     """
 
     def __init__(

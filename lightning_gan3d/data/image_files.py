@@ -1,4 +1,4 @@
-"""Image files to uint8 RGB: headers are checked before pixels are decoded."""
+"""Read image files as uint8 RGB; headers are checked before pixels are decoded."""
 
 import io
 import warnings
@@ -96,7 +96,7 @@ def decode(
 def pixels_of(
     image: Image.Image, name: str, convert: Convert = "none"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image whose header was checked; `convert`: its background."""
+    """Return the pixels of an image whose header was checked; `convert`: background."""
     try:
         mode = mode_of(image)
         if mode == "RGB":

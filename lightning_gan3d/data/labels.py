@@ -163,10 +163,10 @@ def _check_intrinsics(k: Float[Tensor, "n 3 3"], names: Sequence[str]) -> None:
 
 
 def aim(cameras: Cameras) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return how each optical axis passes the origin, by its point nearest to the origin.
+    """Return the position of the point on each optical axis that is nearest to the origin.
 
-    First its distance from the camera along the axis, negative behind the camera; second its
-    distance from the origin, relative to the camera's.
+    First its distance from the camera along the axis, negative behind the camera. Second its
+    distance from the origin, as a fraction of the camera's.
     """
     origins, forward = cameras.origins, cameras.forward
     ahead = -(origins * forward).sum(dim=1)

@@ -375,7 +375,7 @@ def test_arguments_of_the_discriminator(read_options, changes, path, expected):
 
 def test_noise_on_labels_is_a_note(read_options):
     notes = read_options(D=discriminator(whole=False, disc_c_noise=0.5)).about["notes"]
-    assert any("noise of 0.5 deviations" in note for note in notes)
+    assert any("disc_c_noise=0.5" in note for note in notes)
 
 
 def test_an_unknown_rendering_option_is_a_note(read_options):

@@ -245,7 +245,7 @@ def test_the_error_names_the_first_unknown_name(tmp_path):
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_rejected_as_damaged(tmp_path, name):
-    with pytest.raises(CheckpointError, match=r"NETWORK.pkl: not a whole network pickle") as caught:
+    with pytest.raises(CheckpointError, match=r"NETWORK.pkl: not a complete network") as caught:
         read_pickle(file_of(tmp_path, BOMBS[name]))
     assert caught.value.exit_code == 2
     assert str(caught.value).isprintable()
@@ -254,7 +254,7 @@ def test_a_bomb_is_rejected_as_damaged(tmp_path, name):
 
 @pytest.mark.parametrize("name", MULTIPLIED)
 def test_references_to_one_part_cannot_multiply(tmp_path, name):
-    with pytest.raises(CheckpointError, match="unfolds to far more than its own size"):
+    with pytest.raises(CheckpointError, match="expands to far more than its own size"):
         read_pickle(file_of(tmp_path, MULTIPLIED[name]))
 
 
@@ -415,8 +415,8 @@ def test_a_mutated_file_is_read_or_rejected(tmp_path, protocol):
         (b'\x10\0\0\0\0\0\0\0{"__metadata__":{}}', "safetensors"),
         (storage(b"", 0), "weights alone"),
         (b"\x80\x03cdnnlib.tflib.network\nNetwork\n)\x81.", "legacy.py"),
-        (b"name: a yaml file", "not a whole network pickle"),
-        (bytes(range(256)), "not a whole network pickle"),
+        (b"name: a yaml file", "not a complete network pickle"),
+        (bytes(range(256)), "not a complete network pickle"),
     ],
 )
 def test_another_kind_of_file_is_named(tmp_path, content, message):
@@ -448,7 +448,7 @@ def test_malformed_modules_are_rejected():
         tensors_of(chain(MAX_MODULE_DEPTH + 1))
     looped = Record("a", "b")
     looped.state["_modules"] = {"x": looped}
-    with pytest.raises(CheckpointError, match="or in themselves"):
+    with pytest.raises(CheckpointError, match="or nested in themselves"):
         tensors_of(looped)
     for state in (
         {"_parameters": 3},

@@ -130,7 +130,7 @@ def test_missing_files_and_broken_indexes_are_rejected(tmp_path):
         store.verify(path)
     for text in ("", "[]", "{", '{"schema": 1}'):
         (path / store.INDEX).write_text(text)
-        with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        with pytest.raises(CheckpointError, match="not a complete checkpoint"):
             store.verify(path)
 
 

@@ -1,4 +1,4 @@
-"""The four phases of a training step, each with its optimizer: theirs and ours."""
+"""The four phases of a training step with their optimizers: the official ones and ours."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ LATE = 1_000_000
 
 
 class Setting(NamedTuple):
-    """Sizes of a training."""
+    """Sizes of one training setup."""
 
     resolution: int
     rendering: int
@@ -108,7 +108,7 @@ def _inputs(s: Setting, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 def _build(
     code: Checkout, s: Setting, labels: Tensor, precisions: tuple[str, ...]
 ) -> tuple[Trainer, dict[str, AdversarialModule]]:
-    """The official training, and ours by precision, with equal weights."""
+    """Return the official trainer, and our modules by precision, with equal weights."""
     device = labels.device
     rendering = rendering_kwargs(
         s.resolution,

@@ -1,4 +1,4 @@
-"""Images with known cameras to a data set: from a sparse model of COLMAP or a `transforms.json`.
+"""Convert images with cameras (COLMAP's sparse model or a `transforms.json`) to a data set.
 
 `docs/data_reference.md` states the assumptions.
 """
@@ -45,7 +45,7 @@ from lightning_gan3d.data.image_files import centre_square
 from lightning_gan3d.data.labels import check_cameras
 
 _MODEL_FOLDERS = ("", "sparse/0", "sparse")
-"""Folders of COLMAP's model, below that of a capture."""
+"""Folders of COLMAP's model, relative to the capture."""
 _IMAGE_FOLDERS = ("images", "")
 
 
@@ -82,7 +82,7 @@ def prepare_from_poses(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PreparedCaptures:
-    """Write the data set; all but the pixels is checked before the first image is written."""
+    """Write the data set; everything but the pixels is checked before the first image."""
     source = source.expanduser()
     captures = read_captures(source, cfg)
     warnings = list(dict.fromkeys(n for c in captures for n in c.notes))

@@ -172,7 +172,7 @@ def _pairs(axes: _Axes, num: int) -> _Pairs:
 
 
 def _gauge(axes: _Axes, middle: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "5 m"]:
-    """Fix what silhouettes do not determine: mean scale 1, and the object at the centre."""
+    """Constraints that silhouettes do not give: mean scale 1, and the object at the centre."""
     num = len(middle)
     rows = np.zeros((5, 3, num))
     rows[0, 0] = 1

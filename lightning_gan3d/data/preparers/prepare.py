@@ -21,7 +21,7 @@ from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceVie
 class PreparedDataset:
     """Summary of what was written: world units, degrees, focal lengths in image widths.
 
-    Of cameras the smallest, the median and the largest value.
+    `distance`, `yaw` and `focal` are (smallest, median, largest).
     """
 
     out: str

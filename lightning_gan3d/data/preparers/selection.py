@@ -28,7 +28,7 @@ class Selected(NamedTuple):
     names: dict[tuple[bool, int], str]
     """Output files by (mirrored, replica)."""
     original: str
-    """The output file that its copies repeat."""
+    """The output file that all of `names` repeat or mirror."""
 
 
 def select_views(read: SourceViews, cfg: PrepareConfig) -> list[Selected]:
@@ -107,7 +107,7 @@ def find_duplicates(labels: Float[torch.Tensor, "n 25"]) -> Duplicates:
     Poses estimated from photographs coincide to six decimals in copies only.
     """
     mirrored = Cameras.from_label(labels).mirror().to_label()
-    # adding 0 turns -0 into 0
+    # adding 0 turns -0 into 0, which has other bytes
     plain, other = (np.round(x.double().numpy(), _DECIMALS) + 0.0 for x in (labels, mirrored))
     index_of: dict[bytes, int] = {}
     first: list[int] = []

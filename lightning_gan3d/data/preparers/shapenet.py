@@ -37,7 +37,7 @@ _NUMBERED = re.compile(r"(^|/)\d{5}/img\d{8}[^/]*$")
 
 @dataclass(frozen=True)
 class ShapenetConfig(PrepareConfig):
-    """How renders of ShapeNet are prepared."""
+    """Options for renders of ShapeNet."""
 
     resolution: Annotated[int, Interval(ge=4, le=4096)] = 128
     """Side of the written images in pixels; images are reduced (Lanczos), never enlarged."""

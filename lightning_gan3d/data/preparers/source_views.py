@@ -1,4 +1,4 @@
-"""What a preparer reads: options, and the images of a source with their cameras."""
+"""Input of a preparer: options, and the images of a source with their cameras."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from lightning_gan3d.data.preparers.camera_files import (
 )
 
 Crop = Callable[[int, str], int]
-"""From an image's shorter side and name to the side of the central square to show, in pixels."""
+"""Maps an image's shorter side and name to the side of the central square, in pixels."""
 OFF_CENTRE = 0.05
 """Tolerance of principal points, in image widths."""
 _CAMERA_SIGNS = {"opencv": (1.0, 1.0, 1.0), "opengl": (1.0, -1.0, -1.0)}

@@ -41,7 +41,7 @@ class SynthConfig:
     resolution: Annotated[int, Interval(ge=4, le=4096)] = 32
     """Side of the images in pixels."""
     seed: int = 0
-    """Draws figures and cameras."""
+    """Seed of figures and cameras."""
     background: Literal["white", "black", "gray"] = "white"
     """Colour behind the figures."""
     radius: Annotated[float, Gt(1.05)] = 3.2
@@ -54,7 +54,7 @@ class SynthConfig:
     """Highest elevation, in radians; directions between both are uniform on the sphere."""
 
     def __post_init__(self) -> None:
-        """Check what depends on two fields."""
+        """Check across fields."""
         if self.num_objects > self.num_images:
             raise ConfigError(
                 f"num_objects={self.num_objects}: use num_images={self.num_images} or less",

@@ -198,7 +198,7 @@ def angles(comparison: Comparison) -> Plot:
 def _curves(
     comparison: Comparison, metric_id: MetricId, positive: bool = False
 ) -> tuple[list[Line], list[str], list[float]]:
-    """Return a metric by position: a line per run, the runs without one, and all positions."""
+    """Return a line per run over positions, notes of runs without values, and all positions."""
     curve = [m for m in comparison.metrics if m._replace(at=None) == metric_id]
     positions = sorted({m.at for m in curve if m.at is not None})
     scale = comparison.info(metric_id).scale
@@ -227,7 +227,7 @@ def draw_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:
 
 
 def _dashes(comparison: Comparison, group: Group) -> str:
-    """Configurations of one representation share a colour and differ in their dashes."""
+    """Return the line style: configurations of one representation share a colour only."""
     same = [g.label for g in comparison.groups if g.representation == group.representation]
     return ("-", "--", "-.")[same.index(group.label) % 3]
 
@@ -248,7 +248,7 @@ PAIRS = (
     ("speed.view_ms", "memory.train_mb", "Render time against training memory"),
     ("training.seconds", "quality.swd", "Training time against SWD"),
 )
-"""A cost along x; along y what it buys, or another cost."""
+"""x: a cost; y: the quality to compare it with, or another cost."""
 Points = dict[str, list[tuple[float, float]]]
 
 
@@ -258,7 +258,7 @@ def paretos(comparison: Comparison) -> list[Plot]:
 
 
 def pareto(comparison: Comparison, x_id: MetricId, y_id: MetricId, title: str) -> Plot:
-    """One point per group, and its seeds as small points, alone if a gap leaves no mean."""
+    """Plot a point per group; its seeds are small points, alone if a gap leaves no mean."""
     name = f"pareto_{x_id.key}_{y_id.key}".replace(".", "-")
     x_info, y_info = comparison.info(x_id), comparison.info(y_id)
     means: dict[str, tuple[float, float]] = {}
