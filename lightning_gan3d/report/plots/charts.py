@@ -33,7 +33,7 @@ class Line:
 
 
 def curves(comparison: Comparison) -> list[Plot]:
-    """All plots of this module."""
+    """All plots over training, size or angle; `paretos` are apart."""
     return [
         quality(comparison, "kimg"),
         quality(comparison, "seconds"),
