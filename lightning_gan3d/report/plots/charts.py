@@ -33,7 +33,7 @@ class Line:
 
 
 def curves(comparison: Comparison) -> list[Plot]:
-    """All plots over training, size or angle; `paretos` are apart."""
+    """Plots over training, size or angle; `paretos` returns the scatter plots."""
     return [
         quality(comparison, "kimg"),
         quality(comparison, "seconds"),

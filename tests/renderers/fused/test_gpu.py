@@ -30,7 +30,7 @@ def test_kernels_agree_with_the_plain_path_in_the_interpreter():
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
-    assert "............." in result.stdout  # as many tests as there are
+    assert "14 passed" in result.stdout
 
 
 def path() -> str:
