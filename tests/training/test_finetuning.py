@@ -1,5 +1,6 @@
 """Fine-tuning: loaded networks, schedules, rejected sources, and resuming."""
 
+import copy
 import shutil
 import sys
 from pathlib import Path
@@ -37,14 +38,23 @@ SCHEDULES = (
 )
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """The trained module of `source`, once it exists."""
+    return {}
+
+
 @pytest.fixture
-def source(tiny, train, tmp_path):
+def source(tiny, train, tmp_path, trained):
     """A run of three steps (24 images) whose networks all differ, and its module."""
     config = tiny("seed=5")
-    module = train(config, steps=3)
-    with torch.no_grad():
-        for parameter in module.average.parameters():
-            parameter.add_(0.5)
+    if not trained:
+        module = train(config, steps=3)
+        with torch.no_grad():
+            for parameter in module.average.parameters():
+                parameter.add_(0.5)
+        trained["module"] = module
+    module = copy.deepcopy(trained["module"])
     path = tmp_path / "source"
     checkpoint.save(module, config, path / "checkpoints", 1.0)
     return path, module
