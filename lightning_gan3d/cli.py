@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.inference.commands import app as inference_app
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ weights_app = typer.Typer(
     help="Pretrained networks for the metrics (Inception, VGG16, LPIPS, CLIP).",
 )
 app.add_typer(weights_app, name="weights")
+app.add_typer(inference_app)
 
 
 Root = Annotated[Path, typer.Option(help="Parent folder of the run directories.")]
@@ -238,26 +240,6 @@ def report(
 
     parent = folders[0].parent if folders[0].is_file() else folders[0]
     typer.echo(make_report(folders, out or parent / "report"))
-
-
-@app.command()
-def generate(
-    run: Annotated[Path, typer.Argument(help="A run directory or a checkpoint.")],
-    seeds: Annotated[str, typer.Option(help="Seeds of the latents, e.g. 0-7 or 0-3,12.")] = "0-7",
-    psi: Annotated[float, typer.Option(help="Truncation psi: 1 is none, 0 the mean image.")] = 1.0,
-    views: Annotated[int, typer.Option(help="Views per latent.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: RUN/generated.")] = None,
-    device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option(help="Precision of convolutions: fp32, bf16, or fp16 (GPU).")
-    ] = "fp32",
-) -> None:
-    """Write images, raw images, depth and opacity."""
-    from lightning_gan3d.config import build
-    from lightning_gan3d.inference.generate import GenerateOptions, generate_to
-
-    tree = dict(seeds=seeds, psi=psi, views=views, device=device, precision=precision)
-    typer.echo(generate_to(run, build(GenerateOptions, tree), out))
 
 
 @data_app.command("synth")

@@ -1,15 +1,21 @@
 """Load a network from a run, a checkpoint, an export or an NVIDIA pickle."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from lightning_gan3d.checkpoints import importer, stored_networks
+from lightning_gan3d.cameras import Orbit
+from lightning_gan3d.checkpoints import importer, references, store, stored_networks
+from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored_networks import NetworkKind, Stored
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset import DataConfig
+from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
 
@@ -26,9 +32,10 @@ def load_generator(
 ) -> Generator:
     """Load a generator from a run directory (its newest checkpoint), a checkpoint, or an export.
 
-    An NVIDIA pickle (EG3D, StyleGAN2) is read too, without running any of its code; differences
-    from its own code are warnings. `which`: the average over training, which is evaluated, or the
-    weights as trained.
+    `pretrained:NAME` and `hf://ORG/NAME` are such folders too (`checkpoints/references.py`). An
+    NVIDIA pickle (EG3D, StyleGAN2) is read without running any of its code; differences from its
+    own code are warnings. `which`: the average over training, which is evaluated, or the weights
+    as trained.
 
     Raises:
         CheckpointError: the file is not a network, is damaged, or is not supported (exit 2).
@@ -55,7 +62,43 @@ def _warn(stored: Stored) -> None:
 
 def read_networks(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
     """Read those of `kinds` that exist, in any of the formats."""
-    path = Path(path)
+    path = references.resolve(path)
     if path.is_file() and path.suffix != ".safetensors":
         return importer.read_file(path, kinds)
     return stored_networks.read_folder(path, kinds)
+
+
+def orbit_of(stored: Stored) -> tuple[Orbit, str]:
+    """Return the orbit of cameras on which a generator is shown, and where it comes from.
+
+    It follows the cameras of the data set. Without the data set it is the one that an export holds,
+    the video path of an imported checkpoint, or else a circle around the box.
+    """
+    try:
+        return read_orbit(stored.config.data.path), f"cameras of {stored.config.data.path}"
+    except (DataError, OSError) as error:
+        reason = error
+    orbit = stored.about.get("orbit")
+    if orbit is None:
+        circle = Orbit.around_box(stored.config.generator.scene.box)
+        return circle, f"circle around the box (cannot read the data set: {reason})"
+    if "intrinsics" not in orbit:
+        return Orbit.of_eg3d(**orbit), "EG3D's video path"
+    return Orbit(**{**orbit, "intrinsics": torch.tensor(orbit["intrinsics"])}), "stored cameras"
+
+
+def export_generator(path: str | Path, out: Path) -> Path:
+    """Write the averaged generator of a run as a folder to share: tensors, options, cameras.
+
+    Raises CheckpointError if `out` exists.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} exists: give another folder")
+    stored = read_networks(path, ["generator"])
+    orbit, _ = orbit_of(stored)
+    values: dict[str, Any] = orbit._asdict() | {"intrinsics": orbit.intrinsics.tolist()}
+    config = dataclasses.replace(stored.config, data=DataConfig(resolution=stored.resolution))
+    stored_networks.save_generator(out, stored.generator("generator"), config)
+    kept = [k for k in ("kimg", "source", "licence") if k in stored.about]
+    store.seal(out, {"orbit": values} | {k: stored.about[k] for k in kept})
+    return out

@@ -20,7 +20,8 @@ from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.images import Images
-from lightning_gan3d.inference.generate import depth_colours, depth_span, latents, to_array
+from lightning_gan3d.inference.model import latents
+from lightning_gan3d.inference.pictures import depth_colours, depth_span, to_array
 from lightning_gan3d.metrics.config import SEED
 from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet

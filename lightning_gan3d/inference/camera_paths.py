@@ -1,0 +1,117 @@
+"""Cameras for pictures and films: named paths, lists of angles, and files."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation, RotationSpline
+from torch import Tensor
+
+from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError
+from lightning_gan3d.data.labels import check_cameras
+
+FIGURE8 = (0.4, 0.15)
+"""Half widths in radians of a figure of eight, in azimuth and elevation."""
+
+
+def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
+    """Return the cameras that an option names.
+
+    `frontal`: one; `orbit`, `figure8`: `num` on a closed path; angles such as `0:0.3,-0.4:0`:
+    azimuth and elevation in radians on the orbit's sphere; else a JSON file (`read_cameras`).
+    """
+    if text == "frontal":
+        return orbit.cameras(1)
+    if text == "orbit":
+        return orbit.cameras(num)
+    if text == "figure8":
+        return figure8(num, orbit)
+    if Path(text).suffix == ".json":
+        return read_cameras(Path(text), orbit)
+    try:
+        angles = torch.tensor([[float(x) for x in pair.split(":")] for pair in text.split(",")])
+        azimuth, elevation = angles.unbind(dim=1)
+    except ValueError:
+        raise ConfigError(
+            f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0, or a "
+            ".json file"
+        ) from None
+    return _on(orbit, azimuth, elevation)
+
+
+def figure8(num: int, orbit: Orbit) -> Cameras:
+    """Return cameras on a horizontal figure of eight in front of the target."""
+    low, high = orbit.azimuths
+    width = FIGURE8[0] if orbit.full else min(FIGURE8[0], (high - low) / 2)
+    t = torch.arange(num) * (2 * math.pi / num)
+    middle = 0.0 if orbit.full else (low + high) / 2
+    return _on(orbit, middle + width * t.sin(), orbit.elevation + FIGURE8[1] * (2 * t).sin())
+
+
+def _on(orbit: Orbit, azimuth: Float[Tensor, " n"], elevation: Float[Tensor, " n"]) -> Cameras:
+    cameras = Cameras.on_sphere(azimuth, elevation, orbit.radius, target=orbit.target)
+    return cameras._replace(intrinsics=orbit.intrinsics.expand(len(azimuth), 3, 3).clone())
+
+
+def read_cameras(path: Path, orbit: Orbit) -> Cameras:
+    """Read a JSON file of cameras: our conventions, `cam2world` 4x4 with OpenCV axes.
+
+    Accepted: a list of 4x4 matrices (also flat), a list of labels of 25 numbers, an object with
+    `cam2world` and optionally `intrinsics` (one or one per camera), or a data set's `dataset.json`.
+    Without intrinsics, those of the orbit hold.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"cameras={path}: no file of at most {MAX_FILE_BYTES:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cameras={path}: cannot be read: {error}") from None
+    try:
+        labels = _labels(content, orbit)
+        check_cameras(labels, [f"cameras={path}: camera {i}" for i in range(len(labels))])
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except (TypeError, ValueError, KeyError, RuntimeError):
+        raise ConfigError(
+            f"cameras={path}: expected a list of 4x4 matrices, or an object with `cam2world`"
+        ) from None
+    return Cameras.from_label(labels.float())
+
+
+def _labels(content: Any, orbit: Orbit) -> Float[Tensor, "n 25"]:
+    intrinsics: Any = orbit.intrinsics.tolist()
+    if isinstance(content, Mapping) and "labels" in content:
+        content = [row[1] for row in content["labels"]]
+    elif isinstance(content, Mapping):
+        intrinsics = content.get("intrinsics", intrinsics)
+        content = content["cam2world"]
+    poses = torch.tensor(content, dtype=torch.float64).flatten(1)
+    if poses.shape[1] == LABEL_DIM:
+        return poses
+    k = torch.tensor(intrinsics, dtype=torch.float64).reshape(-1, 9).expand(len(poses), 9)
+    return torch.cat([poses.reshape(-1, 16), k], dim=1)
+
+
+def through(cameras: Cameras, num: int) -> Cameras:
+    """Return `num` cameras on a smooth open path through the given ones, ends included.
+
+    Positions and intrinsics follow cubic splines, orientations a spline of rotations.
+    """
+    given = len(cameras.cam2world)
+    if given in (1, num):
+        return cameras.select(torch.zeros(num, dtype=torch.int64)) if given == 1 else cameras
+    knots, at = np.arange(given), np.linspace(0, given - 1, num)
+    pose = cameras.cam2world.double().numpy()
+    path = np.tile(np.eye(4), (num, 1, 1))
+    path[:, :3, :3] = RotationSpline(knots, Rotation.from_matrix(pose[:, :3, :3]))(at).as_matrix()
+    path[:, :3, 3] = CubicSpline(knots, pose[:, :3, 3])(at)
+    k = CubicSpline(knots, cameras.intrinsics.double().numpy())(at)
+    return Cameras(torch.from_numpy(path).float(), torch.from_numpy(k).float())

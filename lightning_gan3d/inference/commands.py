@@ -1,0 +1,130 @@
+"""The commands that use a generator: `gan3d generate`, `mix`, `video`. Imports no torch."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from lightning_gan3d.config import build
+from lightning_gan3d.inference.config import GenerateOptions, MixOptions, VideoOptions
+
+app = typer.Typer()
+
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run, checkpoint, export, pickle, pretrained:NAME or hf://ORG/NAME."
+    ),
+]
+Networks = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...", help="As many as are shown side by side; see docs/gallery.md."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder.")]
+
+
+def with_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of a dataclass, with the field's docstring as help.
+
+    The command gets the dataclass as its argument `options`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        texts, hints = field_docs(cls), get_type_hints(cls)
+        names = [f.name for f in fields(cls)]
+
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            tree = {name: arguments.pop(name) for name in names}
+            command(**arguments, options=build(cls, tree))
+
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name != "options"]
+        added = [
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=f.default,
+                annotation=Annotated[_plain(hints[f.name]), typer.Option(help=texts[f.name])],
+            )
+            for f in fields(cls)
+            if f.default is not MISSING
+        ]
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]  # typer reads it
+        return run
+
+    return decorate
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a dataclass and its bases."""
+    texts: dict[str, str] = {}
+    for part in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, after in zip(body.body, body.body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+                assert isinstance(node.target, ast.Name)
+                assert isinstance(after.value, ast.Constant)
+                texts[node.target.id] = " ".join(str(after.value.value).split())
+    return texts
+
+
+def _plain(hint: Any) -> Any:
+    """Remove ranges from an annotation: `build` checks them."""
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[0]
+    return hint
+
+
+@app.command()
+@with_options(GenerateOptions)
+def generate(
+    runs: Networks,
+    options: GenerateOptions,
+    out: Out = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="All checkpoints of each run, oldest first.")
+    ] = False,
+) -> None:
+    """Write images, raw images, depth, normals, opacity, and contact sheets."""
+    from lightning_gan3d.inference.generate import generate as write_images
+
+    typer.echo(write_images(runs, options, out, checkpoints))
+
+
+@app.command()
+@with_options(MixOptions)
+def mix(run: Network, options: MixOptions, out: Out = None) -> None:
+    """Write style-mixing grids, and measure what each range of styles changes."""
+    from lightning_gan3d.inference.style_mixing import mix as write_grids
+
+    typer.echo(write_grids(run, options, out))
+
+
+@app.command()
+@with_options(VideoOptions)
+def video(runs: Networks, options: VideoOptions, out: Out = None) -> None:
+    """Write films: orbits, camera paths, interpolation."""
+    from lightning_gan3d.inference.video import video as write_films
+
+    typer.echo(write_films(runs, options, out))
+
+
+@app.command()
+def export(
+    run: Network,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
+) -> None:
+    """Write a generator as a folder to share: tensors, configuration and cameras."""
+    from lightning_gan3d.checkpoints.load import export_generator
+
+    typer.echo(export_generator(run, out))

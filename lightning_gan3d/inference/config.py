@@ -1,0 +1,126 @@
+"""Options of the commands that use a generator. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+
+from lightning_gan3d.config import ConfigError, Count
+from lightning_gan3d.ranges import Rule
+
+Output = Literal["image", "raw", "depth", "normals", "opacity"]
+"""`image`; `raw`, before super-resolution; depth, normals and opacity of the rendering."""
+OUTPUTS: tuple[Output, ...] = ("image", "raw", "depth", "normals", "opacity")
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How a generator is used; all commands have these options."""
+
+    psi: float = 1.0
+    """Truncation psi: 1 is none, 0 the mean."""
+    cutoff: Annotated[int, Ge(0)] | None = None
+    """Number of style vectors that are truncated, from the coarsest; default: all."""
+    rendering_resolution: Count | None = None
+    """Resolution of the rendering, before super-resolution; default: the generator's own."""
+    samples: Count = 1
+    """Multiplies the samples per ray."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of convolutions; fp16 is for GPUs."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions(RenderOptions):
+    """Which images are generated."""
+
+    seeds: str = "0-7"
+    """Seeds of the latents, e.g. 0-7 or 0-3,12."""
+    cameras: str = "orbit"
+    """frontal, orbit, figure8, a list of azimuth:elevation in radians such as 0:0.3,-0.4:0, or a
+    JSON file of cameras."""
+    views: Count = 3
+    """Cameras per latent, for orbit and figure8."""
+    outputs: str = "image,raw,depth,opacity"
+    """Files per image: any of image, raw, depth, normals, opacity."""
+    transparent: bool = False
+    """Write images with the opacity as alpha channel and without background."""
+    enlarge: Count = 1
+    """Enlarge written images by a whole factor."""
+    sort: Literal["seed", "distance", "logit", "flatness"] = "seed"
+    """Order of the contact sheet: by seed; by distance to the image `reference`, nearest first; by
+    the discriminator's logit, highest first; by flatness, most solid first."""
+    reference: str = ""
+    """Image for sort=distance."""
+    columns: Count | None = None
+    """Latents per row of the contact sheet; default: chosen for a square sheet."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        outputs_of(self.outputs)
+        if (self.sort == "distance") != bool(self.reference):
+            raise ConfigError(
+                f"sort={self.sort}, reference={self.reference or None}: sort=distance and an image "
+                "as reference belong together",
+                field="reference",
+            )
+
+
+@dataclass(frozen=True)
+class MixOptions(RenderOptions):
+    """A style-mixing grid."""
+
+    rows: str = "0-3"
+    """Seeds that keep their other styles: the first column (destination)."""
+    cols: str = "10-15"
+    """Seeds whose styles of the range are copied: the first row (source)."""
+    range: str = "all"
+    """Copied styles by the resolution of their layers (an MLP: by layer): coarse, middle or fine
+    (three equal parts), all (one grid for each), or LOW-HIGH such as 4-8."""
+    cameras: str = "frontal"
+    """As in `gan3d generate`; one grid for each camera."""
+    views: Count = 3
+    """Number of cameras, for orbit and figure8."""
+    measure: Annotated[int, Rule(lambda n: n == 0 or n >= 3, "0, or 3 or more")] = 16
+    """Pairs of latents with which the change of geometry and colour is measured; 0: none."""
+    enlarge: Count = 1
+    """Enlarge images by a whole factor."""
+
+
+@dataclass(frozen=True)
+class VideoOptions(RenderOptions):
+    """A film."""
+
+    seeds: str = "0"
+    """Seeds of the latents: one film each, or with `interpolate` one film through all."""
+    cameras: str = "orbit"
+    """orbit, figure8, frontal, or a JSON file of cameras: a path through them."""
+    frames: Count = 120
+    """Number of frames; with `interpolate`, from each latent to the next."""
+    interpolate: Literal["none", "z", "w"] = "none"
+    """Closed loop through the seeds: spherical in z, or linear in w."""
+    fps: Annotated[int, Interval(ge=1, le=120)] = 30
+    """Frames per second."""
+    outputs: str = "image"
+    """Side by side: any of image, raw, depth, normals, opacity."""
+    enlarge: Count = 1
+    """Enlarge frames by a whole factor."""
+    format: Literal["mp4", "gif"] = "mp4"
+    """H.264, or an animated GIF."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        outputs_of(self.outputs)
+
+
+def outputs_of(text: str) -> list[Output]:
+    """Parse names of outputs, e.g. `image,depth`."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown:
+        raise ConfigError(
+            f"outputs={text}: {unknown[0] or 'an empty name'}; use any of {', '.join(OUTPUTS)}",
+            field="outputs",
+        )
+    return [output for output in OUTPUTS if output in names]

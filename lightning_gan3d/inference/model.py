@@ -1,0 +1,188 @@
+"""A generator, opened for use: its cameras, its latents, and what is rendered from them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras, Orbit
+from lightning_gan3d.checkpoints import references
+from lightning_gan3d.checkpoints.load import orbit_of, read_networks
+from lightning_gan3d.checkpoints.store import steps_in
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.dataset import parse_ranges
+from lightning_gan3d.devices import choose_device
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.experiment import override
+from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Images
+from lightning_gan3d.inference.config import RenderOptions
+from lightning_gan3d.networks.mapping import Mapping
+from lightning_gan3d.networks.precision import set_precision
+from lightning_gan3d.runs import CONFIG
+
+Styles = Callable[[Float[Tensor, "k 25"]], Float[Tensor, "k num_ws w_dim"]]
+"""One latent as a function from conditioning labels to style vectors.
+
+Mixtures, interpolations and edits are such functions too. A 3D scene is made for one label; the 2D
+baseline needs the styles of every camera.
+"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator with what its use needs besides the networks."""
+
+    name: str
+    """For file names and captions."""
+    generator: Generator
+    orbit: Orbit
+    """Cameras on which it is shown."""
+    cameras_from: str = ""
+    """Where the orbit comes from, in words."""
+    box: float = 1.0
+    """Edge of the scene's cube, in world units."""
+    background: float = 1.0
+    """Value of the renderer's background in [0, 1]."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the networks."""
+        return self.generator.mapping.w_avg.device
+
+    @property
+    def label(self) -> Float[Tensor, "1 25"]:
+        """Label of the frontal camera, on which the mapping is conditioned."""
+        return self.orbit.cameras(1).to_label().to(self.device)
+
+    def latent(self, seed: int) -> Float[Tensor, "1 z_dim"]:
+        """Draw the latent of a seed."""
+        return latents([seed], self.generator.cfg.z_dim).to(self.device)
+
+    def styles(
+        self, z: Float[Tensor, "1 z_dim"], psi: float = 1.0, cutoff: int | None = None
+    ) -> Styles:
+        """The styles of a latent, truncated."""
+        mapping: Mapping = self.generator.mapping
+        return lambda label: mapping(z.expand(len(label), -1), label, psi, cutoff)  # type: ignore[no-any-return]  # nn.Module
+
+
+class Subject:
+    """One latent of a model: its scene is computed once and rendered from any cameras."""
+
+    @torch.no_grad()
+    def __init__(
+        self, model: Model, styles: Styles, label: Float[Tensor, "1 25"] | None = None
+    ) -> None:
+        """Compute the scene; `label` conditions the mapping (default: the frontal camera)."""
+        self.model, self.styles = model, styles
+        self.of_each_view = model.generator.cfg.view_in_label
+        self.scene: Any = None
+        """None for the 2D baseline, which has a picture for each view."""
+        if not self.of_each_view:
+            self.ws = styles(model.label if label is None else label)
+            self.scene = model.generator.renderer.prepare(model.generator.scene(self.ws))
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, resolution: int | None = None) -> Images:
+        """Render k views; `resolution` is that of the rendering."""
+        generator, cameras = self.model.generator, cameras.to(self.model.device)
+        if self.of_each_view:
+            return generator.synthesis(self.styles(cameras.to_label()), cameras, resolution)[1]
+        return generator.render(self.scene, self.ws, cameras, resolution)
+
+
+def open_model(reference: str | Path, options: RenderOptions) -> Model:
+    """Open a generator of a run, checkpoint, export, pickle or reference."""
+    device = choose_device(options.device)
+    stored = read_networks(reference, ["generator"])
+    renderer = stored.config.generator.renderer
+    if options.samples > 1:
+        if not hasattr(renderer, "oversample"):
+            raise ConfigError(f"samples={options.samples}: {reference} has no samples per ray")
+        oversample = f"generator.renderer.oversample={renderer.oversample * options.samples}"
+        stored = stored._replace(config=override(stored.config, [oversample]))
+    generator = stored.generator("generator").to(device)
+    set_precision(generator, options.precision)
+    orbit, source = orbit_of(stored)
+    return Model(
+        name_of(reference),
+        generator,
+        orbit,
+        source,
+        stored.config.generator.scene.box,
+        getattr(renderer, "background", 1.0),
+    )
+
+
+def history(reference: str | Path) -> list[Path]:
+    """Return all checkpoints of a run, oldest first."""
+    steps = [path for _, path in steps_in(references.resolve(reference) / "checkpoints")]
+    if not steps:
+        raise ConfigError(f"{reference}: no run with checkpoints; name a run directory")
+    return steps
+
+
+def name_of(reference: str | Path) -> str:
+    """Return a short name: of a run, experiment and directory; else the last part."""
+    path = Path(reference)
+    if (path / CONFIG).is_file() and (path / "checkpoints").is_dir():
+        return f"{path.parent.name}-{path.name}"
+    return references.name_of(reference)
+
+
+def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:
+    """Return where a command writes: `out`, the run's own folder, or `generated/NAME`."""
+    if out is not None:
+        return out
+    path = Path(models[0])
+    if len(models) == 1 and (path / CONFIG).is_file():
+        return path / command
+    return Path("generated") / ("-".join(name_of(m) for m in models)[:100])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse `0-7,12` into seeds; order is kept, duplicates are dropped."""
+    try:
+        seeds = parse_ranges(text)
+    except ValueError as error:
+        raise ConfigError(f"seeds={text}: {error}; use e.g. 0-7 or 0-3,12") from None
+    if not seeds:
+        raise ConfigError("seeds is empty; use e.g. 0-7 or 0-3,12")
+    return seeds
+
+
+def latents(seeds: Iterable[int], z_dim: int) -> Float[Tensor, "b z_dim"]:
+    """Draw one latent per seed; it depends on its own seed only."""
+    return torch.cat([Draws(seed).normal("latent", (1, z_dim)) for seed in seeds])
+
+
+def interpolated(
+    model: Model, seeds: Sequence[int], share: float, options: RenderOptions, space: str
+) -> Styles:
+    """Styles at `share` in [0, 1) of a closed loop through seeds: spherical in z, linear in w."""
+    position = share * len(seeds)
+    first = int(position) % len(seeds)
+    t = position - int(position)
+    a, b = (model.latent(seeds[i % len(seeds)]) for i in (first, first + 1))
+    if space == "z":
+        return model.styles(slerp(a, b, t), options.psi, options.cutoff)
+    one, other = (model.styles(z, options.psi, options.cutoff) for z in (a, b))
+    return lambda label: one(label).lerp(other(label), t)
+
+
+def slerp(
+    a: Float[Tensor, "1 z_dim"], b: Float[Tensor, "1 z_dim"], t: float
+) -> Float[Tensor, "1 z_dim"]:
+    """Spherical interpolation (Shoemake 1985) of directions, linear of lengths."""
+    lengths = torch.lerp(a.norm(), b.norm(), t)
+    a, b = a / a.norm(), b / b.norm()
+    angle = torch.acos((a * b).sum().clamp(-1, 1))
+    if angle < 1e-4:  # the same direction
+        return torch.lerp(a, b, t) * lengths
+    mixed: Tensor = torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b
+    return mixed / torch.sin(angle) * lengths
