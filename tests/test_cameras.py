@@ -11,6 +11,7 @@ from lightning_gan3d.cameras import (
     Orbit,
     focal_from_fov,
     fov_from_focal,
+    sphere_axes,
     spherical,
     widest_gap,
 )
@@ -101,7 +102,8 @@ def test_unproject_inverts_project_for_distances_along_rays():
     torch.testing.assert_close(
         (points - cameras.origins[:, None]).norm(dim=-1), depth.flatten(1), atol=1e-5, rtol=1e-5
     )
-    uv, _ = cameras.project(points)
+    uv, depth_z = cameras.project(points)
+    assert bool((depth_z > 0).all())  # in front
     assert uv[0, 7, 0] == pytest.approx(1.5 / 6, abs=1e-4)  # row 1, column 1
     assert uv[0, 7, 1] == pytest.approx(1.5 / 6, abs=1e-4)
 
@@ -145,6 +147,13 @@ def test_spherical_inverts_on_sphere():
     torch.testing.assert_close(coordinates.azimuth, azimuth, atol=1e-5, rtol=0)
     torch.testing.assert_close(coordinates.elevation, elevation, atol=1e-5, rtol=0)
     torch.testing.assert_close(coordinates.radius, torch.full((4,), 1.7))
+
+
+def test_the_right_of_a_sphere_s_camera_is_where_azimuth_grows():
+    azimuth, elevation = torch.tensor([0.3, -2.0], dtype=torch.float64), torch.zeros(2).double()
+    eye, right = sphere_axes(azimuth, elevation)
+    moved, _ = sphere_axes(azimuth + 1e-6, elevation)
+    torch.testing.assert_close((moved - eye) / 1e-6, right, atol=1e-5, rtol=0)
 
 
 def test_rotation_about_y_adds_to_the_azimuth_and_orders_by_camera():
@@ -214,6 +223,7 @@ def test_an_arc_keeps_its_ends_at_any_azimuth(centre):
     assert math.cos((low + high) / 2 - centre) == pytest.approx(1.0, abs=1e-5)
     assert math.cos(float(orbit.angles(1)) - centre) == pytest.approx(1.0, abs=1e-5)
     assert orbit.angles(3).tolist() == pytest.approx([low, (low + high) / 2, high])
+    assert abs(low + high) / 2 <= math.pi + 1e-6  # not turns away
 
 
 def test_the_orbit_of_one_camera_is_that_camera():

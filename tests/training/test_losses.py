@@ -46,9 +46,10 @@ def test_gradients_of_the_two_networks_oppose(kind):
 
 
 def test_accuracy_counts_correct_signs_or_pairs():
-    fake, real = column(-1.0, -2.0), column(1.0, -3.0)
-    assert losses.accuracy("nonsaturating", fake, real) == 0.75
-    assert losses.accuracy("relativistic", fake, real) == 0.5
+    fake, real = column(-1.0, -2.0, 1.0), column(1.0, -3.0, 2.0)
+    assert losses.accuracy("nonsaturating", fake, real) == pytest.approx(2 / 3)
+    assert losses.accuracy("relativistic", fake, real) == pytest.approx(2 / 3)
+    assert losses.accuracy("nonsaturating", fake - 5, real) == pytest.approx(5 / 6)
 
 
 def leaves(v=2):
