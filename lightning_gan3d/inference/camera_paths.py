@@ -39,10 +39,12 @@ def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
     try:
         angles = torch.tensor([[float(x) for x in pair.split(":")] for pair in text.split(",")])
         azimuth, elevation = angles.unbind(dim=1)
+        if not bool(angles.isfinite().all() and (elevation.abs() < math.pi / 2).all()):
+            raise ValueError("not on the sphere")
     except ValueError:
         raise ConfigError(
-            f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0, or a "
-            ".json file"
+            f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0 (elevation "
+            "within ±pi/2), or a .json file"
         ) from None
     return _on(orbit, azimuth, elevation)
 
@@ -76,13 +78,16 @@ def read_cameras(path: Path, orbit: Orbit) -> Cameras:
         raise ConfigError(f"cameras={path}: cannot be read: {error}") from None
     try:
         labels = _labels(content, orbit)
-        check_cameras(labels, [f"cameras={path}: camera {i}" for i in range(len(labels))])
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    except (TypeError, ValueError, KeyError, RuntimeError):
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError):
         raise ConfigError(
             f"cameras={path}: expected a list of 4x4 matrices, or an object with `cam2world`"
         ) from None
+    if not bool(labels.isfinite().all()):
+        raise ConfigError(f"cameras={path}: a number is not finite")
+    try:
+        check_cameras(labels, [f"cameras={path}: camera {i}" for i in range(len(labels))])
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     return Cameras.from_label(labels.float())
 
 
@@ -94,6 +99,8 @@ def _labels(content: Any, orbit: Orbit) -> Float[Tensor, "n 25"]:
         intrinsics = content.get("intrinsics", intrinsics)
         content = content["cam2world"]
     poses = torch.tensor(content, dtype=torch.float64).flatten(1)
+    if len(poses) == 0:
+        raise IndexError("no camera")
     if poses.shape[1] == LABEL_DIM:
         return poses
     k = torch.tensor(intrinsics, dtype=torch.float64).reshape(-1, 9).expand(len(poses), 9)

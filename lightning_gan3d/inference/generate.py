@@ -64,7 +64,7 @@ def generate(
         folder = out / name_of(path) if len(paths) > 1 else out
         scores = _write(model, path, folder, options, tiles)
         lines.append(f"{model.name}: {len(seeds)} seeds; {model.cameras_from}")
-    order = seeds if options.sort == "seed" else sorted(seeds, key=lambda seed: scores[seed])
+    order = sorted(seeds, key=lambda seed: scores.get(seed, 0.0))
     rows = [tile for seed in order for tile in tiles[seed]]
     columns = len(paths) if len(paths) > 1 else options.columns
     for page, sheet in enumerate(contact_sheets(rows, columns)):
@@ -91,17 +91,16 @@ def _write(
         **asdict(options),
         "labels": cameras.to_label().tolist(),
         "depth": "world units along the ray",
-        "depth_png_step": {},
+        "depth_png_step": depth_step(model),
     }
     for seed in tiles:
         styles = model.styles(model.latent(seed), options.psi, options.cutoff)
         images = Subject(model, styles).render(cameras, options.rendering_resolution)
-        scores[seed] = score(images, cameras.to(model.device)) if score else seed
+        if score:
+            scores[seed] = score(images, cameras.to(model.device))
         views = save_views(
             model, images, cameras, folder / f"seed{seed:04d}", record | {"seed": seed}, options
         )
-        if images.depth is not None:
-            record["depth_png_step"][seed] = depth_step(images.depth.float().cpu().numpy())
         caption = f"{model.name} {seed}" if score is None else f"{seed}  {abs(scores[seed]):.3g}"
         tiles[seed].append(Tile(caption, views))
     if score:
@@ -138,12 +137,12 @@ def save_views(
             sheet += views
     if "depth" in outputs_of(options.outputs) and images.depth is not None:
         depth = images.depth[:, 0].float().cpu().numpy()
-        step = depth_step(depth)
+        step = depth_step(model)
         for i, values in enumerate(depth):
             file = path.with_name(f"{path.name}_view{i:02d}_depth")
             np.save(file.with_suffix(".npy"), values)
             steps = np.clip(np.rint(values / step), 0, 65535).astype(np.uint16)
-            save_png(file.with_suffix(".png"), steps, settings | {"step": step})
+            save_png(file.with_suffix(".png"), steps, settings)
     return sheet
 
 

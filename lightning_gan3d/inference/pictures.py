@@ -32,7 +32,8 @@ CELL = 96
 PAGE = 4096
 """Largest height and width of a contact sheet; more images continue on another page."""
 
-Pixels = UInt8[np.ndarray, "h w c"]
+Pixels = UInt8[np.ndarray, "_ _ _"]
+"""Height, width, and 1, 3 or 4 channels."""
 
 
 def to_array(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -145,9 +146,10 @@ def save_png(path: Path, pixels: np.ndarray, settings: Mapping[str, Any]) -> Non
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)
 
 
-def depth_step(depth: Float[np.ndarray, "v h w"]) -> float:
-    """World units per step of a 16-bit depth map: the smallest power of ten without clipping."""
-    return float(10.0 ** max(-4, math.ceil(math.log10(max(float(depth.max()), 1e-9) / 65535))))
+def depth_step(model: Model) -> float:
+    """World units per step of a 16-bit depth map: the smallest power of ten that spans the box."""
+    farthest = model.orbit.radius + model.box * math.sqrt(3) / 2
+    return float(10.0 ** max(-4, math.ceil(math.log10(farthest / 65535))))
 
 
 class Tile(NamedTuple):
