@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from lightning_gan3d.config import build
-from lightning_gan3d.inference.config import GenerateOptions, MixOptions, VideoOptions
+from lightning_gan3d.inference.config import EditOptions, GenerateOptions, MixOptions, VideoOptions
 
 app = typer.Typer()
 
@@ -117,6 +117,15 @@ def video(runs: Networks, options: VideoOptions, out: Out = None) -> None:
     from lightning_gan3d.inference.video import video as write_films
 
     typer.echo(write_films(runs, options, out))
+
+
+@app.command()
+@with_options(EditOptions)
+def edit(run: Network, options: EditOptions, out: Out = None) -> None:
+    """Find edit directions, with or without labels, and draw a sheet of them."""
+    from lightning_gan3d.inference.edit import edit as write_directions
+
+    typer.echo(write_directions(run, options, out))
 
 
 @app.command()

@@ -25,6 +25,8 @@ class RenderOptions:
     """Resolution of the rendering, before super-resolution; default: the generator's own."""
     samples: Count = 1
     """Multiplies the samples per ray."""
+    edits: str = ""
+    """Edits of all latents, FILE:NAME=STRENGTH,... with a file of `gan3d edit`."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -86,6 +88,39 @@ class MixOptions(RenderOptions):
     """Pairs of latents with which the change of geometry and colour is measured; 0: none."""
     enlarge: Count = 1
     """Enlarge images by a whole factor."""
+
+
+@dataclass(frozen=True)
+class EditOptions(RenderOptions):
+    """How edit directions are found."""
+
+    method: Literal["pca", "sefa", "labels"] = "pca"
+    """pca: principal components of the styles (GANSpace). sefa: closed-form factorisation of the
+    weights. labels: linear fits of attributes, from `csv` or `regressor`."""
+    components: Count = 8
+    """Number of directions of pca and sefa."""
+    range: str = "all"
+    """Styles that a direction changes: coarse, middle, fine, all, or LOW-HIGH."""
+    samples_w: Annotated[int, Ge(10)] = 1000
+    """Number of latents from which pca, scales and a regressor's fits are computed."""
+    csv: str = ""
+    """For labels: a table with the column `seed` and one column per attribute."""
+    regressor: str = ""
+    """For labels: package.module:function, from an image (1, 3, h, w) in [-1, 1] to a dict of
+    attributes."""
+    seeds: str = "0"
+    """Seed of the latent on the sheet."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        if (self.method == "labels") != bool(self.csv or self.regressor) or (
+            self.csv and self.regressor
+        ):
+            raise ConfigError(
+                f"method={self.method}, csv={self.csv or None}, regressor="
+                f"{self.regressor or None}: method=labels and one of the others belong together",
+                field="method",
+            )
 
 
 @dataclass(frozen=True)

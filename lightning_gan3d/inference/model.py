@@ -21,6 +21,7 @@ from lightning_gan3d.experiment import override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import RenderOptions
+from lightning_gan3d.inference.directions import parse_edits
 from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.runs import CONFIG
@@ -48,6 +49,8 @@ class Model:
     """Edge of the scene's cube, in world units."""
     background: float = 1.0
     """Value of the renderer's background in [0, 1]."""
+    edits: Float[Tensor, "num_ws w_dim"] | None = None
+    """Added to the styles of all latents."""
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +71,12 @@ class Model:
     ) -> Styles:
         """The styles of a latent, truncated."""
         mapping: Mapping = self.generator.mapping
-        return lambda label: mapping(z.expand(len(label), -1), label, psi, cutoff)  # type: ignore[no-any-return]  # nn.Module
+
+        def styles(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
+            ws: Tensor = mapping(z.expand(len(label), -1), label, psi, cutoff)
+            return ws if self.edits is None else ws + self.edits
+
+        return styles
 
 
 class Subject:
@@ -116,6 +124,7 @@ def open_model(reference: str | Path, options: RenderOptions) -> Model:
         source,
         stored.config.generator.scene.box,
         getattr(renderer, "background", 1.0),
+        parse_edits(options.edits, generator) if options.edits else None,
     )
 
 
@@ -173,6 +182,11 @@ def interpolated(
         return model.styles(slerp(a, b, t), options.psi, options.cutoff)
     one, other = (model.styles(z, options.psi, options.cutoff) for z in (a, b))
     return lambda label: one(label).lerp(other(label), t)
+
+
+def edited(styles: Styles, change: Float[Tensor, "num_ws w_dim"]) -> Styles:
+    """Add a direction to a latent's styles."""
+    return lambda label: styles(label) + change
 
 
 def slerp(

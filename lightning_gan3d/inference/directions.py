@@ -1,0 +1,58 @@
+"""Files of edit directions, and the option `edits` that applies them.
+
+A direction is a tensor (num_ws, w_dim); strength 1 is one standard deviation of the generator's
+styles along it.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.files import atomic_path
+from lightning_gan3d.generator import Generator
+
+Directions = dict[str, Float[Tensor, "num_ws w_dim"]]
+
+
+def save(path: Path, directions: Directions) -> None:
+    """Write directions as safetensors, in their order."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in directions.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"order": "\n".join(directions)})
+
+
+def read(path: Path) -> Directions:
+    """Read a file of directions."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = (file.metadata() or {}).get("order", "").split("\n")
+            return {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"edits={path}: not a file of directions: {error}") from None
+
+
+def parse_edits(text: str, generator: Generator) -> Float[Tensor, "num_ws w_dim"]:
+    """Sum directions: `FILE:pc1=2,pc3=-1`, strengths in standard deviations."""
+    name, _, terms = text.rpartition(":")
+    directions = read(Path(name))
+    total = torch.zeros(generator.representation.num_ws, generator.cfg.w_dim)
+    for term in terms.split(","):
+        key, _, value = term.partition("=")
+        try:
+            direction, strength = directions[key.strip()], float(value)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"edits={text}: `{term}`; use FILE:NAME=STRENGTH,... with {', '.join(directions)}"
+            ) from None
+        if direction.shape != total.shape:
+            raise ConfigError(
+                f"edits={text}: made for another generator: {tuple(direction.shape)}, not "
+                f"{tuple(total.shape)}"
+            )
+        total += strength * direction
+    return total.to(generator.mapping.w_avg.device)

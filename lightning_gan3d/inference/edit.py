@@ -1,0 +1,205 @@
+"""Find edit directions in the space of styles: without labels, or from labels."""
+
+import csv
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.inference.config import EditOptions
+from lightning_gan3d.inference.directions import Directions, save
+from lightning_gan3d.inference.model import (
+    Model,
+    Styles,
+    Subject,
+    edited,
+    latents,
+    open_model,
+    output_folder,
+    parse_seeds,
+)
+from lightning_gan3d.inference.pictures import Tile, contact_sheets, pictures, save_png
+from lightning_gan3d.inference.progress import track
+from lightning_gan3d.inference.style_mixing import ranges_of, style_levels
+from lightning_gan3d.networks.layers import FullyConnected
+
+FILE = "directions.safetensors"
+STRENGTHS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+"""Columns of the sheet, in standard deviations."""
+FOLDS = 5
+"""Folds of the cross-validation of a linear fit."""
+RIDGE = 1e-2
+"""Ridge penalty of a linear fit, relative to the variance of the styles."""
+
+Regressor = Callable[[Float[Tensor, "1 3 h w"]], Mapping[str, float]]
+"""From an image in [-1, 1] to the values of attributes."""
+Attributes = dict[str, Float[Tensor, " n"]]
+"""Values of each attribute, one per latent."""
+
+
+def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
+    """Find directions, write them to a file, and draw a sheet of them; returns a summary."""
+    model = open_model(reference, options)
+    out = output_folder([reference], "edits", out)
+    directions, lines = find_directions(model, options)
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / FILE, directions)
+    seed = parse_seeds(options.seeds)[0]
+    own = model.styles(model.latent(seed), options.psi, options.cutoff)
+    for page, sheet in enumerate(contact_sheets(_tiles(model, own, directions, options), 1)):
+        file = out / ("directions.png" if page == 0 else f"directions_{page + 1}.png")
+        save_png(file, np.asarray(sheet), asdict(options))
+        lines.append(str(file))
+    name = next(iter(directions))
+    return "\n".join([*lines, f"{out / FILE}; apply with --edits {out / FILE}:{name}=2"])
+
+
+def _tiles(model: Model, own: Styles, directions: Directions, options: EditOptions) -> list[Tile]:
+    camera = model.orbit.cameras(1)
+    tiles = []
+    for name, direction in directions.items():
+        views = []
+        for strength in STRENGTHS:
+            subject = Subject(model, edited(own, strength * direction))
+            images = subject.render(camera, options.rendering_resolution)
+            views += pictures(model, images, camera, "image")
+        tiles.append(Tile(f"{name}: {', '.join(f'{s:g}' for s in STRENGTHS)}", views))
+    return tiles
+
+
+def find_directions(model: Model, options: EditOptions) -> tuple[Directions, list[str]]:
+    """Find directions by the method of the options; returns notes too."""
+    w = first_styles(model, range(options.samples_w))
+    lines: list[str] = []
+    if options.method == "pca":
+        vectors = principal_components(w, options.components)
+        names = [f"pc{i + 1}" for i in range(len(vectors))]
+    elif options.method == "sefa":
+        vectors = closed_form(model, options.components)
+        names = [f"sefa{i + 1}" for i in range(len(vectors))]
+    else:
+        seeds, values = labelled(model, options)
+        fits = {name: linear_fit(first_styles(model, seeds), v) for name, v in values.items()}
+        names, vectors = list(fits), torch.stack([vector for vector, _ in fits.values()])
+        lines = [f"{name}: R² {r2:.2f} ({FOLDS}-fold)" for name, (_, r2) in fits.items()]
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    deviation = ((w - w.mean(dim=0)) @ vectors.mT).std(dim=0)
+    levels = style_levels(model.generator.representation)
+    mask = torch.zeros(len(levels), 1, device=model.device)
+    if options.range == "all":
+        mask += 1
+    else:
+        (indices,) = ranges_of(options.range, levels).values()
+        mask[indices] = 1
+    scaled = (vectors * deviation[:, None])[:, None] * mask
+    return dict(zip(names, scaled, strict=True)), lines
+
+
+@torch.no_grad()
+def first_styles(model: Model, seeds: Sequence[int]) -> Float[Tensor, "n w_dim"]:
+    """Style of each latent under the frontal camera; all layers have the same."""
+    z = latents(seeds, model.generator.cfg.z_dim).to(model.device)
+    ws: Tensor = model.generator.mapping(z, model.label.expand(len(z), -1))
+    return ws[:, 0]
+
+
+def principal_components(w: Float[Tensor, "n w_dim"], num: int) -> Float[Tensor, "k w_dim"]:
+    """Principal components of styles, GANSpace (Härkönen et al. 2020), largest first."""
+    _, _, vectors = torch.linalg.svd(w - w.mean(dim=0), full_matrices=False)
+    components: Tensor = vectors[:num]
+    return components
+
+
+def closed_form(model: Model, num: int) -> Float[Tensor, "k w_dim"]:
+    """Closed-form factorisation, SeFa (Shen and Zhou 2021), eq. 6.
+
+    The directions that change the styles of all layers most: right singular vectors of their
+    stacked affine weights, each row normalised as in the paper's code for StyleGAN2.
+    """
+    w_dim = model.generator.cfg.w_dim
+    weights = [
+        part.weight
+        for part in model.generator.representation.modules()
+        if isinstance(part, FullyConnected) and part.weight.shape[1] == w_dim
+    ]
+    stacked = torch.cat([weight / weight.norm(dim=1, keepdim=True) for weight in weights])
+    _, _, vectors = torch.linalg.svd(stacked, full_matrices=False)
+    directions: Tensor = vectors[:num]
+    return directions
+
+
+def labelled(model: Model, options: EditOptions) -> tuple[Sequence[int], Attributes]:
+    """Seeds and the values of their attributes: from a CSV file, or from a regressor."""
+    if options.csv:
+        return read_csv(Path(options.csv))
+    regressor, camera = load_regressor(options.regressor), model.orbit.cameras(1)
+    rows = []
+    for seed in track(range(options.samples_w), "attributes", options.samples_w):
+        images = Subject(model, model.styles(model.latent(seed))).render(camera)
+        rows.append(regressor(images.image.float().cpu()))
+    values = {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0]}
+    return range(options.samples_w), values
+
+
+def read_csv(path: Path) -> tuple[list[int], Attributes]:
+    """Read a table with the column `seed` and one column per attribute."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        seeds = [int(row["seed"]) for row in rows]
+        names = [name for name in rows[0] if name != "seed"]
+        values = {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"csv={path}: expected a column `seed` and columns of numbers: {error}"
+        ) from None
+    finite = all(bool(v.isfinite().all()) for v in values.values())
+    if len(seeds) < 2 * FOLDS or not names or not finite:
+        raise ConfigError(f"csv={path}: give {2 * FOLDS} rows or more, of finite numbers")
+    return seeds, values
+
+
+def load_regressor(text: str) -> Regressor:
+    """Import `package.module:function`."""
+    module, _, name = text.partition(":")
+    try:
+        regressor: Regressor = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"regressor={text}: use package.module:function: {error}") from None
+    return regressor
+
+
+def linear_fit(
+    w: Float[Tensor, "n w_dim"], values: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " w_dim"], float]:
+    """Fit an attribute by ridge regression of styles; returns gradient and cross-validated R².
+
+    An R² near 0 means that the direction is meaningless.
+    """
+    values = values.to(w)
+    if float(values.std()) == 0:
+        raise ConfigError("an attribute has the same value in all images; remove it")
+    fold = torch.arange(len(w), device=w.device) % FOLDS
+    residual = torch.zeros_like(values)
+    for i in range(FOLDS):
+        gradient, offset = _ridge(w[fold != i], values[fold != i])
+        residual[fold == i] = values[fold == i] - (w[fold == i] @ gradient + offset)
+    r2 = 1 - float(residual.square().mean() / values.var(correction=0))
+    return _ridge(w, values)[0], r2
+
+
+def _ridge(
+    w: Float[Tensor, "n w_dim"], values: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " w_dim"], Float[Tensor, ""]]:
+    mean, target = w.mean(dim=0), values.mean()
+    x = (w - mean).double()
+    covariance = x.mT @ x
+    penalty = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    gradient = torch.linalg.solve(covariance + penalty, x.mT @ (values - target).double()).to(w)
+    return gradient, target - mean @ gradient
