@@ -12,7 +12,13 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from lightning_gan3d.config import build
-from lightning_gan3d.inference.config import EditOptions, GenerateOptions, MixOptions, VideoOptions
+from lightning_gan3d.inference.config import (
+    EditOptions,
+    GenerateOptions,
+    MeshOptions,
+    MixOptions,
+    VideoOptions,
+)
 
 app = typer.Typer()
 
@@ -117,6 +123,15 @@ def video(runs: Networks, options: VideoOptions, out: Out = None) -> None:
     from lightning_gan3d.inference.video import video as write_films
 
     typer.echo(write_films(runs, options, out))
+
+
+@app.command()
+@with_options(MeshOptions)
+def mesh(run: Network, options: MeshOptions, out: Out = None) -> None:
+    """Write shapes with colours: GLB, OBJ, PLY, or the density."""
+    from lightning_gan3d.inference.mesh import mesh as write_meshes
+
+    typer.echo(write_meshes(run, options, out))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lightning_gan3d.config import ConfigError, Count
-from lightning_gan3d.ranges import Rule
+from lightning_gan3d.ranges import Positive, Rule, Share
 
 Output = Literal["image", "raw", "depth", "normals", "opacity"]
 """`image`; `raw`, before super-resolution; depth, normals and opacity of the rendering."""
@@ -120,6 +120,36 @@ class EditOptions(RenderOptions):
                 f"method={self.method}, csv={self.csv or None}, regressor="
                 f"{self.regressor or None}: method=labels and one of the others belong together",
                 field="method",
+            )
+
+
+@dataclass(frozen=True)
+class MeshOptions(RenderOptions):
+    """A mesh."""
+
+    seeds: str = "0"
+    """Seeds of the latents: one file each."""
+    resolution: Annotated[int, Ge(8)] = 256
+    """Voxels per axis."""
+    level: Positive | None = None
+    """Density of the surface, per world unit; default: one voxel absorbs half of the light."""
+    keep: Share = 0.01
+    """Keep components with at least this share of the largest one's area; 1: the largest."""
+    smooth: Annotated[int, Ge(0)] = 0
+    """Iterations of Taubin smoothing."""
+    faces: Annotated[int, Ge(0)] = 0
+    """Decimate to this number of faces; 0: all."""
+    texture: Annotated[int, Interval(ge=0, le=8192)] = 0
+    """Side of a UV texture in pixels; 0: colours of the vertices."""
+    format: Literal["glb", "obj", "ply", "npy"] = "glb"
+    """glb (glTF 2.0), obj, ply, or npy: the density itself, with its description in a .json file.
+    """
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        if self.texture and self.format == "ply":
+            raise ConfigError(
+                f"texture={self.texture}: a PLY file has none; use glb or obj", "texture"
             )
 
 

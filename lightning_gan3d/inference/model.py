@@ -84,16 +84,25 @@ class Subject:
 
     @torch.no_grad()
     def __init__(
-        self, model: Model, styles: Styles, label: Float[Tensor, "1 25"] | None = None
+        self,
+        model: Model,
+        styles: Styles,
+        label: Float[Tensor, "1 25"] | None = None,
+        prepare: bool = True,
     ) -> None:
-        """Compute the scene; `label` conditions the mapping (default: the frontal camera)."""
+        """Compute the scene.
+
+        `label` conditions the mapping (default: the frontal camera); `prepare`: for rendering,
+        otherwise the scene is as the representation returns it.
+        """
         self.model, self.styles = model, styles
         self.of_each_view = model.generator.cfg.view_in_label
         self.scene: Any = None
         """None for the 2D baseline, which has a picture for each view."""
         if not self.of_each_view:
             self.ws = styles(model.label if label is None else label)
-            self.scene = model.generator.renderer.prepare(model.generator.scene(self.ws))
+            scene = model.generator.scene(self.ws)
+            self.scene = model.generator.renderer.prepare(scene) if prepare else scene
 
     @torch.no_grad()
     def render(self, cameras: Cameras, resolution: int | None = None) -> Images:
