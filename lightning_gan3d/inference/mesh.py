@@ -179,14 +179,13 @@ def surface_colours(
 
 def to_bytes(colours: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:
     """Convert colours in [0, 1] to 0..255."""
-    return np.rint(np.clip(colours, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(colours, 0, 1) * 255), np.uint8)
 
 
 def linear(srgb: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """Convert sRGB values in [0, 1] to linear light (IEC 61966-2-1)."""
     high = ((srgb + 0.055) / 1.055) ** 2.4
-    values: np.ndarray = np.where(srgb <= 0.04045, srgb / 12.92, high).astype(srgb.dtype)
-    return values
+    return np.asarray(np.where(srgb <= 0.04045, srgb / 12.92, high), srgb.dtype)
 
 
 def write_mesh(surface: "trimesh.Trimesh", path: Path) -> None:
