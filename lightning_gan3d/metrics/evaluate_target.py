@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import load_generator, read_networks
 from lightning_gan3d.config import ConfigError, from_options, to_tree, to_yaml
 from lightning_gan3d.data.archive import open_source
@@ -128,13 +129,13 @@ def open_target(
     out: Path | None = None,
     weights: Mapping[str, Path | None] | None = None,
 ) -> Target:
-    """Open a run, a checkpoint, an export, a pickle, or a folder of images.
+    """Open a run, a checkpoint, an export, a pickle, a reference, or a folder of images.
 
     Results are written to the run itself, or `runs/evaluated/<name>`; `out` names another folder.
     `overrides` change the configuration of this evaluation only. `weights`: paths of pretrained
     networks. Raises `UserError` if the target cannot be evaluated, before measuring anything.
     """
-    path = Path(path)
+    reference, path = path, references.resolve(path)
     if not path.exists():
         raise ConfigError(
             f"{path}: no such file or folder; name a run, a checkpoint, an export, a pickle, or a "
@@ -146,9 +147,10 @@ def open_target(
     if (path / "checkpoints").is_dir() and out is None:
         target = open_run(Run(path), overrides, choose_device(device))
     else:
-        folder = out or Path("runs/evaluated") / (
-            path.stem if path.is_file() else path.resolve().name
-        )
+        name = path.stem if path.is_file() else path.resolve().name
+        if path != Path(reference):
+            name = references.name_of(reference)
+        folder = out or Path("runs/evaluated") / name
         if (folder / "checkpoints").is_dir():
             raise ConfigError(f"--out {folder}: is a run directory; name another folder")
         is_network = path.suffix in (".pkl", ".safetensors") or (path / CONFIG).is_file()

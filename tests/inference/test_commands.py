@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from lightning_gan3d import cli
+from lightning_gan3d.inference import config
+from lightning_gan3d.inference.commands import field_docs
+
+OPTIONS = [getattr(config, name) for name in dir(config) if name.endswith("Options")]
+
+
+@pytest.mark.parametrize("cls", OPTIONS)
+def test_every_option_has_a_help_text(cls):
+    texts = field_docs(cls)
+    for field in fields(cls):
+        assert len(texts[field.name]) > 8, field.name
+    assert texts["psi"].startswith("Truncation psi")
+
+
+def test_options_reach_the_command(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(
+        "lightning_gan3d.inference.video.video", lambda *a: calls.append(a) or "written"
+    )
+    with pytest.raises(SystemExit) as ended:
+        line = "video a b --psi 0.5 --cutoff 3 --interpolate w --rendering-resolution 48"
+        cli.main([*line.split(), "-o", str(tmp_path), "--format", "gif"])
+    assert not ended.value.code
+    options = config.VideoOptions(
+        psi=0.5, cutoff=3, interpolate="w", rendering_resolution=48, format="gif"
+    )
+    assert calls == [(["a", "b"], options, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["video", "a", "--fps", "0"], "fps=0: use a whole number in [1, 120]"),
+        (["generate", "a", "--outputs", "depths"], "outputs=depths"),
+        (["mix", "a", "--measure", "2"], "measure=2: use 0, or 3 or more"),
+        (["mesh", "a", "--resolution", "4"], "resolution=4: use a whole number from 8"),
+        (["edit", "a", "--method", "labels"], "belong together"),
+        (["video", "/nowhere"], "/nowhere"),
+        (["mix", "/nowhere"], "/nowhere"),
+        (["mesh", "/nowhere"], "/nowhere"),
+        (["edit", "/nowhere"], "/nowhere"),
+        (["export", "/nowhere", "-o", "x"], "/nowhere"),
+        (["generate", "pretrained:x"], "pretrained:x: use one of"),
+        (["evaluate", "hf://x"], "use hf://org/name"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_options_import_no_torch():
+    code = (
+        "import sys; from lightning_gan3d.inference import commands\n"
+        "sys.exit('torch' in sys.modules or not commands)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
