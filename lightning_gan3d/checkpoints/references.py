@@ -36,7 +36,8 @@ def pretrained_names() -> list[str]:
 
 def name_of(reference: str | Path) -> str:
     """Return a file name for a reference: `pretrained:triplane` becomes `triplane`."""
-    return re.sub(r"[^\w.-]+", "-", Path(str(reference).replace(":", "/")).name)
+    name = Path(str(reference).replace(":", "/")).name.removesuffix(".pkl")
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _pretrained(name: str) -> Path:

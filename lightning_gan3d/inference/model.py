@@ -154,13 +154,13 @@ def name_of(reference: str | Path) -> str:
 
 
 def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:
-    """Return where a command writes: `out`, the run's own folder, or `generated/NAME`."""
+    """Return where a command writes: `out`, in the run's own folder, or `COMMAND/NAME`."""
     if out is not None:
         return out
     path = Path(models[0])
     if len(models) == 1 and (path / CONFIG).is_file():
         return path / command
-    return Path("generated") / ("-".join(name_of(m) for m in models)[:100])
+    return Path(command) / ("-".join(name_of(m) for m in models)[:100])
 
 
 def parse_seeds(text: str) -> list[int]:

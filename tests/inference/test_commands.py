@@ -24,8 +24,8 @@ def test_options_reach_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "lightning_gan3d.inference.video.video", lambda *a: calls.append(a) or "written"
     )
+    line = "video a b --psi 0.5 --cutoff 3 --interpolate w --rendering-resolution 48"
     with pytest.raises(SystemExit) as ended:
-        line = "video a b --psi 0.5 --cutoff 3 --interpolate w --rendering-resolution 48"
         cli.main([*line.split(), "-o", str(tmp_path), "--format", "gif"])
     assert not ended.value.code
     options = config.VideoOptions(

@@ -129,7 +129,7 @@ def test_names_and_output_folders(exports, tmp_path):
     assert output_folder([str(folder)], "videos", None) == folder / "videos"
     assert output_folder([str(folder)], "videos", tmp_path) == tmp_path
     both = output_folder(["pretrained:triplane", "a.pkl"], "videos", None)
-    assert both.as_posix() == "generated/triplane-a.pkl"
+    assert both.as_posix() == "videos/triplane-a"
 
 
 def test_cameras_come_from_data_or_circle_the_box(exports, labels, tmp_path):
