@@ -73,14 +73,15 @@ class Cameras(NamedTuple):
         cls,
         azimuth: Float[Tensor, " v"],
         elevation: Float[Tensor, " v"],
-        radius: float = 2.7,
+        radius: float | Float[Tensor, " v"] = 2.7,
         focal: float | Float[Tensor, " v"] = 1.0,
         target: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> "Cameras":
-        """Cameras on a sphere around `target` that look at it."""
+        """Cameras on spheres around `target` that look at it."""
         eye, _ = sphere_axes(azimuth, elevation)
         centre = torch.tensor(target, dtype=eye.dtype, device=eye.device).expand_as(eye)
-        return cls.look_at(centre + radius * eye, centre, focal)
+        distance = radius[:, None] if isinstance(radius, Tensor) else radius
+        return cls.look_at(centre + distance * eye, centre, focal)
 
     @classmethod
     def orbit(

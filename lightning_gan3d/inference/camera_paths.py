@@ -26,7 +26,8 @@ def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
     """Return the cameras that an option names.
 
     `frontal`: one; `orbit`, `figure8`: `num` on a closed path; angles such as `0:0.3,-0.4:0`:
-    azimuth and elevation in radians on the orbit's sphere; else a JSON file (`read_cameras`).
+    azimuth and elevation in radians on the orbit's sphere, or with a distance in world units from
+    its centre, `0:0.3:2.5`; else a JSON file (`read_cameras`).
     """
     if text == "frontal":
         return orbit.cameras(1)
@@ -37,16 +38,18 @@ def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
     if Path(text).suffix == ".json":
         return read_cameras(Path(text), orbit)
     try:
-        angles = torch.tensor([[float(x) for x in pair.split(":")] for pair in text.split(",")])
-        azimuth, elevation = angles.unbind(dim=1)
-        if not bool(angles.isfinite().all() and (elevation.abs() < math.pi / 2).all()):
+        numbers = [[float(x) for x in part.split(":")] for part in text.split(",")]
+        cameras = torch.tensor([x if len(x) == 3 else [*x, orbit.radius] for x in numbers])
+        azimuth, elevation, radius = cameras.unbind(dim=1)
+        sphere = (elevation.abs() < math.pi / 2) & (radius > 0)
+        if not bool(cameras.isfinite().all() and sphere.all()):
             raise ValueError("not on the sphere")
     except ValueError:
         raise ConfigError(
             f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0 (elevation "
             "within ±pi/2), or a .json file"
         ) from None
-    return _on(orbit, azimuth, elevation)
+    return _on(orbit, azimuth, elevation, radius)
 
 
 def figure8(num: int, orbit: Orbit) -> Cameras:
@@ -55,11 +58,17 @@ def figure8(num: int, orbit: Orbit) -> Cameras:
     width = FIGURE8[0] if orbit.full else min(FIGURE8[0], (high - low) / 2)
     t = torch.arange(num) * (2 * math.pi / num)
     middle = 0.0 if orbit.full else (low + high) / 2
-    return _on(orbit, middle + width * t.sin(), orbit.elevation + FIGURE8[1] * (2 * t).sin())
+    elevation = orbit.elevation + FIGURE8[1] * (2 * t).sin()
+    return _on(orbit, middle + width * t.sin(), elevation, orbit.radius)
 
 
-def _on(orbit: Orbit, azimuth: Float[Tensor, " n"], elevation: Float[Tensor, " n"]) -> Cameras:
-    cameras = Cameras.on_sphere(azimuth, elevation, orbit.radius, target=orbit.target)
+def _on(
+    orbit: Orbit,
+    azimuth: Float[Tensor, " n"],
+    elevation: Float[Tensor, " n"],
+    radius: float | Float[Tensor, " n"],
+) -> Cameras:
+    cameras = Cameras.on_sphere(azimuth, elevation, radius, target=orbit.target)
     return cameras._replace(intrinsics=orbit.intrinsics.expand(len(azimuth), 3, 3).clone())
 
 

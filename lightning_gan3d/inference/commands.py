@@ -6,18 +6,20 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from lightning_gan3d.config import build
+from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.inference.config import (
     EditOptions,
     GenerateOptions,
     MeshOptions,
     MixOptions,
     VideoOptions,
+    ViewOptions,
 )
 
 app = typer.Typer()
@@ -141,6 +143,17 @@ def edit(run: Network, options: EditOptions, out: Out = None) -> None:
     from lightning_gan3d.inference.edit import edit as write_directions
 
     typer.echo(write_directions(run, options, out))
+
+
+@app.command()
+@with_options(ViewOptions)
+def view(runs: Networks, options: ViewOptions, out: Out = None) -> None:
+    """Show generators in the browser. Over SSH, forward the port: ssh -L 8080:127.0.0.1:8080."""
+    if find_spec("viser") is None:
+        raise ConfigError("view needs viser: pip install 'lightning-gan3d[viewer]'")
+    from lightning_gan3d.inference.viewer.serve import view as serve
+
+    serve(runs, options, out)
 
 
 @app.command()

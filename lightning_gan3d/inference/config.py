@@ -34,7 +34,33 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
-class GenerateOptions(RenderOptions):
+class LatentOptions(RenderOptions):
+    """How the latents of seeds are changed: interpolated, then mixed."""
+
+    toward: Annotated[int, Ge(0)] | None = None
+    """Seed of a second latent; the first is interpolated toward it."""
+    share: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Share of the second latent: 0 is the first, 1 the second."""
+    space: Literal["z", "w"] = "w"
+    """Interpolation: spherical in z, or linear in w."""
+    mix: Annotated[int, Ge(0)] | None = None
+    """Seed of a latent whose styles of `mix_range` are copied."""
+    mix_range: str = "coarse"
+    """Ranges of copied styles, as in `gan3d mix`; several with commas: coarse,fine."""
+    condition: str = "frontal"
+    """Camera that conditions the mapping, one camera as in `cameras`; the 2D baseline is
+    conditioned on the camera of each view instead."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        if self.share and self.toward is None:
+            raise ConfigError(
+                f"share={self.share}: name the second latent with toward", field="share"
+            )
+
+
+@dataclass(frozen=True)
+class GenerateOptions(LatentOptions):
     """Which images are generated."""
 
     seeds: str = "0-7"
@@ -60,6 +86,7 @@ class GenerateOptions(RenderOptions):
 
     def __post_init__(self) -> None:
         """Check across fields."""
+        super().__post_init__()
         outputs_of(self.outputs)
         if (self.sort == "distance") != bool(self.reference):
             raise ConfigError(
@@ -177,6 +204,16 @@ class VideoOptions(RenderOptions):
     def __post_init__(self) -> None:
         """Check across fields."""
         outputs_of(self.outputs)
+
+
+@dataclass(frozen=True)
+class ViewOptions(RenderOptions):
+    """The viewer in the browser."""
+
+    port: Annotated[int, Interval(ge=1, le=65535)] = 8080
+    """Port on 127.0.0.1; the next free one if it is taken."""
+    open: bool = True
+    """Open the page in the browser."""
 
 
 def outputs_of(text: str) -> list[Output]:

@@ -20,7 +20,6 @@ from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import GenerateOptions, outputs_of
 from lightning_gan3d.inference.model import (
     Model,
-    Subject,
     history,
     name_of,
     open_model,
@@ -37,6 +36,7 @@ from lightning_gan3d.inference.pictures import (
     save_png,
     with_alpha,
 )
+from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.metrics.geometry.surfaces import thinness
 
 Score = Callable[[Images, Cameras], float]
@@ -94,8 +94,8 @@ def _write(
         "depth_png_step": depth_step(model),
     }
     for seed in tiles:
-        styles = model.styles(model.latent(seed), options.psi, options.cutoff)
-        images = Subject(model, styles).render(cameras, options.rendering_resolution)
+        subject = subject_of(model, seed, options)
+        images = subject.render(cameras, options.rendering_resolution)
         if score:
             scores[seed] = score(images, cameras.to(model.device))
         views = save_views(
@@ -122,7 +122,9 @@ def save_views(
     Depth is written as `.npy` (world units along the ray) and 16-bit PNG besides its picture.
     """
     sheet: list[Pixels] = []
-    for output in outputs_of(options.outputs):
+    outputs = outputs_of(options.outputs)
+    shown = {"image", "depth", "normals"} & {*outputs} or {*outputs}
+    for output in outputs:
         if output in ("depth", "normals", "opacity") and images.depth is None:
             continue  # a picture has none; `generate.json` says so
         if output == "image" and options.transparent:
@@ -133,9 +135,13 @@ def save_views(
         for i, pixels in enumerate(views):
             file = path.with_name(f"{path.name}_view{i:02d}{ending}.png")
             save_png(file, enlarged(pixels, options.enlarge), settings)
-        if output in ("image", "depth", "normals"):
+        if output in shown:
             sheet += views
-    if "depth" in outputs_of(options.outputs) and images.depth is not None:
+    if not sheet:
+        raise ConfigError(
+            f"outputs={options.outputs}: {model.name} has none of these", field="outputs"
+        )
+    if "depth" in outputs and images.depth is not None:
         depth = images.depth[:, 0].float().cpu().numpy()
         step = depth_step(model)
         for i, values in enumerate(depth):

@@ -67,6 +67,13 @@ def test_transparent_and_enlarged(exports, tmp_path):
         run(exports, "image2d", tmp_path / "2d", transparent=True)
 
 
+def test_the_contact_sheet_shows_what_there_is(exports, tmp_path):
+    run(exports, "triplane", tmp_path, outputs="opacity")
+    assert read(tmp_path / "contact_sheet.png").shape[2] == 3
+    with pytest.raises(ConfigError, match="outputs=depth: image2d has none of these"):
+        run(exports, "image2d", tmp_path / "2d", outputs="depth")
+
+
 def test_settings_in_a_png_file_make_it_again(exports, tmp_path):
     run(exports, "triplane", tmp_path / "a", cameras="0.3:0.1", psi=0.6)
     with Image.open(tmp_path / "a" / "seed0012_view00.png") as file:

@@ -1,0 +1,1 @@
+"""`gan3d view`: a generator in the browser."""
