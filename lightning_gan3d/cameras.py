@@ -127,6 +127,26 @@ class Cameras(NamedTuple):
         cam2world = (turn @ self.cam2world[:, None]).flatten(0, 1)
         return Cameras(cam2world, self.intrinsics.repeat_interleave(len(angles), dim=0))
 
+    def moved(
+        self, move: Float[Tensor, "v 3"], target: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    ) -> "Cameras":
+        """Move cameras around a point: azimuth and elevation in radians, log of the distance.
+
+        Zeros keep a camera exactly; roll and intrinsics are kept. Differentiable in `move`.
+        """
+        (c, s), (cos, sin) = ((x.cos(), x.sin()) for x in (move[:, 0], -move[:, 1]))
+        zero, one = c * 0, c * 0 + 1
+        turn = torch.stack([c, zero, s, zero, one, zero, -s, zero, c], dim=-1).view(-1, 3, 3)
+        # Rodrigues' formula about the camera's x axis.
+        x, y, z = self.cam2world[:, :3, 0].unbind(-1)
+        cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
+        cos, sin = cos[:, None, None], sin[:, None, None]
+        turn = turn @ (torch.eye(3).to(move) + sin * cross + (1 - cos) * (cross @ cross))
+        centre = move.new_tensor(target)
+        away = turn @ (self.origins - centre)[:, :, None] * move[:, 2].exp()[:, None, None]
+        pose = torch.cat([turn @ self.cam2world[:, :3, :3], away + centre[:, None]], dim=-1)
+        return self._replace(cam2world=torch.cat([pose, self.cam2world[:, 3:]], dim=1))
+
     def select(self, items: Tensor | slice) -> "Cameras":
         """Select cameras by index."""
         return type(self)(self.cam2world[items], self.intrinsics[items])

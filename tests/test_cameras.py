@@ -277,3 +277,23 @@ def test_the_orbit_of_a_folder_is_read_without_its_images(tmp_path):
     rows = [[f"{i}.png", row] for i, row in enumerate(labels_at([0.0, 1.0, 2.0]).tolist())]
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": rows}))
     assert read_orbit(tmp_path).radius == pytest.approx(3.2, abs=1e-4)
+
+
+def test_moves_around_a_point_change_azimuth_elevation_and_distance():
+    target = (0.1, -0.2, 0.3)
+    azimuth, elevation = torch.tensor([0.4, 2.0]), torch.tensor([0.1, -0.3])
+    cameras = Cameras.on_sphere(azimuth, elevation, 2.0, 1.5, target)
+    move = torch.tensor([[0.3, 0.2, 0.0], [-0.5, 0.25, math.log(1.5)]])
+    moved = cameras.moved(move, target)
+    for i, radius in enumerate((2.0, 3.0)):
+        expected = Cameras.on_sphere(
+            azimuth[i : i + 1] + move[i, 0],
+            elevation[i : i + 1] + move[i, 1],
+            radius,
+            1.5,
+            target,
+        )
+        assert torch.allclose(moved.cam2world[i], expected.cam2world[0], atol=1e-6)
+    still = cameras.moved(torch.zeros(2, 3), target)
+    assert torch.allclose(still.cam2world, cameras.cam2world, atol=1e-6)
+    assert torch.equal(moved.intrinsics, cameras.intrinsics)

@@ -84,7 +84,9 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
         return circle, f"circle around the box (cannot read the data set: {reason})"
     if "intrinsics" not in orbit:
         return Orbit.of_eg3d(**orbit), "EG3D's video path"
-    return Orbit(**{**orbit, "intrinsics": torch.tensor(orbit["intrinsics"])}), "stored cameras"
+    tuples = {key: tuple(orbit[key]) for key in ("azimuths", "target")}  # lists in JSON
+    values = orbit | tuples | {"intrinsics": torch.tensor(orbit["intrinsics"])}
+    return Orbit(**values), "stored cameras"
 
 
 def export_generator(path: str | Path, out: Path) -> Path:
@@ -95,10 +97,15 @@ def export_generator(path: str | Path, out: Path) -> Path:
     if out.exists():
         raise CheckpointError(f"{out} exists: give another folder")
     stored = read_networks(path, ["generator"])
+    write_export(out, stored, stored.generator("generator"))
+    return out
+
+
+def write_export(out: Path, stored: Stored, generator: Generator) -> None:
+    """Write a generator with the options and cameras of `stored`, and seal the folder."""
     orbit, _ = orbit_of(stored)
     values: dict[str, Any] = orbit._asdict() | {"intrinsics": orbit.intrinsics.tolist()}
     config = dataclasses.replace(stored.config, data=DataConfig(resolution=stored.resolution))
-    stored_networks.save_generator(out, stored.generator("generator"), config)
+    stored_networks.save_generator(out, generator, config)
     kept = [k for k in ("kimg", "source", "licence") if k in stored.about]
     store.seal(out, {"orbit": values} | {k: stored.about[k] for k in kept})
-    return out

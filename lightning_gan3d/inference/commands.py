@@ -1,4 +1,4 @@
-"""The commands that use a generator: `gan3d generate`, `mix`, `video`. Imports no torch."""
+"""The commands that use a generator: `generate`, `mix`, `video`, `invert`. Imports no torch."""
 
 import ast
 import inspect
@@ -16,6 +16,7 @@ from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.inference.config import (
     EditOptions,
     GenerateOptions,
+    InvertOptions,
     MeshOptions,
     MixOptions,
     VideoOptions,
@@ -154,6 +155,20 @@ def view(runs: Networks, options: ViewOptions, out: Out = None) -> None:
     from lightning_gan3d.inference.viewer.serve import view as serve
 
     serve(runs, options, out)
+
+
+@app.command()
+@with_options(InvertOptions)
+def invert(
+    run: Network,
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    options: InvertOptions,
+    out: Out = None,
+) -> None:
+    """Find latent, camera and tuned weights of images; the other commands open the results."""
+    from lightning_gan3d.inference.invert import invert_files
+
+    typer.echo(invert_files(run, images, options, out))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lightning_gan3d.config import ConfigError, Count
-from lightning_gan3d.ranges import Positive, Rule, Share
+from lightning_gan3d.ranges import NonNegative, Positive, Rule, Share
 
 Output = Literal["image", "raw", "depth", "normals", "opacity"]
 """`image`; `raw`, before super-resolution; depth, normals and opacity of the rendering."""
@@ -214,6 +214,53 @@ class ViewOptions(RenderOptions):
     """Port on 127.0.0.1; the next free one if it is taken."""
     open: bool = True
     """Open the page in the browser."""
+
+
+@dataclass(frozen=True)
+class InvertOptions(RenderOptions):
+    """How images are inverted. Lengths in W are in standard deviations of the drawn latents."""
+
+    camera: str = "frontal"
+    """Camera of each image: frontal; label, from the dataset.json beside it; azimuth:elevation in
+    radians such as 0.4:0.2; search, over a grid of poses and then by gradient."""
+    refine_camera: bool = False
+    """Optimise azimuth, elevation and distance with the latent; always on for camera=search."""
+    crop: str = ""
+    """LEFT:TOP:SIDE in pixels; default: the central square."""
+    mask: str = ""
+    """Mask of the object, bright pixels count; a folder: files with the images' names. Default: the
+    alpha channel, if there is one."""
+    candidates: Count = 128
+    """Drawn latents among which the start is chosen."""
+    starts: Count = 4
+    """Best candidates (with camera=search: poses) that are optimised in W before one is kept."""
+    space: Literal["w", "w+"] = "w+"
+    """One style vector for all layers, or one for each."""
+    steps: Count = 120
+    """Steps of the latent."""
+    rate: Positive = 0.1
+    """Learning rate of the latent."""
+    prior: NonNegative = 0.003
+    """Weight of the latent's mean squared distance from the mean style."""
+    noise: bool = False
+    """Optimise the noise maps too, with StyleGAN2's regulariser."""
+    tuning_steps: Annotated[int, Ge(0)] = 80
+    """Steps of pivotal tuning of the generator's weights; 0: none."""
+    tuning_rate: Positive = 1e-3
+    """Learning rate of pivotal tuning."""
+    locality: NonNegative = 1.0
+    """Weight of the change that pivotal tuning causes elsewhere: other latents, other cameras."""
+    lpips: NonNegative = 0.3
+    """Weight of LPIPS, which is used if AlexNet's weights are available."""
+    patience: Count = 40
+    """Steps without a gain of 1 % after which a stage ends early."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Key of the random draws."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        if self.edits:
+            raise ConfigError(f"edits={self.edits}: edit the result instead", field="edits")
 
 
 def outputs_of(text: str) -> list[Output]:

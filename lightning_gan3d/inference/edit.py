@@ -51,7 +51,7 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
     out.mkdir(parents=True, exist_ok=True)
     save(out / FILE, directions)
     seed = parse_seeds(options.seeds)[0]
-    own = model.styles(model.latent(seed), options.psi, options.cutoff)
+    own = model.styles_of(seed, options)
     for page, sheet in enumerate(contact_sheets(_tiles(model, own, directions, options), 1)):
         file = out / ("directions.png" if page == 0 else f"directions_{page + 1}.png")
         save_png(file, np.asarray(sheet), asdict(options))

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch.nn.functional import avg_pool2d
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import load_discriminator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import write_json
-from lightning_gan3d.images import Images, resize, to_float
+from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import GenerateOptions, outputs_of
 from lightning_gan3d.inference.model import (
@@ -37,6 +34,7 @@ from lightning_gan3d.inference.pictures import (
     with_alpha,
 )
 from lightning_gan3d.inference.styles import subject_of
+from lightning_gan3d.inference.targets import image_distance, read_target
 from lightning_gan3d.metrics.geometry.surfaces import thinness
 
 Score = Callable[[Images, Cameras], float]
@@ -155,7 +153,7 @@ def save_views(
 def _score(reference: str | Path, model: Model, options: GenerateOptions) -> Score | None:
     """Return the score by which the contact sheet is sorted; None: by seed."""
     if options.sort == "distance":
-        target = read_image(Path(options.reference), model.generator.resolution).to(model.device)
+        target = read_target(Path(options.reference), model.generator.resolution).to(model.device)
         return lambda images, _: float(image_distance(images.image.float(), target).mean())
     if options.sort == "logit":
         d = load_discriminator(reference, model.device)
@@ -174,29 +172,3 @@ def _solidity(images: Images, cameras: Cameras) -> float:
     values = [thinness(p[s].cpu()) for p, s in zip(points, solid, strict=True)]
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else 0.0
-
-
-def read_image(path: Path, resolution: int) -> torch.Tensor:
-    """Read an image as (1, 3, h, w) in [-1, 1], cropped to its central square and resized."""
-    try:
-        with Image.open(path) as file:
-            pixels = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable image: {error}") from None
-    side = min(pixels.shape[:2])
-    top, left = ((n - side) // 2 for n in pixels.shape[:2])
-    square = torch.from_numpy(pixels[top : top + side, left : left + side].copy())
-    return resize(to_float(square.permute(2, 0, 1)[None]), resolution)
-
-
-def image_distance(a: torch.Tensor, b: torch.Tensor, levels: int = 4) -> torch.Tensor:
-    """Mean squared error over an image pyramid of halved sizes; shape (v,)."""
-    total = torch.zeros(len(a), device=a.device)
-    num = 0
-    for _ in range(levels):
-        total = total + (a - b).square().flatten(1).mean(dim=1)
-        num += 1
-        if a.shape[-1] < 8:
-            break
-        a, b = avg_pool2d(a, 2), avg_pool2d(b, 2)
-    return total / num

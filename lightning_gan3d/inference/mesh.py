@@ -40,7 +40,7 @@ def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
     out.mkdir(parents=True, exist_ok=True)
     lines = []
     for seed in track(seeds, "meshes", len(seeds)):
-        styles = model.styles(model.latent(seed), options.psi, options.cutoff)
+        styles = model.styles_of(seed, options)
         field = Subject(model, styles, prepare=False).scene
         file = out / f"seed{seed:04d}.{options.format}"
         if options.format == "npy":

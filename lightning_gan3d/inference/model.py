@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import orbit_of, read_networks
-from lightning_gan3d.checkpoints.store import steps_in
+from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.devices import choose_device
@@ -33,6 +35,11 @@ Mixtures, interpolations and edits are such functions too. A 3D scene is made fo
 baseline needs the styles of every camera.
 """
 
+LATENT = "latent.safetensors"
+"""An inverted latent beside its exported generator."""
+MEAN_OVER = 1024
+"""Latents of the mean styles."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -51,6 +58,8 @@ class Model:
     """Value of the renderer's background in [0, 1]."""
     edits: Float[Tensor, "num_ws w_dim"] | None = None
     """Added to the styles of all latents."""
+    stored: tuple[Styles, ...] = ()
+    """Inverted latents: they have the first seeds, drawn latents the others."""
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +84,18 @@ class Model:
         def styles(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
             ws: Tensor = mapping(z.expand(len(label), -1), label, psi, cutoff)
             return ws if self.edits is None else ws + self.edits
+
+        return styles
+
+    def styles_of(self, seed: int, options: RenderOptions) -> Styles:
+        """The styles of a seed, or of the inverted latent that has this seed; truncated."""
+        if seed >= len(self.stored):
+            return self.styles(self.latent(seed), options.psi, options.cutoff)
+        mapping, inverted, edits = self.generator.mapping, self.stored[seed], self.edits
+
+        def styles(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
+            ws: Tensor = mapping.truncate(inverted(label), options.psi, options.cutoff)
+            return ws if edits is None else ws + edits
 
         return styles
 
@@ -126,6 +147,7 @@ def open_model(reference: str | Path, options: RenderOptions) -> Model:
     generator = stored.generator("generator").to(device)
     set_precision(generator, options.precision)
     orbit, source = orbit_of(stored)
+    latent = stored.path / LATENT
     return Model(
         name_of(reference),
         generator,
@@ -134,7 +156,39 @@ def open_model(reference: str | Path, options: RenderOptions) -> Model:
         stored.config.generator.scene.box,
         getattr(renderer, "background", 1.0),
         parse_edits(options.edits, generator) if options.edits else None,
+        (read_latent(latent, generator),) if latent.is_file() else (),
     )
+
+
+def mean_styles(
+    generator: Generator, label: Float[Tensor, "k 25"]
+) -> Float[Tensor, "k num_ws w_dim"]:
+    """Mean styles of `MEAN_OVER` latents, for each label."""
+    z = Draws(0).normal("mean styles", (MEAN_OVER, generator.cfg.z_dim), label.device)
+    each = [generator.mapping(z, row.expand(len(z), -1)).mean(dim=0) for row in label]
+    return torch.stack(each)
+
+
+def offset_styles(generator: Generator, offset: Float[Tensor, "num_ws w_dim"]) -> Styles:
+    """The styles of an inverted latent: the mean styles of a label plus the latent's offset."""
+    return lambda label: mean_styles(generator, label) + offset
+
+
+def save_latent(path: Path, offset: Float[Tensor, "num_ws w_dim"]) -> None:
+    """Write the offset of an inverted latent from the mean styles."""
+    save_file({"offset": offset.detach().cpu().contiguous()}, path)
+
+
+def read_latent(path: Path, generator: Generator) -> Styles:
+    """Read what `save_latent` wrote; raises CheckpointError for another file or generator."""
+    expected = (generator.representation.num_ws, generator.cfg.w_dim)
+    try:
+        offset = load_file(path).get("offset")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+    if offset is None or tuple(offset.shape) != expected:
+        raise CheckpointError(f"{path}: not a latent of this generator, an offset {expected}")
+    return offset_styles(generator, offset.to(generator.mapping.w_avg))
 
 
 def history(reference: str | Path) -> list[Path]:
@@ -186,10 +240,13 @@ def interpolated(
     position = share * len(seeds)
     first = int(position) % len(seeds)
     t = position - int(position)
-    a, b = (model.latent(seeds[i % len(seeds)]) for i in (first, first + 1))
+    pair = [seeds[i % len(seeds)] for i in (first, first + 1)]
     if space == "z":
+        if min(pair) < len(model.stored):
+            raise ConfigError("interpolate=z: an inverted latent has no z; use interpolate=w")
+        a, b = (model.latent(seed) for seed in pair)
         return model.styles(slerp(a, b, t), options.psi, options.cutoff)
-    one, other = (model.styles(z, options.psi, options.cutoff) for z in (a, b))
+    one, other = (model.styles_of(seed, options) for seed in pair)
     return lambda label: one(label).lerp(other(label), t)
 
 

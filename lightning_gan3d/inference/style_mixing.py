@@ -121,19 +121,16 @@ def _render_grid(
     options: MixOptions,
 ) -> dict[str, list[list[list[Pixels | None]]]]:
     """Pictures by output, view, row and column; the first row and column are the seeds' own."""
-
-    def styles_of(seed: int) -> Styles:
-        return model.styles(model.latent(seed), options.psi, options.cutoff)
-
     cells: dict[str, list[list[list[Pixels | None]]]] = {}
     for i, row in enumerate([None, *rows]):
         for j, col in enumerate([None, *cols]):
             if row is None and col is None:
                 continue
             if row is None or col is None:
-                styles = styles_of(col if row is None else row)  # type: ignore[arg-type]  # one is a seed
+                styles = model.styles_of(col if row is None else row, options)  # type: ignore[arg-type]  # one is a seed
             else:
-                styles = mixed(styles_of(row), styles_of(col), indices)
+                own, other = (model.styles_of(seed, options) for seed in (row, col))
+                styles = mixed(own, other, indices)
             images = Subject(model, styles).render(cameras, options.rendering_resolution)
             for output in ("image", "depth") if images.depth is not None else ("image",):
                 views = cells.setdefault(

@@ -25,7 +25,7 @@ def subject_of(model: Model, seed: int, options: LatentOptions, prepare: bool = 
 def changed_styles(model: Model, seed: int, options: LatentOptions) -> Styles:
     """Return the styles of a seed, interpolated toward another, then mixed with a third."""
     if options.toward is None:
-        styles = _own(model, seed, options)
+        styles = model.styles_of(seed, options)
     else:  # the first half of the loop
         pair = [seed, options.toward]
         styles = interpolated(model, pair, options.share / 2, options, options.space)
@@ -34,8 +34,4 @@ def changed_styles(model: Model, seed: int, options: LatentOptions) -> Styles:
     levels = style_levels(model.generator.representation)
     names = [name.strip() for name in options.mix_range.split(",")]
     indices = [i for name in names for part in ranges_of(name, levels).values() for i in part]
-    return mixed(styles, _own(model, options.mix, options), indices)
-
-
-def _own(model: Model, seed: int, options: LatentOptions) -> Styles:
-    return model.styles(model.latent(seed), options.psi, options.cutoff)
+    return mixed(styles, model.styles_of(options.mix, options), indices)

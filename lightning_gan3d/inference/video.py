@@ -65,7 +65,7 @@ def _frames(
     cameras, outputs = film_cameras(options, num, model), outputs_of(options.outputs)
     resolution = options.rendering_resolution or model.generator.rendering_resolution
     if options.interpolate == "none":
-        subject = Subject(model, model.styles(model.latent(seeds[0]), options.psi, options.cutoff))
+        subject = Subject(model, model.styles_of(seeds[0], options))
         step = max(1, PIXELS_AT_ONCE // resolution**2)
     else:
         step = 1

@@ -72,12 +72,16 @@ class Mapping(nn.Module):
         for i in range(self.cfg.num_layers):
             x = getattr(self, f"fc{i}")(x)
         ws = repeat(x, "b d -> b n d", n=self.num_ws)
-        if truncation_psi == 1:
+        return self.truncate(ws, truncation_psi, truncation_cutoff)
+
+    def truncate(
+        self, ws: Float[Tensor, "b num_ws w_dim"], psi: float, cutoff: int | None = None
+    ) -> Float[Tensor, "b num_ws w_dim"]:
+        """Pull the first `cutoff` styles (None: all) toward the mean; `psi` 1 keeps them."""
+        if psi == 1:
             return ws
-        truncated = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
-        if truncation_cutoff is None:
-            return truncated
-        return torch.cat([truncated, ws[:, truncation_cutoff:]], dim=1)
+        truncated = self.w_avg.lerp(ws[:, :cutoff], psi)
+        return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
 
     @torch.no_grad()
     def update_w_avg(self, w: Float[Tensor, " w_dim"]) -> None:

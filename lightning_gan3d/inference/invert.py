@@ -1,0 +1,294 @@
+"""`gan3d invert`: images to latents, cameras and tuned generators, with a table of their quality.
+
+Each image gets a folder that the other commands open like any export; seed 0 is its latent.
+"""
+
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.checkpoints.load import read_networks, write_export
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import FolderSource
+from lightning_gan3d.data.image_files import is_image
+from lightning_gan3d.data.labels import check_cameras, label_rows, name_map, parse_json
+from lightning_gan3d.files import write_json
+from lightning_gan3d.images import Images
+from lightning_gan3d.inference.camera_paths import cameras_of
+from lightning_gan3d.inference.config import InvertOptions
+from lightning_gan3d.inference.model import (
+    LATENT,
+    Model,
+    Subject,
+    open_model,
+    output_folder,
+    save_latent,
+)
+from lightning_gan3d.inference.pictures import Tile, contact_sheets, pictures, save_png, to_array
+from lightning_gan3d.inference.projection import (
+    Inversion,
+    invert,
+    perceptual_network,
+    pose_grid,
+)
+from lightning_gan3d.inference.targets import Target, read_target
+from lightning_gan3d.metrics.config import ConsistencyConfig
+from lightning_gan3d.metrics.consistency.image_similarity import (
+    LEAST_SIDE,
+    WINDOW,
+    LpipsMap,
+    psnr,
+    ssim_map,
+)
+from lightning_gan3d.metrics.consistency.reprojection import pair_sums
+from lightning_gan3d.metrics.consistency.warp import surfaces
+from lightning_gan3d.stats import mean_interval
+
+RESULT = "inversion.json"
+"""The file of a finished result."""
+COLUMNS = {
+    "psnr": "PSNR ↑",
+    "ssim": "SSIM ↑",
+    "lpips": "LPIPS ↓",
+    "held_out_psnr": "held-out PSNR ↑",
+    "held_out_ssim": "held-out SSIM ↑",
+    "consistency_psnr": "consistency PSNR ↑",
+}
+"""Columns of the table. PSNR in dB."""
+SHEET_VIEWS = 8
+"""Novel views in a result's sheet."""
+
+
+class Photo(NamedTuple):
+    """An image file with its target and camera; the other views of its object are held out."""
+
+    name: str
+    path: Path
+    target: Target
+    cameras: Cameras
+    held_out: Sequence[tuple[Target, Cameras]]
+
+
+class Labels(NamedTuple):
+    """Cameras and object numbers of images by name, from a `dataset.json`; may be empty."""
+
+    cameras: dict[str, list[float]]
+    objects: dict[str, int]
+
+
+def invert_files(
+    reference: str, images: Path, options: InvertOptions, out: Path | None = None
+) -> str:
+    """Invert an image, or the images of a folder; finished ones are skipped. Returns a table.
+
+    Raises ConfigError if an image, camera, crop or mask is invalid, before anything is optimised.
+    """
+    root, names = find_images(images)
+    model = open_model(reference, options)
+    out = output_folder([reference], "invert", out)
+    names = [name for name in names if not (root / name).is_relative_to(out)]
+    photos = read_photos(root, names, model, options)
+    settings = {"generator": str(reference), **asdict(options)}
+    rows: dict[str, dict[str, float | None]] = {}
+    for photo in photos:
+        folder = out / photo.name
+        if not (folder / RESULT).is_file():
+            inversion = invert(model, photo.target, photo.cameras, options)
+            write_result(folder, photo, inversion, settings)
+        rows[photo.name] = read_result(folder, settings)["metrics"]
+    lpips = perceptual_network()
+    note = lpips.protocol if isinstance(lpips, LpipsMap) else f"without LPIPS: {lpips}"
+    return "\n".join([table(rows), note, str(out)])
+
+
+def find_images(path: Path) -> tuple[Path, list[str]]:
+    """Return a folder and the names of images in it: those of `path`, or the single one."""
+    if path.is_dir():
+        names = [name for name in FolderSource(path).names if is_image(name)]
+        if not names:
+            raise ConfigError(f"{path}: no images")
+        return path, names
+    # The images of a data set may lie below the folder of its dataset.json.
+    above = [p for p in list(path.parents)[:2] if (p / "dataset.json").is_file()]
+    root = above[0] if above else path.parent
+    return root, [path.relative_to(root).as_posix()]
+
+
+def read_photos(
+    root: Path, names: Sequence[str], model: Model, options: InvertOptions
+) -> list[Photo]:
+    """Read images, masks and cameras."""
+    labels = read_labels(root)
+    folders = ["-".join(PurePosixPath(name).with_suffix("").parts) for name in names]
+    twice = next((f for f in folders if folders.count(f) > 1), None)
+    if twice:
+        raise ConfigError(f"{root}: two images are called {twice}; rename one")
+
+    def target(name: str) -> Target:
+        mask = Path(options.mask) if options.mask else None
+        if mask is not None and mask.is_dir():
+            mask = mask / name
+        return read_target(root / name, model.generator.resolution, options.crop, mask)
+
+    def camera(name: str, crop: Target) -> Cameras:
+        if name not in labels.cameras:
+            raise ConfigError(
+                f"camera=label: {root / 'dataset.json'} has no label of {name}; use search",
+                field="camera",
+            )
+        label = torch.tensor([labels.cameras[name]], dtype=torch.float64)
+        return Cameras.from_label(check_cameras(label, [name]).float()).crop(*crop.box)
+
+    photos = []
+    for folder, name in zip(folders, names, strict=True):
+        own, held_out = target(name), []
+        if options.camera == "search":
+            cameras = pose_grid(model.orbit)
+        elif options.camera == "label":
+            cameras = camera(name, own)
+            own_object = labels.objects.get(name)
+            others = [n for n in names if n != name and own_object is not None]
+            others = [n for n in others if labels.objects.get(n) == own_object]
+            held_out = [(view, camera(n, view)) for n in others for view in [target(n)]]
+        else:
+            cameras = cameras_of(options.camera, 1, model.orbit)
+            if len(cameras.cam2world) != 1:
+                raise ConfigError(f"camera={options.camera}: use one camera", field="camera")
+        photos.append(Photo(folder, root / name, own, cameras, held_out))
+    return photos
+
+
+def read_labels(root: Path) -> Labels:
+    """Read the `dataset.json` of a folder, if it has one."""
+    file = root / "dataset.json"
+    if not file.is_file():
+        return Labels({}, {})
+    index = parse_json(file.read_bytes(), str(file))
+    return Labels(label_rows(index, str(file)), name_map(index, "objects", int, str(file)))
+
+
+def write_result(
+    folder: Path, photo: Photo, inversion: Inversion, settings: dict[str, Any]
+) -> None:
+    """Write a result under a temporary name, then rename it."""
+    temporary = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_latent(temporary / LATENT, inversion.offset)
+    stored = read_networks(settings["generator"], ["generator"])
+    write_export(temporary, stored, inversion.model.generator)
+    subject = Subject(inversion.model, inversion.model.stored[0])
+    write_sheets(temporary, photo, inversion, subject)
+    record = {
+        "image": str(photo.path),
+        "settings": settings,
+        "label": inversion.cameras.to_label()[0].tolist(),
+        "metrics": metrics(subject, photo, inversion),
+        "losses": {stage.name: stage.losses for stage in inversion.stages},
+    }
+    write_json(temporary / RESULT, record)
+    temporary.rename(folder)
+
+
+def read_result(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Read a finished result; raises ConfigError if it was made with other settings."""
+    result = parse_json((folder / RESULT).read_bytes(), str(folder / RESULT))
+    different = [k for k, v in settings.items() if result["settings"].get(k) != v]
+    if different:
+        raise ConfigError(
+            f"{folder} was made with another {different[0]}: use another --out, or remove it"
+        )
+    return result
+
+
+def write_sheets(folder: Path, photo: Photo, inversion: Inversion, subject: Subject) -> None:
+    """Write `progress.png`, the picture after each stage, and `views.png`, novel views."""
+    stages = [Tile("image", [to_array(photo.target.image[0])])]
+    stages += [Tile(stage.name, [to_array(stage.image[0])]) for stage in inversion.stages]
+    model, tiles = inversion.model, []
+    around = model.orbit.cameras(SHEET_VIEWS)
+    for name, cameras in (("image", inversion.cameras.to("cpu")), ("orbit", around)):
+        images = subject.render(cameras)
+        outputs = ["image"] if images.depth is None else ["image", "depth"]
+        views = [pictures(model, images, cameras, output) for output in outputs]  # type: ignore[arg-type]  # literals
+        tiles += [Tile(name, each) for each in zip(*views, strict=True)]
+    for file, sheet in (("progress.png", stages), ("views.png", tiles)):
+        page: Image.Image = next(contact_sheets(sheet, len(stages) if sheet is stages else None))
+        save_png(folder / file, np.asarray(page), {"image": str(photo.path)})
+
+
+def metrics(subject: Subject, photo: Photo, inversion: Inversion) -> dict[str, float | None]:
+    """Compare the result with the image and the held-out views; None where there is nothing."""
+    images = subject.render(inversion.cameras)
+    own = similarity(images, photo.target.to(images.image.device))
+    held_out = [
+        similarity(subject.render(cameras), target.to(images.image.device))
+        for target, cameras in photo.held_out
+    ]
+    values: dict[str, float | None] = {**own, "consistency_psnr": consistency(subject, inversion)}
+    for key in ("psnr", "ssim"):
+        each = [view[key] for view in held_out]
+        values[f"held_out_{key}"] = statistics.fmean(each) if each and None not in each else None  # type: ignore[arg-type]  # no None
+    return values
+
+
+def similarity(images: Images, target: Target) -> dict[str, float | None]:
+    """PSNR, SSIM and LPIPS inside the mask, of one view clipped to [-1, 1]."""
+    image, truth = (x.clamp(-1, 1).float() / 2 + 0.5 for x in (images.image, target.image))
+    error = ((image - truth).square() * target.mask).sum() / (3 * target.mask.sum())
+    windows, counts = ssim_map(image, truth, target.mask > 0.5)
+    lpips = perceptual_network()
+    perceptual: float | None = None
+    if isinstance(lpips, LpipsMap) and image.shape[-1] >= LEAST_SIDE:
+        shown = torch.where(target.mask > 0, image, truth) * 2 - 1
+        weighted = lpips(shown, truth * 2 - 1) * target.mask
+        perceptual = float(weighted.sum() / target.mask.sum())
+    has_ssim = image.shape[-1] >= WINDOW and bool(counts.any())
+    return {
+        "psnr": float(psnr(error)),
+        "ssim": float(windows[counts].mean()) if has_ssim else None,
+        "lpips": perceptual,
+    }
+
+
+def consistency(subject: Subject, inversion: Inversion) -> float | None:
+    """PSNR after warping views at the evaluation's angle beside the camera into each other."""
+    cfg = ConsistencyConfig()
+    angles = torch.tensor([-1.0, 0.0, 1.0], device=inversion.cameras.cam2world.device) * cfg.angle
+    cameras = inversion.cameras.rotate_y(angles)
+    images = subject.render(cameras)
+    if images.depth is None:
+        return None
+    views = surfaces(images.image.clamp(-1, 1).float(), images, cameras, cfg)
+    sums = pair_sums(views, len(angles), cfg.tolerance)
+    compared: Float[Tensor, ""] = sums.compared.sum()
+    return float(psnr(sums.warped.sum() / compared)) if compared > 0 else None
+
+
+def table(rows: dict[str, dict[str, float | None]]) -> str:
+    """Format the metrics of all images, and their means with 95 % intervals."""
+    used = [k for k in COLUMNS if any(row[k] is not None for row in rows.values())]
+    width = max(len(name) for name in [*rows, "mean"])
+    lines = [f"{'':{width}s}  " + "  ".join(f"{COLUMNS[k]:>18s}" for k in used)]
+    for name, row in rows.items():
+        cells = ["-" if row[k] is None else f"{row[k]:.3f}" for k in used]
+        lines.append(f"{name:{width}s}  " + "  ".join(f"{cell:>18s}" for cell in cells))
+    means = []
+    for key in used:
+        values = [x for row in rows.values() if (x := row[key]) is not None]
+        interval = mean_interval(values)
+        half = f" ±{(interval.high - interval.low) / 2:.3f}" if interval else ""
+        means.append(f"{statistics.fmean(values):.3f}{half}")
+    if len(rows) > 1:
+        lines.append(f"{'mean':{width}s}  " + "  ".join(f"{cell:>18s}" for cell in means))
+    return "\n".join(lines)
