@@ -99,7 +99,7 @@ def rasterise(uv: Float[np.ndarray, "n 2"], faces: Int[np.ndarray, "f 3"], size:
         area = _cross(b - a, c - a)
         with np.errstate(divide="ignore", invalid="ignore"):
             wa, wb = _cross(b - p, c - p) / area, _cross(c - p, a - p) / area
-        weights = np.stack([wa, wb, 1 - wa - wb], axis=1)
+            weights = np.stack([wa, wb, 1 - wa - wb], axis=1)
         inside = (weights >= -1e-6).all(axis=1)  # False for NaN, of a face without area
         parts.append((row[inside], column[inside], face[inside], weights[inside]))
     row, column, face, weights = (np.concatenate(x) for x in zip(*parts, strict=True))

@@ -11,8 +11,9 @@ from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.inference.config import GenerateOptions
-from lightning_gan3d.inference.generate import generate, image_distance, read_image
+from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.inference.model import Subject
+from lightning_gan3d.inference.targets import Target, image_distance, read_target
 
 SMALL = {"seeds": "4,12", "views": 2, "psi": 0.7, "device": "cpu"}
 
@@ -144,20 +145,21 @@ def test_images_are_read_upright_and_cropped_to_their_centre(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 3  # turned by half
     image.save(tmp_path / "turned.png", exif=exif)
-    read = read_image(tmp_path / "turned.png", 8)[0, 0]
+    read = read_target(tmp_path / "turned.png", 8).image[0, 0]
     assert read.shape == (8, 8)
     assert bool((read[:4] == -1).all())
     assert bool((read[4:] == 1).all())
     (tmp_path / "x.png").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"x\.png: not a readable image"):
-        read_image(tmp_path / "x.png", 8)
+        read_target(tmp_path / "x.png", 8)
 
 
 def test_the_distance_is_that_of_all_sizes():
     a, b = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     b[..., ::2, :] = 1.0  # rows: their mean remains, so that half sizes differ by 0.5 everywhere
-    assert float(image_distance(a, b)) == pytest.approx((0.5 + 3 * 0.25) / 4)
-    assert float(image_distance(a, a)) == 0
+    mask = torch.ones(1, 1, 32, 32)
+    assert float(image_distance(a, Target(b, mask))) == pytest.approx((0.5 + 3 * 0.25) / 4)
+    assert float(image_distance(a, Target(a, mask))) == 0
 
 
 @pytest.mark.parametrize(

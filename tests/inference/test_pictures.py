@@ -96,7 +96,7 @@ def test_png_files_hold_command_and_settings(tmp_path, channels, mode):
     with Image.open(tmp_path / "a.png") as file:
         assert file.mode == mode
         assert json.loads(file.text["Settings"]) == {"psi": 0.7, "name": "ü"}
-        assert file.text["Command"].startswith("gan3d ")
+        assert file.text["Command"].startswith("gan3d")
         assert file.text["Software"].startswith("lightning_gan3d ")
         assert np.array_equal(np.asarray(file).reshape(pixels.shape), pixels)
 
