@@ -159,11 +159,12 @@ class MeshOptions(RenderOptions):
     resolution: Annotated[int, Ge(8)] = 256
     """Voxels per axis."""
     level: Positive | None = None
-    """Density of the surface, per world unit; default: one voxel absorbs half of the light."""
+    """Density of the surface, per world unit; default: one voxel, of at most 128 per axis, absorbs
+    half of the light."""
     keep: Share = 0.01
     """Keep components with at least this share of the largest one's area; 1: the largest."""
     smooth: Annotated[int, Ge(0)] = 0
-    """Iterations of Taubin smoothing."""
+    """Iterations of Taubin smoothing, each a shrinking and a growing step."""
     faces: Annotated[int, Ge(0)] = 0
     """Decimate to this number of faces; 0: all."""
     texture: Annotated[int, Interval(ge=0, le=8192)] = 0

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from skimage.measure import marching_cubes
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field
@@ -15,6 +14,8 @@ from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
 from lightning_gan3d.inference.progress import track
+from lightning_gan3d.metrics.geometry.surfaces import mesh_of
+from renderers.compositing import standard_weights
 
 if TYPE_CHECKING:
     import trimesh
@@ -28,6 +29,10 @@ POINTS = 2**18
 """Points per query of the field: bounds memory."""
 RAY = (-1.5, 3.0, 24)
 """Ray of a surface colour: begin and end along the inward normal in voxels, and its samples."""
+TAUBIN = {"lamb": 0.5, "nu": 0.51}
+"""Shrinking and growing step of smoothing (Taubin 1995); a larger `nu` grows shapes."""
+MATTE = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+"""Material of a GLB; without one, glTF 2.0 takes a metal."""
 
 
 def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
@@ -58,7 +63,7 @@ def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
 
 
 def mesh_of_field(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
-    """Return the coloured surface of the first scene of a field, in world units, y up."""
+    """Return the coloured surface of a field of one scene, in world units, y up."""
     surface = extract_surface(field, options)
     voxel = field.box / options.resolution
     if options.texture:
@@ -75,34 +80,31 @@ def extract_surface(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
     """Return the surface without colours: marching cubes, components, smoothing, decimation.
 
     By default the surface is where one voxel (of at most `FINEST` per axis) absorbs half of the
-    light. Opacity is interpolated, not density: an abrupt rise of density then lies in the middle
-    between two samples. Surfaces are closed where the box cuts them.
+    light. The values between samples are interpolated in 1 - 2^(-sigma / level), not in density:
+    an abrupt rise then lies in the middle between two samples, at any level. Surfaces are closed
+    where the box cuts them.
 
-    Raises ConfigError if no density reaches the level.
+    Raises ConfigError if no density exceeds the level, or if a library for `faces` is missing.
     """
     import trimesh  # slow: more than a second
 
-    voxel = field.box / options.resolution
     length = field.box / min(options.resolution, FINEST)
     level = HALF / length if options.level is None else options.level
-    volume = density_volume(field, options.resolution, border=1)
+    volume = density_volume(field, options.resolution)
     highest = float(volume.max())
-    if highest <= level:
+    assert np.isfinite(highest), "the field's density is not finite"
+    np.multiply(volume, -1 / level, out=volume)  # in place: 0.5 GiB at 512
+    np.subtract(1, np.exp2(volume, out=volume), out=volume)
+    surface = mesh_of(volume, field.box)
+    if surface is None:
         raise ConfigError(
             f"level={level:g}: no surface, the highest density is {highest:g}; choose a lower level"
         )
-    opacity = np.negative(
-        np.expm1(np.multiply(volume, -length, out=volume), out=volume), out=volume
-    )
-    vertices, faces, _, _ = marching_cubes(opacity, -float(np.expm1(-level * length)))
-    # Sample i of an axis is at its voxel's centre; the border has index 0.
-    world = (vertices.astype(np.float64) - 0.5) * voxel - field.box / 2
-    surface = trimesh.Trimesh(world, faces[:, ::-1].astype(np.int64), process=False)
     surface = _largest(surface, options.keep)
-    if options.smooth:
-        trimesh.smoothing.filter_taubin(surface, iterations=options.smooth)
+    if options.smooth:  # trimesh counts shrinking and growing as two iterations
+        trimesh.smoothing.filter_taubin(surface, **TAUBIN, iterations=2 * options.smooth)
     if options.faces and options.faces < len(surface.faces):
-        surface = surface.simplify_quadric_decimation(face_count=options.faces)
+        surface = _simplified(surface, options.faces)
     return surface
 
 
@@ -120,17 +122,39 @@ def _largest(surface: "trimesh.Trimesh", share: float) -> "trimesh.Trimesh":
     return surface
 
 
-@torch.no_grad()
-def density_volume(field: Field, resolution: int, border: int = 0) -> Float[np.ndarray, "x y z"]:
-    """Density per world unit at the centres of resolution^3 voxels of the box, axes x, y, z.
+def _simplified(surface: "trimesh.Trimesh", faces: int) -> "trimesh.Trimesh":
+    """Collapse edges by quadric error (Garland and Heckbert 1997) down to about `faces` faces.
 
-    `border`: layers of density 0 around the box. Memory: the result, and `POINTS` points.
+    Not trimesh's wrapper: it merges vertices of equal position afterwards, which opens surfaces.
     """
+    import trimesh
+
+    try:
+        from fast_simplification import simplify
+    except ImportError:
+        raise ConfigError(
+            f"faces={faces}: fast-simplification is missing; pip install 'lightning-gan3d[mesh]'"
+        ) from None
+    points, triangles = np.asarray(surface.vertices), np.asarray(surface.faces)
+    vertices, kept = simplify(points, triangles, target_count=faces)
+    # A collapse can leave two faces back to back: a fin of no volume on an edge of four faces.
+    keys = np.sort(kept, axis=1)
+    _, group, num = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    simple = trimesh.Trimesh(vertices, kept[num[group.ravel()] == 1], process=False)
+    simple.remove_unreferenced_vertices()
+    return simple
+
+
+@torch.no_grad()
+def density_volume(field: Field, resolution: int) -> Float[np.ndarray, "x y z"]:
+    """Density per world unit of one scene at the centres of resolution^3 voxels, axes x, y, z.
+
+    Memory: the result, and `POINTS` points.
+    """
+    assert field.batch == 1, "a volume is of one scene; select it with Scene.index"
     device = field.tensors()[0].device
     centre = ((torch.arange(resolution, device=device) + 0.5) / resolution - 0.5) * field.box
-    size = resolution + 2 * border
-    volume = np.zeros((size, size, size), np.float32)
-    inner = slice(border, border + resolution)
+    volume = np.empty((resolution, resolution, resolution), np.float32)
     plane = torch.stack(torch.meshgrid(centre, centre, indexing="ij"), dim=-1).view(-1, 2)
     for i, x in enumerate(centre):
         points = torch.cat([x.expand(len(plane), 1), plane], dim=1)
@@ -138,7 +162,7 @@ def density_volume(field: Field, resolution: int, border: int = 0) -> Float[np.n
             field.sigma(field.density(part[None]))[0, :, 0] for part in torch.split(points, POINTS)
         ]
         layer = torch.cat(parts).float().view(resolution, resolution)
-        volume[border + i, inner, inner] = layer.cpu().numpy()
+        volume[i] = layer.cpu().numpy()
     return volume
 
 
@@ -157,7 +181,7 @@ def surface_colours(
     device = field.tensors()[0].device
     begin, end, samples = RAY
     edges = torch.linspace(begin, end, samples + 1, device=device) * voxel
-    t, step = (edges[1:] + edges[:-1]) / 2, (end - begin) * voxel / samples
+    t = (edges[1:] + edges[:-1]) / 2
     parts = []
     for first in range(0, len(points), POINTS // samples):
         some = slice(first, first + POINTS // samples)
@@ -168,12 +192,11 @@ def surface_colours(
         at = (origins[:, None] + t[:, None] * inward[:, None]).view(1, -1, 3)
         dirs = inward[:, None].expand(-1, samples, -1).reshape(1, -1, 3)
         sigma_raw, feature = field(at, dirs)
-        alpha = -torch.expm1(-field.sigma(sigma_raw).view(-1, samples) * step)
-        before = torch.cumprod(1 - alpha, dim=1).roll(1, dims=1)
-        before[:, 0] = 1
-        weights = alpha * before + 1e-8  # an empty ray takes the mean
-        colour = (weights[..., None] * feature[0, :, :3].view(-1, samples, 3)).sum(dim=1)
-        parts.append(colour / weights.sum(dim=1, keepdim=True))
+        sigma = field.sigma(sigma_raw).view(1, -1, samples)
+        weights, _ = standard_weights(sigma, edges.expand(1, len(origins), -1))
+        weights = weights[0, ..., None] + 1e-8  # an empty ray takes the mean
+        colour = (weights * feature[0, :, :3].view(-1, samples, 3)).sum(dim=1)
+        parts.append(colour / weights.sum(dim=1))
     return np.asarray(torch.cat(parts).float().cpu())
 
 
@@ -191,15 +214,14 @@ def linear(srgb: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 def write_mesh(surface: "trimesh.Trimesh", path: Path) -> None:
     """Write OBJ, PLY or GLB, by the path's suffix; an OBJ with texture has two files beside it.
 
-    Vertex colours are sRGB in OBJ and PLY. glTF 2.0 (section 3.9.2) requires linear ones; in eight
-    bits dark colours become coarse, so give GLB a texture where that matters.
+    Vertex colours are sRGB in OBJ and PLY, linear in GLB. Normals are the mesh's, weighted by
+    angle: a solid's density has no gradient.
     """
     files: dict[str, Any] = {}
     surface = surface.copy()
     visual: Any = surface.visual
     if path.suffix == ".glb":
-        _make_matte(surface)
-        files[path.name] = surface.export(file_type="glb", include_normals=True)
+        files[path.name] = _glb(surface)
     elif path.suffix == ".obj" and visual.kind == "texture":
         visual.material.name = path.stem
         from trimesh.exchange.obj import export_obj
@@ -218,14 +240,28 @@ def write_mesh(surface: "trimesh.Trimesh", path: Path) -> None:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _make_matte(surface: "trimesh.Trimesh") -> None:
-    """Set a rough, non-metallic material, and vertex colours in linear light."""
+def _glb(surface: "trimesh.Trimesh") -> bytes:
+    """Return glTF 2.0 with a matte material; changes the mesh's visual.
+
+    Vertex colours are linear (glTF 2.0, section 3.9.2) and in float32: trimesh writes bytes, in
+    which the 13 darkest values of sRGB become two. The texture stays sRGB.
+    """
+    from trimesh.exchange.gltf import export_glb
+    from trimesh.visual import ColorVisuals
     from trimesh.visual.material import PBRMaterial
 
-    matte = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
     visual: Any = surface.visual
     if visual.kind == "texture":
-        visual.material = PBRMaterial(baseColorTexture=visual.material.image, **matte)
-        return
-    colours = np.asarray(visual.vertex_colors[:, :3], np.float32) / 255
-    visual.vertex_colors = to_bytes(linear(colours))
+        visual.material = PBRMaterial(baseColorTexture=visual.material.image, **MATTE)
+        return bytes(export_glb(surface, include_normals=True))
+    srgb = np.asarray(visual.vertex_colors[:, :3], np.float32) / 255
+    surface.visual = ColorVisuals()
+    surface.vertex_attributes["_LINEAR"] = linear(srgb)
+
+    def rename(tree: dict[str, Any]) -> None:
+        primitive = tree["meshes"][0]["primitives"][0]
+        primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_LINEAR")
+        primitive["material"] = 0
+        tree["materials"] = [{"pbrMetallicRoughness": MATTE}]
+
+    return bytes(export_glb(surface, include_normals=True, tree_postprocessor=rename))
