@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kinds import KINDS
 
 from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.experiment import load_experiment
@@ -13,8 +14,6 @@ from lightning_gan3d.inference.model import open_model
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
 
 from fabricated_runs import write_labels  # after its folder is known
-
-KINDS = ("triplane", "voxel", "nerf_mlp", "image2d")
 
 
 @pytest.fixture(scope="session")

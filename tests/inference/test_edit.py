@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS
+from kinds import KINDS
 from PIL import Image
 
 from lightning_gan3d.config import ConfigError, build

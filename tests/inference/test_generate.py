@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS
+from kinds import KINDS
 from PIL import Image
 
 from lightning_gan3d.checkpoints import store, stored_networks

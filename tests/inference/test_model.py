@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import KINDS
+from kinds import KINDS
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import KINDS
+from kinds import KINDS
 from PIL import Image
 
 from lightning_gan3d.config import ConfigError

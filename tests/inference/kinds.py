@@ -1,0 +1,1 @@
+KINDS = ("triplane", "voxel", "nerf_mlp", "image2d")
