@@ -159,7 +159,7 @@ class MeshOptions(RenderOptions):
     resolution: Annotated[int, Ge(8)] = 256
     """Voxels per axis."""
     level: Positive | None = None
-    """Density of the surface, per world unit; default: one voxel, of at most 128 per axis, absorbs
+    """Density of the surface, per world unit; default: one voxel, of at most 16 per axis, absorbs
     half of the light."""
     keep: Share = 0.01
     """Keep components with at least this share of the largest one's area; 1: the largest."""
