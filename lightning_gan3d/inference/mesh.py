@@ -25,7 +25,8 @@ HALF = float(np.log(2))
 FINEST = 16
 """From this resolution on, the default level stays the same: finer voxels of the same density are
 less opaque, so that soft surfaces would shrink. Silhouettes of `pretrained:triplane` overlap with
-its renderings by 0.96 (IoU) at 16, 0.85 at 32, 0.26 at 128. EG3D's usual level is 10 in a box of 1."""
+its renderings by 0.96 (IoU) at 16, 0.85 at 32, 0.26 at 128. EG3D's usual level, 10 in a box of 1,
+is near."""
 POINTS = 2**18
 """Points per query of the field: bounds memory."""
 RAY = (-1.5, 3.0, 24)
