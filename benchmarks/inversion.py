@@ -25,10 +25,10 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.files import provenance, write_json
 from lightning_gan3d.images import Images, quantise
 from lightning_gan3d.inference.config import InvertOptions
-from lightning_gan3d.inference.invert import similarity
+from lightning_gan3d.inference.inversion.invert import similarity
+from lightning_gan3d.inference.inversion.projection import invert
+from lightning_gan3d.inference.inversion.targets import Target
 from lightning_gan3d.inference.model import Model, Subject, open_model
-from lightning_gan3d.inference.projection import invert
-from lightning_gan3d.inference.targets import Target
 from lightning_gan3d.stats import mean_interval
 
 SEED = 1000

@@ -166,7 +166,7 @@ def invert(
     out: Out = None,
 ) -> None:
     """Find latent, camera and tuned weights of images; the other commands open the results."""
-    from lightning_gan3d.inference.invert import invert_files
+    from lightning_gan3d.inference.inversion.invert import invert_files
 
     typer.echo(invert_files(run, images, options, out))
 

@@ -15,6 +15,7 @@ from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import GenerateOptions, outputs_of
+from lightning_gan3d.inference.inversion.targets import image_distance, read_target
 from lightning_gan3d.inference.model import (
     Model,
     history,
@@ -34,7 +35,6 @@ from lightning_gan3d.inference.pictures import (
     with_alpha,
 )
 from lightning_gan3d.inference.styles import subject_of
-from lightning_gan3d.inference.targets import image_distance, read_target
 from lightning_gan3d.metrics.geometry.surfaces import thinness
 
 Score = Callable[[Images, Cameras], float]

@@ -12,8 +12,8 @@ from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.inference.config import GenerateOptions
 from lightning_gan3d.inference.generate import generate
+from lightning_gan3d.inference.inversion.targets import Target, image_distance, read_target
 from lightning_gan3d.inference.model import Subject
-from lightning_gan3d.inference.targets import Target, image_distance, read_target
 
 SMALL = {"seeds": "4,12", "views": 2, "psi": 0.7, "device": "cpu"}
 

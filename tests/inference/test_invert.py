@@ -20,9 +20,8 @@ from lightning_gan3d.images import to_uint8
 from lightning_gan3d.inference import invert as command
 from lightning_gan3d.inference.config import GenerateOptions, InvertOptions, RenderOptions
 from lightning_gan3d.inference.generate import generate
-from lightning_gan3d.inference.invert import find_images, invert_files, read_photos
-from lightning_gan3d.inference.model import Subject, interpolated, open_model, save_latent
-from lightning_gan3d.inference.projection import (
+from lightning_gan3d.inference.inversion.invert import find_images, invert_files, read_photos
+from lightning_gan3d.inference.inversion.projection import (
     Problem,
     find_start,
     invert,
@@ -30,13 +29,14 @@ from lightning_gan3d.inference.projection import (
     optimise,
     pose_grid,
 )
-from lightning_gan3d.inference.targets import (
+from lightning_gan3d.inference.inversion.targets import (
     Target,
     image_distance,
     noise_regulariser,
     perceptual_distance,
     read_target,
 )
+from lightning_gan3d.inference.model import Subject, interpolated, open_model, save_latent
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))

@@ -23,14 +23,14 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import InvertOptions
-from lightning_gan3d.inference.model import Model, mean_styles, offset_styles
-from lightning_gan3d.inference.progress import track
-from lightning_gan3d.inference.targets import (
+from lightning_gan3d.inference.inversion.targets import (
     Target,
     image_distance,
     noise_regulariser,
     perceptual_distance,
 )
+from lightning_gan3d.inference.model import Model, mean_styles, offset_styles
+from lightning_gan3d.inference.progress import track
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap, load_lpips
 from lightning_gan3d.networks.layers import SynthesisLayer
 

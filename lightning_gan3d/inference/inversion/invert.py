@@ -26,6 +26,13 @@ from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import InvertOptions
+from lightning_gan3d.inference.inversion.projection import (
+    Inversion,
+    invert,
+    perceptual_network,
+    pose_grid,
+)
+from lightning_gan3d.inference.inversion.targets import Target, read_target
 from lightning_gan3d.inference.model import (
     LATENT,
     Model,
@@ -35,13 +42,6 @@ from lightning_gan3d.inference.model import (
     save_latent,
 )
 from lightning_gan3d.inference.pictures import Tile, contact_sheets, pictures, save_png, to_array
-from lightning_gan3d.inference.projection import (
-    Inversion,
-    invert,
-    perceptual_network,
-    pose_grid,
-)
-from lightning_gan3d.inference.targets import Target, read_target
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import (
     LEAST_SIDE,

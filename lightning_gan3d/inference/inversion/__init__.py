@@ -1,0 +1,1 @@
+"""Images to latents, cameras and tuned generators."""
