@@ -17,9 +17,9 @@ from lightning_gan3d.config import ConfigError, UserError, build
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import to_uint8
-from lightning_gan3d.inference import invert as command
 from lightning_gan3d.inference.config import GenerateOptions, InvertOptions, RenderOptions
 from lightning_gan3d.inference.generate import generate
+from lightning_gan3d.inference.inversion import invert as command
 from lightning_gan3d.inference.inversion.invert import find_images, invert_files, read_photos
 from lightning_gan3d.inference.inversion.projection import (
     Problem,
