@@ -55,12 +55,18 @@ def generate(
     seeds = parse_seeds(options.seeds)
     out = output_folder(references, "generated", out)
     paths = [p for r in references for p in (history(r) if all_checkpoints else [r])]
+    names = [name_of(path) for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"two generators are called {twice}: their files would be mixed up")
     tiles: dict[int, list[Tile]] = {seed: [] for seed in seeds}
+    scores: dict[int, float] = {}
     lines = []
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         model = open_model(path, options)
-        folder = out / name_of(path) if len(paths) > 1 else out
-        scores = _write(model, path, folder, options, tiles)
+        folder = out / name if len(paths) > 1 else out
+        own = _write(model, path, folder, options, tiles)
+        scores = scores or own  # several generators: the order is that of the first
         lines.append(f"{model.name}: {len(seeds)} seeds; {model.cameras_from}")
     order = sorted(seeds, key=lambda seed: scores.get(seed, 0.0))
     rows = [tile for seed in order for tile in tiles[seed]]

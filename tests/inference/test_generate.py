@@ -98,6 +98,12 @@ def test_generators_side_by_side(exports, tmp_path):
     assert height < 3 * 120  # two seeds
 
 
+def test_generators_of_equal_names_are_rejected(exports, tmp_path):
+    with pytest.raises(ConfigError, match="two generators are called voxel"):
+        generate([str(exports["voxel"])] * 2, GenerateOptions(**SMALL), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_checkpoints_of_a_run(exports, models, tmp_path):
     from lightning_gan3d.experiment import load_experiment
 
