@@ -92,7 +92,7 @@ def hue(image):
 def test_a_regressor_finds_a_direction_that_moves_its_attribute(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "own", SimpleNamespace(hue=hue))
     model = models["triplane"]
-    options = EditOptions(method="labels", regressor="own:hue", **CPU | {"samples_w": 120})
+    options = EditOptions(method="labels", regressor="own:hue", **CPU)
     directions, (note,) = find_directions(model, options)
     assert float(note.partition("R² ")[2].split()[0]) > 0.1
     camera = model.orbit.cameras(1)
