@@ -1,6 +1,7 @@
 """Load a network from a run, a checkpoint, an export or an NVIDIA pickle."""
 
 import dataclasses
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,9 @@ def export_generator(path: str | Path, out: Path) -> Path:
     if out.exists():
         raise CheckpointError(f"{out} exists: give another folder")
     stored = read_networks(path, ["generator"])
+    out.mkdir(parents=True)
+    if (stored.path / stored_networks.LATENT).is_file():
+        shutil.copy(stored.path / stored_networks.LATENT, out)
     write_export(out, stored, stored.generator("generator"))
     return out
 

@@ -28,6 +28,8 @@ NetworkKind = Literal["generator", "generator_raw", "discriminator"]
 NAMES: dict[NetworkKind, str] = {"generator": "G_ema", "generator_raw": "G", "discriminator": "D"}
 """Names as in papers and in EG3D's files."""
 FORMAT = "lightning_gan3d"
+LATENT = "latent.safetensors"
+"""The inverted latent beside a generator."""
 
 
 class Stored(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -62,7 +62,7 @@ def with_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., Non
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=f.default,
-                annotation=Annotated[_plain(hints[f.name]), typer.Option(help=texts[f.name])],
+                annotation=Annotated[hints[f.name], typer.Option(help=texts[f.name])],
             )
             for f in fields(cls)
             if f.default is not MISSING
@@ -85,13 +85,6 @@ def field_docs(cls: type) -> dict[str, str]:
                 assert isinstance(after.value, ast.Constant)
                 texts[node.target.id] = " ".join(str(after.value.value).split())
     return texts
-
-
-def _plain(hint: Any) -> Any:
-    """Remove ranges from an annotation: `build` checks them."""
-    if get_origin(hint) is Annotated:
-        return get_args(hint)[0]
-    return hint
 
 
 @app.command()

@@ -39,6 +39,8 @@ def read(path: Path) -> Directions:
 def parse_edits(text: str, generator: Generator) -> Float[Tensor, "num_ws w_dim"]:
     """Sum directions: `FILE:pc1=2,pc3=-1`, strengths in standard deviations."""
     name, _, terms = text.rpartition(":")
+    if not name:
+        raise ConfigError(f"edits={text}: use FILE:NAME=STRENGTH,...")
     directions = read(Path(name))
     total = torch.zeros(generator.representation.num_ws, generator.cfg.w_dim)
     for term in terms.split(","):

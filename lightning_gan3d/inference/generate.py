@@ -97,6 +97,11 @@ def _write(
         "depth": "world units along the ray",
         "depth_png_step": depth_step(model),
     }
+
+    def shown(score: float) -> float:
+        """The score as measured: high logits and solid shapes come first, so they are negated."""
+        return score if options.sort == "distance" else -score
+
     for seed in tiles:
         subject = subject_of(model, seed, options)
         images = subject.render(cameras, options.rendering_resolution)
@@ -105,10 +110,10 @@ def _write(
         views = save_views(
             model, images, cameras, folder / f"seed{seed:04d}", record | {"seed": seed}, options
         )
-        caption = f"{model.name} {seed}" if score is None else f"{seed}  {abs(scores[seed]):.3g}"
+        caption = f"{model.name} {seed}" if score is None else f"{seed}  {shown(scores[seed]):.3g}"
         tiles[seed].append(Tile(caption, views))
     if score:
-        record["scores"] = {seed: abs(value) for seed, value in scores.items()}
+        record["scores"] = {seed: shown(value) for seed, value in scores.items()}
     write_json(folder / "generate.json", record)
     return scores
 

@@ -15,6 +15,7 @@ from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import orbit_of, read_networks
 from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
+from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.devices import choose_device
@@ -35,8 +36,6 @@ Mixtures, interpolations and edits are such functions too. A 3D scene is made fo
 baseline needs the styles of every camera.
 """
 
-LATENT = "latent.safetensors"
-"""An inverted latent beside its exported generator."""
 MEAN_OVER = 1024
 """Latents of the mean styles."""
 
@@ -200,10 +199,12 @@ def history(reference: str | Path) -> list[Path]:
 
 
 def name_of(reference: str | Path) -> str:
-    """Return a short name: of a run, experiment and directory; else the last part."""
+    """Return a short name: of a run, experiment and directory; of a checkpoint, run and step."""
     path = Path(reference)
     if (path / CONFIG).is_file() and (path / "checkpoints").is_dir():
         return f"{path.parent.name}-{path.name}"
+    if path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name}-{path.name}"
     return references.name_of(reference)
 
 

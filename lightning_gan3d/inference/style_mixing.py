@@ -57,6 +57,8 @@ def ranges_of(text: str, levels: Sequence[int]) -> dict[str, list[int]]:
             zip(RANGES, (part.tolist() for part in np.array_split(unique, 3)), strict=True)
         )
         names = RANGES if text == "all" else (text,)
+        if text != "all" and not parts[text]:
+            raise ConfigError(f"range={text}: the levels {unique} are too few", field="range")
         return {
             f"{name} ({parts[name][0]}-{parts[name][-1]})": _indices(levels, parts[name])
             for name in names

@@ -159,7 +159,7 @@ def test_unknown_edits_are_rejected(exports, tmp_path):
     for text, message in (
         (f"{file}:pc9=1", "use FILE:NAME=STRENGTH,... with pc1"),
         (f"{file}:pc1=x", "use FILE:NAME=STRENGTH"),
-        (f"{file}", "not a file of directions"),
+        (f"{file.name}", "use FILE:NAME=STRENGTH"),
         (f"{tmp_path / 'none'}:pc1=1", "not a file of directions"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -118,7 +118,7 @@ def test_all_checkpoints_of_a_run(exports, models, tmp_path):
     options = GenerateOptions(seeds="1", views=1, device="cpu")
     generate([str(tmp_path / "run")], options, tmp_path / "out", all_checkpoints=True)
     folders = [p.name for p in sorted((tmp_path / "out").iterdir()) if p.is_dir()]
-    assert folders == ["step000000001", "step000000002"]
+    assert folders == ["run-step000000001", "run-step000000002"]
     with pytest.raises(ConfigError, match="no run with checkpoints"):
         generate([str(exports["voxel"])], options, tmp_path / "none", all_checkpoints=True)
     assert not (tmp_path / "none").exists()

@@ -57,6 +57,8 @@ def test_ranges():
     assert list(parts) == ["coarse (4-16)", "middle (32-128)", "fine (256-1024)"]
     assert sorted(i for part in parts.values() for i in part) == list(range(18))
     assert ranges_of("middle", [1, 2, 3, 4]) == {"middle (3-3)": [2]}
+    with pytest.raises(ConfigError, match=r"range=fine: the levels \[4, 8\] are too few"):
+        ranges_of("fine", [4, 8, 8, 8])
     for text in ("5-7", "8-4", "coarse-fine", ""):
         with pytest.raises(ConfigError, match="use coarse, middle, fine, all, or LOW-HIGH"):
             ranges_of(text, STYLEGAN)

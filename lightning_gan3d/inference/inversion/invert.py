@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import read_networks, write_export
+from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import FolderSource
 from lightning_gan3d.data.image_files import is_image
@@ -34,7 +35,6 @@ from lightning_gan3d.inference.inversion.projection import (
 )
 from lightning_gan3d.inference.inversion.targets import Target, read_target
 from lightning_gan3d.inference.model import (
-    LATENT,
     Model,
     Subject,
     open_model,

@@ -45,6 +45,8 @@ class MeshOverlay:
             self._session.loop.work(self._make(state, wanted))
 
     def _make(self, state: ViewState, wanted: tuple[object, ...]) -> Iterator[None]:
+        if self._made != wanted:
+            return
         options, scene = MeshOptions(resolution=RESOLUTION), self._session.server.scene
         surface = mesh_of_field(self._session.stage.field(state), options)
         if self._made == wanted and wanted[0] == "surface":
