@@ -3,8 +3,8 @@
     python -m benchmarks.inversion RUN --out FILE.json --objects 20 tuning_steps=0 space=w
 
 Each figure is inverted from one view near the front. The table lists PSNR and SSIM of this view and
-of views 30 and 90 degrees beside it, and the depth error of this view at pixels where truth and
-result are opaque, as means with 95 % intervals. RUN: trained on `gan3d data synth`.
+of views 30 and 90 degrees beside it, as means with 95 % intervals. It also lists the depth error of
+the given view, at pixels where truth and result are opaque. RUN: trained on `gan3d data synth`.
 """
 
 import argparse

@@ -119,7 +119,7 @@ class MixOptions(RenderOptions):
 
 @dataclass(frozen=True)
 class EditOptions(RenderOptions):
-    """How edit directions are found."""
+    """Method and data for finding edit directions."""
 
     method: Literal["pca", "sefa", "labels"] = "pca"
     """pca: principal components of the styles (GANSpace). sefa: closed-form factorisation of the

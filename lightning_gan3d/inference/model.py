@@ -50,7 +50,7 @@ class Model:
     orbit: Orbit
     """Cameras on which it is shown."""
     cameras_from: str = ""
-    """Where the orbit comes from, in words."""
+    """Source of the orbit, for messages."""
     box: float = 1.0
     """Edge of the scene's cube, in world units."""
     background: float = 1.0

@@ -106,11 +106,11 @@ def normal_colours(
     depth: Float[Tensor, "v 1 h w"], solid: Bool[Tensor, "v 1 h w"], cameras: Cameras
 ) -> UInt8[np.ndarray, "v h w 3"]:
     """Colour the normals of depth maps in the camera's frame: x right, y up, z to the viewer."""
-    found = normals_from_depth(depth, solid, cameras)
-    local = torch.einsum("vji,vjhw->vihw", cameras.cam2world[:, :3, :3], found.normals)
+    world = normals_from_depth(depth, solid, cameras)
+    local = torch.einsum("vji,vjhw->vihw", cameras.cam2world[:, :3, :3], world.normals)
     signs = local.new_tensor([1.0, -1.0, -1.0])[:, None, None]  # from OpenCV axes
     colours = to_uint8(local * signs).permute(0, 2, 3, 1).contiguous().numpy()
-    colours[~found.valid[:, 0].numpy()] = EMPTY
+    colours[~world.valid[:, 0].numpy()] = EMPTY
     return colours  # type: ignore[no-any-return]  # numpy
 
 

@@ -153,7 +153,7 @@ class Controls:
             text = angles or save_camera(camera, self._session.out)
         azimuth, elevation, _ = spherical(camera.origins - torch.tensor(self._stage.orbit.target))
         self.azimuth.value = round(float(azimuth), 2)  # type: ignore[misc]  # viser's types
-        self.elevation.value = round(float(elevation), 2)  # type: ignore[misc]
+        self.elevation.value = round(float(elevation), 2)  # type: ignore[misc]  # viser's types
         self._set_condition(text)
 
     def _turn_condition(self, client: viser.ClientHandle | None) -> None:

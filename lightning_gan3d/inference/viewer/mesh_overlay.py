@@ -36,22 +36,22 @@ class MeshOverlay:
         """Remove a mesh that is not the scene's; make the one that is shown, in the background."""
         if not self._possible:
             return
-        wanted = (self.mode.value, *state.scene_key)
-        if self._made not in (None, wanted):
+        key = (self.mode.value, *state.scene_key)
+        if self._made not in (None, key):
             self._session.server.scene.remove_by_name("/mesh")
             self._made = None
         if self._made is None and self.mode.value != "none":
-            self._made = wanted
-            self._session.loop.work(self._make(state, wanted))
+            self._made = key
+            self._session.loop.work(self._make(state, key))
 
-    def _make(self, state: ViewState, wanted: tuple[object, ...]) -> Iterator[None]:
-        if self._made != wanted:
+    def _make(self, state: ViewState, key: tuple[object, ...]) -> Iterator[None]:
+        if self._made != key:
             return
         options, scene = MeshOptions(resolution=RESOLUTION), self._session.server.scene
         surface = mesh_of_field(self._session.stage.field(state), options)
-        if self._made == wanted and wanted[0] == "surface":
+        if self._made == key and key[0] == "surface":
             scene.add_mesh_trimesh("/mesh", surface)
-        elif self._made == wanted:
+        elif self._made == key:
             vertices, faces = (np.asarray(x) for x in (surface.vertices, surface.faces))
             scene.add_mesh_simple("/mesh", vertices, faces, color=COLOUR, wireframe=True)
         yield
