@@ -1,6 +1,6 @@
 """Shapes: the surface of a field as a mesh with the colours of its radiance field."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
 from lightning_gan3d.inference.progress import track
-from lightning_gan3d.metrics.geometry.surfaces import mesh_of
+from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
+from lightning_gan3d.metrics.sources import volume_of
 from renderers.compositing import standard_weights
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ less opaque, so that soft surfaces would shrink. Silhouettes of `pretrained:trip
 its renderings by 0.96 (IoU) at 16, 0.85 at 32, 0.26 at 128. EG3D's usual level, 10 in a box of 1,
 is near."""
 POINTS = 2**18
-"""Points per query of the field: bounds memory."""
+"""Samples per query of colours: bounds memory."""
 RAY = (-1.5, 3.0, 24)
 """Ray of a surface colour: begin and end along the inward normal in voxels, and its samples."""
 TAUBIN = {"lamb": 0.5, "nu": 0.51}
@@ -147,25 +148,11 @@ def _simplified(surface: "trimesh.Trimesh", faces: int) -> "trimesh.Trimesh":
     return simple
 
 
-@torch.no_grad()
 def density_volume(field: Field, resolution: int) -> Float[np.ndarray, "x y z"]:
-    """Density per world unit of one scene at the centres of resolution^3 voxels, axes x, y, z.
-
-    Memory: the result, and `POINTS` points.
-    """
+    """Density per world unit of one scene at the centres of resolution^3 voxels."""
     assert field.batch == 1, "a volume is of one scene; select it with Scene.index"
-    device = field.tensors()[0].device
-    centre = ((torch.arange(resolution, device=device) + 0.5) / resolution - 0.5) * field.box
-    volume = np.empty((resolution, resolution, resolution), np.float32)
-    plane = torch.stack(torch.meshgrid(centre, centre, indexing="ij"), dim=-1).view(-1, 2)
-    for i, x in enumerate(centre):
-        points = torch.cat([x.expand(len(plane), 1), plane], dim=1)
-        parts = [
-            field.sigma(field.density(part[None]))[0, :, 0] for part in torch.split(points, POINTS)
-        ]
-        layer = torch.cat(parts).float().view(resolution, resolution)
-        volume[i] = layer.cpu().numpy()
-    return volume
+    density = replace(volume_of(field), occupancy=lambda sigma: sigma)
+    return grid_of(density, resolution)
 
 
 @torch.no_grad()

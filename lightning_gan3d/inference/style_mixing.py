@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Field, Representation
+from lightning_gan3d.contract import Representation
 from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
@@ -28,6 +25,8 @@ from lightning_gan3d.inference.model import (
     parse_seeds,
 )
 from lightning_gan3d.inference.pictures import FOREGROUND, Pixels, enlarged, pictures, save_png
+from lightning_gan3d.metrics.geometry.surfaces import grid_of
+from lightning_gan3d.metrics.sources import volume_of
 from lightning_gan3d.networks.synthesis import Synthesis
 from lightning_gan3d.stats import mean_interval
 
@@ -183,9 +182,9 @@ def measure(
             second = Subject(model, mixed(own, other, indices))
             values = changes.setdefault(name, {"geometry": [], "colour": []})
             if model.generator.cfg.is_field:
-                a, b = (occupancy(s.scene) for s in (first, second))
-                union, shared = torch.maximum(a, b).sum(), torch.minimum(a, b).sum()
-                values["geometry"].append(float(1 - shared / union.clamp(min=1e-9)))
+                a, b = (grid_of(volume_of(s.scene), GRID) for s in (first, second))
+                union, shared = np.maximum(a, b).sum(), np.minimum(a, b).sum()
+                values["geometry"].append(float(1 - shared / max(union, 1e-9)))
             views = [s.render(camera, options.rendering_resolution) for s in (first, second)]
             values["colour"].append(_colour_change(*views))
     return {
@@ -209,16 +208,6 @@ def _colour_change(one: Images, other: Images) -> float:
         both = (torch.minimum(one.opacity, other.opacity) >= FOREGROUND)[:, 0]
         difference = difference[both] if bool(both.any()) else difference * 0
     return float(difference.mean())
-
-
-@torch.no_grad()
-def occupancy(field: Field) -> Float[Tensor, "1 n 1"]:
-    """Occupancy 1 - exp(-sigma * cell) at the centres of GRID^3 cells of the field's box."""
-    device = field.tensors()[0].device
-    centre = ((torch.arange(GRID, device=device) + 0.5) / GRID - 0.5) * field.box
-    axes = torch.meshgrid(centre, centre, centre, indexing="ij")
-    points = rearrange(torch.stack(axes, dim=-1), "x y z c -> 1 (x y z) c")
-    return -torch.expm1(-field.sigma(field.density(points)) * field.box / GRID)
 
 
 def table(changes: dict[str, dict[str, list[float] | None]]) -> str:

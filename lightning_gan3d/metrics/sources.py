@@ -60,6 +60,16 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
     return 1 - torch.exp(-sigma * (box / BOX_SHARE))
 
 
+def volume_of(field: Field) -> Volume:
+    """Return the interior of a field, at which its density can be queried."""
+    device = field.tensors()[0].device
+
+    def level(points: Tensor) -> Tensor:
+        return field.sigma(field.density(points.to(device)))[..., 0]
+
+    return Volume(level, lambda sigma: density_occupancy(sigma, field.box), field.box)
+
+
 class ViewSource(ABC):
     """Items to render from cameras. Item i does not depend on its batch."""
 
@@ -146,14 +156,7 @@ class GeneratorSource(ViewSource):
         with torch.no_grad():
             ws = self.generator.mapping(self.latents(items), self.label(items))
             scene = self.generator.scene(ws)
-        if not isinstance(scene, Field):
-            return None
-        field = scene
-
-        def level(points: Tensor) -> Tensor:
-            return field.sigma(field.density(points.to(self.device)))[..., 0]
-
-        return Volume(level, lambda sigma: density_occupancy(sigma, field.box), field.box)
+        return volume_of(scene) if isinstance(scene, Field) else None
 
 
 @dataclass(frozen=True, eq=False)

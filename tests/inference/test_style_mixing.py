@@ -13,13 +13,15 @@ from lightning_gan3d.inference.config import MixOptions
 from lightning_gan3d.inference.model import Subject
 from lightning_gan3d.inference.pictures import pictures
 from lightning_gan3d.inference.style_mixing import (
+    GRID,
     measure,
     mix,
     mixed,
-    occupancy,
     ranges_of,
     style_levels,
 )
+from lightning_gan3d.metrics.geometry.surfaces import grid_of
+from lightning_gan3d.metrics.sources import volume_of
 
 STYLEGAN = [4] + [r for r in (8, 16, 32, 64, 128, 256, 512, 1024) for _ in range(2)] + [1024]
 
@@ -124,9 +126,9 @@ class Slab(Field):
 
 def test_occupancy_of_a_slab():
     cfg = SceneConfig(box=2.0, density=DensityConfig(activation="relu"))
-    cells = occupancy(Slab(torch.zeros(1, 1, 1), cfg)).view(32, 32, 32)
-    assert bool((cells[:16] == 0).all())
-    assert torch.allclose(cells[16:], torch.tensor(1 - np.exp(-3 * 2 / 32)).float())
+    cells = grid_of(volume_of(Slab(torch.zeros(1, 1, 1), cfg)), GRID)
+    assert (cells[:16] == 0).all()
+    assert np.allclose(cells[16:], 1 - np.exp(-3 * 2 / 32))
 
 
 def test_the_command_prints_shares(exports, tmp_path):

@@ -97,7 +97,7 @@ def measure_geometry(context: EvaluationContext) -> list[Metric]:
         statistics = view_statistics(depth_views, cfg)
         volume = source.volume(items)
         if volume is not None:
-            box, grid = volume.box, grid_of(volume, cfg.grid)[0]
+            box, grid = volume.box, grid_of(volume, cfg.grid)
             statistics |= volume_statistics(volume, grid, depth_views, cfg)
             shapes.append(shape_of(grid, box, cfg.points, context.seed + item))
         for name, value in statistics.items():
@@ -180,7 +180,7 @@ def _object_shape(
     volume = truth.volume(torch.tensor([item]))
     if volume is None:
         return None
-    return shape_of(grid_of(volume, cfg.grid)[0], volume.box, cfg.points, seed + item)
+    return shape_of(grid_of(volume, cfg.grid), volume.box, cfg.points, seed + item)
 
 
 def num_objects(truth: ViewSource, items: int) -> int:

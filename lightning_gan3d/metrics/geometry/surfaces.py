@@ -109,17 +109,20 @@ SURFACE = 0.5
 _POINTS_AT_ONCE = 2**15
 
 
-def grid_of(volume: Volume, size: int) -> Float[np.ndarray, "b x y z"]:
-    """Return the occupancy at the centres of size^3 cells, axes x, y, z."""
+@torch.no_grad()
+def grid_of(volume: Volume, size: int) -> Float[np.ndarray, "x y z"]:
+    """Return the occupancy of one item at the centres of size^3 cells.
+
+    Memory: the result, and `_POINTS_AT_ONCE` points.
+    """
     centre = ((torch.arange(size) + 0.5) / size - 0.5) * volume.box
-    axes = torch.meshgrid(centre, centre, centre, indexing="ij")
-    points = torch.stack(axes, dim=-1).view(1, -1, 3)
-    with torch.no_grad():
-        parts = [
-            volume.occupancy(volume.level(part)).float().cpu()
-            for part in torch.split(points, _POINTS_AT_ONCE, dim=1)
-        ]
-    return torch.cat(parts, dim=1).view(-1, size, size, size).numpy()
+    grid = np.empty(size**3, np.float32)
+    for first in range(0, len(grid), _POINTS_AT_ONCE):
+        cells = torch.arange(first, min(first + _POINTS_AT_ONCE, len(grid)))
+        indices = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
+        (occupancy,) = volume.occupancy(volume.level(centre[indices][None])).float().cpu()
+        grid[first : first + len(cells)] = occupancy.numpy()
+    return grid.reshape(size, size, size)
 
 
 class Pieces(NamedTuple):

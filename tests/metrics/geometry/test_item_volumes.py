@@ -20,14 +20,14 @@ def volume(radius=0.8):
 
 def test_the_grid_holds_occupancy_at_the_centres_of_cells():
     grid = grid_of(volume(), 40)
-    assert grid.shape == (1, 40, 40, 40)
+    assert grid.shape == (40, 40, 40)
     share = (grid >= 0.5).mean()
     assert share == pytest.approx(4 / 3 * np.pi * 0.8**3 / BOX**3, rel=0.01)
 
     def along_x(points):
         return points[..., 0]
 
-    ramp = grid_of(Volume(along_x, lambda x: x, 2.0), 4)[0]
+    ramp = grid_of(Volume(along_x, lambda x: x, 2.0), 4)
     assert np.allclose(ramp[:, 0, 0], [-0.75, -0.25, 0.25, 0.75])
     assert np.allclose(ramp[2], 0.25)
 
