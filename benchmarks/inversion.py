@@ -62,7 +62,7 @@ def measure(model: Model, objects: SynthObjects, i: int, options: InvertOptions)
     start = time.perf_counter()
     result = invert(model, target_of(views[0]), own, options)
     row: dict[str, Any] = {"seconds": time.perf_counter() - start}
-    subject = Subject(result.model, result.model.stored[0])
+    subject = Subject(result.model, result.model.inverted[0])
     for k, angle in enumerate(ANGLES):
         values = similarity(subject.render(cameras.select(slice(k, k + 1))), target_of(views[k]))
         row |= {f"{name} {angle}": values[name] for name in ("psnr", "ssim")}

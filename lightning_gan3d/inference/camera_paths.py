@@ -1,4 +1,4 @@
-"""Cameras for pictures and films: named paths, lists of angles, and files."""
+"""Cameras for pictures and videos: named paths, lists of angles, and files."""
 
 import json
 import math

@@ -115,16 +115,16 @@ def mix(run: Network, options: MixOptions, out: Out = None) -> None:
 @app.command()
 @with_options(VideoOptions)
 def video(runs: Networks, options: VideoOptions, out: Out = None) -> None:
-    """Write films: orbits, camera paths, interpolation."""
-    from lightning_gan3d.inference.video import video as write_films
+    """Write videos: orbits, camera paths, interpolation."""
+    from lightning_gan3d.inference.video import video as write_videos
 
-    typer.echo(write_films(runs, options, out))
+    typer.echo(write_videos(runs, options, out))
 
 
 @app.command()
 @with_options(MeshOptions)
 def mesh(run: Network, options: MeshOptions, out: Out = None) -> None:
-    """Write shapes with colours: GLB, OBJ, PLY, or the density."""
+    """Write meshes with colours: GLB, OBJ, PLY, or the density."""
     from lightning_gan3d.inference.mesh import mesh as write_meshes
 
     typer.echo(write_meshes(run, options, out))

@@ -14,17 +14,13 @@ OUTPUTS: tuple[Output, ...] = ("image", "raw", "depth", "normals", "opacity")
 
 
 @dataclass(frozen=True)
-class RenderOptions:
+class ModelOptions:
     """How a generator is used; all commands have these options."""
 
     psi: float = 1.0
     """Truncation psi: 1 is none, 0 the mean."""
     cutoff: Annotated[int, Ge(0)] | None = None
     """Number of style vectors that are truncated, from the coarsest; default: all."""
-    rendering_resolution: Count | None = None
-    """Resolution of the rendering, before super-resolution; default: the generator's own."""
-    samples: Count = 1
-    """Multiplies the samples per ray."""
     edits: str = ""
     """Edits of all latents, FILE:NAME=STRENGTH,... with a file of `gan3d edit`."""
     device: str = "auto"
@@ -34,12 +30,22 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
+class RenderOptions(ModelOptions):
+    """How a generator renders."""
+
+    rendering_resolution: Count | None = None
+    """Resolution of the rendering, before super-resolution; default: the generator's own."""
+    samples: Count = 1
+    """Multiplies the samples per ray."""
+
+
+@dataclass(frozen=True)
 class LatentOptions(RenderOptions):
     """How the latents of seeds are changed: interpolated, then mixed."""
 
     toward: Annotated[int, Ge(0)] | None = None
     """Seed of a second latent; the first is interpolated toward it."""
-    share: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    share: Annotated[float, Interval(ge=0, le=1)] = 0.5
     """Share of the second latent: 0 is the first, 1 the second."""
     space: Literal["z", "w"] = "w"
     """Interpolation: spherical in z, or linear in w."""
@@ -53,10 +59,8 @@ class LatentOptions(RenderOptions):
 
     def __post_init__(self) -> None:
         """Check across fields."""
-        if self.share and self.toward is None:
-            raise ConfigError(
-                f"share={self.share}: name the second latent with toward", field="share"
-            )
+        if self.toward is None and (self.share, self.space) != (0.5, "w"):
+            raise ConfigError("share and space need the second latent: toward=SEED", field="toward")
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,19 @@ class GenerateOptions(LatentOptions):
     reference: str = ""
     """Image for sort=distance."""
     columns: Count | None = None
-    """Latents per row of the contact sheet; default: chosen for a square sheet."""
+    """Latents per row of the contact sheet; default: chosen for a square sheet. Several generators
+    have one column each."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
         super().__post_init__()
         outputs_of(self.outputs)
-        if (self.sort == "distance") != bool(self.reference):
-            raise ConfigError(
-                f"sort={self.sort}, reference={self.reference or None}: sort=distance and an image "
-                "as reference belong together",
-                field="reference",
-            )
+        if self.transparent and "image" not in outputs_of(self.outputs):
+            raise ConfigError(f"transparent=true: add image to outputs={self.outputs}")
+        if self.sort == "distance" and not self.reference:
+            raise ConfigError("sort=distance: name an image with reference", field="reference")
+        if self.sort != "distance" and self.reference:
+            raise ConfigError(f"reference={self.reference}: add sort=distance", field="sort")
 
 
 @dataclass(frozen=True)
@@ -135,23 +140,22 @@ class EditOptions(RenderOptions):
     regressor: str = ""
     """For labels: package.module:function, from an image (1, 3, h, w) in [-1, 1] to a dict of
     attributes."""
-    seeds: str = "0"
+    seed: Annotated[int, Ge(0)] = 0
     """Seed of the latent on the sheet."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
-        if (self.method == "labels") != bool(self.csv or self.regressor) or (
-            self.csv and self.regressor
-        ):
+        sources = [name for name in ("csv", "regressor") if getattr(self, name)]
+        if len(sources) != (self.method == "labels"):
             raise ConfigError(
-                f"method={self.method}, csv={self.csv or None}, regressor="
-                f"{self.regressor or None}: method=labels and one of the others belong together",
+                f"method={self.method} with {' and '.join(sources) or 'no labels'}: method=labels "
+                "needs either csv or regressor; the other methods need none",
                 field="method",
             )
 
 
 @dataclass(frozen=True)
-class MeshOptions(RenderOptions):
+class MeshOptions(ModelOptions):
     """A mesh."""
 
     seeds: str = "0"
@@ -179,14 +183,18 @@ class MeshOptions(RenderOptions):
             raise ConfigError(
                 f"texture={self.texture}: a PLY file has none; use glb or obj", "texture"
             )
+        surface = ("level", "keep", "smooth", "faces", "texture")
+        changed = [n for n in surface if getattr(self, n) != getattr(MeshOptions, n)]
+        if self.format == "npy" and changed:
+            raise ConfigError(f"{changed[0]}: format=npy is the density, not a surface", changed[0])
 
 
 @dataclass(frozen=True)
 class VideoOptions(RenderOptions):
-    """A film."""
+    """A video."""
 
     seeds: str = "0"
-    """Seeds of the latents: one film each, or with `interpolate` one film through all."""
+    """Seeds of the latents: one video each, or with `interpolate` one video through all."""
     cameras: str = "orbit"
     """orbit, figure8, frontal, or a JSON file of cameras: a path through them."""
     frames: Count = 120
@@ -205,6 +213,8 @@ class VideoOptions(RenderOptions):
     def __post_init__(self) -> None:
         """Check across fields."""
         outputs_of(self.outputs)
+        if self.format == "gif" and self.fps > 50:
+            raise ConfigError(f"fps={self.fps}: a GIF has at most 50; use mp4", field="fps")
 
 
 @dataclass(frozen=True)

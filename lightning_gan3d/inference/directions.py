@@ -36,25 +36,31 @@ def read(path: Path) -> Directions:
         raise ConfigError(f"edits={path}: not a file of directions: {error}") from None
 
 
-def parse_edits(text: str, generator: Generator) -> Float[Tensor, "num_ws w_dim"]:
-    """Sum directions: `FILE:pc1=2,pc3=-1`, strengths in standard deviations."""
+def parse_edits(text: str) -> tuple[Path, dict[str, float]]:
+    """Parse `FILE:pc1=2,pc3=-1` into the file and the strengths, in standard deviations."""
     name, _, terms = text.rpartition(":")
-    if not name:
-        raise ConfigError(f"edits={text}: use FILE:NAME=STRENGTH,...")
-    directions = read(Path(name))
+    try:
+        pairs = [term.split("=") for term in terms.split(",")]
+        strengths = {key.strip(): float(value) for key, value in pairs}
+    except ValueError:
+        strengths = {}
+    if not name or not strengths:
+        raise ConfigError(f"edits={text}: use FILE:NAME=STRENGTH,...", field="edits")
+    return Path(name), strengths
+
+
+def sum_edits(text: str, generator: Generator) -> Float[Tensor, "num_ws w_dim"]:
+    """Sum the directions that the option `edits` names."""
+    file, strengths = parse_edits(text)
+    directions = read(file)
     total = torch.zeros(generator.representation.num_ws, generator.cfg.w_dim)
-    for term in terms.split(","):
-        key, _, value = term.partition("=")
-        try:
-            direction, strength = directions[key.strip()], float(value)
-        except (KeyError, ValueError):
+    for name, strength in strengths.items():
+        if name not in directions:
+            raise ConfigError(f"edits={text}: {name}; use any of {', '.join(directions)}")
+        if directions[name].shape != total.shape:
             raise ConfigError(
-                f"edits={text}: `{term}`; use FILE:NAME=STRENGTH,... with {', '.join(directions)}"
-            ) from None
-        if direction.shape != total.shape:
-            raise ConfigError(
-                f"edits={text}: made for another generator: {tuple(direction.shape)}, not "
+                f"edits={text}: made for another generator: {tuple(directions[name].shape)}, not "
                 f"{tuple(total.shape)}"
             )
-        total += strength * direction
+        total += strength * directions[name]
     return total.to(generator.mapping.w_avg.device)

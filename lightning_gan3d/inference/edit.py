@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,15 +17,13 @@ from lightning_gan3d.inference.model import (
     Model,
     Styles,
     Subject,
-    edited,
     latents,
     open_model,
     output_folder,
-    parse_seeds,
 )
-from lightning_gan3d.inference.pictures import Tile, contact_sheets, pictures, save_png
+from lightning_gan3d.inference.pictures import Tile, pictures, write_contact_sheets
 from lightning_gan3d.inference.progress import track
-from lightning_gan3d.inference.style_mixing import ranges_of, style_levels
+from lightning_gan3d.inference.styles import edited, ranges_of, style_levels
 from lightning_gan3d.networks.layers import FullyConnected
 
 FILE = "directions.safetensors"
@@ -50,12 +47,9 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
     directions, lines = find_directions(model, options)
     out.mkdir(parents=True, exist_ok=True)
     save(out / FILE, directions)
-    seed = parse_seeds(options.seeds)[0]
-    own = model.styles_of(seed, options)
-    for page, sheet in enumerate(contact_sheets(_tiles(model, own, directions, options), 1)):
-        file = out / ("directions.png" if page == 0 else f"directions_{page + 1}.png")
-        save_png(file, np.asarray(sheet), asdict(options))
-        lines.append(str(file))
+    own = model.styles_of(options.seed, options)
+    tiles = _tiles(model, own, directions, options)
+    lines += write_contact_sheets(out / "directions.png", tiles, asdict(options), columns=1)
     name = next(iter(directions))
     return "\n".join([*lines, f"{out / FILE}; apply with --edits {out / FILE}:{name}=2"])
 
@@ -141,7 +135,9 @@ def labelled(model: Model, options: EditOptions) -> tuple[Sequence[int], Attribu
     regressor, camera = load_regressor(options.regressor), model.orbit.cameras(1)
     rows = []
     for seed in track(range(options.samples_w), "attributes", options.samples_w):
-        images = Subject(model, model.styles(model.latent(seed))).render(camera)
+        images = Subject(
+            model, model.styles(model.latent(seed), options.psi, options.cutoff)
+        ).render(camera)
         rows.append(regressor(images.image.float().cpu()))
     values = {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0]}
     return range(options.samples_w), values

@@ -27,12 +27,12 @@ from lightning_gan3d.inference.model import (
 from lightning_gan3d.inference.pictures import (
     Pixels,
     Tile,
-    contact_sheets,
     depth_step,
     enlarged,
     pictures,
     save_png,
     with_alpha,
+    write_contact_sheets,
 )
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.metrics.geometry.surfaces import thinness
@@ -66,15 +66,13 @@ def generate(
         model = open_model(path, options)
         folder = out / name if len(paths) > 1 else out
         own = _write(model, path, folder, options, tiles)
-        scores = scores or own  # several generators: the order is that of the first
-        lines.append(f"{model.name}: {len(seeds)} seeds; {model.cameras_from}")
+        # Several generators are ordered by the first, a run's checkpoints by the newest.
+        scores = own if all_checkpoints else scores or own
+        lines.append(model.summary)
     order = sorted(seeds, key=lambda seed: scores.get(seed, 0.0))
     rows = [tile for seed in order for tile in tiles[seed]]
     columns = len(paths) if len(paths) > 1 else options.columns
-    for page, sheet in enumerate(contact_sheets(rows, columns)):
-        file = out / ("contact_sheet.png" if page == 0 else f"contact_sheet_{page + 1}.png")
-        save_png(file, np.asarray(sheet), asdict(options))
-        lines.append(str(file))
+    lines += write_contact_sheets(out / "contact_sheet.png", rows, asdict(options), columns)
     return "\n".join(lines)
 
 
@@ -95,7 +93,7 @@ def _write(
         **asdict(options),
         "labels": cameras.to_label().tolist(),
         "depth": "world units along the ray",
-        "depth_png_step": depth_step(model),
+        "depth_png_step": depth_step(model, cameras),
     }
 
     def shown(score: float) -> float:
@@ -110,7 +108,7 @@ def _write(
         views = save_views(
             model, images, cameras, folder / f"seed{seed:04d}", record | {"seed": seed}, options
         )
-        caption = f"{model.name} {seed}" if score is None else f"{seed}  {shown(scores[seed]):.3g}"
+        caption = f"{model.name} {seed}" + (f": {shown(scores[seed]):.3g}" if score else "")
         tiles[seed].append(Tile(caption, views))
     if score:
         record["scores"] = {seed: shown(value) for seed, value in scores.items()}
@@ -131,11 +129,9 @@ def save_views(
     Depth is written as `.npy` (world units along the ray) and 16-bit PNG besides its picture.
     """
     sheet: list[Pixels] = []
-    outputs = outputs_of(options.outputs)
+    outputs = model.available(outputs_of(options.outputs))
     shown = {"image", "depth", "normals"} & {*outputs} or {*outputs}
     for output in outputs:
-        if output in ("depth", "normals", "opacity") and images.depth is None:
-            continue  # a picture has none; `generate.json` says so
         if output == "image" and options.transparent:
             views: Sequence[Pixels] = with_alpha(model, images)
         else:
@@ -146,13 +142,10 @@ def save_views(
             save_png(file, enlarged(pixels, options.enlarge), settings)
         if output in shown:
             sheet += views
-    if not sheet:
-        raise ConfigError(
-            f"outputs={options.outputs}: {model.name} has none of these", field="outputs"
-        )
-    if "depth" in outputs and images.depth is not None:
+    if "depth" in outputs:
+        assert images.depth is not None, "available() says so"
         depth = images.depth[:, 0].float().cpu().numpy()
-        step = depth_step(model)
+        step = depth_step(model, cameras)
         for i, values in enumerate(depth):
             file = path.with_name(f"{path.name}_view{i:02d}_depth")
             np.save(file.with_suffix(".npy"), values)

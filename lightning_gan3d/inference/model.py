@@ -1,6 +1,6 @@
 """A generator, opened for use: its cameras, its latents, and what is rendered from them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
-from lightning_gan3d.inference.config import RenderOptions
-from lightning_gan3d.inference.directions import parse_edits
-from lightning_gan3d.networks.mapping import Mapping
+from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
+from lightning_gan3d.inference.directions import sum_edits
 from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.runs import CONFIG
 
@@ -36,6 +35,8 @@ Mixtures, interpolations and edits are such functions too. A 3D scene is made fo
 baseline needs the styles of every camera.
 """
 
+RAYS = 2**16
+"""Rays of views that are rendered together: several small views, or one large view."""
 MEAN_OVER = 1024
 """Latents of the mean styles."""
 
@@ -57,13 +58,33 @@ class Model:
     """Value of the renderer's background in [0, 1]."""
     edits: Float[Tensor, "num_ws w_dim"] | None = None
     """Added to the styles of all latents."""
-    stored: tuple[Styles, ...] = ()
+    inverted: tuple[Styles, ...] = ()
     """Inverted latents: they have the first seeds, drawn latents the others."""
 
     @property
     def device(self) -> torch.device:
         """Device of the networks."""
         return self.generator.mapping.w_avg.device
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether views have depth, normals and opacity; those of the 2D baseline have none."""
+        return not self.generator.cfg.view_in_label
+
+    @property
+    def summary(self) -> str:
+        """Name, source of the cameras, and what is missing."""
+        missing = "" if self.has_depth else "; it renders no depth, normals or opacity"
+        return f"{self.name}: {self.cameras_from}{missing}"
+
+    def available(self, outputs: Sequence[Output]) -> list[Output]:
+        """Those of the outputs that the generator renders; ConfigError if there are none."""
+        rendered = [o for o in outputs if self.has_depth or o in ("image", "raw")]
+        if not rendered:
+            raise ConfigError(
+                f"outputs={','.join(outputs)}: {self.name} renders image and raw only", "outputs"
+            )
+        return rendered
 
     @property
     def label(self) -> Float[Tensor, "1 25"]:
@@ -78,25 +99,23 @@ class Model:
         self, z: Float[Tensor, "1 z_dim"], psi: float = 1.0, cutoff: int | None = None
     ) -> Styles:
         """The styles of a latent, truncated."""
-        mapping: Mapping = self.generator.mapping
+        mapping = self.generator.mapping
+        return self._changed(lambda label: mapping(z.expand(len(label), -1), label), psi, cutoff)
 
-        def styles(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
-            ws: Tensor = mapping(z.expand(len(label), -1), label, psi, cutoff)
+    def styles_of(self, seed: int, options: ModelOptions) -> Styles:
+        """The styles of a seed, or of the inverted latent that has this seed; truncated."""
+        if seed >= len(self.inverted):
+            return self.styles(self.latent(seed), options.psi, options.cutoff)
+        return self._changed(self.inverted[seed], options.psi, options.cutoff)
+
+    def _changed(self, styles: Styles, psi: float, cutoff: int | None) -> Styles:
+        """Styles after truncation and edits."""
+
+        def changed(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
+            ws: Tensor = self.generator.mapping.truncate(styles(label), psi, cutoff)
             return ws if self.edits is None else ws + self.edits
 
-        return styles
-
-    def styles_of(self, seed: int, options: RenderOptions) -> Styles:
-        """The styles of a seed, or of the inverted latent that has this seed; truncated."""
-        if seed >= len(self.stored):
-            return self.styles(self.latent(seed), options.psi, options.cutoff)
-        mapping, inverted, edits = self.generator.mapping, self.stored[seed], self.edits
-
-        def styles(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
-            ws: Tensor = mapping.truncate(inverted(label), options.psi, options.cutoff)
-            return ws if edits is None else ws + edits
-
-        return styles
+        return changed
 
 
 class Subject:
@@ -127,18 +146,32 @@ class Subject:
     @torch.no_grad()
     def render(self, cameras: Cameras, resolution: int | None = None) -> Images:
         """Render k views; `resolution` is that of the rendering."""
-        generator, cameras = self.model.generator, cameras.to(self.model.device)
-        if self.of_each_view:
-            return generator.synthesis(self.styles(cameras.to_label()), cameras, resolution)[1]
-        return generator.render(self.scene, self.ws, cameras, resolution)
+        batches = [images for _, images in self.batches(cameras, resolution)]
+        fields: Any = [None if x[0] is None else torch.cat(x) for x in zip(*batches, strict=True)]
+        return Images(*fields)
+
+    @torch.no_grad()
+    def batches(
+        self, cameras: Cameras, resolution: int | None = None
+    ) -> Iterator[tuple[Cameras, Images]]:
+        """Render views in batches of about `RAYS` rays, which bounds memory."""
+        generator = self.model.generator
+        rays = (resolution or generator.rendering_resolution) ** 2
+        for i in range(0, len(cameras.cam2world), max(1, RAYS // rays)):
+            batch = cameras.select(slice(i, i + max(1, RAYS // rays))).to(self.model.device)
+            if self.of_each_view:
+                styles = self.styles(batch.to_label())
+                yield batch, generator.synthesis(styles, batch, resolution)[1]
+            else:
+                yield batch, generator.render(self.scene, self.ws, batch, resolution)
 
 
-def open_model(reference: str | Path, options: RenderOptions) -> Model:
+def open_model(reference: str | Path, options: ModelOptions) -> Model:
     """Open a generator of a run, checkpoint, export, pickle or reference."""
     device = choose_device(options.device)
     stored = read_networks(reference, ["generator"])
     renderer = stored.config.generator.renderer
-    if options.samples > 1:
+    if isinstance(options, RenderOptions) and options.samples > 1:
         if not hasattr(renderer, "oversample"):
             raise ConfigError(f"samples={options.samples}: {reference} has no samples per ray")
         oversample = f"generator.renderer.oversample={renderer.oversample * options.samples}"
@@ -154,7 +187,7 @@ def open_model(reference: str | Path, options: RenderOptions) -> Model:
         source,
         stored.config.generator.scene.box,
         getattr(renderer, "background", 1.0),
-        parse_edits(options.edits, generator) if options.edits else None,
+        sum_edits(options.edits, generator) if options.edits else None,
         (read_latent(latent, generator),) if latent.is_file() else (),
     )
 
@@ -209,11 +242,11 @@ def name_of(reference: str | Path) -> str:
 
 
 def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:
-    """Return where a command writes: `out`, in the run's own folder, or `COMMAND/NAME`."""
+    """Return where a command writes: `out`, in the folder of a run or export, or `COMMAND/NAME`."""
     if out is not None:
         return out
     path = Path(models[0])
-    if len(models) == 1 and (path / CONFIG).is_file():
+    if len(models) == 1 and (path / CONFIG).is_file() and path.parent.name != "checkpoints":
         return path / command
     return Path(command) / ("-".join(name_of(m) for m in models)[:100])
 
@@ -232,38 +265,3 @@ def parse_seeds(text: str) -> list[int]:
 def latents(seeds: Iterable[int], z_dim: int) -> Float[Tensor, "b z_dim"]:
     """Draw one latent per seed; it depends on its own seed only."""
     return torch.cat([Draws(seed).normal("latent", (1, z_dim)) for seed in seeds])
-
-
-def interpolated(
-    model: Model, seeds: Sequence[int], share: float, options: RenderOptions, space: str
-) -> Styles:
-    """Styles at `share` in [0, 1) of a closed loop through seeds: spherical in z, linear in w."""
-    position = share * len(seeds)
-    first = int(position) % len(seeds)
-    t = position - int(position)
-    pair = [seeds[i % len(seeds)] for i in (first, first + 1)]
-    if space == "z":
-        if min(pair) < len(model.stored):
-            raise ConfigError("interpolate=z: an inverted latent has no z; use interpolate=w")
-        a, b = (model.latent(seed) for seed in pair)
-        return model.styles(slerp(a, b, t), options.psi, options.cutoff)
-    one, other = (model.styles_of(seed, options) for seed in pair)
-    return lambda label: one(label).lerp(other(label), t)
-
-
-def edited(styles: Styles, change: Float[Tensor, "num_ws w_dim"]) -> Styles:
-    """Add a direction to a latent's styles."""
-    return lambda label: styles(label) + change
-
-
-def slerp(
-    a: Float[Tensor, "1 z_dim"], b: Float[Tensor, "1 z_dim"], t: float
-) -> Float[Tensor, "1 z_dim"]:
-    """Spherical interpolation (Shoemake 1985) of directions, linear of lengths."""
-    lengths = torch.lerp(a.norm(), b.norm(), t)
-    a, b = a / a.norm(), b / b.norm()
-    angle = torch.acos((a * b).sum().clamp(-1, 1))
-    if angle < 1e-4:  # the same direction
-        return torch.lerp(a, b, t) * lengths
-    mixed: Tensor = torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b
-    return mixed / torch.sin(angle) * lengths

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ CELL = 96
 """Smallest side of an image on a contact sheet, in pixels; smaller images are enlarged."""
 PAGE = 4096
 """Largest height and width of a contact sheet; more images continue on another page."""
+GAP, CAPTION = 4, 14
+"""Pixels between images, and of the caption above them."""
 
 Pixels = UInt8[np.ndarray, "_ _ _"]
 """Height, width, and 1, 3 or 4 channels."""
@@ -146,9 +148,9 @@ def save_png(path: Path, pixels: np.ndarray, settings: Mapping[str, Any]) -> Non
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)
 
 
-def depth_step(model: Model) -> float:
+def depth_step(model: Model, cameras: Cameras) -> float:
     """World units per step of a 16-bit depth map: the smallest power of ten that spans the box."""
-    farthest = model.orbit.radius + model.box * math.sqrt(3) / 2
+    farthest = float(cameras.origins.norm(dim=-1).max()) + model.box * math.sqrt(3) / 2
     return float(10.0 ** max(-4, math.ceil(math.log10(farthest / 65535))))
 
 
@@ -159,28 +161,53 @@ class Tile(NamedTuple):
     pictures: Sequence[Pixels]
 
 
-def contact_sheets(tiles: Sequence[Tile], columns: int | None = None) -> Iterator[Image.Image]:
-    """Lay out tiles row by row, on pages of at most `PAGE` pixels; small images are enlarged."""
-    side = max(pixels.shape[0] for tile in tiles for pixels in tile.pictures)
-    side *= max(1, -(-CELL // side))
-    gap, text = 4, 14
-    width = gap + max(len(tile.pictures) for tile in tiles) * (side + gap)
-    height = text + side + gap
+def write_contact_sheets(
+    path: Path, tiles: Sequence[Tile], settings: Mapping[str, Any], columns: int | None = None
+) -> list[str]:
+    """Write tiles row by row on pages of at most `PAGE` pixels; returns the names of the files.
+
+    The first page is `path`, the second has the number 2.
+    """
     if columns is None:
-        columns = max(1, round(math.sqrt(len(tiles) * height / width)))
-    columns = max(1, min(columns, len(tiles), PAGE // width))
-    per_page = columns * max(1, PAGE // height)
+        side = _side(tiles, 1)
+        width = GAP + max(len(tile.pictures) for tile in tiles) * (side + GAP)
+        square = round(math.sqrt(len(tiles) * (CAPTION + side + GAP) / width))
+        columns = max(1, min(square, PAGE // width))
+    per_page = columns * max(1, PAGE // (CAPTION + _side(tiles, columns) + GAP))
+    files = []
     for first in range(0, len(tiles), per_page):
-        page = tiles[first : first + per_page]
-        sheet = Image.new("RGB", (columns * width, -(-len(page) // columns) * height), "white")
-        draw = ImageDraw.Draw(sheet)
-        for i, tile in enumerate(page):
-            left, top = i % columns * width + gap, i // columns * height
-            draw.text((left, top + 1), tile.caption, fill="black")
-            for pixels in tile.pictures:
-                picture = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
-                picture = picture.resize((side, side), Image.Resampling.NEAREST)
-                alpha = picture if picture.mode == "RGBA" else None
-                sheet.paste(picture, (left, top + text), alpha)
-                left += side + gap
-        yield sheet
+        number = f"_{first // per_page + 1}" if first else ""
+        file = path.with_name(f"{path.stem}{number}{path.suffix}")
+        save_png(file, contact_sheet(tiles[first : first + per_page], columns), settings)
+        files.append(str(file))
+    return files
+
+
+def _side(tiles: Sequence[Tile], columns: int, rows: int = 1) -> int:
+    """Side of images in pixels: small ones are enlarged to `CELL`; rows and columns fit a page."""
+    side = max(len(pixels) for tile in tiles for pixels in tile.pictures)
+    side *= max(1, -(-CELL // side))
+    most = max(len(tile.pictures) for tile in tiles)
+    return max(8, min(side, (PAGE // columns - GAP) // most - GAP, PAGE // rows - CAPTION - GAP))
+
+
+def contact_sheet(tiles: Sequence[Tile], columns: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Lay out tiles row by row on one page."""
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    side = _side(tiles, columns, rows)
+    width, height = GAP + max(len(t.pictures) for t in tiles) * (side + GAP), CAPTION + side + GAP
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, tile in enumerate(tiles):
+        left, top = i % columns * width + GAP, i // columns * height
+        draw.text((left, top + 1), tile.caption, fill="black")
+        for pixels in tile.pictures:
+            picture = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
+            filters = Image.Resampling
+            how = filters.LANCZOS if side % picture.width else filters.NEAREST
+            picture = picture.resize((side, side), how)
+            alpha = picture if picture.mode == "RGBA" else None
+            sheet.paste(picture, (left, top + CAPTION), alpha)
+            left += side + GAP
+    return np.asarray(sheet)

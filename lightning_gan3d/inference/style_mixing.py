@@ -1,6 +1,5 @@
 """Style mixing (Karras et al. 2019): grids, and what each range of styles changes, in numbers."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,83 +9,25 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Representation
 from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import MixOptions
 from lightning_gan3d.inference.model import (
     Model,
-    Styles,
     Subject,
     open_model,
     output_folder,
     parse_seeds,
 )
 from lightning_gan3d.inference.pictures import FOREGROUND, Pixels, enlarged, pictures, save_png
+from lightning_gan3d.inference.styles import mixed, ranges_of, style_levels
 from lightning_gan3d.metrics.geometry.surfaces import grid_of
 from lightning_gan3d.metrics.sources import volume_of
-from lightning_gan3d.networks.synthesis import Synthesis
 from lightning_gan3d.stats import mean_interval
 
-RANGES = ("coarse", "middle", "fine")
 GRID = 32
 """Cells per axis on which the change of the density is measured."""
-
-
-def style_levels(representation: Representation) -> list[int]:
-    """Level of each style vector: the resolution of its layer; for an MLP, the layer's number."""
-    for part in representation.modules():
-        if isinstance(part, Synthesis):
-            levels = [r for r in part.resolutions for _ in range(2)][1:]
-            return [*levels, part.resolutions[-1]]
-    return list(range(1, representation.num_ws + 1))
-
-
-def ranges_of(text: str, levels: Sequence[int]) -> dict[str, list[int]]:
-    """Indices of the style vectors of each range that an option names.
-
-    `coarse`, `middle`, `fine`: the levels in three parts, of equal size or nearly so. `all`: these
-    three. `LOW-HIGH`: levels from LOW to HIGH, e.g. the resolutions 4-8.
-    """
-    unique = sorted(set(levels))
-    if text in (*RANGES, "all"):
-        parts = dict(
-            zip(RANGES, (part.tolist() for part in np.array_split(unique, 3)), strict=True)
-        )
-        names = RANGES if text == "all" else (text,)
-        if text != "all" and not parts[text]:
-            raise ConfigError(f"range={text}: the levels {unique} are too few", field="range")
-        return {
-            f"{name} ({parts[name][0]}-{parts[name][-1]})": _indices(levels, parts[name])
-            for name in names
-            if len(parts[name])
-        }
-    match = re.fullmatch(r"(\d+)-(\d+)", text)
-    chosen = [x for x in unique if match and int(match[1]) <= x <= int(match[2])]
-    if not chosen:
-        raise ConfigError(
-            f"range={text}: use coarse, middle, fine, all, or LOW-HIGH with levels of "
-            f"{', '.join(map(str, unique))}",
-            field="range",
-        )
-    return {text: _indices(levels, chosen)}
-
-
-def _indices(levels: Sequence[int], chosen: Sequence[int]) -> list[int]:
-    return [i for i, level in enumerate(levels) if level in set(chosen)]
-
-
-def mixed(destination: Styles, source: Styles, indices: Sequence[int]) -> Styles:
-    """Styles of `destination` with the style vectors `indices` of `source`."""
-
-    def styles(label: torch.Tensor) -> torch.Tensor:
-        ws = destination(label).clone()
-        ws[:, list(indices)] = source(label)[:, list(indices)]
-        return ws
-
-    return styles
 
 
 def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
@@ -133,7 +74,7 @@ def _render_grid(
                 own, other = (model.styles_of(seed, options) for seed in (row, col))
                 styles = mixed(own, other, indices)
             images = Subject(model, styles).render(cameras, options.rendering_resolution)
-            for output in ("image", "depth") if images.depth is not None else ("image",):
+            for output in model.available(["image", "depth"]):
                 views = cells.setdefault(
                     output,
                     [

@@ -20,8 +20,8 @@ from lightning_gan3d.inference.edit import (
     principal_components,
 )
 from lightning_gan3d.inference.generate import generate
-from lightning_gan3d.inference.model import Subject, edited, open_model
-from lightning_gan3d.inference.style_mixing import style_levels
+from lightning_gan3d.inference.model import Subject, open_model
+from lightning_gan3d.inference.styles import edited, style_levels
 
 CPU = {"device": "cpu", "samples_w": 200}
 
@@ -157,7 +157,7 @@ def test_unknown_edits_are_rejected(exports, tmp_path):
     file, run = tmp_path / FILE, exports["triplane"]
     save(file, {"pc1": torch.zeros(8, 64)})
     for text, message in (
-        (f"{file}:pc9=1", "use FILE:NAME=STRENGTH,... with pc1"),
+        (f"{file}:pc9=1", "pc9; use any of pc1"),
         (f"{file}:pc1=x", "use FILE:NAME=STRENGTH"),
         (f"{file.name}", "use FILE:NAME=STRENGTH"),
         (f"{tmp_path / 'none'}:pc1=1", "not a file of directions"),
@@ -171,5 +171,5 @@ def test_unknown_edits_are_rejected(exports, tmp_path):
         {"csv": "a"},
         {"method": "labels", "csv": "a", "regressor": "b"},
     ):
-        with pytest.raises(ConfigError, match="belong together"):
+        with pytest.raises(ConfigError, match="needs either csv or regressor"):
             build(EditOptions, tree)

@@ -36,7 +36,8 @@ from lightning_gan3d.inference.inversion.targets import (
     perceptual_distance,
     read_target,
 )
-from lightning_gan3d.inference.model import Subject, interpolated, open_model, save_latent
+from lightning_gan3d.inference.model import Subject, open_model, save_latent
+from lightning_gan3d.inference.styles import interpolated
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
@@ -106,7 +107,7 @@ def test_an_own_picture_is_recovered_without_tuning(models, kind):
     if kind == "image2d":
         return  # another view is another style: the offset does not determine it
     other = model.orbit.cameras(4)
-    novel = Subject(result.model, result.model.stored[0]).render(other).image
+    novel = Subject(result.model, result.model.inverted[0]).render(other).image
     truth = Subject(model, model.styles_of(11, options)).render(other).image
     assert error_db(novel, Target(truth, novel)) > 30
 
@@ -192,7 +193,7 @@ def test_a_result_keeps_the_rendering_resolution(models):
     cameras = model.orbit.cameras(1)
     options = replace(FEW, rendering_resolution=8, steps=1, tuning_steps=0)
     result = invert(model, shown(model, 1, cameras), cameras, options)
-    images = Subject(result.model, result.model.stored[0]).render(cameras)
+    images = Subject(result.model, result.model.inverted[0]).render(cameras)
     assert images.image_raw.shape[-1] == 8
     assert torch.equal(images.image, result.stages[-1].image)
 
@@ -336,10 +337,10 @@ def test_an_opened_result_has_the_latent_as_seed_0(results):
     assert not torch.equal(own, model.styles(model.latent(0))(model.label))
     half = model.styles_of(0, replace(options, psi=0.5))(model.label)
     assert torch.allclose(half, model.generator.mapping.w_avg.lerp(own, 0.5))
-    middle = interpolated(model, [0, 1], 0.25, options, "w")(model.label)
+    middle = interpolated(model, (0, 1), 0.5, options, "w")(model.label)
     assert torch.allclose(middle, own.lerp(other, 0.5))
     with pytest.raises(ConfigError, match="has no z"):
-        interpolated(model, [0, 1], 0.25, options, "z")
+        interpolated(model, (0, 1), 0.5, options, "z")
 
 
 def test_finished_images_are_skipped(results, exports, monkeypatch):

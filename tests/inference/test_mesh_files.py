@@ -185,3 +185,5 @@ def test_what_has_no_surface_says_so(exports, tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="a PLY file has none"):
         build(MeshOptions, {"texture": 64, "format": "ply"})
+    with pytest.raises(ConfigError, match="smooth: format=npy is the density, not a surface"):
+        build(MeshOptions, {"smooth": 3, "format": "npy"})

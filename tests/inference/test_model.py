@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +10,13 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import (
     Subject,
-    interpolated,
     latents,
     name_of,
     open_model,
     output_folder,
     parse_seeds,
-    slerp,
 )
+from lightning_gan3d.inference.styles import along_loop, interpolated, slerp
 
 RENDER = RenderOptions(device="cpu")
 
@@ -103,12 +103,12 @@ def test_a_loop_passes_all_seeds_and_closes(models):
     label = model.label
     for space in ("z", "w"):
         for i, seed in enumerate((3, 5, 8)):
-            styles = interpolated(model, [3, 5, 8], i / 3, RENDER, space)
+            styles = along_loop(model, [3, 5, 8], i / 3, RENDER, space)
             expected = model.styles(model.latent(seed))(label)
             assert torch.allclose(styles(label), expected, atol=1e-5)
-        near = interpolated(model, [3, 5, 8], 0.9999, RENDER, space)(label)
+        near = along_loop(model, [3, 5, 8], 0.9999, RENDER, space)(label)
         assert torch.allclose(near, model.styles(model.latent(3))(label), atol=5e-3)
-    middle = interpolated(model, [3, 5], 0.25, RENDER, "w")(label)
+    middle = interpolated(model, (3, 5), 0.5, RENDER, "w")(label)
     ends = [model.styles(model.latent(s))(label) for s in (3, 5)]
     assert torch.allclose(middle, (ends[0] + ends[1]) / 2, atol=1e-6)
 
@@ -128,6 +128,10 @@ def test_names_and_output_folders(exports, tmp_path):
     folder = exports["voxel"]
     assert output_folder([str(folder)], "videos", None) == folder / "videos"
     assert output_folder([str(folder)], "videos", tmp_path) == tmp_path
+    step = folder.parent / "checkpoints" / "step000000001"
+    step.mkdir(parents=True)
+    (step / "config.yaml").touch()
+    assert output_folder([str(step)], "videos", None) == Path("videos") / name_of(step)
     both = output_folder(["pretrained:triplane", "a.pkl"], "videos", None)
     assert both.as_posix() == "videos/triplane-a"
 

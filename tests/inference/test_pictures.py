@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.pictures import (
     EMPTY,
+    GAP,
     PAGE,
     Tile,
-    contact_sheets,
+    contact_sheet,
     depth_colours,
     depth_range,
     depth_step,
@@ -23,6 +25,7 @@ from lightning_gan3d.inference.pictures import (
     pictures,
     save_png,
     with_alpha,
+    write_contact_sheets,
 )
 
 
@@ -102,9 +105,10 @@ def test_png_files_hold_command_and_settings(tmp_path, channels, mode):
 
 
 def test_steps_of_16_bit_depth_span_the_box(models):
-    assert depth_step(models["triplane"]) == pytest.approx(1e-4)
-    far = replace(models["triplane"], orbit=Orbit.around_box(2.0, radius=40.0))
-    assert depth_step(far) == pytest.approx(1e-3)
+    model = models["triplane"]
+    assert depth_step(model, model.orbit.cameras(2)) == pytest.approx(1e-4)
+    far = Orbit.around_box(2.0, radius=40.0).cameras(2)
+    assert depth_step(model, far) == pytest.approx(1e-3)
 
 
 def test_enlarging_repeats_pixels():
@@ -121,20 +125,25 @@ def tile(i, views=2, size=8):
 
 def test_a_sheet_shows_every_picture_once():
     tiles = [tile(i) for i in range(7)]
-    (sheet,) = contact_sheets(tiles, columns=3)
-    pixels = np.asarray(sheet).reshape(-1, 3)
+    pixels = contact_sheet(tiles, columns=3).reshape(-1, 3)
     for i in range(7):
         for v in range(2):
             assert (pixels == (10 + i, 0, v)).all(-1).sum() == 96 * 96
 
 
-def test_hundreds_of_latents_need_several_pages_of_bounded_size():
+def test_hundreds_of_latents_need_several_pages_of_bounded_size(tmp_path):
     tiles = [tile(i, views=3, size=200) for i in range(150)]
-    sheets = list(contact_sheets(tiles))
-    assert len(sheets) == 2
-    assert all(max(sheet.size) <= PAGE for sheet in sheets)
-    reds = {int(red) for sheet in sheets for red in np.unique(np.asarray(sheet)[..., 0])}
-    assert reds >= {10 + i for i in range(150)}
+    files = write_contact_sheets(tmp_path / "a.png", tiles, {})
+    assert [Path(file).name for file in files] == ["a.png", "a_2.png"]
+    sheets = [np.asarray(Image.open(file)) for file in files]
+    assert max(n for sheet in sheets for n in sheet.shape) <= PAGE
+    assert {*np.unique(np.concatenate([s[..., 0].ravel() for s in sheets]))} >= {*range(10, 160)}
+
+
+def test_large_pictures_are_scaled_to_the_columns():
+    sheet = contact_sheet([tile(i, views=2, size=1024) for i in range(12)], columns=4)
+    assert sheet.shape[0] < sheet.shape[1] <= PAGE
+    assert (sheet == (10, 0, 1)).all(-1).sum() == ((PAGE // 4 - GAP) // 2 - GAP) ** 2
 
 
 def test_an_orbit_around_a_far_target_has_a_positive_range(models):

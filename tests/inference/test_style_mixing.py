@@ -12,14 +12,8 @@ from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
 from lightning_gan3d.inference.config import MixOptions
 from lightning_gan3d.inference.model import Subject
 from lightning_gan3d.inference.pictures import pictures
-from lightning_gan3d.inference.style_mixing import (
-    GRID,
-    measure,
-    mix,
-    mixed,
-    ranges_of,
-    style_levels,
-)
+from lightning_gan3d.inference.style_mixing import GRID, measure, mix
+from lightning_gan3d.inference.styles import mixed, ranges_of, style_levels
 from lightning_gan3d.metrics.geometry.surfaces import grid_of
 from lightning_gan3d.metrics.sources import volume_of
 

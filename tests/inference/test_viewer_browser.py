@@ -158,13 +158,13 @@ def test_a_picture_is_saved_with_its_command(page, viewer, stage):
         assert json.loads(image.text["Settings"])["command"] == text
 
 
-def test_a_film_is_saved(page, viewer):
+def test_a_video_is_saved(page, viewer):
     viewer.capture.frames.value, viewer.capture.format.value = 10, "gif"
-    page.click(*page.locate("button", "Record film"))
+    page.click(*page.locate("button", "Record video"))
     file = viewer.session.out / "seed0007_image_orbit.gif"
     wait_for(file.is_file)
-    with Image.open(file) as film:
-        assert film.n_frames == 10
+    with Image.open(file) as gif:
+        assert gif.n_frames == 10
 
 
 def test_a_mesh_follows_the_latent(viewer, page, monkeypatch):

@@ -210,8 +210,9 @@ def test_drafts_are_as_small_as_the_time_demands(stage):
 
 
 def test_a_share_needs_a_second_latent():
-    with pytest.raises(ConfigError, match=r"share=0\.5: name the second latent"):
-        ViewState(share=0.5)
+    for change in ({"share": 0.4}, {"space": "z"}):
+        with pytest.raises(ConfigError, match="share and space need the second latent: toward"):
+            ViewState(**change)
 
 
 def test_more_than_one_conditioning_camera_is_rejected(stage):

@@ -10,10 +10,8 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -41,7 +39,7 @@ from lightning_gan3d.inference.model import (
     output_folder,
     save_latent,
 )
-from lightning_gan3d.inference.pictures import Tile, contact_sheets, pictures, save_png, to_array
+from lightning_gan3d.inference.pictures import Tile, contact_sheet, pictures, save_png, to_array
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import (
     LEAST_SIDE,
@@ -187,7 +185,7 @@ def write_result(
     save_latent(temporary / LATENT, inversion.offset)
     stored = read_networks(settings["generator"], ["generator"])
     write_export(temporary, stored, inversion.model.generator)
-    subject = Subject(inversion.model, inversion.model.stored[0])
+    subject = Subject(inversion.model, inversion.model.inverted[0])
     write_sheets(temporary, photo, inversion, subject)
     record = {
         "image": str(photo.path),
@@ -219,12 +217,12 @@ def write_sheets(folder: Path, photo: Photo, inversion: Inversion, subject: Subj
     around = model.orbit.cameras(SHEET_VIEWS)
     for name, cameras in (("image", inversion.cameras.to("cpu")), ("orbit", around)):
         images = subject.render(cameras)
-        outputs = ["image"] if images.depth is None else ["image", "depth"]
-        views = [pictures(model, images, cameras, output) for output in outputs]  # type: ignore[arg-type]  # literals
+        outputs = model.available(["image", "depth"])
+        views = [pictures(model, images, cameras, output) for output in outputs]
         tiles += [Tile(name, each) for each in zip(*views, strict=True)]
-    for file, sheet in (("progress.png", stages), ("views.png", tiles)):
-        page: Image.Image = next(contact_sheets(sheet, len(stages) if sheet is stages else None))
-        save_png(folder / file, np.asarray(page), {"image": str(photo.path)})
+    settings = {"image": str(photo.path)}
+    save_png(folder / "progress.png", contact_sheet(stages, len(stages)), settings)
+    save_png(folder / "views.png", contact_sheet(tiles, 3), settings)
 
 
 def metrics(subject: Subject, photo: Photo, inversion: Inversion) -> dict[str, float | None]:

@@ -60,7 +60,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Inversion:
-    """A latent with the generator and camera that show the image; `model.stored` is the latent."""
+    """A latent with the generator and camera that show the image; the latent is seed 0."""
 
     model: Model
     offset: Float[Tensor, "num_ws w_dim"]
@@ -165,7 +165,7 @@ def invert(model: Model, target: Target, cameras: Cameras, options: InvertOption
     if options.tuning_steps:
         finish("tuned", tune(problem, offset, cameras))
     styles = offset_styles(model.generator, offset[0])
-    return Inversion(dataclasses.replace(model, stored=(styles,)), offset[0], cameras, stages)
+    return Inversion(dataclasses.replace(model, inverted=(styles,)), offset[0], cameras, stages)
 
 
 def pose_grid(orbit: Orbit) -> Cameras:

@@ -1,4 +1,4 @@
-"""The gallery of seeds, and what is saved: pictures with their command, films."""
+"""The gallery of seeds, and what is saved: pictures with their command, videos."""
 
 import html
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import sha256_of_text
 from lightning_gan3d.inference.camera_paths import cameras_of, through
-from lightning_gan3d.inference.pictures import Pixels, Tile, contact_sheets, save_png
-from lightning_gan3d.inference.video import write_film
+from lightning_gan3d.inference.pictures import Pixels, Tile, contact_sheet, save_png
+from lightning_gan3d.inference.video import video_writer
 from lightning_gan3d.inference.viewer.controls import Controls
 from lightning_gan3d.inference.viewer.session import Session
 from lightning_gan3d.inference.viewer.view_state import (
@@ -28,7 +28,7 @@ from lightning_gan3d.inference.viewer.view_state import (
 GALLERY = 12
 """Seeds on a page of the gallery."""
 FPS = 30
-"""Frames per second of films."""
+"""Frames per second of videos."""
 
 
 class Gallery:
@@ -66,30 +66,30 @@ class Gallery:
 
 
 def _grid(tiles: list[Tile]) -> Pixels:
-    return np.asarray(next(contact_sheets(tiles, columns=4)))
+    return contact_sheet(tiles, columns=4)
 
 
 class Capture:
-    """Saves pictures and films; they are also downloaded by the browser."""
+    """Saves pictures and videos; they are also downloaded by the browser."""
 
     def __init__(self, session: Session, controls: Controls) -> None:
         """Add the controls to the panel."""
         self._session, self._controls = session, controls
         self._cameras: list[Cameras] = []
-        gui, work = session.server.gui, session.loop.work
+        gui = session.server.gui
         with gui.add_folder("Picture"):
             save = gui.add_button("Save picture")
-            save.on_click(lambda event: work(self._save(event.client)))
+            save.on_click(lambda event: self._save(event.client))
             gui.add_markdown("Command that writes this picture:")
             self._command = gui.add_html("")
-        with gui.add_folder("Film"):
+        with gui.add_folder("Video"):
             self._path = gui.add_dropdown("Cameras", ["orbit", "figure8", "my cameras"])
             mine = gui.add_button_group("My cameras", ["Add this", "Clear"])
             mine.on_click(lambda event: self._change_cameras(mine.value, event.client))
             self.frames = gui.add_slider("Frames", 10, 300, 10, 120)
             self.format = gui.add_dropdown("Format", ["mp4", "gif"])
-            record = gui.add_button("Record film")
-            record.on_click(lambda event: work(self._record(event.client)))
+            record = gui.add_button("Record video")
+            record.on_click(lambda event: self._record(event.client))
             self.progress = gui.add_progress_bar(0.0, visible=False)
         gui.add_markdown(f"*Saved to {session.out}, and downloaded.*")
 
@@ -105,17 +105,21 @@ class Capture:
             f'{command}</code>{note}<button onclick="{copy}">Copy</button></div>'
         )
 
-    def _save(self, client: viser.ClientHandle | None) -> Iterator[None]:
+    def _save(self, client: viser.ClientHandle | None) -> None:
         assert client is not None, "a button is pressed on a page"
         session, state = self._session, self._controls.state
         camera, angles = session.camera(client)
-        cameras = angles or save_camera(camera, session.out)
-        command = command_of(session.stage.references, state, cameras)
-        settings = asdict(generate_options(state, cameras)) | {"command": command}
-        name = f"seed{state.seed:04d}_{state.output}-{sha256_of_text(command, 8)}.png"
-        save_png(session.out / name, session.stage.render(state, camera), settings)
-        _offer(client, session.out / name)
-        yield
+
+        def write() -> Iterator[None]:
+            cameras = angles or save_camera(camera, session.out)
+            command = command_of(session.stage.references, state, cameras)
+            settings = asdict(generate_options(state, cameras)) | {"command": command}
+            name = f"seed{state.seed:04d}_{state.output}-{sha256_of_text(command, 8)}.png"
+            save_png(session.out / name, session.stage.render(state, camera), settings)
+            _offer(client, session.out / name)
+            yield
+
+        session.loop.work(write())
 
     def _change_cameras(self, name: str, client: viser.ClientHandle | None) -> None:
         if name == "Clear":
@@ -124,22 +128,26 @@ class Capture:
             self._cameras.append(self._session.camera(client)[0])
             client.add_notification(f"{len(self._cameras)} cameras", "", auto_close_seconds=3)
 
-    def _record(self, client: viser.ClientHandle | None) -> Iterator[None]:
-        session, state, frames = self._session, self._controls.state, []
-        cameras = self._film_cameras(int(self.frames.value))
-        num, self.progress.visible = len(cameras.cam2world), True
-        for i in range(num):
-            frames.append(session.stage.render(state, cameras.select(slice(i, i + 1))))
-            self.progress.value = 100 * (i + 1) / num  # type: ignore[misc]  # viser's types
-            yield
-        self.progress.visible = False
+    def _record(self, client: viser.ClientHandle | None) -> None:
+        session, state = self._session, self._controls.state
+        cameras = self._video_cameras(int(self.frames.value))
         path = self._path.value.replace(" ", "_")
         file = session.out / f"seed{state.seed:04d}_{state.output}_{path}.{self.format.value}"
-        session.out.mkdir(parents=True, exist_ok=True)
-        write_film(file, iter(frames), FPS)
-        _offer(client, file)
 
-    def _film_cameras(self, num: int) -> Cameras:
+        def write() -> Iterator[None]:
+            num, self.progress.visible = len(cameras.cam2world), True
+            session.out.mkdir(parents=True, exist_ok=True)
+            with video_writer(file, FPS) as add:
+                for i in range(num):
+                    add(session.stage.render(state, cameras.select(slice(i, i + 1))))
+                    self.progress.value = 100 * (i + 1) / num  # type: ignore[misc]  # viser's types
+                    yield
+            self.progress.visible = False
+            _offer(client, file)
+
+        session.loop.work(write())
+
+    def _video_cameras(self, num: int) -> Cameras:
         if self._path.value != "my cameras":
             return cameras_of(self._path.value, num, self._session.stage.orbit)
         if not self._cameras:

@@ -8,7 +8,7 @@ import torch
 import viser
 
 from lightning_gan3d.cameras import spherical
-from lightning_gan3d.inference.style_mixing import RANGES
+from lightning_gan3d.inference.styles import RANGES
 from lightning_gan3d.inference.viewer.session import Session
 from lightning_gan3d.inference.viewer.view_state import DECIMALS, ViewState, save_camera
 
@@ -44,8 +44,8 @@ class Controls:
             psi=round(float(self.psi.value), DECIMALS),
             cutoff=None if cutoff == self._num_ws else cutoff,
             toward=int(self.toward.value) if share else None,
-            share=share,
-            space=self.space.value,
+            share=share or 0.5,
+            space=self.space.value if share else "w",
             mix=int(self.mix.value) if ranges else None,
             mix_range=",".join(ranges) or self._start.mix_range,
             edits=f"{self._stage.edits_file}:{edits}" if edits else "",
@@ -101,7 +101,7 @@ class Controls:
         gui, stage, start = self._gui, self._stage, self._start
         with gui.add_folder("Rendering"):
             self.output = self._watch(gui.add_dropdown("Output", stage.outputs))
-            flat = [m.name for m, d in zip(stage.models, stage.has_depth, strict=True) if not d]
+            flat = [model.name for model in stage.models if not model.has_depth]
             if flat:
                 gui.add_markdown(f"*{', '.join(flat)}: no depth, normals or opacity.*")
             own = start.rendering_resolution

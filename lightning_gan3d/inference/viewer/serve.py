@@ -37,7 +37,7 @@ class Viewer:
     """A page for any number of clients: each has its camera, all share the controls."""
 
     def __init__(self, stage: Stage, options: ViewOptions, out: Path) -> None:
-        """Start the server and the rendering; pictures and films are saved to `out`."""
+        """Start the server and the rendering; pictures and videos are saved to `out`."""
         self.loop = RenderLoop(self._draw, self._report)
         self.server = Server(options.port)
         self.session = Session(stage, self.server, self.loop, out)
@@ -142,7 +142,7 @@ def view(references: Sequence[str], options: ViewOptions, out: Path | None = Non
     viewer = Viewer(stage, options, output_folder(references, "views", out))
     try:
         for model in stage.models:
-            print(f"{model.name}: {model.cameras_from}")
+            print(model.summary)
         print(f"{viewer.url} (from this machine only; Ctrl-C ends)", flush=True)
         if options.open:
             webbrowser.open(viewer.url)

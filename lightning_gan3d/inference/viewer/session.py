@@ -31,7 +31,7 @@ class Session:
     server: Server
     loop: RenderLoop
     out: Path
-    """Folder of saved pictures and films."""
+    """Folder of saved pictures and videos."""
 
     def redraw(self) -> None:
         """Ask for pictures of all clients."""

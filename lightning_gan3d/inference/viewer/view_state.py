@@ -24,12 +24,12 @@ from lightning_gan3d.inference.config import (
     Output,
     RenderOptions,
 )
-from lightning_gan3d.inference.directions import parse_edits, read
+from lightning_gan3d.inference.directions import parse_edits, read, sum_edits
 from lightning_gan3d.inference.edit import FILE
 from lightning_gan3d.inference.model import Model, Subject, open_model, output_folder
 from lightning_gan3d.inference.pictures import EMPTY, Pixels, pictures
 from lightning_gan3d.inference.styles import subject_of
-from lightning_gan3d.inference.video import beside
+from lightning_gan3d.inference.video import side_by_side
 
 MARGIN = 245
 """Grey around the picture."""
@@ -65,11 +65,8 @@ class Stage:
         self._subjects: list[tuple[tuple[Any, ...], Subject] | None] = [None] * len(references)
         self._seconds_per_ray = 0.0
         self.edits_file, self.directions = directions_of(references, options.edits)
-        state, cameras = ViewState(), [model.orbit.cameras(1) for model in self.models]
-        self.has_depth = [
-            self._subject(i, state).render(camera).depth is not None
-            for i, camera in enumerate(cameras)
-        ]
+        for i, model in enumerate(self.models):
+            self._subject(i, ViewState()).render(model.orbit.cameras(1))
 
     @property
     def orbit(self) -> Orbit:
@@ -86,7 +83,7 @@ class Stage:
     @property
     def outputs(self) -> list[Output]:
         """Outputs that at least one generator has."""
-        return list(OUTPUTS) if any(self.has_depth) else ["image", "raw"]
+        return list(OUTPUTS) if any(m.has_depth for m in self.models) else ["image", "raw"]
 
     @property
     def has_samples(self) -> bool:
@@ -114,8 +111,8 @@ class Stage:
         """Render the picture of all generators, side by side; grey where one has no such output."""
         subjects = [self._subject(i, state) for i in range(len(self.models))]
         started, row = time.perf_counter(), []
-        for subject, has_depth in zip(subjects, self.has_depth, strict=True):
-            if has_depth or state.output in ("image", "raw"):
+        for subject in subjects:
+            if subject.model.has_depth or state.output in ("image", "raw"):
                 images = subject.render(camera, state.rendering_resolution)
                 row += pictures(subject.model, images, camera, state.output)
             else:
@@ -123,7 +120,7 @@ class Stage:
         rays = (state.rendering_resolution or self.rendering_resolution) ** 2 * state.samples
         if rays >= self.rendering_resolution**2:  # else the time is not that of rays
             self._seconds_per_ray = (time.perf_counter() - started) / rays
-        return beside(row)
+        return side_by_side(row)
 
     def draft(self, state: ViewState, seconds: float) -> ViewState:
         """Return settings of a smaller rendering that takes about `seconds`.
@@ -162,22 +159,20 @@ class Stage:
 
 
 def _subject_of(model: Model, state: ViewState, prepare: bool = True) -> Subject:
-    edits = parse_edits(state.edits, model.generator) if state.edits else None
+    edits = sum_edits(state.edits, model.generator) if state.edits else None
     return subject_of(replace(model, edits=edits), state.seed, state, prepare)
 
 
-def directions_of(references: Sequence[str], edits: str) -> tuple[str, dict[str, float]]:
+def directions_of(references: Sequence[str], edits: str) -> tuple[Path, dict[str, float]]:
     """Return a file of directions and the first strength of each.
 
     The file of the option `edits`, or what `gan3d edit` has written for a single generator.
     """
-    file, _, terms = edits.rpartition(":")
-    given = dict(term.split("=") for term in terms.split(",")) if edits else {}
-    if not edits and len(references) == 1:
-        own = output_folder(references, "edits", None) / FILE
-        file = str(own) if own.is_file() else ""
-    names = read(Path(file)) if file else ()
-    return file, {name: float(given.get(name, 0.0)) for name in names}
+    if edits:
+        file, given = parse_edits(edits)
+        return file, dict.fromkeys(read(file), 0.0) | given
+    file = output_folder(references, "edits", None) / FILE
+    return file, dict.fromkeys(read(file), 0.0) if file.is_file() and len(references) == 1 else {}
 
 
 def camera_from_page(
