@@ -115,7 +115,7 @@ def test_an_own_picture_is_recovered_without_tuning(models, kind):
 def test_the_gradient_by_the_camera_matches_finite_differences(models):
     model = models["triplane"]
     cameras = model.orbit.cameras(8).select(slice(1, 2))
-    problem = Problem(model, shown(model, 2, model.orbit.cameras(1)), FEW)
+    problem = Problem(model, shown(model, 2, model.orbit.cameras(1)), FEW, [])
     offset = problem.drawn("test", 1)
 
     def loss(move):
@@ -203,7 +203,7 @@ def test_the_search_finds_the_camera(models):
     model = replace(model, orbit=model.orbit._replace(elevation=0.3))
     options = replace(FEW, candidates=3, starts=2, steps=30, prior=0.0, tuning_steps=0, space="w")
     true = model.orbit.cameras(12).select(slice(4, 5)).moved(torch.tensor([[0.12, 0.09, 0.0]]))
-    problem = Problem(model, shown(model, 0, true), options)
+    problem = Problem(model, shown(model, 0, true), options, [])
     with torch.no_grad():  # one of the candidates
         image = problem.images(problem.drawn("start", 3)[1:2], true).image
     target = problem.target._replace(image=image)
@@ -216,7 +216,7 @@ def test_the_search_finds_the_camera(models):
 def test_the_start_has_the_least_loss(models):
     model = models["triplane"]
     cameras = model.orbit.cameras(1)
-    problem = Problem(model, shown(model, 2, cameras), replace(FEW, candidates=5, starts=6))
+    problem = Problem(model, shown(model, 2, cameras), replace(FEW, candidates=5, starts=6), [])
     u, _ = find_start(problem, cameras)
     losses = problem.distance(
         torch.cat([problem.images((x @ problem.axes.T)[None], cameras).image for x in u])
@@ -235,8 +235,8 @@ def test_noise_maps_are_optimised_and_stay_white(models):
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, noise_maps(model.generator), strict=True))
     assert all(float(x.detach().square().mean()) == pytest.approx(1, abs=1e-4) for x in after)
-    for x in (*after, *noise_maps(model.generator)):
-        x.requires_grad_(False)
+    with pytest.raises(ConfigError, match="noise=true: this generator has no noise maps"):
+        invert(models["nerf_mlp"], shown(model, 2, cameras), cameras, options)
 
 
 def test_the_noise_regulariser_detects_structure_at_every_scale():
@@ -363,6 +363,9 @@ def test_finished_images_are_skipped(results, exports, monkeypatch):
     assert not first.with_name(".unfinished-photos-1").exists()
     with pytest.raises(ConfigError, match="made with another steps: use another --out"):
         invert_files(*arguments, replace(options, steps=7), folder / "out")
+    (folder / "else" / "photos-1").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"exists without inversion\.json"):
+        invert_files(*arguments, options, folder / "else")
 
 
 def test_the_2d_baseline_is_inverted_by_command(exports, models, tmp_path):

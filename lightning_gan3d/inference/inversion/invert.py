@@ -7,6 +7,7 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -94,16 +95,18 @@ def invert_files(
     root, names = find_images(images)
     model = open_model(reference, options)
     out = output_folder([reference], "invert", out)
-    names = [name for name in names if not (root / name).is_relative_to(out)]
+    names = [n for n in names if not (root / n).resolve().is_relative_to(out.resolve())]
     photos = read_photos(root, names, model, options)
     settings = {"generator": str(reference), **asdict(options)}
+    del settings["device"]
     rows: dict[str, dict[str, float | None]] = {}
+    finished = [photo for photo in photos if (out / photo.name).exists()]
+    for photo in finished:
+        rows[photo.name] = read_result(out / photo.name, settings)
     for photo in photos:
-        folder = out / photo.name
-        if not (folder / RESULT).is_file():
+        if photo.name not in rows:
             inversion = invert(model, photo.target, photo.cameras, options)
-            write_result(folder, photo, inversion, settings)
-        rows[photo.name] = read_result(folder, settings)["metrics"]
+            rows[photo.name] = write_result(out / photo.name, photo, inversion, settings)
     lpips = perceptual_network()
     note = lpips.protocol if isinstance(lpips, LpipsMap) else f"without LPIPS: {lpips}"
     return "\n".join([table(rows), note, str(out)])
@@ -126,12 +129,13 @@ def read_photos(
     root: Path, names: Sequence[str], model: Model, options: InvertOptions
 ) -> list[Photo]:
     """Read images, masks and cameras."""
-    labels = read_labels(root)
+    labels = read_labels(root) if options.camera == "label" else Labels({}, {})
     folders = ["-".join(PurePosixPath(name).with_suffix("").parts) for name in names]
     twice = next((f for f in folders if folders.count(f) > 1), None)
     if twice:
         raise ConfigError(f"{root}: two images are called {twice}; rename one")
 
+    @cache
     def target(name: str) -> Target:
         mask = Path(options.mask) if options.mask else None
         if mask is not None and mask.is_dir():
@@ -177,8 +181,8 @@ def read_labels(root: Path) -> Labels:
 
 def write_result(
     folder: Path, photo: Photo, inversion: Inversion, settings: dict[str, Any]
-) -> None:
-    """Write a result under a temporary name, then rename it."""
+) -> dict[str, float | None]:
+    """Write a result under a temporary name, then rename it; returns its metrics."""
     temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -187,26 +191,34 @@ def write_result(
     write_export(temporary, stored, inversion.model.generator)
     subject = Subject(inversion.model, inversion.model.inverted[0])
     write_sheets(temporary, photo, inversion, subject)
+    values = metrics(subject, photo, inversion)
     record = {
         "image": str(photo.path),
         "settings": settings,
         "label": inversion.cameras.to_label()[0].tolist(),
-        "metrics": metrics(subject, photo, inversion),
+        "metrics": values,
         "losses": {stage.name: stage.losses for stage in inversion.stages},
     }
     write_json(temporary / RESULT, record)
     temporary.rename(folder)
+    return values
 
 
-def read_result(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Read a finished result; raises ConfigError if it was made with other settings."""
+def read_result(folder: Path, settings: dict[str, Any]) -> dict[str, float | None]:
+    """Read the metrics of a finished result.
+
+    Raises ConfigError if the folder is something else, or made with other settings.
+    """
+    if not (folder / RESULT).is_file():
+        raise ConfigError(f"{folder} exists without {RESULT}: use another --out, or remove it")
     result = parse_json((folder / RESULT).read_bytes(), str(folder / RESULT))
     different = [k for k, v in settings.items() if result["settings"].get(k) != v]
     if different:
         raise ConfigError(
             f"{folder} was made with another {different[0]}: use another --out, or remove it"
         )
-    return result
+    metrics: dict[str, float | None] = result["metrics"]
+    return metrics
 
 
 def write_sheets(folder: Path, photo: Photo, inversion: Inversion, subject: Subject) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, Orbit
-from lightning_gan3d.config import UserError
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
@@ -76,6 +76,8 @@ class Problem:
     model: Model
     target: Target
     options: InvertOptions
+    noise: list[Tensor]
+    """Noise maps that are optimised in place."""
 
     @property
     def generator(self) -> Generator:
@@ -140,7 +142,8 @@ def invert(model: Model, target: Target, cameras: Cameras, options: InvertOption
     model = dataclasses.replace(model, generator=copy.deepcopy(model.generator))
     if options.rendering_resolution:
         model.generator.rendering_resolution = options.rendering_resolution
-    problem = Problem(model, target.to(model.device), options)
+    noise = noise_maps(model.generator) if options.noise else []
+    problem = Problem(model, target.to(model.device), options, noise)
     moving = options.refine_camera or len(cameras.cam2world) > 1
     u, cameras = find_start(problem, cameras.to(model.device))
     stages: list[Stage] = []
@@ -214,7 +217,9 @@ def project(
     options = problem.options
     u = u.detach().clone().requires_grad_()
     move = torch.zeros(len(u), 3, device=u.device, requires_grad=moving)
-    noise = noise_maps(problem.generator) if options.noise and len(u) == 1 else []
+    noise = problem.noise if len(u) == 1 else []
+    for x in noise:
+        x.requires_grad_()
     groups = [{"params": [u, *noise], "lr": options.rate}]
     if moving:
         groups.append({"params": [move], "lr": options.rate * CAMERA_RATE})
@@ -241,9 +246,12 @@ def project(
 
 
 def noise_maps(generator: Generator) -> list[Tensor]:
-    """Noise maps of a generator's layers that influence it, to be optimised in place."""
+    """Noise maps that influence a generator; raises ConfigError if there are none."""
     layers = [m for m in generator.modules() if isinstance(m, SynthesisLayer)]
-    return [m.noise_const.requires_grad_() for m in layers if m.options.use_noise]
+    maps = [m.noise_const for m in layers if m.options.use_noise]
+    if not maps:
+        raise ConfigError("noise=true: this generator has no noise maps", field="noise")
+    return maps
 
 
 def tune(problem: Problem, pivot: Float[Tensor, "1 num_ws w_dim"], cameras: Cameras) -> list[float]:
