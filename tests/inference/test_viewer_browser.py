@@ -13,10 +13,9 @@ from PIL import Image
 from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.inference.config import RenderOptions, ViewOptions
-from lightning_gan3d.inference.viewer import mesh_overlay
-from lightning_gan3d.inference.viewer.render_loop import RenderLoop
+from lightning_gan3d.inference.viewer import controls
 from lightning_gan3d.inference.viewer.serve import Viewer, view
-from lightning_gan3d.inference.viewer.session import Server
+from lightning_gan3d.inference.viewer.session import RenderLoop, Server
 from lightning_gan3d.inference.viewer.view_state import Stage
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
@@ -168,7 +167,7 @@ def test_a_video_is_saved(page, viewer):
 
 
 def test_a_mesh_follows_the_latent(viewer, page, monkeypatch):
-    monkeypatch.setattr(mesh_overlay, "RESOLUTION", 16)
+    monkeypatch.setattr(controls, "MESH_RESOLUTION", 16)
     before = pixels(page)
     nodes = viewer.server.scene._handle_from_node_name
     viewer.mesh.mode.value = "wireframe"

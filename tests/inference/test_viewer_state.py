@@ -21,7 +21,7 @@ from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import Subject
 from lightning_gan3d.inference.pictures import EMPTY, pictures
-from lightning_gan3d.inference.viewer.render_loop import STILL, RenderLoop
+from lightning_gan3d.inference.viewer.session import STILL, RenderLoop
 from lightning_gan3d.inference.viewer.view_state import (
     MARGIN,
     Stage,

@@ -1,8 +1,6 @@
 """Serve the viewer: clients, pictures, speed and memory."""
 
 import math
-import resource
-import sys
 import time
 import traceback
 import webbrowser
@@ -10,19 +8,17 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 import viser
 
 from lightning_gan3d.cameras import fov_from_focal
 from lightning_gan3d.config import UserError
+from lightning_gan3d.devices import peak_memory_mb
 from lightning_gan3d.inference.config import RenderOptions, ViewOptions
 from lightning_gan3d.inference.model import output_folder
 from lightning_gan3d.inference.pictures import enlarged
 from lightning_gan3d.inference.viewer.capture import Capture, Gallery
-from lightning_gan3d.inference.viewer.controls import Controls
-from lightning_gan3d.inference.viewer.mesh_overlay import MeshOverlay
-from lightning_gan3d.inference.viewer.render_loop import RenderLoop
-from lightning_gan3d.inference.viewer.session import Server, Session
+from lightning_gan3d.inference.viewer.controls import Controls, MeshOverlay
+from lightning_gan3d.inference.viewer.session import RenderLoop, Server, Session
 from lightning_gan3d.inference.viewer.view_state import Stage, ViewState, letterbox
 
 DRAFT = 1 / 15
@@ -114,10 +110,10 @@ class Viewer:
     def _speed(self, state: ViewState, seconds: float) -> str:
         stage = self.session.stage
         side = state.rendering_resolution or stage.rendering_resolution
-        scenes = " + ".join(f"{n / 2**20:.2g}" for n in stage.scene_bytes)
+        scenes = " + ".join(f"{n / 1e6:.2g}" for n in stage.scene_bytes)
         return (
-            f"{1 / seconds:.0f} fps ({seconds * 1e3:.0f} ms at {side}²) · scene {scenes} MiB · "
-            f"{memory_in_use() / 2**20:,.0f} MiB"
+            f"{1 / seconds:.0f} fps ({seconds * 1e3:.0f} ms at {side}²) · scene {scenes} MB · "
+            f"{peak_memory_mb(stage.models[0].device):,.0f} MB at most"
         )
 
     def _report(self, error: Exception) -> None:
@@ -126,14 +122,6 @@ class Viewer:
         self.capture.progress.visible = False
         for client in self.server.get_clients().values():
             client.add_notification("Error", str(error), color="red")
-
-
-def memory_in_use() -> int:
-    """Bytes: tensors on the GPU, or without one the peak of the process."""
-    if torch.cuda.is_available() and torch.cuda.memory_allocated():
-        return torch.cuda.memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes, or KiB
 
 
 def view(references: Sequence[str], options: ViewOptions, out: Path | None = None) -> None:
