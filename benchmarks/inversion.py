@@ -1,10 +1,12 @@
-"""Invert views of procedural figures that no training showed; compare novel views with the truth.
+"""Invert views of objects that no training showed; compare novel views with the truth.
 
     python -m benchmarks.inversion RUN --out FILE.json --objects 20 tuning_steps=0 space=w
+    python -m benchmarks.inversion RUN --out FILE.json --data coil64.zip --split test_angles
 
-Each figure is inverted from one view near the front. The table lists PSNR and SSIM of this view and
-of views 30 and 90 degrees beside it, as means with 95 % intervals. It also lists the depth error of
-the given view, at pixels where truth and result are opaque. RUN: trained on `gan3d data synth`.
+Each object is inverted from one view: a procedural figure from near the front (RUN: trained on
+`gan3d data synth`), or with `--data` the first view of each object in a split. The table lists PSNR
+and SSIM of this view and of views 30 and 90 degrees beside it, as means with 95 % intervals, and for
+figures the depth error of the given view, where truth and result are opaque.
 """
 
 import argparse
@@ -12,18 +14,22 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import from_options
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.synthetic.figures import FigureView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.files import provenance, write_json
-from lightning_gan3d.images import Images, quantise
+from lightning_gan3d.images import Images, quantise, to_float
 from lightning_gan3d.inference.config import InvertOptions
 from lightning_gan3d.inference.inversion.invert import similarity
 from lightning_gan3d.inference.inversion.projection import invert
@@ -37,9 +43,43 @@ ANGLES = (0, 30, 90)
 """Degrees from the given view, about the world's y axis."""
 
 
-def target_of(view: FigureView) -> Target:
-    """Return a view, stored with 8 bits, without mask: the background counts."""
-    return Target(quantise(view.image), torch.ones_like(view.mask))
+class Views(NamedTuple):
+    """One object from `ANGLES`."""
+
+    images: Float[Tensor, "v 3 r r"]
+    cameras: Cameras
+    truth: FigureView | None = None
+    """Depth and mask of the first view at the rendering resolution, if they are known."""
+
+
+def figures(model: Model, num: int) -> Iterator[Views]:
+    """Procedural figures, stored with 8 bits."""
+    cfg = SynthConfig(num_images=num, num_objects=num, seed=SEED, holdout=0.0)
+    objects, generator = SynthObjects(cfg), model.generator
+    for i in range(num):
+        u = Draws(SEED).at(i).uniform("camera", (2,))
+        own = Cameras.on_sphere(u[:1] - 0.5, 0.1 + 0.4 * u[1:], cfg.radius, cfg.focal)
+        cameras = own.rotate_y(torch.tensor([math.radians(a) for a in ANGLES]))
+        ids = torch.full((len(ANGLES),), i)
+        images = quantise(objects.render(ids, cameras, generator.resolution).image)
+        truth = objects.render(ids[:1], own, generator.rendering_resolution)
+        yield Views(images, cameras, truth)
+
+
+def photographs(model: Model, num: int, path: str, split: str) -> Iterator[Views]:
+    """Views of the first objects of a split; the other views are the data set's nearest ones."""
+    cfg = DataConfig(path, model.generator.resolution)
+    given, everything = ImageDataset(cfg, split), ImageDataset(cfg, "all")
+    assert given.objects is not None, "the data set numbers its objects"
+    assert everything.objects is not None, "as above"
+    for number in given.objects.unique()[:num]:
+        own = Cameras.from_label(given.labels[given.objects == number][:1])
+        turned = own.rotate_y(torch.tensor([math.radians(a) for a in ANGLES]))
+        indices = (everything.objects == number).nonzero()[:, 0]
+        candidates = Cameras.from_label(everything.labels[indices])
+        chosen = indices[torch.cdist(turned.origins, candidates.origins).argmin(dim=1)]
+        cameras = Cameras.from_label(everything.labels[chosen])
+        yield Views(to_float(everything.images(chosen)), cameras)
 
 
 def depth_error(images: Images, truth: FigureView) -> float | None:
@@ -50,25 +90,19 @@ def depth_error(images: Images, truth: FigureView) -> float | None:
     return float((images.depth - truth.depth)[both].abs().mean()) if bool(both.any()) else None
 
 
-def measure(model: Model, objects: SynthObjects, i: int, options: InvertOptions) -> dict[str, Any]:
-    """Invert one figure and compare it with the truth."""
-    u = Draws(SEED).at(i).uniform("camera", (2,))
-    cfg = objects.cfg
-    own = Cameras.on_sphere(u[:1] - 0.5, 0.1 + 0.4 * u[1:], cfg.radius, cfg.focal)
-    cameras = own.rotate_y(torch.tensor([math.radians(a) for a in ANGLES]))
-    ids = torch.full((len(ANGLES),), i)
-    truth = objects.render(ids, cameras, model.generator.resolution)
-    views = [FigureView(*(x[k : k + 1] for x in truth)) for k in range(len(ANGLES))]
+def measure(model: Model, views: Views, options: InvertOptions) -> dict[str, Any]:
+    """Invert the first view and compare all with the truth; the background counts."""
+    targets = [Target(x[None], torch.ones_like(x[None, :1])) for x in views.images]
+    own = views.cameras.select(slice(0, 1))
     start = time.perf_counter()
-    result = invert(model, target_of(views[0]), own, options)
+    result = invert(model, targets[0], own, options)
     row: dict[str, Any] = {"seconds": time.perf_counter() - start}
     subject = Subject(result.model, result.model.inverted[0])
-    for k, angle in enumerate(ANGLES):
-        values = similarity(subject.render(cameras.select(slice(k, k + 1))), target_of(views[k]))
+    for k, (angle, target) in enumerate(zip(ANGLES, targets, strict=True)):
+        values = similarity(subject.render(views.cameras.select(slice(k, k + 1))), target)
         row |= {f"{name} {angle}": values[name] for name in ("psnr", "ssim")}
-    images = subject.render(own)
-    side = images.image_raw.shape[-1]
-    row["depth error"] = depth_error(images, objects.render(ids[:1], own, side))
+    if views.truth is not None:
+        row["depth error"] = depth_error(subject.render(own), views.truth)
     return row
 
 
@@ -78,20 +112,22 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("options", nargs="*", help="fields of InvertOptions, e.g. steps=100")
     parser.add_argument("--objects", type=int, default=20)
+    parser.add_argument("--data", help="folder or zip of images with numbered objects")
+    parser.add_argument("--split", default="test", help="of --data, for the given views")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_intermixed_args()
     options = from_options(InvertOptions, arguments.options)
     model = open_model(arguments.run, options)
-    objects = SynthObjects(
-        SynthConfig(num_images=arguments.objects, num_objects=arguments.objects, seed=SEED,
-                    holdout=0.0, resolution=model.generator.resolution)
-    )  # fmt: skip
+    if arguments.data:
+        each = photographs(model, arguments.objects, arguments.data, arguments.split)
+    else:
+        each = figures(model, arguments.objects)
     rows = []
-    for i in range(arguments.objects):
-        rows.append(measure(model, objects, i, options))
-        print(i, {k: v and round(v, 3) for k, v in rows[-1].items()}, flush=True)
+    for views in each:
+        rows.append(measure(model, views, options))
+        print(len(rows), {k: v and round(v, 3) for k, v in rows[-1].items()}, flush=True)
     summary: dict[str, Any] = {}
-    print(f"\n{model.name}, {len(rows)} figures: {' '.join(arguments.options) or 'defaults'}")
+    print(f"\n{model.name}, {len(rows)} objects: {' '.join(arguments.options) or 'defaults'}")
     for key in rows[0]:
         values = [row[key] for row in rows if row[key] is not None]
         if values:
@@ -99,7 +135,7 @@ def main() -> None:
             summary[key] = {"mean": statistics.fmean(values), "interval": interval}
             half = (interval.high - interval.low) / 2 if interval else math.nan
             print(f"{key:12s} {summary[key]['mean']:8.3f} ± {half:.3f}")
-    record = {"run": model.name, "options": dataclasses.asdict(options), "figures": rows}
+    record = {"run": model.name, "options": dataclasses.asdict(options), "objects": rows}
     write_json(arguments.out, record | {"summary": summary, **provenance()})
 
 
