@@ -5,7 +5,7 @@
 
 Each object is inverted from one view: a procedural figure from near the front (RUN: trained on
 `gan3d data synth`), or with `--data` the first view of each object in a split. The table lists PSNR
-and SSIM of this view and of views 30 and 90 degrees beside it, as means with 95 % intervals, and for
+and SSIM of this view and of views 30 and 90 degrees beside it, as means with 95 % intervals; for
 figures the depth error of the given view, where truth and result are opaque.
 """
 
