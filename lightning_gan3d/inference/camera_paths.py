@@ -116,7 +116,7 @@ def _labels(content: Any, orbit: Orbit) -> Float[Tensor, "n 25"]:
     return torch.cat([poses.reshape(-1, 16), k], dim=1)
 
 
-def through(cameras: Cameras, num: int) -> Cameras:
+def smooth_path(cameras: Cameras, num: int) -> Cameras:
     """Return `num` cameras on a smooth open path through the given ones, ends included.
 
     Positions and intrinsics follow cubic splines, orientations a spline of rotations.

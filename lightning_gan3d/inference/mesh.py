@@ -173,9 +173,9 @@ def surface_colours(
     t = (edges[1:] + edges[:-1]) / 2
     parts = []
     for first in range(0, len(points), POINTS // samples):
-        some = slice(first, first + POINTS // samples)
+        chunk = slice(first, first + POINTS // samples)
         origins, inward = (
-            torch.as_tensor(np.asarray(x[some]), dtype=torch.float32, device=device)
+            torch.as_tensor(np.asarray(x[chunk]), dtype=torch.float32, device=device)
             for x in (points, -np.asarray(normals))
         )
         at = (origins[:, None] + t[:, None] * inward[:, None]).view(1, -1, 3)

@@ -88,9 +88,9 @@ def rasterise(uv: Float[np.ndarray, "n 2"], faces: Int[np.ndarray, "f 3"], size:
     # Faces in groups of a million candidate texels: bounds memory.
     group = np.cumsum(count) // 1_000_000
     for g in np.unique(group):
-        some = np.flatnonzero(group == g)
-        face = np.repeat(some, count[some])
-        start = np.repeat(np.cumsum(count[some]) - count[some], count[some])
+        members = np.flatnonzero(group == g)
+        face = np.repeat(members, count[members])
+        start = np.repeat(np.cumsum(count[members]) - count[members], count[members])
         within = np.arange(len(face)) - start
         column = low[face, 0] + within % extent[face, 0]
         row = low[face, 1] + within // extent[face, 0]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import atomic_path
-from lightning_gan3d.inference.camera_paths import cameras_of, through
+from lightning_gan3d.inference.camera_paths import cameras_of, smooth_path
 from lightning_gan3d.inference.config import VideoOptions, outputs_of
 from lightning_gan3d.inference.model import (
     Model,
@@ -53,7 +53,7 @@ def _frames(
     model: Model, seeds: Sequence[int], num: int, options: VideoOptions
 ) -> Iterator[list[Pixels]]:
     """Yield the pictures of each frame, one per output."""
-    cameras = through(cameras_of(options.cameras, num, model.orbit), num)
+    cameras = smooth_path(cameras_of(options.cameras, num, model.orbit), num)
     outputs = model.available(outputs_of(options.outputs))
     if options.interpolate == "none":
         subject = Subject(model, model.styles_of(seeds[0], options))

@@ -6,7 +6,7 @@ import torch
 
 from lightning_gan3d.cameras import Cameras, Orbit, spherical
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.inference.camera_paths import cameras_of, figure8, through
+from lightning_gan3d.inference.camera_paths import cameras_of, figure8, smooth_path
 
 ORBIT = Orbit.around_box(2.0, radius=3.2, elevation=0.2)
 ARC = ORBIT._replace(azimuths=(-0.2, 0.2), full=False)
@@ -92,11 +92,11 @@ def test_a_missing_file_and_a_folder_are_rejected(tmp_path):
 
 def test_a_path_passes_its_cameras_and_stays_rigid():
     given = Cameras.on_sphere(torch.tensor([0.0, 0.5, 1.5]), torch.tensor([0.0, 0.3, -0.2]), 3.0)
-    path = through(given, 9)
+    path = smooth_path(given, 9)
     for i, j in ((0, 0), (1, 4), (2, 8)):
         assert torch.allclose(path.cam2world[j], given.cam2world[i], atol=1e-5)
     rotation = path.cam2world[:, :3, :3]
     assert torch.allclose(rotation @ rotation.mT, torch.eye(3).expand(9, 3, 3), atol=1e-5)
-    assert through(given, 3) is given
-    one = through(given.select(slice(0, 1)), 4)
+    assert smooth_path(given, 3) is given
+    one = smooth_path(given.select(slice(0, 1)), 4)
     assert torch.equal(one.cam2world[3], given.cam2world[0])

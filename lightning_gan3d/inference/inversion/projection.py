@@ -191,9 +191,9 @@ def find_start(problem: Problem, cameras: Cameras) -> tuple[Float[Tensor, "s 1 w
     drawn = problem.drawn("start", options.candidates)
     offsets = torch.cat([torch.zeros_like(drawn[:1]), drawn])
     losses = []
-    for some in torch.split(offsets, max(1, AT_ONCE // poses)):
-        each = Cameras(*(x.repeat(len(some), 1, 1) for x in cameras))
-        losses.append(problem.distance(problem.images(some, each).image).view(-1, poses))
+    for batch in torch.split(offsets, max(1, AT_ONCE // poses)):
+        each = Cameras(*(x.repeat(len(batch), 1, 1) for x in cameras))
+        losses.append(problem.distance(problem.images(batch, each).image).view(-1, poses))
     loss = torch.cat(losses)
     if poses > 1:
         best = loss.min(dim=0)

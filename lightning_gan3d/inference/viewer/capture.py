@@ -12,7 +12,7 @@ import viser
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import sha256_of_text
-from lightning_gan3d.inference.camera_paths import cameras_of, through
+from lightning_gan3d.inference.camera_paths import cameras_of, smooth_path
 from lightning_gan3d.inference.pictures import Pixels, Tile, contact_sheet, save_png
 from lightning_gan3d.inference.video import video_writer
 from lightning_gan3d.inference.viewer.controls import Controls
@@ -152,7 +152,7 @@ class Capture:
             return cameras_of(self._path.value, num, self._session.stage.orbit)
         if not self._cameras:
             raise ConfigError("no camera of your own yet: press 'Add this' at two or more places")
-        return through(Cameras(*(torch.cat(x) for x in zip(*self._cameras, strict=True))), num)
+        return smooth_path(Cameras(*(torch.cat(x) for x in zip(*self._cameras, strict=True))), num)
 
 
 def _offer(client: viser.ClientHandle | None, path: Path) -> None:

@@ -113,7 +113,7 @@ class Viewer:
         scenes = " + ".join(f"{n / 1e6:.2g}" for n in stage.scene_bytes)
         return (
             f"{1 / seconds:.0f} fps ({seconds * 1e3:.0f} ms at {side}²) · scene {scenes} MB · "
-            f"{peak_memory_mb(stage.models[0].device):,.0f} MB at most"
+            f"peak memory {peak_memory_mb(stage.models[0].device):,.0f} MB"
         )
 
     def _report(self, error: Exception) -> None:
