@@ -233,7 +233,8 @@ class InvertOptions(RenderOptions):
 
     camera: str = "frontal"
     """Camera of each image: frontal; label, from the dataset.json beside it; azimuth:elevation in
-    radians such as 0.4:0.2; search, over a grid of poses and then by gradient."""
+    radians such as 0.4:0.2; search, over a grid of poses and then by gradient; or FILE.pt, a
+    TorchScript estimator of the rotation of cam2world, as `pose.estimator` of the metrics."""
     refine_camera: bool = False
     """Optimise azimuth, elevation and distance with the latent; always on for camera=search."""
     crop: str = ""

@@ -343,6 +343,25 @@ def test_an_opened_result_has_the_latent_as_seed_0(results):
         interpolated(model, (0, 1), 0.5, options, "z")
 
 
+def test_an_estimator_gives_the_camera(models, tmp_path):
+    class Estimator(torch.nn.Module):
+        def __init__(self, rotation):
+            super().__init__()
+            self.register_buffer("rotation", rotation)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.rotation.expand(len(image), 3, 3)
+
+    model = models["triplane"]
+    true = model.orbit.cameras(5).select(slice(3, 4))
+    file = tmp_path / "estimator.pt"
+    torch.jit.script(Estimator(true.cam2world[0, :3, :3])).save(str(file))
+    write_image(tmp_path / "a.png", shown(model, 0, true))
+    (photo,) = command.read_photos(tmp_path, ["a.png"], model, replace(FEW, camera=str(file)))
+    assert torch.allclose(photo.cameras.cam2world, true.cam2world, atol=1e-5)
+    assert torch.equal(photo.cameras.intrinsics, true.intrinsics)
+
+
 def test_finished_images_are_skipped(results, exports, monkeypatch):
     folder, options, _ = results
     inverted = []

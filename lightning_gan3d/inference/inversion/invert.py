@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints.load import read_networks, write_export
 from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError
@@ -51,6 +51,11 @@ from lightning_gan3d.metrics.consistency.image_similarity import (
 )
 from lightning_gan3d.metrics.consistency.reprojection import pair_sums
 from lightning_gan3d.metrics.consistency.warp import surfaces
+from lightning_gan3d.metrics.pose.estimators import (
+    ScriptedNetwork,
+    load_network,
+    read_rotations,
+)
 from lightning_gan3d.stats import mean_interval
 
 RESULT = "inversion.json"
@@ -151,11 +156,14 @@ def read_photos(
         label = torch.tensor([labels.cameras[name]], dtype=torch.float64)
         return Cameras.from_label(check_cameras(label, [name]).float()).crop(*crop.box)
 
+    estimator = load_network("camera", options.camera) if options.camera.endswith(".pt") else None
     photos = []
     for folder, name in zip(folders, names, strict=True):
         own, held_out = target(name), []
         if options.camera == "search":
             cameras = pose_grid(model.orbit)
+        elif estimator is not None:
+            cameras = estimated_camera(estimator, own, model.orbit)
         elif options.camera == "label":
             cameras = camera(name, own)
             own_object = labels.objects.get(name)
@@ -168,6 +176,16 @@ def read_photos(
                 raise ConfigError(f"camera={options.camera}: use one camera", field="camera")
         photos.append(Photo(folder, root / name, own, cameras, held_out))
     return photos
+
+
+@torch.no_grad()
+def estimated_camera(network: ScriptedNetwork, target: Target, orbit: Orbit) -> Cameras:
+    """Camera with the rotation that a network estimates, which faces the orbit's target."""
+    camera = orbit.cameras(1)
+    rotation = read_rotations(network, target.image).cpu()
+    camera.cam2world[:, :3, :3] = rotation
+    camera.cam2world[:, :3, 3] = torch.tensor(orbit.target) - orbit.radius * rotation[:, :, 2]
+    return camera
 
 
 def read_labels(root: Path) -> Labels:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,10 @@ from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.pose.estimators import (
-    ScriptedNetwork,
     angle_between,
     cached_regressor,
     load_network,
-    rotation_from_6d,
+    read_rotations,
 )
 
 READ_BATCH = 256
@@ -94,7 +94,7 @@ def pose_readers(context: EvaluationContext, num_images: int) -> list[PoseReader
         network = load_network("pose.estimator", cfg.estimator, context.device)
         description = f"the given estimator ({network.protocol})"
         num, batch = min(context.cfg.num_images, len(context.real)), context.cfg.batch
-        read = _rotations_by(network)
+        read = partial(read_rotations, network)
         readers.append(PoseReader("pose.estimator_", read, description, num, batch))
     return readers
 
@@ -133,20 +133,3 @@ def real_errors(
         images = to_float(real.images(indices)).to(device)
         errors.append(pose_errors(read, images, cameras))
     return torch.cat(errors)
-
-
-def _rotations_by(network: ScriptedNetwork) -> Read:
-    """Wrap the user's network: it returns rotations, or their first two columns."""
-
-    def read(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
-        output = network(images)
-        if output.shape[1:] == (6,):
-            return rotation_from_6d(output)
-        if output.shape[1:] == (3, 3):  # orthonormalise: it may not be an exact rotation
-            return rotation_from_6d(torch.cat([output[:, :, 0], output[:, :, 1]], dim=-1))
-        raise network.error(
-            f"returns shape {tuple(output.shape)}; use (n, 3, 3), the rotation of cam2world, or "
-            "(n, 6), its first two columns"
-        )
-
-    return read

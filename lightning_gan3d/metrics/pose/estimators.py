@@ -189,6 +189,24 @@ def load_network(field: str, path: str, device: torch.device | str = "cpu") -> S
     return ScriptedNetwork(field, file, hashlib.sha256(content).hexdigest(), module.eval(), device)
 
 
+def read_rotations(
+    network: ScriptedNetwork, images: Float[Tensor, "n 3 h w"]
+) -> Float[Tensor, "n 3 3"]:
+    """Estimate the rotation of cam2world by the user's network.
+
+    The network returns rotations, or their first two columns; raises ScriptError otherwise.
+    """
+    output = network(images)
+    if output.shape[1:] == (6,):
+        return rotation_from_6d(output)
+    if output.shape[1:] == (3, 3):  # orthonormalise: it may not be an exact rotation
+        return rotation_from_6d(torch.cat([output[:, :, 0], output[:, :, 1]], dim=-1))
+    raise network.error(
+        f"returns shape {tuple(output.shape)}; use (n, 3, 3), the rotation of cam2world, or "
+        "(n, 6), its first two columns"
+    )
+
+
 def measure_identity(context: EvaluationContext) -> list[Metric]:
     """Measure the mean cosine of two views of a latent, and of different latents as the floor.
 
