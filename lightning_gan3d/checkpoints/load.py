@@ -24,6 +24,8 @@ _KINDS: dict[str, Literal["generator", "generator_raw"]] = {
     "G_ema": "generator",
     "G": "generator_raw",
 }
+CIRCLE = "circle around the box"
+"""Start of the source of an orbit whose data set cannot be read."""
 
 
 def load_generator(
@@ -76,28 +78,33 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
     the video path of an imported checkpoint, or else a circle around the box.
     """
     try:
-        return read_orbit(stored.config.data.path), f"cameras of {stored.config.data.path}"
+        path = stored.config.data.path
+        return read_orbit(path), f"cameras of {Path(path).name}"
     except (DataError, OSError) as error:
         reason = error
     orbit = stored.about.get("orbit")
     if orbit is None:
         circle = Orbit.around_box(stored.config.generator.scene.box)
-        return circle, f"circle around the box (cannot read the data set: {reason})"
+        return circle, f"{CIRCLE} (cannot read the data set: {reason})"
     if "intrinsics" not in orbit:
         return Orbit.of_eg3d(**orbit), "EG3D's video path"
     tuples = {key: tuple(orbit[key]) for key in ("azimuths", "target")}  # lists in JSON
     values = orbit | tuples | {"intrinsics": torch.tensor(orbit["intrinsics"])}
-    return Orbit(**values), "stored cameras"
+    return Orbit(**values), stored.about.get("cameras", "stored cameras")
 
 
 def export_generator(path: str | Path, out: Path) -> Path:
     """Write the averaged generator of a run as a folder to share: tensors, options, cameras.
 
-    Raises CheckpointError if `out` exists.
+    Raises CheckpointError if `out` exists, or if the cameras of the data set are unknown: a
+    generator that is shown from other cameras than it was trained with shows worse images.
     """
     if out.exists():
         raise CheckpointError(f"{out} exists: give another folder")
     stored = read_networks(path, ["generator"])
+    _, source = orbit_of(stored)
+    if source.startswith(CIRCLE):
+        raise CheckpointError(f"{path}: {source}; export where data.path can be read")
     out.mkdir(parents=True)
     if (stored.path / stored_networks.LATENT).is_file():
         shutil.copy(stored.path / stored_networks.LATENT, out)
@@ -107,9 +114,9 @@ def export_generator(path: str | Path, out: Path) -> Path:
 
 def write_export(out: Path, stored: Stored, generator: Generator) -> None:
     """Write a generator with the options and cameras of `stored`, and seal the folder."""
-    orbit, _ = orbit_of(stored)
+    orbit, source = orbit_of(stored)
     values: dict[str, Any] = orbit._asdict() | {"intrinsics": orbit.intrinsics.tolist()}
     config = dataclasses.replace(stored.config, data=DataConfig(resolution=stored.resolution))
     stored_networks.save_generator(out, generator, config)
     kept = [k for k in ("kimg", "source", "licence") if k in stored.about]
-    store.seal(out, {"orbit": values} | {k: stored.about[k] for k in kept})
+    store.seal(out, {"orbit": values, "cameras": source} | {k: stored.about[k] for k in kept})

@@ -41,6 +41,9 @@ def test_an_unknown_pretrained_generator_is_rejected():
 def test_an_export_renders_the_same_and_keeps_its_cameras(generator, tmp_path, monkeypatch):
     network, folder = generator
     cameras = Cameras.orbit(90, 0.25, 3.1, 1.6)
+    with pytest.raises(CheckpointError, match=r"circle around the box .* export where data\.path"):
+        export_generator(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     monkeypatch.setattr(
         "lightning_gan3d.checkpoints.load.read_orbit",
         lambda _: Orbit.of_labels(cameras.to_label()),
@@ -55,7 +58,7 @@ def test_an_export_renders_the_same_and_keeps_its_cameras(generator, tmp_path, m
     with torch.no_grad():
         assert torch.equal(exported(z, label).image, network(z, label).image)
     orbit, source = orbit_of(read_networks(out, ["generator"]))
-    assert source == "stored cameras"
+    assert source == "cameras of none"
     assert orbit.full
     assert (orbit.radius, orbit.elevation) == pytest.approx((3.1, 0.25), abs=1e-4)
     assert float(orbit.intrinsics[0, 0]) == pytest.approx(1.6)

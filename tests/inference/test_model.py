@@ -140,7 +140,7 @@ def test_cameras_come_from_data_or_circle_the_box(exports, labels, tmp_path):
     import shutil
 
     model = open_model(exports["triplane"], RENDER)
-    assert model.cameras_from == f"cameras of {labels}"
+    assert model.cameras_from == f"cameras of {labels.name}"
     assert float(model.orbit.intrinsics[0, 0]) == pytest.approx(1.5)
     moved = shutil.copytree(exports["triplane"], tmp_path / "moved")
     text = (moved / "config.yaml").read_text()

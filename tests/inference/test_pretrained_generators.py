@@ -14,7 +14,7 @@ NAMES = pretrained_names()
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pretrained_generator_shows_an_object_on_white(name):
     model = open_model(f"pretrained:{name}", RenderOptions(device="cpu"))
-    assert model.cameras_from == "stored cameras"
+    assert model.cameras_from == "cameras of synth64.zip"
     cameras = model.orbit.cameras(4)
     views = [
         Subject(model, model.styles_of(seed, RenderOptions(psi=0.8))).render(cameras)
