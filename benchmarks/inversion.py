@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ def main() -> None:
             half = (interval.high - interval.low) / 2 if interval else math.nan
             print(f"{key:12s} {summary[key]['mean']:8.3f} ± {half:.3f}")
     record = {"run": model.name, "options": dataclasses.asdict(options), "objects": rows}
-    write_json(arguments.out, record | {"summary": summary, **provenance()})
+    write_json(arguments.out, record | {"summary": summary, **provenance(sys.argv)})
 
 
 if __name__ == "__main__":

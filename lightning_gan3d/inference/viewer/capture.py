@@ -18,6 +18,7 @@ from lightning_gan3d.inference.video import video_writer
 from lightning_gan3d.inference.viewer.controls import Controls
 from lightning_gan3d.inference.viewer.session import Session
 from lightning_gan3d.inference.viewer.view_state import (
+    THUMBNAIL,
     ViewState,
     camera_file,
     command_of,
@@ -38,7 +39,7 @@ class Gallery:
         """Add the controls to the panel; thumbnails are rendered in the background."""
         self._session, self._controls, self._page = session, controls, 0
         gui = session.server.gui
-        side = session.stage.models[0].generator.resolution
+        side = min(session.stage.models[0].generator.resolution, THUMBNAIL)
         blank = [Tile("", [np.full((side, side, 3), 255, np.uint8)])] * GALLERY
         self._sheet = gui.add_image(_grid(blank), format="png")
         self._choices = gui.add_button_group("Choose", [str(i) for i in range(GALLERY)])

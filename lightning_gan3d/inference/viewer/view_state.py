@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from lightning_gan3d.cameras import Cameras, Orbit, spherical
 from lightning_gan3d.contract import Field
 from lightning_gan3d.files import sha256_of_text, write_json
+from lightning_gan3d.images import resize
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import (
     OUTPUTS,
@@ -27,7 +28,7 @@ from lightning_gan3d.inference.config import (
 from lightning_gan3d.inference.directions import parse_edits, read, sum_edits
 from lightning_gan3d.inference.edit import FILE
 from lightning_gan3d.inference.model import Model, Subject, open_model, output_folder
-from lightning_gan3d.inference.pictures import EMPTY, Pixels, pictures
+from lightning_gan3d.inference.pictures import EMPTY, Pixels, pictures, to_array
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.inference.video import side_by_side
 
@@ -37,6 +38,8 @@ DECIMALS = 4
 """Decimals of angles, distances and strengths in commands."""
 SNAP = 2e-3
 """A camera this near to one that angles describe is taken as that one; world units."""
+THUMBNAIL = 128
+"""Largest side of an image in the gallery."""
 SMALLEST = 16
 """Lowest resolution of a rendering while something moves."""
 
@@ -154,8 +157,8 @@ class Stage:
     def thumbnail(self, state: ViewState) -> Pixels:
         """Render the first generator's image from its frontal camera; keeps the last scenes."""
         model = self.models[0]
-        camera = model.orbit.cameras(1)
-        return pictures(model, _subject_of(model, state).render(camera), camera, "image")[0]
+        image = _subject_of(model, state).render(model.orbit.cameras(1)).image
+        return to_array(resize(image.float(), min(image.shape[-1], THUMBNAIL))[0])
 
 
 def _subject_of(model: Model, state: ViewState, prepare: bool = True) -> Subject:
