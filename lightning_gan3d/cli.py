@@ -256,22 +256,22 @@ def data_synth(
     typer.echo(out)
 
 
-@data_app.command("coil100")
-def data_coil100(
-    source: Annotated[Path, typer.Argument(help="coil-100.zip as downloaded.")],
+@data_app.command("turntable")
+def data_turntable(
+    source: Annotated[Path, typer.Argument(help="A folder or zip, e.g. coil-100.zip.")],
     out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
     options: Options = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare the Columbia Object Image Library: photographs of 100 objects on a turntable."""
+    """Prepare photographs of objects on a turntable, such as COIL-100."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.coil100.coil100 import CoilConfig, prepare_coil100
+    from lightning_gan3d.data.turntable.collection import TurntableConfig, prepare_turntable
 
-    cfg = from_options(CoilConfig, options or [])
-    residuals = prepare_coil100(source, out, cfg, overwrite, _progress("objects", 1))
+    cfg = from_options(TurntableConfig, options or [])
+    residuals = prepare_turntable(source, out, cfg, overwrite, _progress("objects", 1))
     worst = max(residuals, key=lambda k: residuals[k])
     typer.echo(
-        f"{out}: {len(residuals)} objects; silhouette residual in pixels of 128: mean "
+        f"{out}: {len(residuals)} objects; silhouette residual in pixels: mean "
         f"{sum(residuals.values()) / len(residuals):.2f}, "
         f"maximum {residuals[worst]:.2f} (object {worst})"
     )

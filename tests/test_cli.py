@@ -49,7 +49,7 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["train", "triplane", "generator.representation.channels=0"], ["channels=0"]),
         (["data", "synth", "out.zip", "resolutio=3"], ["unknown key `resolutio`", "`resolution`"]),
         (["data", "check", "/nowhere"], ["/nowhere"]),
-        (["data", "coil100", "/nowhere.zip", "out.zip"], ["/nowhere.zip"]),
+        (["data", "turntable", "/nowhere.zip", "out.zip"], ["/nowhere.zip"]),
         (["data", "ffhq", "/nowhere.zip", "out.zip"], ["/nowhere.zip"]),
         (["data", "celebahq", ".", "out.zip", "crop=700.5"], ["crop=700.5", "a whole number"]),
         (["data", "afhq", ".", "out.zip", "animal=bird"], ["animal=bird", "cat, dog, wild"]),

@@ -1,4 +1,4 @@
-"""A synthetic COIL-100: figures on a turntable, rendered, cropped and scaled, then recovered."""
+"""Figures on a turntable in the form of COIL-100: cropped and scaled, then recovered."""
 
 import io
 import itertools
@@ -11,31 +11,28 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
-from lightning_gan3d.data.coil100.coil100 import (
-    DISTANCE,
-    ELEVATION,
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
+from lightning_gan3d.data.turntable.collection import (
     EXTENT,
-    FOCAL,
-    NUM_ANGLES,
-    RADIUS,
-    CoilConfig,
-    prepare_coil100,
+    TurntableConfig,
+    prepare_turntable,
 )
-from lightning_gan3d.data.coil100.turntable import (
+from lightning_gan3d.data.turntable.zoom import (
     background_of,
     brightness,
     outline,
     silhouette,
     solve_views,
 )
-from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
 from lightning_gan3d.images import to_uint8
 
-ANGLES = np.radians(5.0 * np.arange(NUM_ANGLES))
+CFG = TurntableConfig()
+ANGLES, ELEVATION, DISTANCE = CFG.angles, math.radians(CFG.elevation), CFG.distance
+RADIUS, FOCAL = CFG.radius, CFG.focal
 SIDE = 176
 
 
@@ -132,8 +129,10 @@ def archive(turntable, tmp_path_factory):
 
 
 def prepared(archive, path, **options):
-    cfg = build(CoilConfig, {"resolution": 64, "objects": "3,14", "holdout_objects": 1, **options})
-    residuals = prepare_coil100(archive, path, cfg, overwrite=True)
+    cfg = build(
+        TurntableConfig, {"resolution": 64, "objects": "3,14", "holdout_objects": 1, **options}
+    )
+    residuals = prepare_turntable(archive, path, cfg, overwrite=True)
     return ImageDataset(DataConfig(path=str(path)), "all"), residuals
 
 
@@ -223,30 +222,57 @@ def test_azimuth_grows_with_the_angle(archive, tmp_path):
 
 
 def test_incomplete_archives_are_rejected(archive, tmp_path):
-    with pytest.raises(DataError, match=r"lacks obj5__0\.png \(72 of 72 views of object 5\)"):
-        prepare_coil100(archive, tmp_path / "a.zip", CoilConfig(objects="3,5", holdout_objects=0))
+    with pytest.raises(DataError, match="object 5 lacks 72 of 72 views, the first is number 0"):
+        prepare_turntable(
+            archive, tmp_path / "a.zip", TurntableConfig(objects="3,5", holdout_objects=0)
+        )
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as z:
         z.writestr("a.txt", "x")
-    with pytest.raises(DataError, match=r"has no objN__ANGLE\.png"):
-        prepare_coil100(other, tmp_path / "a.zip", CoilConfig())
+    with pytest.raises(DataError, match=r"has no file that matches pattern=obj\("):
+        prepare_turntable(other, tmp_path / "a.zip", TurntableConfig())
+    with pytest.raises(DataError, match="its number is no multiple of step=10 degrees"):
+        prepare_turntable(
+            archive, tmp_path / "a.zip", TurntableConfig(step=10.0, holdout_objects=0)
+        )
+    with pytest.raises(ConfigError, match="holdout_objects=10: use less than 2, the number of obj"):
+        prepare_turntable(archive, tmp_path / "a.zip", TurntableConfig())
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_other_names_sizes_and_grey_images_are_prepared(turntable, tmp_path):
+    """As COIL-20: views are numbered from 0 to 71, images are grey."""
+    path = tmp_path / "coil-20.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        for k in range(0, 72, 2):
+            buffer = io.BytesIO()
+            Image.fromarray(turntable[0][k]).convert("L").resize((96, 96)).save(buffer, "PNG")
+            z.writestr(f"cup-7/{k // 2}.png", buffer.getvalue())
+    options = {"pattern": r"-(\d+)/(\d+)\.png", "step": 10.0, "holdout_objects": 0}
+    dataset, residuals = prepared(path, tmp_path / "a.zip", objects="", **options)
+    assert list(residuals) == [7]
+    assert residuals[7] < 1
+    assert dataset.names[1] == "obj007/010.png"
+    images = dataset.images(range(36))
+    assert torch.equal(images[:, 0], images[:, 2])
+    azimuth = spherical(Cameras.from_label(dataset.labels).origins).azimuth
+    assert float(azimuth[9]) == pytest.approx(math.pi / 2, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     "tree",
     [
         {"resolution": 4},
-        {"objects": "0-5"},
-        {"objects": ""},
-        {"holdout_objects": 100},
+        {"objects": "5-"},
+        {"pattern": "obj(\\d+)"},
+        {"step": 7},
         {"holdout_angles": 7},
         {"correction": "half"},
     ],
 )
 def test_invalid_values_are_rejected(tree):
     with pytest.raises(ConfigError, match=next(iter(tree))):
-        build(CoilConfig, tree)
+        build(TurntableConfig, tree)
 
 
 def test_shadows_and_specks_are_not_in_the_silhouette():

@@ -1,1 +1,0 @@
-"""COIL-100: photographs of 100 objects on a turntable."""

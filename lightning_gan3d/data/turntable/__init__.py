@@ -1,0 +1,1 @@
+"""Photographs of objects on a turntable."""
