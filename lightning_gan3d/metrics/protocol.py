@@ -76,6 +76,12 @@ PATHS = ("lpips", "estimator", "embedding")
 """Fields that name files. Only the file name counts: a moved file is the same protocol."""
 IGNORED = {"distribution": ("repeats", "num_images")}
 """Number of repeats, and a field that repeats the metric's own n."""
+WITH_DEPTH = ("consistency", "geometry")
+"""Blocks whose metrics depend on depth, which has the rendering resolution: fewer pixels of it hide
+more edges."""
+VOLUMES = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
+           "geometry.shape_from_data")  # fmt: skip
+"""Metrics of these blocks that query the density, and so do not depend on it."""
 SETS = ("swd", "distribution", "pose")
 """Blocks whose metrics depend on the number of images."""
 
@@ -84,8 +90,8 @@ def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]
     """Return the metrics with their protocol keys; missing ones have none.
 
     A key is a digest of the options of the metric's block, the data (fingerprints, resolution) and
-    the seed. Sets of images add their number, `raw` metrics the rendering resolution. Paths, batch
-    sizes and the device do not count.
+    the seed. Sets of images add their number; `raw` metrics and those with depth add the rendering
+    resolution. Paths, batch sizes and the device do not count.
     """
     train, test, source = context.train, context.test, context.source
     held_out = None if test is None else test.fingerprint
@@ -99,7 +105,7 @@ def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]
         parts = [block, _options(block, getattr(context.cfg, block, None)), *data]
         if block in SETS:
             parts.append(m.n)
-        if m.stage == "raw":
+        if m.stage == "raw" or (block in WITH_DEPTH and m.name not in VOLUMES):
             parts.append(rendering_resolution)
         text = json.dumps([SCHEMA, parts], sort_keys=True)
         key = sha256_of_text(text, KEY_DIGITS)

@@ -17,7 +17,7 @@ ROWS = [
     *(Metric(name, 1.0) for name in ("quality.swd", "quality.fid", "memorisation.excess")),
     *(Metric("consistency.psnr", 1.0, stage=stage) for stage in ("", "raw")),
     *(Metric("refit.psnr", 1.0, variant=variant) for variant in ("", "following")),
-    *(Metric(name, 1.0) for name in ("pose.median_deg", "geometry.relief")),
+    *(Metric(name, 1.0) for name in ("pose.median_deg", "geometry.relief", "geometry.filled")),
 ]
 
 
@@ -79,7 +79,8 @@ def test_protocol_keys_depend_on_data_seed_and_size_and_for_sets_on_their_number
     for values in ({"train": "c"}, {"test": "c"}, {"seed": 1}, {"resolution": 64}):
         assert changed(**values) == {m.key for m in ROWS}
     assert changed(n=11) == {"quality.swd", "quality.fid", "memorisation.excess", "pose.median_deg"}
-    assert changed(inner=32) == {"consistency.psnr_raw"}
+    with_depth = {"consistency.psnr", "consistency.psnr_raw", "geometry.relief"}
+    assert changed(inner=32) == with_depth
     assert len({v for k, v in keys().items() if k.startswith("refit")}) == 1
 
 
