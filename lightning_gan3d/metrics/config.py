@@ -76,7 +76,7 @@ class DistributionConfig:
     kid_subset_size: Annotated[int, Ge(2)] = 1000
     """Images per subset."""
     kid_whole: Annotated[int, Ge(2)] = 5000
-    """Images of each set in KID over whole sets, which has a bootstrap interval."""
+    """Images of each set in KID over whole sets, which has an interval."""
     infinity_from: Annotated[int, Ge(2)] = 5000
     """Smallest set from which FID is extrapolated; needs twice as many images."""
     splits: Count = 10

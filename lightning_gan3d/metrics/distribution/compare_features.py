@@ -288,18 +288,25 @@ def _kid(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metri
         f"{kernel}, not times 1000, mean of {len(subsets)} subsets of {size:,} images (Binkowski "
         "et al. 2018)"
     )
-    draws = draws.scope("kid whole")
-    x, y = _at_most(cfg.kid_whole, sets, draws)
-    whole = whole_distance(x, y, draws)
+    x, y = _at_most(cfg.kid_whole, sets, draws.scope("kid whole"))
+    whole = whole_distance(x, y)
     note_whole = f"{kernel}, {len(x):,} real and {len(y):,} generated images"
-    if cfg.repeats == 1:  # several sets have an interval over sets instead
+    enough = min(len(x), len(y)) > 2
+    if cfg.repeats == 1 and enough:  # several sets have an interval over sets instead
         note_whole += (
-            f"; 95 % interval {whole.low:.4g} to {whole.high:.4g}, spread and interval from 200 "
-            "bootstrap repeats over images"
+            f"; 95 % interval {whole.low:.4g} to {whole.high:.4g}, spread and interval from the "
+            "jackknife over images"
         )
     return [
         Metric("quality.kid", float(subsets.mean()), "", len(fake), note=note),
-        Metric("quality.kid_whole", whole.value, "", len(y), whole.deviation, note_whole),
+        Metric(
+            "quality.kid_whole",
+            whole.value,
+            "",
+            len(y),
+            whole.deviation if enough else None,
+            note_whole,
+        ),
     ]
 
 

@@ -189,7 +189,7 @@ def test_repeats_give_an_interval_over_other_latents(measure, data, nets, digits
     assert "3 sets of other latents" in thrice[distance].note
     assert thrice[distance].value != once[distance].value
     assert thrice[whole].note.count("95 % interval") == 1
-    assert "bootstrap" not in thrice[whole].note
+    assert "jackknife" not in thrice[whole].note
 
 
 def test_several_sets_have_the_interval_of_their_mean():
