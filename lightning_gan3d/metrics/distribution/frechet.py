@@ -74,7 +74,8 @@ class Frechet:
         del other
         roots = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
         gap = (self.real.mean - fake.mean).square().sum()
-        return float(gap + trace - 2 * roots.sum())
+        # Never negative but for rounding: roots of eigenvalues near 0 magnify it.
+        return max(0.0, float(gap + trace - 2 * roots.sum()))
 
 
 def at_sizes(frechet: Frechet, fake: Features, sizes: Sequence[int]) -> list[tuple[int, float]]:

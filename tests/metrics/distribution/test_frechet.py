@@ -64,6 +64,12 @@ def test_fewer_vectors_than_dimensions_are_supported():
     assert distance(moments_of(x), moments_of(x)) == pytest.approx(0, abs=1e-5)
 
 
+def test_a_set_is_at_distance_zero_from_itself():
+    for n in (20, 300):  # fewer vectors than dimensions, and more
+        a = moments_of(features(n, 64))
+        assert 0 <= distance(a, a) < 1e-6
+
+
 def test_streamed_moments_equal_those_of_the_whole_despite_an_offset():
     x = features(1000, 8) + 1e4
     streamed = moments(torch.split(x, 77))
