@@ -1,6 +1,6 @@
 """Findings: sentences that the numbers of a report decide, e.g. which generator is fastest."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import REPROJECTION, MetricInfo, gain_of, significant
 from lightning_gan3d.report.differences import CLOSE, difference, of_few, why_undecided
 from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
+from lightning_gan3d.stats import mean_interval
 
 Verdict = Literal["finding", "holds", "fails", "open"]
 
@@ -170,42 +171,51 @@ def _renderer_paths(comparison: Comparison) -> Iterable[Statement]:
         yield Statement("finding", f"Renderer backend: {'; '.join(each)}.")
 
 
-Check = Callable[[float], tuple[bool, str]]
-"""From the mean of a cell: whether the expectation holds, and the number as text."""
-
-
 def _progress_to_floor(comparison: Comparison) -> Iterable[Statement]:
     lead = "Training covers at least half of the SWD progress from untrained to the real-real floor"
     progress = MetricId("quality.swd_progress")
-    yield from _expect(
-        comparison, comparison.groups, progress, lead, lambda x: (x >= 0.5, f"{100 * x:.0f} %")
-    )
+    yield from _above(comparison, comparison.groups, progress, 0.5, lead)
 
 
 def _warping_gains(comparison: Comparison) -> Iterable[Statement]:
     lead = "Warping a view by its depth predicts another view better than no warp"
     groups = [g for g in comparison.groups if not g.is_baseline]
-    gain = MetricId(REPROJECTION)
-    yield from _expect(comparison, groups, gain, lead, lambda x: (x > 0, f"{x:+.2f} dB"))
+    yield from _above(comparison, groups, MetricId(REPROJECTION), 0.0, lead)
 
 
-def _expect(
-    comparison: Comparison, groups: Sequence[Group], metric_id: MetricId, lead: str, check: Check
+def _above(
+    comparison: Comparison, groups: Sequence[Group], metric_id: MetricId, bound: float, lead: str
 ) -> Iterable[Statement]:
-    """Check an expectation of each group; groups with equal verdicts share a sentence."""
+    """Check that a metric is above a bound in each group; equal verdicts share a sentence.
+
+    It is open if the bound lies in the 95 % interval of the mean over seeds, or with fewer than
+    three seeds in the range of their values (`Cell.interval`).
+    """
     if metric_id not in comparison.metrics:
         return
     cells = {g.label: g.cell(metric_id) for g in groups}
     by_verdict: dict[Verdict, list[str]] = {"holds": [], "fails": [], "open": []}
     for label, cell in cells.items():
-        holds, text = check(cell.mean) if cell.mean is not None else (None, cell.why)
-        verdict: Verdict = "open" if holds is None else "holds" if holds else "fails"
+        verdict, text = _compared_to(bound, cell)
         by_verdict[verdict].append(f"{label}, {text}")
     tails = {"holds": "", "fails": "no; ", "open": "not decided; "}
     few = any(cell.few for cell in cells.values())
     for verdict, texts in by_verdict.items():
         if texts:
             yield Statement(verdict, f"{lead}: {tails[verdict]}{'; '.join(texts)}.", few)
+
+
+def _compared_to(bound: float, cell: Cell) -> tuple[Verdict, str]:
+    if cell.mean is None or cell.interval is None:
+        return "open", cell.why
+    over_seeds = mean_interval(cell.values)
+    low, high = (over_seeds.low, over_seeds.high) if over_seeds else cell.interval
+    text = cell.info.with_unit(cell.mean)
+    if low > bound:
+        return "holds", text
+    if high < bound:
+        return "fails", text
+    return "open", f"{text}, {cell.info.format(low)} to {cell.info.with_unit(high)}"
 
 
 def listed(texts: Sequence[str]) -> str:

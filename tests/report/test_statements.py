@@ -112,7 +112,7 @@ def test_swd_progress_holds_and_fails_group_by_group(tmp_path, runs):
     (runs["nerf_mlp"] / "evaluation.json").unlink()
     matches = [s for s in checked(tmp_path) if s.text.startswith("Training covers at least half")]
     assert [s.verdict for s in matches] == ["holds", "fails", "open"]
-    assert "real-real floor: no; voxel, 36 %." in matches[1].text
+    assert "real-real floor: no; voxel, 36.0 %." in matches[1].text
     assert "not decided; nerf_mlp, no evaluation.json" in matches[2].text
     assert "triplane" in matches[0].text
     assert "voxel" not in matches[0].text
@@ -144,6 +144,10 @@ def test_warping_is_expected_to_gain_if_there_is_depth(tmp_path, runs):
     matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
     assert [s.verdict for s in matches] == ["holds", "fails"]
     assert matches[1].text.endswith("better than no warp: no; triplane, -0.40 dB.")
+    edit(runs["triplane"], "consistency.gain", value=0.4, spread=2.0, n=25)
+    matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
+    assert [s.verdict for s in matches] == ["holds", "open"]
+    assert matches[1].text.endswith("not decided; triplane, 0.40 dB, -0.40 to 1.20 dB.")
     assert all("image2d" not in s.text for s in matches)
 
 
