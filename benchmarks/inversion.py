@@ -87,13 +87,16 @@ def depth_error(images: Images, truth: FigureView) -> float | None:
     """Mean absolute error of the depth in world units, where both are opaque."""
     if images.depth is None or images.opacity is None:
         return None
-    both = (images.opacity > 0.9) & (truth.mask > 0.99)
-    return float((images.depth - truth.depth)[both].abs().mean()) if bool(both.any()) else None
+    both = (images.opacity.cpu() > 0.9) & (truth.mask > 0.99)
+    return (
+        float((images.depth.cpu() - truth.depth)[both].abs().mean()) if bool(both.any()) else None
+    )
 
 
 def measure(model: Model, views: Views, options: InvertOptions) -> dict[str, Any]:
     """Invert the first view and compare all with the truth; the background counts."""
-    targets = [Target(x[None], torch.ones_like(x[None, :1])) for x in views.images]
+    targets = [Target(x[None], torch.ones_like(x[None, :1])).to(model.device)
+               for x in views.images]  # fmt: skip
     own = views.cameras.select(slice(0, 1))
     start = time.perf_counter()
     result = invert(model, targets[0], own, options)

@@ -25,9 +25,9 @@ FIGURE8 = (0.4, 0.15)
 def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
     """Return the cameras that an option names.
 
-    `frontal`: one; `orbit`, `figure8`: `num` on a closed path; angles such as `0:0.3,-0.4:0`:
-    azimuth and elevation in radians on the orbit's sphere, or with a distance in world units from
-    its centre, `0:0.3:2.5`; else a JSON file (`read_cameras`).
+    `frontal`: one; `orbit`: `num` on the circle or arc; `figure8`: `num` on a closed path; angles
+    such as `0:0.3,-0.4:0`: azimuth and elevation in radians on the orbit's sphere, or with a
+    distance in world units from its centre, `0:0.3:2.5`; else a JSON file (`read_cameras`).
     """
     if text == "frontal":
         return orbit.cameras(1)
@@ -62,6 +62,13 @@ def figure8(num: int, orbit: Orbit) -> Cameras:
     return _on(orbit, middle + width * t.sin(), elevation, orbit.radius)
 
 
+def arc_and_back(num: int, orbit: Orbit) -> Cameras:
+    """Return cameras on a closed path over the orbit's arc, forth and back."""
+    low, high = orbit.azimuths
+    azimuth = (low + high) / 2 - (high - low) / 2 * (torch.arange(num) * (2 * math.pi / num)).cos()
+    return _on(orbit, azimuth, torch.full_like(azimuth, orbit.elevation), orbit.radius)
+
+
 def _on(
     orbit: Orbit,
     azimuth: Float[Tensor, " n"],
@@ -79,9 +86,9 @@ def read_cameras(path: Path, orbit: Orbit) -> Cameras:
     `cam2world` and optionally `intrinsics` (one or one per camera), or a data set's `dataset.json`.
     Without intrinsics, those of the orbit hold.
     """
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise ConfigError(f"cameras={path}: no file of at most {MAX_FILE_BYTES:,} bytes")
     try:
-        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"cameras={path}: no file of at most {MAX_FILE_BYTES:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cameras={path}: cannot be read: {error}") from None

@@ -61,6 +61,8 @@ class LatentOptions(RenderOptions):
         """Check across fields."""
         if self.toward is None and (self.share, self.space) != (0.5, "w"):
             raise ConfigError("share and space need the second latent: toward=SEED", field="toward")
+        if self.mix is None and self.mix_range != "coarse":
+            raise ConfigError(f"mix_range={self.mix_range}: add mix=SEED", field="mix")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class GenerateOptions(LatentOptions):
     seeds: str = "0-7"
     """Seeds of the latents, e.g. 0-7 or 0-3,12."""
     cameras: str = "orbit"
-    """frontal, orbit, figure8, a list of azimuth:elevation in radians such as 0:0.3,-0.4:0, or a
-    JSON file of cameras."""
+    """frontal, orbit, figure8, a list of azimuth:elevation in radians such as 0:0.3,-0.4:0, each
+    with :distance if it is not the orbit's, or a JSON file of cameras."""
     views: Count = 3
     """Cameras per latent, for orbit and figure8."""
     outputs: str = "image,raw,depth,opacity"
@@ -196,7 +198,7 @@ class VideoOptions(RenderOptions):
     seeds: str = "0"
     """Seeds of the latents: one video each, or with `interpolate` one video through all."""
     cameras: str = "orbit"
-    """orbit, figure8, frontal, or a JSON file of cameras: a path through them."""
+    """orbit, figure8, frontal, or a path through a list of angles or a JSON file of cameras."""
     frames: Count = 120
     """Number of frames; with `interpolate`, from each latent to the next."""
     interpolate: Literal["none", "z", "w"] = "none"
@@ -249,7 +251,7 @@ class InvertOptions(RenderOptions):
     space: Literal["w", "w+"] = "w+"
     """One style vector for all layers, or one for each."""
     steps: Count = 120
-    """Steps of the latent."""
+    """Steps of the latent, after a third as many in W for each of the `starts`."""
     rate: Positive = 0.1
     """Learning rate of the latent."""
     prior: NonNegative = 0.003
@@ -265,7 +267,8 @@ class InvertOptions(RenderOptions):
     lpips: NonNegative = 0.3
     """Weight of LPIPS, which is used if AlexNet's weights are available."""
     patience: Count = 40
-    """Steps without a gain of 1 % after which a stage ends early."""
+    """Steps without a gain of 1 % after which a stage goes on with its last quarter, in which the
+    learning rate falls."""
     seed: Annotated[int, Ge(0)] = 0
     """Key of the random draws."""
 

@@ -45,6 +45,7 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
     model = open_model(reference, options)
     out = output_folder([reference], "edits", out)
     directions, lines = find_directions(model, options)
+    lines.insert(0, model.summary)
     out.mkdir(parents=True, exist_ok=True)
     save(out / FILE, directions)
     own = model.styles_of(options.seed, options)
@@ -116,11 +117,10 @@ def closed_form(model: Model, num: int) -> Float[Tensor, "k w_dim"]:
     The directions that change the styles of all layers most: right singular vectors of their
     stacked affine weights, each row normalised as in the paper's code for StyleGAN2.
     """
-    w_dim = model.generator.cfg.w_dim
     weights = [
         part.weight
-        for part in model.generator.representation.modules()
-        if isinstance(part, FullyConnected) and part.weight.shape[1] == w_dim
+        for name, part in model.generator.representation.named_modules()
+        if "affine" in name and isinstance(part, FullyConnected)
     ]
     stacked = torch.cat([weight / weight.norm(dim=1, keepdim=True) for weight in weights])
     _, _, vectors = torch.linalg.svd(stacked, full_matrices=False)
@@ -130,6 +130,8 @@ def closed_form(model: Model, num: int) -> Float[Tensor, "k w_dim"]:
 
 def labelled(model: Model, options: EditOptions) -> tuple[Sequence[int], Attributes]:
     """Seeds and the values of their attributes: from a CSV file, or from a regressor."""
+    if model.inverted:
+        raise ConfigError("method=labels: use the generator itself, not an inverted photograph")
     if options.csv:
         return read_csv(Path(options.csv))
     regressor, camera = load_regressor(options.regressor), model.orbit.cameras(1)
@@ -137,7 +139,7 @@ def labelled(model: Model, options: EditOptions) -> tuple[Sequence[int], Attribu
     for seed in track(range(options.samples_w), "attributes", options.samples_w):
         images = Subject(
             model, model.styles(model.latent(seed), options.psi, options.cutoff)
-        ).render(camera)
+        ).render(camera, options.rendering_resolution)
         rows.append(regressor(images.image.float().cpu()))
     values = {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0]}
     return range(options.samples_w), values

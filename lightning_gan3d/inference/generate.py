@@ -91,7 +91,6 @@ def _write(
     record: dict[str, Any] = {
         "generator": str(reference),
         **asdict(options),
-        "labels": cameras.to_label().tolist(),
         "depth": "world units along the ray",
         "depth_png_step": depth_step(model, cameras),
     }
@@ -112,7 +111,7 @@ def _write(
         tiles[seed].append(Tile(caption, views))
     if score:
         record["scores"] = {seed: shown(value) for seed, value in scores.items()}
-    write_json(folder / "generate.json", record)
+    write_json(folder / "generate.json", record | {"labels": cameras.to_label().tolist()})
     return scores
 
 
@@ -129,6 +128,7 @@ def save_views(
     Depth is written as `.npy` (world units along the ray) and 16-bit PNG besides its picture.
     """
     sheet: list[Pixels] = []
+    labels = cameras.to_label().tolist()
     outputs = model.available(outputs_of(options.outputs))
     shown = {"image", "depth", "normals"} & {*outputs} or {*outputs}
     for output in outputs:
@@ -138,8 +138,9 @@ def save_views(
             views = pictures(model, images, cameras, output)
         ending = {"image": "", "depth": "_depth_colour"}.get(output, f"_{output}")
         for i, pixels in enumerate(views):
+            own = settings | {"view": i, "label": labels[i]}
             file = path.with_name(f"{path.name}_view{i:02d}{ending}.png")
-            save_png(file, enlarged(pixels, options.enlarge), settings)
+            save_png(file, enlarged(pixels, options.enlarge), own)
         if output in shown:
             sheet += views
     if "depth" in outputs:
@@ -150,7 +151,8 @@ def save_views(
             file = path.with_name(f"{path.name}_view{i:02d}_depth")
             np.save(file.with_suffix(".npy"), values)
             steps = np.clip(np.rint(values / step), 0, 65535).astype(np.uint16)
-            save_png(file.with_suffix(".png"), steps, settings)
+            own = settings | {"view": i, "label": labels[i]}
+            save_png(file.with_suffix(".png"), steps, own)
     return sheet
 
 

@@ -46,7 +46,7 @@ def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
         raise ConfigError(f"{reference}: the representation has no density, so it has no surface")
     out = output_folder([reference], "meshes", out)
     out.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines = [model.summary]
     for seed in track(seeds, "meshes", len(seeds)):
         styles = model.styles_of(seed, options)
         field = Subject(model, styles, prepare=False).scene

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,16 +63,12 @@ def pictures(model: Model, images: Images, cameras: Cameras, output: Output) -> 
     depth, solid = images.depth.float().cpu(), opacity >= FOREGROUND
     if output == "normals":
         return [*normal_colours(depth, solid, cameras.to("cpu"))]
-    span = depth_range(model)
+    half = model.box / 2  # the scale depends on the camera, not on the latent
+    distances = cameras.origins.norm(dim=-1).tolist()
     return [
-        depth_colours(d.numpy(), o.numpy(), span)
-        for d, o in zip(depth[:, 0], opacity[:, 0], strict=True)
+        depth_colours(d.numpy(), o.numpy(), (max(distance - half, 0.0), distance + half))
+        for d, o, distance in zip(depth[:, 0], opacity[:, 0], distances, strict=True)
     ]
-
-
-def depth_range(model: Model) -> tuple[float, float]:
-    """Depths that pictures show, the same for all latents: the box as seen from the orbit."""
-    return max(model.orbit.radius - model.box / 2, 0.0), model.orbit.radius + model.box / 2
 
 
 def depth_span(views: Sequence[Images]) -> tuple[float, float]:
@@ -140,7 +137,7 @@ def save_png(path: Path, pixels: np.ndarray, settings: Mapping[str, Any]) -> Non
     """Write a PNG whose text chunks hold the command and the settings (JSON) that made it."""
     info = PngInfo()
     info.add_text("Software", f"lightning_gan3d {__version__}")
-    info.add_itxt("Command", " ".join(["gan3d", *sys.argv[1:]]))
+    info.add_itxt("Command", shlex.join(["gan3d", *sys.argv[1:]]))
     info.add_itxt("Settings", json.dumps(settings))
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
@@ -174,6 +171,8 @@ def write_contact_sheets(
         square = round(math.sqrt(len(tiles) * (CAPTION + side + GAP) / width))
         columns = max(1, min(square, PAGE // width))
     per_page = columns * max(1, PAGE // (CAPTION + _side(tiles, columns) + GAP))
+    for old in path.parent.glob(f"{path.stem}_[0-9]*{path.suffix}"):
+        old.unlink()  # pages of an earlier, larger sheet
     files = []
     for first in range(0, len(tiles), per_page):
         number = f"_{first // per_page + 1}" if first else ""

@@ -38,7 +38,7 @@ def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
     cameras = cameras_of(options.cameras, options.views, model.orbit)
     ranges = ranges_of(options.range, style_levels(model.generator.representation))
     out.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines = [model.summary]
     for name, indices in ranges.items():
         cells = _render_grid(model, rows, cols, indices, cameras, options)
         for output, views in cells.items():

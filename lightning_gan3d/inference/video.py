@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import atomic_path
-from lightning_gan3d.inference.camera_paths import cameras_of, smooth_path
+from lightning_gan3d.inference.camera_paths import arc_and_back, cameras_of, smooth_path
 from lightning_gan3d.inference.config import VideoOptions, outputs_of
 from lightning_gan3d.inference.model import (
     Model,
@@ -38,7 +38,11 @@ def video(references: Sequence[str], options: VideoOptions, out: Path | None = N
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for group in [seeds] if loop else [[seed] for seed in seeds]:
-        name = f"interpolation_{options.interpolate}" if loop else f"seed{group[0]:04d}"
+        name = (
+            f"interpolation_{options.interpolate}_{options.seeds}"
+            if loop
+            else f"seed{group[0]:04d}"
+        )
         file = out / f"{name}.{options.format}"
         num = options.frames * len(group)
         streams = [_frames(model, group, num, options) for model in models]
@@ -53,7 +57,10 @@ def _frames(
     model: Model, seeds: Sequence[int], num: int, options: VideoOptions
 ) -> Iterator[list[Pixels]]:
     """Yield the pictures of each frame, one per output."""
-    cameras = smooth_path(cameras_of(options.cameras, num, model.orbit), num)
+    if options.cameras == "orbit" and not model.orbit.full:
+        cameras = arc_and_back(num, model.orbit)
+    else:
+        cameras = smooth_path(cameras_of(options.cameras, num, model.orbit), num)
     outputs = model.available(outputs_of(options.outputs))
     if options.interpolate == "none":
         subject = Subject(model, model.styles_of(seeds[0], options))

@@ -6,7 +6,12 @@ import torch
 
 from lightning_gan3d.cameras import Cameras, Orbit, spherical
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.inference.camera_paths import cameras_of, figure8, smooth_path
+from lightning_gan3d.inference.camera_paths import (
+    arc_and_back,
+    cameras_of,
+    figure8,
+    smooth_path,
+)
 
 ORBIT = Orbit.around_box(2.0, radius=3.2, elevation=0.2)
 ARC = ORBIT._replace(azimuths=(-0.2, 0.2), full=False)
@@ -100,3 +105,12 @@ def test_a_path_passes_its_cameras_and_stays_rigid():
     assert smooth_path(given, 3) is given
     one = smooth_path(given.select(slice(0, 1)), 4)
     assert torch.equal(one.cam2world[3], given.cam2world[0])
+
+
+def test_a_video_of_an_arc_is_closed():
+    orbit = Orbit.of_eg3d(2.7, (0.0, 0.0, 0.0))
+    assert not orbit.full
+    azimuth = spherical(arc_and_back(12, orbit).origins).azimuth
+    assert (float(azimuth.min()), float(azimuth.max())) == pytest.approx(orbit.azimuths, abs=1e-5)
+    assert torch.allclose(azimuth[1:], azimuth[1:].flip(0), atol=1e-5)
+    assert float(azimuth[0]) == pytest.approx(orbit.azimuths[0], abs=1e-5)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -382,6 +383,12 @@ def test_finished_images_are_skipped(results, exports, monkeypatch):
     assert not first.with_name(".unfinished-photos-1").exists()
     with pytest.raises(ConfigError, match="made with another steps: use another --out"):
         invert_files(*arguments, replace(options, steps=7), folder / "out")
+    other = folder / "other" / "photos" / "1.png"
+    other.parent.mkdir(parents=True)
+    shutil.copy(folder / "photos" / "0.png", other)
+    shutil.copy(folder / "dataset.json", folder / "other")
+    with pytest.raises(ConfigError, match="made with another image"):
+        invert_files(arguments[0], other, options, folder / "out")
     (folder / "else" / "photos-1").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"exists without inversion\.json"):
         invert_files(*arguments, options, folder / "else")

@@ -1,6 +1,4 @@
 import json
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from lightning_gan3d.inference.pictures import (
     Tile,
     contact_sheet,
     depth_colours,
-    depth_range,
     depth_step,
     enlarged,
     normal_colours,
@@ -66,9 +63,18 @@ def test_depth_colours():
     assert np.unique(empty).tolist() == [EMPTY[0]]
 
 
-def test_depth_pictures_share_one_range(models):
-    model = models["triplane"]
-    assert depth_range(model) == (model.orbit.radius - 1, model.orbit.radius + 1)
+def test_the_range_of_depth_pictures_follows_the_camera(models):
+    model, size = models["triplane"], (1, 1, 4, 4)
+    assert model.box == 2
+    for distance in (0.5, 3.2, 9.0):
+        cameras = Cameras.on_sphere(torch.zeros(1), torch.zeros(1), distance, 1.5)
+        for share in (0.0, 0.5, 1.0):  # of the range, from far to near
+            low = max(distance - 1, 0)
+            depth = torch.full(size, distance + 1 - share * (distance + 1 - low))
+            images = Images(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), depth, depth * 0 + 1)
+            (picture,) = pictures(model, images, cameras, "depth")
+            expected = depth_colours(np.full((4, 4), 1 - share, np.float32), None, (0.0, 1.0))
+            assert np.abs(picture.astype(int) - expected).max() <= 3
     assert model.orbit.radius == pytest.approx(3.2, abs=1e-5)
 
 
@@ -144,9 +150,3 @@ def test_large_pictures_are_scaled_to_the_columns():
     sheet = contact_sheet([tile(i, views=2, size=1024) for i in range(12)], columns=4)
     assert sheet.shape[0] < sheet.shape[1] <= PAGE
     assert (sheet == (10, 0, 1)).all(-1).sum() == ((PAGE // 4 - GAP) // 2 - GAP) ** 2
-
-
-def test_an_orbit_around_a_far_target_has_a_positive_range(models):
-    near = replace(models["voxel"], orbit=Orbit.around_box(2.0, radius=0.5))
-    assert depth_range(near)[0] == 0
-    assert math.isclose(depth_range(near)[1], 1.5)

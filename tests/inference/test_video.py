@@ -56,7 +56,7 @@ def test_an_interpolation_is_a_closed_loop(exports, models, tmp_path):
     )
     video([str(exports["voxel"])], options, tmp_path)
     model = models["voxel"]
-    with Image.open(tmp_path / "interpolation_w.gif") as gif:
+    with Image.open(tmp_path / "interpolation_w_0,1.gif") as gif:
         assert gif.n_frames == 6
         times = [gif.info["duration"] for at in range(6) if gif.seek(at) is None]
         assert times == [30, 40, 30, 30, 40, 30]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints.load import read_networks, write_export
-from lightning_gan3d.checkpoints.stored_networks import LATENT
+from lightning_gan3d.checkpoints.stored_networks import LATENT, Stored
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import FolderSource
 from lightning_gan3d.data.image_files import is_image
@@ -101,20 +101,24 @@ def invert_files(
     model = open_model(reference, options)
     out = output_folder([reference], "invert", out)
     names = [n for n in names if not (root / n).resolve().is_relative_to(out.resolve())]
+    names = [n for n in names if not (root / n).with_name(RESULT).exists()]  # other results
     photos = read_photos(root, names, model, options)
-    settings = {"generator": str(reference), **asdict(options)}
-    del settings["device"]
+    stored = read_networks(reference, ["generator"])
+    common = {"generator": str(reference), "kimg": stored.about.get("kimg"), **asdict(options)}
+    del common["device"]
+    settings = {photo.name: common | {"image": photo.target.digest} for photo in photos}
     rows: dict[str, dict[str, float | None]] = {}
     finished = [photo for photo in photos if (out / photo.name).exists()]
     for photo in finished:
-        rows[photo.name] = read_result(out / photo.name, settings)
+        rows[photo.name] = read_result(out / photo.name, settings[photo.name])
     for photo in photos:
         if photo.name not in rows:
             inversion = invert(model, photo.target, photo.cameras, options)
-            rows[photo.name] = write_result(out / photo.name, photo, inversion, settings)
+            folder = out / photo.name
+            rows[photo.name] = write_result(folder, photo, inversion, settings[photo.name], stored)
     lpips = perceptual_network()
     note = lpips.protocol if isinstance(lpips, LpipsMap) else f"without LPIPS: {lpips}"
-    return "\n".join([table(rows), note, str(out)])
+    return "\n".join([model.summary, table(rows), note, str(out)])
 
 
 def find_images(path: Path) -> tuple[Path, list[str]]:
@@ -198,14 +202,13 @@ def read_labels(root: Path) -> Labels:
 
 
 def write_result(
-    folder: Path, photo: Photo, inversion: Inversion, settings: dict[str, Any]
+    folder: Path, photo: Photo, inversion: Inversion, settings: dict[str, Any], stored: Stored
 ) -> dict[str, float | None]:
     """Write a result under a temporary name, then rename it; returns its metrics."""
     temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_latent(temporary / LATENT, inversion.offset)
-    stored = read_networks(settings["generator"], ["generator"])
     write_export(temporary, stored, inversion.model.generator)
     subject = Subject(inversion.model, inversion.model.inverted[0])
     write_sheets(temporary, photo, inversion, subject)

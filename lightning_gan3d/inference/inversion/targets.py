@@ -1,5 +1,6 @@
 """Images that a generator is to show: reading with crop and mask, and distances to them."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,12 @@ class Target(NamedTuple):
     mask: Float[Tensor, "1 1 r r"]
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """Left, top, width and height of the crop, in units of the file's image."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of image and mask."""
+        content = self.image.cpu().numpy().tobytes() + self.mask.cpu().numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def to(self, device: torch.device) -> "Target":
         """Move image and mask."""
@@ -60,6 +67,8 @@ def read_target(path: Path, resolution: int, crop: str = "", mask: Path | None =
 def _read(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as file:
+            if file.mode.startswith("I"):  # Pillow would clip it at 255
+                raise ValueError("16-bit grey; convert it to 8 bits")
             return np.array(ImageOps.exif_transpose(file).convert(mode))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path}: not a readable image: {error}") from None

@@ -131,11 +131,13 @@ class Capture:
 
     def _record(self, client: viser.ClientHandle | None) -> None:
         session, state = self._session, self._controls.state
-        cameras = self._video_cameras(int(self.frames.value))
-        path = self._path.value.replace(" ", "_")
-        file = session.out / f"seed{state.seed:04d}_{state.output}_{path}.{self.format.value}"
+        frames, path = int(self.frames.value), self._path.value.replace(" ", "_")
+        digest = sha256_of_text(command_of(session.stage.references, state, path), 8)
+        name = f"seed{state.seed:04d}_{state.output}_{path}-{digest}.{self.format.value}"
+        file, given = session.out / name, list(self._cameras)
 
         def write() -> Iterator[None]:
+            cameras = self._video_cameras(path, given, frames)
             num, self.progress.visible = len(cameras.cam2world), True
             session.out.mkdir(parents=True, exist_ok=True)
             with video_writer(file, FPS) as add:
@@ -148,12 +150,12 @@ class Capture:
 
         session.loop.work(write())
 
-    def _video_cameras(self, num: int) -> Cameras:
-        if self._path.value != "my cameras":
-            return cameras_of(self._path.value, num, self._session.stage.orbit)
-        if not self._cameras:
+    def _video_cameras(self, path: str, given: list[Cameras], num: int) -> Cameras:
+        if path != "my_cameras":
+            return cameras_of(path, num, self._session.stage.orbit)
+        if not given:
             raise ConfigError("no camera of your own yet: press 'Add this' at two or more places")
-        return smooth_path(Cameras(*(torch.cat(x) for x in zip(*self._cameras, strict=True))), num)
+        return smooth_path(Cameras(*(torch.cat(x) for x in zip(*given, strict=True))), num)
 
 
 def _offer(client: viser.ClientHandle | None, path: Path) -> None:
