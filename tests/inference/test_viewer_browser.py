@@ -160,8 +160,8 @@ def test_a_picture_is_saved_with_its_command(page, viewer, stage):
 def test_a_video_is_saved(page, viewer):
     viewer.capture.frames.value, viewer.capture.format.value = 10, "gif"
     page.click(*page.locate("button", "Record video"))
-    file = viewer.session.out / "seed0007_image_orbit.gif"
-    wait_for(file.is_file)
+    wait_for(lambda: [*viewer.session.out.glob("seed0007_image_orbit-*.gif")])
+    (file,) = viewer.session.out.glob("seed0007_image_orbit-*.gif")
     with Image.open(file) as gif:
         assert gif.n_frames == 10
 
