@@ -92,7 +92,10 @@ def dumps(value: Any, protocol: int = 4) -> bytes:
 @contextmanager
 def _throwaway():
     """Yield a function that puts an object under (module, name) until the end."""
-    before = dict(sys.modules)
+    roots = ("training", "dnnlib", "torch_utils")
+    # A test against the official code may have imported its own.
+    official = {name: sys.modules.pop(name) for name in [*sys.modules]
+                if name.split(".")[0] in roots}  # fmt: skip
 
     def add(module, name, value):
         parts = module.split(".")
@@ -107,9 +110,10 @@ def _throwaway():
     try:
         yield add
     finally:
-        for name in set(sys.modules) - set(before):
-            if name.split(".")[0] in ("training", "dnnlib", "torch_utils"):
+        for name in [*sys.modules]:
+            if name.split(".")[0] in roots:
                 del sys.modules[name]
+        sys.modules.update(official)
 
 
 def _materialise(value, add):

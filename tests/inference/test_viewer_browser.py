@@ -160,6 +160,7 @@ def test_a_picture_is_saved_with_its_command(page, viewer, stage):
 def test_a_video_is_saved(page, viewer):
     viewer.controls.seed.value = 7
     viewer.capture.frames.value, viewer.capture.format.value = 10, "gif"
+    page.click(*page.locate("[role=tab]", "Save"))
     page.click(*page.locate("button", "Record video"))
     wait_for(lambda: [*viewer.session.out.glob("seed0007_image_orbit-*.gif")])
     (file,) = viewer.session.out.glob("seed0007_image_orbit-*.gif")
