@@ -122,6 +122,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     options = from_options(InvertOptions, arguments.options)
     model = open_model(arguments.run, options)
+    if options.rendering_resolution:  # the true depth is rendered at the same resolution
+        model.generator.rendering_resolution = options.rendering_resolution
     if arguments.data:
         each = photographs(model, arguments.objects, arguments.data, arguments.split)
     else:

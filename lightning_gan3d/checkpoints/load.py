@@ -47,18 +47,18 @@ def load_generator(
     if which not in _KINDS:
         raise ConfigError(f"which={which}: use G_ema (the average) or G (the weights as trained)")
     stored = read_networks(path, [_KINDS[which]])
-    warn(stored)
+    warn_of_differences(stored)
     return stored.generator(_KINDS[which]).to(device)
 
 
 def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:
     """Load a discriminator; paths, warnings and errors are those of `load_generator`."""
     stored = read_networks(path, ["discriminator"])
-    warn(stored)
+    warn_of_differences(stored)
     return stored.discriminator().to(device)
 
 
-def warn(stored: Stored) -> None:
+def warn_of_differences(stored: Stored) -> None:
     """Warn of differences between an imported network and its original code."""
     for note in stored.about.get("notes", []):
         warnings.warn(f"{stored.path}: {note}", stacklevel=3)

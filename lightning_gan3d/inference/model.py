@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints import references
-from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn
+from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn_of_differences
 from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
 from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError
@@ -170,7 +170,7 @@ def open_model(reference: str | Path, options: ModelOptions) -> Model:
     """Open a generator of a run, checkpoint, export, pickle or reference."""
     device = choose_device(options.device)
     stored = read_networks(reference, ["generator"])
-    warn(stored)
+    warn_of_differences(stored)
     renderer = stored.config.generator.renderer
     if isinstance(options, RenderOptions) and options.samples > 1:
         if not hasattr(renderer, "oversample"):
