@@ -139,7 +139,7 @@ def main() -> None:
         if values:
             interval = mean_interval(values)
             summary[key] = {"mean": statistics.fmean(values), "interval": interval}
-            half = (interval.high - interval.low) / 2 if interval else math.nan
+            half = interval.half if interval else math.nan
             print(f"{key:12s} {summary[key]['mean']:8.3f} ± {half:.3f}")
     record = {"run": model.name, "options": dataclasses.asdict(options), "objects": rows}
     write_json(arguments.out, record | {"summary": summary, **provenance(sys.argv)})

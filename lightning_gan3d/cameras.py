@@ -329,7 +329,23 @@ class Orbit(NamedTuple):
 
     def cameras(self, num: int) -> Cameras:
         """Cameras in equal steps of azimuth."""
-        azimuth = self.angles(num)
-        elevation = torch.full_like(azimuth, self.elevation)
-        cameras = Cameras.on_sphere(azimuth, elevation, self.radius, target=self.target)
-        return cameras._replace(intrinsics=self.intrinsics.expand(num, 3, 3).clone())
+        return self.at(self.angles(num))
+
+    def at(
+        self,
+        azimuth: Float[Tensor, " n"],
+        elevation: Float[Tensor, " n"] | None = None,
+        radius: Float[Tensor, " n"] | None = None,
+    ) -> Cameras:
+        """Cameras that look at the target; elevation and radius are the orbit's by default."""
+        elevation = torch.full_like(azimuth, self.elevation) if elevation is None else elevation
+        distance = self.radius if radius is None else radius
+        cameras = Cameras.on_sphere(azimuth, elevation, distance, target=self.target)
+        return cameras._replace(intrinsics=self.intrinsics.expand(len(azimuth), 3, 3).clone())
+
+    def facing(self, rotation: Float[Tensor, "n 3 3"]) -> Cameras:
+        """Cameras with a rotation of cam2world that look at the target from the radius."""
+        cam2world = torch.eye(4).repeat(len(rotation), 1, 1)
+        cam2world[:, :3, :3] = rotation
+        cam2world[:, :3, 3] = torch.tensor(self.target) - self.radius * rotation[:, :, 2]
+        return Cameras(cam2world, self.intrinsics.expand(len(rotation), 3, 3).clone())

@@ -17,6 +17,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def half(self) -> float:
+        """Half of the width."""
+        return (self.high - self.low) / 2
+
     def excludes_zero(self) -> bool:
         """Whether both ends have the same sign."""
         return self.low > 0 or self.high < 0

@@ -49,7 +49,7 @@ def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
             f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0 (elevation "
             "within ±pi/2), or a .json file"
         ) from None
-    return _on(orbit, azimuth, elevation, radius)
+    return orbit.at(azimuth, elevation, radius)
 
 
 def figure8(num: int, orbit: Orbit) -> Cameras:
@@ -59,24 +59,14 @@ def figure8(num: int, orbit: Orbit) -> Cameras:
     t = torch.arange(num) * (2 * math.pi / num)
     middle = 0.0 if orbit.full else (low + high) / 2
     elevation = orbit.elevation + FIGURE8[1] * (2 * t).sin()
-    return _on(orbit, middle + width * t.sin(), elevation, orbit.radius)
+    return orbit.at(middle + width * t.sin(), elevation)
 
 
 def arc_and_back(num: int, orbit: Orbit) -> Cameras:
     """Return cameras on a closed path over the orbit's arc, forth and back."""
     low, high = orbit.azimuths
     azimuth = (low + high) / 2 - (high - low) / 2 * (torch.arange(num) * (2 * math.pi / num)).cos()
-    return _on(orbit, azimuth, torch.full_like(azimuth, orbit.elevation), orbit.radius)
-
-
-def _on(
-    orbit: Orbit,
-    azimuth: Float[Tensor, " n"],
-    elevation: Float[Tensor, " n"],
-    radius: float | Float[Tensor, " n"],
-) -> Cameras:
-    cameras = Cameras.on_sphere(azimuth, elevation, radius, target=orbit.target)
-    return cameras._replace(intrinsics=orbit.intrinsics.expand(len(azimuth), 3, 3).clone())
+    return orbit.at(azimuth)
 
 
 def read_cameras(path: Path, orbit: Orbit) -> Cameras:

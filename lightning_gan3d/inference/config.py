@@ -118,10 +118,8 @@ class MixOptions(RenderOptions):
     """As in `gan3d generate`; one grid for each camera."""
     views: Count = 3
     """Number of cameras, for orbit and figure8."""
-    measure: Annotated[int, Rule(lambda n: n == 0 or n >= 3, "0, or 3 or more")] = 16
+    pairs: Annotated[int, Rule(lambda n: n == 0 or n >= 3, "0, or 3 or more")] = 16
     """Pairs of latents with which the change of geometry and colour is measured; 0: none."""
-    enlarge: Count = 1
-    """Enlarge images by a whole factor."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lightning_gan3d.inference.pictures import (
     depth_step,
     enlarged,
     pictures,
+    reduced,
     save_png,
     with_alpha,
     write_contact_sheets,
@@ -38,7 +39,7 @@ from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.metrics.geometry.surfaces import thinness
 
 Score = Callable[[Images, Cameras], float]
-"""A number per latent from its views; the contact sheet shows low ones first."""
+"""A number per latent from its views."""
 
 
 def generate(
@@ -63,14 +64,17 @@ def generate(
     scores: dict[int, float] = {}
     lines = []
     for path, name in zip(paths, names, strict=True):
-        model = open_model(path, options)
+        model = open_model(path, options, alone=len(references) == 1)
         folder = out / name if len(paths) > 1 else out
         own = _write(model, path, folder, options, tiles)
         # Several generators are ordered by the first, a run's checkpoints by the newest.
         scores = own if all_checkpoints else scores or own
         lines.append(model.summary)
-    order = sorted(seeds, key=lambda seed: scores.get(seed, 0.0))
+    best_first = 1 if options.sort == "distance" else -1
+    order = sorted(seeds, key=lambda seed: best_first * scores.get(seed, 0.0))
     rows = [tile for seed in order for tile in tiles[seed]]
+    if not any(tile.pictures for tile in rows):
+        raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
     columns = len(paths) if len(paths) > 1 else options.columns
     lines += write_contact_sheets(out / "contact_sheet.png", rows, asdict(options), columns)
     return "\n".join(lines)
@@ -95,10 +99,6 @@ def _write(
         "depth_png_step": depth_step(model, cameras),
     }
 
-    def shown(score: float) -> float:
-        """The score as measured: high logits and solid shapes come first, so they are negated."""
-        return score if options.sort == "distance" else -score
-
     for seed in tiles:
         subject = subject_of(model, seed, options)
         images = subject.render(cameras, options.rendering_resolution)
@@ -107,10 +107,10 @@ def _write(
         views = save_views(
             model, images, cameras, folder / f"seed{seed:04d}", record | {"seed": seed}, options
         )
-        caption = f"{model.name} {seed}" + (f": {shown(scores[seed]):.3g}" if score else "")
+        caption = f"{model.name} {seed}" + (f": {scores[seed]:.3g}" if score else "")
         tiles[seed].append(Tile(caption, views))
     if score:
-        record["scores"] = {seed: shown(value) for seed, value in scores.items()}
+        record["scores"] = scores
     write_json(folder / "generate.json", record | {"labels": cameras.to_label().tolist()})
     return scores
 
@@ -142,7 +142,7 @@ def save_views(
             file = path.with_name(f"{path.name}_view{i:02d}{ending}.png")
             save_png(file, enlarged(pixels, options.enlarge), own)
         if output in shown:
-            sheet += views
+            sheet += [reduced(pixels) for pixels in views]
     if "depth" in outputs:
         assert images.depth is not None, "available() says so"
         depth = images.depth[:, 0].float().cpu().numpy()
@@ -163,9 +163,9 @@ def _score(reference: str | Path, model: Model, options: GenerateOptions) -> Sco
         return lambda images, _: float(image_distance(images.image.float(), target).mean())
     if options.sort == "logit":
         d = load_discriminator(reference, model.device)
-        return lambda images, cameras: -float(d(images, cameras.to_label()).mean())
+        return lambda images, cameras: float(d(images, cameras.to_label()).mean())
     if options.sort == "flatness":
-        return lambda images, cameras: -_solidity(images, cameras)
+        return _solidity
     return None
 
 

@@ -55,7 +55,7 @@ def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
             volume = density_volume(field, options.resolution)
             with atomic_path(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, volume)
-            about = {"axes": "x, y, z", "box": model.box, "unit": "density per world unit"}
+            about = {"axes": "x, y, z", "box": field.box, "unit": "density per world unit"}
             write_json(file.with_suffix(".json"), {**about, **asdict(options), "seed": seed})
             lines.append(str(file))
             continue

@@ -52,14 +52,12 @@ class Model:
     """Cameras on which it is shown."""
     cameras_from: str = ""
     """Source of the orbit, for messages."""
-    box: float = 1.0
-    """Edge of the scene's cube, in world units."""
-    background: float = 1.0
-    """Value of the renderer's background in [0, 1]."""
     edits: Float[Tensor, "num_ws w_dim"] | None = None
     """Added to the styles of all latents."""
     inverted: tuple[Styles, ...] = ()
     """Inverted latents: they have the first seeds, drawn latents the others."""
+    alone: bool = True
+    """Whether it is used without others; beside others, outputs that it lacks are left out."""
 
     @property
     def device(self) -> torch.device:
@@ -78,9 +76,12 @@ class Model:
         return f"{self.name}: {self.cameras_from}{missing}"
 
     def available(self, outputs: Sequence[Output]) -> list[Output]:
-        """Those of the outputs that the generator renders; ConfigError if there are none."""
+        """Those of the outputs that the generator renders.
+
+        Raises ConfigError if there are none and the generator is used alone.
+        """
         rendered = [o for o in outputs if self.has_depth or o in ("image", "raw")]
-        if not rendered:
+        if not rendered and self.alone:
             raise ConfigError(
                 f"outputs={','.join(outputs)}: {self.name} renders image and raw only", "outputs"
             )
@@ -166,17 +167,18 @@ class Subject:
                 yield batch, generator.render(self.scene, self.ws, batch, resolution)
 
 
-def open_model(reference: str | Path, options: ModelOptions) -> Model:
-    """Open a generator of a run, checkpoint, export, pickle or reference."""
+def open_model(reference: str | Path, options: ModelOptions, alone: bool = True) -> Model:
+    """Open a generator of a run, checkpoint, export, pickle or reference; `alone`: see `Model`."""
     device = choose_device(options.device)
     stored = read_networks(reference, ["generator"])
     warn_of_differences(stored)
     renderer = stored.config.generator.renderer
     if isinstance(options, RenderOptions) and options.samples > 1:
-        if not hasattr(renderer, "oversample"):
+        if hasattr(renderer, "oversample"):
+            oversample = f"generator.renderer.oversample={renderer.oversample * options.samples}"
+            stored = stored._replace(config=override(stored.config, [oversample]))
+        elif alone:
             raise ConfigError(f"samples={options.samples}: {reference} has no samples per ray")
-        oversample = f"generator.renderer.oversample={renderer.oversample * options.samples}"
-        stored = stored._replace(config=override(stored.config, [oversample]))
     generator = stored.generator("generator").to(device)
     set_precision(generator, options.precision)
     orbit, source = orbit_of(stored)
@@ -186,10 +188,9 @@ def open_model(reference: str | Path, options: ModelOptions) -> Model:
         generator,
         orbit,
         source,
-        stored.config.generator.scene.box,
-        getattr(renderer, "background", 1.0),
         sum_edits(options.edits, generator) if options.edits else None,
         (read_latent(latent, generator),) if latent.is_file() else (),
+        alone,
     )
 
 

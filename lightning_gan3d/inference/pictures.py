@@ -28,6 +28,8 @@ FOREGROUND = 0.5
 """Pixels of depth and normals are coloured from this opacity on."""
 EMPTY = (229, 229, 229)
 """Colour of empty pixels in pictures of depth and normals."""
+LARGEST = 256
+"""Largest side of an image that is kept for a contact sheet of many, in pixels."""
 CELL = 96
 """Smallest side of an image on a contact sheet, in pixels; smaller images are enlarged."""
 PAGE = 4096
@@ -63,25 +65,12 @@ def pictures(model: Model, images: Images, cameras: Cameras, output: Output) -> 
     depth, solid = images.depth.float().cpu(), opacity >= FOREGROUND
     if output == "normals":
         return [*normal_colours(depth, solid, cameras.to("cpu"))]
-    half = model.box / 2  # the scale depends on the camera, not on the latent
+    half = model.generator.cfg.scene.box / 2  # the scale depends on the camera, not on the latent
     distances = cameras.origins.norm(dim=-1).tolist()
     return [
         depth_colours(d.numpy(), o.numpy(), (max(distance - half, 0.0), distance + half))
         for d, o, distance in zip(depth[:, 0], opacity[:, 0], distances, strict=True)
     ]
-
-
-def depth_span(views: Sequence[Images]) -> tuple[float, float]:
-    """Range of the foreground's depths: quantiles 1 % and 99 %."""
-    parts = []
-    for images in views:
-        if images.depth is None:
-            continue
-        depth = images.depth
-        solid = depth > -1 if images.opacity is None else images.opacity >= FOREGROUND
-        parts.append((depth[solid] if bool(solid.any()) else depth.flatten()).float().cpu().numpy())
-    low, high = np.quantile(np.concatenate(parts), [0.01, 0.99])
-    return float(low), float(max(high, low + 1e-6))
 
 
 def depth_colours(
@@ -122,10 +111,19 @@ def with_alpha(model: Model, images: Images) -> list[UInt8[np.ndarray, "h w 4"]]
     if images.opacity is None:
         raise ConfigError(f"transparent=true: {model.name} renders no opacity")
     alpha = resize(images.opacity.float(), images.image.shape[-1]).clamp(0, 1)
-    background = model.background * 2 - 1
+    background = getattr(model.generator.cfg.renderer, "background", 1.0) * 2 - 1
     colour = (images.image.float() - (1 - alpha) * background) / alpha.clamp(min=1 / 255)
     rgba = torch.cat([colour.clamp(-1, 1), alpha * 2 - 1], dim=1)
     return [np.ascontiguousarray(x) for x in to_uint8(rgba).permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def reduced(pixels: Pixels) -> Pixels:
+    """Reduce a picture to at most `LARGEST` pixels a side."""
+    if len(pixels) <= LARGEST:
+        return pixels
+    picture = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
+    small = np.asarray(picture.resize((LARGEST, LARGEST), Image.Resampling.LANCZOS))
+    return small if small.ndim == 3 else small[..., None]
 
 
 def enlarged(pixels: Pixels, factor: int) -> Pixels:
@@ -147,7 +145,8 @@ def save_png(path: Path, pixels: np.ndarray, settings: Mapping[str, Any]) -> Non
 
 def depth_step(model: Model, cameras: Cameras) -> float:
     """World units per step of a 16-bit depth map: the smallest power of ten that spans the box."""
-    farthest = float(cameras.origins.norm(dim=-1).max()) + model.box * math.sqrt(3) / 2
+    box = model.generator.cfg.scene.box
+    farthest = float(cameras.origins.norm(dim=-1).max()) + box * math.sqrt(3) / 2
     return float(10.0 ** max(-4, math.ceil(math.log10(farthest / 65535))))
 
 

@@ -1,19 +1,15 @@
 """A progress bar with the time left, on a terminal only."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
-    """Yield the items and show how many of `total` are done."""
+def track(items: Iterable[Item], name: str, total: int) -> Iterable[Item]:
+    """Show on stderr how many of `total` items are done."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import track as with_bar
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
+    return with_bar(items, name, total, console=console, disable=not console.is_terminal)

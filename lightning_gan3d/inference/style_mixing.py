@@ -1,14 +1,13 @@
 """Style mixing (Karras et al. 2019): grids, and what each range of styles changes, in numbers."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
-from PIL import Image
 
-from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.camera_paths import cameras_of
@@ -20,7 +19,7 @@ from lightning_gan3d.inference.model import (
     output_folder,
     parse_seeds,
 )
-from lightning_gan3d.inference.pictures import FOREGROUND, Pixels, enlarged, pictures, save_png
+from lightning_gan3d.inference.pictures import FOREGROUND, Tile, pictures, write_contact_sheets
 from lightning_gan3d.inference.styles import mixed, ranges_of, style_levels
 from lightning_gan3d.metrics.geometry.surfaces import grid_of
 from lightning_gan3d.metrics.sources import volume_of
@@ -40,68 +39,32 @@ def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
     out.mkdir(parents=True, exist_ok=True)
     lines = [model.summary]
     for name, indices in ranges.items():
-        cells = _render_grid(model, rows, cols, indices, cameras, options)
-        for output, views in cells.items():
-            for view, grid in enumerate(views):
+        sheets: dict[str, list[Tile]] = {}
+        for row, col in list(product([None, *rows], [None, *cols]))[1:]:
+            seeds = [seed for seed in (row, col) if seed is not None]
+            styles = [model.styles_of(seed, options) for seed in seeds]
+            subject = Subject(
+                model, styles[0] if len(styles) == 1 else mixed(styles[0], styles[1], indices)
+            )
+            images = subject.render(cameras, options.rendering_resolution)
+            for output in model.available(["image", "depth"]):
                 ending = "" if output == "image" else f"_{output}"
-                file = out / f"{name.partition(' ')[0]}_view{view:02d}{ending}.png"
-                save_png(file, enlarged(_grid(grid), options.enlarge), asdict(options))
-                lines.append(str(file))
-    if options.measure:
-        changes = measure(model, ranges, options)
+                for view, pixels in enumerate(pictures(model, images, cameras, output)):
+                    tile = Tile(" + ".join(map(str, seeds)), [pixels])
+                    sheets.setdefault(f"view{view:02d}{ending}", []).append(tile)
+        for ending, tiles in sheets.items():
+            corner = Tile("", [np.full_like(tiles[0].pictures[0], 255)])
+            file = out / f"{name.partition(' ')[0]}_{ending}.png"
+            columns = len(cols) + 1
+            lines += write_contact_sheets(file, [corner, *tiles], asdict(options), columns)
+    if options.pairs:
+        changes = changes_of(model, ranges, options)
         write_json(out / "changes.json", changes)
         lines += ["", table(changes)]
     return "\n".join(lines)
 
 
-def _render_grid(
-    model: Model,
-    rows: Sequence[int],
-    cols: Sequence[int],
-    indices: Sequence[int],
-    cameras: Cameras,
-    options: MixOptions,
-) -> dict[str, list[list[list[Pixels | None]]]]:
-    """Pictures by output, view, row and column; the first row and column are the seeds' own."""
-    cells: dict[str, list[list[list[Pixels | None]]]] = {}
-    for i, row in enumerate([None, *rows]):
-        for j, col in enumerate([None, *cols]):
-            if row is None and col is None:
-                continue
-            if row is None or col is None:
-                styles = model.styles_of(col if row is None else row, options)  # type: ignore[arg-type]  # one is a seed
-            else:
-                own, other = (model.styles_of(seed, options) for seed in (row, col))
-                styles = mixed(own, other, indices)
-            images = Subject(model, styles).render(cameras, options.rendering_resolution)
-            for output in model.available(["image", "depth"]):
-                views = cells.setdefault(
-                    output,
-                    [
-                        [[None] * (len(cols) + 1) for _ in range(len(rows) + 1)]
-                        for _ in cameras.cam2world
-                    ],
-                )
-                for view, pixels in enumerate(pictures(model, images, cameras, output)):
-                    views[view][i][j] = pixels
-    return cells
-
-
-def _grid(cells: Sequence[Sequence[Pixels | None]]) -> Pixels:
-    """Join pictures to one, white where there is none; first row and column are set apart."""
-    side = next(p.shape[0] for row in cells for p in row if p is not None)
-    gap = max(2, side // 16)
-    size = [n * side + gap for n in (len(cells), len(cells[0]))]
-    sheet = Image.new("RGB", (size[1], size[0]), "white")
-    for i, row in enumerate(cells):
-        for j, pixels in enumerate(row):
-            if pixels is not None:
-                place = (j * side + gap * (j > 0), i * side + gap * (i > 0))
-                sheet.paste(Image.fromarray(pixels), place)
-    return np.asarray(sheet)
-
-
-def measure(
+def changes_of(
     model: Model, ranges: dict[str, list[int]], options: MixOptions
 ) -> dict[str, dict[str, list[float] | None]]:
     """Mean change of geometry and colour if one range, or all styles, come from another latent.
@@ -109,12 +72,12 @@ def measure(
     Geometry: 1 - soft intersection over union of the occupancy on a grid; only for fields. Colour:
     mean absolute difference of the rendering in [0, 1] from the frontal camera where both are
     opaque (everywhere without opacity). Each is given as mean and half width of its 95 % interval
-    over `options.measure` pairs of latents.
+    over `options.pairs` pairs of latents.
     """
     everything = list(range(model.generator.representation.num_ws))
     changes: dict[str, dict[str, list[float]]] = {}
     camera = model.orbit.cameras(1)
-    for pair in range(options.measure):
+    for pair in range(options.pairs):
         own, other = (
             model.styles(model.latent(2 * pair + i), options.psi, options.cutoff) for i in (0, 1)
         )
@@ -136,11 +99,7 @@ def measure(
 
 def _mean_and_half(values: list[float]) -> list[float] | None:
     interval = mean_interval(values)
-    return (
-        None
-        if interval is None
-        else [sum(values) / len(values), (interval.high - interval.low) / 2]
-    )
+    return None if interval is None else [fmean(values), interval.half]
 
 
 def _colour_change(one: Images, other: Images) -> float:

@@ -1,7 +1,7 @@
 """UV textures: unwrap a mesh with xatlas and bake colours into an image."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +34,9 @@ def bake(surface: "trimesh.Trimesh", size: int, colours: Colours) -> "trimesh.Tr
     vertices = np.asarray(surface.vertices, np.float32)
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices, np.asarray(surface.faces, np.uint32))
-    atlas.generate(pack_options=_packing(xatlas, size))
+    packing = xatlas.PackOptions()
+    packing.resolution, packing.padding, packing.bilinear = size, 2, True
+    atlas.generate(pack_options=packing)
     origin, faces, uv = atlas[0]
     normals = np.asarray(surface.vertex_normals, np.float32)[origin]
     unwrapped = trimesh.Trimesh(
@@ -57,12 +59,6 @@ def bake(surface: "trimesh.Trimesh", size: int, colours: Colours) -> "trimesh.Tr
     material = SimpleMaterial(image=Image.fromarray(filled), diffuse=[255, 255, 255, 255])
     unwrapped.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
     return unwrapped
-
-
-def _packing(xatlas: Any, size: int) -> Any:
-    options = xatlas.PackOptions()
-    options.resolution, options.padding, options.bilinear = size, 2, True
-    return options
 
 
 class Texels(NamedTuple):

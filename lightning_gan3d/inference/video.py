@@ -1,6 +1,6 @@
 """Videos: moving cameras around one latent, or a loop through several; several generators."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +33,10 @@ def video(references: Sequence[str], options: VideoOptions, out: Path | None = N
     loop = options.interpolate != "none"
     if loop and len(seeds) < 2:
         raise ConfigError(f"seeds={options.seeds}: interpolate={options.interpolate} needs two")
-    models = [open_model(reference, options) for reference in references]
+    alone = len(references) == 1
+    models = [open_model(reference, options, alone) for reference in references]
+    if not any(model.available(outputs_of(options.outputs)) for model in models):
+        raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
     out = output_folder(references, "videos", out)
     out.mkdir(parents=True, exist_ok=True)
     files = []
@@ -48,7 +51,9 @@ def video(references: Sequence[str], options: VideoOptions, out: Path | None = N
         streams = [_frames(model, group, num, options) for model in models]
         frames = (side_by_side([p for views in row for p in views])
                   for row in zip(*streams, strict=True))  # fmt: skip
-        write_video(file, track(frames, file.name, num), options.fps)
+        with video_writer(file, options.fps) as add:
+            for frame in track(frames, file.name, num):
+                add(frame)
         files.append(str(file))
     return "\n".join([*(model.summary for model in models), *files])
 
@@ -92,16 +97,9 @@ def side_by_side(pictures: Sequence[Pixels]) -> Pixels:
     return np.concatenate(row, axis=1)
 
 
-def write_video(path: Path, frames: Iterable[Pixels], fps: int) -> None:
-    """Encode frames of equal size (`video_writer`)."""
-    with video_writer(path, fps) as add:
-        for frame in frames:
-            add(frame)
-
-
 @contextmanager
 def video_writer(path: Path, fps: int) -> Iterator[Callable[[Pixels], None]]:
-    """Encode frames as they come: H.264 in MP4 or an animated GIF, by the file's suffix."""
+    """Encode frames of equal size as they come: H.264 in MP4 or an animated GIF, by the suffix."""
     with atomic_path(path) as temporary:
         if path.suffix == ".gif":
             images: list[Image.Image] = []

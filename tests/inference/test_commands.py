@@ -39,7 +39,7 @@ def test_options_reach_the_command(monkeypatch, tmp_path):
     [
         (["video", "a", "--fps", "0"], "fps=0: use a whole number in [1, 120]"),
         (["generate", "a", "--outputs", "depths"], "outputs=depths"),
-        (["mix", "a", "--measure", "2"], "measure=2: use 0, or 3 or more"),
+        (["mix", "a", "--pairs", "2"], "pairs=2: use 0, or 3 or more"),
         (["mesh", "a", "--resolution", "4"], "resolution=4: use a whole number from 8"),
         (["edit", "a", "--method", "labels"], "labels with no labels: method=labels needs"),
         (["video", "/nowhere"], "/nowhere"),

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from PIL import Image
 from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.images import to_uint8
-from lightning_gan3d.inference.config import GenerateOptions
+from lightning_gan3d.inference.config import GenerateOptions, VideoOptions
 from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.inference.inversion.targets import Target, image_distance, read_target
 from lightning_gan3d.inference.model import Subject
+from lightning_gan3d.inference.video import video
 
 SMALL = {"seeds": "4,12", "views": 2, "psi": 0.7, "device": "cpu"}
 
@@ -190,3 +192,17 @@ def test_invalid_seeds_write_nothing(exports, tmp_path):
     with pytest.raises(ConfigError, match="seeds=7-3"):
         run(exports, "voxel", tmp_path / "out", seeds="7-3")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_only_one_of_two_generators_has(exports, tmp_path):
+    """The 2D baseline has no depth and no samples: beside another generator it is left out."""
+    runs = [str(exports[kind]) for kind in ("triplane", "image2d")]
+    options = GenerateOptions(**SMALL, outputs="depth", samples=2)
+    generate(runs, options, tmp_path)
+    assert len(list((tmp_path / "triplane").glob("*_depth_colour.png"))) == 4
+    assert [p.name for p in (tmp_path / "image2d").iterdir()] == ["generate.json"]
+    assert (tmp_path / "contact_sheet.png").is_file()
+    other = shutil.copytree(exports["image2d"], tmp_path / "other")
+    for write in (generate, lambda *a: video(a[0], VideoOptions(outputs="depth", device="cpu"))):
+        with pytest.raises(ConfigError, match="no generator renders them"):
+            write([runs[1], str(other)], options, tmp_path / "none")

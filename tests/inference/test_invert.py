@@ -321,7 +321,7 @@ def test_an_opened_result_reproduces_the_picture_bitwise(results, exports):
     assert (root, names) == (folder, ["photos/1.png"])
     model = open_model(exports["triplane"], options)
     (photo,) = read_photos(root, names, model, options)
-    expected = invert(model, photo.target, photo.cameras, options)
+    expected = invert(model, photo.read(), photo.cameras, options)
     result = open_model(folder / "out" / "photos-1", options)
     image = Subject(result, result.styles_of(0, options)).render(photo.cameras).image
     assert torch.equal(image, expected.stages[-1].image)

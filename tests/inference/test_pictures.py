@@ -65,7 +65,7 @@ def test_depth_colours():
 
 def test_the_range_of_depth_pictures_follows_the_camera(models):
     model, size = models["triplane"], (1, 1, 4, 4)
-    assert model.box == 2
+    assert model.generator.cfg.scene.box == 2
     for distance in (0.5, 3.2, 9.0):
         cameras = Cameras.on_sphere(torch.zeros(1), torch.zeros(1), distance, 1.5)
         for share in (0.0, 0.5, 1.0):  # of the range, from far to near

@@ -11,8 +11,8 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
 from lightning_gan3d.inference.config import MixOptions
 from lightning_gan3d.inference.model import Subject
-from lightning_gan3d.inference.pictures import pictures
-from lightning_gan3d.inference.style_mixing import GRID, measure, mix
+from lightning_gan3d.inference.pictures import CAPTION, GAP, pictures
+from lightning_gan3d.inference.style_mixing import GRID, changes_of, mix
 from lightning_gan3d.inference.styles import mixed, ranges_of, style_levels
 from lightning_gan3d.metrics.geometry.surfaces import grid_of
 from lightning_gan3d.metrics.sources import volume_of
@@ -71,7 +71,7 @@ def test_mixing_copies_the_range_from_the_source(models, kind):
 
 def test_the_grid_shows_rows_columns_and_mixtures(exports, models, tmp_path):
     options = MixOptions(
-        rows="0-1", cols="5-7", range="coarse", cameras="orbit", views=2, measure=0, device="cpu"
+        rows="0-1", cols="5-7", range="coarse", cameras="orbit", views=2, pairs=0, device="cpu"
     )
     mix(str(exports["triplane"]), options, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
@@ -84,7 +84,9 @@ def test_the_grid_shows_rows_columns_and_mixtures(exports, models, tmp_path):
     images = Subject(model, styles).render(cameras)
     for output, ending in (("image", ""), ("depth", "_depth")):
         sheet = np.asarray(Image.open(tmp_path / f"coarse_view01{ending}.png"))
-        cell = sheet[2 * 32 + 2 : 3 * 32 + 2, 2 * 32 + 2 : 3 * 32 + 2]
+        # The third row and column of images of 3 x 32 pixels, each below its caption.
+        top, left = 2 * (CAPTION + 96 + GAP) + CAPTION, 2 * (96 + 2 * GAP) + GAP
+        cell = sheet[top : top + 96 : 3, left : left + 96 : 3]
         assert np.array_equal(cell, pictures(model, images, cameras, output)[1])
 
 
@@ -93,7 +95,7 @@ def test_changes_are_measured(models, kind):
     model = models[kind]
     levels = style_levels(model.generator.representation)
     ranges = {"nothing": [], "everything": list(range(len(levels)))}
-    changes = measure(model, ranges, MixOptions(measure=3, device="cpu"))
+    changes = changes_of(model, ranges, MixOptions(pairs=3, device="cpu"))
     assert changes["nothing"]["colour"] == [0, 0]
     assert changes["everything"] == changes["all styles"]
     assert changes["everything"]["colour"][0] > 0
@@ -126,7 +128,7 @@ def test_occupancy_of_a_slab():
 
 
 def test_the_command_prints_shares(exports, tmp_path):
-    options = MixOptions(rows="0", cols="1", measure=3, device="cpu")
+    options = MixOptions(rows="0", cols="1", pairs=3, device="cpu")
     text = mix(str(exports["voxel"]), options, tmp_path)
     assert "all styles" in text
     assert "100 %" in text

@@ -7,7 +7,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.inference.config import VideoOptions
 from lightning_gan3d.inference.model import Subject
 from lightning_gan3d.inference.pictures import to_array
-from lightning_gan3d.inference.video import side_by_side, video, write_video
+from lightning_gan3d.inference.video import side_by_side, video, video_writer
 from representations.triplane import TriPlane
 
 av = pytest.importorskip("av")
@@ -87,16 +87,18 @@ def test_pictures_of_other_sizes_and_channels_are_joined():
 
 
 def test_odd_sizes_lose_one_line(tmp_path):
-    frames = iter(np.full((3, 9, 11, 3), 80, np.uint8))
-    write_video(tmp_path / "a.mp4", frames, 10)
+    with video_writer(tmp_path / "a.mp4", 10) as add:
+        for _ in range(3):
+            add(np.full((9, 11, 3), 80, np.uint8))
     assert frames_of(tmp_path / "a.mp4")[0].shape == (8, 10, 3)
 
 
 def test_a_failed_video_leaves_no_file(tmp_path):
-    def frames():
-        yield np.zeros((8, 8, 3), np.uint8)
-        raise RuntimeError("rendering")
+    def record():
+        with video_writer(tmp_path / "a.mp4", 10) as add:
+            add(np.zeros((8, 8, 3), np.uint8))
+            raise RuntimeError("rendering")
 
     with pytest.raises(RuntimeError, match="rendering"):
-        write_video(tmp_path / "a.mp4", frames(), 10)
+        record()
     assert not list(tmp_path.iterdir())

@@ -5,9 +5,9 @@ Each image gets a folder that the other commands open like any export; seed 0 is
 
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras, Orbit
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import read_networks, write_export
 from lightning_gan3d.checkpoints.stored_networks import LATENT, Stored
 from lightning_gan3d.config import ConfigError
@@ -51,11 +51,7 @@ from lightning_gan3d.metrics.consistency.image_similarity import (
 )
 from lightning_gan3d.metrics.consistency.reprojection import pair_sums
 from lightning_gan3d.metrics.consistency.warp import surfaces
-from lightning_gan3d.metrics.pose.estimators import (
-    ScriptedNetwork,
-    load_network,
-    read_rotations,
-)
+from lightning_gan3d.metrics.pose.estimators import load_network, read_rotations
 from lightning_gan3d.stats import mean_interval
 
 RESULT = "inversion.json"
@@ -74,20 +70,14 @@ SHEET_VIEWS = 8
 
 
 class Photo(NamedTuple):
-    """An image file with its target and camera; the other views of its object are held out."""
+    """An image file and its camera; the other views of its object are held out."""
 
     name: str
     path: Path
-    target: Target
+    digest: str
+    read: Callable[[], Target]
     cameras: Cameras
-    held_out: Sequence[tuple[Target, Cameras]]
-
-
-class Labels(NamedTuple):
-    """Cameras and object numbers of images by name, from a `dataset.json`; may be empty."""
-
-    cameras: dict[str, list[float]]
-    objects: dict[str, int]
+    held_out: Sequence[tuple[Callable[[], Target], Cameras]]
 
 
 def invert_files(
@@ -106,14 +96,14 @@ def invert_files(
     stored = read_networks(reference, ["generator"])
     common = {"generator": str(reference), "kimg": stored.about.get("kimg"), **asdict(options)}
     del common["device"]
-    settings = {photo.name: common | {"image": photo.target.digest} for photo in photos}
+    settings = {photo.name: common | {"image": photo.digest} for photo in photos}
     rows: dict[str, dict[str, float | None]] = {}
     finished = [photo for photo in photos if (out / photo.name).exists()]
     for photo in finished:
         rows[photo.name] = read_result(out / photo.name, settings[photo.name])
     for photo in photos:
         if photo.name not in rows:
-            inversion = invert(model, photo.target, photo.cameras, options)
+            inversion = invert(model, photo.read(), photo.cameras, options)
             folder = out / photo.name
             rows[photo.name] = write_result(folder, photo, inversion, settings[photo.name], stored)
     lpips = perceptual_network()
@@ -138,67 +128,56 @@ def read_photos(
     root: Path, names: Sequence[str], model: Model, options: InvertOptions
 ) -> list[Photo]:
     """Read images, masks and cameras."""
-    labels = read_labels(root) if options.camera == "label" else Labels({}, {})
     folders = ["-".join(PurePosixPath(name).with_suffix("").parts) for name in names]
     twice = next((f for f in folders if folders.count(f) > 1), None)
     if twice:
         raise ConfigError(f"{root}: two images are called {twice}; rename one")
+    file = root / "dataset.json"
+    labels: dict[str, list[float]] = {}
+    objects: dict[str, int] = {}
+    if options.camera == "label" and file.is_file():
+        index = parse_json(file.read_bytes(), str(file))
+        labels, objects = label_rows(index, str(file)), name_map(index, "objects", int, str(file))
+    mask = Path(options.mask) if options.mask else None
 
-    @cache
     def target(name: str) -> Target:
-        mask = Path(options.mask) if options.mask else None
-        if mask is not None and mask.is_dir():
-            mask = mask / name
-        return read_target(root / name, model.generator.resolution, options.crop, mask)
+        own = mask / name if mask is not None and mask.is_dir() else mask
+        return read_target(root / name, model.generator.resolution, options.crop, own)
 
-    def camera(name: str, crop: Target) -> Cameras:
-        if name not in labels.cameras:
+    def camera(name: str) -> Cameras:
+        if name not in labels:
             raise ConfigError(
-                f"camera=label: {root / 'dataset.json'} has no label of {name}; use search",
-                field="camera",
+                f"camera=label: {file} has no label of {name}; use search", field="camera"
             )
-        label = torch.tensor([labels.cameras[name]], dtype=torch.float64)
-        return Cameras.from_label(check_cameras(label, [name]).float()).crop(*crop.box)
+        label = torch.tensor([labels[name]], dtype=torch.float64)
+        return Cameras.from_label(check_cameras(label, [name]).float()).crop(*boxes[name])
 
+    # Each image is read here, which checks it, and again when it is used: folders can be large.
+    boxes, digests = {}, {}
+    for name in names:
+        own = target(name)
+        boxes[name], digests[name] = own.box, own.digest
     estimator = load_network("camera", options.camera) if options.camera.endswith(".pt") else None
     photos = []
     for folder, name in zip(folders, names, strict=True):
-        own, held_out = target(name), []
+        held_out = []
         if options.camera == "search":
             cameras = pose_grid(model.orbit)
         elif estimator is not None:
-            cameras = estimated_camera(estimator, own, model.orbit)
+            with torch.no_grad():
+                cameras = model.orbit.facing(read_rotations(estimator, target(name).image).cpu())
         elif options.camera == "label":
-            cameras = camera(name, own)
-            own_object = labels.objects.get(name)
-            others = [n for n in names if n != name and own_object is not None]
-            others = [n for n in others if labels.objects.get(n) == own_object]
-            held_out = [(view, camera(n, view)) for n in others for view in [target(n)]]
+            cameras = camera(name)
+            same = [n for n in names if n != name and n in objects and name in objects]
+            others = [n for n in same if objects[n] == objects[name]]
+            held_out = [(partial(target, n), camera(n)) for n in others]
         else:
             cameras = cameras_of(options.camera, 1, model.orbit)
             if len(cameras.cam2world) != 1:
                 raise ConfigError(f"camera={options.camera}: use one camera", field="camera")
-        photos.append(Photo(folder, root / name, own, cameras, held_out))
+        read = partial(target, name)
+        photos.append(Photo(folder, root / name, digests[name], read, cameras, held_out))
     return photos
-
-
-@torch.no_grad()
-def estimated_camera(network: ScriptedNetwork, target: Target, orbit: Orbit) -> Cameras:
-    """Camera with the rotation that a network estimates, which faces the orbit's target."""
-    camera = orbit.cameras(1)
-    rotation = read_rotations(network, target.image).cpu()
-    camera.cam2world[:, :3, :3] = rotation
-    camera.cam2world[:, :3, 3] = torch.tensor(orbit.target) - orbit.radius * rotation[:, :, 2]
-    return camera
-
-
-def read_labels(root: Path) -> Labels:
-    """Read the `dataset.json` of a folder, if it has one."""
-    file = root / "dataset.json"
-    if not file.is_file():
-        return Labels({}, {})
-    index = parse_json(file.read_bytes(), str(file))
-    return Labels(label_rows(index, str(file)), name_map(index, "objects", int, str(file)))
 
 
 def write_result(
@@ -244,7 +223,7 @@ def read_result(folder: Path, settings: dict[str, Any]) -> dict[str, float | Non
 
 def write_sheets(folder: Path, photo: Photo, inversion: Inversion, subject: Subject) -> None:
     """Write `progress.png`, the picture after each stage, and `views.png`, novel views."""
-    stages = [Tile("image", [to_array(photo.target.image[0])])]
+    stages = [Tile("image", [to_array(photo.read().image[0])])]
     stages += [Tile(stage.name, [to_array(stage.image[0])]) for stage in inversion.stages]
     model, tiles = inversion.model, []
     around = model.orbit.cameras(SHEET_VIEWS)
@@ -261,10 +240,10 @@ def write_sheets(folder: Path, photo: Photo, inversion: Inversion, subject: Subj
 def metrics(subject: Subject, photo: Photo, inversion: Inversion) -> dict[str, float | None]:
     """Compare the result with the image and the held-out views; None where there is nothing."""
     images = subject.render(inversion.cameras)
-    own = similarity(images, photo.target.to(images.image.device))
+    own = similarity(images, photo.read().to(images.image.device))
     held_out = [
-        similarity(subject.render(cameras), target.to(images.image.device))
-        for target, cameras in photo.held_out
+        similarity(subject.render(cameras), read().to(images.image.device))
+        for read, cameras in photo.held_out
     ]
     values: dict[str, float | None] = {**own, "consistency_psnr": consistency(subject, inversion)}
     for key in ("psnr", "ssim"):
@@ -318,7 +297,7 @@ def table(rows: dict[str, dict[str, float | None]]) -> str:
     for key in used:
         values = [x for row in rows.values() if (x := row[key]) is not None]
         interval = mean_interval(values)
-        half = f" ±{(interval.high - interval.low) / 2:.3f}" if interval else ""
+        half = f" ±{interval.half:.3f}" if interval else ""
         means.append(f"{statistics.fmean(values):.3f}{half}")
     if len(rows) > 1:
         lines.append(f"{'mean':{width}s}  " + "  ".join(f"{cell:>18s}" for cell in means))

@@ -159,7 +159,7 @@ def invert(model: Model, target: Target, cameras: Cameras, options: InvertOption
     with torch.no_grad():
         best = problem.distance(problem.images(u @ problem.axes.T, cameras).image).argmin()[None]
     u, cameras = u[best], cameras.select(best)
-    finish("w, of several", losses)
+    finish("starts in w", losses)
     if options.space == "w+":
         u = u.repeat(1, model.generator.representation.num_ws, 1)
     u, cameras, losses = project(problem, u, cameras, options.steps, moving)

@@ -21,7 +21,7 @@ from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.model import latents
-from lightning_gan3d.inference.pictures import depth_colours, depth_span, to_array
+from lightning_gan3d.inference.pictures import FOREGROUND, depth_colours, to_array
 from lightning_gan3d.metrics.config import SEED
 from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
@@ -142,7 +142,7 @@ def _turntables(comparison: Comparison, views: dict[str, Views], orbit: Orbit | 
     for i in range(NUM_LATENTS):
         images = {k: v if isinstance(v, str) else v[i] for k, v in views.items()}
         solid = [v for v in images.values() if isinstance(v, Images) and v.depth is not None]
-        span = depth_span(solid) if solid else (0.0, 1.0)
+        span = _depth_span(solid) if solid else (0.0, 1.0)
         rows, notes = [Row(captions=azimuths)], []
         for label, v in images.items():
             if isinstance(v, str):
@@ -246,3 +246,16 @@ def _resized(picture: UInt8[np.ndarray, "h w 3"], side: int) -> Image.Image:
 @cache
 def _font(name: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", 20)
+
+
+def _depth_span(views: Sequence[Images]) -> tuple[float, float]:
+    """Range of the foreground's depths: quantiles 1 % and 99 %."""
+    parts = []
+    for images in views:
+        if images.depth is None:
+            continue
+        depth = images.depth
+        solid = depth > -1 if images.opacity is None else images.opacity >= FOREGROUND
+        parts.append((depth[solid] if bool(solid.any()) else depth.flatten()).float().cpu().numpy())
+    low, high = np.quantile(np.concatenate(parts), [0.01, 0.99])
+    return float(low), float(max(high, low + 1e-6))
