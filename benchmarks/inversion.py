@@ -33,9 +33,9 @@ from lightning_gan3d.files import provenance, write_json
 from lightning_gan3d.images import Images, quantise, to_float
 from lightning_gan3d.inference.config import InvertOptions
 from lightning_gan3d.inference.inversion.invert import similarity
-from lightning_gan3d.inference.inversion.projection import invert
+from lightning_gan3d.inference.inversion.projection import Problem, invert, optimise
 from lightning_gan3d.inference.inversion.targets import Target
-from lightning_gan3d.inference.model import Model, Subject, open_model
+from lightning_gan3d.inference.model import Model, Subject, offset_styles, open_model
 from lightning_gan3d.stats import mean_interval
 
 SEED = 1000
@@ -93,8 +93,34 @@ def depth_error(images: Images, truth: FigureView) -> float | None:
     )
 
 
-def measure(model: Model, views: Views, options: InvertOptions) -> dict[str, Any]:
-    """Invert the first view and compare all with the truth; the background counts."""
+def fit_to_all(
+    model: Model,
+    targets: list[Target],
+    cameras: Cameras,
+    start: Float[Tensor, "num_ws w_dim"],
+    options: InvertOptions,
+) -> Subject:
+    """Fit one W+ latent to all views at once: what the untuned generator can show."""
+    problem = Problem(model, targets[0], options, [])
+    u = torch.linalg.solve(problem.axes, start.T).T[None].clone().requires_grad_()
+    target = Target(*(torch.cat([t[i] for t in targets]) for i in (0, 1)))
+
+    def loss(_: int) -> Tensor:
+        image = problem.images(u @ problem.axes.T, cameras).image
+        return problem.distance(image, target).sum() + options.prior * u.square().mean()
+
+    optimise([{"params": [u], "lr": options.rate}], loss, options.steps, options.patience)
+    offset = (u @ problem.axes.T).detach()[0]
+    return Subject(model, offset_styles(model.generator, offset))
+
+
+def measure(
+    model: Model, views: Views, options: InvertOptions, joint: bool = False
+) -> dict[str, Any]:
+    """Invert the first view and compare all with the truth; the background counts.
+
+    `joint`: compare a latent that is fitted to all views, too.
+    """
     targets = [Target(x[None], torch.ones_like(x[None, :1])).to(model.device)
                for x in views.images]  # fmt: skip
     own = views.cameras.select(slice(0, 1))
@@ -102,9 +128,14 @@ def measure(model: Model, views: Views, options: InvertOptions) -> dict[str, Any
     result = invert(model, targets[0], own, options)
     row: dict[str, Any] = {"seconds": time.perf_counter() - start}
     subject = Subject(result.model, result.model.inverted[0])
-    for k, (angle, target) in enumerate(zip(ANGLES, targets, strict=True)):
-        values = similarity(subject.render(views.cameras.select(slice(k, k + 1))), target)
-        row |= {f"{name} {angle}": values[name] for name in ("psnr", "ssim")}
+    subjects = {"": subject}
+    if joint:
+        cameras = views.cameras.to(model.device)
+        subjects["joint "] = fit_to_all(model, targets, cameras, result.offset, options)
+    for label, shown in subjects.items():
+        for k, (angle, target) in enumerate(zip(ANGLES, targets, strict=True)):
+            values = similarity(shown.render(views.cameras.select(slice(k, k + 1))), target)
+            row |= {f"{label}{name} {angle}": values[name] for name in ("psnr", "ssim")}
     if views.truth is not None:
         row["depth error"] = depth_error(subject.render(own), views.truth)
     return row
@@ -118,6 +149,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=20)
     parser.add_argument("--data", help="folder or zip of images with numbered objects")
     parser.add_argument("--split", default="test", help="of --data, for the given views")
+    parser.add_argument("--joint", action="store_true", help="also fit W+ to all views at once")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_intermixed_args()
     options = from_options(InvertOptions, arguments.options)
@@ -130,7 +162,7 @@ def main() -> None:
         each = figures(model, arguments.objects)
     rows = []
     for views in each:
-        rows.append(measure(model, views, options))
+        rows.append(measure(model, views, options, arguments.joint))
         print(len(rows), {k: v and round(v, 3) for k, v in rows[-1].items()}, flush=True)
     summary: dict[str, Any] = {}
     print(f"\n{model.name}, {len(rows)} objects: {' '.join(arguments.options) or 'defaults'}")
@@ -140,7 +172,7 @@ def main() -> None:
             interval = mean_interval(values)
             summary[key] = {"mean": statistics.fmean(values), "interval": interval}
             half = interval.half if interval else math.nan
-            print(f"{key:12s} {summary[key]['mean']:8.3f} ± {half:.3f}")
+            print(f"{key:16s} {summary[key]['mean']:8.3f} ± {half:.3f}")
     record = {"run": model.name, "options": dataclasses.asdict(options), "objects": rows}
     write_json(arguments.out, record | {"summary": summary, **provenance(sys.argv)})
 
