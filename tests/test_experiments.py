@@ -36,7 +36,7 @@ def test_a_resolved_preset_is_the_same_experiment(name, tmp_path):
 
 @pytest.mark.parametrize("folder", ["", "demo/", "coil100/", "synth64/"])
 def test_a_comparison_shares_everything_but_the_representation(folder):
-    kinds = ["triplane", "voxel", "nerf_mlp"] + ([] if folder == "coil100/" else ["image2d"])
+    kinds = ["triplane", "voxel", "nerf_mlp", "image2d"]
     configs = [load_experiment(f"{folder}{kind}") for kind in kinds]
     for config in configs[1:]:
         for part in ("data", "discriminator", "augment", "optimizer", "training"):

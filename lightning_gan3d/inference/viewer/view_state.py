@@ -1,4 +1,4 @@
-"""What the viewer shows, apart from the page: its settings, cameras, pictures and command line."""
+"""Settings, cameras, pictures and command line of the viewer, apart from its page."""
 
 import math
 import shlex
@@ -53,7 +53,7 @@ class ViewState(LatentOptions):
 
     @property
     def scene_key(self) -> tuple[Any, ...]:
-        """What a scene depends on; all else changes its pictures only."""
+        """The settings on which a scene depends; the others change its pictures only."""
         rendering = {"rendering_resolution", "samples", "output"}
         return tuple(value for name, value in asdict(self).items() if name not in rendering)
 
