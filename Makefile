@@ -32,7 +32,7 @@ endif
 
 demo: $(READY)  ## train, evaluate and compare four generators on procedural data, in minutes
 	@test -f data/synth32.zip || $(BIN)/gan3d data synth data/synth32.zip
-	$(BIN)/gan3d sweep run demo --root $(DEMO)
+	$(BIN)/gan3d sweep run demo_one_seed --root $(DEMO)
 	$(BIN)/gan3d bench $(DEMO) --quick
 	$(BIN)/gan3d report $(DEMO)
 

@@ -54,7 +54,7 @@ class Metric:
     note: str = ""
     """How the value was measured, or the reason why it is missing."""
     items: Sequence[float | None] = ()
-    """The n values, item by item, for paired comparisons of generators on the same latents and
+    """The n values, item by item; generators are evaluated on the same latents and
     cameras. None if an item has no value; empty if not stored."""
     protocol: str = ""
     """Protocol key, 16 hexadecimal digits: only values with equal keys are compared. Empty: not

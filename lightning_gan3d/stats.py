@@ -1,4 +1,4 @@
-"""Confidence intervals of means over few values, and power-law fits. Imports no torch."""
+"""Means over few values, their intervals and tests; power-law fits. Imports no torch."""
 
 import math
 import statistics
@@ -22,10 +22,6 @@ class Interval(NamedTuple):
         """Half of the width."""
         return (self.high - self.low) / 2
 
-    def excludes_zero(self) -> bool:
-        """Whether both ends have the same sign."""
-        return self.low > 0 or self.high < 0
-
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the 95 % confidence interval of the mean by Student's t; None below three values.
@@ -41,6 +37,33 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     mean, n = statistics.fmean(values), len(values)
     half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * statistics.stdev(values) / n**0.5
     return Interval(mean - half, mean + half)
+
+
+def mean_test(values: Sequence[float]) -> float | None:
+    """Return the two-sided p of a mean of zero by Student's t.
+
+    None below three values, and for equal values: their spread is then unknown.
+    """
+    if len(values) < LEAST or min(values) == max(values):
+        return None
+    from scipy.special import stdtr
+
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return 2 * float(stdtr(len(values) - 1, -abs(statistics.fmean(values)) / error))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's correction (1979).
+
+    If tests without an effect are rejected below 0.05, any is with a probability of at most 0.05,
+    however the tests depend on each other.
+    """
+    order = sorted(range(len(p)), key=p.__getitem__)
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def why_none(num: int, unit: str = "seed") -> str:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
-from lightning_gan3d.stats import mean_interval, why_none
+from lightning_gan3d.stats import holm, mean_interval, mean_test, why_none
 
 
 def test_the_interval_is_that_of_the_table_of_t():
@@ -25,7 +26,17 @@ def test_fewer_than_three_values_have_none(values):
     assert f"from {len(values)} seed" in why_none(len(values))
 
 
-def test_an_interval_around_zero_decides_nothing():
-    assert not mean_interval([-1.0, 0.5, 1.0]).excludes_zero()
-    assert mean_interval([1.0, 1.1, 1.2]).excludes_zero()
-    assert mean_interval([-1.0, -1.1, -1.2]).excludes_zero()
+def test_the_test_agrees_with_scipy():
+    rng = np.random.default_rng(1)
+    for n in (3, 4, 9):
+        values = rng.normal(0.5, 1, n).tolist()
+        assert mean_test(values) == pytest.approx(ttest_1samp(values, 0).pvalue, rel=1e-9)
+    assert mean_test([1.0, 2.0]) is None
+    assert mean_test([5.0] * 4) is None
+
+
+def test_holm():
+    """Worked example: the smallest of four times 4, the next times 3, never falling."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

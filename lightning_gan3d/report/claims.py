@@ -1,25 +1,17 @@
 """The claims that open a report, each checked against its numbers.
 
-A claim holds if its side is ahead on average and the interval of the paired difference excludes
-zero; it is open if the interval includes zero or numbers are missing; else it fails. With too few
-seeds and items for an interval, the ranges of both sides must not overlap. Claims on consistency
-need PSNR and gain to agree, because blur and uniform colour improve PSNR alone; else they are open.
+A claim holds or fails if the test of the paired difference decides it (`Decisions`), and is open
+otherwise, or if numbers are missing. Claims on consistency need PSNR and gain to agree, because
+blur and uniform colour improve PSNR alone; else they are open.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_gan3d.metric import MetricId
-from lightning_gan3d.metric_table import REFIT, REPROJECTION, describe, significant
-from lightning_gan3d.report.differences import (
-    CLOSE,
-    Difference,
-    difference,
-    difference_of_pairs,
-    of_few,
-    why_undecided,
-)
-from lightning_gan3d.report.groups import CANONICAL, Cell, Comparison, Group, protocol_mismatch
+from lightning_gan3d.metric_table import REFIT, describe, significant
+from lightning_gan3d.report.differences import LOSSES, Decisions, Difference
+from lightning_gan3d.report.groups import CANONICAL, Comparison, Group, protocol_mismatch
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, listed, reasons
 from lightning_gan3d.stats import power_law_exponent
@@ -31,15 +23,16 @@ TOLERANCE = 0.1
 GRID_BYTES = "growth.grid.scene_bytes"
 GRIDLESS = MetricId("growth.image.scene_bytes_exponent")
 """Growth of scene memory with the image, for representations without a grid."""
+OPPOSITE: dict[Verdict, Verdict] = {"holds": "fails", "fails": "holds", "open": "open"}
 
 
-def claims(comparison: Comparison) -> list[Statement]:
+def claims(decisions: Decisions) -> list[Statement]:
     """Check every claim; a claim with missing numbers is open and names them."""
     return [
-        *_triplane_is_faster(comparison),
-        *(s for kind in GROWTH for s in _scene_memory_grows(comparison, kind)),
-        *_baseline_is_less_consistent(comparison),
-        *_superresolution_costs(comparison),
+        *_triplane_is_faster(decisions),
+        *(s for kind in GROWTH for s in _scene_memory_grows(decisions.comparison, kind)),
+        *_baseline_is_less_consistent(decisions),
+        *_superresolution_costs(decisions),
     ]
 
 
@@ -51,32 +44,36 @@ def _needs(lead: str, runs: str) -> Statement:
     return Statement("open", f"{lead}: not decided; it needs {runs}.")
 
 
-def _triplane_is_faster(comparison: Comparison) -> Iterable[Statement]:
+def _triplane_is_faster(decisions: Decisions) -> Iterable[Statement]:
     lead = "The tri-plane renders faster than the MLP (render time per view)"
+    comparison = decisions.comparison
     planes, networks = _of(comparison, "triplane"), _of(comparison, "nerf_mlp")
     if not planes or not networks:
         yield _needs(lead, "runs of triplane and nerf_mlp")
     for a in planes:
         for b in networks:
-            checked = _ahead(MetricId("speed.view_ms"), a, [b], "is not faster than")
-            yield Statement(checked.verdict, f"{lead}: {checked.text}.", checked.few)
+            checked = _ahead(decisions, MetricId("speed.view_ms"), a, [b], "is slower than")
+            yield Statement(checked.verdict, f"{lead}: {checked.text}.")
 
 
-def _baseline_is_less_consistent(comparison: Comparison) -> Iterable[Statement]:
+def _baseline_is_less_consistent(decisions: Decisions) -> Iterable[Statement]:
     lead = (
         "A 2D generator is less consistent between views than each 3D representation (refit, "
         "needs no depth)"
     )
-    flat = [g for g in comparison.groups if g.is_baseline]
-    solid = [g for g in comparison.groups if not (g.is_baseline or g.is_images)]
+    groups = decisions.comparison.groups
+    flat = [g for g in groups if g.is_baseline]
+    solid = [g for g in groups if not (g.is_baseline or g.is_images)]
     if not flat or not solid:
         yield _needs(lead, "runs of a 2D baseline and of 3D representations")
         return
     missing = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     for group in flat:
-        denial = "is at least as consistent as"
+        denial = "is more consistent than"
         gain, psnr = (
-            _unless_missing(_ahead(MetricId(name), group, solid, denial, worse=True), missing)
+            _unless_missing(
+                _ahead(decisions, MetricId(name), group, solid, denial, worse=True), missing
+            )
             for name in (REFIT, "refit.psnr")
         )
         no_gain = [g.label for g in solid if (g.cell(MetricId(REFIT)).mean or 0.0) <= 0]
@@ -100,11 +97,16 @@ def _both(lead: str, gain: Statement, psnr: Statement) -> Statement:
     disagree = {gain.verdict, psnr.verdict} == {"holds", "fails"}
     head = "not decided, gain and PSNR disagree; " if disagree else ""
     texts = "; ".join(dict.fromkeys([gain.text, psnr.text]))
-    return Statement(verdict, f"{lead}: {head}{texts}.", gain.few or psnr.few)
+    return Statement(verdict, f"{lead}: {head}{texts}.")
 
 
 def _ahead(
-    metric_id: MetricId, group: Group, others: Sequence[Group], denial: str, worse: bool = False
+    decisions: Decisions,
+    metric_id: MetricId,
+    group: Group,
+    others: Sequence[Group],
+    denial: str,
+    worse: bool = False,
 ) -> Statement:
     """Check that a group is better (or `worse`) than each of the others.
 
@@ -116,38 +118,21 @@ def _ahead(
     if problem:
         return Statement("open", f"not decided; {problem}")
     up = (describe(metric_id).better == "higher") != worse
-    gaps = {other.label: difference(group, other, metric_id) for other in others}
+    gaps = {o.label: decisions.between(group.label, o.label, metric_id) for o in others}
     sides: dict[Verdict, list[str]] = {"holds": [], "open": [], "fails": []}
-    doubts = []
     for label, gap in gaps.items():
-        verdict, why = _decide(cells[group.label], cells[label], gap, up)
+        verdict = gap.verdict if up else OPPOSITE[gap.verdict]
         sides[verdict].append(label)
-        doubts += [why] * (verdict == "open")
     values = ", ".join(f"{x} {c.info.with_unit(c.mean or 0.0)}" for x, c in cells.items())
     numbers = "; ".join([values, *(_interval(d) for d in gaps.values() if d.interval)])
-    few = of_few(list(cells.values()), list(gaps.values()))
     if sides["fails"]:
         text = f"no, {group.label} {denial} {listed(sides['fails'])} ({numbers})"
-        return Statement("fails", text, few)
+        return Statement("fails", text)
     if sides["open"]:
-        why = " and ".join(dict.fromkeys(doubts))
-        text = f"on average, but {why} against {listed(sides['open'])} ({numbers})"
+        why = " and ".join(dict.fromkeys(gaps[label].doubt for label in sides["open"]))
+        text = f"not decided against {listed(sides['open'])}, {why} ({numbers})"
         return Statement("open", text)
-    return Statement("holds", numbers, few)
-
-
-def _decide(a: Cell, b: Cell, gap: Difference, up: bool) -> tuple[Verdict, str]:
-    """Decide whether `a` is ahead of `b`, with the reason if that is open.
-
-    A side that is not ahead on average fails, unless the numbers cannot decide at all.
-    """
-    mean = gap.mean if gap.mean is not None else (a.mean or 0.0) - (b.mean or 0.0)
-    why = why_undecided(a, b, gap)
-    if why not in ("", CLOSE):
-        return "open", why
-    if mean == 0 or (mean > 0) != up:
-        return "fails", ""
-    return ("open", why) if why else ("holds", "")
+    return Statement("holds", numbers)
 
 
 def _interval(d: Difference) -> str:
@@ -197,17 +182,17 @@ def _grid_bytes(run: RunRecord) -> list[tuple[float, float]]:
     return sorted((m.at, m.value) for m in run.metrics if m.name == GRID_BYTES and m.at and m.value)
 
 
-def _superresolution_costs(comparison: Comparison) -> Iterable[Statement]:
+def _superresolution_costs(decisions: Decisions) -> Iterable[Statement]:
     lead = (
         "Super-resolution reduces multi-view consistency (reprojection: final image against "
         "upsampled rendering)"
     )
-    groups = [g for g in comparison.groups if any(_factor(run) > 1 for run in g.runs)]
+    groups = [g for g in decisions.comparison.groups if any(_factor(run) > 1 for run in g.runs)]
     if not groups:
         yield _needs(lead, "a run with super-resolution (generator.superresolution.factor over 1)")
     for group in groups:
         if not group.is_baseline:
-            gain, psnr = (_loss(group, name) for name in (REPROJECTION, "consistency.psnr"))
+            gain, psnr = (_loss(decisions, group, name) for name in LOSSES)
             yield _both(lead, gain, psnr)
 
 
@@ -218,7 +203,7 @@ def _factor(run: RunRecord) -> int:
     return node if isinstance(node, int) else 1
 
 
-def _loss(group: Group, name: str) -> Statement:
+def _loss(decisions: Decisions, group: Group, name: str) -> Statement:
     """Check that a metric falls from the upsampled rendering to the final image."""
     ids = MetricId(name, stage="enlarged"), MetricId(name)
     cells = {metric_id.key: group.cell(metric_id) for metric_id in ids}
@@ -227,15 +212,14 @@ def _loss(group: Group, name: str) -> Statement:
     if problem:
         return Statement("open", f"not decided; {group.label}, {problem}")
     before, after = cells.values()
-    rows = zip(before.metrics, after.metrics, strict=True)
-    pairs = [(str(run.seed), a, b) for (run, a), (_, b) in rows]
-    gap = difference_of_pairs(after.info, "upsampled", "final", pairs)
-    verdict, why = _decide(before, after, gap, up=True)
+    gap = decisions.between(f"{group.label} upsampled", f"{group.label} final", MetricId(name))
     show = after.info.with_unit
     numbers = (
         f"{after.info.short} {show(before.mean or 0.0)} of the upsampled rendering, "
         f"{show(after.mean or 0.0)} of the final image"
     )
     numbers += f"; {_interval(gap)}" if gap.interval else ""
-    tail = {"holds": "", "open": f"on average, but {why}; ", "fails": "no; "}.get(verdict, "")
-    return Statement(verdict, f"{tail}{group.label}, {numbers}", of_few([before, after], [gap]))
+    tail = {"holds": "", "open": f"not decided, {gap.doubt}; ", "fails": "no; "}.get(
+        gap.verdict, ""
+    )
+    return Statement(gap.verdict, f"{tail}{group.label}, {numbers}")

@@ -1,20 +1,35 @@
-"""Paired differences between groups, and whether they decide which group is better.
+"""Paired differences between groups, and what they decide.
 
-Groups are paired by what they share: seeds, or with fewer than three seeds latents and cameras.
+Groups are paired by seed. All tests of a report are one family with Holm's correction: where
+nothing differs, at most 5 % of reports decide anything. Fewer than three seeds decide nothing.
 """
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
 
 from lightning_gan3d.metric import Metric, MetricId
-from lightning_gan3d.metric_table import MetricInfo, Use, describe, gain_of, selected
-from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
-from lightning_gan3d.stats import LEAST, Interval, mean_interval, why_none
+from lightning_gan3d.metric_table import (
+    REPROJECTION,
+    MetricInfo,
+    Use,
+    block,
+    describe,
+    gain_of,
+    selected,
+)
+from lightning_gan3d.report.groups import EXACT, Comparison, Group, protocol_mismatch
+from lightning_gan3d.stats import LEAST, LEVEL, Interval, holm, mean_interval, mean_test
 
 CLOSE = "too close to call"
-NO_SPREAD = "not significant: fewer than 3 seeds and no spread"
+FEW = f"fewer than {LEAST} seeds decide nothing"
+NO_SPREAD = "equal in all seeds, so the spread is unknown"
+BOUNDS = {MetricId("quality.swd_progress"): 0.5, MetricId(REPROJECTION): 0.0}
+"""Values that groups are expected to exceed."""
+LOSSES = (REPROJECTION, "consistency.psnr")
+"""Metrics that super-resolution is expected to reduce."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +46,111 @@ class Difference:
     interval: Interval | None = None
     """95 % interval of that mean by Student's t."""
     basis: str = ""
-    """What was paired: seeds, or items of one seed."""
+    """Which seeds were paired."""
     why: str = ""
     """Why there is no mean, or no interval."""
-    seeds: int = 0
-    """Number of paired seeds."""
+    p: float | None = None
+    """Two-sided, of Student's t; None without an interval."""
+    adjusted: float | None = None
+    """p after Holm's correction over all tests of the report."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is known which side is larger."""
+        if block(self.id) in EXACT:
+            return bool(self.mean)
+        return self.adjusted is not None and self.adjusted < 1 - LEVEL
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not known which side is larger; empty if it is."""
+        return "" if self.decided else self.why or CLOSE
+
+    @property
+    def verdict(self) -> Literal["holds", "fails", "open"]:
+        """Whether the first side is larger."""
+        if self.mean is None or not self.decided:
+            return "open"
+        return "holds" if self.mean > 0 else "fails"
 
     @property
     def ahead(self) -> str:
-        """The group that is better beyond the interval; empty if that is not known."""
-        if self.mean is None or self.interval is None or not self.info.better:
-            return ""
-        if not self.interval.excludes_zero():
+        """The group that is better; empty if that is not known."""
+        if self.mean is None or not self.decided or not self.info.better:
             return ""
         return self.first if (self.mean > 0) == (self.info.better == "higher") else self.second
+
+    @property
+    def reversed(self) -> "Difference":
+        """Second minus first group."""
+        mean = None if self.mean is None else -self.mean
+        ends = None if self.interval is None else Interval(-self.interval.high, -self.interval.low)
+        return replace(self, first=self.second, second=self.first, mean=mean, interval=ends)
 
 
 Pairs = Sequence[tuple[str, Metric, Metric]]
 """Name of a seed, minuend and subtrahend."""
 
 
-def differences(comparison: Comparison) -> list[Difference]:
-    """Return the differences of all pairs of groups in the metrics that are compared."""
-    metrics = selected(comparison.metrics, Use.PAIRED)
-    return [difference(a, b, m) for m in metrics for a, b in combinations(comparison.groups, 2)]
+class Decisions:
+    """All tests of a report: pairs of groups, expected bounds, and losses by super-resolution."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        """Make the tests."""
+        self.comparison = comparison
+        rows = [*_pairs(comparison), *_bounds(comparison), *_losses(comparison)]
+        tested = [d.p for d in rows if d.p is not None]
+        adjusted = iter(holm(tested))
+        rows = [d if d.p is None else replace(d, adjusted=next(adjusted)) for d in rows]
+        self._tests = {(d.id, d.first, d.second): d for d in rows}
+
+    @property
+    def between_groups(self) -> list[Difference]:
+        """The differences of all pairs of groups."""
+        labels = {group.label for group in self.comparison.groups}
+        return [d for d in self._tests.values() if {d.first, d.second} <= labels]
+
+    def between(self, first: str, second: str, metric_id: MetricId) -> Difference:
+        """First minus second group, or side."""
+        key = metric_id, first, second
+        if key in self._tests:
+            return self._tests[key]
+        return self._tests[metric_id, second, first].reversed
+
+
+def _pairs(comparison: Comparison) -> Iterator[Difference]:
+    paired = set(selected(comparison.metrics, Use.PAIRED))
+    for metric_id in comparison.metrics:
+        if metric_id in paired or is_ranked(metric_id):
+            for first, second in combinations(comparison.groups, 2):
+                yield difference(first, second, metric_id)
+
+
+def is_ranked(metric_id: MetricId) -> bool:
+    """Whether a report names the best group of a metric."""
+    own = not metric_id.stage and metric_id.variant in ("", "posed") and metric_id.at is None
+    return own and bool(describe(metric_id).best)
+
+
+def _bounds(comparison: Comparison) -> Iterator[Difference]:
+    for metric_id, bound in BOUNDS.items():
+        for group in comparison.groups:
+            cell = group.cell(metric_id)
+            values = [x - bound for x in cell.values] if cell.complete else []
+            basis = [str(run.seed) for run, _ in cell.metrics]
+            yield _tested(metric_id, cell.info, (group.label, str(bound)), values, basis)
+
+
+def _losses(comparison: Comparison) -> Iterator[Difference]:
+    for group in comparison.groups:
+        for name in LOSSES:
+            before, after = (group.cell(MetricId(name, stage=s)) for s in ("enlarged", ""))
+            sides = f"{group.label} upsampled", f"{group.label} final"
+            complete = before.complete and after.complete
+            pairs = zip(before.values, after.values, strict=True) if complete else ()
+            values = [a - b for a, b in pairs]
+            basis = [str(run.seed) for run, _ in after.metrics]
+            yield _tested(MetricId(name), after.info, sides, values, basis)
 
 
 def difference(first: Group, second: Group, metric_id: MetricId) -> Difference:
@@ -72,24 +168,27 @@ def difference(first: Group, second: Group, metric_id: MetricId) -> Difference:
     if why or not shared:
         why = why or "no seed in common"
         return Difference(metric_id, info, first.label, second.label, None, why=why)
-    pairs = [(str(seed), sides[0][seed], sides[1][seed]) for seed in shared]
-    return difference_of_pairs(info, first.label, second.label, pairs)
+    values = [_value(sides[0][seed]) - _value(sides[1][seed]) for seed in shared]
+    labels = first.label, second.label
+    return _tested(metric_id, info, labels, values, [str(seed) for seed in shared])
 
 
-def difference_of_pairs(info: MetricInfo, first: str, second: str, pairs: Pairs) -> Difference:
-    """Return the mean difference, with an interval over seeds, or over items if seeds are few."""
-    seeds = [seed for seed, _, _ in pairs]
+def _tested(
+    metric_id: MetricId,
+    info: MetricInfo,
+    sides: tuple[str, str],
+    values: Sequence[float],
+    seeds: Sequence[str],
+) -> Difference:
+    """Return the mean of differences, with interval and test."""
+    if not values:
+        return Difference(metric_id, info, *sides, None, why="missing")
+    p = mean_test(values) if info.better else None
+    interval = mean_interval(values) if min(values) < max(values) else None
+    why = "" if interval else FEW if len(values) < LEAST else NO_SPREAD
     basis = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
-    values, why = [_value(a) - _value(b) for _, a, b in pairs], ""
-    if len(values) < LEAST:
-        items = _by_item(pairs)
-        if len(items) < LEAST:
-            why = why_none(len(values))
-        else:
-            values = items
-            basis = f"{len(items)} items of {basis}; another seed may differ by more"
-    mean, interval = statistics.fmean(values), mean_interval(values)
-    return Difference(pairs[0][1].id, info, first, second, mean, interval, basis, why, len(pairs))
+    mean = statistics.fmean(values)
+    return Difference(metric_id, info, *sides, mean, interval, basis, why, p)
 
 
 def _value(m: Metric) -> float:
@@ -97,21 +196,7 @@ def _value(m: Metric) -> float:
     return m.value
 
 
-def _by_item(pairs: Pairs) -> list[float]:
-    """Return the differences item by item, averaged over seeds; only items with all values."""
-    lengths = {len(side.items) for _, a, b in pairs for side in (a, b)}
-    if len(lengths) != 1:
-        return []
-    out = []
-    for row in zip(*(side.items for _, a, b in pairs for side in (a, b)), strict=True):
-        values = [x for x in row if x is not None]
-        if len(values) == len(row):
-            gaps = [x - y for x, y in zip(values[::2], values[1::2], strict=True)]
-            out.append(statistics.fmean(gaps))
-    return out
-
-
-DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "over", "ahead")
+DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "over", "p", "ahead")
 
 
 def difference_row(d: Difference) -> tuple[str, ...]:
@@ -119,35 +204,15 @@ def difference_row(d: Difference) -> tuple[str, ...]:
     show = d.info.format_like
     pair = f"{d.first} - {d.second}"
     if d.mean is None:
-        return (d.info.label, pair, "missing", "", d.why, "")
+        return (d.info.label, pair, "missing", "", d.why, "", "")
     interval = "none"
     if d.interval is not None:
         interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
-    basis = f"{d.basis}; {d.why}" if d.why else d.basis
+    exact = block(d.id) in EXACT
+    basis = f"{d.basis}; {d.why}" if d.why and not exact else d.basis
     ahead = d.ahead or ("not decided" if d.info.better else "")
-    return (d.info.label, pair, d.info.with_unit(d.mean), interval, basis, ahead)
-
-
-def why_undecided(a: Cell, b: Cell, gap: Difference) -> str:
-    """Return why it is not known which of two groups is better; empty if it is.
-
-    It is known if the interval of the paired difference excludes zero; without an interval, if the
-    ranges of both groups do not overlap. Below three seeds a range without width, e.g. of one value
-    of unknown spread, decides nothing.
-    """
-    if gap.interval is not None:
-        return "" if gap.interval.excludes_zero() else CLOSE
-    one, two = a.interval, b.interval
-    for cell, ends in ((a, one), (b, two)):
-        if cell.few and ends is not None and ends[0] == ends[1]:
-            return NO_SPREAD
-    overlap = one is not None and two is not None and one[0] <= two[1] and two[0] <= one[1]
-    return CLOSE if overlap else ""
-
-
-def of_few(cells: Sequence[Cell], gaps: Sequence[Difference]) -> bool:
-    """Whether a decision holds for these runs only: fewer than three seeds, or paired by item."""
-    return any(c.few for c in cells) or any(d.interval and d.seeds < LEAST for d in gaps)
+    p = "" if d.adjusted is None else f"{d.adjusted:.2g}"
+    return (d.info.label, pair, d.info.with_unit(d.mean), interval, basis, p, ahead)
 
 
 def best_labels(comparison: Comparison, metric_id: MetricId) -> set[str]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lightning_gan3d.metric import Metric, MetricId
-from lightning_gan3d.metric_table import MetricInfo, block, describe, order
+from lightning_gan3d.metric_table import MetricInfo, describe, order
 from lightning_gan3d.report.records import RunRecord
-from lightning_gan3d.stats import LEAST
 
 CANONICAL = ("triplane", "voxel", "nerf_mlp")
 BASELINES = ("image2d",)
 """Representations without 3D, listed last."""
-EXACT = frozenset({"cost"})
-"""Blocks of metrics that are counted, not measured: one seed is as good as three."""
+EXACT = frozenset({"cost", "memory"})
+"""Blocks of metrics that do not depend on the seed: one is as good as three."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class Cell:
         return sorted({m.protocol for _, m in self.metrics if m.value is not None} - {""})
 
     @property
-    def few(self) -> bool:
-        """Whether there are too few seeds to generalise beyond these runs."""
-        return len(self.metrics) < LEAST and block(self.id) not in EXACT
-
-    @property
     def mean(self) -> float | None:
         """Mean over seeds; None if the cell is not complete."""
         return statistics.fmean(self.values) if self.complete else None
@@ -69,17 +63,6 @@ class Cell:
         if len(self.metrics) == 1 or (len(reasons) == 1 and not self.values):
             return "; ".join(reasons)
         return "; ".join(f"{', '.join(seeds)}: {why}" for why, seeds in reasons.items())
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Range of the values, each widened by two standard errors if its spread is known."""
-        if not self.complete:
-            return None
-        ends = []
-        for value, (_, m) in zip(self.values, self.metrics, strict=True):
-            error = 2 * m.spread / max(m.n, 1) ** 0.5 if m.spread is not None else 0.0
-            ends += [value - error, value + error]
-        return min(ends), max(ends)
 
     @property
     def counts(self) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import Use, selected, significant
 from lightning_gan3d.report.claims import claims
-from lightning_gan3d.report.differences import Difference, best_labels, differences, why_not_bold
+from lightning_gan3d.report.differences import Decisions, Difference, best_labels, why_not_bold
 from lightning_gan3d.report.document import Document, compose
 from lightning_gan3d.report.groups import Cell, Comparison, Group, compare
 from lightning_gan3d.report.plots.charts import curves, paretos
@@ -41,8 +41,9 @@ def make_report(
 
     turntables, neighbours = image_sheets(comparison, load_generator or load_ema)
     plots = [*turntables, *curves(comparison), *paretos(comparison), *neighbours]
-    checked, gaps = claims(comparison), differences(comparison)
-    document = compose(comparison, checked, statements(comparison), plots, gaps)
+    decisions = Decisions(comparison)
+    checked, gaps = claims(decisions), decisions.between_groups
+    document = compose(comparison, checked, statements(decisions), plots, gaps)
     out.mkdir(parents=True, exist_ok=True)
     for plot in plots:
         plot.write(out / PLOTS)
@@ -85,11 +86,12 @@ def _value_at_stop(run: RunRecord, metric_id: MetricId) -> str:
 
 def differences_csv(differences: Sequence[Difference]) -> str:
     """Return first minus second of every pair of groups, with its 95 % interval, as stored."""
-    heads = "metric", "first", "second", "difference", "low", "high", "unit", "basis", "why"
+    heads = "metric", "first", "second", "difference", "low", "high", "unit", "p", "basis", "why"
     rows = []
     for d in differences:
         low, high = d.interval or (None, None)
-        rows.append((d.id.key, d.first, d.second, d.mean, low, high, d.info.unit, d.basis, d.why))
+        row = d.id.key, d.first, d.second, d.mean, low, high, d.info.unit, d.adjusted
+        rows.append((*row, d.basis, d.why))
     return _csv(heads, rows)
 
 

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import REPROJECTION, MetricInfo, gain_of, significant
-from lightning_gan3d.report.differences import CLOSE, difference, of_few, why_undecided
+from lightning_gan3d.report.differences import BOUNDS, Decisions, is_ranked
 from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
-from lightning_gan3d.stats import mean_interval
 
 Verdict = Literal["finding", "holds", "fails", "open"]
 
@@ -20,26 +19,23 @@ class Statement:
     verdict: Verdict
     """`holds`, `fails`: an expectation. `open`: the numbers do not decide."""
     text: str
-    few: bool = False
-    """Whether fewer than three seeds decided, so that it holds for these runs only."""
 
     @property
     def mark(self) -> str:
         """The verdict as printed."""
-        if self.verdict == "open":
-            return "not decided"
-        return f"{self.verdict} for these runs" if self.few else self.verdict
+        return "not decided" if self.verdict == "open" else self.verdict
 
 
-def statements(comparison: Comparison) -> list[Statement]:
+def statements(decisions: Decisions) -> list[Statement]:
     """Check everything that the numbers can decide; failures are printed like successes."""
+    comparison = decisions.comparison
     return [
         _all_finished(comparison),
         *_same_conditions(comparison),
-        *_best_groups(comparison),
+        *_best_groups(decisions),
         *_renderer_paths(comparison),
-        *_progress_to_floor(comparison),
-        *_warping_gains(comparison),
+        *_progress_to_floor(decisions),
+        *_warping_gains(decisions),
     ]
 
 
@@ -100,21 +96,22 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _best_groups(comparison: Comparison) -> Iterable[Statement]:
+def _best_groups(decisions: Decisions) -> Iterable[Statement]:
     """Name the best group of each metric that has a name for it; consistency by its gains."""
+    comparison = decisions.comparison
     if len(comparison.groups) < 2:
         return
     for metric_id in comparison.metrics:
-        info = comparison.info(metric_id)
-        if info.best and not metric_id.stage and metric_id.variant in ("", "posed"):
+        if is_ranked(metric_id):
+            info = comparison.info(metric_id)
             mode = f" ({info.short})" if metric_id != MetricId(metric_id.name) else ""
-            yield from _best_group(comparison, metric_id, info, info.best + mode)
+            yield from _best_group(decisions, metric_id, info, info.best + mode)
 
 
 def _best_group(
-    comparison: Comparison, metric_id: MetricId, info: MetricInfo, lead: str
+    decisions: Decisions, metric_id: MetricId, info: MetricInfo, lead: str
 ) -> Iterable[Statement]:
-    cells = comparison.cells(metric_id)
+    cells = decisions.comparison.cells(metric_id)
     if not any(c.values for c in cells.values()):
         return
     means = {label: c.mean for label, c in cells.items() if c.mean is not None}
@@ -132,21 +129,19 @@ def _best_group(
         f"{x} {info.with_unit(means[x])}{_ratio(means[x], best, info)}" for x in others
     )
     text = f"{lead}: {winner}, {info.with_unit(best)} ({rest})."
-    groups = {g.label: g for g in comparison.groups}
-    gaps = {label: difference(groups[winner], groups[label], metric_id) for label in others}
     doubts: dict[str, list[str]] = {}
-    for label, gap in gaps.items():
-        doubts.setdefault(why_undecided(cells[winner], cells[label], gap), []).append(label)
+    for label in others:
+        doubts.setdefault(decisions.between(winner, label, metric_id).doubt, []).append(label)
     doubts.pop("", None)
     for why, labels in doubts.items():
-        text += f" {why[0].upper()}{why[1:]}{' against' if why == CLOSE else ':'} {listed(labels)}."
+        sentence = f"{why[0].upper()}{why[1:]}"
+        text += f" {sentence}." if labels == others else f" {sentence}: {listed(labels)}."
     no_gain = gain_of(metric_id) == metric_id and best <= 0
     if no_gain:
         text += " No group has a positive gain, so none is called consistent."
     if without:
         text += f" Not ranked: {reasons(cells, without)}."
-    few = of_few([cells[label] for label in means], list(gaps.values()))
-    yield Statement("open" if doubts or no_gain else "finding", text, few)
+    yield Statement("open" if doubts or no_gain else "finding", text)
 
 
 def _ratio(value: float, best: float, info: MetricInfo) -> str:
@@ -171,51 +166,41 @@ def _renderer_paths(comparison: Comparison) -> Iterable[Statement]:
         yield Statement("finding", f"Renderer backend: {'; '.join(each)}.")
 
 
-def _progress_to_floor(comparison: Comparison) -> Iterable[Statement]:
+def _progress_to_floor(decisions: Decisions) -> Iterable[Statement]:
     lead = "Training covers at least half of the SWD progress from untrained to the real-real floor"
-    progress = MetricId("quality.swd_progress")
-    yield from _above(comparison, comparison.groups, progress, 0.5, lead)
+    yield from _above(
+        decisions, decisions.comparison.groups, MetricId("quality.swd_progress"), lead
+    )
 
 
-def _warping_gains(comparison: Comparison) -> Iterable[Statement]:
+def _warping_gains(decisions: Decisions) -> Iterable[Statement]:
     lead = "Warping a view by its depth predicts another view better than no warp"
-    groups = [g for g in comparison.groups if not g.is_baseline]
-    yield from _above(comparison, groups, MetricId(REPROJECTION), 0.0, lead)
+    groups = [g for g in decisions.comparison.groups if not g.is_baseline]
+    yield from _above(decisions, groups, MetricId(REPROJECTION), lead)
 
 
 def _above(
-    comparison: Comparison, groups: Sequence[Group], metric_id: MetricId, bound: float, lead: str
+    decisions: Decisions, groups: Sequence[Group], metric_id: MetricId, lead: str
 ) -> Iterable[Statement]:
-    """Check that a metric is above a bound in each group; equal verdicts share a sentence.
-
-    It is open if the bound lies in the 95 % interval of the mean over seeds, or with fewer than
-    three seeds in the range of their values (`Cell.interval`).
-    """
-    if metric_id not in comparison.metrics:
+    """Check that a metric is above its bound in each group; equal verdicts share a sentence."""
+    if metric_id not in decisions.comparison.metrics:
         return
-    cells = {g.label: g.cell(metric_id) for g in groups}
+    bound = BOUNDS[metric_id]
     by_verdict: dict[Verdict, list[str]] = {"holds": [], "fails": [], "open": []}
-    for label, cell in cells.items():
-        verdict, text = _compared_to(bound, cell)
-        by_verdict[verdict].append(f"{label}, {text}")
+    for group in groups:
+        cell = group.cell(metric_id)
+        test = decisions.between(group.label, str(bound), metric_id)
+        text = cell.why if cell.mean is None else cell.info.with_unit(cell.mean)
+        if test.interval and not test.decided:
+            low, high = (bound + end for end in test.interval)
+            text += f", {cell.info.format(low)} to {cell.info.with_unit(high)}"
+        elif not test.decided and cell.mean is not None:
+            text += f", {test.why}"
+        by_verdict[test.verdict].append(f"{group.label}, {text}")
     tails = {"holds": "", "fails": "no; ", "open": "not decided; "}
-    few = any(cell.few for cell in cells.values())
     for verdict, texts in by_verdict.items():
         if texts:
-            yield Statement(verdict, f"{lead}: {tails[verdict]}{'; '.join(texts)}.", few)
-
-
-def _compared_to(bound: float, cell: Cell) -> tuple[Verdict, str]:
-    if cell.mean is None or cell.interval is None:
-        return "open", cell.why
-    over_seeds = mean_interval(cell.values)
-    low, high = (over_seeds.low, over_seeds.high) if over_seeds else cell.interval
-    text = cell.info.with_unit(cell.mean)
-    if low > bound:
-        return "holds", text
-    if high < bound:
-        return "fails", text
-    return "open", f"{text}, {cell.info.format(low)} to {cell.info.with_unit(high)}"
+            yield Statement(verdict, f"{lead}: {tails[verdict]}{'; '.join(texts)}.")
 
 
 def listed(texts: Sequence[str]) -> str:

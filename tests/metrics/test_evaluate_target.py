@@ -26,6 +26,7 @@ from lightning_gan3d.metrics.evaluate_target import (
     open_target,
 )
 from lightning_gan3d.report.claims import claims
+from lightning_gan3d.report.differences import Decisions
 from lightning_gan3d.report.document import _opening
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.records import find_runs
@@ -98,7 +99,7 @@ def test_real_images_score_as_real_images_and_stand_in_a_report(data, tmp_path):
     (group,) = comparison.groups
     assert group.label == "somebody's"
     assert group.is_images  # and no claim about 3D representations waits for its values
-    assert all("somebody's" not in s.text for s in claims(comparison))
+    assert all("somebody's" not in s.text for s in claims(Decisions(comparison)))
     assert "training loop" not in _opening(comparison)[0]
     assert group.cell(MetricId("quality.swd")).mean == metrics["quality.swd"].value
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,8 +92,36 @@ def make_run(
     return path
 
 
-def edit(path: Path, key: str, **values) -> None:
-    """Change fields of a stored metric of a run; a metric that it lacks is added."""
+def make_seeds(root: Path, kind: str, **options) -> list[Path]:
+    """Make three runs of a kind that differ by seed in all measured numbers, by 1e-5 of them."""
+    paths = [make_run(root, kind, seed, **options) for seed in range(3)]
+    for path in paths:
+        for file in ("evaluation.json", "bench.json"):
+            if (path / file).exists():
+                rows = read_metrics(path / file)
+                write_metrics(path / file, [replace(m, value=_varied(path, m)) for m in rows])
+    return paths
+
+
+def _varied(path: Path, m: Metric) -> float | None:
+    if m.value is None or m.name.split(".")[0] in ("cost", "memory", "growth"):
+        return m.value
+    return m.value * (1 + 1e-5 * random.Random(f"{path.parent.name} {path.name} {m.key}").gauss())
+
+
+def edit(path: Path | list[Path], key: str, **values) -> None:
+    """Change fields of a stored metric of a run or of runs; a metric that it lacks is added.
+
+    A list of values has one for each run; a single one varies between runs.
+    """
+    if isinstance(path, list):
+        for i, one in enumerate(path):
+            value = values.get("value")
+            own = value[i] if isinstance(value, list) else value
+            if isinstance(value, float):
+                own = _varied(one, Metric.of_key(key, value))
+            edit(one, key, **(values | ({"value": own} if "value" in values else {})))
+        return
     for file in ("evaluation.json", "bench.json"):
         rows = read_metrics(path / file) if (path / file).exists() else []
         if key in [m.key for m in rows]:
@@ -103,8 +132,12 @@ def edit(path: Path, key: str, **values) -> None:
     write_metrics(file, [*read_metrics(file), Metric.of_key(key, **values)])
 
 
-def edit_all(path: Path, **values) -> None:
-    """Change fields of all stored metrics of a run."""
+def edit_all(path: Path | list[Path], **values) -> None:
+    """Change fields of all stored metrics of a run or of runs."""
+    if isinstance(path, list):
+        for one in path:
+            edit_all(one, **values)
+        return
     for file in ("evaluation.json", "bench.json"):
         write_metrics(path / file, [replace(m, **values) for m in read_metrics(path / file)])
 

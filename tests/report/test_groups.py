@@ -114,16 +114,8 @@ def test_a_gap_is_never_averaged_over(tmp_path, how):
     assert cell.values == pytest.approx([0.027, 0.036])
     assert cell.mean is None
     assert cell.deviation is None
-    assert cell.interval is None
     assert cell.why.startswith("seed 2: ")
     assert len(group.finished) == (2 if how == "unfinished" else 3)
-
-
-def test_the_interval_widens_by_the_standard_error(tmp_path):
-    make_run(tmp_path, "voxel")
-    low, high = comparison(tmp_path).groups[0].cell(MetricId("refit.psnr")).interval
-    assert (low + high) / 2 == pytest.approx(27.9)
-    assert high - low == pytest.approx(4 * 1.1 / 8**0.5)
 
 
 def test_a_metric_that_is_missing_as_a_whole_is_missing_in_its_parts(tmp_path):

@@ -1,7 +1,8 @@
 import pytest
-from fabricated_runs import NUMBERS, edit, make_run
+from fabricated_runs import NUMBERS, edit, make_run, make_seeds
 
 from lightning_gan3d.report.claims import claims
+from lightning_gan3d.report.differences import Decisions
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.records import find_runs
 from lightning_gan3d.report.statements import statements
@@ -9,7 +10,8 @@ from lightning_gan3d.report.statements import statements
 
 def checked(root):
     comparison = compare(find_runs([root]))
-    return [*claims(comparison), *statements(comparison)]
+    decisions = Decisions(comparison)
+    return [*claims(decisions), *statements(decisions)]
 
 
 def one(root, start):
@@ -23,7 +25,7 @@ REFIT = "Highest multi-view consistency by refit"
 
 @pytest.fixture
 def runs(tmp_path):
-    return {kind: make_run(tmp_path, kind) for kind in NUMBERS}
+    return {kind: make_seeds(tmp_path, kind) for kind in NUMBERS}
 
 
 def test_superlatives_name_the_best_by_the_direction_of_the_metric(tmp_path, runs):
@@ -44,10 +46,10 @@ def test_unranked_groups_state_their_reason(tmp_path):
 
 
 def test_no_winner_is_named_if_it_is_too_close(tmp_path, runs):
-    edit(runs["voxel"], "refit.gain", value=7.3)
+    edit(runs["voxel"], "refit.gain", value=[7.0, 7.3, 7.6])
     s = one(tmp_path, REFIT)
     assert s.verdict == "open"
-    assert "Too close to call against voxel." in s.text
+    assert "Too close to call: voxel." in s.text
 
 
 def test_superlatives_ignore_metrics_that_uniform_colour_improves(tmp_path, runs):
@@ -69,15 +71,17 @@ def test_fid_is_ranked_in_each_mode(tmp_path, runs):
         edit(runs[kind], key, value=5.0 + i, n=50000, spread=0.1)
     s = one(tmp_path, "Lowest FID (FID TF)")
     assert ": triplane, 5.00 (" in s.text
-    assert s.mark == "finding for these runs"
+    assert s.mark == "finding"
 
 
-def test_one_seed_without_a_spread_has_no_winner(tmp_path, runs):
-    for kind in ("triplane", "voxel"):
-        edit(runs[kind], "quality.swd", spread=None)
+def test_two_seeds_are_described_without_a_winner(tmp_path):
+    for kind in NUMBERS:
+        for seed in (0, 1):
+            make_run(tmp_path, kind, seed)
     s = one(tmp_path, "Lowest SWD")
-    assert s.verdict == "open"
-    assert "Not significant: fewer than 3 seeds and no spread" in s.text
+    assert s.mark == "not decided"
+    assert s.text.endswith("Fewer than 3 seeds decide nothing.")
+    assert one(tmp_path, "Smallest scene memory").verdict == "finding"
 
 
 def test_sizes_are_counted_so_one_seed_decides(tmp_path, runs):
@@ -97,10 +101,11 @@ def test_three_seeds_are_decided_by_their_paired_difference(tmp_path):
     """Seeds move both by far more than they are apart, so that only pairing can tell."""
     for seed in range(3):
         for kind in ("triplane", "voxel"):
-            make_run(tmp_path, kind, seed, shift=0.05 * seed)
+            path = make_run(tmp_path, kind, seed, shift=0.05 * seed)
+            edit(path, "refit.gain", value=len(kind) + 5.0 * seed + 1e-4 * (kind == "voxel") * seed)
     s = one(tmp_path, REFIT)
     assert s.verdict == "finding"
-    assert ": voxel, " in s.text
+    assert ": triplane, " in s.text
     path = tmp_path / "voxel" / f"{sum(b'voxel'):08x}-s1"
     edit(path, "refit.gain", value=5.0)
     assert one(tmp_path, REFIT).verdict == "open"
@@ -109,7 +114,8 @@ def test_three_seeds_are_decided_by_their_paired_difference(tmp_path):
 def test_swd_progress_holds_and_fails_group_by_group(tmp_path, runs):
     assert one(tmp_path, "Training covers at least half").verdict == "holds"
     edit(runs["voxel"], "quality.swd_progress", value=0.36)
-    (runs["nerf_mlp"] / "evaluation.json").unlink()
+    for path in runs["nerf_mlp"]:
+        (path / "evaluation.json").unlink()
     matches = [s for s in checked(tmp_path) if s.text.startswith("Training covers at least half")]
     assert [s.verdict for s in matches] == ["holds", "fails", "open"]
     assert "real-real floor: no; voxel, 36.0 %." in matches[1].text
@@ -125,17 +131,14 @@ def test_the_baseline_is_compared_by_refit_whatever_the_result(tmp_path, runs):
     edit(runs["image2d"], "refit.gain", value=5.2)
     failed = one(tmp_path, start)
     assert failed.verdict == "fails"
-    assert (
-        "no, image2d is at least as consistent as triplane and voxel (image2d 28.00 dB"
-        in failed.text
-    )
-    edit(runs["image2d"], "refit.psnr", value=27.0)
-    edit(runs["image2d"], "refit.gain", value=4.2)
+    assert "no, image2d is more consistent than triplane and voxel (image2d 28.00 dB" in failed.text
+    edit(runs["image2d"], "refit.psnr", value=[27.0, 27.1, 27.2])
+    edit(runs["image2d"], "refit.gain", value=[4.2, 4.3, 4.4])
     assert one(tmp_path, start).verdict == "open"
-    (runs["voxel"] / "evaluation.json").unlink()
+    (runs["voxel"][0] / "evaluation.json").unlink()
     undecided = one(tmp_path, start)
     assert undecided.verdict == "open"
-    assert "not decided; voxel (no evaluation.json" in undecided.text
+    assert "not decided; voxel (seed 0: no evaluation.json" in undecided.text
 
 
 def test_warping_is_expected_to_gain_if_there_is_depth(tmp_path, runs):
@@ -144,10 +147,10 @@ def test_warping_is_expected_to_gain_if_there_is_depth(tmp_path, runs):
     matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
     assert [s.verdict for s in matches] == ["holds", "fails"]
     assert matches[1].text.endswith("better than no warp: no; triplane, -0.40 dB.")
-    edit(runs["triplane"], "consistency.gain", value=0.4, spread=2.0, n=25)
+    edit(runs["triplane"], "consistency.gain", value=[0.0, 0.4, 0.8])
     matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
     assert [s.verdict for s in matches] == ["holds", "open"]
-    assert matches[1].text.endswith("not decided; triplane, 0.40 dB, -0.40 to 1.20 dB.")
+    assert matches[1].text.endswith("not decided; triplane, 0.40 dB, -0.59 to 1.39 dB.")
     assert all("image2d" not in s.text for s in matches)
 
 
@@ -156,7 +159,7 @@ def test_gaps_and_unequal_conditions_come_first(tmp_path):
     make_run(tmp_path, "voxel", finished=False)
     make_run(tmp_path, "nerf_mlp", manifest={"device": "another", "threads": 4}, kimg=16.0)
     comparison = compare(find_runs([tmp_path]))
-    texts = [(s.verdict, s.text) for s in statements(comparison)]
+    texts = [(s.verdict, s.text) for s in statements(Decisions(comparison))]
     assert texts[0][0] == "fails"
     assert "1 of 3 not" in texts[0][1]
     assert "unfinished: stopped at 4 of 8 kimg" in texts[0][1]
@@ -177,10 +180,10 @@ def test_unrecorded_conditions_are_open(tmp_path):
 
 @pytest.mark.usefixtures("runs")
 def test_a_seed_without_a_value_keeps_its_group_out_of_the_ranking(tmp_path):
-    make_run(tmp_path, "triplane", 1, benched=False)
+    make_run(tmp_path, "triplane", 3, benched=False)
     s = one(tmp_path, "Shortest render time per view")
     assert ": voxel, 4.40 ms" in s.text
-    assert "triplane (seed 1: no bench.json" in s.text
+    assert "triplane (seed 3: no bench.json" in s.text
 
 
 def test_one_group_alone_is_not_ranked(tmp_path):

@@ -1,0 +1,70 @@
+"""What reports decide by chance if nothing differs, and what they find if something does."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lightning_gan3d.metric import Metric
+from lightning_gan3d.report.claims import claims
+from lightning_gan3d.report.differences import Decisions
+from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.records import RunRecord
+from lightning_gan3d.report.statements import statements
+
+KINDS = ("triplane", "voxel", "nerf_mlp", "image2d")
+METRICS = {
+    "quality.fid": 10.0,
+    "quality.kid": 0.02,
+    "quality.swd": 0.03,
+    "quality.swd_progress": 0.5,
+    "refit.gain": 5.0,
+    "refit.psnr": 27.0,
+    "consistency.gain": 0.0,
+    "consistency.psnr": 30.0,
+    "pose.within_20deg": 0.9,
+    "geometry.shape_to_data": 0.1,
+    "geometry.shape_from_data": 0.1,
+    "speed.view_ms": 3.0,
+    "speed.image_ms": 9.0,
+    "speed.train_img_s": 60.0,
+}
+"""Means that all groups share; two lie on the bound that a report checks."""
+
+
+def comparison(rng, seeds, better=()):
+    """Four groups of equal numbers up to noise; those of `better` are far apart."""
+    runs = []
+    for k, kind in enumerate(KINDS):
+        for seed in range(seeds):
+            common = np.random.default_rng(seed)  # shared by the groups, as data order is
+            metrics = [
+                Metric(name, mean + common.normal() + rng.normal() + 500 * k * (name in better))
+                for name, mean in METRICS.items()
+            ]
+            name = f"{kind}-s{seed}"
+            runs.append(RunRecord(Path(name), name, kind, kind, seed, metrics=tuple(metrics)))
+    return compare(runs)
+
+
+def decided(found):
+    decisions = Decisions(found)
+    texts = [*statements(decisions), *claims(decisions)]
+    return [s.text for s in texts if s.verdict != "open" and "All" not in s.text] + [
+        f"{d.id.key}: {d.ahead}" for d in decisions.between_groups if d.ahead
+    ]
+
+
+def test_at_most_one_report_in_twenty_decides_anything_by_chance():
+    """300 reports of 100 tests each. Without Holm's correction, nearly every report decides."""
+    rng = np.random.default_rng(0)
+    share = np.mean([bool(decided(comparison(rng, 3))) for _ in range(300)])
+    assert share <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
+
+
+def test_two_seeds_decide_nothing_and_three_find_what_is_large():
+    rng = np.random.default_rng(0)
+    large = {"speed.view_ms"}
+    assert not decided(comparison(rng, 2, large))
+    texts = decided(comparison(rng, 3, large))
+    assert any(text.startswith("Shortest render time per view: triplane") for text in texts)
+    assert all("render" in text or "speed.view_ms" in text for text in texts)
