@@ -114,7 +114,8 @@ def _ahead(
     """
     cells = {g.label: g.cell(metric_id) for g in (group, *others)}
     without = [label for label, cell in cells.items() if cell.mean is None]
-    problem = reasons(cells, without) or protocol_mismatch(cells)
+    faults = [f"{x} {fault}" for x, fault in decisions.unranked.items() if x in cells]
+    problem = "; ".join(faults) or reasons(cells, without) or protocol_mismatch(cells)
     if problem:
         return Statement("open", f"not decided; {problem}")
     up = (describe(metric_id).better == "higher") != worse

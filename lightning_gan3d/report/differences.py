@@ -20,6 +20,7 @@ from lightning_gan3d.metric_table import (
     gain_of,
     selected,
 )
+from lightning_gan3d.report.gates import why_unranked
 from lightning_gan3d.report.groups import EXACT, Comparison, Group, protocol_mismatch
 from lightning_gan3d.stats import LEAST, LEVEL, Interval, holm, mean_interval, mean_test
 
@@ -53,10 +54,14 @@ class Difference:
     """Two-sided, of Student's t; None without an interval."""
     adjusted: float | None = None
     """p after Holm's correction over all tests of the report."""
+    gate: str = ""
+    """Why a side is not ranked (`why_unranked`)."""
 
     @property
     def decided(self) -> bool:
         """Whether it is known which side is larger."""
+        if self.gate:
+            return False
         if block(self.id) in EXACT:
             return bool(self.mean)
         return self.adjusted is not None and self.adjusted < 1 - LEVEL
@@ -64,7 +69,7 @@ class Difference:
     @property
     def doubt(self) -> str:
         """Why it is not known which side is larger; empty if it is."""
-        return "" if self.decided else self.why or CLOSE
+        return "" if self.decided else self.gate or self.why or CLOSE
 
     @property
     def verdict(self) -> Literal["holds", "fails", "open"]:
@@ -98,11 +103,22 @@ class Decisions:
     def __init__(self, comparison: Comparison) -> None:
         """Make the tests."""
         self.comparison = comparison
-        rows = [*_pairs(comparison), *_bounds(comparison), *_losses(comparison)]
+        faults = {group.label: why_unranked(group) for group in comparison.groups}
+        self.unranked = {label: fault for label, fault in faults.items() if fault}
+        """Why groups are left out of rankings and claims."""
+        rows = [
+            self._gated(d)
+            for d in (*_pairs(comparison), *_bounds(comparison), *_losses(comparison))
+        ]
         tested = [d.p for d in rows if d.p is not None]
         adjusted = iter(holm(tested))
         rows = [d if d.p is None else replace(d, adjusted=next(adjusted)) for d in rows]
         self._tests = {(d.id, d.first, d.second): d for d in rows}
+
+    def _gated(self, d: Difference) -> Difference:
+        sides = {d.first, d.second, d.first.rpartition(" ")[0]}  # also "LABEL upsampled"
+        gates = [f"{x} {fault}" for x, fault in self.unranked.items() if x in sides]
+        return replace(d, gate="; ".join(gates), p=None) if gates else d
 
     @property
     def between_groups(self) -> list[Difference]:
@@ -211,6 +227,8 @@ def difference_row(d: Difference) -> tuple[str, ...]:
     exact = block(d.id) in EXACT
     basis = f"{d.basis}; {d.why}" if d.why and not exact else d.basis
     ahead = d.ahead or ("not decided" if d.info.better else "")
+    if d.gate:
+        ahead = "not ranked"
     p = "" if d.adjusted is None else f"{d.adjusted:.2g}"
     return (d.info.label, pair, d.info.with_unit(d.mean), interval, basis, p, ahead)
 
@@ -232,7 +250,8 @@ def best_labels(comparison: Comparison, metric_id: MetricId) -> set[str]:
 def _leaders(comparison: Comparison, metric_id: MetricId) -> set[str]:
     cells = comparison.cells(metric_id)
     better = describe(metric_id).better
-    means = {label: c.mean for label, c in cells.items()}
+    ranked = [group.label for group in comparison.groups if not why_unranked(group)]
+    means = {label: cells[label].mean for label in ranked}
     values = [v for v in means.values() if v is not None]
     if not better or len(values) < 2 or min(values) == max(values) or protocol_mismatch(cells):
         return set()

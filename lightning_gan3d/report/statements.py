@@ -31,6 +31,10 @@ def statements(decisions: Decisions) -> list[Statement]:
     comparison = decisions.comparison
     return [
         _all_finished(comparison),
+        *(
+            Statement("fails", f"{label} {fault}; it is left out of rankings and claims.")
+            for label, fault in decisions.unranked.items()
+        ),
         *_same_conditions(comparison),
         *_best_groups(decisions),
         *_renderer_paths(comparison),
@@ -114,10 +118,12 @@ def _best_group(
     cells = decisions.comparison.cells(metric_id)
     if not any(c.values for c in cells.values()):
         return
-    means = {label: c.mean for label, c in cells.items() if c.mean is not None}
+    faults = decisions.unranked
+    means = {x: c.mean for x, c in cells.items() if c.mean is not None and x not in faults}
     without = [label for label in cells if label not in means]
+    why = ", ".join(f"{x} ({faults.get(x) or cells[x].why})" for x in without)
     if len(means) < 2:
-        yield Statement("open", f"{lead}: cannot be ranked; {reasons(cells, without)}.")
+        yield Statement("open", f"{lead}: cannot be ranked; {why}.")
         return
     mismatch = protocol_mismatch(cells)
     if mismatch:
@@ -133,14 +139,14 @@ def _best_group(
     for label in others:
         doubts.setdefault(decisions.between(winner, label, metric_id).doubt, []).append(label)
     doubts.pop("", None)
-    for why, labels in doubts.items():
-        sentence = f"{why[0].upper()}{why[1:]}"
+    for doubt, labels in doubts.items():
+        sentence = f"{doubt[0].upper()}{doubt[1:]}"
         text += f" {sentence}." if labels == others else f" {sentence}: {listed(labels)}."
     no_gain = gain_of(metric_id) == metric_id and best <= 0
     if no_gain:
         text += " No group has a positive gain, so none is called consistent."
     if without:
-        text += f" Not ranked: {reasons(cells, without)}."
+        text += f" Not ranked: {why}."
     yield Statement("open" if doubts or no_gain else "finding", text)
 
 
@@ -191,11 +197,11 @@ def _above(
         cell = group.cell(metric_id)
         test = decisions.between(group.label, str(bound), metric_id)
         text = cell.why if cell.mean is None else cell.info.with_unit(cell.mean)
-        if test.interval and not test.decided:
+        if test.interval and not test.decided and not test.gate:
             low, high = (bound + end for end in test.interval)
             text += f", {cell.info.format(low)} to {cell.info.with_unit(high)}"
         elif not test.decided and cell.mean is not None:
-            text += f", {test.why}"
+            text += f", {test.doubt}"
         by_verdict[test.verdict].append(f"{group.label}, {text}")
     tails = {"holds": "", "fails": "no; ", "open": "not decided; "}
     for verdict, texts in by_verdict.items():
