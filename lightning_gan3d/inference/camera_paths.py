@@ -22,8 +22,8 @@ FIGURE8 = (0.4, 0.15)
 """Half widths in radians of a figure of eight, in azimuth and elevation."""
 
 
-def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
-    """Return the cameras that an option names.
+def cameras_of(text: str, num: int, orbit: Orbit, option: str = "cameras") -> Cameras:
+    """Return the cameras that an option names; `option`: its name, for messages.
 
     `frontal`: one; `orbit`: `num` on the circle or arc; `figure8`: `num` on a closed path; angles
     such as `0:0.3,-0.4:0`: azimuth and elevation in radians on the orbit's sphere, or with a
@@ -46,7 +46,7 @@ def cameras_of(text: str, num: int, orbit: Orbit) -> Cameras:
             raise ValueError("not on the sphere")
     except ValueError:
         raise ConfigError(
-            f"cameras={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0 (elevation "
+            f"{option}={text}: use frontal, orbit, figure8, angles such as 0:0.3,-0.4:0 (elevation "
             "within ±pi/2), or a .json file"
         ) from None
     return orbit.at(azimuth, elevation, radius)
@@ -76,8 +76,10 @@ def read_cameras(path: Path, orbit: Orbit) -> Cameras:
     `cam2world` and optionally `intrinsics` (one or one per camera), or a data set's `dataset.json`.
     Without intrinsics, those of the orbit hold.
     """
-    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-        raise ConfigError(f"cameras={path}: no file of at most {MAX_FILE_BYTES:,} bytes")
+    if not path.is_file():
+        raise ConfigError(f"cameras={path}: no such file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ConfigError(f"cameras={path}: larger than {MAX_FILE_BYTES:,} bytes")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

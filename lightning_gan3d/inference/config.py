@@ -119,7 +119,7 @@ class MixOptions(RenderOptions):
     views: Count = 3
     """Number of cameras, for orbit and figure8."""
     pairs: Annotated[int, Rule(lambda n: n == 0 or n >= 3, "0, or 3 or more")] = 16
-    """Pairs of latents with which the change of geometry and colour is measured; 0: none."""
+    """Pairs of latents, 3 or more, for measuring the change of geometry and colour; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ class InvertOptions(RenderOptions):
     crop: str = ""
     """LEFT:TOP:SIDE in pixels; default: the central square."""
     mask: str = ""
-    """Mask of the object, bright pixels count; a folder: files with the images' names. Default: the
-    alpha channel, if there is one."""
+    """Mask of the object, bright pixels count; a folder: files with the images' names, or .png.
+    Pixels outside are neither fitted nor scored. Default: the alpha channel, if there is one."""
     candidates: Count = 128
     """Drawn latents among which the start is chosen."""
     starts: Count = 4

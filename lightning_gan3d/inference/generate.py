@@ -165,14 +165,16 @@ def _score(reference: str | Path, model: Model, options: GenerateOptions) -> Sco
         d = load_discriminator(reference, model.device)
         return lambda images, cameras: float(d(images, cameras.to_label()).mean())
     if options.sort == "flatness":
+        if not model.has_depth:
+            raise ConfigError(f"sort=flatness: {model.name} renders no depth", field="sort")
         return _solidity
     return None
 
 
 def _solidity(images: Images, cameras: Cameras) -> float:
     """Smallest over largest extent of the visible surface, mean over views: 0 is a plane."""
-    if images.depth is None or images.opacity is None:
-        raise ConfigError("sort=flatness: this representation renders no depth")
+    assert images.depth is not None, "available() says so"
+    assert images.opacity is not None, "as above"
     points = cameras.unproject(images.depth.float())
     solid = (images.opacity >= 0.5).flatten(1)
     values = [thinness(p[s].cpu()) for p, s in zip(points, solid, strict=True)]

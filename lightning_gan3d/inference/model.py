@@ -253,14 +253,14 @@ def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path
     return Path(command) / ("-".join(name_of(m) for m in models)[:100])
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, option: str = "seeds") -> list[int]:
     """Parse `0-7,12` into seeds; order is kept, duplicates are dropped."""
     try:
         seeds = parse_ranges(text)
     except ValueError as error:
-        raise ConfigError(f"seeds={text}: {error}; use e.g. 0-7 or 0-3,12") from None
+        raise ConfigError(f"{option}={text}: {error}; use e.g. 0-7 or 0-3,12", option) from None
     if not seeds:
-        raise ConfigError("seeds is empty; use e.g. 0-7 or 0-3,12")
+        raise ConfigError(f"{option} is empty; use e.g. 0-7 or 0-3,12", option)
     return seeds
 
 

@@ -31,7 +31,7 @@ GRID = 32
 
 def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
     """Write style-mixing grids of images and depth, one per range and camera; returns a summary."""
-    rows, cols = parse_seeds(options.rows), parse_seeds(options.cols)
+    rows, cols = parse_seeds(options.rows, "rows"), parse_seeds(options.cols, "cols")
     model = open_model(reference, options)
     out = output_folder([reference], "style_mixing", out)
     cameras = cameras_of(options.cameras, options.views, model.orbit)

@@ -23,7 +23,7 @@ def subject_of(model: Model, seed: int, options: LatentOptions, prepare: bool = 
 
     Raises ConfigError if `condition` is not one camera.
     """
-    condition = cameras_of(options.condition, 1, model.orbit)
+    condition = cameras_of(options.condition, 1, model.orbit, "condition")
     if len(condition.cam2world) != 1:
         raise ConfigError(
             f"condition={options.condition}: {len(condition.cam2world)} cameras; name one",

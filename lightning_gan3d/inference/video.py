@@ -35,7 +35,8 @@ def video(references: Sequence[str], options: VideoOptions, out: Path | None = N
         raise ConfigError(f"seeds={options.seeds}: interpolate={options.interpolate} needs two")
     alone = len(references) == 1
     models = [open_model(reference, options, alone) for reference in references]
-    if not any(model.available(outputs_of(options.outputs)) for model in models):
+    shown = [model for model in models if model.available(outputs_of(options.outputs))]
+    if not shown:
         raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
     out = output_folder(references, "videos", out)
     out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def video(references: Sequence[str], options: VideoOptions, out: Path | None = N
         )
         file = out / f"{name}.{options.format}"
         num = options.frames * len(group)
-        streams = [_frames(model, group, num, options) for model in models]
+        streams = [_frames(model, group, num, options) for model in shown]
         frames = (side_by_side([p for views in row for p in views])
                   for row in zip(*streams, strict=True))  # fmt: skip
         with video_writer(file, options.fps) as add:

@@ -91,7 +91,7 @@ def test_other_files_are_rejected_in_one_line(tmp_path, content, message):
 def test_a_missing_file_and_a_folder_are_rejected(tmp_path):
     (tmp_path / "folder.json").mkdir()
     for name in ("none.json", "folder.json"):
-        with pytest.raises(ConfigError, match="no file of at most"):
+        with pytest.raises(ConfigError, match="no such file"):
             cameras_of(str(tmp_path / name), 3, ORBIT)
 
 

@@ -142,7 +142,7 @@ def test_sorting_by_flatness_and_logit(exports, tmp_path):
     assert all(0.2 < value < 0.7 for value in scores.values())  # about balls: 0.47
     with pytest.raises(ValueError, match=r"holds no discriminator\.safetensors"):
         run(exports, "triplane", tmp_path / "d", sort="logit")
-    with pytest.raises(ConfigError, match="sort=flatness: this representation renders no depth"):
+    with pytest.raises(ConfigError, match="sort=flatness: image2d renders no depth"):
         run(exports, "image2d", tmp_path / "2d", sort="flatness")
 
 
@@ -203,6 +203,8 @@ def test_an_output_that_only_one_of_two_generators_has(exports, tmp_path):
     assert [p.name for p in (tmp_path / "image2d").iterdir()] == ["generate.json"]
     assert (tmp_path / "contact_sheet.png").is_file()
     other = shutil.copytree(exports["image2d"], tmp_path / "other")
+    video(runs, VideoOptions(outputs="depth", frames=2, format="gif", device="cpu"), tmp_path)
+    assert Image.open(tmp_path / "seed0000.gif").size == (32, 32)  # the tri-plane alone
     for write in (generate, lambda *a: video(a[0], VideoOptions(outputs="depth", device="cpu"))):
         with pytest.raises(ConfigError, match="no generator renders them"):
             write([runs[1], str(other)], options, tmp_path / "none")

@@ -21,7 +21,12 @@ from lightning_gan3d.images import to_uint8
 from lightning_gan3d.inference.config import GenerateOptions, InvertOptions, RenderOptions
 from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.inference.inversion import invert as command
-from lightning_gan3d.inference.inversion.invert import find_images, invert_files, read_photos
+from lightning_gan3d.inference.inversion.invert import (
+    find_images,
+    find_mask,
+    invert_files,
+    read_photos,
+)
 from lightning_gan3d.inference.inversion.projection import (
     Problem,
     find_start,
@@ -415,8 +420,8 @@ def test_the_2d_baseline_is_inverted_by_command(exports, models, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"camera": "label"}, "has no label of a.png; use search"),
-        ({"camera": "sideways"}, "cameras=sideways: use frontal"),
+        ({"camera": "label"}, r"there is no .*dataset\.json; use search"),
+        ({"camera": "sideways"}, "camera=sideways: use frontal"),
         ({"camera": "0:0,1:0"}, "camera=0:0,1:0: use one camera"),
         ({"crop": "1:2"}, "crop=1:2: use LEFT:TOP:SIDE"),
         ({"crop": "0:0:33"}, "crop=0:0:33: not inside .*a.png, 32x24"),
@@ -468,3 +473,26 @@ def test_bad_files_and_foreign_latents_are_rejected(exports, models, tmp_path):
 def test_options_out_of_range_are_rejected(option, message):
     with pytest.raises(ConfigError, match=message):
         build(InvertOptions, option)
+
+
+def test_a_folder_of_images_below_its_labels_is_read_like_a_single_one(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    names = ["images/a.jpg", "images/b.png"]
+    (tmp_path / "dataset.json").write_text("{}")
+    assert find_images(tmp_path / "images") == (tmp_path, names)
+    assert find_images(tmp_path / "images" / "a.jpg") == (tmp_path, names[:1])
+    (tmp_path / "dataset.json").unlink()
+    assert find_images(tmp_path / "images") == (tmp_path / "images", ["a.jpg", "b.png"])
+
+
+def test_masks_of_a_folder_are_found_by_name(tmp_path):
+    for name in ("a.png", "images/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_mask(tmp_path, "images/a.jpg") == tmp_path / "a.png"
+    assert find_mask(tmp_path, "images/b.jpg") == tmp_path / "images/b.jpg"
+    assert find_mask(tmp_path / "a.png", "images/b.jpg") == tmp_path / "a.png"
+    with pytest.raises(ConfigError, match=r"no mask of c\.png"):
+        find_mask(tmp_path, "c.png")

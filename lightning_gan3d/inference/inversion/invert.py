@@ -108,20 +108,24 @@ def invert_files(
             rows[photo.name] = write_result(folder, photo, inversion, settings[photo.name], stored)
     lpips = perceptual_network()
     note = lpips.protocol if isinstance(lpips, LpipsMap) else f"without LPIPS: {lpips}"
-    return "\n".join([model.summary, table(rows), note, str(out)])
+    before = [f"{len(finished)} of {len(photos)} were finished before"] if finished else []
+    return "\n".join([model.summary, *before, table(rows), note, str(out)])
 
 
 def find_images(path: Path) -> tuple[Path, list[str]]:
     """Return a folder and the names of images in it: those of `path`, or the single one."""
-    if path.is_dir():
-        names = [name for name in FolderSource(path).names if is_image(name)]
-        if not names:
-            raise ConfigError(f"{path}: no images")
-        return path, names
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    folder = path if path.is_dir() else path.parent
     # The images of a data set may lie below the folder of its dataset.json.
-    above = [p for p in list(path.parents)[:2] if (p / "dataset.json").is_file()]
-    root = above[0] if above else path.parent
-    return root, [path.relative_to(root).as_posix()]
+    root = next((p for p in (folder, folder.parent) if (p / "dataset.json").is_file()), folder)
+    if not path.is_dir():
+        return root, [path.relative_to(root).as_posix()]
+    names = [(path / name).relative_to(root).as_posix() for name in FolderSource(path).names]
+    names = [name for name in names if is_image(name)]
+    if not names:
+        raise ConfigError(f"{path}: no images")
+    return root, names
 
 
 def read_photos(
@@ -138,17 +142,15 @@ def read_photos(
     if options.camera == "label" and file.is_file():
         index = parse_json(file.read_bytes(), str(file))
         labels, objects = label_rows(index, str(file)), name_map(index, "objects", int, str(file))
-    mask = Path(options.mask) if options.mask else None
 
     def target(name: str) -> Target:
-        own = mask / name if mask is not None and mask.is_dir() else mask
-        return read_target(root / name, model.generator.resolution, options.crop, own)
+        mask = find_mask(Path(options.mask), name) if options.mask else None
+        return read_target(root / name, model.generator.resolution, options.crop, mask)
 
     def camera(name: str) -> Cameras:
         if name not in labels:
-            raise ConfigError(
-                f"camera=label: {file} has no label of {name}; use search", field="camera"
-            )
+            lacks = f"{file} has no label of {name}" if file.is_file() else f"there is no {file}"
+            raise ConfigError(f"camera=label: {lacks}; use search", field="camera")
         label = torch.tensor([labels[name]], dtype=torch.float64)
         return Cameras.from_label(check_cameras(label, [name]).float()).crop(*boxes[name])
 
@@ -172,12 +174,26 @@ def read_photos(
             others = [n for n in same if objects[n] == objects[name]]
             held_out = [(partial(target, n), camera(n)) for n in others]
         else:
-            cameras = cameras_of(options.camera, 1, model.orbit)
+            cameras = cameras_of(options.camera, 1, model.orbit, "camera")
             if len(cameras.cam2world) != 1:
                 raise ConfigError(f"camera={options.camera}: use one camera", field="camera")
         read = partial(target, name)
         photos.append(Photo(folder, root / name, digests[name], read, cameras, held_out))
     return photos
+
+
+def find_mask(path: Path, name: str) -> Path:
+    """Return the mask of an image: the file itself, or the one of its name in a folder.
+
+    In a folder, subfolders may be left out, and the suffix may be `.png`.
+    """
+    if not path.is_dir():
+        return path
+    given = [path / name, path / Path(name).name]
+    found = [p for p in (*given, *(p.with_suffix(".png") for p in given)) if p.is_file()]
+    if not found:
+        raise ConfigError(f"mask={path}: no mask of {name}", field="mask")
+    return found[0]
 
 
 def write_result(
