@@ -22,7 +22,7 @@ from lightning_gan3d.files import sha256_of_text
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import DistributionConfig
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
-from lightning_gan3d.metrics.distribution import frechet, memorisation
+from lightning_gan3d.metrics.distribution import frechet, memorisation, variety
 from lightning_gan3d.metrics.distribution.feature_store import (
     Features,
     Shards,
@@ -193,11 +193,13 @@ def _network_metrics(
 def _memorisation_metrics(
     context: EvaluationContext, source: ViewSource, sets: Mapping[str, FeatureSets], n: int
 ) -> list[Metric]:
-    """Compare the first `n` samples with training and held-out images."""
+    """Compare the first `n` samples with training and held-out images; variety in pixels, too."""
     if context.test is None:
-        return memorisation.missing_metrics(
-            "no images are held out: set data.holdout, e.g. 0.1, or use a test split"
-        )
+        why = "no images are held out: set data.holdout, e.g. 0.1, or use a test split"
+        return [
+            *memorisation.missing_metrics(why),
+            *(missing(name, why, "share") for name in variety.NAMES),
+        ]
     rows: list[Metric] = []
     for kind in [k for k in ("pixels", "inception") if k in sets]:
         extractor, real, fake, held_out = sets[kind]
@@ -206,10 +208,14 @@ def _memorisation_metrics(
         protocol = _protocol(context, source, extractor, n)
         samples = Subset(fake, torch.arange(n))
         if not _finite(samples):
-            rows += memorisation.missing_metrics(f"{NOT_FINITE} ({protocol})", network)
+            why = f"{NOT_FINITE} ({protocol})"
+            rows += memorisation.missing_metrics(why, network)
+            rows += [missing(x, why, "share") for x in variety.NAMES if kind == "pixels"]
             continue
         result = memorisation.memorisation(samples, real, held_out)
         rows += memorisation.metrics_of(result, network, protocol)
+        if kind == "pixels":
+            rows += variety.variety_metrics(samples, real, held_out, protocol)
         if context.folder is not None and kind == "pixels":
             items = source.order if isinstance(source, StoredImages) else torch.arange(n)
             path = context.folder / memorisation.NEIGHBOURS

@@ -76,6 +76,12 @@ def covered(x: Features, manifold: Features, radius: Float[Tensor, " m"]) -> flo
     return float(torch.cat(inside).double().mean())
 
 
+def coverage(real: Features, fake: Features, k: int = 3) -> float:
+    """Share of real vectors whose ball holds a generated one (Naeem et al. 2020)."""
+    to_fake = torch.cat([best[:, 0] for best, _ in nearest(real, fake, 1)])
+    return float((to_fake <= radii(real, k)).double().mean())
+
+
 def precision_recall(real: Features, fake: Features, k: int = 3) -> PrecisionRecall:
     """Return both shares; each set holds more than k vectors."""
     if min(len(real), len(fake)) <= k:
