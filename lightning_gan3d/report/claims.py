@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import REFIT, describe, significant
-from lightning_gan3d.report.differences import LOSSES, Decisions, Difference
+from lightning_gan3d.report.differences import FINAL, LOSSES, UPSAMPLED, Decisions, Difference
 from lightning_gan3d.report.groups import CANONICAL, Comparison, Group, protocol_mismatch
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, listed, reasons
@@ -213,7 +213,7 @@ def _loss(decisions: Decisions, group: Group, name: str) -> Statement:
     if problem:
         return Statement("open", f"not decided; {group.label}, {problem}")
     before, after = cells.values()
-    gap = decisions.between(f"{group.label} upsampled", f"{group.label} final", MetricId(name))
+    gap = decisions.between(group.label + UPSAMPLED, group.label + FINAL, MetricId(name))
     show = after.info.with_unit
     numbers = (
         f"{after.info.short} {show(before.mean or 0.0)} of the upsampled rendering, "

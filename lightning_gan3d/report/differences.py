@@ -31,6 +31,8 @@ BOUNDS = {MetricId("quality.swd_progress"): 0.5, MetricId(REPROJECTION): 0.0}
 """Values that groups are expected to exceed."""
 LOSSES = (REPROJECTION, "consistency.psnr")
 """Metrics that super-resolution is expected to reduce."""
+UPSAMPLED, FINAL = " upsampled", " final"
+"""Suffixes of a group's label: rendering without super-resolution, and image."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,6 @@ class Difference:
         return replace(self, first=self.second, second=self.first, mean=mean, interval=ends)
 
 
-Pairs = Sequence[tuple[str, Metric, Metric]]
-"""Name of a seed, minuend and subtrahend."""
-
-
 class Decisions:
     """All tests of a report: pairs of groups, expected bounds, and losses by super-resolution."""
 
@@ -116,7 +114,7 @@ class Decisions:
         self._tests = {(d.id, d.first, d.second): d for d in rows}
 
     def _gated(self, d: Difference) -> Difference:
-        sides = {d.first, d.second, d.first.rpartition(" ")[0]}  # also "LABEL upsampled"
+        sides = {d.first.removesuffix(UPSAMPLED), d.second}
         gates = [f"{x} {fault}" for x, fault in self.unranked.items() if x in sides]
         return replace(d, gate="; ".join(gates), p=None) if gates else d
 
@@ -161,7 +159,7 @@ def _losses(comparison: Comparison) -> Iterator[Difference]:
     for group in comparison.groups:
         for name in LOSSES:
             before, after = (group.cell(MetricId(name, stage=s)) for s in ("enlarged", ""))
-            sides = f"{group.label} upsampled", f"{group.label} final"
+            sides = f"{group.label}{UPSAMPLED}", f"{group.label}{FINAL}"
             complete = before.complete and after.complete
             pairs = zip(before.values, after.values, strict=True) if complete else ()
             values = [a - b for a, b in pairs]
@@ -179,13 +177,15 @@ def difference(first: Group, second: Group, metric_id: MetricId) -> Difference:
     info = next((cell.info for cell in cells if cell.info.unit), cells[0].info)
     gaps = [f"{g.label}: {c.why}" for g, c in zip((first, second), cells, strict=True) if c.why]
     why = "; ".join(gaps) or protocol_mismatch({first.label: cells[0], second.label: cells[1]})
+    labels = first.label, second.label
+    if not why and block(metric_id) in EXACT:
+        means = [statistics.fmean(cell.values) for cell in cells]
+        return Difference(metric_id, info, *labels, means[0] - means[1], basis="exact values")
     sides = [{run.seed: m for run, m in cell.metrics if run.seed is not None} for cell in cells]
     shared = sorted(sides[0].keys() & sides[1].keys())
     if why or not shared:
-        why = why or "no seed in common"
-        return Difference(metric_id, info, first.label, second.label, None, why=why)
+        return Difference(metric_id, info, *labels, None, why=why or "no seed in common")
     values = [_value(sides[0][seed]) - _value(sides[1][seed]) for seed in shared]
-    labels = first.label, second.label
     return _tested(metric_id, info, labels, values, [str(seed) for seed in shared])
 
 
@@ -224,8 +224,7 @@ def difference_row(d: Difference) -> tuple[str, ...]:
     interval = "none"
     if d.interval is not None:
         interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
-    exact = block(d.id) in EXACT
-    basis = f"{d.basis}; {d.why}" if d.why and not exact else d.basis
+    basis = f"{d.basis}; {d.why}" if d.why else d.basis
     ahead = d.ahead or ("not decided" if d.info.better else "")
     if d.gate:
         ahead = "not ranked"

@@ -84,6 +84,13 @@ def test_two_seeds_are_described_without_a_winner(tmp_path):
     assert one(tmp_path, "Smallest scene memory").verdict == "finding"
 
 
+def test_exact_values_need_no_common_seed(tmp_path):
+    for seed, kind in enumerate(NUMBERS):
+        make_run(tmp_path, kind, seed)
+    assert one(tmp_path, "Smallest scene memory").verdict == "finding"
+    assert "No seed in common" in one(tmp_path, "Lowest SWD").text
+
+
 def test_sizes_are_counted_so_one_seed_decides(tmp_path, runs):
     assert one(tmp_path, "Smallest scene memory").mark == "finding"
     assert len(runs) == 4
