@@ -1,7 +1,7 @@
 """Gates: degenerate generators are shown, but left out of rankings and claims.
 
 Such a generator can win a metric: a memoriser SWD, a billboard or a few visible pixels the
-reprojection. Bounds are far from what trained generators and real data have (docs/metrics.md).
+reprojection. Bounds are far from what trained generators and real data have (docs/report.md).
 """
 
 from collections.abc import Callable

@@ -46,8 +46,8 @@ def comparison(rng, seeds, better=()):
     return compare(runs)
 
 
-def decided(found):
-    decisions = Decisions(found)
+def decided(groups):
+    decisions = Decisions(groups)
     texts = [*statements(decisions), *claims(decisions)]
     return [s.text for s in texts if s.verdict != "open" and "All" not in s.text] + [
         f"{d.id.key}: {d.ahead}" for d in decisions.between_groups if d.ahead

@@ -190,10 +190,10 @@ def find_mask(path: Path, name: str) -> Path:
     if not path.is_dir():
         return path
     given = [path / name, path / Path(name).name]
-    found = [p for p in (*given, *(p.with_suffix(".png") for p in given)) if p.is_file()]
-    if not found:
-        raise ConfigError(f"mask={path}: no mask of {name}", field="mask")
-    return found[0]
+    for mask in (*given, *(p.with_suffix(".png") for p in given)):
+        if mask.is_file():
+            return mask
+    raise ConfigError(f"mask={path}: no mask of {name}", field="mask")
 
 
 def write_result(
