@@ -53,9 +53,6 @@ class MetricInfo:
     uses: Use = NONE
     best: str = ""
     """What the best generator is called, e.g. "Lowest FID"; empty if none is named."""
-    gain: str = ""
-    """Gain over a trivial prediction. Blur and uniform colour improve PSNR, SSIM, LPIPS and
-    flicker; they do not improve the gain, so the best value must also have the best gain."""
 
     @property
     def scale(self) -> float:
@@ -132,7 +129,7 @@ BENCHED = frozenset({"speed", "memory", "cost", "growth"})
 
 UP: Better = "higher"
 DOWN: Better = "lower"
-REFIT, REPROJECTION = "refit.gain", "consistency.gain"
+REFIT, REPROJECTION = "refit.deficit", "consistency.deficit"
 _M = MetricInfo
 
 _STAGES = (
@@ -193,29 +190,40 @@ _ROWS = (
        "share"),
     _M("quality.coverage_pixels_real", "Coverage (reduced images), training images",
        "Coverage px real", "share"),
+    _M("quality.sharpness", "Amplitude of detail, relative to real images", "Sharpness", "share",
+       uses=SUMMARY),
+    _M("quality.contrast", "Contrast, relative to real images", "Contrast", "share"),
     _M("memorisation.excess", "Samples nearest to training images, above chance", "Memo.", "share"),
     _M("memorisation.nearer", "Samples nearer to training images than held-out images are",
        "Nearer", "share"),
     _M("memorisation.distance", "Distance to nearest training image", "NN dist."),
     _M("memorisation.distance_real", "Distance of held-out images to nearest training image",
        "NN dist. real"),
-    _M(REFIT, "PSNR gain over nearest view (refit)", "Refit gain", "dB", UP, ALL,
-       "Highest multi-view consistency by refit (gain)", REFIT),
-    _M("refit.psnr", "PSNR of held-out views (refit)", "Refit PSNR", "dB", UP, ALL, gain=REFIT),
-    _M("refit.ssim", "SSIM of held-out views (refit)", "Refit SSIM", "", UP, gain=REFIT),
+    _M(REFIT, "PSNR below the ceiling at equal sharpness (refit)", "Refit deficit", "dB", DOWN, ALL,
+       "Highest multi-view consistency by refit (least below the ceiling)"),
+    _M("refit.ceiling", "PSNR of known objects at equal sharpness (refit)", "Refit ceiling", "dB"),
+    _M("refit.psnr", "PSNR of held-out views (refit; blur raises it)", "Refit PSNR", "dB",
+       uses=SUMMARY),
+    _M("refit.gain", "PSNR gain over nearest view (refit; blur raises it)", "Refit gain", "dB"),
+    _M("refit.ssim", "SSIM of held-out views (refit; blur raises it)", "Refit SSIM"),
     _M("refit.psnr_fit", "PSNR of fitted views (refit)", "Refit fitted", "dB"),
-    _M(REPROJECTION, "Reprojection PSNR gain over identity warp", "Reproj. gain", "dB", UP, ALL,
-       "Highest multi-view consistency by reprojection (gain)", REPROJECTION),
-    _M("consistency.psnr", "Reprojection PSNR", "Reproj. PSNR", "dB", UP, ALL, gain=REPROJECTION),
-    _M("consistency.ssim", "Reprojection SSIM", "Reproj. SSIM", "", UP, gain=REPROJECTION),
-    _M("consistency.lpips", "Reprojection LPIPS", "Reproj. LPIPS", "", DOWN, gain=REPROJECTION),
-    _M("consistency.coverage", "Co-visible foreground", "Co-visible", "share"),
+    _M(REPROJECTION, "Reprojection gain below the ceiling at equal sharpness", "Reproj. deficit",
+       "dB", DOWN, ALL, "Highest multi-view consistency by reprojection (least below the ceiling)"),
+    _M("consistency.ceiling", "Reprojection gain of known objects at equal sharpness",
+       "Reproj. ceiling", "dB"),
+    _M("consistency.gain", "Reprojection PSNR gain over identity warp", "Reproj. gain", "dB",
+       uses=SUMMARY),
+    _M("consistency.hidden", "Foreground hidden from the reprojection", "Hidden", "share",
+       uses=SUMMARY),
+    _M("consistency.psnr", "Reprojection PSNR (compared pixels)", "Reproj. PSNR", "dB"),
+    _M("consistency.ssim", "Reprojection SSIM (compared pixels)", "Reproj. SSIM"),
+    _M("consistency.lpips", "Reprojection LPIPS (compared pixels)", "Reproj. LPIPS"),
+    _M("consistency.coverage", "Compared share of the foreground", "Compared", "share"),
     _M("consistency.depth_error", "Depth disagreement, mean", "Depth mean", "share", DOWN),
     _M("consistency.depth_median", "Depth disagreement, median", "Depth median", "share", DOWN),
-    _M("consistency.flicker", "Flicker on a slow orbit", "Flicker", "share", DOWN,
-       gain=REPROJECTION),
+    _M("consistency.flicker", "Flicker on a slow orbit", "Flicker", "share"),
     _M("consistency.flicker_share", "Flicker relative to change between frames", "Flicker rel.",
-       "share", DOWN, gain=REPROJECTION),
+       "share"),
     _M("pose.within_20deg", "Pose accuracy @20°", "Pose @20°", "share", UP, ALL,
        "Highest pose accuracy"),
     _M("pose.within_20deg_real", "Pose accuracy @20°, real images", "Pose @20° real", "share"),
@@ -320,12 +328,6 @@ def describe(metric: MetricId, unit: str = "") -> MetricInfo:
 def block(metric: MetricId) -> str:
     """Return the block of a metric, the part of its name before the first dot."""
     return metric.name.partition(".")[0]
-
-
-def gain_of(metric: MetricId) -> MetricId | None:
-    """Return the gain that must be best as well, see `MetricInfo.gain`; None for other metrics."""
-    gain = describe(metric).gain
-    return metric._replace(name=gain, at=None) if gain else None
 
 
 def selected(metrics: Iterable[MetricId], use: Use) -> list[MetricId]:

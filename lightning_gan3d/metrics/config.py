@@ -120,8 +120,12 @@ class ConsistencyConfig:
     foreground: Annotated[float, Interval(gt=0, le=1)] = 0.9
     """Opacity from which a pixel is foreground. Half-transparent pixels mix in the background."""
     texture: Annotated[float, Interval(gt=0, lt=1)] = 0.01
-    """Standard deviation of the compared pixels' colours, as a share of their range, below which a
+    """Standard deviation of the foreground's colours, as a share of their range, below which a
     latent has no texture and its gain is undefined."""
+    pixels: Annotated[int, Ge(8)] = 64
+    """Side of the images for gain and deficit; larger ones are reduced to it."""
+    depth_pixels: Annotated[int, Ge(8)] = 32
+    """Side of the depth for gain and deficit; larger ones are reduced to it."""
     lpips: str | None = None
     """AlexNet's ImageNet weights (torchvision's state dict), for LPIPS; null: those downloaded."""
     flicker: FlickerConfig | None = FlickerConfig()

@@ -34,6 +34,8 @@ class EvaluationContext:
     """Key of every random choice."""
     truth: ViewSource | None = None
     """The data set's own objects, whose metrics are the ceiling."""
+    multiview: ViewSource | None = None
+    """Stored views of the data set's objects, if `truth` is unknown."""
     initial: ViewSource | None = None
     """The generator before training."""
     curves: bool = True

@@ -18,6 +18,7 @@ from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
+from lightning_gan3d.metrics.distribution.sharpness import ImageAmplitude, sharpness_metrics
 from lightning_gan3d.metrics.distribution.swd import Descriptors, ImageDistance
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, without_cameras
@@ -29,7 +30,7 @@ from lightning_gan3d.metrics.stored_images import StoredImages
 
 
 def measure_images(context: EvaluationContext) -> list[Metric]:
-    """Measure SWD and pose accuracy of generated images, each rendered from its own camera."""
+    """Measure SWD, sharpness and pose accuracy of images, each rendered from its own camera."""
     cfg, source = context.cfg, context.source
     distance, num_images = None, cfg.num_images
     if cfg.swd is not None:
@@ -46,16 +47,19 @@ def measure_images(context: EvaluationContext) -> list[Metric]:
     if distance is None and not readers:
         return metrics
     descriptors = None if cfg.swd is None else Descriptors(cfg.swd, context.seed)
+    amplitude = ImageAmplitude()
     for items in torch.split(torch.arange(num_images), cfg.batch):
         cameras = source.base(items)
         images = quantise(source.views(items, cameras).image)
         if descriptors is not None:
             descriptors.add(images)
+            amplitude.add(images)
         for reader in readers:
             reader.add(images, cameras)
     if distance is not None and descriptors is not None:
         initial = None if context.initial is None else distance.of(context.initial, cfg.batch)
         metrics += swd_metrics(distance, distance.real.distance(descriptors), initial)
+        metrics += sharpness_metrics(amplitude, context)
     for reader in readers:
         metrics += reader.metrics(context)
     return [
@@ -161,7 +165,8 @@ def _ceiling(group: MetricGroup, context: EvaluationContext) -> list[Metric]:
         return [
             replace(m, variant="truth")
             for m in metrics
-            if m.value is not None or (m.name != "consistency.lpips" and m.stage != "enlarged")
+            if m.value is not None
+            or not (m.name == "consistency.lpips" or m.stage in ("enlarged", "raw"))
         ]
 
     return cached_metrics(context.cache, f"{group.measure.__name__}-truth", key, measure)

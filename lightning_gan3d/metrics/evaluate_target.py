@@ -208,6 +208,7 @@ def _context(
         config.evaluation,
         device,
         truth=_truth(config.data, train, test),
+        multiview=_multiview(config.data, train),
         cache=default_folder(),
         folder=folder,
     )
@@ -247,6 +248,7 @@ def _open_images(
         open_test(config.data, train),
         replace(cfg, num_images=num_images, distribution=distribution),
         device,
+        multiview=_multiview(config.data, train),
         curves=False,
         cache=default_folder(),
         folder=folder,
@@ -267,6 +269,11 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
     return ObjectSource(
         objects.render, ids, train.labels, train.resolution, SEED, level=objects.level
     )
+
+
+def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:
+    """Return the images of a data set that numbers its objects."""
+    return None if train.objects is None else StoredImages(cfg.path, SEED)
 
 
 def _reject_losses(run: Run, cfg: EvaluationConfig) -> None:

@@ -17,7 +17,7 @@ from lightning_gan3d.metric import KEY_DIGITS, Metric
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.sources import GeneratorSource
 
-SCHEMA = 3
+SCHEMA = 4
 """Increase it when the code of a protocol changes, to invalidate older files."""
 
 
@@ -79,9 +79,12 @@ IGNORED = {"distribution": ("repeats", "num_images")}
 WITH_DEPTH = ("consistency", "geometry")
 """Blocks whose metrics depend on depth, which has the rendering resolution: fewer pixels of it hide
 more edges."""
-VOLUMES = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
-           "geometry.shape_from_data")  # fmt: skip
-"""Metrics of these blocks that query the density, and so do not depend on it."""
+ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
+                  "geometry.shape_from_data", "consistency.gain", "consistency.hidden",
+                  "consistency.ceiling", "consistency.deficit")  # fmt: skip
+"""Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
+OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")
+"""Beginnings of the names of metrics that are computed from the images of the SWD."""
 SETS = ("swd", "distribution", "pose")
 """Blocks whose metrics depend on the number of images."""
 
@@ -105,7 +108,7 @@ def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]
         parts = [block, _options(block, getattr(context.cfg, block, None)), *data]
         if block in SETS:
             parts.append(m.n)
-        if m.stage == "raw" or (block in WITH_DEPTH and m.name not in VOLUMES):
+        if m.stage == "raw" or (block in WITH_DEPTH and m.name not in ANY_RESOLUTION):
             parts.append(rendering_resolution)
         text = json.dumps([SCHEMA, parts], sort_keys=True)
         key = sha256_of_text(text, KEY_DIGITS)
@@ -117,7 +120,7 @@ def block_of(name: str) -> str:
     """Return the field of `EvaluationConfig` that a metric belongs to."""
     family = name.partition(".")[0]
     if family == "quality":
-        return "swd" if name.startswith("quality.swd") else "distribution"
+        return "swd" if name.startswith(OF_SWD) else "distribution"
     return "distribution" if family == "memorisation" else family
 
 

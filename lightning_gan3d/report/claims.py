@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_gan3d.metric import MetricId
-from lightning_gan3d.metric_table import REFIT, describe, significant
-from lightning_gan3d.report.differences import FINAL, LOSSES, UPSAMPLED, Decisions, Difference
+from lightning_gan3d.metric_table import REFIT, REPROJECTION, describe, significant
+from lightning_gan3d.report.differences import FINAL, UPSAMPLED, Decisions, Difference
 from lightning_gan3d.report.groups import CANONICAL, Comparison, Group, protocol_mismatch
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, listed, reasons
@@ -69,18 +69,11 @@ def _baseline_is_less_consistent(decisions: Decisions) -> Iterable[Statement]:
         return
     missing = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     for group in flat:
-        denial = "is more consistent than"
-        gain, psnr = (
-            _unless_missing(
-                _ahead(decisions, MetricId(name), group, solid, denial, worse=True), missing
-            )
-            for name in (REFIT, "refit.psnr")
+        checked = _ahead(
+            decisions, MetricId(REFIT), group, solid, "is more consistent than", worse=True
         )
-        no_gain = [g.label for g in solid if (g.cell(MetricId(REFIT)).mean or 0.0) <= 0]
-        if no_gain and gain.verdict == "holds":
-            text = f"no positive gain of {listed(no_gain)}, whatever the PSNR; {gain.text}"
-            gain = Statement("open", text)
-        yield _both(lead, gain, psnr)
+        checked = _unless_missing(checked, missing)
+        yield Statement(checked.verdict, f"{lead}: {checked.text}.")
 
 
 def _unless_missing(checked: Statement, missing: Sequence[str]) -> Statement:
@@ -89,15 +82,6 @@ def _unless_missing(checked: Statement, missing: Sequence[str]) -> Statement:
         return checked
     text = f"holds so far, but there is no run of {listed(missing)} ({checked.text})"
     return Statement("open", text)
-
-
-def _both(lead: str, gain: Statement, psnr: Statement) -> Statement:
-    """Combine gain and PSNR: their verdict if they agree, else open."""
-    verdict = gain.verdict if gain.verdict == psnr.verdict else "open"
-    disagree = {gain.verdict, psnr.verdict} == {"holds", "fails"}
-    head = "not decided, gain and PSNR disagree; " if disagree else ""
-    texts = "; ".join(dict.fromkeys([gain.text, psnr.text]))
-    return Statement(verdict, f"{lead}: {head}{texts}.")
 
 
 def _ahead(
@@ -193,8 +177,8 @@ def _superresolution_costs(decisions: Decisions) -> Iterable[Statement]:
         yield _needs(lead, "a run with super-resolution (generator.superresolution.factor over 1)")
     for group in groups:
         if not group.is_baseline:
-            gain, psnr = (_loss(decisions, group, name) for name in LOSSES)
-            yield _both(lead, gain, psnr)
+            checked = _loss(decisions, group)
+            yield Statement(checked.verdict, f"{lead}: {checked.text}.")
 
 
 def _factor(run: RunRecord) -> int:
@@ -204,16 +188,16 @@ def _factor(run: RunRecord) -> int:
     return node if isinstance(node, int) else 1
 
 
-def _loss(decisions: Decisions, group: Group, name: str) -> Statement:
-    """Check that a metric falls from the upsampled rendering to the final image."""
-    ids = MetricId(name, stage="enlarged"), MetricId(name)
+def _loss(decisions: Decisions, group: Group) -> Statement:
+    """Check that the final image is farther below its ceiling than the upsampled rendering."""
+    ids = MetricId(REPROJECTION, stage="enlarged"), MetricId(REPROJECTION)
     cells = {metric_id.key: group.cell(metric_id) for metric_id in ids}
     without = [key for key, cell in cells.items() if cell.mean is None]
     problem = reasons(cells, without) or protocol_mismatch(cells)
     if problem:
         return Statement("open", f"not decided; {group.label}, {problem}")
     before, after = cells.values()
-    gap = decisions.between(group.label + UPSAMPLED, group.label + FINAL, MetricId(name))
+    gap = decisions.between(group.label + FINAL, group.label + UPSAMPLED, MetricId(REPROJECTION))
     show = after.info.with_unit
     numbers = (
         f"{after.info.short} {show(before.mean or 0.0)} of the upsampled rendering, "

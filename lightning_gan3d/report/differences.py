@@ -17,7 +17,6 @@ from lightning_gan3d.metric_table import (
     Use,
     block,
     describe,
-    gain_of,
     selected,
 )
 from lightning_gan3d.report.gates import why_unranked
@@ -27,10 +26,9 @@ from lightning_gan3d.stats import LEAST, LEVEL, Interval, holm, mean_interval, m
 CLOSE = "too close to call"
 FEW = f"fewer than {LEAST} seeds decide nothing"
 NO_SPREAD = "equal in all seeds, so the spread is unknown"
-BOUNDS = {MetricId("quality.swd_progress"): 0.5, MetricId(REPROJECTION): 0.0}
+GAIN = MetricId("consistency.gain")
+BOUNDS = {MetricId("quality.swd_progress"): 0.5, GAIN: 0.0}
 """Values that groups are expected to exceed."""
-LOSSES = (REPROJECTION, "consistency.psnr")
-"""Metrics that super-resolution is expected to reduce."""
 UPSAMPLED, FINAL = " upsampled", " final"
 """Suffixes of a group's label: rendering without super-resolution, and image."""
 
@@ -114,7 +112,7 @@ class Decisions:
         self._tests = {(d.id, d.first, d.second): d for d in rows}
 
     def _gated(self, d: Difference) -> Difference:
-        sides = {d.first.removesuffix(UPSAMPLED), d.second}
+        sides = {d.first.removesuffix(FINAL), d.second}
         gates = [f"{x} {fault}" for x, fault in self.unranked.items() if x in sides]
         return replace(d, gate="; ".join(gates), p=None) if gates else d
 
@@ -152,19 +150,19 @@ def _bounds(comparison: Comparison) -> Iterator[Difference]:
             cell = group.cell(metric_id)
             values = [x - bound for x in cell.values] if cell.complete else []
             basis = [str(run.seed) for run, _ in cell.metrics]
-            yield _tested(metric_id, cell.info, (group.label, str(bound)), values, basis)
+            sides = group.label, str(bound)
+            yield _tested(metric_id, cell.info, sides, values, basis, bound=True)
 
 
 def _losses(comparison: Comparison) -> Iterator[Difference]:
     for group in comparison.groups:
-        for name in LOSSES:
-            before, after = (group.cell(MetricId(name, stage=s)) for s in ("enlarged", ""))
-            sides = f"{group.label}{UPSAMPLED}", f"{group.label}{FINAL}"
-            complete = before.complete and after.complete
-            pairs = zip(before.values, after.values, strict=True) if complete else ()
-            values = [a - b for a, b in pairs]
-            basis = [str(run.seed) for run, _ in after.metrics]
-            yield _tested(MetricId(name), after.info, sides, values, basis)
+        before, after = (group.cell(MetricId(REPROJECTION, stage=s)) for s in ("enlarged", ""))
+        sides = f"{group.label}{FINAL}", f"{group.label}{UPSAMPLED}"
+        complete = before.complete and after.complete
+        pairs = zip(after.values, before.values, strict=True) if complete else ()
+        values = [a - b for a, b in pairs]
+        basis = [str(run.seed) for run, _ in after.metrics]
+        yield _tested(MetricId(REPROJECTION), after.info, sides, values, basis)
 
 
 def difference(first: Group, second: Group, metric_id: MetricId) -> Difference:
@@ -195,11 +193,12 @@ def _tested(
     sides: tuple[str, str],
     values: Sequence[float],
     seeds: Sequence[str],
+    bound: bool = False,
 ) -> Difference:
-    """Return the mean of differences, with interval and test."""
+    """Return the mean of differences, with interval; and test, if one side can be better."""
     if not values:
         return Difference(metric_id, info, *sides, None, why="missing")
-    p = mean_test(values) if info.better else None
+    p = mean_test(values) if info.better or bound else None
     interval = mean_interval(values) if min(values) < max(values) else None
     why = "" if interval else FEW if len(values) < LEAST else NO_SPREAD
     basis = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
@@ -235,18 +234,8 @@ def difference_row(d: Difference) -> tuple[str, ...]:
 def best_labels(comparison: Comparison, metric_id: MetricId) -> set[str]:
     """Return the groups to set in bold: the best mean and its equals; none without a rival.
 
-    None across different protocols. If blur or uniform colour improves a metric (PSNR and the
-    like), only a group that also has the best gain is bold. A gain is bold only above zero.
+    None across different protocols.
     """
-    best, gain = _leaders(comparison, metric_id), gain_of(metric_id)
-    if gain is None:
-        return best
-    if gain == metric_id:
-        return {label for label in best if (comparison.cells(gain)[label].mean or 0.0) > 0}
-    return best & best_labels(comparison, gain)
-
-
-def _leaders(comparison: Comparison, metric_id: MetricId) -> set[str]:
     cells = comparison.cells(metric_id)
     better = describe(metric_id).better
     ranked = [group.label for group in comparison.groups if not why_unranked(group)]
@@ -259,18 +248,5 @@ def _leaders(comparison: Comparison, metric_id: MetricId) -> set[str]:
 
 
 def why_not_bold(comparison: Comparison, metric_id: MetricId) -> str:
-    """Return why no value of a row is bold; empty if one is, or if none is best."""
-    if not describe(metric_id).better:
-        return ""
-    mismatch = protocol_mismatch(comparison.cells(metric_id))
-    if mismatch:
-        return mismatch
-    leaders, gain = _leaders(comparison, metric_id), gain_of(metric_id)
-    if not leaders or gain is None or best_labels(comparison, metric_id):
-        return ""
-    if gain == metric_id:
-        return "no value is bold: no group has a positive gain"
-    return (
-        f"no value is bold: {', '.join(sorted(leaders))} is best, but not in "
-        f'"{describe(gain).label}"; blur or uniform colour can improve this metric'
-    )
+    """Return the mismatch of protocols that leaves a row without a bold value; else empty."""
+    return protocol_mismatch(comparison.cells(metric_id)) if describe(metric_id).better else ""

@@ -29,8 +29,18 @@ GATES = (
     Gate("is transparent", ("geometry.half_transparent",), lambda share: share >= 0.5),
     Gate(
         "hides most pixels from the reprojection",
-        ("consistency.coverage", "consistency.coverage_truth"),
-        lambda own, truth: own < 0.1 or own < truth / 3,
+        ("consistency.hidden",),
+        lambda share: share >= 2 / 3,
+    ),
+    Gate("is blurred", ("quality.sharpness",), lambda share: share < 0.5),
+    Gate("is pale", ("quality.contrast",), lambda share: share < 0.5),
+    *(
+        # Of the data set's own objects only: procedural figures are no ceiling of other data.
+        Gate("is smoother than the data's objects", keys, lambda own, truth: own < -1 and truth > 0)
+        for keys in (
+            ("refit.deficit", "refit.psnr_truth"),
+            ("consistency.deficit", "consistency.psnr_truth"),
+        )
     ),
 )
 

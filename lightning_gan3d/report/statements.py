@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_gan3d.metric import MetricId
-from lightning_gan3d.metric_table import REPROJECTION, MetricInfo, gain_of, significant
-from lightning_gan3d.report.differences import BOUNDS, Decisions, is_ranked
+from lightning_gan3d.metric_table import MetricInfo, significant
+from lightning_gan3d.report.differences import BOUNDS, GAIN, Decisions, is_ranked
 from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
 
 Verdict = Literal["finding", "holds", "fails", "open"]
@@ -101,7 +101,7 @@ def _plain(value: Any) -> str:
 
 
 def _best_groups(decisions: Decisions) -> Iterable[Statement]:
-    """Name the best group of each metric that has a name for it; consistency by its gains."""
+    """Name the best group of each metric that has a name for it."""
     comparison = decisions.comparison
     if len(comparison.groups) < 2:
         return
@@ -142,12 +142,9 @@ def _best_group(
     for doubt, labels in doubts.items():
         sentence = f"{doubt[0].upper()}{doubt[1:]}"
         text += f" {sentence}." if labels == others else f" {sentence}: {listed(labels)}."
-    no_gain = gain_of(metric_id) == metric_id and best <= 0
-    if no_gain:
-        text += " No group has a positive gain, so none is called consistent."
     if without:
         text += f" Not ranked: {why}."
-    yield Statement("open" if doubts or no_gain else "finding", text)
+    yield Statement("open" if doubts else "finding", text)
 
 
 def _ratio(value: float, best: float, info: MetricInfo) -> str:
@@ -182,7 +179,7 @@ def _progress_to_floor(decisions: Decisions) -> Iterable[Statement]:
 def _warping_gains(decisions: Decisions) -> Iterable[Statement]:
     lead = "Warping a view by its depth predicts another view better than no warp"
     groups = [g for g in decisions.comparison.groups if not g.is_baseline]
-    yield from _above(decisions, groups, MetricId(REPROJECTION), lead)
+    yield from _above(decisions, groups, GAIN, lead)
 
 
 def _above(

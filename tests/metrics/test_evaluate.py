@@ -21,7 +21,7 @@ from lightning_gan3d.metrics.config import (
     RefitConfig,
     SwdConfig,
 )
-from lightning_gan3d.metrics.consistency import flicker
+from lightning_gan3d.metrics.consistency import flicker, refit
 from lightning_gan3d.metrics.consistency.reprojection import rows
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.swd import ImageDistance
@@ -47,11 +47,14 @@ SMALL = EvaluationConfig(
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
     geometry=GeometryConfig(items=2, grid=12, points=64),
 )
+REFIT_RAW = {f"refit.{k}_raw" for k in refit.KINDS if k not in refit.WITH_REAL}
 ALL = {
+    *("quality.sharpness", "quality.contrast"),
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
     *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
-    *(f"refit.{k}" for k in ("psnr", "psnr_fit", "gain", "ssim")),
+    *(f"refit.{k}" for k in refit.KINDS),
+    *REFIT_RAW,
     *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
     *(f"consistency.{k}{s}" for s in ("", "_raw") for k in flicker.KINDS),
     *(f"geometry.{k}" for k in (*VIEW_METRICS, *VOLUME_METRICS)),
@@ -93,7 +96,7 @@ def test_ground_truth_has_all_metrics(data):
     assert set(metrics) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
     assert all(m.note for m in metrics.values())
     missing = {m for m in metrics if metrics[m].value is None}
-    assert missing == FOLLOWING | LPIPS | ENLARGED
+    assert missing == FOLLOWING | LPIPS | ENLARGED | REFIT_RAW
     assert all("no conditioning label" in metrics[m].note for m in FOLLOWING)
     assert metrics["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in metrics["quality.swd"].note

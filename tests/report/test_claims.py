@@ -41,16 +41,14 @@ def runs(tmp_path):
     return {kind: make_seeds(tmp_path, kind) for kind in NUMBERS}
 
 
-def super_resolved(paths, enlarged, final, gain=None):
-    """Give runs a super-resolution, and consistency without and with it; gain falls alike."""
+def super_resolved(paths, enlarged, final):
+    """Give runs a super-resolution, and a deficit without and with it."""
     for i, path in enumerate(paths):
         config = yaml.safe_load((path / "config.yaml").read_text())
         config["generator"]["superresolution"] = {"factor": 2}
         (path / "config.yaml").write_text(yaml.safe_dump(config))
-        values = {"psnr": (enlarged, final), "gain": (enlarged - 20, gain or final - 20)}
-        for key, (before, after) in values.items():
-            edit(path, f"consistency.{key}_enlarged", value=before + 1e-4 * i, unit="dB")
-            edit(path, f"consistency.{key}", value=after)
+        edit(path, "consistency.deficit_enlarged", value=enlarged + 1e-4 * i, unit="dB")
+        edit(path, "consistency.deficit", value=final)
 
 
 @pytest.mark.usefixtures("runs")
@@ -156,14 +154,13 @@ def test_the_2d_claim_needs_all_three_representations_to_hold(tmp_path):
 
 
 def test_superresolution_costs_or_does_not(tmp_path, runs):
-    super_resolved(runs["voxel"], 31.0, 30.3)
+    super_resolved(runs["voxel"], 1.0, 1.7)
     assert one(tmp_path, COSTS).verdict == "holds"
     text = one(tmp_path, COSTS).text
-    assert "voxel, Reproj. PSNR 31.00 dB of the upsampled rendering, 30.30 dB of the final" in text
-    assert "voxel, Reproj. gain 11.00 dB of the upsampled rendering, 10.30 dB of the final" in text
-    super_resolved(runs["voxel"], 30.3, 30.3)
+    assert "voxel, Reproj. deficit 1.00 dB of the upsampled rendering, 1.70 dB of the final" in text
+    super_resolved(runs["voxel"], 1.7, 1.7)
     assert one(tmp_path, COSTS).verdict == "open"
-    super_resolved(runs["voxel"], 30.0, 30.3)
+    super_resolved(runs["voxel"], 2.0, 1.7)
     assert one(tmp_path, COSTS).verdict == "fails"
     remove(runs["voxel"], "evaluation.json")
     assert one(tmp_path, COSTS).verdict == "open"
@@ -171,40 +168,27 @@ def test_superresolution_costs_or_does_not(tmp_path, runs):
 
 def test_superresolution_is_judged_at_one_pixel_scale(tmp_path, runs):
     """The rendering itself, at its own pixels, decides nothing: there scale alone counts."""
-    super_resolved(runs["voxel"], 31.0, 30.3)
-    edit(runs["voxel"], "consistency.psnr_raw", value=25.0, unit="dB")
+    super_resolved(runs["voxel"], 1.0, 1.7)
+    edit(runs["voxel"], "consistency.deficit_raw", value=5.0, unit="dB")
     assert one(tmp_path, COSTS).verdict == "holds"
     rewrite(runs["voxel"], lambda m: [] if m.stage == "enlarged" else [m], "evaluation.json")
     claim = one(tmp_path, COSTS)
     assert claim.verdict == "open"
-    assert "consistency.psnr_enlarged (not in evaluation.json)" in claim.text
+    assert "consistency.deficit_enlarged (not in evaluation.json)" in claim.text
 
 
-def test_claims_are_open_if_gain_and_psnr_disagree(tmp_path, runs):
-    super_resolved(runs["voxel"], 31.0, 30.3, gain=12.0)
-    claim = one(tmp_path, COSTS)
-    assert claim.verdict == "open"
-    assert "gain and PSNR disagree" in claim.text
-    # A 2D generator that shows one blurred picture: high PSNR, no gain. And the other way round.
+def test_a_2d_generator_of_blurred_pictures_does_not_win(tmp_path, runs):
     assert one(tmp_path, FLAT).verdict == "holds"
     edit(runs["image2d"], "refit.psnr", value=50.0)
+    assert one(tmp_path, FLAT).verdict == "holds"
+    edit(runs["image2d"], "quality.sharpness", value=0.2, unit="share")
     blurred = one(tmp_path, FLAT)
     assert blurred.verdict == "open"
-    assert "not decided, gain and PSNR disagree" in blurred.text
-    why = "no texture"
-    edit(runs["image2d"], "refit.psnr", value=18.3)
-    edit(runs["image2d"], "refit.gain", value=None, note=why)
+    assert "image2d is blurred" in blurred.text
+    edit(runs["image2d"], "quality.sharpness", value=0.9)
+    edit(runs["image2d"], "refit.deficit", value=None, note="no texture")
     assert one(tmp_path, FLAT).verdict == "open"
     assert "image2d (no texture)" in one(tmp_path, FLAT).text
-
-
-def test_a_collapsed_3d_run_does_not_prove_the_2d_claim(tmp_path, runs):
-    edit(runs["voxel"], "refit.psnr", value=50.5)
-    edit(runs["voxel"], "refit.gain", value=-3.0)
-    edit(runs["image2d"], "refit.gain", value=-9.0)
-    claim = one(tmp_path, FLAT)
-    assert claim.verdict == "open"
-    assert "no positive gain of voxel, whatever the PSNR" in claim.text
 
 
 def test_two_seeds_decide_nothing(tmp_path):

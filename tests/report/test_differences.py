@@ -17,17 +17,17 @@ from lightning_gan3d.report.records import find_runs
 
 
 def make(root, values):
-    """Runs of two groups with these values of refit.psnr by seed."""
+    """Runs of two groups with these values of refit.deficit by seed."""
     for kind, by_seed in values.items():
         for seed, value in by_seed.items():
             path = make_run(root, kind, seed, finished=value is not None)
             if value is not None:
                 more = value if isinstance(value, dict) else {"value": value}
-                edit(path, "refit.psnr", **more)
+                edit(path, "refit.deficit", **more)
     return compare(find_runs([root]))
 
 
-def one(comparison, name="refit.psnr"):
+def one(comparison, name="refit.deficit"):
     """The difference without Holm's correction over other metrics."""
     gap = difference(*comparison.groups, MetricId(name))
     return replace(gap, adjusted=gap.p)
@@ -37,12 +37,12 @@ def test_variation_common_to_both_groups_cancels(tmp_path):
     """Seeds differ by 5 dB, groups by 1: only the paired interval is narrow."""
     comparison = make(
         tmp_path,
-        {"triplane": {0: 21.0, 1: 26.1, 2: 30.9}, "voxel": {0: 20.0, 1: 25.0, 2: 30.0}},
+        {"triplane": {0: 20.0, 1: 25.0, 2: 30.0}, "voxel": {0: 21.0, 1: 26.1, 2: 30.9}},
     )
     gap = one(comparison)
-    assert gap.mean == pytest.approx(1.0)
-    assert gap.interval.low > 0.7
-    assert gap.interval.high < 1.3
+    assert gap.mean == pytest.approx(-1.0)
+    assert gap.interval.low > -1.3
+    assert gap.interval.high < -0.7
     assert gap.basis == "seeds 0, 1, 2"
     assert gap.ahead == "triplane"
 
@@ -92,15 +92,15 @@ def test_different_protocols_are_not_subtracted_but_unrecorded_ones_are(tmp_path
     gap = one(compare(find_runs([tmp_path])))
     assert gap.mean is None
     assert gap.why.startswith("not compared: protocols differ (triplane: aa")
-    edit(tmp_path / "voxel" / "0000022e-s0", "refit.psnr", protocol="")
-    assert one(compare(find_runs([tmp_path]))).mean == pytest.approx(2.0 - 27.9)
+    edit(tmp_path / "voxel" / "0000022e-s0", "refit.deficit", protocol="")
+    assert one(compare(find_runs([tmp_path]))).mean == pytest.approx(2.0 - 2.5)
 
 
 def test_all_pairs_are_listed_and_written(tmp_path):
     for kind in ("triplane", "voxel", "nerf_mlp"):
         make_run(tmp_path, kind)
     gaps = Decisions(compare(find_runs([tmp_path]))).between_groups
-    assert {(d.first, d.second) for d in gaps if d.id.name == "refit.psnr"} == {
+    assert {(d.first, d.second) for d in gaps if d.id.name == "refit.deficit"} == {
         ("triplane", "voxel"),
         ("triplane", "nerf_mlp"),
         ("voxel", "nerf_mlp"),
@@ -108,8 +108,8 @@ def test_all_pairs_are_listed_and_written(tmp_path):
     rows = differences_csv(gaps).splitlines()
     assert rows[0] == "metric,first,second,difference,low,high,unit,p,basis,why"
     assert len(rows) == 1 + len(gaps)
-    row = next(r for r in rows if r.startswith("refit.psnr,triplane,voxel"))
-    assert float(row.split(",")[3]) == pytest.approx(27.1 - 27.9)
+    row = next(r for r in rows if r.startswith("refit.deficit,triplane,voxel"))
+    assert float(row.split(",")[3]) == pytest.approx(3.3 - 2.5)
     assert row.split(",")[4:7] == ["", "", "dB"]
 
 
@@ -123,24 +123,11 @@ def best(root, name):
     return best_labels(comparison, MetricId(name)), why_not_bold(comparison, MetricId(name))
 
 
-def test_psnr_is_bold_only_with_the_best_gain(tmp_path, runs):
-    assert best(tmp_path, "refit.psnr") == ({"nerf_mlp"}, "")
-    edit(runs["voxel"], "refit.psnr", value=30.7)  # blurred: more PSNR, less gain
-    labels, why = best(tmp_path, "refit.psnr")
-    assert labels == set()
-    assert "voxel is best, but not in" in why
-    assert best(tmp_path, "refit.gain") == ({"nerf_mlp"}, "")
-
-
-def test_uniform_colour_is_never_bold(tmp_path, runs):
+def test_metrics_that_blur_improves_are_never_bold(tmp_path, runs):
+    assert best(tmp_path, "refit.deficit") == ({"nerf_mlp"}, "")
     edit(runs["voxel"], "refit.psnr", value=50.5)
-    edit(runs["voxel"], "refit.gain", value=None, note="no texture")
-    assert best(tmp_path, "refit.psnr")[0] == set()
-    for kind in runs:
-        edit(runs[kind], "refit.gain", value=-1.0 - len(kind))
-    labels, why = best(tmp_path, "refit.gain")
-    assert labels == set()
-    assert why == "no value is bold: no group has a positive gain"
+    for name in ("refit.psnr", "refit.gain", "consistency.psnr", "consistency.gain"):
+        assert best(tmp_path, name) == (set(), "")
 
 
 def test_nothing_is_bold_across_protocols_and_the_page_states_it(tmp_path, runs):
@@ -168,10 +155,11 @@ def test_metrics_missing_everywhere_for_one_reason_are_one_sentence(tmp_path, ru
         write_metrics(path / "evaluation.json", read_metrics(path / "evaluation.json") + rows)
     document = compose(compare(find_runs([tmp_path])))
     table = next(t for t in document.tables if t.title == "Multi-view consistency by refit")
-    assert [m.name for m, _ in table.rows] == ["refit.gain", "refit.psnr"]
+    assert [m.name for m, _ in table.rows] == ["refit.deficit", "refit.psnr", "refit.gain"]
     sentence = (
-        "Missing in every run: PSNR gain over nearest view (refit), label follows camera and PSNR "
-        "of held-out views (refit), label follows camera (the generator ignores the label)."
+        "Missing in every run: PSNR of held-out views (refit; blur raises it), label follows "
+        "camera and PSNR gain over nearest view (refit; blur raises it), label follows camera (the "
+        "generator ignores the label)."
     )
     assert table.remarks == (sentence,)
     assert sentence in to_html(document)
@@ -180,4 +168,4 @@ def test_metrics_missing_everywhere_for_one_reason_are_one_sentence(tmp_path, ru
     document = compose(compare(find_runs([tmp_path])))
     table = next(t for t in document.tables if t.title == "Multi-view consistency by refit")
     labels = [info.label for info, _ in table.rows]
-    assert "PSNR of held-out views (refit), label follows camera" in labels
+    assert "PSNR of held-out views (refit; blur raises it), label follows camera" in labels

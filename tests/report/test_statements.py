@@ -33,7 +33,7 @@ def test_superlatives_name_the_best_by_the_direction_of_the_metric(tmp_path, run
     assert fastest.verdict == "finding"
     assert "triplane, 3.10 ms (voxel 4.40 ms, a factor of 1.4; " in fastest.text
     by_refit = one(tmp_path, REFIT)
-    assert "nerf_mlp, 7.40 dB (voxel 5.10 dB; " in by_refit.text
+    assert "nerf_mlp, 0.20 dB (voxel 2.50 dB; " in by_refit.text
     assert "image2d, 75.0 img/s" in one(tmp_path, "Highest training throughput").text
     edit(runs["voxel"], "speed.view_ms", value=0.5)
     assert ": voxel, 0.500 ms" in one(tmp_path, "Shortest render time per view").text
@@ -46,7 +46,7 @@ def test_unranked_groups_state_their_reason(tmp_path):
 
 
 def test_no_winner_is_named_if_it_is_too_close(tmp_path, runs):
-    edit(runs["voxel"], "refit.gain", value=[7.0, 7.3, 7.6])
+    edit(runs["voxel"], "refit.deficit", value=[0.1, 0.3, 0.6])
     s = one(tmp_path, REFIT)
     assert s.verdict == "open"
     assert "Too close to call: voxel." in s.text
@@ -54,15 +54,10 @@ def test_no_winner_is_named_if_it_is_too_close(tmp_path, runs):
 
 def test_superlatives_ignore_metrics_that_uniform_colour_improves(tmp_path, runs):
     edit(runs["image2d"], "refit.psnr", value=50.5)
-    edit(runs["image2d"], "refit.gain", value=None, note="no texture")
+    edit(runs["image2d"], "refit.deficit", value=None, note="no texture")
     s = one(tmp_path, REFIT)
     assert ": nerf_mlp, " in s.text
     assert "Not ranked: image2d (no texture)" in s.text
-    for kind in ("triplane", "voxel", "nerf_mlp"):
-        edit(runs[kind], "refit.gain", value=-10.0 * len(kind))
-    s = one(tmp_path, REFIT)
-    assert s.verdict == "open"
-    assert "No group has a positive gain" in s.text
 
 
 def test_fid_is_ranked_in_each_mode(tmp_path, runs):
@@ -109,12 +104,13 @@ def test_three_seeds_are_decided_by_their_paired_difference(tmp_path):
     for seed in range(3):
         for kind in ("triplane", "voxel"):
             path = make_run(tmp_path, kind, seed, shift=0.05 * seed)
-            edit(path, "refit.gain", value=len(kind) + 5.0 * seed + 1e-4 * (kind == "voxel") * seed)
+            value = 10.0 - len(kind) + 5.0 * seed - 1e-4 * (kind == "voxel") * seed
+            edit(path, "refit.deficit", value=value)
     s = one(tmp_path, REFIT)
     assert s.verdict == "finding"
     assert ": triplane, " in s.text
     path = tmp_path / "voxel" / f"{sum(b'voxel'):08x}-s1"
-    edit(path, "refit.gain", value=5.0)
+    edit(path, "refit.deficit", value=7.0)
     assert one(tmp_path, REFIT).verdict == "open"
 
 
@@ -134,13 +130,11 @@ def test_swd_progress_holds_and_fails_group_by_group(tmp_path, runs):
 def test_the_baseline_is_compared_by_refit_whatever_the_result(tmp_path, runs):
     start = "A 2D generator is less consistent"
     assert one(tmp_path, start).verdict == "holds"
-    edit(runs["image2d"], "refit.psnr", value=28.0)
-    edit(runs["image2d"], "refit.gain", value=5.2)
+    edit(runs["image2d"], "refit.deficit", value=2.0)
     failed = one(tmp_path, start)
     assert failed.verdict == "fails"
-    assert "no, image2d is more consistent than triplane and voxel (image2d 28.00 dB" in failed.text
-    edit(runs["image2d"], "refit.psnr", value=[27.0, 27.1, 27.2])
-    edit(runs["image2d"], "refit.gain", value=[4.2, 4.3, 4.4])
+    assert "no, image2d is more consistent than triplane and voxel (image2d 2.00 dB" in failed.text
+    edit(runs["image2d"], "refit.deficit", value=[3.2, 3.3, 3.4])
     assert one(tmp_path, start).verdict == "open"
     (runs["voxel"][0] / "evaluation.json").unlink()
     undecided = one(tmp_path, start)

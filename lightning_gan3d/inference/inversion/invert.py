@@ -49,7 +49,7 @@ from lightning_gan3d.metrics.consistency.image_similarity import (
     psnr,
     ssim_map,
 )
-from lightning_gan3d.metrics.consistency.reprojection import pair_sums
+from lightning_gan3d.metrics.consistency.pairs import pair_sums
 from lightning_gan3d.metrics.consistency.warp import surfaces
 from lightning_gan3d.metrics.pose.estimators import load_network, read_rotations
 from lightning_gan3d.stats import mean_interval

@@ -7,6 +7,8 @@ same cameras, and so the same rays, sample points and trilinear weights.
 """
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,13 +23,37 @@ from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import RefitConfig
 from lightning_gan3d.metrics.consistency.image_similarity import WINDOW, psnr, ssim_map
+from lightning_gan3d.metrics.consistency.reference import (
+    ELSEWHERE,
+    known_views,
+    reduced,
+    visible_box,
+)
+from lightning_gan3d.metrics.consistency.spectrum import (
+    amplitude_of,
+    with_amplitude,
+)
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.stored_images import StoredImages
+from lightning_gan3d.metrics.stored_images import SAME_CAMERA, StoredImages
 
 LEARNING_RATE = 0.1
 """Step of Adam on the values of the grid; a third of it in the last 30 % of the iterations."""
-UNITS = {"psnr": "dB", "psnr_fit": "dB", "gain": "dB", "ssim": ""}
-"""Unit of each metric, by the last part of its name."""
+KINDS = {
+    "psnr": ("dB", "PSNR on held-out views"),
+    "psnr_fit": ("dB", "PSNR on fitted views"),
+    "gain": ("dB", "PSNR on held-out views minus the nearest fitted one's"),
+    "ssim": ("", "SSIM (11x11, sigma 1.5) on held-out views"),
+    "ceiling": ("dB", "PSNR on held-out views of real objects, as sharp and as contrasty as the "
+                "generated views"),
+    "deficit": ("dB", "PSNR on held-out views below that of real objects of the same sharpness and "
+                "contrast (`ceiling`)"),
+}  # fmt: skip
+"""Unit and definition of each metric, by the last part of its name."""
+WITH_REAL = ("ceiling", "deficit")
+"""Metrics that need views of real objects. Of images alone: a rendered field is what is fitted, so
+that its own rendering agrees better than any photograph."""
+STAGES = {"": "images", "raw": "renderings before super-resolution"}
+"""Images that are fitted."""
 RAYS_AT_ONCE = 2048
 """Rays of the held-out views that are rendered at a time."""
 CANDIDATES = 512
@@ -39,56 +65,195 @@ SAME_DIRECTION = 0.01
 def measure_refit(context: EvaluationContext) -> list[Metric]:
     """Fit fields to views from training cameras, and compare them with held-out views.
 
-    `psnr` and `ssim` are those of the held-out views, `psnr_fit` that of the fitted ones. `gain` is
-    the gain in PSNR over the nearest fitted view.
+    `psnr`, `ssim`, `psnr_fit` and `gain` reward blur and pale colours: such views agree better. So
+    views of real objects are filtered to the same sharpness and contrast and fitted, too. Their
+    PSNR is the `ceiling`, and `deficit` is how far the generator is below it.
     """
-    cfg, source = context.cfg.refit, context.source
+    cfg = context.cfg.refit
     if cfg is None:
         return []
-    draws, num = Draws(context.seed).scope("refit"), 2 * cfg.views
-    orbits = source.orbits(num) if isinstance(source, StoredImages) else None
-    if isinstance(orbits, str):
-        return _missing(f"needs {num} views of each item; {orbits}")
-    if orbits is not None:
-        candidates = orbits.cameras
-    else:
+    draws = Draws(context.seed).scope("refit")
+    cameras = _choose_cameras(context, draws)
+    if isinstance(cameras, str):
+        return [metric for stage in STAGES for metric in _missing(stage, cameras)]
+    box = cfg.box or visible_box(cameras)
+    if box <= 0:
+        return [metric for stage in STAGES for metric in _missing(stage, ELSEWHERE)]
+    generated = _views(context, cameras)
+    images = generated[""]
+    real = _real_views(cameras, images.shape[-1], context)
+    if not isinstance(real, str):
+        real = real.to(context.device)
+    metrics = refit(images, real, cameras, box, cfg, draws)
+    if "raw" not in generated:
+        return metrics + _missing("raw", "renderings have the size of the image")
+    return metrics + refit(generated["raw"], None, cameras, box, cfg, draws, "raw")
+
+
+def _choose_cameras(context: EvaluationContext, draws: Draws) -> Cameras | str:
+    """Select cameras of training images: first those of fitted, then those of held-out views."""
+    assert context.cfg.refit is not None
+    source, num = context.source, 2 * context.cfg.refit.views
+    candidates = None
+    for images in (source, context.multiview):
+        if isinstance(images, StoredImages) and candidates is None:
+            orbits = images.orbits(num)
+            if not isinstance(orbits, str):
+                candidates = orbits.cameras
+            elif images is source:
+                return f"needs {num} views of each item; {orbits}"
+    if candidates is None:
         indices = draws.permutation("cameras", len(context.labels))[:CANDIDATES]
         candidates = Cameras.from_label(context.labels[indices])
     order = farthest_first(candidates, num)
     if isinstance(order, str):
-        return _missing(order)
-    order = torch.cat([order[0::2], order[1::2]])  # fitted, then held out
-    cameras = candidates.select(order).to(context.device)
-    box = cfg.box or visible_box(cameras)
-    if box <= 0:
-        return _missing("the cameras do not look at the world's origin; set evaluation.refit.box")
-    if isinstance(source, StoredImages) and orbits is not None:
-        indices = orbits.images[: cfg.items, order]
-        image = to_float(source.images(indices.flatten())).to(context.device)
-        parts = [_as_targets(image, cfg.resolution, num)]
-    else:
-        parts = []
-        for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // num)):
-            each = Cameras(*(repeat(x, "v i j -> (b v) i j", b=len(items)) for x in cameras))
-            image = source.views(items, each).image.float()
-            parts.append(_as_targets(image, cfg.resolution, num))
-    return refit(torch.cat(parts, dim=1), cameras, box, cfg, draws)
+        return order
+    return candidates.select(torch.cat([order[0::2], order[1::2]])).to(context.device)
+
+
+def _real_views(
+    cameras: Cameras, size: int, context: EvaluationContext
+) -> Float[Tensor, "v m 3 h w"] | str:
+    """Return views of the data set's own objects, else of procedural figures."""
+    assert context.cfg.refit is not None
+    num_items, v = context.cfg.refit.items, len(cameras.cam2world)
+    # Not the first objects: those are evaluated themselves, for the variant `truth`.
+    items = torch.arange(num_items, 2 * num_items)
+    if isinstance(context.multiview, StoredImages) and context.truth is None:
+        stored = _stored_views(context.multiview, items, cameras)
+        if not isinstance(stored, str):
+            return _as_targets(stored, size, v)
+    views = known_views(context, items, _for_each(cameras, num_items), size)
+    return views if isinstance(views, str) else _as_targets(views.image, size, v)
+
+
+def _views(context: EvaluationContext, cameras: Cameras) -> dict[str, Float[Tensor, "v m 3 _ _"]]:
+    """Return generated views in [0, 1] at the resolution of the refit, by stage."""
+    cfg, source, v = context.cfg.refit, context.source, len(cameras.cam2world)
+    assert cfg is not None
+    items = torch.arange(cfg.items)
+    if isinstance(source, StoredImages):
+        stored = _stored_views(source, items, cameras)
+        assert not isinstance(stored, str), "the cameras are the source's own"
+        return {"": _as_targets(stored, cfg.resolution, v).to(context.device)}
+    parts: dict[str, list[Tensor]] = {}
+    for some in torch.split(items, max(1, context.cfg.batch // v)):
+        images = source.views(some, _for_each(cameras, len(some)))
+        stages = {"": images.image}
+        if images.image_raw.shape != images.image.shape:
+            stages["raw"] = images.image_raw
+        for stage, image in stages.items():
+            parts.setdefault(stage, []).append(_as_targets(image.float(), cfg.resolution, v))
+    return {stage: torch.cat(part, dim=1).to(context.device) for stage, part in parts.items()}
+
+
+def _for_each(cameras: Cameras, num_items: int) -> Cameras:
+    return Cameras(*(repeat(x, "v i j -> (b v) i j", b=num_items) for x in cameras))
+
+
+def _stored_views(
+    source: StoredImages, items: Int64[Tensor, " m"], cameras: Cameras
+) -> Float[Tensor, "mv 3 h w"] | str:
+    """Read the images of objects from the cameras; returns a reason if they lack these."""
+    orbits = source.orbits(len(cameras.cam2world))
+    if isinstance(orbits, str):
+        return orbits
+    distance = torch.cdist(cameras.to_label().cpu(), orbits.cameras.to_label())
+    if float(distance.amin(dim=1).max()) > SAME_CAMERA:
+        return "the objects are not seen from these cameras"
+    indices = orbits.images[items % len(orbits.images)][:, distance.argmin(dim=1)]
+    return to_float(source.images(indices.flatten()))
 
 
 def _as_targets(image: Float[Tensor, "bv 3 h w"], size: int, v: int) -> Float[Tensor, "v b 3 _ _"]:
     """Convert views from [-1, 1] to [0, 1]; resize to `size` if they are larger."""
-    if image.shape[-1] > size:
-        image = interpolate(image, (size, size), mode="bilinear", antialias=True)
+    image = reduced(image, size)
     return rearrange(image.clamp(-1, 1) / 2 + 0.5, "(b v) c h w -> v b c h w", v=v)
 
 
-def _missing(why: str) -> list[Metric]:
-    return [missing(f"refit.{kind}", why, unit) for kind, unit in UNITS.items()]
+def _missing(stage: str, why: str, kinds: Iterable[str] = KINDS) -> list[Metric]:
+    return [
+        missing(f"refit.{kind}", why, KINDS[kind][0], stage=stage)
+        for kind in kinds
+        if not stage or kind not in WITH_REAL
+    ]
+
+
+class Scores(NamedTuple):
+    """Agreement of predicted with actual views, by item."""
+
+    psnr: Float[Tensor, " m"]
+    psnr_fit: Float[Tensor, " m"]
+    gain: Float[Tensor, " m"]
+    ssim: Float[Tensor, " m"] | None
+    """None if the views are smaller than a window."""
 
 
 def refit(
-    images: Float[Tensor, "v m 3 h w"], cameras: Cameras, box: float, cfg: RefitConfig, draws: Draws
+    views: Float[Tensor, "v m 3 h w"],
+    real: Float[Tensor, "v k 3 h w"] | str | None,
+    cameras: Cameras,
+    box: float,
+    cfg: RefitConfig,
+    draws: Draws,
+    stage: str = "",
 ) -> list[Metric]:
+    """Fit fields to generated and filtered real views, and return the metrics of one stage.
+
+    `real`: None leaves out the metrics that need them; a text is the reason why they are missing.
+    """
+    num_items, size = views.shape[1], views.shape[-1]
+    both = views
+    if isinstance(real, Tensor):
+        both = torch.cat([views, with_amplitude(real, amplitude_of(views))], dim=1)
+    scores = _scores(both, cameras, box, cfg, draws)
+    own = Scores(*(None if x is None else x[:num_items] for x in scores))  # type: ignore[arg-type]  # None for SSIM alone
+    ceiling = scores.psnr[num_items:]
+    # Without texture, any view predicts any other. NaN is not plain, so that images that are not
+    # finite are reported.
+    deviation = rearrange(views[cfg.views :], "v m c h w -> m c (v h w)").std(dim=-1).mean(dim=-1)
+    textured = ~(deviation < cfg.texture)
+    protocol = (
+        f"grid {cfg.grid}^3 of density and colour in a box of {box:.3g}, {cfg.iterations} steps of "
+        f"Adam on {cfg.rays} rays x {cfg.samples} samples, fitted to {cfg.views} views at "
+        f"{size}x{size} pixels spread over the cameras, as many held out; all pixels, mean over "
+        "latents"
+    )
+    undefined = (
+        "undefined without texture: the standard deviation of a latent's colours is below "
+        f"{cfg.texture:g} of their range"
+    )
+
+    def mean(kind: str, values: Tensor, valid: Tensor) -> Metric:
+        unit, definition = KINDS[kind]
+        note = f"{STAGES[stage]}: {definition}: {protocol}"
+        if not bool(valid.all()):
+            note += f"; {int((~valid).sum())} latents without texture left out"
+        return replace(mean_of(f"refit.{kind}", values, unit, note, valid, undefined), stage=stage)
+
+    all_items = torch.ones_like(textured)
+    metrics = [
+        mean("psnr", own.psnr, all_items),
+        mean("psnr_fit", own.psnr_fit, all_items),
+        mean("gain", own.gain, textured),
+    ]
+    if own.ssim is None:
+        why = f"{size}x{size} images are below {WINDOW} pixels"
+        metrics += _missing(stage, why, ["ssim"])
+    else:
+        metrics.append(mean("ssim", own.ssim, all_items))
+    if not isinstance(real, Tensor):
+        return metrics + ([] if real is None else _missing(stage, real, WITH_REAL))
+    return [
+        *metrics,
+        mean("ceiling", ceiling, torch.ones_like(ceiling, dtype=torch.bool)),
+        mean("deficit", ceiling - own.psnr, textured),
+    ]
+
+
+def _scores(
+    images: Float[Tensor, "v m 3 h w"], cameras: Cameras, box: float, cfg: RefitConfig, draws: Draws
+) -> Scores:
     """Fit a field to the first half of each item's views, and predict the second half."""
     size, fit_cameras = images.shape[-1], cameras.select(slice(cfg.views))
     test_cameras = cameras.select(slice(cfg.views, None))
@@ -99,43 +264,8 @@ def refit(
     psnr_test = _psnr(predicted, held_out)
     cosine = normalize(test_cameras.origins, dim=-1) @ normalize(fit_cameras.origins, dim=-1).mT
     psnr_nearest = _psnr(fitted[cosine.argmax(dim=1)], held_out)
-    # Without texture, any view predicts any other. NaN is not plain, so that images that are not
-    # finite are reported.
-    deviation = rearrange(held_out, "v m c h w -> m c (v h w)").std(dim=-1).mean(dim=-1)
-    plain = deviation < cfg.texture
-    protocol = (
-        f"grid {cfg.grid}^3 of density and colour in a box of {box:.3g}, {cfg.iterations} steps of "
-        f"Adam on {cfg.rays} rays x {cfg.samples} samples, fitted to {cfg.views} views at "
-        f"{size}x{size} pixels spread over the cameras; all pixels, mean over latents"
-    )
-    left_out = f"; {int(plain.sum())} latents without texture left out" if plain.any() else ""
-    undefined = (
-        "undefined without texture: the standard deviation of a latent's colours is below "
-        f"{cfg.texture:g} of their range"
-    )
-    notes = {
-        "psnr": f"PSNR on {cfg.views} held-out views: {protocol}",
-        "psnr_fit": f"PSNR on the {cfg.views} fitted views: {protocol}",
-        "gain": f"PSNR on held-out views minus the nearest fitted one's: {protocol}{left_out}",
-        "ssim": f"SSIM (11x11, sigma 1.5) on {cfg.views} held-out views: {protocol}",
-    }
-    values = {"psnr": psnr_test, "psnr_fit": psnr_fit, "gain": psnr_test - psnr_nearest}
-    if size >= WINDOW:
-        values["ssim"] = _ssim(predicted, held_out)
-    metrics = [
-        mean_of(
-            f"refit.{kind}",
-            value,
-            UNITS[kind],
-            notes[kind],
-            ~plain if kind == "gain" else torch.ones_like(plain),
-            undefined,
-        )
-        for kind, value in values.items()
-    ]
-    if size < WINDOW:
-        metrics.append(missing("refit.ssim", f"{size}x{size} images are below {WINDOW} pixels"))
-    return metrics
+    similarity = _ssim(predicted, held_out) if size >= WINDOW else None
+    return Scores(psnr_test, psnr_fit, psnr_test - psnr_nearest, similarity)
 
 
 def _psnr(a: Float[Tensor, "v m 3 h w"], b: Float[Tensor, "v m 3 h w"]) -> Float[Tensor, " m"]:
@@ -283,18 +413,3 @@ def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
         selected.append(int(distance.argmax()))
         distance = torch.minimum(distance, (direction - direction[selected[-1]]).norm(dim=-1))
     return torch.tensor(selected)
-
-
-def visible_box(cameras: Cameras) -> float:
-    """Edge of the cube around the largest sphere about the origin that is inside every view."""
-    k = cameras.intrinsics
-    zero = torch.zeros_like(k[:, 0, 0])
-    sides = [
-        torch.stack([k[:, 0, 0], zero, k[:, 0, 2]], dim=-1),
-        torch.stack([-k[:, 0, 0], zero, 1 - k[:, 0, 2]], dim=-1),
-        torch.stack([zero, k[:, 1, 1], k[:, 1, 2]], dim=-1),
-        torch.stack([zero, -k[:, 1, 1], 1 - k[:, 1, 2]], dim=-1),
-    ]
-    inward = normalize(torch.stack(sides, dim=1), dim=-1)  # v 4 3: the planes that bound the image
-    origin = -(cameras.cam2world[:, :3, :3].mT @ cameras.origins[:, :, None])
-    return 2 * float((inward @ origin).min())

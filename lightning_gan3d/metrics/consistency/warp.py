@@ -1,5 +1,6 @@
 """The geometry of reprojection: depth at the image's size, depth edges, and the warp."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,13 @@ class Surfaces(NamedTuple):
         return Surfaces(image[views], cameras.select(views), *(x[views] for x in maps))
 
 
+def join(parts: Sequence[Surfaces]) -> Surfaces:
+    """Concatenate batches of views."""
+    images, cameras, *maps = zip(*parts, strict=True)
+    joined = Cameras(*(torch.cat(x) for x in zip(*cameras, strict=True)))
+    return Surfaces(torch.cat(images), joined, *map(torch.cat, maps))
+
+
 class Warp(NamedTuple):
     """The source images, warped into the target views."""
 
@@ -48,15 +56,24 @@ class Warp(NamedTuple):
 
 
 def surfaces(
-    image: Float[Tensor, "v 3 h w"], views: Images, cameras: Cameras, cfg: ConsistencyConfig
+    image: Float[Tensor, "v 3 h w"],
+    views: Images,
+    cameras: Cameras,
+    cfg: ConsistencyConfig,
+    depth_pixels: int | None = None,
 ) -> Surfaces:
-    """Resize the geometry of views to `image`, one of their images."""
+    """Resize the geometry of views to `image`, one of their images.
+
+    `depth_pixels`: depth of a higher resolution is reduced to it before.
+    """
     assert views.depth is not None, "reprojection needs depth"
     assert views.opacity is not None, "reprojection needs opacity"
     size = image.shape[-1]
-    z = cameras.depth_z(views.depth)
+    z, opacity = cameras.depth_z(views.depth), views.opacity
+    if depth_pixels is not None and depth_pixels < z.shape[-1]:
+        z, opacity = resize_depth_z(z, opacity, depth_pixels)
     smooth = on_surface(z, cfg.tolerance, size)
-    z, opacity = resize_depth_z(z, views.opacity, size)
+    z, opacity = resize_depth_z(z, opacity, size)
     return Surfaces(image, cameras, z, opacity, (opacity >= cfg.foreground) & smooth)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lightning_gan3d.metric import MetricId
-from lightning_gan3d.metric_table import block
+from lightning_gan3d.metric_table import REFIT, block
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots import style
 from lightning_gan3d.report.plots.style import LIGHT, Plot, group_inks
@@ -243,8 +243,9 @@ def label_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None
 
 
 PAIRS = (
-    ("speed.view_ms", "refit.psnr", "Render time against multi-view consistency"),
-    ("memory.train_mb", "refit.psnr", "Training memory against multi-view consistency"),
+    ("speed.view_ms", REFIT, "Render time against multi-view consistency"),
+    ("memory.train_mb", REFIT, "Training memory against multi-view consistency"),
+    ("quality.sharpness", REFIT, "Sharpness against multi-view consistency"),
     ("speed.view_ms", "memory.train_mb", "Render time against training memory"),
     ("training.seconds", "quality.swd", "Training time against SWD"),
 )
@@ -279,7 +280,9 @@ def pareto(comparison: Comparison, x_id: MetricId, y_id: MetricId, title: str) -
             without.append(f"{group.label}: {x.why if x.mean is None else y.why}")
     if not seeds:
         return Plot(name, title, why="; ".join(without))
-    best = pareto_front(means, x_info.better == "higher", y_info.better == "higher")
+    best = set(means)
+    if x_info.better:
+        best = pareto_front(means, x_info.better == "higher", y_info.better == "higher")
     ink = group_inks(comparison)
     small = {k: points for k, points in seeds.items() if len(points) > 1 or k not in means}
 

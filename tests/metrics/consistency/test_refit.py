@@ -16,13 +16,13 @@ from metric_views import (
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import RefitConfig
+from lightning_gan3d.metrics.consistency.reference import visible_box
 from lightning_gan3d.metrics.consistency.refit import (
     FittedFields,
     farthest_first,
     measure_refit,
     shade,
     trilinear,
-    visible_box,
 )
 
 CFG = RefitConfig(items=3, iterations=60, rays=256, samples=16, grid=16, resolution=16)

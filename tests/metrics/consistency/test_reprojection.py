@@ -20,6 +20,7 @@ from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency import reprojection
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap
 from lightning_gan3d.metrics.consistency.reprojection import KINDS, measure_consistency
+from lightning_gan3d.metrics.consistency.strict import KINDS as STRICT
 
 CFG = ConsistencyConfig(items=8, flicker=None)
 
@@ -79,7 +80,7 @@ def enlarged(change=lambda image: image, size=64):
 def test_before_and_after_super_resolution_are_compared_at_one_size(ceiling):
     """Enlarging alone changes the PSNR, and costs nothing against the control."""
     metrics = measured(enlarged())
-    for kind in set(KINDS) - {"lpips"}:
+    for kind in {*KINDS, *STRICT} - {"lpips"}:
         assert metrics[f"{kind}_enlarged"].value == metrics[kind].value
         assert metrics[f"{kind}_enlarged"].items == metrics[kind].items
     assert metrics["psnr_enlarged"].value > metrics["psnr_raw"].value + 2
@@ -105,7 +106,7 @@ def test_without_depth_it_is_missing_with_the_reason():
         return source.views(items, cameras)._replace(depth=None)
 
     metrics = measured(Perturbed(figures(), without))
-    assert len(metrics) == 2 * (7 + 4 * 4) + 6
+    assert len(metrics) == 2 * (10 + 4 * 4) + 9
     assert {(k, m.unit) for k, m in metrics.items()} == {
         (k, m.unit) for k, m in measured(figures()).items()
     }
@@ -149,7 +150,10 @@ def test_without_foreground_it_is_missing_with_the_reason():
     metrics = measured(Perturbed(figures(), transparent))
     shares = {name for name, m in metrics.items() if name.startswith("coverage")}
     control = {name for name in metrics if "lpips" in name or "enlarged" in name}
-    others = [m for name, m in metrics.items() if name not in control | shares]
+    strict = {name for name in metrics if name.partition("_raw")[0] in STRICT}
+    assert metrics["gain"].value == 0
+    assert metrics["hidden"].value == 1
+    others = [m for name, m in metrics.items() if name not in control | shares | strict]
     assert all(m.value is None and "foreground" in m.note for m in others)
 
 
@@ -174,11 +178,13 @@ def test_it_does_not_depend_on_the_batch(ceiling):
         {"steps": 1},
         {"tolerance": 0.2},
         {"foreground": 0.4},
+        {"pixels": 16},
+        {"depth_pixels": 16},
     ],
 )
 def test_each_option_has_an_effect(ceiling, other):
     metrics = measured(figures(), ConsistencyConfig(**{"items": 8, "flicker": None, **other}))
-    assert metrics["psnr"].value != ceiling["psnr"].value
+    assert metrics["gain"].value != ceiling["gain"].value
 
 
 @pytest.mark.parametrize(
@@ -214,7 +220,7 @@ def test_a_picture_that_ignores_the_camera_has_texture_and_a_negative_gain():
     assert metrics["gain"].value < -10
 
 
-def test_latents_without_texture_are_left_out_of_the_gain_and_counted():
+def test_latents_without_texture_do_not_change_the_gain(ceiling):
     def change(source, items, cameras):
         metrics = source.views(items, cameras)
         k = len(cameras.cam2world) // len(items)
@@ -223,9 +229,7 @@ def test_latents_without_texture_are_left_out_of_the_gain_and_counted():
         return metrics._replace(image=image, image_raw=image)
 
     metrics = measured(Perturbed(figures(), change))
-    assert metrics["gain"].n == 6
-    assert metrics["psnr"].n == 8
-    assert "2 latents without texture left out" in metrics["gain"].note
+    assert metrics["gain"].value == pytest.approx(ceiling["gain"].value, abs=2)
     eager = measured(figures(), ConsistencyConfig(items=8, texture=0.5, flicker=None))
     assert eager["gain"].value is None
 
@@ -286,7 +290,7 @@ def test_items_without_compared_pixels_are_gaps():
         return metrics._replace(opacity=metrics.opacity * shown.view(-1, 1, 1, 1))
 
     metrics = measured(Perturbed(figures(), empty_first))
-    for name in ("psnr", "gain", "coverage"):
+    for name in ("psnr", "coverage"):
         row = metrics[name]
         assert row.items[0] is None
         kept = [x for x in row.items if x is not None]

@@ -5,7 +5,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import psnr
-from lightning_gan3d.metrics.consistency.reprojection import pair_sums, pairs_apart
+from lightning_gan3d.metrics.consistency.pairs import pair_sums, pairs_apart
 from lightning_gan3d.metrics.consistency.warp import (
     Surfaces,
     on_surface,

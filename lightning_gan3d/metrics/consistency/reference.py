@@ -1,0 +1,100 @@
+"""Consistent views of known objects, against which generated views are measured."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.synthetic.figures import FigureView
+from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
+from lightning_gan3d.files import sha256_of_tensors
+from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.context import EvaluationContext
+from lightning_gan3d.metrics.protocol import cached
+from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
+
+SUPERSAMPLING = 3
+"""Rays along the side of a pixel: aliased views of an object do not agree."""
+NUM_FIGURES = 256
+"""Procedural figures, if the data set has no objects to render."""
+ELSEWHERE = "the cameras do not look at the world's origin; set evaluation.refit.box"
+
+
+def known_objects(context: EvaluationContext) -> ViewSource | str:
+    """Return the data set's own objects, or procedural figures that its cameras see whole."""
+    if context.truth is not None:
+        return context.truth
+    box = visible_box(Cameras.from_label(context.labels))
+    return ELSEWHERE if box <= 0 else figures(context.labels, box, context.train.resolution)
+
+
+def figures(labels: Float[Tensor, "n 25"], box: float, resolution: int) -> ObjectSource:
+    """Return procedural figures that fill a cube of edge `box` about the origin."""
+    objects = SynthObjects(SynthConfig(num_images=NUM_FIGURES, num_objects=NUM_FIGURES))
+    scale = box / 2
+
+    def render(ids: Tensor, cameras: Cameras, size: int) -> FigureView:
+        cam2world = cameras.cam2world.clone()
+        cam2world[:, :3, 3] /= scale
+        view = objects.render(ids, Cameras(cam2world, cameras.intrinsics), size)
+        return view._replace(depth=view.depth * scale)
+
+    return ObjectSource(render, range(NUM_FIGURES), labels, resolution, box=box)
+
+
+def known_views(
+    context: EvaluationContext, items: Int64[Tensor, " b"], cameras: Cameras, size: int
+) -> Images | str:
+    """Render known objects without aliasing, each from its k = v / b cameras; cached.
+
+    Images have at most `size` pixels a side. Returns a reason if there are no objects.
+    """
+    source = known_objects(context)
+    if isinstance(source, str):
+        return source
+    cameras = cameras.to("cpu")
+
+    def render() -> dict[str, Tensor]:
+        parts = []
+        k = len(cameras.cam2world) // len(items)
+        for i, item in enumerate(items):
+            of_item = cameras.select(slice(i * k, (i + 1) * k))
+            views = fine = source.views(item[None], of_item)
+            if isinstance(source, ObjectSource):
+                views = replace(source, resolution=size).views(item[None], of_item)
+                larger = replace(source, resolution=SUPERSAMPLING * size)
+                fine = larger.views(item[None], of_item)
+            image = reduced(fine.image.float(), size)
+            parts.append([image, *(x for x in (views.depth, views.opacity) if x is not None)])
+        names = ("image", "depth", "opacity")
+        return dict(zip(names, (torch.cat(x) for x in zip(*parts, strict=True)), strict=False))
+
+    key = [context.train.fingerprint, items.tolist(), sha256_of_tensors(cameras._asdict()), size]
+    stored = cached(context.cache, "known-views", [*key, SUPERSAMPLING, context.seed], render)
+    image = stored["image"]
+    return Images(image, image, stored.get("depth"), stored.get("opacity"))
+
+
+def reduced(image: Float[Tensor, "v 3 h w"], size: int) -> Float[Tensor, "v 3 _ _"]:
+    """Resize images to `size` pixels if they are larger, without aliasing."""
+    if image.shape[-1] <= size:
+        return image
+    return interpolate(image, (size, size), mode="bilinear", antialias=True)
+
+
+def visible_box(cameras: Cameras) -> float:
+    """Edge of the cube around the largest sphere about the origin that is inside every view."""
+    k = cameras.intrinsics
+    zero = torch.zeros_like(k[:, 0, 0])
+    sides = [
+        torch.stack([k[:, 0, 0], zero, k[:, 0, 2]], dim=-1),
+        torch.stack([-k[:, 0, 0], zero, 1 - k[:, 0, 2]], dim=-1),
+        torch.stack([zero, k[:, 1, 1], k[:, 1, 2]], dim=-1),
+        torch.stack([zero, -k[:, 1, 1], 1 - k[:, 1, 2]], dim=-1),
+    ]
+    inward = normalize(torch.stack(sides, dim=1), dim=-1)  # v 4 3: the planes that bound the image
+    origin = -(cameras.cam2world[:, :3, :3].mT @ cameras.origins[:, :, None])
+    return 2 * float((inward @ origin).min())

@@ -1,0 +1,108 @@
+"""Reprojection that cannot be won by hidden pixels or blur: its gain, and that of known objects.
+
+Only pixels on smooth, opaque surfaces are compared. Geometry that hides pixels, as coarse depth or
+half-transparent detail does, gains by it; so each pixel that known objects would show, and the item
+does not, counts as if it had not been warped.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.images import Images
+from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.config import ConsistencyConfig
+from lightning_gan3d.metrics.consistency.image_similarity import psnr
+from lightning_gan3d.metrics.consistency.pairs import PairSums, deviation_of, pair_sums
+from lightning_gan3d.metrics.consistency.reference import known_views, reduced
+from lightning_gan3d.metrics.consistency.spectrum import amplitude_of, with_amplitude
+from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, join, surfaces
+from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
+
+KINDS = {
+    "gain": ("dB", "PSNR of warped minus that of unwarped neighbours; hidden pixels count as if "
+             "unwarped"),
+    "hidden": ("share", "share of the pixels which known objects would show that cannot be "
+               "compared"),
+    "ceiling": ("dB", "gain of known objects from the same cameras, as sharp and as contrasty "
+                "as the generated views"),
+    "deficit": ("dB", "gain below that of known objects of the same sharpness and contrast "
+                "(`ceiling`)"),
+}  # fmt: skip
+"""Unit and definition of each metric, by the last part of its name."""
+
+
+def strict_surfaces(
+    image: Float[Tensor, "v 3 h w"], views: Images, cameras: Cameras, cfg: ConsistencyConfig
+) -> Surfaces:
+    """Reduce images and geometry to the pixel scale and depth resolution that all share."""
+    return surfaces(reduced(image, cfg.pixels), views, cameras, cfg, cfg.depth_pixels)
+
+
+def strict_metrics(
+    parts: Sequence[Surfaces], depth_size: int, context: EvaluationContext, k: int
+) -> list[Metric]:
+    """Return the metrics of one stage from batches of the k views of each item.
+
+    `depth_size`: side of the rendered depth in pixels; that of the known objects is no finer.
+    """
+    cfg = context.cfg.consistency
+    assert cfg is not None
+    views = join(parts)
+    size, depth_pixels = views.image.shape[-1], min(cfg.depth_pixels, depth_size)
+    # Not the first objects: those are evaluated themselves, for the variant `truth`.
+    items = torch.arange(cfg.items, 2 * cfg.items)
+    known = known_views(context, items, views.cameras, size)
+    if isinstance(known, str):
+        return [missing(f"consistency.{kind}", known, unit) for kind, (unit, _) in KINDS.items()]
+    target = amplitude_of(_by_view(views.image.cpu() / 2, k))
+    filtered = 2 * with_amplitude(_by_view(known.image / 2 + 0.5, k), target) - 1
+    cameras = views.cameras.to("cpu")
+    image = rearrange(filtered, "k b c h w -> (b k) c h w")
+    truth = pair_sums(surfaces(image, known, cameras, cfg, depth_pixels), k, cfg.tolerance)
+    own = pair_sums(views, k, cfg.tolerance)
+    protocol = (
+        f"{k} views {cfg.angle:g} rad apart around the world's y axis, pairs of neighbours; images "
+        f"of {size}, depth of {depth_pixels} pixels; known objects show {_shown(truth):.3f} of "
+        f"their visible pixels; tolerance {cfg.tolerance:g}; all latents together"
+    )
+    texture = deviation_of(views.image / 2 + 0.5, views.opacity >= FAINT, cfg.items).mean()
+    why = "" if bool((own.visible > 0).any()) else "no foreground pixel is visible"
+    if float(texture) < cfg.texture:
+        why = why or (
+            "undefined without texture: the mean standard deviation of latents' colours is below "
+            f"{cfg.texture:g} of their range"
+        )
+    hidden = max(0.0, 1 - _shown(own) / _shown(truth))
+    gain, ceiling = _gain(own, hidden), _gain(truth, 0.0)
+    values = {"gain": gain, "hidden": hidden, "ceiling": ceiling, "deficit": ceiling - gain}
+    why = why or ("" if math.isfinite(gain) else NOT_FINITE)
+    return [
+        missing(f"consistency.{kind}", f"{why} ({definition}; {protocol})", unit)
+        if why
+        else Metric(
+            f"consistency.{kind}", values[kind], unit, cfg.items, note=f"{definition}; {protocol}"
+        )
+        for kind, (unit, definition) in KINDS.items()
+    ]
+
+
+def _shown(sums: PairSums) -> float:
+    """Share of the visible pixels that can be compared."""
+    return float(sums.compared.sum() / sums.visible.sum())
+
+
+def _gain(sums: PairSums, hidden: float) -> float:
+    """Gain in dB, if a share of the pixels is as wrong after warping as before."""
+    num = sums.compared.sum().clamp(min=1)
+    gain = float(psnr(sums.warped.sum() / num) - psnr(sums.unwarped.sum() / num))
+    return -10 * math.log10((1 - hidden) * 10 ** (-gain / 10) + hidden)
+
+
+def _by_view(image: Tensor, k: int) -> Tensor:
+    return rearrange(image, "(b k) c h w -> k b c h w", k=k)
