@@ -186,6 +186,8 @@ _ROWS = (
     _M("quality.kernel_clip", "Kernel distance (CLIP features)", "KD CLIP", "", DOWN),
     _M("quality.recall_pixels", "Recall (reduced images)", "Recall px", "share", UP, SUMMARY),
     _M("quality.coverage_pixels", "Coverage (reduced images)", "Coverage px", "share", UP),
+    _M("quality.duplicates", "Latents that repeat another one's object", "Duplicates", "share",
+       uses=SUMMARY),
     _M("quality.recall_pixels_real", "Recall (reduced images), training images", "Recall px real",
        "share"),
     _M("quality.coverage_pixels_real", "Coverage (reduced images), training images",
@@ -257,6 +259,9 @@ _ROWS = (
        PAIRED),
     _M("geometry.shape_from_data", "Minimum matching distance from real objects", "MMD", "", DOWN,
        PAIRED),
+    _M("geometry.shape_coverage", "Covered share of real shapes", "Shape COV", "share", UP),
+    _M("geometry.shape_accuracy", "Accuracy of telling shapes from real ones (50 %: alike)",
+       "Shape 1-NNA", "share"),
     *(_M(f"speed.{stage}_ms", label, f"{short} time", "ms", DOWN, uses, best)
       for stage, label, short, uses, best in _STAGES),
     _M("speed.image_img_s", "Generation throughput", "Throughput", "img/s", UP),

@@ -20,6 +20,7 @@ from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
 from lightning_gan3d.metrics.distribution.sharpness import ImageAmplitude, sharpness_metrics
 from lightning_gan3d.metrics.distribution.swd import Descriptors, ImageDistance
+from lightning_gan3d.metrics.distribution.variety import measure_duplicates
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, without_cameras
 from lightning_gan3d.metrics.pose.estimators import measure_identity
@@ -116,6 +117,7 @@ class MetricGroup(NamedTuple):
 
 GROUPS = (
     MetricGroup(measure_distribution),  # first: all ranks compute features
+    MetricGroup(measure_duplicates),
     MetricGroup(measure_images),
     MetricGroup(measure_consistency, "consistency", ceiling=True, following=True),
     MetricGroup(measure_flicker, "consistency", ceiling=True, following=True),

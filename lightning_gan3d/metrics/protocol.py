@@ -80,7 +80,8 @@ WITH_DEPTH = ("consistency", "geometry")
 """Blocks whose metrics depend on depth, which has the rendering resolution: fewer pixels of it hide
 more edges."""
 ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
-                  "geometry.shape_from_data", "consistency.gain", "consistency.hidden",
+                  "geometry.shape_from_data", "geometry.shape_coverage", "geometry.shape_accuracy",
+                  "consistency.gain", "consistency.hidden",
                   "consistency.ceiling", "consistency.deficit")  # fmt: skip
 """Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
 OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")

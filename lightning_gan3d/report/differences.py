@@ -19,15 +19,13 @@ from lightning_gan3d.metric_table import (
     describe,
     selected,
 )
-from lightning_gan3d.report.gates import why_unranked
 from lightning_gan3d.report.groups import EXACT, Comparison, Group, protocol_mismatch
 from lightning_gan3d.stats import LEAST, LEVEL, Interval, holm, mean_interval, mean_test
 
 CLOSE = "too close to call"
 FEW = f"fewer than {LEAST} seeds decide nothing"
 NO_SPREAD = "equal in all seeds, so the spread is unknown"
-GAIN = MetricId("consistency.gain")
-BOUNDS = {MetricId("quality.swd_progress"): 0.5, GAIN: 0.0}
+BOUNDS = {MetricId("quality.swd_progress"): 0.5}
 """Values that groups are expected to exceed."""
 UPSAMPLED, FINAL = " upsampled", " final"
 """Suffixes of a group's label: rendering without super-resolution, and image."""
@@ -55,7 +53,7 @@ class Difference:
     adjusted: float | None = None
     """p after Holm's correction over all tests of the report."""
     gate: str = ""
-    """Why a side is not ranked (`why_unranked`)."""
+    """Why a side is not ranked (`Group.why_unranked`)."""
 
     @property
     def decided(self) -> bool:
@@ -99,8 +97,7 @@ class Decisions:
     def __init__(self, comparison: Comparison) -> None:
         """Make the tests."""
         self.comparison = comparison
-        faults = {group.label: why_unranked(group) for group in comparison.groups}
-        self.unranked = {label: fault for label, fault in faults.items() if fault}
+        self.unranked = {g.label: g.why_unranked for g in comparison.groups if g.why_unranked}
         """Why groups are left out of rankings and claims."""
         rows = [
             self._gated(d)
@@ -150,8 +147,7 @@ def _bounds(comparison: Comparison) -> Iterator[Difference]:
             cell = group.cell(metric_id)
             values = [x - bound for x in cell.values] if cell.complete else []
             basis = [str(run.seed) for run, _ in cell.metrics]
-            sides = group.label, str(bound)
-            yield _tested(metric_id, cell.info, sides, values, basis, bound=True)
+            yield _tested(metric_id, cell.info, (group.label, str(bound)), values, basis)
 
 
 def _losses(comparison: Comparison) -> Iterator[Difference]:
@@ -193,12 +189,11 @@ def _tested(
     sides: tuple[str, str],
     values: Sequence[float],
     seeds: Sequence[str],
-    bound: bool = False,
 ) -> Difference:
     """Return the mean of differences, with interval; and test, if one side can be better."""
     if not values:
         return Difference(metric_id, info, *sides, None, why="missing")
-    p = mean_test(values) if info.better or bound else None
+    p = mean_test(values) if info.better else None
     interval = mean_interval(values) if min(values) < max(values) else None
     why = "" if interval else FEW if len(values) < LEAST else NO_SPREAD
     basis = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
@@ -238,7 +233,7 @@ def best_labels(comparison: Comparison, metric_id: MetricId) -> set[str]:
     """
     cells = comparison.cells(metric_id)
     better = describe(metric_id).better
-    ranked = [group.label for group in comparison.groups if not why_unranked(group)]
+    ranked = [group.label for group in comparison.groups if not group.why_unranked]
     means = {label: cells[label].mean for label in ranked}
     values = [v for v in means.values() if v is not None]
     if not better or len(values) < 2 or min(values) == max(values) or protocol_mismatch(cells):

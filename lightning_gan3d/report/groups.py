@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lightning_gan3d.gates import faults
 from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.metric_table import MetricInfo, describe, order
 from lightning_gan3d.report.records import RunRecord
@@ -92,6 +93,17 @@ class Group:
     def finished(self) -> tuple[RunRecord, ...]:
         """The runs without a gap."""
         return tuple(run for run in self.runs if not run.gap)
+
+    @cached_property
+    def why_unranked(self) -> str:
+        """The faults of the runs with the values that show them; empty if there are none.
+
+        One faulty seed is enough.
+        """
+        found: dict[str, str] = {}
+        for run in self.finished:
+            found = faults(run.metrics) | found
+        return " and ".join(found.values())
 
     @property
     def is_images(self) -> bool:

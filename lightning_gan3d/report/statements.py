@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import MetricInfo, significant
-from lightning_gan3d.report.differences import BOUNDS, GAIN, Decisions, is_ranked
+from lightning_gan3d.report.differences import BOUNDS, Decisions, is_ranked
 from lightning_gan3d.report.groups import Cell, Comparison, Group, protocol_mismatch
 
 Verdict = Literal["finding", "holds", "fails", "open"]
@@ -39,7 +39,6 @@ def statements(decisions: Decisions) -> list[Statement]:
         *_best_groups(decisions),
         *_renderer_paths(comparison),
         *_progress_to_floor(decisions),
-        *_warping_gains(decisions),
     ]
 
 
@@ -174,12 +173,6 @@ def _progress_to_floor(decisions: Decisions) -> Iterable[Statement]:
     yield from _above(
         decisions, decisions.comparison.groups, MetricId("quality.swd_progress"), lead
     )
-
-
-def _warping_gains(decisions: Decisions) -> Iterable[Statement]:
-    lead = "Warping a view by its depth predicts another view better than no warp"
-    groups = [g for g in decisions.comparison.groups if not g.is_baseline]
-    yield from _above(decisions, groups, GAIN, lead)
 
 
 def _above(

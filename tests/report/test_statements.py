@@ -142,19 +142,6 @@ def test_the_baseline_is_compared_by_refit_whatever_the_result(tmp_path, runs):
     assert "not decided; voxel (seed 0: no evaluation.json" in undecided.text
 
 
-def test_warping_is_expected_to_gain_if_there_is_depth(tmp_path, runs):
-    assert one(tmp_path, "Warping a view").verdict == "holds"
-    edit(runs["triplane"], "consistency.gain", value=-0.4)
-    matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
-    assert [s.verdict for s in matches] == ["holds", "fails"]
-    assert matches[1].text.endswith("better than no warp: no; triplane, -0.40 dB.")
-    edit(runs["triplane"], "consistency.gain", value=[0.0, 0.4, 0.8])
-    matches = [s for s in checked(tmp_path) if s.text.startswith("Warping a view")]
-    assert [s.verdict for s in matches] == ["holds", "open"]
-    assert matches[1].text.endswith("not decided; triplane, 0.40 dB, -0.59 to 1.39 dB.")
-    assert all("image2d" not in s.text for s in matches)
-
-
 def test_gaps_and_unequal_conditions_come_first(tmp_path):
     make_run(tmp_path, "triplane")
     make_run(tmp_path, "voxel", finished=False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.figures import FigureView
@@ -46,11 +46,17 @@ def figures(labels: Float[Tensor, "n 25"], box: float, resolution: int) -> Objec
 
 
 def known_views(
-    context: EvaluationContext, items: Int64[Tensor, " b"], cameras: Cameras, size: int
+    context: EvaluationContext,
+    items: Int64[Tensor, " b"],
+    cameras: Cameras,
+    size: int,
+    smooth: bool = False,
 ) -> Images | str:
-    """Render known objects without aliasing, each from its k = v / b cameras; cached.
+    """Render known objects, each from its k = v / b cameras; cached.
 
-    Images have at most `size` pixels a side. Returns a reason if there are no objects.
+    Images have at most `size` pixels a side. A pixel is the mean over its area; with `smooth` over
+    a triangle twice as wide, which aliases less and is less sharp. Returns a reason if there are no
+    objects.
     """
     source = known_objects(context)
     if isinstance(source, str):
@@ -67,13 +73,26 @@ def known_views(
                 views = replace(source, resolution=size).views(item[None], of_item)
                 larger = replace(source, resolution=SUPERSAMPLING * size)
                 fine = larger.views(item[None], of_item)
-            image = reduced(fine.image.float(), size)
+            image = fine.image.float()
+            image = (
+                reduced(image, size)
+                if smooth
+                else adaptive_avg_pool2d(image, min(size, image.shape[-1]))
+            )
             parts.append([image, *(x for x in (views.depth, views.opacity) if x is not None)])
         names = ("image", "depth", "opacity")
         return dict(zip(names, (torch.cat(x) for x in zip(*parts, strict=True)), strict=False))
 
-    key = [context.train.fingerprint, items.tolist(), sha256_of_tensors(cameras._asdict()), size]
-    stored = cached(context.cache, "known-views", [*key, SUPERSAMPLING, context.seed], render)
+    key = [
+        context.train.fingerprint,
+        context.truth is not None,
+        items.tolist(),
+        sha256_of_tensors(cameras._asdict()),
+        size,
+    ]
+    stored = cached(
+        context.cache, "known-views", [*key, smooth, SUPERSAMPLING, context.seed], render
+    )
     image = stored["image"]
     return Images(image, image, stored.get("depth"), stored.get("opacity"))
 

@@ -123,7 +123,7 @@ def _real_views(
         stored = _stored_views(context.multiview, items, cameras)
         if not isinstance(stored, str):
             return _as_targets(stored, size, v)
-    views = known_views(context, items, _for_each(cameras, num_items), size)
+    views = known_views(context, items, _for_each(cameras, num_items), size, smooth=True)
     return views if isinstance(views, str) else _as_targets(views.image, size, v)
 
 

@@ -88,12 +88,10 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
     parts: dict[str, list[PairSums]] = {}
     strict: dict[str, list[Surfaces]] = {}
-    depth_size = 0
     for items, cameras in context.arcs(cfg.items, azimuth):
         views = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
             return [row.missing(NO_DEPTH) for row in metrics]
-        depth_size = views.depth.shape[-1]
         for stage, image in images_of(views).items():
             network, furthest = None, k - 1 if context.curves else 1
             if stage == "enlarged":
@@ -105,7 +103,7 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
             parts.setdefault(stage, []).append(sums)
             strict.setdefault(stage, []).append(strict_surfaces(image, views, cameras, cfg))
     sums_of = {stage: concatenate(part) for stage, part in parts.items()}
-    strict_of = {s: strict_metrics(x, depth_size, context, k) for s, x in strict.items()}
+    strict_of = {stage: strict_metrics(views, context, k) for stage, views in strict.items()}
     result = []
     for row in metrics:
         if row.stage not in sums_of:

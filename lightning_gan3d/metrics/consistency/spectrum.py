@@ -30,15 +30,18 @@ def amplitude_of(views: Float[Tensor, "v m c n n"]) -> Amplitude:
 
 
 def with_amplitude(
-    views: Float[Tensor, "v m c n n"], target: Amplitude
+    views: Float[Tensor, "v m c n n"],
+    target: Amplitude,
+    mask: Float[Tensor, "v m 1 n n"] | None = None,
 ) -> Float[Tensor, "v m c n n"]:
     """Blur or sharpen views in [0, 1] by a Gaussian, and scale their contrast; clips to [0, 1].
 
     Both such that the result has the target's amplitudes. A filter that follows the spectrum more
-    closely would ring across silhouettes.
+    closely would ring across silhouettes. With a mask, nothing bleeds into it, and views are not
+    sharpened.
     """
     power = _power(views)
-    low, high = STEEPEST, LARGEST
+    low, high = STEEPEST, LARGEST if mask is None else 0.0
     for _ in range(50):  # the share of detail grows with the slope
         slope = (low + high) / 2
         result = _amplitude(power, slope)
@@ -48,12 +51,20 @@ def with_amplitude(
             high = slope
     gain = target.contrast / max(result.contrast, 1e-12)
     n = views.shape[-1]
-    squared = (_frequency(n, views.device) / n).square()
-    weight = gain * torch.exp(slope * squared)
-    filtered: Tensor = torch.fft.irfft2(
-        _transform(views - _mean(views)) * weight, s=(2 * n, 2 * n), norm="ortho"
-    )
-    return (filtered[..., :n, :n] + _mean(views)).clamp(0, 1)
+    response = torch.exp(slope * (_frequency(n, views.device) / n).square())
+
+    def smooth(x: Tensor) -> Tensor:
+        filtered: Tensor = torch.fft.irfft2(
+            _transform(x) * response, s=(2 * n, 2 * n), norm="ortho"
+        )
+        return filtered[..., :n, :n]
+
+    deviation = views - _mean(views)
+    filtered = smooth(deviation)
+    if mask is not None:
+        inside = smooth(deviation * mask) / smooth(mask).clamp(min=1e-3)
+        filtered = torch.where(mask > 0, inside, filtered)
+    return (gain * filtered + _mean(views)).clamp(0, 1)
 
 
 def _amplitude(power: Float[Tensor, " r"], slope: float) -> Amplitude:

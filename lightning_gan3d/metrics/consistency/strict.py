@@ -44,32 +44,30 @@ def strict_surfaces(
     return surfaces(reduced(image, cfg.pixels), views, cameras, cfg, cfg.depth_pixels)
 
 
-def strict_metrics(
-    parts: Sequence[Surfaces], depth_size: int, context: EvaluationContext, k: int
-) -> list[Metric]:
-    """Return the metrics of one stage from batches of the k views of each item.
-
-    `depth_size`: side of the rendered depth in pixels; that of the known objects is no finer.
-    """
+def strict_metrics(parts: Sequence[Surfaces], context: EvaluationContext, k: int) -> list[Metric]:
+    """Return the metrics of one stage from batches of the k views of each item."""
     cfg = context.cfg.consistency
     assert cfg is not None
     views = join(parts)
-    size, depth_pixels = views.image.shape[-1], min(cfg.depth_pixels, depth_size)
+    size = views.image.shape[-1]
     # Not the first objects: those are evaluated themselves, for the variant `truth`.
     items = torch.arange(cfg.items, 2 * cfg.items)
     known = known_views(context, items, views.cameras, size)
     if isinstance(known, str):
         return [missing(f"consistency.{kind}", known, unit) for kind, (unit, _) in KINDS.items()]
     target = amplitude_of(_by_view(views.image.cpu() / 2, k))
-    filtered = 2 * with_amplitude(_by_view(known.image / 2 + 0.5, k), target) - 1
+    assert known.opacity is not None, "known objects have a mask"
+    mask = _by_view((known.opacity >= cfg.foreground).float(), k)
+    filtered = 2 * with_amplitude(_by_view(known.image / 2 + 0.5, k), target, mask) - 1
     cameras = views.cameras.to("cpu")
     image = rearrange(filtered, "k b c h w -> (b k) c h w")
-    truth = pair_sums(surfaces(image, known, cameras, cfg, depth_pixels), k, cfg.tolerance)
+    truth = pair_sums(surfaces(image, known, cameras, cfg, cfg.depth_pixels), k, cfg.tolerance)
     own = pair_sums(views, k, cfg.tolerance)
     protocol = (
         f"{k} views {cfg.angle:g} rad apart around the world's y axis, pairs of neighbours; images "
-        f"of {size}, depth of {depth_pixels} pixels; known objects show {_shown(truth):.3f} of "
-        f"their visible pixels; tolerance {cfg.tolerance:g}; all latents together"
+        f"of {size}, depth of {min(size, cfg.depth_pixels)} pixels; known objects show "
+        f"{_shown(truth):.3f} of their visible pixels; tolerance {cfg.tolerance:g}; all latents "
+        "together"
     )
     texture = deviation_of(views.image / 2 + 0.5, views.opacity >= FAINT, cfg.items).mean()
     why = "" if bool((own.visible > 0).any()) else "no foreground pixel is visible"

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, pad
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
@@ -89,6 +89,8 @@ def resize_depth_z(
         return depth_z, opacity
 
     def resample(x: Tensor) -> Tensor:
+        if size < x.shape[-1]:
+            return adaptive_avg_pool2d(x, size)
         return interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
     weight = opacity + 1e-6

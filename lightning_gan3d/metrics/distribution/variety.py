@@ -1,18 +1,27 @@
-"""Variety of images without downloaded weights: recall and coverage of reduced images.
+"""Variety of images without downloaded weights: recall and coverage of reduced images; duplicates.
 
 SWD does not see missing variety: four objects, or 40 images that repeat, score almost as well as a
 trained generator. Not the pose regressor's features: they hold the pose and little of the object.
 """
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
 
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution.feature_store import Features, Subset
 from lightning_gan3d.metrics.distribution.precision_recall import coverage, covered, radii
 
 K = 3
 """The neighbour that sets the radii."""
 NAMES = ("quality.recall_pixels", "quality.coverage_pixels")
+NUM_LATENTS = 128
+"""Latents that are seen from one camera."""
+SAME = 0.1
+"""Distance below which two latents show one object, as a share of the median distance."""
 
 
 def variety_metrics(
@@ -42,3 +51,41 @@ def variety_metrics(
 def _evenly(x: Features, n: int) -> Features:
     """Return n vectors, spread evenly over a set."""
     return Subset(x, torch.linspace(0, len(x) - 1, n).long())
+
+
+def measure_duplicates(context: EvaluationContext) -> list[Metric]:
+    """Measure the share of latents that show the object of another latent.
+
+    All are seen from one camera. Like the birthday test (Arora and Zhang 2018), but by distance.
+    """
+    cfg, source = context.cfg.distribution, context.source
+    if cfg is None:
+        return []
+    if source.fixed_cameras:
+        why = "stored images cannot be seen from one camera"
+        return [missing("quality.duplicates", why, "share")]
+    camera = source.base(torch.tensor([0]))
+    parts = []
+    for items in torch.split(torch.arange(NUM_LATENTS), context.cfg.batch):
+        cameras = Cameras(*(x.expand(len(items), -1, -1) for x in camera))
+        image = source.views(items, cameras).image.float().cpu()
+        size = min(cfg.pixels, image.shape[-1])
+        parts.append(interpolate(image, (size, size), mode="bilinear", antialias=True).flatten(1))
+    note = (
+        f"share of {NUM_LATENTS} latents, all seen from one camera, whose nearest other one is "
+        f"nearer than {SAME:g} of the median distance; RMS difference at {cfg.pixels} pixels"
+    )
+    value = duplicates(torch.cat(parts))
+    if value != value:
+        return [missing("quality.duplicates", f"{NOT_FINITE} ({note})", "share")]
+    return [Metric("quality.duplicates", value, "share", NUM_LATENTS, note=note)]
+
+
+def duplicates(x: Float[Tensor, "n d"]) -> float:
+    """Share of vectors whose nearest other one is nearer than `SAME` of the median distance."""
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    pairs = distance[torch.triu_indices(len(x), len(x), 1).unbind()]
+    nearest = distance.fill_diagonal_(torch.inf).amin(dim=1)
+    if not bool(pairs.isfinite().all()):
+        return float("nan")
+    return float((nearest <= SAME * pairs.median()).double().mean())

@@ -41,7 +41,8 @@ def _per_view(cameras: Cameras, purpose: str, shape: tuple[int, ...]) -> Float[T
     return torch.stack([Draws(11).at(int(i)).normal(purpose, shape) for i in key])
 
 
-def _with_image(views: Images, image: Float[Tensor, "v 3 h w"]) -> Images:
+def with_image(views: Images, image: Float[Tensor, "v 3 h w"]) -> Images:
+    """Replace the image, and the rendering before super-resolution."""
     image = image.clamp(-1, 1)
     return views._replace(image=image, image_raw=image)
 
@@ -70,17 +71,18 @@ def slide_texture(source: ViewSource, items: Tensor, cameras: Cameras, amount: f
     """Slide the image over its depth as the camera turns, by image widths per radian."""
     views = source.views(items, cameras)
     k = len(cameras.cam2world) // len(items)
-    angle = _azimuth(cameras) - _azimuth(source.base(items)).repeat_interleave(k)
+    angle = azimuth_of(cameras) - azimuth_of(source.base(items)).repeat_interleave(k)
     angle = torch.atan2(angle.sin(), angle.cos())
     shift = torch.eye(2, 3).repeat(len(angle), 1, 1)
     shift[:, 0, 2] = 2 * amount * angle
     grid = affine_grid(shift, list(views.image.shape), align_corners=False)
-    return _with_image(
+    return with_image(
         views, grid_sample(views.image, grid, padding_mode="border", align_corners=False)
     )
 
 
-def _azimuth(cameras: Cameras) -> Float[Tensor, " v"]:
+def azimuth_of(cameras: Cameras) -> Float[Tensor, " v"]:
+    """Angle about the world's y axis in radians, 0 for the frontal camera."""
     return torch.atan2(cameras.origins[:, 0], cameras.origins[:, 2])
 
 
@@ -88,7 +90,7 @@ def add_noise(source: ViewSource, items: Tensor, cameras: Cameras, amount: float
     """Add normal noise to each view, as a share of the range of colours."""
     views = source.views(items, cameras)
     noise = _per_view(cameras, "noise", tuple(views.image.shape[1:]))
-    return _with_image(views, views.image + 2 * amount * noise)
+    return with_image(views, views.image + 2 * amount * noise)
 
 
 def tint_views(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
@@ -96,7 +98,7 @@ def tint_views(source: ViewSource, items: Tensor, cameras: Cameras, amount: floa
     views = source.views(items, cameras)
     assert views.opacity is not None
     tint = 2 * amount * _per_view(cameras, "tint", (3, 1, 1))
-    return _with_image(views, views.image + tint * (views.opacity > 0))
+    return with_image(views, views.image + tint * (views.opacity > 0))
 
 
 def swap_items(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
@@ -139,7 +141,7 @@ def ignore_camera(source: ViewSource, items: Tensor, cameras: Cameras, amount: f
 def paint_over(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
     """Blend towards one colour, which cannot be inconsistent."""
     views = source.views(items, cameras)
-    return _with_image(views, views.image.lerp(torch.full_like(views.image, 0.3), amount))
+    return with_image(views, views.image.lerp(torch.full_like(views.image, 0.3), amount))
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.figures import FigureView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import to_uint8
+from lightning_gan3d.metric import Metric
 from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
     EvaluationConfig,
@@ -28,6 +29,12 @@ from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.pose.accuracy import pose_errors
 from lightning_gan3d.metrics.pose.estimators import PoseRegressor, train_regressor
+from lightning_gan3d.metrics.selftest.cheats import (
+    RenderedFigures,
+    cheats_table,
+    check_cheats,
+    run_cheats,
+)
 from lightning_gan3d.metrics.selftest.known_scenes import Balls, Check, check_geometry
 from lightning_gan3d.metrics.selftest.perturbations import (
     PERTURBATIONS,
@@ -102,6 +109,8 @@ class SelfTest:
     """By scene."""
     readings: dict[tuple[str, str, float], Reading] = field(default_factory=dict)
     """By scene, perturbation and amount."""
+    cheats: dict[str, list[Metric]] = field(default_factory=dict)
+    """Metrics of the honest source and of cheating ones, by name."""
     geometry: list[Check] = field(default_factory=list)
     """Checks of depth, normals and flatness; see `known_scenes`."""
     checks: list[Check] = field(default_factory=list)
@@ -123,28 +132,6 @@ class SelfTest:
 
 def _worse(metric: str, before: float, after: float) -> float:
     return after - before if METRICS[metric].lower_is_better else before - after
-
-
-class RenderedFigures:
-    """Images of the procedural figures as a data set; cameras show the figures in turn."""
-
-    fingerprint = "figures"
-
-    def __init__(
-        self, objects: SynthObjects, labels: Float[Tensor, "n 25"], resolution: int
-    ) -> None:
-        self.labels, self.resolution = labels, resolution
-        ids = torch.arange(len(labels)) % objects.cfg.num_objects
-        view = objects.render(ids, Cameras.from_label(labels), resolution)
-        self._images = to_uint8(view.image)
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.labels)
-
-    def images(self, indices: Tensor) -> UInt8[Tensor, "n 3 h w"]:
-        """Return images by their indices."""
-        return self._images[indices]
 
 
 def _read(
@@ -183,20 +170,35 @@ def run_self_test(
     perturbations: Sequence[Perturbation] = PERTURBATIONS,
 ) -> SelfTest:
     """Measure known scenes, unperturbed and perturbed, and check the response of each metric."""
-    cfg = cfg or SelfTestConfig()
+    with TemporaryDirectory() as cache:
+        result = _measure(cfg or SelfTestConfig(), progress, perturbations, Path(cache))
+        result.cheats = run_cheats(progress, cache=Path(cache))
+    check(result)
+    return result
+
+
+def _measure(
+    cfg: SelfTestConfig,
+    progress: Callable[[str], None],
+    perturbations: Sequence[Perturbation],
+    cache: Path,
+) -> SelfTest:
     synth = SynthConfig(num_images=200, num_objects=40)
     objects = SynthObjects(synth)
     labels = sample_cameras(synth, synth.num_images, Draws(1)).to_label()
-    of_regressor = sample_cameras(synth, cfg.num_images, Draws(2)).to_label()
+    ids = torch.arange(max(synth.num_images, cfg.num_images)) % synth.num_objects
+    of_regressor = sample_cameras(synth, cfg.num_images, Draws(2))
     assert cfg.evaluation.pose is not None, "the self-test measures pose"
     progress("training the pose regressor")
     regressor = train_regressor(
-        RenderedFigures(objects, of_regressor, cfg.resolution), cfg.evaluation.pose
+        RenderedFigures(objects, ids[: cfg.num_images], of_regressor, cfg.resolution),
+        cfg.evaluation.pose,
     )
     balls = Balls(labels, cfg.resolution)
     figures = ObjectSource(_cached(objects.render), range(40), labels, cfg.resolution)
-    data = RenderedFigures(objects, labels, cfg.resolution)
-    context = EvaluationContext(figures, data, None, cfg.evaluation, curves=False)
+    cameras = Cameras.from_label(labels)
+    data = RenderedFigures(objects, ids[: len(labels)], cameras, cfg.resolution)
+    context = EvaluationContext(figures, data, None, cfg.evaluation, curves=False, cache=cache)
     result = SelfTest(perturbations)
 
     def read(source: ViewSource, pose: bool, refit: bool) -> Reading:
@@ -220,13 +222,12 @@ def run_self_test(
         result.readings[scene, PLAIN, 1.0] = read(plain, False, False)
     progress("geometry")
     result.geometry = check_geometry(balls, context)
-    check(result)
     return result
 
 
 def check(result: SelfTest) -> None:
     """Compare the values with the expectations, and store the outcome in `result.checks`."""
-    result.checks = list(result.geometry)
+    result.checks = [*result.geometry, *check_cheats(result.cheats)]
     for scene, ceiling in result.ceilings.items():
         for metric, bound in CEILINGS[scene].items():
             value = ceiling[metric]
@@ -295,6 +296,7 @@ def table(result: SelfTest) -> str:
         reading = result.readings[scene, PLAIN, 1.0]
         cells = [_value(m, reading[m]) if m in reading else "" for m in METRICS]
         lines += [_row(PLAIN, cells), ""]
+    lines += [*cheats_table(result.cheats), ""]
     held = len(result.checks) - len(result.failures)
     lines.append(f"{held} of {len(result.checks)} checks hold.")
     return "\n".join([*lines, *(f"FAILED: {text}" for text in result.failures)])

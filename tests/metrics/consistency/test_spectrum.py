@@ -61,3 +61,16 @@ def test_views_are_sharpened_at_most_fourfold(views):
 
 def test_views_that_are_not_finite_stay_so(views):
     assert bool(with_amplitude(views, amplitude_of(views * math.nan)).isnan().all())
+
+
+def test_nothing_bleeds_into_a_mask():
+    """A white card on black: blurred within its mask, it stays white."""
+    mask = torch.zeros(1, 1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    card = mask.expand(1, 1, 3, 32, 32)
+    blurred = gaussian_blur(card[0], 13, 1.5)[None]
+    target = amplitude_of(blurred)
+    edge = with_amplitude(card, target)[0, 0, 0, 8, 16]
+    inside = with_amplitude(card, target, mask)[0, 0, 0, 8, 16]
+    assert float(edge) < 0.8
+    assert float(inside) > 0.95

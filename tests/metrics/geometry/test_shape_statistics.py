@@ -161,14 +161,21 @@ def test_without_depth_everything_is_missing_with_the_reason():
     assert all(m.value is None and "no depth is rendered" in m.note for m in metrics.values())
 
 
+DISTANCES = ("shape_to_data", "shape_from_data")
+
+
 def test_shapes_are_apart_from_the_data_as_known():
     """The data are balls of radius 0.6, the samples of 0.8: all pairs are 0.2 apart."""
     small = Shape(ball, 0.6, soft_ball(0.6))
     cfg = dataclasses.replace(CFG, points=2000)
     metrics = measured(BALL, cfg, small)
     for name in SHAPE_METRICS:
-        assert metrics[name].value == pytest.approx(0.2, rel=0.05)
         assert "2 of 2 items have a surface; 2 of 2 objects" in metrics[name].note
+    for name in DISTANCES:
+        assert metrics[name].value == pytest.approx(0.2, rel=0.05)
+    assert metrics["shape_accuracy"].value == 1  # each is nearest to one of its own kind
+    alike = measured(small, cfg, small)
+    assert alike["shape_accuracy"].value < 1
 
 
 def test_one_shape_for_all_lacks_variety():
@@ -187,6 +194,8 @@ def test_one_shape_for_all_lacks_variety():
     cfg = dataclasses.replace(CFG, items=6, points=2000)
     metrics = measured(Collapsed(), cfg, figures())
     assert metrics["shape_to_data"].value < 0.6 * metrics["shape_from_data"].value
+    assert metrics["shape_coverage"].value == pytest.approx(1 / 6)
+    assert measured(figures(), cfg, figures())["shape_coverage"].value == 1
 
 
 def test_ground_truth_is_measured_as_truth():
@@ -208,7 +217,7 @@ def test_no_object_stands_on_both_sides_of_the_truth():
     few = dataclasses.replace(figures(), objects=[0, 1, 2, 3, 4])
     cfg = GeometryConfig(items=4, grid=24, points=2000)
     metrics = ceiling(few, cfg)
-    for name in SHAPE_METRICS:
+    for name in DISTANCES:
         row = metrics[name]
         assert row.n == 2
         assert "2 of 2 items have a surface; 2 of 2 objects of the data" in row.note
@@ -226,7 +235,7 @@ def test_more_items_than_objects_gain_nothing_over_the_truth():
     cfg = GeometryConfig(items=6, grid=24, points=2000)
     metrics = measured(figures(), cfg, few)
     two = measured(figures(), dataclasses.replace(cfg, items=2), few)
-    for name in SHAPE_METRICS:
+    for name in DISTANCES:
         assert metrics[name].n == 2
         assert metrics[name].value == two[name].value
 

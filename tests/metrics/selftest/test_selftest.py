@@ -1,14 +1,18 @@
 import dataclasses
+import random
+from pathlib import Path
 
 import pytest
 import torch
 from metric_views import context, figure_labels, figures
 from typer.testing import CliRunner
 
+from lightning_gan3d import gates
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.selftest import selftest
+from lightning_gan3d.metrics.selftest.cheats import CHEATS, HONEST, check_cheats
 from lightning_gan3d.metrics.selftest.known_scenes import OFFSET, Balls
 from lightning_gan3d.metrics.selftest.perturbations import PERTURBATIONS, Perturbed
 from lightning_gan3d.metrics.selftest.selftest import (
@@ -17,6 +21,11 @@ from lightning_gan3d.metrics.selftest.selftest import (
     run_self_test,
     table,
 )
+from lightning_gan3d.report.claims import claims
+from lightning_gan3d.report.differences import Decisions, best_labels
+from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.records import RunRecord
+from lightning_gan3d.report.statements import statements
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +37,42 @@ def shipped():
 def test_every_metric_responds_as_expected(shipped):
     assert shipped.failures == []
     assert len(shipped.checks) > 140
+
+
+def records(shipped, cheat):
+    """Three seeds of a cheat, named voxel, and of two honest generators that all metrics see."""
+    rng = random.Random(0)
+    groups = {"voxel": shipped.cheats[cheat], "triplane": shipped.cheats[HONEST]}
+    worse = [
+        dataclasses.replace(m, value=m.value and m.value * 1.1) for m in shipped.cheats[HONEST]
+    ]
+    for kind, metrics in (groups | {"nerf_mlp": worse}).items():
+        for seed in range(3):
+            varied = tuple(
+                m if m.value is None else dataclasses.replace(m, value=m.value + rng.gauss(0, 1e-4))
+                for m in metrics
+            )
+            name = f"{kind}-s{seed}"
+            yield RunRecord(Path(name), name, kind, kind, seed, metrics=varied)
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_no_cheat_leads_a_ranking_wins_a_claim_or_is_left_unmarked(shipped, cheat):
+    decisions = Decisions(compare(list(records(shipped, cheat))))
+    assert CHEATS[cheat][1] in decisions.unranked["voxel"]
+    assert set(decisions.unranked) == {"voxel"}
+    assert not any(d.ahead for d in decisions.between_groups if "voxel" in (d.first, d.second))
+    for metric_id in decisions.comparison.metrics:
+        assert "voxel" not in best_labels(decisions.comparison, metric_id)
+    for s in (*statements(decisions), *claims(decisions)):
+        ranked = s.text.partition(" Not ranked")[0]
+        assert not (s.verdict in ("finding", "holds") and "voxel" in ranked), s.text
+
+
+def test_without_its_gates_a_cheat_fails_the_self_test(shipped, monkeypatch):
+    monkeypatch.setattr(gates, "GATES", ())
+    failed = [text for text, holds in check_cheats(shipped.cheats) if not holds]
+    assert len(failed) == len(CHEATS)
 
 
 def test_expected_responses_are_consistent():
