@@ -53,7 +53,7 @@ def decided(groups):
 
 
 def test_at_most_one_report_in_twenty_decides_anything_by_chance():
-    """300 reports of 80 tests each. Without Holm's correction, nearly every report decides."""
+    """300 reports of 70 tests each. Without Holm's correction, nearly every report decides."""
     rng = np.random.default_rng(0)
     share = np.mean([bool(decided(comparison(rng, 3))) for _ in range(300)])
     assert share <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
