@@ -34,18 +34,20 @@ GATES = (
     Gate("is transparent", ("geometry.half_transparent",), lambda share: share >= 0.5),
     Gate("hides pixels from the reprojection", ("consistency.hidden",), lambda share: share >= 0.3),
     Gate(
-        "has depth that does not explain its views", ("consistency.gain",), lambda gain: gain < 2.0
+        "has depth that does not predict its views",
+        ("consistency.gain", "consistency.ceiling"),
+        lambda gain, ceiling: gain < 0.1 * ceiling,
     ),
     # Of the data set's own objects only: procedural figures are no ceiling of other data.
     Gate(
         "is smoother than the data's objects",
-        ("refit.deficit", "refit.psnr_truth"),
-        lambda own, truth: own < -1 and truth > 0,
+        ("refit.deficit", "refit.deficit_truth"),
+        lambda own, truth: own < truth - 2,
     ),
     Gate(
         "is smoother than the data's objects",
-        ("consistency.deficit", "consistency.psnr_truth"),
-        lambda own, truth: own < -3 and truth > 0,
+        ("consistency.deficit", "consistency.deficit_truth"),
+        lambda own, truth: own < truth - 5,
     ),
 )
 

@@ -120,8 +120,8 @@ class ConsistencyConfig:
     foreground: Annotated[float, Interval(gt=0, le=1)] = 0.9
     """Opacity from which a pixel is foreground. Half-transparent pixels mix in the background."""
     texture: Annotated[float, Interval(gt=0, lt=1)] = 0.01
-    """Standard deviation of the foreground's colours, as a share of their range, below which a
-    latent has no texture and its gain is undefined."""
+    """Standard deviation of the foreground's colours, as a share of their range and a mean over
+    latents, below which gain and deficit are undefined."""
     pixels: Annotated[int, Ge(8)] = 64
     """Side of the images for gain and deficit; larger ones are reduced to it."""
     depth_pixels: Annotated[int, Ge(8)] = 32

@@ -272,8 +272,9 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:
-    """Return the images of a data set that numbers its objects."""
-    return None if train.objects is None else StoredImages(cfg.path, SEED)
+    """Return the images of a data set that numbers its objects; None if they must be changed."""
+    changed = cfg.repair_cameras or cfg.convert != "none"
+    return None if train.objects is None or changed else StoredImages(cfg.path, SEED)
 
 
 def _reject_losses(run: Run, cfg: EvaluationConfig) -> None:

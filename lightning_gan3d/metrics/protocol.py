@@ -86,6 +86,9 @@ ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_dat
 """Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
 OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")
 """Beginnings of the names of metrics that are computed from the images of the SWD."""
+OF_KNOWN = ("refit.ceiling", "refit.deficit", "consistency.gain", "consistency.hidden",
+            "consistency.ceiling", "consistency.deficit")  # fmt: skip
+"""Metrics that depend on which known objects there are."""
 SETS = ("swd", "distribution", "pose")
 """Blocks whose metrics depend on the number of images."""
 
@@ -111,6 +114,8 @@ def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]
             parts.append(m.n)
         if m.stage == "raw" or (block in WITH_DEPTH and m.name not in ANY_RESOLUTION):
             parts.append(rendering_resolution)
+        if m.name in OF_KNOWN:
+            parts.append([context.truth is not None, context.multiview is not None])
         text = json.dumps([SCHEMA, parts], sort_keys=True)
         key = sha256_of_text(text, KEY_DIGITS)
         result.append(replace(m, protocol=key) if m.value is not None else m)

@@ -32,7 +32,7 @@ from lightning_gan3d.metrics.geometry.shape_statistics import (
     VIEW_METRICS,
     VOLUME_METRICS,
 )
-from lightning_gan3d.metrics.sources import ViewSource
+from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
 from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.config import InitConfig
 
@@ -169,7 +169,7 @@ def test_without_held_out_images_disjoint_halves_are_compared(data):
     assert ImageDistance(train, train, SMALL.swd, 1000).num_images == 120
 
 
-class Unseen(ViewSource):
+class Unseen(ObjectSource):
     """Objects of which only the volume may be used."""
 
     def base(self, items):
@@ -186,7 +186,7 @@ def test_results_that_depend_on_data_alone_are_cached(data, tmp_path, monkeypatc
     first = measured(figures(), data, SMALL, truth=figures(), cache=tmp_path)
     for name in ("distribution.swd.ImageDistance._describe", "pose.estimators.train_regressor"):
         monkeypatch.setattr(f"lightning_gan3d.metrics.{name}", None)
-    again = measured(figures(), data, SMALL, truth=Unseen(), cache=tmp_path)
+    again = measured(figures(), data, SMALL, truth=Unseen(**vars(figures())), cache=tmp_path)
     assert again == first
     other = dataclasses.replace(SMALL, swd=SwdConfig(patches=8, projections=32))
     with pytest.raises(TypeError):

@@ -17,7 +17,7 @@ FAULTS = {
     "hides pixels from the reprojection": {"consistency.hidden": 0.7},
     "is blurred": {"quality.sharpness": 0.3},
     "is pale": {"quality.contrast": 0.3},
-    "is smoother than the data's objects": {"refit.deficit": -1.5, "refit.psnr_truth": 30.0},
+    "is smoother than the data's objects": {"refit.deficit": -1.5, "refit.deficit_truth": 1.0},
 }
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap, ssim_map
@@ -37,8 +37,6 @@ class PairSums(NamedTuple):
     """Relative errors of camera z."""
     depth_median: Float[Tensor, "b d"]
     """Median (not sum) of these errors; NaN if nothing was compared."""
-    texture: Float[Tensor, "b d"]
-    """Standard deviation (not sum) of the targets' compared pixels, mean over channels."""
     lpips: Float[Tensor, "b d"]
     """LPIPS at compared pixels; NaN without a network."""
 
@@ -96,21 +94,8 @@ def _compare(
         total(counts.float()),
         total(depth_error),
         by_item(torch.where(valid, depth_error, torch.nan)).nanmedian(dim=1).values,
-        deviation_of(image / 2 + 0.5, valid, items),
         total(lpips_map),
     ]
-
-
-def deviation_of(
-    image: Float[Tensor, "v c h w"], valid: Bool[Tensor, "v 1 h w"], items: int
-) -> Float[Tensor, " b"]:
-    """Standard deviation of the valid pixels of each item, mean over channels."""
-    colour = rearrange(image, "(b p) c h w -> b c (p h w)", b=items)
-    mask = rearrange(valid, "(b p) 1 h w -> b 1 (p h w)", b=items).float()
-    num = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    mean = (colour * mask).sum(dim=-1, keepdim=True) / num
-    variance = ((colour - mean).square() * mask).sum(dim=-1) / num[..., 0]
-    return variance.sqrt().mean(dim=1)
 
 
 def concatenate(parts: Iterable[PairSums]) -> PairSums:

@@ -27,7 +27,8 @@ def known_objects(context: EvaluationContext) -> ViewSource | str:
     """Return the data set's own objects, or procedural figures that its cameras see whole."""
     if context.truth is not None:
         return context.truth
-    box = visible_box(Cameras.from_label(context.labels))
+    refit = context.cfg.refit
+    box = (refit and refit.box) or visible_box(Cameras.from_label(context.labels))
     return ELSEWHERE if box <= 0 else figures(context.labels, box, context.train.resolution)
 
 
@@ -83,16 +84,10 @@ def known_views(
         names = ("image", "depth", "opacity")
         return dict(zip(names, (torch.cat(x) for x in zip(*parts, strict=True)), strict=False))
 
-    key = [
-        context.train.fingerprint,
-        context.truth is not None,
-        items.tolist(),
-        sha256_of_tensors(cameras._asdict()),
-        size,
-    ]
-    stored = cached(
-        context.cache, "known-views", [*key, smooth, SUPERSAMPLING, context.seed], render
-    )
+    objects = [source.box, *source.objects] if isinstance(source, ObjectSource) else []
+    digest = sha256_of_tensors(cameras._asdict())
+    key = [context.train.fingerprint, context.truth is not None, objects, items.tolist(), digest]
+    stored = cached(context.cache, "known-views", [*key, size, smooth, SUPERSAMPLING], render)
     image = stored["image"]
     return Images(image, image, stored.get("depth"), stored.get("opacity"))
 

@@ -29,10 +29,7 @@ from lightning_gan3d.metrics.consistency.reference import (
     reduced,
     visible_box,
 )
-from lightning_gan3d.metrics.consistency.spectrum import (
-    amplitude_of,
-    with_amplitude,
-)
+from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.stored_images import SAME_CAMERA, StoredImages
 
@@ -205,7 +202,7 @@ def refit(
     num_items, size = views.shape[1], views.shape[-1]
     both = views
     if isinstance(real, Tensor):
-        both = torch.cat([views, with_amplitude(real, amplitude_of(views))], dim=1)
+        both = torch.cat([views, match(real, views)], dim=1)
     scores = _scores(both, cameras, box, cfg, draws)
     own = Scores(*(None if x is None else x[:num_items] for x in scores))  # type: ignore[arg-type]  # None for SSIM alone
     ceiling = scores.psnr[num_items:]

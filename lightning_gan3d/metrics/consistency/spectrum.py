@@ -29,6 +29,20 @@ def amplitude_of(views: Float[Tensor, "v m c n n"]) -> Amplitude:
     return _amplitude(_power(views), 0.0)
 
 
+def match(
+    known: Float[Tensor, "v m c n n"],
+    views: Float[Tensor, "v m c n n"],
+    mask: Float[Tensor, "v m 1 n n"] | None = None,
+) -> Float[Tensor, "v m c n n"]:
+    """Make each known item as sharp and as contrasty as the view item of its index."""
+    items = [slice(i, i + 1) for i in range(known.shape[1])]
+    matched = [
+        with_amplitude(known[:, i], amplitude_of(views[:, i]), None if mask is None else mask[:, i])
+        for i in items
+    ]
+    return torch.cat(matched, dim=1)
+
+
 def with_amplitude(
     views: Float[Tensor, "v m c n n"],
     target: Amplitude,
@@ -36,9 +50,9 @@ def with_amplitude(
 ) -> Float[Tensor, "v m c n n"]:
     """Blur or sharpen views in [0, 1] by a Gaussian, and scale their contrast; clips to [0, 1].
 
-    Both such that the result has the target's amplitudes. A filter that follows the spectrum more
-    closely would ring across silhouettes. With a mask, nothing bleeds into it, and views are not
-    sharpened.
+    The result has the target's amplitudes. A filter that follows the spectrum more closely would
+    ring across silhouettes. With a mask, views are blurred alike inside it, but nothing bleeds into
+    it, so its outline stays sharp; and they are not sharpened.
     """
     power = _power(views)
     low, high = STEEPEST, LARGEST if mask is None else 0.0

@@ -1,8 +1,8 @@
-"""Reprojection that cannot be won by hidden pixels or blur: its gain, and that of known objects.
+"""Reprojection gain at equal sharpness, with a penalty for hidden pixels.
 
 Only pixels on smooth, opaque surfaces are compared. Geometry that hides pixels, as coarse depth or
-half-transparent detail does, gains by it; so each pixel that known objects would show, and the item
-does not, counts as if it had not been warped.
+half-transparent detail does, gains by it. So of the pixels that known objects would show, the share
+that is hidden costs the same share of the gain.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -18,15 +18,14 @@ from lightning_gan3d.images import Images
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import psnr
-from lightning_gan3d.metrics.consistency.pairs import PairSums, deviation_of, pair_sums
+from lightning_gan3d.metrics.consistency.pairs import PairSums, pair_sums
 from lightning_gan3d.metrics.consistency.reference import known_views, reduced
-from lightning_gan3d.metrics.consistency.spectrum import amplitude_of, with_amplitude
+from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, join, surfaces
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 
 KINDS = {
-    "gain": ("dB", "PSNR of warped minus that of unwarped neighbours; hidden pixels count as if "
-             "unwarped"),
+    "gain": ("dB", "PSNR of warped minus that of unwarped neighbours, less the hidden share of it"),
     "hidden": ("share", "share of the pixels which known objects would show that cannot be "
                "compared"),
     "ceiling": ("dB", "gain of known objects from the same cameras, as sharp and as contrasty "
@@ -55,13 +54,13 @@ def strict_metrics(parts: Sequence[Surfaces], context: EvaluationContext, k: int
     known = known_views(context, items, views.cameras, size)
     if isinstance(known, str):
         return [missing(f"consistency.{kind}", known, unit) for kind, (unit, _) in KINDS.items()]
-    target = amplitude_of(_by_view(views.image.cpu() / 2, k))
     assert known.opacity is not None, "known objects have a mask"
     mask = _by_view((known.opacity >= cfg.foreground).float(), k)
-    filtered = 2 * with_amplitude(_by_view(known.image / 2 + 0.5, k), target, mask) - 1
+    known_image, image = (_by_view(x.cpu() / 2 + 0.5, k) for x in (known.image, views.image))
+    filtered = 2 * match(known_image, image, mask) - 1
     cameras = views.cameras.to("cpu")
-    image = rearrange(filtered, "k b c h w -> (b k) c h w")
-    truth = pair_sums(surfaces(image, known, cameras, cfg, cfg.depth_pixels), k, cfg.tolerance)
+    flat = rearrange(filtered, "k b c h w -> (b k) c h w")
+    truth = pair_sums(surfaces(flat, known, cameras, cfg, cfg.depth_pixels), k, cfg.tolerance)
     own = pair_sums(views, k, cfg.tolerance)
     protocol = (
         f"{k} views {cfg.angle:g} rad apart around the world's y axis, pairs of neighbours; images "
@@ -69,17 +68,21 @@ def strict_metrics(parts: Sequence[Surfaces], context: EvaluationContext, k: int
         f"{_shown(truth):.3f} of their visible pixels; tolerance {cfg.tolerance:g}; all latents "
         "together"
     )
-    texture = deviation_of(views.image / 2 + 0.5, views.opacity >= FAINT, cfg.items).mean()
+    texture = _deviation(views.image / 2 + 0.5, views.opacity >= FAINT, cfg.items).mean()
     why = "" if bool((own.visible > 0).any()) else "no foreground pixel is visible"
     if float(texture) < cfg.texture:
         why = why or (
             "undefined without texture: the mean standard deviation of latents' colours is below "
             f"{cfg.texture:g} of their range"
         )
-    hidden = max(0.0, 1 - _shown(own) / _shown(truth))
-    gain, ceiling = _gain(own, hidden), _gain(truth, 0.0)
+    if not bool((truth.compared > 0).any()):
+        why = "known objects show no pixel from these cameras"
+    hidden = max(0.0, 1 - _shown(own) / max(_shown(truth), 1e-6))
+    gain, ceiling = _gain(own), _gain(truth)
+    gain -= hidden * max(gain, 0.0)
     values = {"gain": gain, "hidden": hidden, "ceiling": ceiling, "deficit": ceiling - gain}
-    why = why or ("" if math.isfinite(gain) else NOT_FINITE)
+    finite = math.isfinite(gain) and bool((views.z.isfinite() & views.opacity.isfinite()).all())
+    why = why or ("" if finite else f"{NOT_FINITE}, or their depth")
     return [
         missing(f"consistency.{kind}", f"{why} ({definition}; {protocol})", unit)
         if why
@@ -95,11 +98,22 @@ def _shown(sums: PairSums) -> float:
     return float(sums.compared.sum() / sums.visible.sum())
 
 
-def _gain(sums: PairSums, hidden: float) -> float:
-    """Gain in dB, if a share of the pixels is as wrong after warping as before."""
+def _gain(sums: PairSums) -> float:
+    """Gain of warping at the compared pixels, in dB."""
     num = sums.compared.sum().clamp(min=1)
-    gain = float(psnr(sums.warped.sum() / num) - psnr(sums.unwarped.sum() / num))
-    return -10 * math.log10((1 - hidden) * 10 ** (-gain / 10) + hidden)
+    return float(psnr(sums.warped.sum() / num) - psnr(sums.unwarped.sum() / num))
+
+
+def _deviation(
+    image: Float[Tensor, "v c h w"], valid: Bool[Tensor, "v 1 h w"], items: int
+) -> Float[Tensor, " b"]:
+    """Standard deviation of the valid pixels of each item, mean over channels."""
+    colour = rearrange(image, "(b p) c h w -> b c (p h w)", b=items)
+    mask = rearrange(valid, "(b p) 1 h w -> b 1 (p h w)", b=items).float()
+    num = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = (colour * mask).sum(dim=-1, keepdim=True) / num
+    variance = ((colour - mean).square() * mask).sum(dim=-1) / num[..., 0]
+    return variance.sqrt().mean(dim=1)
 
 
 def _by_view(image: Tensor, k: int) -> Tensor:

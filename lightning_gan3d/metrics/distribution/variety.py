@@ -4,12 +4,16 @@ SWD does not see missing variety: four objects, or 40 images that repeat, score 
 trained generator. Not the pose regressor's features: they hold the pose and little of the object.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution.feature_store import Features, Subset
@@ -21,7 +25,7 @@ NAMES = ("quality.recall_pixels", "quality.coverage_pixels")
 NUM_LATENTS = 128
 """Latents that are seen from one camera."""
 SAME = 0.1
-"""Distance below which two latents show one object, as a share of the median distance."""
+"""Distance below which two latents show one object, as a share of real images' median distance."""
 
 
 def variety_metrics(
@@ -68,24 +72,30 @@ def measure_duplicates(context: EvaluationContext) -> list[Metric]:
     parts = []
     for items in torch.split(torch.arange(NUM_LATENTS), context.cfg.batch):
         cameras = Cameras(*(x.expand(len(items), -1, -1) for x in camera))
-        image = source.views(items, cameras).image.float().cpu()
-        size = min(cfg.pixels, image.shape[-1])
-        parts.append(interpolate(image, (size, size), mode="bilinear", antialias=True).flatten(1))
+        parts.append(_reduced(source.views(items, cameras).image, cfg.pixels))
+    order = Draws(context.seed).scope("duplicates").permutation("images", len(context.real))
+    real = _reduced(to_float(context.real.images(order[:NUM_LATENTS])), cfg.pixels)
     note = (
         f"share of {NUM_LATENTS} latents, all seen from one camera, whose nearest other one is "
-        f"nearer than {SAME:g} of the median distance; RMS difference at {cfg.pixels} pixels"
+        f"nearer than {SAME:g} of the median distance of real images; RMS difference at "
+        f"{cfg.pixels} pixels"
     )
-    value = duplicates(torch.cat(parts))
-    if value != value:
+    value = duplicates(torch.cat(parts), real)
+    if math.isnan(value):
         return [missing("quality.duplicates", f"{NOT_FINITE} ({note})", "share")]
     return [Metric("quality.duplicates", value, "share", NUM_LATENTS, note=note)]
 
 
-def duplicates(x: Float[Tensor, "n d"]) -> float:
-    """Share of vectors whose nearest other one is nearer than `SAME` of the median distance."""
+def duplicates(x: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> float:
+    """Share of vectors whose nearest other one is nearer than `SAME` of real ones' median."""
     distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    pairs = distance[torch.triu_indices(len(x), len(x), 1).unbind()]
+    if not bool(distance.isfinite().all()):
+        return math.nan
     nearest = distance.fill_diagonal_(torch.inf).amin(dim=1)
-    if not bool(pairs.isfinite().all()):
-        return float("nan")
-    return float((nearest <= SAME * pairs.median()).double().mean())
+    return float((nearest <= SAME * torch.pdist(real).median()).double().mean())
+
+
+def _reduced(image: Float[Tensor, "n 3 h w"], pixels: int) -> Float[Tensor, "n d"]:
+    size = min(pixels, image.shape[-1])
+    image = image.float().cpu()
+    return interpolate(image, (size, size), mode="bilinear", antialias=True).flatten(1)

@@ -214,7 +214,6 @@ def compare_shapes(
         if not objects:
             why = "the data has fewer than two objects with a volume"
         return [missing(f"geometry.{x}", why, unit) for x, unit in SHAPE_METRICS.items()]
-    objects = objects[: len(shapes)]
     everything = [*shapes, *objects]
     total, split = len(everything), len(shapes)
     all_pairs = torch.zeros(total, total)
@@ -222,6 +221,8 @@ def compare_shapes(
         for j in range(i):
             all_pairs[i, j] = all_pairs[j, i] = chamfer(everything[i], everything[j])
     distance = all_pairs[:split, split:]
+    n = min(split, len(objects))  # the classifier needs equally many
+    both = torch.cat([torch.arange(n), split + torch.arange(n)])
     note = (
         "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
         f"marching cubes on {grid}^3 cells, {len(shapes[0])} points each; {len(shapes)} of {num} "
@@ -229,8 +230,8 @@ def compare_shapes(
     )
     to_data, from_data = distance.amin(dim=1), distance.amin(dim=0)
     covered = len(set(distance.argmin(dim=1).tolist())) / len(objects)
-    is_item = torch.arange(total) < split
-    neighbour = all_pairs.fill_diagonal_(torch.inf).argmin(dim=1)
+    is_item = torch.arange(2 * n) < n
+    neighbour = all_pairs[both][:, both].fill_diagonal_(torch.inf).argmin(dim=1)
     accuracy = float((is_item[neighbour] == is_item).float().mean())
     # All generators share the objects, which can be paired; items may lack a shape.
     paired = torch.ones_like(from_data, dtype=torch.bool)
@@ -239,8 +240,8 @@ def compare_shapes(
         mean_of("geometry.shape_from_data", from_data, "", f"from each object: {note}", paired),
         Metric("geometry.shape_coverage", covered, "share", len(objects),
                note=f"share of objects that are nearest to an item: {note}"),
-        Metric("geometry.shape_accuracy", accuracy, "share", total,
-               note=f"accuracy of the nearest neighbour, left out; 0.5 is best: {note}"),
+        Metric("geometry.shape_accuracy", accuracy, "share", 2 * n,
+               note=f"leave-one-out accuracy of the nearest neighbour; 0.5 is best: {note}"),
     ]  # fmt: skip
 
 

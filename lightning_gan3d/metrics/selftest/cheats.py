@@ -184,7 +184,7 @@ def _changed(change: Callable[..., Images], amount: float) -> Callable[..., View
     return lambda honest, _: Perturbed(honest, change, amount)
 
 
-UNEXPLAINED = "has depth that does not explain its views"
+UNEXPLAINED = "has depth that does not predict its views"
 CHEATS: dict[str, tuple[Callable[[ViewSource, ImageSet], ViewSource], str]] = {
     "one colour": (_changed(paint_over, 1.0), "is pale"),
     "blurred": (_changed(blur, 1.5), "is blurred"),

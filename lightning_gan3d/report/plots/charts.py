@@ -304,7 +304,7 @@ def pareto(comparison: Comparison, x_id: MetricId, y_id: MetricId, title: str) -
         at = {label: means.get(label, points[0]) for label, points in seeds.items()}
         style.label_points(ax, at, {label: ink[label].light for label in at})
 
-    caption = "Filled markers: Pareto-optimal."
+    caption = "Filled markers: Pareto-optimal." if x_info.better else "Sharp: near 100 %."
     if small:
         caption += " Small markers: single seeds."
     if without:

@@ -129,3 +129,24 @@ def test_without_objects_of_the_data_procedural_figures_are_the_ceiling(cache):
     assert torch.allclose(views.depth, far.depth / 2, atol=1e-3)
     with_truth, without = (refit(source, cache, **x) for x in ({"truth": figures()}, {}))
     assert without["ceiling"].value == pytest.approx(with_truth["ceiling"].value, abs=3)
+
+
+def test_two_sets_of_real_objects_have_no_deficit(cache):
+    """Hidden pixels and contrast differ by chance between objects; neither may decide."""
+    for first in (0, 12):
+        source = Perturbed(
+            figures(), lambda source, items, cameras, n=first: source.views(items + n, cameras)
+        )
+        assert abs(reprojection(source, cache, truth=figures())["deficit"].value) < 4
+
+
+def test_depth_that_is_not_finite_is_missing_not_a_number(cache):
+    broken = Perturbed(
+        figures(),
+        lambda source, *args: source.views(*args)._replace(
+            depth=source.views(*args).depth * torch.nan
+        ),
+    )
+    gain = reprojection(broken, cache)["gain"]
+    assert gain.value is None
+    assert "not finite" in gain.note
