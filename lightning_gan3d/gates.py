@@ -38,16 +38,17 @@ GATES = (
         ("consistency.gain", "consistency.ceiling"),
         lambda gain, ceiling: gain < 0.1 * ceiling,
     ),
-    # Of the data set's own objects only: procedural figures are no ceiling of other data.
+    # Where the data set has objects to render: others are no ceiling. Their own deficit is above
+    # zero if their images are aliased.
     Gate(
         "is smoother than the data's objects",
         ("refit.deficit", "refit.deficit_truth"),
-        lambda own, truth: own < truth - 2,
+        lambda own, truth: own < min(truth, 0.0) - 2,
     ),
     Gate(
         "is smoother than the data's objects",
         ("consistency.deficit", "consistency.deficit_truth"),
-        lambda own, truth: own < truth - 5,
+        lambda own, truth: own < min(truth, 0.0) - 5,
     ),
 )
 
