@@ -100,10 +100,10 @@ class Group:
 
         One faulty seed is enough.
         """
-        found: dict[str, str] = {}
+        of_runs: dict[str, str] = {}
         for run in self.finished:
-            found = faults(run.metrics) | found
-        return " and ".join(found.values())
+            of_runs = faults(run.metrics) | of_runs
+        return " and ".join(of_runs.values())
 
     @property
     def is_images(self) -> bool:

@@ -47,7 +47,7 @@ SMALL = EvaluationConfig(
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
     geometry=GeometryConfig(items=2, grid=12, points=64),
 )
-REFIT_RAW = {f"refit.{k}_raw" for k in refit.KINDS if k not in refit.WITH_REAL}
+REFIT_RAW = {f"refit.{k}_raw" for k in refit.KINDS if k not in refit.OF_KNOWN}
 ALL = {
     *("quality.sharpness", "quality.contrast"),
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),

@@ -5,13 +5,14 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.figures import FigureView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.files import sha256_of_tensors
 from lightning_gan3d.images import Images
+from lightning_gan3d.metrics.consistency.camera_choice import visible_box
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.protocol import cached
 from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
@@ -97,18 +98,3 @@ def reduced(image: Float[Tensor, "v 3 h w"], size: int) -> Float[Tensor, "v 3 _ 
     if image.shape[-1] <= size:
         return image
     return interpolate(image, (size, size), mode="bilinear", antialias=True)
-
-
-def visible_box(cameras: Cameras) -> float:
-    """Edge of the cube around the largest sphere about the origin that is inside every view."""
-    k = cameras.intrinsics
-    zero = torch.zeros_like(k[:, 0, 0])
-    sides = [
-        torch.stack([k[:, 0, 0], zero, k[:, 0, 2]], dim=-1),
-        torch.stack([-k[:, 0, 0], zero, 1 - k[:, 0, 2]], dim=-1),
-        torch.stack([zero, k[:, 1, 1], k[:, 1, 2]], dim=-1),
-        torch.stack([zero, -k[:, 1, 1], 1 - k[:, 1, 2]], dim=-1),
-    ]
-    inward = normalize(torch.stack(sides, dim=1), dim=-1)  # v 4 3: the planes that bound the image
-    origin = -(cameras.cam2world[:, :3, :3].mT @ cameras.origins[:, :, None])
-    return 2 * float((inward @ origin).min())

@@ -22,12 +22,12 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import RefitConfig
+from lightning_gan3d.metrics.consistency.camera_choice import farthest_first, visible_box
 from lightning_gan3d.metrics.consistency.image_similarity import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.consistency.reference import (
     ELSEWHERE,
     known_views,
     reduced,
-    visible_box,
 )
 from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
@@ -40,14 +40,14 @@ KINDS = {
     "psnr_fit": ("dB", "PSNR on fitted views"),
     "gain": ("dB", "PSNR on held-out views minus the nearest fitted one's"),
     "ssim": ("", "SSIM (11x11, sigma 1.5) on held-out views"),
-    "ceiling": ("dB", "PSNR on held-out views of real objects, as sharp and as contrasty as the "
+    "ceiling": ("dB", "PSNR on held-out views of known objects, as sharp and as contrasty as the "
                 "generated views"),
-    "deficit": ("dB", "PSNR on held-out views below that of real objects of the same sharpness and "
+    "deficit": ("dB", "PSNR on held-out views below that of known objects of equal sharpness and "
                 "contrast (`ceiling`)"),
 }  # fmt: skip
 """Unit and definition of each metric, by the last part of its name."""
-WITH_REAL = ("ceiling", "deficit")
-"""Metrics that need views of real objects. Of images alone: a rendered field is what is fitted, so
+OF_KNOWN = ("ceiling", "deficit")
+"""Metrics that need views of known objects. Of images alone: a rendered field is what is fitted, so
 that its own rendering agrees better than any photograph."""
 STAGES = {"": "images", "raw": "renderings before super-resolution"}
 """Images that are fitted."""
@@ -55,15 +55,13 @@ RAYS_AT_ONCE = 2048
 """Rays of the held-out views that are rendered at a time."""
 CANDIDATES = 512
 """Training cameras from which the views are selected."""
-SAME_DIRECTION = 0.01
-"""Angle at the origin, in radians, within which two cameras count as one view: 0.6 degrees."""
 
 
 def measure_refit(context: EvaluationContext) -> list[Metric]:
     """Fit fields to views from training cameras, and compare them with held-out views.
 
     `psnr`, `ssim`, `psnr_fit` and `gain` reward blur and pale colours: such views agree better. So
-    views of real objects are filtered to the same sharpness and contrast and fitted, too. Their
+    views of known objects are filtered to the same sharpness and contrast and fitted, too. Their
     PSNR is the `ceiling`, and `deficit` is how far the generator is below it.
     """
     cfg = context.cfg.refit
@@ -78,10 +76,10 @@ def measure_refit(context: EvaluationContext) -> list[Metric]:
         return [metric for stage in STAGES for metric in _missing(stage, ELSEWHERE)]
     generated = _views(context, cameras)
     images = generated[""]
-    real = _real_views(cameras, images.shape[-1], context)
-    if not isinstance(real, str):
-        real = real.to(context.device)
-    metrics = refit(images, real, cameras, box, cfg, draws)
+    known = _known_views(cameras, images.shape[-1], context)
+    if not isinstance(known, str):
+        known = known.to(context.device)
+    metrics = refit(images, known, cameras, box, cfg, draws)
     if "raw" not in generated:
         return metrics + _missing("raw", "renderings have the size of the image")
     return metrics + refit(generated["raw"], None, cameras, box, cfg, draws, "raw")
@@ -108,7 +106,7 @@ def _choose_cameras(context: EvaluationContext, draws: Draws) -> Cameras | str:
     return candidates.select(torch.cat([order[0::2], order[1::2]])).to(context.device)
 
 
-def _real_views(
+def _known_views(
     cameras: Cameras, size: int, context: EvaluationContext
 ) -> Float[Tensor, "v m 3 h w"] | str:
     """Return views of the data set's own objects, else of procedural figures."""
@@ -172,7 +170,7 @@ def _missing(stage: str, why: str, kinds: Iterable[str] = KINDS) -> list[Metric]
     return [
         missing(f"refit.{kind}", why, KINDS[kind][0], stage=stage)
         for kind in kinds
-        if not stage or kind not in WITH_REAL
+        if not stage or kind not in OF_KNOWN
     ]
 
 
@@ -182,29 +180,29 @@ class Scores(NamedTuple):
     psnr: Float[Tensor, " m"]
     psnr_fit: Float[Tensor, " m"]
     gain: Float[Tensor, " m"]
-    ssim: Float[Tensor, " m"] | None
-    """None if the views are smaller than a window."""
+    ssim: Float[Tensor, " m"]
+    """NaN if the views are smaller than a window."""
 
 
 def refit(
     views: Float[Tensor, "v m 3 h w"],
-    real: Float[Tensor, "v k 3 h w"] | str | None,
+    known: Float[Tensor, "v k 3 h w"] | str | None,
     cameras: Cameras,
     box: float,
     cfg: RefitConfig,
     draws: Draws,
     stage: str = "",
 ) -> list[Metric]:
-    """Fit fields to generated and filtered real views, and return the metrics of one stage.
+    """Fit fields to generated and filtered known views; return the metrics of one stage.
 
-    `real`: None leaves out the metrics that need them; a text is the reason why they are missing.
+    `known`: None leaves out the metrics that need them; a text is the reason why they are missing.
     """
     num_items, size = views.shape[1], views.shape[-1]
     both = views
-    if isinstance(real, Tensor):
-        both = torch.cat([views, match(real, views)], dim=1)
+    if isinstance(known, Tensor):
+        both = torch.cat([views, match(known, views)], dim=1)
     scores = _scores(both, cameras, box, cfg, draws)
-    own = Scores(*(None if x is None else x[:num_items] for x in scores))  # type: ignore[arg-type]  # None for SSIM alone
+    own = Scores(*(x[:num_items] for x in scores))
     ceiling = scores.psnr[num_items:]
     # Without texture, any view predicts any other. NaN is not plain, so that images that are not
     # finite are reported.
@@ -234,13 +232,13 @@ def refit(
         mean("psnr_fit", own.psnr_fit, all_items),
         mean("gain", own.gain, textured),
     ]
-    if own.ssim is None:
+    if size < WINDOW:
         why = f"{size}x{size} images are below {WINDOW} pixels"
         metrics += _missing(stage, why, ["ssim"])
     else:
         metrics.append(mean("ssim", own.ssim, all_items))
-    if not isinstance(real, Tensor):
-        return metrics + ([] if real is None else _missing(stage, real, WITH_REAL))
+    if not isinstance(known, Tensor):
+        return metrics + ([] if known is None else _missing(stage, known, OF_KNOWN))
     return [
         *metrics,
         mean("ceiling", ceiling, torch.ones_like(ceiling, dtype=torch.bool)),
@@ -261,7 +259,9 @@ def _scores(
     psnr_test = _psnr(predicted, held_out)
     cosine = normalize(test_cameras.origins, dim=-1) @ normalize(fit_cameras.origins, dim=-1).mT
     psnr_nearest = _psnr(fitted[cosine.argmax(dim=1)], held_out)
-    similarity = _ssim(predicted, held_out) if size >= WINDOW else None
+    similarity = torch.full_like(psnr_test, math.nan)
+    if size >= WINDOW:
+        similarity = _ssim(predicted, held_out)
     return Scores(psnr_test, psnr_fit, psnr_test - psnr_nearest, similarity)
 
 
@@ -390,23 +390,3 @@ def predict(
             jitter = torch.full((len(pixels), samples), 0.5, device=rays.dirs.device)
             parts.append(shade(fields, batch, box, jitter))
     return rearrange(torch.cat(parts), "(v h w) c m -> v m c h w", h=size, w=size)
-
-
-def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
-    """Select `num` cameras, each farthest in direction (from the origin) from all before it.
-
-    Returns a reason if there are fewer than `num` directions: a held-out view would equal a fitted
-    one.
-    """
-    direction = normalize(cameras.origins, dim=-1)
-    selected = [0]
-    distance = (direction - direction[0]).norm(dim=-1)
-    while len(selected) < num:
-        if not float(distance.max()) > SAME_DIRECTION:
-            return (
-                f"needs cameras in {num} directions from the origin, {SAME_DIRECTION:g} rad apart; "
-                f"there are {len(selected)}"
-            )
-        selected.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (direction - direction[selected[-1]]).norm(dim=-1))
-    return torch.tensor(selected)

@@ -31,7 +31,7 @@ from lightning_gan3d.metrics.selftest.known_scenes import Check
 from lightning_gan3d.metrics.selftest.perturbations import (
     Perturbed,
     azimuth_of,
-    flatten_depth,
+    facing_plane,
     ignore_camera,
     paint_over,
     turn_views,
@@ -64,7 +64,8 @@ def blur(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> 
 def turn_billboard(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
     """Show the picture of the item's own camera on a card that faces every camera."""
     views = ignore_camera(source, items, cameras, amount)
-    return flatten_depth(_Given(views), items, cameras, 1.0)
+    assert views.depth is not None
+    return views._replace(depth=facing_plane(views.depth, cameras))
 
 
 def fog(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
@@ -100,22 +101,6 @@ def swap_depth(source: ViewSource, items: Tensor, cameras: Cameras, amount: floa
 def repeat_items(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:
     """Show only the first `amount` items."""
     return source.views(items % int(amount), cameras)
-
-
-@dataclass(frozen=True, eq=False)
-class _Given(ViewSource):
-    """Views that are computed already."""
-
-    given: Images
-
-    def base(self, items: Int64[Tensor, " b"]) -> Cameras:
-        """Not used."""
-        raise NotImplementedError
-
-    def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
-        """Return them."""
-        del items, cameras
-        return self.given
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,12 +222,12 @@ def check_cheats(results: Mapping[str, list[Metric]]) -> list[Check]:
     """Each cheat has its fault; the honest source has none."""
     checks = []
     for name, metrics in results.items():
-        found = ", ".join(faults(metrics).values()) or "no fault"
+        marks = faults(metrics)
+        text = ", ".join(marks.values()) or "no fault"
         if name == HONEST:
-            checks.append((f"held-out figures: {found}", found == "no fault"))
+            checks.append((f"held-out figures: {text}", not marks))
         else:
-            expected = CHEATS[name][1]
-            checks.append((f"{name}: {expected}: {found}", expected in faults(metrics)))
+            checks.append((f"{name}: {text}", CHEATS[name][1] in marks))
     return checks
 
 

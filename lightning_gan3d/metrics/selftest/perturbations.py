@@ -124,9 +124,14 @@ def flatten_depth(source: ViewSource, items: Tensor, cameras: Cameras, amount: f
     """Interpolate depth to a plane that faces the camera: a billboard at amount 1."""
     views = source.views(items, cameras)
     assert views.depth is not None
-    cosine = cameras.depth_z(torch.ones_like(views.depth))
-    plane = cameras.origins.norm(dim=-1)[:, None, None, None] / cosine
-    return views._replace(depth=views.depth.lerp(plane, amount))
+    return views._replace(depth=views.depth.lerp(facing_plane(views.depth, cameras), amount))
+
+
+def facing_plane(depth: Float[Tensor, "v 1 h w"], cameras: Cameras) -> Float[Tensor, "v 1 h w"]:
+    """Return the depth of planes through the origin that face the cameras."""
+    cosine = cameras.depth_z(torch.ones_like(depth))
+    distance: Tensor = cameras.origins.norm(dim=-1)[:, None, None, None]
+    return distance / cosine
 
 
 def ignore_camera(source: ViewSource, items: Tensor, cameras: Cameras, amount: float) -> Images:

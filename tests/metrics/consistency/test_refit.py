@@ -16,10 +16,9 @@ from metric_views import (
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import RefitConfig
-from lightning_gan3d.metrics.consistency.reference import visible_box
+from lightning_gan3d.metrics.consistency.camera_choice import farthest_first, visible_box
 from lightning_gan3d.metrics.consistency.refit import (
     FittedFields,
-    farthest_first,
     measure_refit,
     shade,
     trilinear,
