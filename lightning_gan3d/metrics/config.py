@@ -164,6 +164,23 @@ class RefitConfig:
 
 
 @dataclass(frozen=True)
+class FeaturesConfig:
+    """Keypoints followed from view to view."""
+
+    items: Count = 24
+    """Latents."""
+    views: Annotated[int, Ge(3)] = 5
+    """Views of each latent, on an arc."""
+    angle: Annotated[float, Interval(gt=0, le=1)] = 0.25
+    """Angle between neighbouring views in radians, about the world's y axis."""
+    pixels: Annotated[int, Ge(8)] = 64
+    """Side of the views; larger ones are reduced to it."""
+    tolerance: Annotated[float, Interval(gt=0, lt=1)] = 0.008
+    """Largest RMS distance of keypoints from the projections of one point, as a share of the
+    image: half a pixel of 64."""
+
+
+@dataclass(frozen=True)
 class PoseConfig:
     """Pose accuracy."""
 
@@ -227,6 +244,8 @@ class EvaluationConfig:
     """Reprojection between views, and flicker."""
     refit: RefitConfig | None = RefitConfig()
     """Fields fitted to views."""
+    features: FeaturesConfig | None = FeaturesConfig()
+    """Keypoints followed from view to view."""
     pose: PoseConfig | None = PoseConfig()
     """Pose accuracy by a regressor."""
     following: bool = True

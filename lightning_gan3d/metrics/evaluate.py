@@ -12,6 +12,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
+from lightning_gan3d.metrics.consistency.features import measure_features
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
 from lightning_gan3d.metrics.consistency.refit import measure_refit
@@ -122,6 +123,7 @@ GROUPS = (
     MetricGroup(measure_consistency, "consistency", ceiling=True, following=True),
     MetricGroup(measure_flicker, "consistency", ceiling=True, following=True),
     MetricGroup(measure_refit, "refit", ceiling=True, following=True),
+    MetricGroup(measure_features, "features", ceiling=True, following=True),
     MetricGroup(measure_identity),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )

@@ -86,7 +86,8 @@ ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_dat
 """Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
 OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")
 """Beginnings of the names of metrics that are computed from the images of the SWD."""
-OF_KNOWN = ("refit.ceiling", "refit.deficit", "consistency.gain", "consistency.hidden",
+OF_KNOWN = ("features.score", "features.ceiling", "features.floor", "features.track_ceiling",
+            "refit.ceiling", "refit.deficit", "consistency.gain", "consistency.hidden",
             "consistency.ceiling", "consistency.deficit")  # fmt: skip
 """Metrics that depend on which known objects there are."""
 SETS = ("swd", "distribution", "pose")

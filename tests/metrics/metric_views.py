@@ -41,7 +41,9 @@ class Perturbed(ViewSource):
 
 
 OFF = {
-    **dict.fromkeys(("swd", "distribution", "consistency", "refit", "pose", "geometry")),
+    **dict.fromkeys(
+        ("swd", "distribution", "consistency", "refit", "features", "pose", "geometry")
+    ),
     "following": False,
 }
 """Options that turn all metrics off."""

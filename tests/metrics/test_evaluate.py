@@ -15,13 +15,14 @@ from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
     DistributionConfig,
     EvaluationConfig,
+    FeaturesConfig,
     FlickerConfig,
     GeometryConfig,
     PoseConfig,
     RefitConfig,
     SwdConfig,
 )
-from lightning_gan3d.metrics.consistency import flicker, refit
+from lightning_gan3d.metrics.consistency import features, flicker, refit
 from lightning_gan3d.metrics.consistency.reprojection import rows
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.swd import ImageDistance
@@ -44,6 +45,7 @@ SMALL = EvaluationConfig(
     distribution=None,
     consistency=ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 4)),
     refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
+    features=FeaturesConfig(items=3, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
     geometry=GeometryConfig(items=2, grid=12, points=64),
 )
@@ -54,6 +56,7 @@ ALL = {
     *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in refit.KINDS),
+    *(f"features.{k}" for k in features.KINDS),
     *REFIT_RAW,
     *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
     *(f"consistency.{k}{s}" for s in ("", "_raw") for k in flicker.KINDS),
@@ -62,7 +65,7 @@ ALL = {
 FOLLOWING = {
     f"{name}_following"
     for name in ALL
-    if name.startswith(("consistency", "refit")) and "@" not in name
+    if name.startswith(("consistency", "refit", "features")) and "@" not in name
 }
 LPIPS = {"consistency.lpips", "consistency.lpips_raw"}
 ENLARGED = {name for name in ALL if name.endswith("_enlarged")}  # the truth has one size of images

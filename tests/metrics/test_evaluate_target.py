@@ -38,6 +38,7 @@ SMALL = [
     *("evaluation.refit.rays=256", "evaluation.refit.resolution=16", "evaluation.refit.samples=12"),
     *("evaluation.pose.iterations=3", "evaluation.pose.batch=8", "evaluation.pose.resolution=16"),
     *("evaluation.consistency.items=2", "evaluation.consistency.steps=1"),
+    *("evaluation.features.items=2", "evaluation.features.views=3"),
     *("evaluation.consistency.flicker=null", "evaluation.geometry.items=2"),
     "evaluation.geometry.grid=12",
 ]

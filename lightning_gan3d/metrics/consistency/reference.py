@@ -11,11 +11,12 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.synthetic.figures import FigureView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.files import sha256_of_tensors
-from lightning_gan3d.images import Images
+from lightning_gan3d.images import Images, to_float
 from lightning_gan3d.metrics.consistency.camera_choice import visible_box
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.protocol import cached
 from lightning_gan3d.metrics.sources import ObjectSource, ViewSource
+from lightning_gan3d.metrics.stored_images import SAME_CAMERA, StoredImages
 
 SUPERSAMPLING = 3
 """Rays along the side of a pixel: aliased views of an object do not agree."""
@@ -54,7 +55,41 @@ def known_views(
     size: int,
     smooth: bool = False,
 ) -> Images | str:
-    """Render known objects, each from its k = v / b cameras; cached.
+    """Return stored views of the data's objects if there are any from these cameras, else rendered.
+
+    Stored views come without depth.
+    """
+    if isinstance(context.multiview, StoredImages) and context.truth is None:
+        stored = stored_views(context.multiview, items, cameras)
+        if not isinstance(stored, str):
+            image = reduced(stored, size)
+            return Images(image, image)
+    return rendered_views(context, items, cameras, size, smooth)
+
+
+def stored_views(
+    source: StoredImages, items: Int64[Tensor, " b"], cameras: Cameras
+) -> Float[Tensor, "bk 3 h w"] | str:
+    """Read each object's views from its k cameras, in [-1, 1]; a reason if they are missing."""
+    k = len(cameras.cam2world) // len(items)
+    orbits = source.orbits(k)
+    if isinstance(orbits, str):
+        return orbits
+    distance = torch.cdist(cameras.to_label().cpu(), orbits.cameras.to_label())
+    if float(distance.amin(dim=1).max()) > SAME_CAMERA:
+        return "the objects are not seen from these cameras"
+    objects = (items % len(orbits.images)).repeat_interleave(k)
+    return to_float(source.images(orbits.images[objects, distance.argmin(dim=1)]))
+
+
+def rendered_views(
+    context: EvaluationContext,
+    items: Int64[Tensor, " b"],
+    cameras: Cameras,
+    size: int,
+    smooth: bool = False,
+) -> Images | str:
+    """Render known objects with depth, each from its k = v / b cameras; cached.
 
     Images have at most `size` pixels a side. A pixel is the mean over its area; with `smooth` over
     a triangle twice as wide, which aliases less and is less sharp. Returns a reason if there are no

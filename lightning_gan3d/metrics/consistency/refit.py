@@ -19,7 +19,6 @@ from torch.nn.functional import embedding_bag, interpolate, normalize, softplus
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import RefitConfig
 from lightning_gan3d.metrics.consistency.camera_choice import farthest_first, visible_box
@@ -28,10 +27,11 @@ from lightning_gan3d.metrics.consistency.reference import (
     ELSEWHERE,
     known_views,
     reduced,
+    stored_views,
 )
 from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.stored_images import SAME_CAMERA, StoredImages
+from lightning_gan3d.metrics.stored_images import StoredImages
 
 LEARNING_RATE = 0.1
 """Step of Adam on the values of the grid; a third of it in the last 30 % of the iterations."""
@@ -114,10 +114,6 @@ def _known_views(
     num_items, v = context.cfg.refit.items, len(cameras.cam2world)
     # Not the first objects: those are evaluated themselves, for the variant `truth`.
     items = torch.arange(num_items, 2 * num_items)
-    if isinstance(context.multiview, StoredImages) and context.truth is None:
-        stored = _stored_views(context.multiview, items, cameras)
-        if not isinstance(stored, str):
-            return _as_targets(stored, size, v)
     views = known_views(context, items, _for_each(cameras, num_items), size, smooth=True)
     return views if isinstance(views, str) else _as_targets(views.image, size, v)
 
@@ -128,7 +124,7 @@ def _views(context: EvaluationContext, cameras: Cameras) -> dict[str, Float[Tens
     assert cfg is not None
     items = torch.arange(cfg.items)
     if isinstance(source, StoredImages):
-        stored = _stored_views(source, items, cameras)
+        stored = stored_views(source, items, _for_each(cameras, cfg.items))
         assert not isinstance(stored, str), "the cameras are the source's own"
         return {"": _as_targets(stored, cfg.resolution, v).to(context.device)}
     parts: dict[str, list[Tensor]] = {}
@@ -144,20 +140,6 @@ def _views(context: EvaluationContext, cameras: Cameras) -> dict[str, Float[Tens
 
 def _for_each(cameras: Cameras, num_items: int) -> Cameras:
     return Cameras(*(repeat(x, "v i j -> (b v) i j", b=num_items) for x in cameras))
-
-
-def _stored_views(
-    source: StoredImages, items: Int64[Tensor, " m"], cameras: Cameras
-) -> Float[Tensor, "mv 3 h w"] | str:
-    """Read the images of objects from the cameras; returns a reason if they lack these."""
-    orbits = source.orbits(len(cameras.cam2world))
-    if isinstance(orbits, str):
-        return orbits
-    distance = torch.cdist(cameras.to_label().cpu(), orbits.cameras.to_label())
-    if float(distance.amin(dim=1).max()) > SAME_CAMERA:
-        return "the objects are not seen from these cameras"
-    indices = orbits.images[items % len(orbits.images)][:, distance.argmin(dim=1)]
-    return to_float(source.images(indices.flatten()))
 
 
 def _as_targets(image: Float[Tensor, "bv 3 h w"], size: int, v: int) -> Float[Tensor, "v b 3 _ _"]:

@@ -11,6 +11,11 @@ from torch.nn.functional import interpolate
 from lightning_gan3d.images import Images
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import ConsistencyConfig
+from lightning_gan3d.metrics.consistency.equal_sharpness import KINDS as EQUAL_SHARPNESS
+from lightning_gan3d.metrics.consistency.equal_sharpness import (
+    equal_sharpness_metrics,
+    reduced_surfaces,
+)
 from lightning_gan3d.metrics.consistency.image_similarity import (
     LEAST_SIDE,
     LpipsMap,
@@ -18,8 +23,6 @@ from lightning_gan3d.metrics.consistency.image_similarity import (
     psnr,
 )
 from lightning_gan3d.metrics.consistency.pairs import PairSums, concatenate, pair_sums
-from lightning_gan3d.metrics.consistency.strict import KINDS as STRICT
-from lightning_gan3d.metrics.consistency.strict import strict_metrics, strict_surfaces
 from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, surfaces
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 
@@ -59,7 +62,7 @@ class Row(NamedTuple):
 
     def missing(self, why: str, network: str = "") -> Metric:
         """Return the metric as missing."""
-        metric = missing(f"consistency.{self.kind}", why, (KINDS | STRICT)[self.kind][0])
+        metric = missing(f"consistency.{self.kind}", why, (KINDS | EQUAL_SHARPNESS)[self.kind][0])
         return replace(metric, stage=self.stage, at=self.at, network=network)
 
 
@@ -67,7 +70,9 @@ def rows(cfg: ConsistencyConfig, curves: bool) -> list[Row]:
     """List the metrics. The control has neither LPIPS, which is costly, nor curves."""
     result = []
     for stage in STAGES:
-        kinds = [kind for kind in (*STRICT, *KINDS) if (kind, stage) != ("lpips", "enlarged")]
+        kinds = [
+            kind for kind in (*EQUAL_SHARPNESS, *KINDS) if (kind, stage) != ("lpips", "enlarged")
+        ]
         result += [Row(stage, kind) for kind in kinds]
         if curves and stage != "enlarged":
             angles = enumerate(cfg.angles, start=1)
@@ -87,7 +92,7 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
     k = 2 * cfg.steps + 1
     azimuth = (torch.arange(k) - cfg.steps) * cfg.angle
     parts: dict[str, list[PairSums]] = {}
-    strict: dict[str, list[Surfaces]] = {}
+    reduced: dict[str, list[Surfaces]] = {}
     for items, cameras in context.arcs(cfg.items, azimuth):
         views = source.views(items, cameras)
         if views.depth is None or views.opacity is None:
@@ -101,15 +106,17 @@ def measure_consistency(context: EvaluationContext) -> list[Metric]:
             of_views = surfaces(image, views, cameras, cfg)
             sums = pair_sums(of_views, k, cfg.tolerance, network, furthest)
             parts.setdefault(stage, []).append(sums)
-            strict.setdefault(stage, []).append(strict_surfaces(image, views, cameras, cfg))
+            reduced.setdefault(stage, []).append(reduced_surfaces(image, views, cameras, cfg))
     sums_of = {stage: concatenate(part) for stage, part in parts.items()}
-    strict_of = {stage: strict_metrics(views, context, k) for stage, views in strict.items()}
+    equal_of = {
+        stage: equal_sharpness_metrics(views, context, k) for stage, views in reduced.items()
+    }
     result = []
     for row in metrics:
         if row.stage not in sums_of:
             result.append(row.missing("renderings have the size of the image"))
-        elif row.kind in STRICT:
-            (metric,) = (m for m in strict_of[row.stage] if m.name == f"consistency.{row.kind}")
+        elif row.kind in EQUAL_SHARPNESS:
+            (metric,) = (m for m in equal_of[row.stage] if m.name == f"consistency.{row.kind}")
             note = f"{STAGES[row.stage]}: {metric.note}"
             result.append(replace(metric, stage=row.stage, note=note))
         else:

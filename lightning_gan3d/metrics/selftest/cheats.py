@@ -21,6 +21,7 @@ from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
     DistributionConfig,
     EvaluationConfig,
+    FeaturesConfig,
     GeometryConfig,
     RefitConfig,
     SwdConfig,
@@ -46,6 +47,7 @@ EVALUATION = EvaluationConfig(
     distribution=DistributionConfig(),
     consistency=ConsistencyConfig(items=24, steps=1, flicker=None),
     refit=RefitConfig(items=4, views=8, iterations=80, rays=256, samples=16, grid=16),
+    features=FeaturesConfig(items=12, views=3),
     pose=None,
     following=False,
     geometry=GeometryConfig(items=6, points=512),
@@ -187,7 +189,7 @@ CHEATS: dict[str, tuple[Callable[[ViewSource, ImageSet], ViewSource], str]] = {
 
 
 SHOWN = ("quality.swd", "refit.psnr", "refit.gain", "refit.deficit", "consistency.psnr",
-         "consistency.gain", "consistency.deficit")  # fmt: skip
+         "consistency.gain", "consistency.deficit", "features.score")  # fmt: skip
 """Metrics of the table."""
 HONEST = "honest"
 """Name of the source without a cheat: held-out figures of the data."""
@@ -247,7 +249,7 @@ def cheats_table(results: Mapping[str, list[Metric]]) -> list[str]:
             if m is None or m.value is None or best is None:
                 cells.append("")
                 continue
-            up = key.endswith(("psnr", "gain"))
+            up = key.endswith(("psnr", "gain", "score"))
             seen = m.value < best if up else m.value > best
             text = f"{m.value:.1f}" if m.unit else f"{m.value:.3f}"
             cells.append(text if seen or name == HONEST else f"{text} ○")

@@ -18,9 +18,9 @@ from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency import reprojection
+from lightning_gan3d.metrics.consistency.equal_sharpness import KINDS as EQUAL_SHARPNESS
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap
 from lightning_gan3d.metrics.consistency.reprojection import KINDS, measure_consistency
-from lightning_gan3d.metrics.consistency.strict import KINDS as STRICT
 
 CFG = ConsistencyConfig(items=8, flicker=None)
 
@@ -80,7 +80,7 @@ def enlarged(change=lambda image: image, size=64):
 def test_before_and_after_super_resolution_are_compared_at_one_size(ceiling):
     """Enlarging alone changes the PSNR, and costs nothing against the control."""
     metrics = measured(enlarged())
-    for kind in {*KINDS, *STRICT} - {"lpips"}:
+    for kind in {*KINDS, *EQUAL_SHARPNESS} - {"lpips"}:
         assert metrics[f"{kind}_enlarged"].value == metrics[kind].value
         assert metrics[f"{kind}_enlarged"].items == metrics[kind].items
     assert metrics["psnr_enlarged"].value > metrics["psnr_raw"].value + 2
@@ -150,7 +150,7 @@ def test_without_foreground_it_is_missing_with_the_reason():
     metrics = measured(Perturbed(figures(), transparent))
     shares = {name for name, m in metrics.items() if name.startswith("coverage")}
     control = {name for name in metrics if "lpips" in name or "enlarged" in name}
-    strict = {name for name in metrics if name.partition("_raw")[0] in STRICT}
+    strict = {name for name in metrics if name.partition("_raw")[0] in EQUAL_SHARPNESS}
     assert metrics["gain"].value == 0
     assert metrics["hidden"].value == 1
     others = [m for name, m in metrics.items() if name not in control | shares | strict]

@@ -16,6 +16,7 @@ from lightning_gan3d.metrics.evaluate_target import open_target
 ONLY_DISTRIBUTION = [
     *("evaluation.swd=null", "evaluation.refit=null", "evaluation.pose=null"),
     *("evaluation.consistency=null", "evaluation.geometry=null", "evaluation.following=false"),
+    "evaluation.features=null",
     *("evaluation.num_images=600", "evaluation.distribution.mode=legacy_tensorflow"),
     *("evaluation.distribution.kid_subsets=4", "evaluation.distribution.kid_whole=50"),
 ]

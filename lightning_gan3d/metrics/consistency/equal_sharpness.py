@@ -19,7 +19,7 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import psnr
 from lightning_gan3d.metrics.consistency.pairs import PairSums, pair_sums
-from lightning_gan3d.metrics.consistency.reference import known_views, reduced
+from lightning_gan3d.metrics.consistency.reference import reduced, rendered_views
 from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.consistency.warp import FAINT, Surfaces, join, surfaces
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
@@ -36,14 +36,16 @@ KINDS = {
 """Unit and definition of each metric, by the last part of its name."""
 
 
-def strict_surfaces(
+def reduced_surfaces(
     image: Float[Tensor, "v 3 h w"], views: Images, cameras: Cameras, cfg: ConsistencyConfig
 ) -> Surfaces:
     """Reduce images and geometry to the pixel scale and depth resolution that all share."""
     return surfaces(reduced(image, cfg.pixels), views, cameras, cfg, cfg.depth_pixels)
 
 
-def strict_metrics(parts: Sequence[Surfaces], context: EvaluationContext, k: int) -> list[Metric]:
+def equal_sharpness_metrics(
+    parts: Sequence[Surfaces], context: EvaluationContext, k: int
+) -> list[Metric]:
     """Return the metrics of one stage from batches of the k views of each item."""
     cfg = context.cfg.consistency
     assert cfg is not None
@@ -51,7 +53,7 @@ def strict_metrics(parts: Sequence[Surfaces], context: EvaluationContext, k: int
     size = views.image.shape[-1]
     # Not the first objects: those are evaluated themselves, for the variant `truth`.
     items = torch.arange(cfg.items, 2 * cfg.items)
-    known = known_views(context, items, views.cameras, size)
+    known = rendered_views(context, items, views.cameras, size)
     if isinstance(known, str):
         return [missing(f"consistency.{kind}", known, unit) for kind, (unit, _) in KINDS.items()]
     assert known.opacity is not None, "known objects have a mask"

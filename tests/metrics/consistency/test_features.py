@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from metric_views import Perturbed, context, figure_labels, figures
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.metrics.config import FeaturesConfig
+from lightning_gan3d.metrics.consistency import features
+from lightning_gan3d.metrics.consistency.features import arcs_of, detect, is_rigid, measure_features
+from lightning_gan3d.metrics.selftest.perturbations import ignore_camera, paint_over
+
+CFG = FeaturesConfig(items=8, views=3)
+
+
+def measured(change=None, cfg=CFG):
+    source = figures() if change is None else Perturbed(figures(), change)
+    of_source = context(source, features=cfg)
+    return {m.name.partition(".")[2]: m for m in measure_features(of_source)}
+
+
+@pytest.mark.parametrize("centre", [(30.0, 24.3), (27.25, 33.6)])
+def test_a_blob_is_detected_at_its_centre(centre):
+    # SIFT's upsampling of scikit-image 0.26 would be off by a quarter pixel.
+    at = torch.arange(64.0)
+    x, y = (at - centre[0]).square(), (at - centre[1]).square()
+    blob = torch.exp(-(x[None, :] + y[:, None]) / (2 * 4.0**2)).expand(3, 64, 64)
+    uv = detect(blob).uv
+    expected = (torch.tensor(centre) + 0.5) / 64
+    assert float((64 * (uv - expected)).norm(dim=-1).min()) < 0.1
+
+
+def test_a_plain_image_has_no_keypoints():
+    assert len(detect(torch.full((3, 32, 32), 0.4)).uv) == 0
+
+
+def projections(points: Tensor, cameras: Cameras) -> Tensor:
+    uv, _ = cameras.project(points[None].expand(len(cameras.cam2world), -1, -1))
+    return uv.transpose(0, 1).contiguous()
+
+
+def arc(num=4):
+    base = Cameras.from_label(figure_labels()[:1])
+    return base.rotate_y(0.3 * torch.arange(num))
+
+
+def test_the_projections_of_a_point_are_rigid():
+    cameras = arc()
+    points = torch.tensor([[0.4, 0.1, 0.2], [-0.3, -0.2, 0.5], [0.1, 0.3, -0.4]])
+    uv, view = projections(points, cameras), torch.arange(4).expand(3, 4)
+    assert is_rigid(uv, cameras, view, 1e-4).all()
+    moved = uv.clone()
+    moved[1, 2] += torch.tensor([0.05, 0.0])  # along the epipolar line of two views, not of three
+    moved[2, 0] += torch.tensor([0.0, 0.05])
+    assert is_rigid(moved, cameras, view, 0.008).tolist() == [True, False, False]
+    assert is_rigid(moved, cameras, view, 0.1)[1]
+
+
+def test_the_order_of_views_counts():
+    cameras = arc()
+    uv = projections(torch.tensor([[0.4, 0.1, 0.2]]), cameras)
+    assert not is_rigid(uv, cameras, torch.tensor([[3, 2, 1, 0]]), 0.008).any()
+
+
+def test_a_point_fixed_on_the_screen_is_not_rigid():
+    cameras = arc()
+    uv = torch.tensor([[0.5, 0.5], [0.52, 0.4]])[:, None].expand(2, 4, 2)
+    assert not is_rigid(uv, cameras, torch.arange(4).expand(2, 4), 0.5).any()
+
+
+def test_a_point_behind_the_cameras_is_not_rigid():
+    cameras = arc()
+    behind = 3 * cameras.origins.mean(dim=0, keepdim=True)
+    uv = projections(behind, cameras)
+    assert not is_rigid(uv, cameras, torch.arange(4)[None], 0.5).any()
+
+
+def test_chains_link_mutual_matches():
+    a, b, c = 100 * np.eye(3, 8)
+    views = [np.stack(x) for x in ([a, b], [b, c, a], [c, a])]
+    assert sorted(features._chains(views)) == [[-1, 1, 0], [0, 2, 1], [1, 0, -1]]
+
+
+def test_known_objects_score_high_and_cheats_low():
+    honest = measured()
+    assert honest["score"].value > 0.4
+    assert honest["floor"].value < 0.3 * honest["ceiling"].value
+    assert 3 <= honest["track"].value <= CFG.views
+
+    billboard = measured(lambda *x: ignore_camera(*x, 1.0))
+    assert billboard["inliers"].value == 0
+    assert billboard["score"].value <= 0
+    assert billboard["track"].value is None
+
+    def change_identity(source, _, cameras):
+        return source.views(torch.arange(len(cameras.cam2world)), cameras)
+
+    assert measured(change_identity)["score"].value < 0.2
+
+
+def test_images_without_detail_have_no_score():
+    plain = measured(lambda *x: paint_over(*x, 1.0))
+    assert all(m.value is None for m in plain.values())
+    assert "no keypoints" in plain["score"].note
+
+
+def test_images_that_are_not_finite_have_no_score():
+    def break_images(source, items, cameras):
+        views = source.views(items, cameras)
+        return views._replace(image=views.image / 0 * 0)
+
+    assert "not finite" in measured(break_images)["score"].note
+
+
+def test_arcs_of_stored_views_are_as_wide_as_rendered_ones():
+    ring = arc(1).rotate_y(torch.arange(72) * (2 * torch.pi / 72))
+    chosen = arcs_of(ring, CFG)
+    origins = chosen.origins.view(CFG.items, CFG.views, 3)
+    cosine = torch.nn.functional.cosine_similarity(origins[:, 0, [0, 2]], origins[:, 1, [0, 2]])
+    assert torch.allclose(cosine.acos().rad2deg(), torch.tensor(15.0), atol=0.1)
+    sparse = ring.select(torch.arange(0, 72, 9))
+    assert "0.25 rad apart" in arcs_of(sparse, CFG)
+
+
+def test_the_cameras_are_arcs_of_the_items():
+    of_source = context(figures(), features=CFG)
+    cameras = features._choose_cameras(of_source, CFG)
+    base = figures().base(torch.arange(CFG.items))
+    assert torch.allclose(cameras.select(torch.arange(1, 24, 3)).to_label(), base.to_label())
