@@ -287,6 +287,8 @@ _ROWS = (
     _M("speed.threads", "CPU threads", "Threads", "count"),
     _M("memory.train_mb", "Peak training memory", "Train mem.", "MB", DOWN, ALL,
        "Lowest peak training memory"),
+    _M("memory.train_process_mb", "Peak training memory, by the process (check)",
+       "Train mem. proc.", "MB"),
     _M("memory.weights_mb", "Generator weights", "Weights", "MB"),
     *(_M(f"memory.{stage}_mb", f"Peak memory, {short}", f"{short} mem.", "MB", DOWN,
          SUMMARY if stage == "image" else NONE) for stage, _, short, *_ in _STAGES),

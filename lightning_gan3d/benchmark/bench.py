@@ -1,16 +1,21 @@
 """`gan3d bench`: counts, speed, memory and growth of one generator, written to `bench.json`."""
 
 import gc
-from collections.abc import Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from lightning_gan3d import experiment
 from lightning_gan3d.benchmark.growth import growth_with_grid, growth_with_rendering
 from lightning_gan3d.benchmark.speed import FULL, QUICK, Environment, cpu_threads
-from lightning_gan3d.benchmark.stages import Profiler, measure_stages
+from lightning_gan3d.benchmark.stages import Profiler, measure_generation
 from lightning_gan3d.benchmark.training import measure_training
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError
@@ -26,8 +31,14 @@ from lightning_gan3d.runs import CONFIG, Run, walk
 
 RENDERING_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0, 4.0)}
 """Rendering resolutions relative to the generator's own; by `quick`."""
+PROCESSES = {True: 2, False: 3}
+"""Processes that measure the timings of each target; by `quick`."""
 GRID_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0)}
 """Grid resolutions relative to the configured one; by `quick`."""
+
+
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,20 +59,82 @@ def bench_targets(targets: Sequence[str], options: BenchOptions, root: Path = Pa
     results go to `root/bench/<name>/bench.json`. Unfinished runs are listed, not measured.
     """
     # Read all targets before measuring the first, so that errors come at once.
-    jobs: list[tuple[str, ExperimentConfig | Run, Path]] = []
+    jobs: list[tuple[str, Path]] = []
     skipped: list[str] = []
     for target in targets:
         if Path(target).is_dir():
             finished, unfinished = _runs_below(Path(target))
-            jobs += [(str(run.path), run, run.path) for run in finished]
+            jobs += [(str(run.path), run.path) for run in finished]
             skipped += unfinished
         else:
             config = experiment.load_experiment(target)
             image_resolution(config)
-            jobs.append((config.name, config, root / "bench" / config.name))
-    gc.freeze()  # imported modules: the collection before each measurement skips them
-    tables = [table(name, bench_target(target, options, out)) for name, target, out in jobs]
+            jobs.append((target, root / "bench" / config.name))
+    results = measure_in_rounds([target for target, _ in jobs], options)
+    for (_, out), metrics in zip(jobs, results, strict=True):
+        out.mkdir(parents=True, exist_ok=True)
+        write_metrics(out / "bench.json", metrics)
+    tables = [table(name, metrics) for (name, _), metrics in zip(jobs, results, strict=True)]
     return "\n\n".join([*tables, *skipped])
+
+
+def measure_in_rounds(targets: Sequence[str], options: BenchOptions) -> list[list[Metric]]:
+    """Measure targets in alternation, each in several fresh processes.
+
+    Two processes differ more than two calls in one of them, and a machine's speed drifts. So each
+    round measures all targets. The first also counts costs and measures memory and growth.
+    """
+    rounds: list[list[list[Metric]]] = []
+    for num in range(PROCESSES[options.quick]):
+        order = list(enumerate(targets))
+        results: dict[int, list[Metric]] = {}
+        for i, target in order if num % 2 == 0 else reversed(order):
+            results[i] = fresh_process(target, _in_process, target, options, num == 0)
+        rounds.append([results[i] for i in range(len(targets))])
+    return [combine(processes) for processes in zip(*rounds, strict=True)]
+
+
+def _in_process(target: str, options: BenchOptions, full: bool) -> list[Metric]:
+    gc.freeze()  # imported modules: the collection before each measurement skips them
+    try:
+        return measure_target(target, options, full)
+    finally:
+        gc.unfreeze()  # else extensions print their leaks at exit
+
+
+def fresh_process(
+    name: str,
+    function: Callable[Inputs, Result],
+    *args: Inputs.args,
+    **options: Inputs.kwargs,
+) -> Result:
+    """Call a function in a process of its own; `name` is for errors."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args, **options).result()
+        except BrokenProcessPool:
+            raise ConfigError(
+                f"{name}: the process of the benchmark was killed; was there enough memory?"
+            ) from None
+
+
+def combine(processes: Sequence[Sequence[Metric]]) -> list[Metric]:
+    """Combine the metrics of several processes: medians over those of all; others of the first."""
+    by_key = [{m.key: m for m in metrics} for metrics in processes]
+    result = []
+    for m in processes[0]:
+        each = [metrics[m.key] for metrics in by_key if m.key in metrics]
+        values = [x.value for x in each if x.value is not None]
+        if len(values) < len(each):
+            result.append(next(x for x in each if x.value is None))
+        elif len(each) == 1:
+            result.append(m)
+        else:
+            texts = ", ".join(f"{x:.3g}" for x in values)
+            note = f"median of {len(values)} fresh processes ({texts} {m.unit}); first: {m.note}"
+            median, spread = statistics.median(values), statistics.stdev(values)
+            result.append(replace(m, value=median, n=len(values), spread=spread, note=note))
+    return result
 
 
 def _runs_below(folder: Path) -> tuple[list[Run], list[str]]:
@@ -82,43 +155,43 @@ def _runs_below(folder: Path) -> tuple[list[Run], list[str]]:
     return finished, unfinished
 
 
-def bench_target(
-    target: ExperimentConfig | Run, options: BenchOptions, out: Path | None = None
-) -> list[Metric]:
-    """Measure a run, or an experiment as initialised; write `out/bench.json`.
+def measure_target(target: str, options: BenchOptions, full: bool) -> list[Metric]:
+    """Measure a run directory, or an experiment as initialised, in this process.
 
-    Costs do not depend on the weights. Uses the CPU threads of the training.
+    Costs do not depend on the weights. Uses the CPU threads of the training. `full`: not only
+    timings.
     """
-    config = target.config() if isinstance(target, Run) else target
+    run = Run(Path(target)) if Path(target).is_dir() else None
+    config = experiment.load_experiment(target) if run is None else run.config()
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()  # as in training, so that both speeds are comparable
+    profiler = Profiler(QUICK if options.quick else FULL, device, timings_only=not full)
     with cpu_threads(config.training.threads):
-        if isinstance(target, Run):
-            generator = load_generator(target.path, device)
+        if run is not None:
+            generator = load_generator(run.path, device)
         else:
             generator = Generator(config.generator, image_resolution(config)).to(device)
-        metrics = measure_generator(generator, options.quick, config.training.microbatch_size)
-        metrics += measure_training(config, generator.resolution, device, options.quick)
-        environment = Environment.current(device, options.command)
-        metrics.insert(0, environment.metric(options.quick, describe_layers(generator)))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_metrics(out / "bench.json", metrics)
-    return metrics
+        batch = config.training.microbatch_size
+        metrics = measure_generation(generator, profiler, batch)
+        if full:
+            environment = Environment.current(device, options.command)
+            metrics = [
+                environment.metric(options.quick, describe_layers(generator)),
+                *count_cost(generator).metrics(),
+                *metrics,
+                *measure_growth(generator, profiler, options.quick),
+            ]
+        return metrics + measure_training(config, generator.resolution, profiler)
 
 
-def measure_generator(generator: Generator, quick: bool, batch: int) -> list[Metric]:
-    """Counts, speed, memory and growth of generating images, on the generator's device."""
-    protocol = QUICK if quick else FULL
-    profiler = Profiler(protocol, next(generator.parameters()).device)
-    own, factors = generator.rendering_resolution, GRID_FACTORS[quick]
-    sizes = sorted({int(own * f) for f in RENDERING_FACTORS[quick] if own * f >= 8})
+def measure_growth(generator: Generator, profiler: Profiler, quick: bool) -> list[Metric]:
+    """Growth with the rendering resolution and the grid's."""
+    own, factors = generator.rendering_resolution, RENDERING_FACTORS[quick]
+    sizes = sorted({int(own * f) for f in factors if own * f >= 8})
     return [
-        *count_cost(generator).metrics(),
-        *measure_stages(generator, protocol, batch),
         *growth_with_rendering(generator, sizes, profiler),
-        *growth_with_grid(generator.cfg, generator.resolution, factors, profiler),
+        *growth_with_grid(generator.cfg, generator.resolution, GRID_FACTORS[quick], profiler),
     ]
 
 

@@ -104,6 +104,27 @@ def _cpu_peak(fn: Callable[[], Any]) -> int:
     return peak
 
 
+def process_peak(fn: Callable[[], Any], device: torch.device) -> int:
+    """Growth of the whole process in bytes during a call: a check of `peak_bytes`."""
+    if device.type != "cuda":
+        return resident_peak(fn)
+    fn()
+    synchronise(device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    fn()
+    synchronise(device)
+    return int(torch.cuda.max_memory_reserved(device) - before)
+
+
+def process_method(device: torch.device) -> str:
+    """Method of `process_peak` on this device."""
+    if device.type == "cuda":
+        return "torch.cuda.max_memory_reserved above the memory reserved before the step"
+    return "peak resident memory of the process above that before the step"
+
+
 def resident_peak(fn: Callable[[], Any]) -> int:
     """Largest growth of the process in bytes during a call, its result included (Linux).
 

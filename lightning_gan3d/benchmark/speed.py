@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -131,6 +131,41 @@ def time_calls(
 ) -> Timing:
     """Time repeated calls of one function."""
     return time_rounds({"": fn}, protocol, device, clock)[""]
+
+
+ATTEMPTS = 3
+"""Measurements, if parts take longer than the whole."""
+SLACK = 1.1
+"""Largest ratio of the median times of a part and the whole that still counts as noise."""
+
+
+def time_ordered(
+    calls: Mapping[str, Callable[[], Any]],
+    parts: Mapping[str, Sequence[str]],
+    protocol: Protocol,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Time calls in rounds; repeat that while a part takes longer than the whole.
+
+    `parts`: parts of a call, by its name. Also returns the calls whose times still contradict each
+    other after the last attempt, with the reason.
+    """
+    protocol = replace(protocol, budget=protocol.budget * len(calls))
+    for _ in range(ATTEMPTS):
+        timings = time_rounds(calls, protocol, device, clock)
+        problems = {}
+        for whole, names in parts.items():
+            for part in set(names) & set(timings) if whole in timings else ():
+                slow, fast = timings[part].median, timings[whole].median
+                if slow > SLACK * fast:
+                    problems[part] = problems[whole] = (
+                        f"{part} took {1e3 * slow:.3g} ms, and {whole}, which contains it, "
+                        f"{1e3 * fast:.3g} ms, in {ATTEMPTS} attempts: use an idle machine"
+                    )
+        if not problems:
+            break
+    return timings, problems
 
 
 def synchronise(device: torch.device) -> None:

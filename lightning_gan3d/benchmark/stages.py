@@ -1,7 +1,7 @@
 """Time, memory and roofline share of each stage of generating an image."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,11 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.benchmark.memory import MB, measure_memory
-from lightning_gan3d.benchmark.speed import Protocol, Recorded, Timing, time_calls
+from lightning_gan3d.benchmark.speed import (
+    Protocol,
+    Recorded,
+    Timing,
+    time_calls,
+    time_ordered,
+)
 from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 
 PEAK_PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
 MATRIX_EDGES = {"cpu": 1536, "cuda": 8192}
@@ -85,12 +91,23 @@ def measure_roofline(device: torch.device, threads: int) -> Roofline:  # noqa: A
     return Roofline(2 * edge**3 / min(product.seconds), 2 * len(x) / min(copy.seconds))
 
 
+PARTS = {
+    "image": ("mapping", "scene", "view"),
+    "view": ("rendering", "superresolution"),
+    "rendering_gradient": ("rendering",),
+    "image_replayed": ("view_replayed",),
+}
+"""Stages that are parts of others, which must not be faster."""
+
+
 @dataclass(frozen=True)
 class Profiler:
     """Times calls and measures their peak memory, under one protocol on one device."""
 
     protocol: Protocol
     device: torch.device
+    timings_only: bool = False
+    """Whether to leave out what does not vary between processes: memory, peak rates, paths."""
 
     def time(self, call: Callable[[], Any]) -> Timing:
         """Time repeated calls."""
@@ -101,33 +118,38 @@ class Profiler:
     ) -> list[Metric]:
         """Time and peak memory of a call, as metrics of two names."""
         time_name, memory_name = names
-        return [
-            self.time(call).metric(time_name, note, at),
-            measure_memory(memory_name, call, self.device, note, at),
-        ]
+        timed = [self.time(call).metric(time_name, note, at)]
+        if self.timings_only:
+            return timed
+        return [*timed, measure_memory(memory_name, call, self.device, note, at)]
 
     @torch.no_grad()
-    def stage(self, name: str, stage: Stage) -> list[Metric]:
-        """Time, roofline share and peak memory of a stage."""
-        nbytes = stage.read_bytes + num_bytes(stage.call())
-        timing = self.time(stage.call)
+    def measure_stages(self, stages: Mapping[str, Stage]) -> list[Metric]:
+        """Time, roofline share and peak memory of stages, timed in alternating rounds."""
+        calls = {name: stage.call for name, stage in stages.items()}
+        timings, problems = time_ordered(calls, PARTS, self.protocol, self.device)
         roofline = measure_roofline(self.device, torch.get_num_threads())
-        return [
-            timing.metric(f"speed.{name}_ms", stage.description),
-            roofline.share(name, timing, stage.flops, nbytes),
-            measure_memory(f"memory.{name}_mb", stage.call, self.device, stage.description),
-        ]
+        metrics = []
+        for name, stage in stages.items():
+            if name in problems:
+                metrics.append(missing(f"speed.{name}_ms", problems[name], "ms"))
+                metrics.append(missing(f"speed.{name}_floor_share", problems[name], "share"))
+            else:
+                nbytes = stage.read_bytes + num_bytes(stage.call())
+                metrics.append(timings[name].metric(f"speed.{name}_ms", stage.description))
+                metrics.append(roofline.share(name, timings[name], stage.flops, nbytes))
+            if not self.timings_only:
+                key = f"memory.{name}_mb"
+                metrics.append(measure_memory(key, stage.call, self.device, stage.description))
+        return metrics
 
 
-def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list[Metric]:
+def measure_generation(generator: Generator, profiler: Profiler, batch: int) -> list[Metric]:
     """Measure each stage for one image, then the throughput of whole images in batches."""
     was_training = generator.training
     generator.eval()
     inputs = make_inputs(generator)
-    profiler = Profiler(protocol, inputs.z.device)
-    metrics = []
-    for name, stage in stages(generator, inputs, count_cost(generator)).items():
-        metrics += profiler.stage(name, stage)
+    metrics = profiler.measure_stages(stages(generator, inputs, count_cost(generator)))
     many = make_inputs(generator, batch)
     with torch.no_grad():
         timing = profiler.time(lambda: generator(*many))
@@ -138,6 +160,8 @@ def measure_stages(generator: Generator, protocol: Protocol, batch: int) -> list
         f"{batch / high:.3g} to {batch / low:.3g} img/s"
     )
     throughput = Metric("speed.image_img_s", batch / median, "img/s", n, note=note)
+    if profiler.timings_only:
+        return [*metrics, throughput]
     note = "parameters and buffers of the generator"
     weights = Metric("memory.weights_mb", num_bytes(generator) / MB, "MB", 1, note=note)
     peaks = measure_roofline(profiler.device, torch.get_num_threads()).metrics()

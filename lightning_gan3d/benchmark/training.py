@@ -13,8 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, method, peak_bytes
-from lightning_gan3d.benchmark.speed import FULL, QUICK
+from lightning_gan3d.benchmark.memory import (
+    MB,
+    MemoryUnknownError,
+    method,
+    peak_bytes,
+    process_method,
+    process_peak,
+)
+from lightning_gan3d.benchmark.speed import time_rounds
 from lightning_gan3d.benchmark.stages import Profiler, Stage
 from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.cost import count_flops, make_inputs, num_bytes, to_meta
@@ -59,23 +66,22 @@ def mean_step(kinds: list[StepKind], seconds: dict[StepKind, float]) -> float:
     return sum(seconds[kind] for kind in kinds) / len(kinds)
 
 
-def measure_training(
-    config: ExperimentConfig, resolution: int, device: torch.device, quick: bool
-) -> list[Metric]:
+def measure_training(config: ExperimentConfig, resolution: int, profiler: Profiler) -> list[Metric]:
     """Measure steps and phases of one process, with the schedules at the end of training."""
     kinds = step_kinds(config.loss)
     cycle, counts = len(kinds), Counter(kinds)
     config = _at_least(config, cycle)
-    module, batch = make_step(config, resolution, device)
+    module, batch = make_step(config, resolution, profiler.device)
     last_cycle = (config.training.num_steps // cycle - 1) * cycle
     batch = batch._replace(step=last_cycle)
-    profiler = Profiler(QUICK if quick else FULL, device)
 
     def step_of(kind: StepKind) -> Callable[[], None]:
         at = batch._replace(step=last_cycle + kinds.index(kind))
         return lambda: module.training_step(at, 0)
 
-    timings = {kind: profiler.time(step_of(kind)) for kind in counts}
+    steps = {_describe(kind): step_of(kind) for kind in counts}
+    timed = time_rounds(steps, profiler.protocol, profiler.device)
+    timings = {kind: timed[_describe(kind)] for kind in counts}
     size = len(batch.images)
     rate, fast, slow = (
         size / mean_step(kinds, {k: t.quartiles[i] for k, t in timings.items()}) for i in range(3)
@@ -90,12 +96,14 @@ def measure_training(
         f"of each kind of step, weighted by its share of the steps: {descriptions}; quartiles "
         f"{slow:.3g} to {fast:.3g} img/s"
     )
-    return [
+    metrics = [
         Metric("speed.train_img_s", rate, "img/s", n, note=note),
         *measure_phases(module, batch, profiler),
         *measure_discriminator(module, resolution, profiler),
-        _training_memory(module, [step_of(kind) for kind in counts], device),
     ]
+    if profiler.timings_only:
+        return metrics
+    return metrics + _training_memory(module, list(steps.values()), profiler.device)
 
 
 def _at_least(config: ExperimentConfig, steps: int) -> ExperimentConfig:
@@ -166,7 +174,7 @@ def measure_discriminator(
         flops,
         num_bytes(module.discriminator) + num_bytes(images),
     )
-    return profiler.stage("discriminator", stage)
+    return profiler.measure_stages({"discriminator": stage})
 
 
 def persistent_bytes(module: AdversarialModule) -> int:
@@ -176,15 +184,22 @@ def persistent_bytes(module: AdversarialModule) -> int:
 
 def _training_memory(
     module: AdversarialModule, steps: list[Callable[[], Any]], device: torch.device
-) -> Metric:
-    name = "memory.train_mb"
-    try:
-        peak = max(peak_bytes(step, device) for step in steps) / MB
-    except MemoryUnknownError as error:
-        return missing(name, str(error), "MB")
+) -> list[Metric]:
+    """Peak memory by torch's allocator, and by the process as a check."""
     persistent = persistent_bytes(module) / MB
-    note = (
-        f"{persistent:.4g} MB between steps (networks, average, optimizers) and at most "
-        f"{peak:.4g} MB above them within a step of any kind; {method(device)}"
-    )
-    return Metric(name, persistent + peak, "MB", len(steps), note=note)
+    metrics = []
+    for name, how, measure in (
+        ("memory.train_mb", method(device), peak_bytes),
+        ("memory.train_process_mb", process_method(device), process_peak),
+    ):
+        try:
+            peak = max(measure(step, device) for step in steps) / MB
+        except MemoryUnknownError as error:
+            metrics.append(missing(name, str(error), "MB"))
+            continue
+        note = (
+            f"{persistent:.4g} MB between steps (networks, average, optimizers) and at most "
+            f"{peak:.4g} MB above them within a step of any kind; {how}"
+        )
+        metrics.append(Metric(name, persistent + peak, "MB", len(steps), note=note))
+    return metrics

@@ -1,15 +1,17 @@
 """The whole benchmark of a tiny generator."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_gan3d.benchmark import bench, training
+from lightning_gan3d.benchmark import bench
 from lightning_gan3d.benchmark.bench import BenchOptions
 from lightning_gan3d.benchmark.speed import Protocol
+from lightning_gan3d.benchmark.stages import Profiler, measure_generation
 from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
@@ -20,15 +22,16 @@ from lightning_gan3d.runs import Run
 
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
 QUICK = BenchOptions("cpu", quick=True)
+CONSTANT = ("speed.fused", "speed.peak_gflop_s", "speed.peak_gb_s")
 STAGES = (
     "mapping", "scene", "rendering", "rendering_gradient", "view", "image", "discriminator",
 )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def _one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (bench, training):
-        monkeypatch.setattr(module, "QUICK", ONCE)
+def _one_call_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "QUICK", ONCE)
+    monkeypatch.setattr(bench, "fresh_process", lambda _, function, *args: function(*args))
 
 
 def by_key(rows: list[Metric]) -> dict[str, Metric]:
@@ -42,10 +45,15 @@ def value(rows: dict[str, Metric], key: str) -> float:
     return number
 
 
-def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> None:
+def test_a_configuration_is_measured(tiny: Path) -> None:
     options = dataclasses.replace(QUICK, command=("gan3d", "bench", "a b"))
-    metrics = bench.bench_target(load_experiment(tiny), options, tmp_path / "out")
-    assert read_metrics(tmp_path / "out" / "bench.json") == metrics
+    metrics = bench.measure_target(str(tiny), options, True)
+    timings = {m.key for m in bench.measure_target(str(tiny), options, False)}
+    assert timings == {
+        m.key
+        for m in metrics
+        if m.name.startswith("speed") and m.name not in ("speed.threads", *CONSTANT)
+    }
     assert all(m.value is not None for m in metrics)
     rows = by_key(metrics)
     for stage in STAGES:
@@ -70,11 +78,13 @@ def test_a_configuration_is_measured_and_written(tiny: Path, tmp_path: Path) -> 
 
 def test_a_picture_has_no_cached_scene(tiny_picture: Path) -> None:
     generator = Generator(load_experiment(tiny_picture).generator, 16)
-    rows = by_key(bench.measure_generator(generator, quick=True, batch=2))
+    profiler = Profiler(ONCE, torch.device("cpu"))
+    rows = by_key(measure_generation(generator, profiler, 2))
     assert "nothing is cached" in rows["speed.view_ms"].note
     assert not {"speed.rendering_ms", "speed.superresolution_ms", "speed.fused"} & set(rows)
-    assert rows["growth.grid"].value is None
-    assert rows["growth.rendering"].value is None
+    growth = by_key(bench.measure_growth(generator, profiler, quick=True))
+    assert growth["growth.grid"].value is None
+    assert growth["growth.rendering"].value is None
     # Another view is another image: it needs more memory than its scene.
     assert value(rows, "memory.view_mb") >= value(rows, "memory.scene_mb")
 
@@ -83,7 +93,8 @@ def test_the_rendering_path_and_super_resolution_are_reported(tiny: Path) -> Non
     config = load_experiment(tiny, ["generator.superresolution.factor=2"])
     generator = Generator(config.generator, 16)
     generator.renderer.cfg = dataclasses.replace(generator.renderer.cfg, path="plain")
-    rows = by_key(bench.measure_generator(generator, quick=True, batch=2))
+    profiler = Profiler(ONCE, torch.device("cpu"))
+    rows = by_key(measure_generation(generator, profiler, 2))
     assert rows["speed.fused"].value == 0
     assert rows["speed.fused"].note == "PyTorch (as configured)"
     assert value(rows, "speed.superresolution_ms") > 0
@@ -103,10 +114,12 @@ def test_a_finished_run_is_measured_into_its_directory(
         save_generator(tmp_path / "runs" / name, Generator(config.generator, 16), config)
         (tmp_path / "runs" / name / "manifest.json").write_text(manifest)
     run = Run(tmp_path / "runs" / "a")
-    monkeypatch.setattr(bench, "measure_generator", lambda *_: ROWS[:1])
+    monkeypatch.setattr(bench, "measure_generation", lambda *_: ROWS[:1])
     monkeypatch.setattr(bench, "measure_training", lambda *_: [])
+    monkeypatch.setattr(bench, "measure_growth", lambda *_: [])
     text = bench.bench_targets([str(tmp_path / "runs")], QUICK)
-    assert read_metrics(run.path / "bench.json")[1:] == ROWS[:1]
+    rows = by_key(read_metrics(run.path / "bench.json"))
+    assert rows["speed.view_ms"].value == 1.5
     assert text.startswith(f"{run.path}\n  speed.threads")
     assert f"{tmp_path / 'runs' / 'b'}: not measured: " in text
 
@@ -118,21 +131,46 @@ def test_targets_are_files_and_folders_of_runs(
     unfinished.mkdir(parents=True)
     (unfinished / "config.yaml").write_text(tiny.read_text())
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(bench, "bench_target", lambda *args: calls.append(args) or ROWS)
+    monkeypatch.setattr(bench, "measure_target", lambda *args: calls.append(args) or ROWS)
     text = bench.bench_targets([str(tiny), str(tmp_path / "runs")], QUICK, tmp_path)
-    assert calls == [(load_experiment(tiny), QUICK, tmp_path / "bench" / "tiny")]
+    assert calls == [(str(tiny), QUICK, True), (str(tiny), QUICK, False)]
+    assert len(read_metrics(tmp_path / "bench" / "tiny" / "bench.json")) == len(ROWS)
     assert text.splitlines()[:3] == [
-        "tiny",
+        str(tiny),
         "  speed.view_ms           1.5 ms",
         "  growth.grid    missing: no grid",
     ]
     assert f"{unfinished}: not measured: unfinished" in text
 
 
+def test_every_round_measures_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, bool]] = []
+    view = iter([3.0, 5.0, 6.0, 1.0])
+
+    def measure(target: str, _: BenchOptions, full: bool) -> list[Metric]:
+        calls.append((target, full))
+        rows = [Metric("speed.view_ms", next(view), "ms", 9, 0.1, "a note")]
+        return rows + [Metric("cost.flops", 2.0)] * full
+
+    monkeypatch.setattr(bench, "measure_target", measure)
+    a, b = bench.measure_in_rounds(["a", "b"], QUICK)
+    assert calls == [("a", True), ("b", True), ("b", False), ("a", False)]
+    assert (a[0].value, a[0].n) == (2.0, 2)
+    assert a[0].spread == pytest.approx(2**0.5)
+    assert a[0].note == "median of 2 fresh processes (3, 1 ms); first: a note"
+    assert (b[0].value, a[1]) == (5.5, Metric("cost.flops", 2.0))
+
+
+def test_a_timing_that_one_process_lacks_is_missing() -> None:
+    broken = Metric("speed.view_ms", None, "ms", note="not ordered")
+    assert bench.combine([ROWS[:1], [broken]]) == [broken]
+    assert bench.combine([[broken], ROWS[:1]]) == [broken]
+
+
 def test_all_targets_are_read_before_measuring(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "bench_target", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "measure_target", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="no preset `nonesuch`"):
         bench.bench_targets([str(tiny), "nonesuch"], QUICK, tmp_path)
     (tmp_path / "empty").mkdir()
@@ -141,8 +179,23 @@ def test_all_targets_are_read_before_measuring(
 
 
 def test_unknown_image_sizes_and_devices_are_rejected(tiny: Path) -> None:
-    config = load_experiment(tiny, ["data.resolution=null"])
+    tiny.write_text(tiny.read_text().replace("resolution: 16", "resolution: null"))
     with pytest.raises(ConfigError, match=r"set data\.resolution, e\.g\. 128"):
-        bench.bench_target(config, QUICK)
+        bench.bench_targets([str(tiny)], QUICK)
     with pytest.raises(ConfigError, match=r"device=tpu: use one of auto, cpu, cuda, mps"):
         choose_device("tpu")
+
+
+def _pid() -> int:
+    return os.getpid()
+
+
+def _kill() -> None:
+    os._exit(9)
+
+
+def test_each_process_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert len({os.getpid(), bench.fresh_process("a", _pid), bench.fresh_process("a", _pid)}) == 3
+    with pytest.raises(ConfigError, match="a: the process of the benchmark was killed"):
+        bench.fresh_process("a", _kill)

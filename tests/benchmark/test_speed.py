@@ -10,6 +10,7 @@ from lightning_gan3d.benchmark.speed import (
     cpu_threads,
     speed_ratio,
     time_calls,
+    time_ordered,
     time_rounds,
 )
 
@@ -95,6 +96,47 @@ def test_calls_alternate_after_their_warm_up() -> None:
     )
     assert clock.calls == ["a", "b"] * 3
     assert timings == {"a": Timing((3.0, 3.0), 1), "b": Timing((1.0, 1.0), 1)}
+
+
+PARTS = {"image": ("scene", "view"), "view": ("rendering",)}
+ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
+
+
+def test_a_part_that_is_slower_than_the_whole_is_measured_again() -> None:
+    clock = FakeClock()
+    calls = {
+        "image": clock.function("image", 1.0, 3.0),
+        "view": clock.function("view", 2.5, 2.6),
+        "mapping": clock.function("mapping", 9.0),
+    }
+    timings, problems = time_ordered(calls, PARTS, ONCE, CPU, clock)
+    assert clock.calls == ["image", "view", "mapping"] * 2
+    assert not problems
+    assert timings["image"].median == pytest.approx(3.0)
+
+
+def test_parts_that_stay_slower_are_reported() -> None:
+    clock = FakeClock()
+    calls = {
+        "image": clock.function("image", 1.0),
+        "view": clock.function("view", 2.0),
+        "rendering": clock.function("rendering", 2.1),  # within noise
+    }
+    _, problems = time_ordered(calls, PARTS, ONCE, CPU, clock)
+    assert len(clock.calls) == 9
+    assert set(problems) == {"image", "view"}
+    assert problems["view"] == (
+        "view took 2e+03 ms, and image, which contains it, 1e+03 ms, in 3 attempts: "
+        "use an idle machine"
+    )
+
+
+def test_the_budget_is_that_of_each_call() -> None:
+    clock = FakeClock()
+    protocol = Protocol(warmup=0, min_repeats=1, max_repeats=100, budget=2.0)
+    calls = {name: clock.function(name, 1.0) for name in "abc"}
+    timings, _ = time_ordered(calls, {}, protocol, CPU, clock)
+    assert len(timings["a"].seconds) == 2
 
 
 def test_a_ratio_pairs_the_calls_of_each_round() -> None:

@@ -7,16 +7,17 @@ import torch
 
 from lightning_gan3d.benchmark import training
 from lightning_gan3d.benchmark.speed import Protocol
+from lightning_gan3d.benchmark.stages import Profiler
 from lightning_gan3d.benchmark.training import mean_step, phase_intervals, step_kinds
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.training.config import LossConfig
 
 CPU = torch.device("cpu")
+ONCE = Profiler(Protocol(0, 1, 1, 0.0), CPU)
 
 
 @pytest.fixture
-def config(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
-    monkeypatch.setattr(training, "QUICK", Protocol(0, 1, 1, 0.0))
+def config(tiny: Path) -> ExperimentConfig:
     return load_experiment(tiny)
 
 
@@ -53,7 +54,7 @@ def test_each_kind_of_step_runs_at_the_end_of_the_schedules(
     monkeypatch.setattr(
         training.AdversarialModule, "training_step", lambda _, batch, __: steps.append(batch.step)
     )
-    training.measure_training(config, 16, CPU, quick=True)
+    training.measure_training(config, 16, ONCE)
     assert set(steps) == {244, 245, 246}  # of 250; a cycle has 4
 
 
@@ -64,8 +65,13 @@ def test_training_memory_includes_networks_average_and_moments(config: Experimen
     d = sum(p.numel() for p in module.discriminator.parameters())
     persistent = training.persistent_bytes(module)
     assert persistent == pytest.approx(4 * ((1 + 1 + 2) * g + (1 + 2) * d), rel=0.15)
-    rows = {m.key: m for m in training.measure_training(config, 16, CPU, quick=True)}
+    rows = {m.key: m for m in training.measure_training(config, 16, ONCE)}
     memory = rows["memory.train_mb"].value
     assert memory is not None
     # A step needs at least the gradients of the larger network.
     assert memory * 1e6 > persistent + 4 * max(g, d)
+    # The process also holds what other allocators take, such as oneDNN's.
+    of_process = rows["memory.train_process_mb"]
+    assert of_process.value is not None
+    assert of_process.value * 1e6 > persistent
+    assert "resident memory" in of_process.note
