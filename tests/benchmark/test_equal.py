@@ -1,6 +1,9 @@
 """Presets of equal budgets are equal by count."""
 
 import dataclasses
+from collections import Counter
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from lightning_gan3d.cost import Cost, count_cost
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.presets import preset_names
+from lightning_gan3d.sweep.plan import expand, load_sweep
 
 FIELDS = ("triplane", "voxel", "nerf_mlp")
 ALL = (*FIELDS, "image2d")
@@ -62,3 +66,41 @@ def test_presets_of_a_group_differ_only_in_the_representation(group: str) -> Non
         assert renderer == first.generator.renderer
         assert config.generator.superresolution == first.generator.superresolution
         assert config.loss == first.loss
+
+
+def budgets(sweep: str) -> dict[str, Cost]:
+    """Cost of the first seed of each representation in a sweep."""
+    costs = {}
+    for entry in expand(*load_sweep(sweep), Path("runs")):
+        config = load_experiment(entry.preset, entry.overrides)
+        assert config.data.resolution is not None
+        with torch.device("meta"):
+            costs[entry.representation] = count_cost(
+                Generator(config.generator, config.data.resolution)
+            )
+    return costs
+
+
+def test_the_demo_is_swept_at_equal_budgets() -> None:
+    parameters = budgets("demo_equal_parameters")
+    assert set(parameters) == set(ALL)
+    for cost in parameters.values():
+        assert cost.parameters["representation"] == pytest.approx(32_404, rel=0.01)
+    flops = budgets("demo_equal_flops")
+    assert set(flops) == set(ALL)
+    for cost in flops.values():
+        assert cost.total_flops == pytest.approx(64.6e6, rel=0.03)
+    memory = budgets("demo_equal_memory")
+    assert {kind: cost.scene_bytes for kind, cost in memory.items()} == {
+        "triplane": 98_304,
+        "voxel": 98_304,
+    }
+
+
+def test_each_representation_has_the_same_tuning_budget() -> None:
+    rates = Counter()
+    for entry in expand(*load_sweep("demo_tuning"), Path("runs")):
+        config = load_experiment(entry.preset, entry.overrides)
+        rates[config.optimizer.generator.lr, entry.representation] += 1
+        assert entry.seed == 3
+    assert rates == dict.fromkeys(product((0.001, 0.002, 0.004), ALL), 1)
