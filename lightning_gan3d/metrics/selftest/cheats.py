@@ -251,7 +251,7 @@ def cheats_table(results: Mapping[str, list[Metric]]) -> list[str]:
                 continue
             up = key.endswith(("psnr", "gain", "score"))
             seen = m.value < best if up else m.value > best
-            text = f"{m.value:.1f}" if m.unit else f"{m.value:.3f}"
+            text = f"{m.value:.1f}" if m.unit == "dB" else f"{m.value:.3f}"
             cells.append(text if seen or name == HONEST else f"{text} ○")
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(faults(metrics))} |")
     return lines
