@@ -17,12 +17,8 @@ from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import RefitConfig
 from lightning_gan3d.metrics.consistency.camera_choice import farthest_first, visible_box
-from lightning_gan3d.metrics.consistency.refit import (
-    FittedFields,
-    measure_refit,
-    shade,
-    trilinear,
-)
+from lightning_gan3d.metrics.consistency.fitted_field import FittedFields, shade, trilinear
+from lightning_gan3d.metrics.consistency.refit import measure_refit
 
 CFG = RefitConfig(items=3, iterations=60, rays=256, samples=16, grid=16, resolution=16)
 SHORT = {"items": 2, "iterations": 4, "rays": 64, "samples": 8, "grid": 8, "resolution": 12}
