@@ -124,16 +124,18 @@ def combine(processes: Sequence[Sequence[Metric]]) -> list[Metric]:
     result = []
     for m in processes[0]:
         each = [metrics[m.key] for metrics in by_key if m.key in metrics]
-        values = [x.value for x in each if x.value is not None]
-        if len(values) < len(each):
-            result.append(next(x for x in each if x.value is None))
-        elif len(each) == 1:
+        valid = [x for x in each if x.value is not None]
+        if len(each) == 1 or not valid:
             result.append(m)
-        else:
-            texts = ", ".join(f"{x:.3g}" for x in values)
-            note = f"median of {len(values)} fresh processes ({texts} {m.unit}); first: {m.note}"
-            median, spread = statistics.median(values), statistics.stdev(values)
-            result.append(replace(m, value=median, n=len(values), spread=spread, note=note))
+            continue
+        values = [x.value for x in valid if x.value is not None]
+        texts = ", ".join(f"{x:.3g}" for x in values)
+        note = f"median of {len(values)} fresh processes ({texts} {m.unit}); first: {valid[0].note}"
+        if why := next((x.note for x in each if x.value is None), ""):
+            note += f"; left out {len(each) - len(valid)} of {len(each)} processes: {why}"
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        median = statistics.median(values)
+        result.append(replace(m, value=median, n=len(values), spread=spread, note=note))
     return result
 
 

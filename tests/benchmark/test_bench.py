@@ -161,10 +161,13 @@ def test_every_round_measures_all_targets(monkeypatch: pytest.MonkeyPatch) -> No
     assert (b[0].value, a[1]) == (5.5, Metric("cost.flops", 2.0))
 
 
-def test_a_timing_that_one_process_lacks_is_missing() -> None:
+def test_a_process_without_a_timing_is_left_out() -> None:
     broken = Metric("speed.view_ms", None, "ms", note="not ordered")
-    assert bench.combine([ROWS[:1], [broken]]) == [broken]
-    assert bench.combine([[broken], ROWS[:1]]) == [broken]
+    for processes in ([ROWS[:1], [broken]], [[broken], ROWS[:1]]):
+        (row,) = bench.combine(processes)
+        assert (row.value, row.n, row.spread) == (1.5, 1, None)
+        assert row.note.endswith("left out 1 of 2 processes: not ordered")
+    assert bench.combine([[broken], [broken]]) == [broken]
 
 
 def test_all_targets_are_read_before_measuring(
