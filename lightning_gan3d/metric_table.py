@@ -70,10 +70,18 @@ class MetricInfo:
 
     def format_like(self, value: float, model: float) -> str:
         """Print a value with the decimals of another one, e.g. a deviation beside its mean."""
+        return rounded(value * self.scale, self._decimals(model))
+
+    def format_range(self, low: float, high: float, model: float) -> str:
+        """Print both ends with the decimals of a value, or with more if they would look equal."""
+        decimals, ends = self._decimals(model), (low * self.scale, high * self.scale)
+        while low < high and rounded(ends[0], decimals) == rounded(ends[1], decimals):
+            decimals += 1
+        return " to ".join(rounded(x, decimals) for x in ends)
+
+    def _decimals(self, model: float) -> int:
         decimals = _UNITS[self.unit][2] if self.unit in _UNITS else None
-        if decimals is not None:
-            return f"{value * self.scale:,.{decimals}f}"
-        return rounded(value * self.scale, decimals_of(model * self.scale))
+        return decimals_of(model * self.scale) if decimals is None else decimals
 
     def with_unit(self, value: float) -> str:
         """Print a value with its unit."""
@@ -234,10 +242,10 @@ _ROWS = (
        "Inliers known", "share"),
     _M("features.floor", "Keypoints that follow a rigid point, shuffled objects", "Inliers chance",
        "share"),
-    _M("features.track", "Views through which a keypoint is followed", "Track", "count"),
+    _M("features.track", "Views through which a keypoint is followed", "Track"),
     _M("features.track_ceiling", "Views through which a keypoint is followed, known objects",
-       "Track known", "count"),
-    _M("features.keypoints", "Keypoints of a view", "Keypoints", "count"),
+       "Track known"),
+    _M("features.keypoints", "Keypoints of a view", "Keypoints"),
     _M("pose.within_20deg", "Pose accuracy @20°", "Pose @20°", "share", UP, ALL,
        "Highest pose accuracy"),
     _M("pose.within_20deg_real", "Pose accuracy @20°, real images", "Pose @20° real", "share"),

@@ -139,3 +139,12 @@ def test_units_are_printed_as_people_read_them():
     assert describe(MetricId("a.new_one"), "K").with_unit(3.0) == "3.00 K"
     assert describe(MetricId("speed.view_ms")).format_like(0.0177, 3.11) == "0.02"
     assert rounded(31234.0, -2) == "31,200"
+
+
+def test_the_ends_of_a_range_do_not_look_equal():
+    info = describe(MetricId("refit.deficit"), "dB")
+    assert info.format_range(1.0, 2.0, 1.5) == "1.00 to 2.00"
+    assert info.format_range(1.0012, 1.0018, 1.5) == "1.001 to 1.002"
+    assert info.format_range(1.5, 1.5, 1.5) == "1.50 to 1.50"
+    memory = describe(MetricId("memory.train_mb"), "MB")
+    assert memory.format_range(2190.01, 2190.02, 2190.0) == "2,190.01 to 2,190.02"

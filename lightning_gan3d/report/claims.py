@@ -121,12 +121,12 @@ def _ahead(
 
 
 def _interval(d: Difference) -> str:
-    show = d.info.with_unit
     assert d.mean is not None
     assert d.interval is not None
     return (
-        f"{d.first} - {d.second} {show(d.mean)}, 95 % interval {d.info.format(d.interval.low)} "
-        f"to {show(d.interval.high)} over {d.basis}"
+        f"{d.first} - {d.second} {d.info.with_unit(d.mean)}, 95 % interval "
+        f"{d.info.format_range(*d.interval, d.mean)} {d.info.printed_unit}".rstrip()
+        + f" over {d.basis}"
     )
 
 

@@ -211,13 +211,12 @@ DIFFERENCE_HEADS = ("metric", "first - second", "difference", "95 % interval", "
 
 def difference_row(d: Difference) -> tuple[str, ...]:
     """Return a difference as text, one for each of the heads."""
-    show = d.info.format_like
     pair = f"{d.first} - {d.second}"
     if d.mean is None:
         return (d.info.label, pair, "missing", "", d.why, "", "")
     interval = "none"
     if d.interval is not None:
-        interval = f"{show(d.interval.low, d.mean)} to {show(d.interval.high, d.mean)}"
+        interval = d.info.format_range(*d.interval, d.mean)
     basis = f"{d.basis}; {d.why}" if d.why else d.basis
     ahead = d.ahead or ("not decided" if d.info.better else "")
     if d.gate:

@@ -203,9 +203,11 @@ def _cell(cell: Cell, best: bool, footnotes: dict[str, int], spread: bool) -> Ce
     if any(digit in "123456789" for digit in around):
         main = f"{main} ± {around}"
     each = ", ".join(cell.info.format_like(v, cell.mean) for v in cell.values)
-    ends = [cell.info.format_like(x, cell.mean) for x in mean_interval(cell.values) or ()]
+    ends = mean_interval(cell.values)
     # If all seeds agree, as for sizes, an interval without width would only look exact.
-    interval = f"95 %: {' to '.join(ends)}" if len(set(ends)) > 1 else ""
+    interval = ""
+    if ends is not None and ends.low < ends.high:
+        interval = f"95 %: {cell.info.format_range(*ends, cell.mean)}"
     return CellText(main, "; ".join(x for x in (interval, each, cell.counts) if x), best)
 
 

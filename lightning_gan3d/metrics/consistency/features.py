@@ -28,9 +28,9 @@ KINDS = {
     "ceiling": ("share", "inliers of known objects from the same cameras, as sharp and as "
                 "contrasty as the generated views"),
     "floor": ("share", "the same with another known object in each view"),
-    "track": ("count", "mean number of views through which an inlier is followed"),
-    "track_ceiling": ("count", "the same of known objects"),
-    "keypoints": ("count", "keypoints of a view"),
+    "track": ("", "mean number of views through which an inlier is followed"),
+    "track_ceiling": ("", "the same of known objects"),
+    "keypoints": ("", "keypoints of a view"),
 }  # fmt: skip
 """Unit and definition of each metric, by the last part of its name."""
 
