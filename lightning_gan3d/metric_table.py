@@ -235,7 +235,7 @@ _ROWS = (
     _M("consistency.flicker", "Flicker on a slow orbit", "Flicker", "share"),
     _M("consistency.flicker_share", "Flicker relative to change between frames", "Flicker rel.",
        "share"),
-    _M("features.score", "Keypoints that follow a rigid point (0: chance, 1: known objects)",
+    _M("features.score", "Keypoints that follow a rigid point (0 %: chance, 100 %: known objects)",
        "Feature score", "share", UP, SUMMARY),
     _M("features.inliers", "Keypoints that follow a rigid point", "Inliers", "share"),
     _M("features.ceiling", "Keypoints that follow a rigid point, known objects at equal sharpness",
