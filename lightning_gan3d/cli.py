@@ -186,7 +186,7 @@ def bench(
     ] = None,
     root: Root = Path("runs"),
     device: Device = "auto",
-    quick: Annotated[bool, typer.Option(help="Fewer repeats and sizes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer processes, repeats and sizes.")] = False,
     against: Annotated[
         Path | None, typer.Option(help="A clone of NVlabs/eg3d to compare with.")
     ] = None,

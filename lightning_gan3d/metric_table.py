@@ -75,8 +75,9 @@ class MetricInfo:
     def format_range(self, low: float, high: float, model: float) -> str:
         """Print both ends with the decimals of a value, or with more if they would look equal."""
         decimals, ends = self._decimals(model), (low * self.scale, high * self.scale)
-        while low < high and rounded(ends[0], decimals) == rounded(ends[1], decimals):
-            decimals += 1
+        if (width := ends[1] - ends[0]) > 0:
+            shown = rounded(ends[0], decimals), rounded(ends[1], decimals)
+            decimals = decimals_of(width, 1) if shown[0] == shown[1] else decimals
         return " to ".join(rounded(x, decimals) for x in ends)
 
     def _decimals(self, model: float) -> int:
@@ -235,15 +236,15 @@ _ROWS = (
     _M("consistency.flicker", "Flicker on a slow orbit", "Flicker", "share"),
     _M("consistency.flicker_share", "Flicker relative to change between frames", "Flicker rel.",
        "share"),
-    _M("features.score", "Keypoints that follow a rigid point (0 %: chance, 100 %: known objects)",
-       "Feature score", "share", UP, SUMMARY),
+    _M("features.score", "Keypoints that follow a rigid point, from chance (0 %) to known objects "
+       "(100 %)", "Feature score", "share", uses=SUMMARY),
     _M("features.inliers", "Keypoints that follow a rigid point", "Inliers", "share"),
-    _M("features.ceiling", "Keypoints that follow a rigid point, known objects at equal sharpness",
+    _M("features.known", "Keypoints that follow a rigid point, known objects at equal sharpness",
        "Inliers known", "share"),
-    _M("features.floor", "Keypoints that follow a rigid point, shuffled objects", "Inliers chance",
-       "share"),
+    _M("features.shuffled", "Keypoints that follow a rigid point, shuffled objects",
+       "Inliers shuffled", "share"),
     _M("features.track", "Views through which a keypoint is followed", "Track"),
-    _M("features.track_ceiling", "Views through which a keypoint is followed, known objects",
+    _M("features.track_known", "Views through which a keypoint is followed, known objects",
        "Track known"),
     _M("features.keypoints", "Keypoints of a view", "Keypoints"),
     _M("pose.within_20deg", "Pose accuracy @20°", "Pose @20°", "share", UP, ALL,

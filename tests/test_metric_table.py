@@ -144,7 +144,9 @@ def test_units_are_printed_as_people_read_them():
 def test_the_ends_of_a_range_do_not_look_equal():
     info = describe(MetricId("refit.deficit"), "dB")
     assert info.format_range(1.0, 2.0, 1.5) == "1.00 to 2.00"
-    assert info.format_range(1.0012, 1.0018, 1.5) == "1.001 to 1.002"
+    assert info.format_range(1.0012, 1.0018, 1.5) == "1.0012 to 1.0018"
     assert info.format_range(1.5, 1.5, 1.5) == "1.50 to 1.50"
+    close = info.format_range(0.780184960538572, 0.7801849605385721, 0.78).split(" to ")
+    assert close[0] != close[1]
     memory = describe(MetricId("memory.train_mb"), "MB")
-    assert memory.format_range(2190.01, 2190.02, 2190.0) == "2,190.01 to 2,190.02"
+    assert memory.format_range(2190.1, 2190.3, 2190.0) == "2,190.1 to 2,190.3"

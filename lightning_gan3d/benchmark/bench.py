@@ -2,13 +2,13 @@
 
 import gc
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import torch
 
@@ -37,7 +37,7 @@ GRID_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0)}
 """Grid resolutions relative to the configured one; by `quick`."""
 
 
-Inputs = ParamSpec("Inputs")
+Inputs = TypeVarTuple("Inputs")
 Result = TypeVar("Result")
 
 
@@ -47,7 +47,7 @@ class BenchOptions:
 
     device: str = "auto"
     quick: bool = False
-    """Fewer repeats and sizes."""
+    """Fewer processes, repeats and sizes."""
     command: tuple[str, ...] = ()
     """The command line, for the record."""
 
@@ -70,16 +70,18 @@ def bench_targets(targets: Sequence[str], options: BenchOptions, root: Path = Pa
             config = experiment.load_experiment(target)
             image_resolution(config)
             jobs.append((target, root / "bench" / config.name))
-    results = measure_in_rounds([target for target, _ in jobs], options)
-    for (_, out), metrics in zip(jobs, results, strict=True):
-        out.mkdir(parents=True, exist_ok=True)
-        write_metrics(out / "bench.json", metrics)
+    for results in measure_in_rounds([target for target, _ in jobs], options):
+        for (_, out), metrics in zip(jobs, results, strict=True):
+            out.mkdir(parents=True, exist_ok=True)
+            write_metrics(out / "bench.json", metrics)
     tables = [table(name, metrics) for (name, _), metrics in zip(jobs, results, strict=True)]
     return "\n\n".join([*tables, *skipped])
 
 
-def measure_in_rounds(targets: Sequence[str], options: BenchOptions) -> list[list[Metric]]:
-    """Measure targets in alternation, each in several fresh processes.
+def measure_in_rounds(
+    targets: Sequence[str], options: BenchOptions
+) -> Iterator[list[list[Metric]]]:
+    """Measure targets in alternation, each in several fresh processes; yield after each round.
 
     Two processes differ more than two calls in one of them, and a machine's speed drifts. So each
     round measures all targets. The first also counts costs and measures memory and growth.
@@ -91,7 +93,7 @@ def measure_in_rounds(targets: Sequence[str], options: BenchOptions) -> list[lis
         for i, target in order if num % 2 == 0 else reversed(order):
             results[i] = fresh_process(target, _in_process, target, options, num == 0)
         rounds.append([results[i] for i in range(len(targets))])
-    return [combine(processes) for processes in zip(*rounds, strict=True)]
+        yield [combine(processes) for processes in zip(*rounds, strict=True)]
 
 
 def _in_process(target: str, options: BenchOptions, full: bool) -> list[Metric]:
@@ -102,19 +104,15 @@ def _in_process(target: str, options: BenchOptions, full: bool) -> list[Metric]:
         gc.unfreeze()  # else extensions print their leaks at exit
 
 
-def fresh_process(
-    name: str,
-    function: Callable[Inputs, Result],
-    *args: Inputs.args,
-    **options: Inputs.kwargs,
-) -> Result:
+def fresh_process(name: str, function: Callable[[*Inputs], Result], *args: *Inputs) -> Result:
     """Call a function in a process of its own; `name` is for errors."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(function, *args, **options).result()
+            return pool.submit(function, *args).result()
         except BrokenProcessPool:
             raise ConfigError(
-                f"{name}: the process of the benchmark was killed; was there enough memory?"
+                f"{name}: the process of the benchmark ended early, often for lack of memory; see "
+                "its output above. A script that calls this needs `if __name__ == '__main__':`"
             ) from None
 
 
@@ -176,6 +174,7 @@ def measure_target(target: str, options: BenchOptions, full: bool) -> list[Metri
             generator = Generator(config.generator, image_resolution(config)).to(device)
         batch = config.training.microbatch_size
         metrics = measure_generation(generator, profiler, batch)
+        metrics += measure_training(config, generator.resolution, profiler)
         if full:
             environment = Environment.current(device, options.command)
             metrics = [
@@ -184,7 +183,7 @@ def measure_target(target: str, options: BenchOptions, full: bool) -> list[Metri
                 *metrics,
                 *measure_growth(generator, profiler, options.quick),
             ]
-        return metrics + measure_training(config, generator.resolution, profiler)
+        return metrics
 
 
 def measure_growth(generator: Generator, profiler: Profiler, quick: bool) -> list[Metric]:

@@ -1,7 +1,7 @@
 """Time, memory and roofline share of each stage of generating an image."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,7 +107,7 @@ class Profiler:
     protocol: Protocol
     device: torch.device
     timings_only: bool = False
-    """Whether to leave out what does not vary between processes: memory, peak rates, paths."""
+    """Whether to leave out what does not vary between processes: memory, and which kernels run."""
 
     def time(self, call: Callable[[], Any]) -> Timing:
         """Time repeated calls."""
@@ -124,10 +124,12 @@ class Profiler:
         return [*timed, measure_memory(memory_name, call, self.device, note, at)]
 
     @torch.no_grad()
-    def measure_stages(self, stages: Mapping[str, Stage]) -> list[Metric]:
+    def measure_stages(
+        self, stages: Mapping[str, Stage], parts: Mapping[str, Sequence[str]] = PARTS
+    ) -> list[Metric]:
         """Time, roofline share and peak memory of stages, timed in alternating rounds."""
         calls = {name: stage.call for name, stage in stages.items()}
-        timings, problems = time_ordered(calls, PARTS, self.protocol, self.device)
+        timings, problems = time_ordered(calls, parts, self.protocol, self.device)
         roofline = measure_roofline(self.device, torch.get_num_threads())
         metrics = []
         for name, stage in stages.items():
@@ -149,7 +151,10 @@ def measure_generation(generator: Generator, profiler: Profiler, batch: int) -> 
     was_training = generator.training
     generator.eval()
     inputs = make_inputs(generator)
-    metrics = profiler.measure_stages(stages(generator, inputs, count_cost(generator)))
+    # With the view in its label, a view is an image: neither contains the other.
+    parts = PARTS if not generator.representation.view_in_label else {"image": ("mapping",)}
+    called = stages(generator, inputs, count_cost(generator))
+    metrics = profiler.measure_stages(called, parts)
     many = make_inputs(generator, batch)
     with torch.no_grad():
         timing = profiler.time(lambda: generator(*many))
@@ -160,12 +165,13 @@ def measure_generation(generator: Generator, profiler: Profiler, batch: int) -> 
         f"{batch / high:.3g} to {batch / low:.3g} img/s"
     )
     throughput = Metric("speed.image_img_s", batch / median, "img/s", n, note=note)
+    peaks = measure_roofline(profiler.device, torch.get_num_threads()).metrics()
+    metrics += [throughput, *peaks]
     if profiler.timings_only:
-        return [*metrics, throughput]
+        return metrics
     note = "parameters and buffers of the generator"
     weights = Metric("memory.weights_mb", num_bytes(generator) / MB, "MB", 1, note=note)
-    peaks = measure_roofline(profiler.device, torch.get_num_threads()).metrics()
-    return [*metrics, throughput, *_rendering_path(generator), *peaks, weights]
+    return [*metrics, *_rendering_path(generator), weights]
 
 
 def _rendering_path(generator: Generator) -> list[Metric]:

@@ -17,7 +17,7 @@ from lightning_gan3d.metric import KEY_DIGITS, Metric
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.sources import GeneratorSource
 
-SCHEMA = 4
+SCHEMA = 5
 """Increase it when the code of a protocol changes, to invalidate older files."""
 
 
@@ -86,7 +86,7 @@ ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_dat
 """Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
 OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")
 """Beginnings of the names of metrics that are computed from the images of the SWD."""
-OF_KNOWN = ("features.score", "features.ceiling", "features.floor", "features.track_ceiling",
+OF_KNOWN = ("features.score", "features.known", "features.shuffled", "features.track_known",
             "refit.ceiling", "refit.deficit", "consistency.gain", "consistency.hidden",
             "consistency.ceiling", "consistency.deficit")  # fmt: skip
 """Metrics that depend on which known objects there are."""

@@ -22,7 +22,6 @@ from lightning_gan3d.runs import Run
 
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
 QUICK = BenchOptions("cpu", quick=True)
-CONSTANT = ("speed.fused", "speed.peak_gflop_s", "speed.peak_gb_s")
 STAGES = (
     "mapping", "scene", "rendering", "rendering_gradient", "view", "image", "discriminator",
 )  # fmt: skip
@@ -52,7 +51,7 @@ def test_a_configuration_is_measured(tiny: Path) -> None:
     assert timings == {
         m.key
         for m in metrics
-        if m.name.startswith("speed") and m.name not in ("speed.threads", *CONSTANT)
+        if m.name.startswith("speed") and m.name not in ("speed.threads", "speed.fused")
     }
     assert all(m.value is not None for m in metrics)
     rows = by_key(metrics)
@@ -153,7 +152,8 @@ def test_every_round_measures_all_targets(monkeypatch: pytest.MonkeyPatch) -> No
         return rows + [Metric("cost.flops", 2.0)] * full
 
     monkeypatch.setattr(bench, "measure_target", measure)
-    a, b = bench.measure_in_rounds(["a", "b"], QUICK)
+    (first, _), (a, b) = bench.measure_in_rounds(["a", "b"], QUICK)
+    assert first[0].value == 3.0
     assert calls == [("a", True), ("b", True), ("b", False), ("a", False)]
     assert (a[0].value, a[0].n) == (2.0, 2)
     assert a[0].spread == pytest.approx(2**0.5)
@@ -200,5 +200,14 @@ def _kill() -> None:
 def test_each_process_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert len({os.getpid(), bench.fresh_process("a", _pid), bench.fresh_process("a", _pid)}) == 3
-    with pytest.raises(ConfigError, match="a: the process of the benchmark was killed"):
+    with pytest.raises(ConfigError, match="a: the process of the benchmark ended early"):
         bench.fresh_process("a", _kill)
+
+
+@pytest.mark.slow
+def test_a_target_is_measured_in_its_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    metrics = bench.fresh_process("tiny", bench._in_process, str(tiny), QUICK, False)
+    assert "speed.view_ms" in {m.key for m in metrics}
+    with pytest.raises(ConfigError, match="no preset `nonesuch`"):
+        bench.fresh_process("tiny", bench._in_process, "nonesuch", QUICK, False)

@@ -73,5 +73,5 @@ def test_training_memory_includes_networks_average_and_moments(config: Experimen
     # The process also holds what other allocators take, such as oneDNN's.
     of_process = rows["memory.train_process_mb"]
     assert of_process.value is not None
-    assert of_process.value * 1e6 > persistent
+    assert of_process.value > 0.9 * memory
     assert "resident memory" in of_process.note

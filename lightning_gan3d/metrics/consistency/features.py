@@ -19,17 +19,22 @@ from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.stored_images import StoredImages
 
+FEWEST = 4
+"""Keypoints of a view, on average, below which there is no score: the few left by strong blur are
+large blobs, which are easy to follow."""
+FEWEST_INLIERS = 20
+"""Keypoints in inlier tracks of known objects below which there is no score."""
 RATIO = 0.8
 """Largest ratio of the distances to the best and the second best match (Lowe 2004)."""
 KINDS = {
-    "score": ("share", "inliers, on a scale from 0 (`floor`) to 1 (`ceiling`)"),
+    "score": ("share", "inliers, on a scale from 0 (`shuffled`) to 1 (`known`)"),
     "inliers": ("share", "share of the keypoints that follow a point of a rigid object through "
                 "three or more views"),
-    "ceiling": ("share", "inliers of known objects from the same cameras, as sharp and as "
-                "contrasty as the generated views"),
-    "floor": ("share", "the same with another known object in each view"),
+    "known": ("share", "inliers of known objects from the same cameras, of the "
+                "same sharpness and contrast"),
+    "shuffled": ("share", "the same with another known object in each view"),
     "track": ("", "mean number of views through which an inlier is followed"),
-    "track_ceiling": ("", "the same of known objects"),
+    "track_known": ("", "the same of known objects"),
     "keypoints": ("", "keypoints of a view"),
 }  # fmt: skip
 """Unit and definition of each metric, by the last part of its name."""
@@ -75,15 +80,15 @@ def measure_features(context: EvaluationContext) -> list[Metric]:
         assert not isinstance(image, str), "the cameras are the source's own"
     else:
         parts = []
-        for some in torch.split(items, max(1, context.cfg.batch // cfg.views)):
-            of_some = cameras.select(slice(cfg.views * some[0], cfg.views * (some[-1] + 1)))
-            parts.append(source.views(some, of_some).image.float().cpu())
+        for batch in torch.split(items, max(1, context.cfg.batch // cfg.views)):
+            of_batch = cameras.select(slice(cfg.views * batch[0], cfg.views * (batch[-1] + 1)))
+            parts.append(source.views(batch, of_batch).image.float().cpu())
         image = torch.cat(parts)
     if not bool(image.isfinite().all()):
         return _missing(NOT_FINITE)
     # Not the first objects: those are evaluated themselves, for the variant `truth`.
     known = items + cfg.items
-    shuffled = (known[:, None] + cfg.items * torch.arange(cfg.views)).flatten()
+    shuffled = (known[:, None] + torch.arange(cfg.views)).flatten()
     views = [_by_view(image, cfg)]
     for objects in (known, shuffled):
         of_objects = known_views(context, objects, cameras, views[0].shape[-1])
@@ -116,7 +121,7 @@ def arcs_of(cameras: Cameras, cfg: FeaturesConfig) -> Cameras | str:
     rows = [torch.arange(cfg.items) % len(cameras.cam2world)]
     for step in range(1, cfg.views):
         rotated = cameras.select(rows[0]).rotate_y(torch.tensor([step * cfg.angle]))
-        distance = torch.cdist(rotated.origins, cameras.origins)
+        distance = (rotated.origins[:, None] - cameras.origins).norm(dim=-1)
         error = distance.amin(dim=1) / rotated.origins.norm(dim=1)
         if float(error.max()) > cfg.angle / 4:
             return f"needs {cfg.views} cameras {cfg.angle:g} rad apart around the world's y axis"
@@ -227,7 +232,7 @@ def _rms(x: Float[Tensor, "n m 2"]) -> Float[Tensor, " n"]:
 
 
 def _metrics(tracks: Sequence[Tracks], cfg: FeaturesConfig) -> list[Metric]:
-    """Return the metrics of generated views; `tracks`: theirs, ceiling and floor."""
+    """Return the metrics; `tracks`: of generated views, known objects and shuffled objects."""
     own, known, shuffled = tracks
     protocol = (
         f"{cfg.items} items, {cfg.views} views {cfg.angle:g} rad apart around the world's y axis, "
@@ -237,19 +242,21 @@ def _metrics(tracks: Sequence[Tracks], cfg: FeaturesConfig) -> list[Metric]:
     )
     if own.keypoints == 0:
         return _missing(f"no keypoints: the images have no detail ({protocol})")
-    ceiling, floor = known.inliers, shuffled.inliers
+    chance, of_view = shuffled.inliers, own.keypoints / (cfg.items * cfg.views)
     values = {
         "inliers": own.inliers,
-        "ceiling": ceiling,
-        "floor": floor,
-        "keypoints": own.keypoints / (cfg.items * cfg.views),
+        "known": known.inliers,
+        "shuffled": chance,
+        "keypoints": of_view,
     }
     why = {}
-    if ceiling > 2 * floor:
-        values["score"] = (own.inliers - floor) / (ceiling - floor)
+    if of_view < FEWEST:
+        why["score"] = f"a view has {of_view:.2g} keypoints, less than {FEWEST}"
+    elif int(known.length.sum()) < FEWEST_INLIERS or known.inliers <= 2 * chance:
+        why["score"] = f"known objects have {known.inliers:.3g} inliers, shuffled ones {chance:.3g}"
     else:
-        why["score"] = f"known objects have {ceiling:.3g} inliers, chance {floor:.3g}"
-    for kind, of_kind in (("track", own), ("track_ceiling", known)):
+        values["score"] = (own.inliers - chance) / (known.inliers - chance)
+    for kind, of_kind in (("track", own), ("track_known", known)):
         if len(of_kind.length):
             values[kind] = float(of_kind.length.float().mean())
         else:

@@ -75,7 +75,9 @@ def stored_views(
     orbits = source.orbits(k)
     if isinstance(orbits, str):
         return orbits
-    distance = torch.cdist(cameras.to_label().cpu(), orbits.cameras.to_label())
+    # Not by a matrix product, torch's choice for more than 25 rows: it rounds to 1e-3.
+    exact = "donot_use_mm_for_euclid_dist"
+    distance = torch.cdist(cameras.to_label().cpu(), orbits.cameras.to_label(), compute_mode=exact)
     if float(distance.amin(dim=1).max()) > SAME_CAMERA:
         return "the objects are not seen from these cameras"
     objects = (items % len(orbits.images)).repeat_interleave(k)
