@@ -45,7 +45,7 @@ SMALL = EvaluationConfig(
     distribution=None,
     consistency=ConsistencyConfig(items=3, steps=1, flicker=FlickerConfig(2, 4)),
     refit=RefitConfig(items=2, iterations=10, rays=64, samples=8, grid=8, resolution=12, views=3),
-    features=FeaturesConfig(items=3, views=3),
+    features=FeaturesConfig(items=6, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
     geometry=GeometryConfig(items=2, grid=12, points=64),
 )

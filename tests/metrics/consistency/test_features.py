@@ -21,10 +21,16 @@ from lightning_gan3d.metrics.stored_images import StoredImages
 CFG = FeaturesConfig(items=8, views=3)
 
 
-def measured(change=None, cfg=CFG):
-    source = figures() if change is None else Perturbed(figures(), change)
-    of_source = context(source, features=cfg)
-    return {m.name.partition(".")[2]: m for m in measure_features(of_source)}
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")  # known objects are rendered once
+
+    def measure(change=None, cfg=CFG):
+        source = figures() if change is None else Perturbed(figures(), change)
+        of_source = context(source, features=cfg, cache=cache)
+        return {m.name.partition(".")[2]: m for m in measure_features(of_source)}
+
+    return measure
 
 
 @pytest.mark.parametrize("centre", [(30.0, 24.3), (27.25, 33.6)])
@@ -89,7 +95,7 @@ def test_chains_link_mutual_matches():
     assert sorted(features._chains(views)) == [[-1, 1, 0], [0, 2, 1], [1, 0, -1]]
 
 
-def test_known_objects_score_high_and_cheats_low():
+def test_known_objects_score_high_and_cheats_low(measured):
     honest = measured()
     assert honest["score"].value > 0.4
     assert honest["shuffled"].value < 0.3 * honest["known"].value
@@ -106,13 +112,13 @@ def test_known_objects_score_high_and_cheats_low():
     assert measured(change_identity)["score"].value < 0.2
 
 
-def test_images_without_detail_have_no_score():
+def test_images_without_detail_have_no_score(measured):
     plain = measured(lambda *x: paint_over(*x, 1.0))
     assert all(m.value is None for m in plain.values())
     assert "no keypoints" in plain["score"].note
 
 
-def test_strong_blur_has_no_score():
+def test_strong_blur_has_no_score(measured):
     # It leaves a few large blobs, which are easy to follow.
     def blur(source, items, cameras):
         views = source.views(items, cameras)
@@ -132,7 +138,7 @@ def test_few_objects_are_shuffled_too():
     assert metrics["shuffled"].value < 0.5 * metrics["known"].value
 
 
-def test_images_that_are_not_finite_have_no_score():
+def test_images_that_are_not_finite_have_no_score(measured):
     def break_images(source, items, cameras):
         views = source.views(items, cameras)
         return views._replace(image=views.image / 0 * 0)
