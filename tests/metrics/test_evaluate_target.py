@@ -156,11 +156,11 @@ def test_views_of_one_set_of_cameras_are_refitted(data, tmp_path):
     assert metrics["refit.psnr"].n == 2
     assert metrics["refit.psnr_fit"].value > metrics["refit.psnr"].value
     assert metrics["refit.gain"].value > 0
-    # The figures of the data are the ceiling here; stored views are, if they are the data.
+    # The stored objects are no ceiling, even if they are the data: photographs may not agree.
     overrides = [f"data.path={tmp_path / 'views'}", *SMALL, "evaluation.refit.iterations=120"]
     own = by_name(evaluate_target(tmp_path / "views", [*overrides, "data.holdout=0.0"]))
-    assert sorted(own["refit.ceiling"].items) == sorted(own["refit.psnr"].items)
-    assert abs(own["refit.deficit"].value) < 1e-3
+    assert own["refit.psnr"].value == metrics["refit.psnr"].value
+    assert sorted(own["refit.ceiling"].items) != sorted(own["refit.psnr"].items)
 
 
 def test_a_generator_file_has_the_metrics_of_its_run(data, tmp_path):

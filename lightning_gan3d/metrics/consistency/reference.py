@@ -53,7 +53,6 @@ def known_views(
     items: Int64[Tensor, " b"],
     cameras: Cameras,
     size: int,
-    smooth: bool = False,
 ) -> Images | str:
     """Return stored views of the data's objects if there are any from these cameras, else rendered.
 
@@ -64,7 +63,7 @@ def known_views(
         if not isinstance(stored, str):
             image = reduced(stored, size)
             return Images(image, image)
-    return rendered_views(context, items, cameras, size, smooth)
+    return rendered_views(context, items, cameras, size)
 
 
 def stored_views(

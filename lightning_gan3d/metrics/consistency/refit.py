@@ -24,8 +24,8 @@ from lightning_gan3d.metrics.consistency.fitted_field import fit, predict
 from lightning_gan3d.metrics.consistency.image_similarity import WINDOW, psnr, ssim_map
 from lightning_gan3d.metrics.consistency.reference import (
     ELSEWHERE,
-    known_views,
     reduced,
+    rendered_views,
     stored_views,
 )
 from lightning_gan3d.metrics.consistency.spectrum import match
@@ -105,12 +105,16 @@ def _choose_cameras(context: EvaluationContext, draws: Draws) -> Cameras | str:
 def _known_views(
     cameras: Cameras, size: int, context: EvaluationContext
 ) -> Float[Tensor, "v m 3 h w"] | str:
-    """Return views of the data set's own objects, else of procedural figures."""
+    """Return views of the data set's own objects, else of procedural figures.
+
+    Not photographs of a turntable: those of COIL-100 are scaled image by image, so that no field
+    fits them.
+    """
     assert context.cfg.refit is not None
     num_items, v = context.cfg.refit.items, len(cameras.cam2world)
     # Not the first objects: those are evaluated themselves, for the variant `truth`.
     items = torch.arange(num_items, 2 * num_items)
-    views = known_views(context, items, _for_each(cameras, num_items), size, smooth=True)
+    views = rendered_views(context, items, _for_each(cameras, num_items), size, smooth=True)
     return views if isinstance(views, str) else _as_targets(views.image, size, v)
 
 
