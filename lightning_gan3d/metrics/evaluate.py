@@ -12,9 +12,9 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
-from lightning_gan3d.metrics.consistency.features import measure_features
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
+from lightning_gan3d.metrics.consistency.keypoint_tracks import measure_features
 from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext

@@ -22,7 +22,7 @@ from lightning_gan3d.metrics.config import (
     RefitConfig,
     SwdConfig,
 )
-from lightning_gan3d.metrics.consistency import features, flicker, refit
+from lightning_gan3d.metrics.consistency import flicker, keypoint_tracks, refit
 from lightning_gan3d.metrics.consistency.reprojection import rows
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.swd import ImageDistance
@@ -56,7 +56,7 @@ ALL = {
     *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in refit.KINDS),
-    *(f"features.{k}" for k in features.KINDS),
+    *(f"features.{k}" for k in keypoint_tracks.KINDS),
     *REFIT_RAW,
     *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
     *(f"consistency.{k}{s}" for s in ("", "_raw") for k in flicker.KINDS),

@@ -162,7 +162,7 @@ def test_planes_with_their_channels_innermost_are_read_alike_inside_and_outside_
         field.features(points).sum().backward()
     # Three texels' weights sum to 1 a point, a third of it a plane: inside the planes.
     weight = inner.grad.sum() / (2 * 4)
-    assert 0 < weight <= 2 * 20
+    assert 0 < weight < 2 * 20 + 1e-3  # rounding
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])

@@ -12,8 +12,13 @@ from torchvision.transforms.functional import gaussian_blur
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metrics.config import FeaturesConfig
-from lightning_gan3d.metrics.consistency import features
-from lightning_gan3d.metrics.consistency.features import arcs_of, detect, is_rigid, measure_features
+from lightning_gan3d.metrics.consistency import keypoint_tracks
+from lightning_gan3d.metrics.consistency.keypoint_tracks import (
+    arcs_of,
+    detect,
+    is_rigid,
+    measure_features,
+)
 from lightning_gan3d.metrics.consistency.reference import known_views, stored_views
 from lightning_gan3d.metrics.selftest.perturbations import ignore_camera, paint_over
 from lightning_gan3d.metrics.stored_images import StoredImages
@@ -92,7 +97,7 @@ def test_a_point_behind_the_cameras_is_not_rigid():
 def test_chains_link_mutual_matches():
     a, b, c = 100 * np.eye(3, 8)
     views = [np.stack(x) for x in ([a, b], [b, c, a], [c, a])]
-    assert sorted(features._chains(views)) == [[-1, 1, 0], [0, 2, 1], [1, 0, -1]]
+    assert sorted(keypoint_tracks._chains(views)) == [[-1, 1, 0], [0, 2, 1], [1, 0, -1]]
 
 
 def test_known_objects_score_high_and_cheats_low(measured):
@@ -158,7 +163,7 @@ def test_arcs_of_stored_views_are_as_wide_as_rendered_ones():
 
 def test_the_cameras_are_arcs_of_the_items():
     of_source = context(figures(), features=CFG)
-    cameras = features._choose_cameras(of_source, CFG)
+    cameras = keypoint_tracks._choose_cameras(of_source, CFG)
     base = figures().base(torch.arange(CFG.items))
     assert torch.allclose(cameras.select(torch.arange(1, 24, 3)).to_label(), base.to_label())
 
@@ -179,7 +184,7 @@ def test_photographs_from_the_same_cameras_are_the_known_objects(tmp_path):
     stored = StoredImages(tmp_path)
     cfg = replace(CFG, items=4, angle=2 * torch.pi / 24)
     of_folder = context(stored, features=cfg, multiview=stored)
-    cameras = features._choose_cameras(of_folder, cfg)
+    cameras = keypoint_tracks._choose_cameras(of_folder, cfg)
     views = stored_views(stored, torch.arange(4), cameras)
     expected = figures().views(torch.tensor([1]), cameras.select(slice(3, 6))).image
     assert torch.allclose(views[3:6], expected, atol=0.01)
