@@ -281,7 +281,7 @@ _ROWS = (
     _M("geometry.shape_from_data", "Minimum matching distance from real objects", "MMD", "", DOWN,
        PAIRED),
     _M("geometry.shape_coverage", "Covered share of real shapes", "Shape COV", "share", UP),
-    _M("geometry.shape_accuracy", "Accuracy of telling shapes from real ones (50 %: alike)",
+    _M("geometry.shape_accuracy", "Accuracy of 1-NN, generated or real shape (50 %: alike)",
        "Shape 1-NNA", "share"),
     *(_M(f"speed.{stage}_ms", label, f"{short} time", "ms", DOWN, uses, best)
       for stage, label, short, uses, best in _STAGES),

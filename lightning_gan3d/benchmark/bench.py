@@ -83,16 +83,14 @@ def measure_in_rounds(
 ) -> Iterator[list[list[Metric]]]:
     """Measure targets in alternation, each in several fresh processes; yield after each round.
 
-    Two processes differ more than two calls in one of them, and a machine's speed drifts. So each
-    round measures all targets. The first also counts costs and measures memory and growth.
+    Timings vary more between processes than within one, and a machine's speed drifts. So each round
+    measures all targets. The first also counts costs and measures memory and growth.
     """
     rounds: list[list[list[Metric]]] = []
     for num in range(PROCESSES[options.quick]):
-        order = list(enumerate(targets))
-        results: dict[int, list[Metric]] = {}
-        for i, target in order if num % 2 == 0 else reversed(order):
-            results[i] = fresh_process(target, _in_process, target, options, num == 0)
-        rounds.append([results[i] for i in range(len(targets))])
+        order = targets if num % 2 == 0 else targets[::-1]
+        results = [fresh_process(t, _in_process, t, options, num == 0) for t in order]
+        rounds.append(results if num % 2 == 0 else results[::-1])
         yield [combine(processes) for processes in zip(*rounds, strict=True)]
 
 
@@ -105,7 +103,7 @@ def _in_process(target: str, options: BenchOptions, full: bool) -> list[Metric]:
 
 
 def fresh_process(name: str, function: Callable[[*Inputs], Result], *args: *Inputs) -> Result:
-    """Call a function in a process of its own; `name` is for errors."""
+    """Call a function in a new process. `name`: shown in errors."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(function, *args).result()
@@ -117,7 +115,7 @@ def fresh_process(name: str, function: Callable[[*Inputs], Result], *args: *Inpu
 
 
 def combine(processes: Sequence[Sequence[Metric]]) -> list[Metric]:
-    """Combine the metrics of several processes: medians over those of all; others of the first."""
+    """Return the median over processes of each metric; of the first process if others lack it."""
     by_key = [{m.key: m for m in metrics} for metrics in processes]
     result = []
     for m in processes[0]:

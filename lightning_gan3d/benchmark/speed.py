@@ -33,7 +33,7 @@ class Protocol:
     max_repeats: int
     """Maximum of timed calls."""
     budget: float
-    """Seconds for each call that is timed, after which no further one starts, except for
+    """Seconds per timed call. When they are spent, no further round starts, except for
     `min_repeats`."""
 
 
@@ -135,7 +135,7 @@ def time_calls(
 
 
 ATTEMPTS = 3
-"""Measurements, if parts take longer than the whole."""
+"""Largest number of measurements, if a part takes longer than the whole."""
 SLACK = 1.1
 """Largest ratio of the median times of a part and the whole that still counts as noise."""
 
@@ -149,8 +149,8 @@ def time_ordered(
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Time calls in rounds; repeat that while a part takes longer than the whole.
 
-    `parts`: parts of a call, by its name. Also returns the calls whose times still contradict each
-    other after the last attempt, with the reason.
+    `parts`: for each whole, the calls that it contains. Also returns the calls that are not ordered
+    after the last attempt, each with the reason.
     """
     for _ in range(ATTEMPTS):
         timings = time_rounds(calls, protocol, device, clock)

@@ -1,4 +1,4 @@
-"""Cameras for views of an object: directions far apart, and the box that all see whole."""
+"""Cameras for views of an object: far apart or on an arc, and the box that all see whole."""
 
 import torch
 from jaxtyping import Int64
@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.metrics.config import FeaturesConfig
 
 SAME_DIRECTION = 0.01
 """Angle at the origin, in radians, within which two cameras count as one view: 0.6 degrees."""
@@ -29,6 +30,22 @@ def farthest_first(cameras: Cameras, num: int) -> Int64[Tensor, " num"] | str:
         selected.append(int(distance.argmax()))
         distance = torch.minimum(distance, (direction - direction[selected[-1]]).norm(dim=-1))
     return torch.tensor(selected)
+
+
+def arcs_of(cameras: Cameras, cfg: FeaturesConfig) -> Cameras | str:
+    """Select the cameras of each item from given ones; returns a reason if they are too sparse.
+
+    Item i starts at camera i. The next camera is the one nearest to it, rotated by the angle.
+    """
+    rows = [torch.arange(cfg.items) % len(cameras.cam2world)]
+    for step in range(1, cfg.views):
+        rotated = cameras.select(rows[0]).rotate_y(torch.tensor([step * cfg.angle]))
+        distance = (rotated.origins[:, None] - cameras.origins).norm(dim=-1)
+        error = distance.amin(dim=1) / rotated.origins.norm(dim=1)
+        if float(error.max()) > cfg.angle / 4:
+            return f"needs {cfg.views} cameras {cfg.angle:g} rad apart around the world's y axis"
+        rows.append(distance.argmin(dim=1))
+    return cameras.select(torch.stack(rows, dim=1).flatten())
 
 
 def visible_box(cameras: Cameras) -> float:

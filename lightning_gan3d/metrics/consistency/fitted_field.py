@@ -117,7 +117,7 @@ def fit(
             batch = Rays(rays.origins[:, pixels], rays.dirs[:, pixels])
             error = shade(fields, batch, box, jitter) - target[pixels]
             optimizer.zero_grad()
-            error.square().sum(dim=(1, 2)).mean().backward()  # type: ignore[no-untyped-call]  # torch's
+            error.square().sum(dim=(1, 2)).mean().backward()  # type: ignore[no-untyped-call]  # torch
             optimizer.step()
         values, background = fields
     return FittedFields(values.detach(), background.detach())

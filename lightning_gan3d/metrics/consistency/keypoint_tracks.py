@@ -14,14 +14,15 @@ from torch.nn.functional import interpolate, normalize
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import FeaturesConfig
+from lightning_gan3d.metrics.consistency.camera_choice import arcs_of
 from lightning_gan3d.metrics.consistency.reference import known_views, reduced, stored_views
 from lightning_gan3d.metrics.consistency.spectrum import match
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.stored_images import StoredImages
 
 FEWEST = 4
-"""Keypoints of a view, on average, below which there is no score: the few left by strong blur are
-large blobs, which are easy to follow."""
+"""Mean number of keypoints of a view below which there is no score. Strong blur leaves a few large
+blobs, which are easy to follow."""
 FEWEST_INLIERS = 20
 """Keypoints in inlier tracks of known objects below which there is no score."""
 RATIO = 0.8
@@ -113,22 +114,6 @@ def _choose_cameras(context: EvaluationContext, cfg: FeaturesConfig) -> Cameras 
     return context.source.base(torch.arange(cfg.items)).to("cpu").rotate_y(azimuth)
 
 
-def arcs_of(cameras: Cameras, cfg: FeaturesConfig) -> Cameras | str:
-    """Select the cameras of each item from given ones; returns a reason if they are too sparse.
-
-    Item i starts at camera i. The next camera is the one nearest to it, rotated by the angle.
-    """
-    rows = [torch.arange(cfg.items) % len(cameras.cam2world)]
-    for step in range(1, cfg.views):
-        rotated = cameras.select(rows[0]).rotate_y(torch.tensor([step * cfg.angle]))
-        distance = (rotated.origins[:, None] - cameras.origins).norm(dim=-1)
-        error = distance.amin(dim=1) / rotated.origins.norm(dim=1)
-        if float(error.max()) > cfg.angle / 4:
-            return f"needs {cfg.views} cameras {cfg.angle:g} rad apart around the world's y axis"
-        rows.append(distance.argmin(dim=1))
-    return cameras.select(torch.stack(rows, dim=1).flatten())
-
-
 def follow(views: Float[Tensor, "k b 3 _ _"], cameras: Cameras, cfg: FeaturesConfig) -> Tracks:
     """Follow the keypoints of b items through k views in [0, 1], and keep inlier tracks.
 
@@ -171,8 +156,8 @@ def detect(image: Float[Tensor, "3 n n"]) -> Keypoints:
             sift.detect_and_extract(enlarged[0].mean(dim=0).numpy())
     except RuntimeError:  # no keypoints
         return Keypoints(torch.zeros(0, 2), np.zeros((0, 128), np.uint8))
-    assert sift.positions is not None, "keypoints were found"
-    assert sift.descriptors is not None, "keypoints were found"
+    assert sift.positions is not None, "set by detect_and_extract"
+    assert sift.descriptors is not None, "set by detect_and_extract"
     xy = np.ascontiguousarray(sift.positions[:, ::-1], dtype=np.float32)
     return Keypoints((torch.from_numpy(xy) + 0.5) / pixels, sift.descriptors)
 
@@ -207,9 +192,9 @@ def is_rigid(
 ) -> Bool[Tensor, " n"]:
     """Whether keypoints in m views are one point in space, and not one on the screen.
 
-    The point with the least squared distance to their rays must be in front of the cameras. RMS
-    distances on the image: from its projections at most `tolerance`, and at most half of that from
-    the keypoints' mean position.
+    Triangulates the point with the least squared distance to the keypoints' rays. It must be in
+    front of the cameras. The RMS distance of the keypoints from its projections must be at most
+    `tolerance` (a share of the image), and at most half of that from their mean position.
     """
     n, m = view.shape
     of_keypoints = cameras.select(view.flatten())

@@ -13,8 +13,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metrics.config import FeaturesConfig
 from lightning_gan3d.metrics.consistency import keypoint_tracks
+from lightning_gan3d.metrics.consistency.camera_choice import arcs_of
 from lightning_gan3d.metrics.consistency.keypoint_tracks import (
-    arcs_of,
     detect,
     is_rigid,
     measure_features,
