@@ -191,7 +191,7 @@ def _above(
             low, high = (bound + end for end in test.interval)
             text += f", {cell.info.format(low)} to {cell.info.with_unit(high)}"
         elif not test.decided and cell.mean is not None:
-            text += f", {test.doubt.removeprefix(f'{group.label} ')}"
+            text += f", {decisions.unranked.get(group.label, test.doubt)}"
         by_verdict[test.verdict].append(f"{group.label}, {text}")
     tails = {"holds": "", "fails": "no; ", "open": "not decided; "}
     for verdict, texts in by_verdict.items():
