@@ -52,16 +52,18 @@ def mean_test(values: Sequence[float]) -> float | None:
     return 2 * float(stdtr(len(values) - 1, -abs(statistics.fmean(values)) / error))
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p values adjusted by Holm's correction (1979).
+def holm(p: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Return p values adjusted by Holm's correction (1979), weighted by the tests' importance.
 
     If tests without an effect are rejected below 0.05, any is with a probability of at most 0.05,
-    however the tests depend on each other.
+    however the tests depend on each other. A test of twice the weight may have twice the p.
     """
-    order = sorted(range(len(p)), key=p.__getitem__)
+    weights = weights or [1.0] * len(p)
+    order = sorted(range(len(p)), key=lambda i: p[i] / weights[i])
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        remaining = sum(weights[j] for j in order[rank:])
+        largest = max(largest, min(1.0, remaining / weights[i] * p[i]))
         adjusted[i] = largest
     return adjusted
 

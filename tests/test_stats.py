@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
@@ -40,3 +42,17 @@ def test_holm():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_weighted_holm_is_the_closure_of_weighted_bonferroni_tests():
+    """p of i: the largest weighted Bonferroni p of any set of hypotheses with i."""
+    rng = np.random.default_rng(2)
+    p, weights = rng.uniform(0, 0.1, 6).tolist(), rng.uniform(0.1, 3, 6).tolist()
+
+    def bonferroni(members):
+        total = sum(weights[j] for j in members)
+        return min(1.0, *(total * p[j] / weights[j] for j in members))
+
+    sets = [s for n in range(1, 7) for s in combinations(range(6), n)]
+    expected = [max(bonferroni(s) for s in sets if i in s) for i in range(6)]
+    assert holm(p, weights) == pytest.approx(expected)

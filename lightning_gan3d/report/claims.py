@@ -1,8 +1,8 @@
 """The claims that open a report, each checked against its numbers.
 
 A claim holds or fails if the test of the paired difference decides it (`Decisions`), and is open
-otherwise, or if numbers are missing. Claims on consistency need PSNR and gain to agree, because
-blur and uniform colour improve PSNR alone; else they are open.
+otherwise, or if numbers are missing. Its tests have half of the report's error probability
+(`Decisions._is_of_a_claim`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import REFIT, REPROJECTION, describe, significant
-from lightning_gan3d.report.differences import FINAL, UPSAMPLED, Decisions, Difference
+from lightning_gan3d.report.differences import FINAL, RENDER_TIME, UPSAMPLED, Decisions, Difference
 from lightning_gan3d.report.groups import CANONICAL, Comparison, Group, protocol_mismatch
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, Verdict, listed, reasons
@@ -52,7 +52,7 @@ def _triplane_is_faster(decisions: Decisions) -> Iterable[Statement]:
         yield _needs(lead, "runs of triplane and nerf_mlp")
     for a in planes:
         for b in networks:
-            checked = _ahead(decisions, MetricId("speed.view_ms"), a, [b], "is slower than")
+            checked = _ahead(decisions, RENDER_TIME, a, [b], "is slower than")
             yield Statement(checked.verdict, f"{lead}: {checked.text}.")
 
 

@@ -29,14 +29,17 @@ METRICS = {
 """Means that all groups share; one lies on the bound that a report checks."""
 
 
-def comparison(rng, seeds, better=()):
-    """Four groups of equal numbers up to noise; those of `better` are far apart."""
+def comparison(rng, seeds, better=(), distance=500):
+    """Four groups of equal numbers up to noise; those of `better` lie `distance` apart."""
     runs = []
     for k, kind in enumerate(KINDS):
+        step = distance * k
         for seed in range(seeds):
             common = np.random.default_rng(seed)  # shared by the groups, as data order is
             metrics = [
-                Metric(name, mean + common.normal() + rng.normal() + 500 * k * (name in better))
+                Metric(
+                    name, mean + common.normal() + rng.normal() + distance * k * (name in better)
+                )
                 for name, mean in METRICS.items()
             ]
             name = f"{kind}-s{seed}"
@@ -66,3 +69,13 @@ def test_two_seeds_decide_nothing_and_three_find_what_is_large():
     texts = decided(comparison(rng, 3, large))
     assert any(text.startswith("Shortest render time per view: triplane") for text in texts)
     assert all("render" in text or "speed.view_ms" in text for text in texts)
+
+
+def test_claims_are_decided_by_smaller_differences():
+    """Two metrics of equal spread and distance; a claim rests on one of them."""
+    rng = np.random.default_rng(0)
+    metrics = {"refit.deficit", "geometry.shape_to_data"}
+    texts = [t for _ in range(40) for t in decided(comparison(rng, 3, metrics, 7))]
+    claimed = sum(t.startswith("refit.deficit: triplane") for t in texts)
+    other = sum(t.startswith("geometry.shape_to_data: triplane") for t in texts)
+    assert claimed > 1.2 * other > 0, (claimed, other)
