@@ -62,7 +62,7 @@ if [ -n "$dry" ]; then
 else
     step kernels 120 "$python" benchmarks/gpu_kernels.py "$results/kernels.json"
 fi
-step bench 90 "$python" -m lightning_gan3d.cli bench "$preset" --quick --root "$results" \
+step bench 150 "$python" -m lightning_gan3d.cli bench "$preset" --quick --root "$results" \
     --device "$device"
 if [ -n "$eg3d" ]; then
     some=()

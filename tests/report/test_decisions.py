@@ -37,9 +37,7 @@ def comparison(rng, seeds, better=(), distance=500):
         for seed in range(seeds):
             common = np.random.default_rng(seed)  # shared by the groups, as data order is
             metrics = [
-                Metric(
-                    name, mean + common.normal() + rng.normal() + distance * k * (name in better)
-                )
+                Metric(name, mean + common.normal() + rng.normal() + step * (name in better))
                 for name, mean in METRICS.items()
             ]
             name = f"{kind}-s{seed}"

@@ -69,34 +69,45 @@ def measure_features(context: EvaluationContext) -> list[Metric]:
     A keypoint that hardly moves may belong to a picture that turns with the camera, so it does not
     count. Hence `inliers` of known objects is far from 1.
     """
-    cfg, source = context.cfg.features, context.source
+    cfg = context.cfg.features
     if cfg is None:
         return []
     cameras = _choose_cameras(context, cfg)
     if isinstance(cameras, str):
         return _missing(cameras)
-    items = torch.arange(cfg.items)
-    if isinstance(source, StoredImages):
-        image = stored_views(source, items, cameras)
-        assert not isinstance(image, str), "the cameras are the source's own"
-    else:
-        parts = []
-        for batch in torch.split(items, max(1, context.cfg.batch // cfg.views)):
-            of_batch = cameras.select(slice(cfg.views * batch[0], cfg.views * (batch[-1] + 1)))
-            parts.append(source.views(batch, of_batch).image.float().cpu())
-        image = torch.cat(parts)
+    image = _own_views(context, cameras, cfg)
     if not bool(image.isfinite().all()):
         return _missing(NOT_FINITE)
-    # Not the first objects: those are evaluated themselves, for the variant `truth`.
-    known = items + cfg.items
-    shuffled = (known[:, None] + torch.arange(cfg.views)).flatten()
     views = [_by_view(image, cfg)]
-    for objects in (known, shuffled):
+    for objects in _known_objects(cfg):
         of_objects = known_views(context, objects, cameras, views[0].shape[-1])
         if isinstance(of_objects, str):
             return _missing(of_objects)
         views.append(match(_by_view(of_objects.image, cfg), views[0]))
     return _metrics([follow(x, cameras, cfg) for x in views], cfg)
+
+
+def _own_views(
+    context: EvaluationContext, cameras: Cameras, cfg: FeaturesConfig
+) -> Float[Tensor, "bk 3 _ _"]:
+    """Render or read the views of the first items, in [-1, 1]."""
+    source, items = context.source, torch.arange(cfg.items)
+    if isinstance(source, StoredImages):
+        image = stored_views(source, items, cameras)
+        assert not isinstance(image, str), "the cameras are the source's own"
+        return image
+    parts = []
+    for batch in torch.split(items, max(1, context.cfg.batch // cfg.views)):
+        of_batch = cameras.select(slice(cfg.views * batch[0], cfg.views * (batch[-1] + 1)))
+        parts.append(source.views(batch, of_batch).image.float().cpu())
+    return torch.cat(parts)
+
+
+def _known_objects(cfg: FeaturesConfig) -> tuple[Int64[Tensor, " b"], Int64[Tensor, " bk"]]:
+    """Return one known object per item, and another one for each of its views (`shuffled`)."""
+    # Not the first objects: those are evaluated themselves, for the variant `truth`.
+    known = torch.arange(cfg.items) + cfg.items
+    return known, (known[:, None] + torch.arange(cfg.views)).flatten()
 
 
 def _choose_cameras(context: EvaluationContext, cfg: FeaturesConfig) -> Cameras | str:
