@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import types
 import typing
@@ -11,9 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from lightning_gan3d.config_tree import OLD_KIND, merge
+from lightning_gan3d.config_tree import Origins as Origins
+from lightning_gan3d.config_tree import apply_overrides as apply_overrides
+from lightning_gan3d.config_tree import load_tree as load_tree
+from lightning_gan3d.config_tree import parse_yaml as parse_yaml
+from lightning_gan3d.config_tree import resolve as resolve
+from lightning_gan3d.errors import ConfigError as ConfigError
+from lightning_gan3d.errors import OutOfRange as OutOfRange
+from lightning_gan3d.errors import UserError as UserError
 from lightning_gan3d.files import sha256_of_text
 from lightning_gan3d.ranges import EVEN as EVEN
 from lightning_gan3d.ranges import POWER_OF_TWO as POWER_OF_TWO
@@ -25,133 +33,7 @@ from lightning_gan3d.ranges import Share as Share
 from lightning_gan3d.ranges import violation
 
 T = TypeVar("T")
-
-
-class UserError(ValueError):
-    """Invalid input; the command line prints the message and exits with `exit_code`."""
-
-    exit_code: typing.ClassVar[int] = 2
-
-
-class ConfigError(UserError):
-    """An invalid configuration; the message names field, value, choices and remedy."""
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        """`field`: name within its dataclass, so that the loader can add file and line."""
-        super().__init__(message)
-        self.field = field
-
-
-class OutOfRange(ConfigError):
-    """A value outside the range that its field's annotation states."""
-
-
-class Origins:
-    """Where each value of a configuration comes from: file and line, or the command line."""
-
-    def __init__(self) -> None:
-        self._origins: dict[str, str] = {}
-
-    def add_file(self, path: Path, text: str) -> None:
-        """Record the lines of a YAML file; later files win."""
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if isinstance(node, yaml.MappingNode):
-            self._walk(node, "", path)
-
-    def _walk(self, node: yaml.MappingNode, prefix: str, path: Path) -> None:
-        for key, value in node.value:
-            dotted = f"{prefix}{key.value}"
-            self._origins[dotted] = f"{path}:{key.start_mark.line + 1}"
-            if isinstance(value, yaml.MappingNode):
-                self._walk(value, f"{dotted}.", path)
-
-    def add_override(self, dotted: str) -> None:
-        """Record a value from the command line."""
-        self._origins[dotted] = "command line"
-
-    def of(self, dotted: str) -> str:
-        """Return ` (file:line)` of a key or its nearest parent; empty for defaults."""
-        while dotted:
-            if dotted in self._origins:
-                return f" ({self._origins[dotted]})"
-            dotted = dotted.rpartition(".")[0]
-        return ""
-
-
-def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file merged over its `base:` files. Rejects tags, duplicate keys and cycles."""
-    path = path.resolve()
-    if path in _seen:
-        raise ConfigError(
-            f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
-        tree = OmegaConf.to_container(loaded)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: a configuration is a mapping of keys to values, not a {type(tree).__name__}"
-        )
-    base = tree.pop("base", None)
-    merged: dict[str, Any] = {}
-    parents = [base] if isinstance(base, str) else base or []
-    if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
-        raise ConfigError(f"{path}: base={base!r}: name a YAML file, or a list of them")
-    for parent in parents:
-        merged = merge(merged, load_tree(path.parent / parent, origins, (*_seen, path)))
-    origins.add_file(path, text)
-    return merge(merged, typing.cast("dict[str, Any]", tree))
-
-
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge two trees, `above` winning. A mapping whose `kind` changes is replaced as a whole."""
-    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        return dict(above)
-    out = dict(below)
-    for key, value in above.items():
-        old = out.get(key)
-        out[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return out
-
-
-def apply_overrides(
-    tree: dict[str, Any], overrides: typing.Sequence[str], origins: Origins
-) -> dict[str, Any]:
-    """Apply `a.b=value` overrides; values are parsed as YAML."""
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if item.startswith("-") or not equals or not key or not all(key.split(".")) or "[" in key:
-            raise ConfigError(
-                f"override `{item}`: write key.path=value, e.g. optimizer.generator.lr=0.002"
-            )
-        try:
-            value = OmegaConf.to_container(OmegaConf.create(f"v: {text}" if text else "v: ''"))["v"]  # type: ignore[index, call-overload]  # a mapping by construction
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"override `{item}`: the value is not valid YAML: {error}") from None
-        above: Any = value
-        for part in reversed(key.split(".")):
-            above = {part: above}
-        tree = merge(tree, above)
-        origins.add_override(key)
-    return tree
-
-
-def resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    """Resolve `${...}` interpolations."""
-    try:
-        return typing.cast(
-            "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-        )
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"interpolation cannot be resolved: {error}") from None
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -226,7 +108,18 @@ def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: 
         raise ConfigError(
             f"{dotted}.kind={value['kind']}{origins.of(f'{dotted}.kind')}: {error}"
         ) from None
-    return build(config_cls, {k: v for k, v in value.items() if k != "kind"}, origins, f"{dotted}.")
+    own = {k: v for k, v in value.items() if k not in ("kind", OLD_KIND)}
+    names = {f.name for f in dataclasses.fields(config_cls)}
+    old = value.get(OLD_KIND, {})
+    kept = {k: v for k, v in old.items() if k in names}
+    origin = origins.of(f"{dotted}.kind")
+    dropped = [k for k in old if k not in names]
+    if dropped and "command line" in origin:
+        log.warning(
+            f"{dotted}.kind={value['kind']}{origin}: keeps {', '.join(kept) or 'no setting'}; "
+            f"drops {', '.join(dropped)}, which this kind does not have"
+        )
+    return build(config_cls, merge(kept, own), origins, f"{dotted}.")
 
 
 def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
@@ -288,16 +181,12 @@ def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
             return value
         if isinstance(value, float) and value.is_integer():
             return int(value)
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number and math.isfinite(value):
+        return float(value)
     if hint is str and isinstance(value, str):
         return value
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is str and is_number:
         return str(value)
     names = {
         bool: "true or false",

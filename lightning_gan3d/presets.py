@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Literal
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.errors import ConfigError
 
 
 def presets_folder() -> Path:
@@ -26,17 +26,16 @@ def preset_names(group: Literal["runs", "sweeps", "all"] = "all") -> list[str]:
     return names
 
 
-def find_file(name: str | Path) -> Path:
-    """Return the path of a YAML file or of a preset."""
+def find_file(name: str | Path, folder: Path = Path()) -> Path:
+    """Return the path of a YAML file, relative to `folder`, or of a preset."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        return path
+        return folder / path
     preset = presets_folder() / f"{name}.yaml"
     if preset.is_file():
         return preset
-    names = preset_names("runs")
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name), preset_names(), n=1)
     hint = f"did you mean `{near[0]}`? " if near else ""
     raise ConfigError(
-        f"no preset `{name}` and no file of that name; {hint}presets: {', '.join(names)}"
+        f"no preset `{name}`; {hint}`gan3d presets` lists them; the name of a file ends in .yaml"
     )

@@ -22,11 +22,13 @@ class Inner:
 @dataclass(frozen=True)
 class Plug:
     size: int = 4
+    inner: Inner = Inner()
 
 
 @dataclass(frozen=True)
 class Other:
     depth: int = 1
+    inner: Inner = Inner()
 
 
 def plug_kinds(name):
@@ -75,12 +77,49 @@ def test_base_files_merge_and_overrides_win(tmp_path):
     assert built == Outer("b", 7, inner=Inner(0.5, (0.1, 0.2), (1, 2)))
 
 
-def test_a_new_kind_drops_the_options_of_the_old_one(tmp_path):
-    below = "name: b\npart: {kind: plug, size: 9}\n"
-    built = load(tmp_path, "base: below.yaml\npart: {kind: other, depth: 2}\n", below=below)
-    assert built.part == Other(2)
+def test_a_new_kind_keeps_the_settings_that_it_has_and_names_those_it_drops(tmp_path, caplog):
+    below = "name: b\npart: {kind: plug, size: 9, inner: {lr: 0.3, widths: [4]}}\n"
+    text = "base: below.yaml\npart: {kind: other, depth: 2, inner: {lr: 0.4}}\n"
+    built = load(tmp_path, text, below=below)
+    assert built.part == Other(2, Inner(0.4, widths=(4,)))
+    assert not caplog.records, "the author of a file knows"
     same = load(tmp_path, "base: below.yaml\npart: {kind: plug}\n", below=below)
-    assert same.part == Plug(9)
+    assert same.part == Plug(9, Inner(0.3, widths=(4,)))
+    switched = load(tmp_path, below, ["part.depth=5", "part.kind=other"])
+    assert switched.part == Other(5, Inner(0.3, widths=(4,)))
+    assert caplog.messages == [
+        "part.kind=other (command line): keeps inner, depth; drops size, which this kind does not "
+        "have"
+    ]
+    assert load(tmp_path, below, ["part.kind=other", "part.kind=plug"]).part == same.part
+
+
+def test_base_names_a_preset_from_any_folder(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("base: demo/voxel\nname: own\n")
+    tree = cfg.load_tree(path, cfg.Origins())
+    assert tree["name"] == "own"
+    assert tree["generator"]["representation"]["kind"] == "voxel"
+    path.write_text("base: demo/vxel\n")
+    with pytest.raises(ConfigError, match="no preset `demo/vxel`; did you mean `demo/voxel`"):
+        cfg.load_tree(path, cfg.Origins())
+
+
+@pytest.mark.parametrize("word", ["off", "on", "yes", "no", "n", "1:30", "0x10", "2026-01-01"])
+def test_words_of_yaml_1_1_are_text(tmp_path, word):
+    assert load(tmp_path, f"name: {word}\n").name == word
+    assert load(tmp_path, "name: a\n", [f"name={word}"]).name == word
+    for number in ("steps", "inner.lr", "flag"):
+        with pytest.raises(ConfigError, match=f"{number}='{word}' .command line."):
+            load(tmp_path, "name: a\n", [f"{number}={word}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 1e-3), (".5", 0.5), ("+2", 2.0), ("-1.5E+2", -150.0), ("010", 10)]
+)
+def test_numbers_are_decimal(text, value):
+    assert cfg.parse_yaml(text) == value
+    assert cfg.parse_yaml(f"[{text}, ~, null, true]") == [value, None, None, True]
 
 
 def test_the_resolved_yaml_builds_the_same_again(tmp_path):

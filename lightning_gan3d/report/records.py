@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lightning_gan3d.config import ConfigError, digest
+from lightning_gan3d.config import ConfigError, digest, parse_yaml
 from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics
 from lightning_gan3d.metric_table import BENCHED, block, describe
 from lightning_gan3d.runs import (
@@ -160,7 +160,7 @@ def read_run(path: Path) -> RunRecord:
     """
     problems: list[str] = []
     read = functools.partial(_read, path, problems)
-    config = _mapping(read(CONFIG, lambda p: yaml.safe_load(p.read_text())))
+    config = _mapping(read(CONFIG, lambda p: parse_yaml(p.read_text())))
     metrics = read(EVALUATION, read_metrics) or []
     metrics += read("bench.json", read_metrics) or []
     rows = read(METRICS, lambda p: list(read_rows(p))) or []

@@ -1,0 +1,168 @@
+"""Configuration trees: YAML files, their `base:` files, presets, and overrides. Imports no torch.
+
+Values are those of YAML 1.2: only `true` and `false` are booleans, and numbers are decimal. So
+`off` is text, and so is `1:30`, which PyYAML reads as 90.
+"""
+
+import re
+import typing
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_gan3d.errors import ConfigError
+from lightning_gan3d.presets import find_file
+
+OLD_KIND = "settings of the old kind"
+"""Key of the settings that `merge` sets aside."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the scalars of YAML 1.2 and rejects duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so in PyYAML's stubs
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for (key, _), value in zip(node.value, keys, strict=True):
+            if keys.count(value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {value}", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _scalar(tag: str, pattern: str, first: str) -> None:
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), [*first]
+    )
+
+
+_scalar("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_scalar("int", r"[-+]?[0-9]+", "-+0123456789")
+_scalar("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789")
+_scalar("null", r"null|Null|NULL|~|", "nN~")
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+class Origins:
+    """Where each value of a configuration comes from: file and line, or the command line."""
+
+    def __init__(self) -> None:
+        self._origins: dict[str, str] = {}
+
+    def add_file(self, path: Path, text: str) -> None:
+        """Record the lines of a YAML file; later files win."""
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            self._walk(node, "", path)
+
+    def _walk(self, node: yaml.MappingNode, prefix: str, path: Path) -> None:
+        for key, value in node.value:
+            dotted = f"{prefix}{key.value}"
+            self._origins[dotted] = f"{path}:{key.start_mark.line + 1}"
+            if isinstance(value, yaml.MappingNode):
+                self._walk(value, f"{dotted}.", path)
+
+    def add_override(self, dotted: str) -> None:
+        """Record a value from the command line."""
+        self._origins[dotted] = "command line"
+
+    def of(self, dotted: str) -> str:
+        """Return ` (file:line)` of a key or its nearest parent; empty for defaults."""
+        while dotted:
+            if dotted in self._origins:
+                return f" ({self._origins[dotted]})"
+            dotted = dotted.rpartition(".")[0]
+        return ""
+
+
+def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file merged over its `base:` files. Rejects tags, duplicate keys and cycles."""
+    path = path.resolve()
+    if path in _seen:
+        raise ConfigError(
+            f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        tree = parse_yaml(text) if text.strip() else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: a configuration is a mapping of keys to values, not a {type(tree).__name__}"
+        )
+    base = tree.pop("base", None)
+    merged: dict[str, Any] = {}
+    parents = [base] if isinstance(base, str) else base or []
+    if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
+        raise ConfigError(f"{path}: base={base!r}: name a YAML file or a preset, or a list of them")
+    for parent in parents:
+        merged = merge(merged, load_tree(find_file(parent, path.parent), origins, (*_seen, path)))
+    origins.add_file(path, text)
+    return merge(merged, typing.cast("dict[str, Any]", tree))
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Merge two trees, `above` winning.
+
+    Settings of a mapping whose `kind` changes are set aside: `config.build` keeps those that the
+    new kind has.
+    """
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        old = {k: v for k, v in below.items() if k not in ("kind", OLD_KIND)}
+        return {**above, OLD_KIND: merge(below.get(OLD_KIND, {}), old)}
+    out = dict(below)
+    for key, value in above.items():
+        under = out.get(key)
+        out[key] = (
+            merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        )
+    return out
+
+
+def apply_overrides(
+    tree: dict[str, Any], overrides: typing.Sequence[str], origins: Origins
+) -> dict[str, Any]:
+    """Apply `a.b=value` overrides; values are parsed as YAML."""
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if item.startswith("-") or not equals or not key or not all(key.split(".")) or "[" in key:
+            raise ConfigError(
+                f"override `{item}`: write key.path=value, e.g. optimizer.generator.lr=0.002"
+            )
+        try:
+            value = parse_yaml(text) if text else ""
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override `{item}`: the value is not valid YAML: {error}") from None
+        above: Any = value
+        for part in reversed(key.split(".")):
+            above = {part: above}
+        tree = merge(tree, above)
+        origins.add_override(key)
+    return tree
+
+
+def resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    """Resolve `${...}` interpolations."""
+    try:
+        return typing.cast(
+            "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"interpolation cannot be resolved: {error}") from None
