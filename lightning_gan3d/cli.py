@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.config import ConfigError, UserError, split_overrides
 from lightning_gan3d.inference.commands import app as inference_app
+from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, evaluate and compare 3D-aware image generators.",
@@ -34,6 +34,17 @@ app.add_typer(inference_app)
 
 
 Root = Annotated[Path, typer.Option(help="Parent folder of the run directories.")]
+File = Annotated[
+    str, typer.Argument(help="A YAML file, or a preset name.", autocompletion=complete)
+]
+SweepFile = Annotated[
+    str,
+    typer.Argument(help="A sweep's YAML file, or a preset name.", autocompletion=complete_sweep),
+]
+Seeds = Annotated[str | None, typer.Option(help="Seeds instead of the file's, e.g. 0-2 or 0,5.")]
+TrainDevice = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu or cuda; as training.device=.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
 ]
@@ -44,7 +55,7 @@ Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
-def _load(file: str, overrides: list[str] | None) -> "ExperimentConfig":
+def _load(file: str, overrides: Sequence[str] | None) -> "ExperimentConfig":
     """Load an experiment. A mistyped name fails before torch is imported."""
     from lightning_gan3d.presets import find_file
 
@@ -56,31 +67,55 @@ def _load(file: str, overrides: list[str] | None) -> "ExperimentConfig":
 
 @app.command()
 def train(
-    file: Annotated[str, typer.Argument(help="A YAML file, or a preset name.")],
+    file: File,
     overrides: Overrides = None,
     root: Root = Path("runs"),
+    device: TrainDevice = None,
+    seeds: Seeds = None,
     resume: Annotated[bool, typer.Option(help="Require an existing run and continue it.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Print plan, sizes and memory without training.")
     ] = False,
 ) -> None:
-    """Train one generator, then evaluate it."""
-    config = _load(file, overrides)
+    """Train a generator, then evaluate it; with several seeds one after another."""
+    overrides = [*(overrides or []), *_of_device(device)]
+    of_seeds = [[f"seed={seed}"] for seed in _numbers("--seeds", seeds)] or [[]]
+    configs = [_load(file, [*overrides, *of_seed]) for of_seed in of_seeds]
     if dry_run:
         from lightning_gan3d.training.fit import plan
 
-        typer.echo(plan(config))
+        typer.echo("\n\n".join(map(plan, configs)))
         return
     from lightning_gan3d.training.fit import train_run
     from lightning_gan3d.training.processes import print_log
 
     print_log()
-    raise typer.Exit(train_run(config, root=root, resume=resume, command=sys.argv))
+    for config in configs:
+        if code := train_run(config, root=root, resume=resume, command=sys.argv):
+            raise typer.Exit(code)
+
+
+def _of_device(device: str | None) -> list[str]:
+    return [] if device is None else [f"training.device={device}"]
+
+
+def _numbers(option: str, text: str | None) -> list[int]:
+    from lightning_gan3d.ranges import parse_ranges
+
+    if text is None:
+        return []
+    try:
+        numbers = parse_ranges(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: {error}") from None
+    if not numbers:
+        raise ConfigError(f"{option}: give numbers, e.g. 0-2")
+    return numbers
 
 
 @app.command("config")
 def show_config(
-    file: Annotated[str, typer.Argument(help="A YAML file, or a preset name.")],
+    file: File,
     overrides: Overrides = None,
 ) -> None:
     """Print the resolved configuration with all defaults."""
@@ -95,52 +130,66 @@ def presets(
         bool, typer.Option("--cost", help="Add parameters, scene memory and FLOPs per image.")
     ] = False,
 ) -> None:
-    """List the presets."""
+    """List the presets, each with a line about it."""
     if cost:
         from lightning_gan3d.benchmark.bench import cost_of_presets
 
         typer.echo(cost_of_presets())
         return
-    from lightning_gan3d.presets import preset_names
-
-    typer.echo("\n".join([*preset_names("runs"), *preset_names("sweeps")]))
+    names = [*preset_names("runs"), *preset_names("sweeps")]
+    width = max(map(len, names))
+    typer.echo("\n".join(f"{name:<{width}}  {describe(name)}" for name in names))
 
 
 @sweep_app.command("run")
 def sweep_run(
-    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or a preset name.")],
+    file: SweepFile,
+    overrides: Overrides = None,
     root: Root = Path("runs"),
+    device: TrainDevice = None,
+    seeds: Seeds = None,
 ) -> None:
     """Run configurations x seeds; skip finished runs, continue stopped ones."""
     from lightning_gan3d.sweep.local import run_sweep
+    from lightning_gan3d.sweep.plan import load_sweep
     from lightning_gan3d.training.processes import print_log
 
     print_log()
-    raise typer.Exit(run_sweep(file, root))
+    overrides = [*(overrides or []), *_of_device(device)]
+    raise typer.Exit(run_sweep(load_sweep(file, _numbers("--seeds", seeds), overrides), root))
 
 
 @sweep_app.command("plan")
 def sweep_plan(
-    file: Annotated[str, typer.Argument(help="A sweep's YAML file, or a preset name.")],
+    file: SweepFile,
+    overrides: Overrides = None,
     root: Root = Path("runs"),
+    device: TrainDevice = None,
+    seeds: Seeds = None,
 ) -> None:
     """Print the plan of `sweep run`."""
     from lightning_gan3d.sweep.local import plan_sweep
+    from lightning_gan3d.sweep.plan import load_sweep
 
-    typer.echo(plan_sweep(file, root))
+    overrides = [*(overrides or []), *_of_device(device)]
+    typer.echo(plan_sweep(load_sweep(file, _numbers("--seeds", seeds), overrides), root))
 
 
 @app.command()
 def evaluate(
-    target: Annotated[
-        Path | None,
-        typer.Argument(help="A run, a checkpoint, an export, a pickle, or a folder of images."),
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs, checkpoints, exports, pickles, or folders of images; and overrides.",
+            metavar="[RUN]... [K=V]...",
+        ),
     ] = None,
-    overrides: Overrides = None,
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Output folder; default: the run itself, or runs/evaluated/NAME."),
+        typer.Option(
+            "--out", "-o", help="Output folder; default: the run itself, or runs/evaluated/NAME."
+        ),
     ] = None,
     inception_weights: Annotated[
         Path | None,
@@ -159,15 +208,18 @@ def evaluate(
 ) -> None:
     """Evaluate a generator or image folder: FID/KID, view consistency, pose, geometry."""
     if self_test:
-        if target is not None:
-            raise ConfigError(f"evaluate --self-test takes no run; remove {target}")
+        if targets:
+            raise ConfigError(f"evaluate --self-test takes no run; remove {targets[0]}")
         from lightning_gan3d.metrics.selftest.selftest import run_self_test, table
 
         result = run_self_test(progress=lambda line: typer.echo(line, err=True))
         typer.echo(table(result))
         raise typer.Exit(4 if result.failures else 0)
-    if target is None:
+    runs, overrides = split_overrides(targets or [])
+    if not runs:
         raise ConfigError("evaluate: give a run directory, or --self-test")
+    if out is not None and len(runs) > 1:
+        raise ConfigError(f"--out {out}: is the folder of one evaluation; give one run")
     from lightning_gan3d.metrics.evaluate import evaluate as compute_metrics
     from lightning_gan3d.metrics.evaluate_target import open_target
     from lightning_gan3d.metrics.process_group import process_group
@@ -175,14 +227,19 @@ def evaluate(
     weights = {"inception": inception_weights, "inception-pytorch": inception_weights}
     weights |= {"vgg16": vgg_weights, "clip": clip_weights}
     with process_group(device):
-        opened = open_target(target, overrides or [], device, out, weights)
-        typer.echo(opened.write(compute_metrics(opened.context), sys.argv))
+        opened = [open_target(run, overrides, device, out, weights) for run in runs]
+        for target in opened:
+            typer.echo(target.write(compute_metrics(target.context), sys.argv))
 
 
 @app.command()
 def bench(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="Run directories, folders of runs, presets or files.")
+        list[str] | None,
+        typer.Argument(
+            help="Run directories, folders of runs, presets or files; overrides of the last two.",
+            metavar="[RUN|PRESET]... [K=V]...",
+        ),
     ] = None,
     root: Root = Path("runs"),
     device: Device = "auto",
@@ -200,7 +257,9 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(help="With --against: CPU threads; default: torch's choice.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --against: output JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --against: output JSON file.")
+    ] = None,
 ) -> None:
     """Benchmark speed, memory and cost; --against compares with the official EG3D."""
     if against is not None:
@@ -225,15 +284,19 @@ def bench(
     unused = [name for name, value in options_against.items() if value is not None]
     if unused:
         raise ConfigError(f"bench {unused[0]}: requires --against PATH")
-    if not targets:
+    names, overrides = split_overrides(targets or [])
+    if not names:
         raise ConfigError("bench: give a run directory, a preset or a file; or --against PATH")
-    typer.echo(bench_targets(targets, BenchOptions(device, quick, tuple(sys.argv)), root))
+    options_own = BenchOptions(device, quick, tuple(sys.argv), tuple(overrides))
+    typer.echo(bench_targets(names, options_own, root))
 
 
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: DIR/report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder; default: DIR/report.")
+    ] = None,
 ) -> None:
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
     from lightning_gan3d.report.make import make_report

@@ -19,6 +19,7 @@ from lightning_gan3d.config_tree import apply_overrides as apply_overrides
 from lightning_gan3d.config_tree import load_tree as load_tree
 from lightning_gan3d.config_tree import parse_yaml as parse_yaml
 from lightning_gan3d.config_tree import resolve as resolve
+from lightning_gan3d.config_tree import split_overrides as split_overrides
 from lightning_gan3d.errors import ConfigError as ConfigError
 from lightning_gan3d.errors import OutOfRange as OutOfRange
 from lightning_gan3d.errors import UserError as UserError

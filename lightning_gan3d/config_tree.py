@@ -6,7 +6,7 @@ Values are those of YAML 1.2: only `true` and `false` are booleans, and numbers 
 
 import re
 import typing
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_overrides(
-    tree: dict[str, Any], overrides: typing.Sequence[str], origins: Origins
+    tree: dict[str, Any], overrides: Sequence[str], origins: Origins
 ) -> dict[str, Any]:
     """Apply `a.b=value` overrides; values are parsed as YAML."""
     for item in overrides:
@@ -156,6 +156,13 @@ def apply_overrides(
         tree = merge(tree, above)
         origins.add_override(key)
     return tree
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into names or paths, and `a.b=value` overrides."""
+    is_override = ["=" in x and not Path(x).exists() for x in arguments]
+    pairs = list(zip(arguments, is_override, strict=True))
+    return [x for x, given in pairs if not given], [x for x, given in pairs if given]
 
 
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:

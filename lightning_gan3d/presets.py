@@ -26,6 +26,24 @@ def preset_names(group: Literal["runs", "sweeps", "all"] = "all") -> list[str]:
     return names
 
 
+def describe(name: str) -> str:
+    """Return the first comment of a preset's file."""
+    text = (presets_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("# ")
+
+
+def complete(beginning: str) -> list[tuple[str, str]]:
+    """Presets for the shell's completion, each with its description."""
+    names = [n for n in preset_names("runs") if n.startswith(beginning)]
+    return [(name, describe(name)) for name in names]
+
+
+def complete_sweep(beginning: str) -> list[tuple[str, str]]:
+    """Sweeps for the shell's completion, each with its description."""
+    names = [n.removeprefix("sweeps/") for n in preset_names("sweeps")]
+    return [(n, describe(f"sweeps/{n}")) for n in names if n.startswith(beginning)]
+
+
 def find_file(name: str | Path, folder: Path = Path()) -> Path:
     """Return the path of a YAML file, relative to `folder`, or of a preset."""
     path = Path(name)

@@ -72,3 +72,20 @@ def _interval(kind: Any, bounds: list[Bound]) -> list[str]:
             f"{number} up to {high.le}" if isinstance(high, Le) else f"{number} below {high.lt}"
         ]
     return []
+
+
+def parse_ranges(text: str, limit: int = 100_000) -> list[int]:
+    """Parse `1-10,15` into whole numbers from 0, in order and once; raises `ValueError`."""
+    numbers: dict[int, None] = {}
+    for part in text.split(",") if text.strip() else []:
+        low, dash, high = part.partition("-")
+        try:
+            first, last = int(low), int(high if dash else low)
+        except ValueError:
+            raise ValueError(f"`{part}` is neither a number nor a range") from None
+        if last < first:
+            raise ValueError(f"`{part}` is empty; use {last}-{first}")
+        if last - first + len(numbers) >= limit:
+            raise ValueError(f"more than {limit:,} numbers")
+        numbers.update(dict.fromkeys(range(first, last + 1)))
+    return list(numbers)

@@ -65,6 +65,15 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["train", "triplane", "training.kimg=.inf"], ["training.kimg", "a number"]),
         (["sweep", "run", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["sweep", "plan", "triplan"], ["triplan"]),
+        (["sweep", "plan", "demo", "seed=2"], ["override `seed=2`: use `seeds` of the sweep"]),
+        (["sweep", "plan", "demo", "--seeds", "2-0"], ["--seeds 2-0: `2-0` is empty; use 0-2"]),
+        (["train", "demo/voxel", "--seeds", ""], ["--seeds: give numbers, e.g. 0-2"]),
+        (["train", "demo/voxel", "--device", "gpu"], ["training.device=gpu", "auto, cpu, cuda"]),
+        (["evaluate", "a", "b", "--out", "c"], ["--out c", "give one run"]),
+        (["evaluate", "triplane/latest"], ["no run in triplane or runs/triplane"]),
+        (["bench", "demo/voxel", "trainin.kimg=1"], ["unknown key `trainin`"]),
+        (["mesh", "a", "loss.r1_gamma=1"], ["a: no such"]),
+        (["mix", "x/a", "y/a", "-o", "c"], ["two generators have the same name"]),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2_and_starts_nothing(
@@ -89,12 +98,27 @@ def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path, monkeypatch):
     assert "parameters" in out
     assert [p.name for p in tmp_path.iterdir()] == ["few.zip"]
     assert "GFLOP" in out
+    options = ["data.path=few.zip", "--seeds", "3,5", "--device", "cpu", "--dry-run"]
+    code, out, _ = run(capsys, "train", "demo/voxel", *options)
+    assert code == 0
+    assert ["seed 3" in out, "seed 4" in out, "seed 5" in out] == [True, False, True]
+
+
+def test_a_sweep_takes_seeds_and_overrides(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "sweep", "plan", "demo", "training.kimg=1", "--seeds", "7")
+    assert code == 0
+    assert out.count("seed 7") == 4
+    assert "4 to start" in out
+    _, own, _ = run(capsys, "sweep", "plan", "demo", "--seeds", "7")
+    assert own != out, "the override changes the experiments"
 
 
 def test_presets_are_listed_without_bases_and_with_their_cost(capsys, monkeypatch):
     code, out, _ = run(capsys, "presets")
     assert code == 0
-    names = out.split()
+    names, lines = zip(*(line.split(maxsplit=1) for line in out.splitlines()), strict=True)
+    assert all(20 < len(line) < 110 and not line.startswith("base") for line in lines)
     assert {"triplane", "demo/voxel", "sweeps/demo"} <= set(names)
     assert not [n for n in names if n.endswith("base")]
     kinds = ["triplane", "trigrid", "voxel", "image2d", "eg3d/ffhq512", "demo/nerf_mlp"]

@@ -17,6 +17,7 @@ from lightning_gan3d.benchmark.growth import growth_with_grid, growth_with_rende
 from lightning_gan3d.benchmark.speed import FULL, QUICK, Environment, cpu_threads
 from lightning_gan3d.benchmark.stages import Profiler, measure_generation
 from lightning_gan3d.benchmark.training import measure_training
+from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.cost import count_cost
@@ -50,6 +51,8 @@ class BenchOptions:
     """Fewer processes, repeats and sizes."""
     command: tuple[str, ...] = ()
     """The command line, for the record."""
+    overrides: tuple[str, ...] = ()
+    """Overrides of presets and YAML files."""
 
 
 def bench_targets(targets: Sequence[str], options: BenchOptions, root: Path = Path("runs")) -> str:
@@ -61,13 +64,18 @@ def bench_targets(targets: Sequence[str], options: BenchOptions, root: Path = Pa
     # Read all targets before measuring the first, so that errors come at once.
     jobs: list[tuple[str, Path]] = []
     skipped: list[str] = []
-    for target in targets:
+    for target in map(str, map(references.resolve, targets)):
         if Path(target).is_dir():
+            if options.overrides:
+                raise ConfigError(
+                    f"override `{options.overrides[0]}`: changes presets and files; {target} is a "
+                    "folder of runs"
+                )
             finished, unfinished = _runs_below(Path(target))
             jobs += [(str(run.path), run.path) for run in finished]
             skipped += unfinished
         else:
-            config = experiment.load_experiment(target)
+            config = experiment.load_experiment(target, options.overrides)
             image_resolution(config)
             jobs.append((target, root / "bench" / config.name))
     for results in measure_in_rounds([target for target, _ in jobs], options):
@@ -160,7 +168,7 @@ def measure_target(target: str, options: BenchOptions, full: bool) -> list[Metri
     timings.
     """
     run = Run(Path(target)) if Path(target).is_dir() else None
-    config = experiment.load_experiment(target) if run is None else run.config()
+    config = run.config() if run else experiment.load_experiment(target, options.overrides)
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()  # as in training, so that both speeds are comparable

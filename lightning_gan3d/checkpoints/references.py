@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from lightning_gan3d.checkpoints.store import CheckpointError
+from lightning_gan3d.runs import CONFIG
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """Generators that the package contains, one folder each."""
@@ -19,14 +20,16 @@ def resolve(reference: str | Path) -> Path:
 
     `pretrained:triplane` is a generator of this package. `hf://org/name` is an exported folder in a
     repository of the Hub, `hf://org/name/folder@revision` a folder in it at a branch, tag or
-    commit, and `hf://org/name/file.pkl` an NVIDIA pickle. Everything else is a path.
+    commit, and `hf://org/name/file.pkl` an NVIDIA pickle. `triplane/latest` is the newest run of
+    `triplane` or `runs/triplane`. Everything else is a path.
     """
     text = str(reference)
     if text.startswith("pretrained:"):
         return _pretrained(text.removeprefix("pretrained:"))
     if text.startswith("hf:"):
         return _download(text)
-    return Path(reference)
+    path = Path(reference)
+    return _latest(path) if path.name == "latest" and not path.exists() else path
 
 
 def pretrained_names() -> list[str]:
@@ -38,6 +41,15 @@ def name_of(reference: str | Path) -> str:
     """Return a file name for a reference: `pretrained:triplane` becomes `triplane`."""
     name = Path(str(reference).replace(":", "/")).name.removesuffix(".pkl")
     return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _latest(path: Path) -> Path:
+    """Return the run of an experiment that was started or continued last."""
+    folders = [path.parent, "runs" / path.parent]
+    found = [config.parent for folder in folders for config in folder.glob(f"*/{CONFIG}")]
+    if not found:
+        raise CheckpointError(f"{path}: no run in {' or '.join(map(str, folders))}")
+    return max(found, key=lambda run: (run / CONFIG).stat().st_mtime)
 
 
 def _pretrained(name: str) -> Path:

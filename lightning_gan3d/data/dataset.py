@@ -18,6 +18,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, open_source
 from lightning_gan3d.data.image_files import decode, image_names, open_image
 from lightning_gan3d.data.labels import check_cameras, name_map, read_index, read_labels
+from lightning_gan3d.ranges import parse_ranges
 
 HoldoutShare = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -59,23 +60,6 @@ class DataConfig:
                 f"data.objects={self.objects}: use numbers and ranges, e.g. 1-10,15",
                 field="objects",
             ) from None
-
-
-def parse_ranges(text: str, limit: int = 100_000) -> list[int]:
-    """Parse `1-10,15` into whole numbers from 0, in order and once; raises `ValueError`."""
-    numbers: dict[int, None] = {}
-    for part in text.split(",") if text.strip() else []:
-        low, dash, high = part.partition("-")
-        try:
-            first, last = int(low), int(high if dash else low)
-        except ValueError:
-            raise ValueError(f"`{part}` is neither a number nor a range") from None
-        if last < first:
-            raise ValueError(f"`{part}` is empty; use {last}-{first}")
-        if last - first + len(numbers) >= limit:
-            raise ValueError(f"more than {limit:,} numbers")
-        numbers.update(dict.fromkeys(range(first, last + 1)))
-    return list(numbers)
 
 
 def hold_out(names: Sequence[str], share: float, group_of: Mapping[str, str]) -> set[str]:

@@ -8,11 +8,11 @@ from dataclasses import MISSING, fields
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from lightning_gan3d.config import ConfigError, build
+from lightning_gan3d.config import ConfigError, build, split_overrides
 from lightning_gan3d.inference.config import (
     EditOptions,
     GenerateOptions,
@@ -24,6 +24,7 @@ from lightning_gan3d.inference.config import (
 )
 
 app = typer.Typer()
+Options = TypeVar("Options")
 
 Network = Annotated[
     str,
@@ -34,7 +35,15 @@ Network = Annotated[
 Networks = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...", help="As many as are shown side by side; see docs/gallery.md."
+        metavar="RUN... [K=V]...",
+        help="As many as are shown side by side, and overrides: generator.renderer.KEY=VALUE.",
+    ),
+]
+Each = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN... [K=V]...",
+        help="One after another, and overrides: generator.renderer.KEY=VALUE.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder.")]
@@ -48,11 +57,13 @@ def with_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., Non
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         texts, hints = field_docs(cls), get_type_hints(cls)
-        names = [f.name for f in fields(cls)]
+        options = [f for f in fields(cls) if f.default is not MISSING and f.name != "overrides"]
 
         @wraps(command)
         def run(**arguments: Any) -> None:
-            tree = {name: arguments.pop(name) for name in names}
+            tree = {f.name: arguments.pop(f.name) for f in options}
+            if "runs" in arguments:
+                arguments["runs"], tree["overrides"] = split_overrides(arguments["runs"])
             command(**arguments, options=build(cls, tree))
 
         signature = inspect.signature(command)
@@ -64,8 +75,7 @@ def with_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., Non
                 default=f.default,
                 annotation=Annotated[hints[f.name], typer.Option(help=texts[f.name])],
             )
-            for f in fields(cls)
-            if f.default is not MISSING
+            for f in options
         ]
         run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]  # typer reads it
         return run
@@ -87,6 +97,22 @@ def field_docs(cls: type) -> dict[str, str]:
     return texts
 
 
+def _for_each(
+    write: Callable[[str, Options, Path | None], str],
+    runs: list[str],
+    options: Options,
+    out: Path | None,
+) -> None:
+    """Write the files of each run; with several, `out` holds a folder for each."""
+    from lightning_gan3d.checkpoints.references import name_of
+
+    folders = [out / name_of(run) if out and len(runs) > 1 else out for run in runs]
+    if out and len(set(folders)) < len(runs):
+        raise ConfigError(f"--out {out}: two generators have the same name; give one at a time")
+    for run, folder in zip(runs, folders, strict=True):
+        typer.echo(write(run, options, folder))
+
+
 @app.command()
 @with_options(GenerateOptions)
 def generate(
@@ -105,11 +131,11 @@ def generate(
 
 @app.command()
 @with_options(MixOptions)
-def mix(run: Network, options: MixOptions, out: Out = None) -> None:
+def mix(runs: Each, options: MixOptions, out: Out = None) -> None:
     """Write style-mixing grids, and measure what each range of styles changes."""
     from lightning_gan3d.inference.style_mixing import mix as write_grids
 
-    typer.echo(write_grids(run, options, out))
+    _for_each(write_grids, runs, options, out)
 
 
 @app.command()
@@ -123,20 +149,20 @@ def video(runs: Networks, options: VideoOptions, out: Out = None) -> None:
 
 @app.command()
 @with_options(MeshOptions)
-def mesh(run: Network, options: MeshOptions, out: Out = None) -> None:
+def mesh(runs: Each, options: MeshOptions, out: Out = None) -> None:
     """Write meshes with colours: GLB, OBJ, PLY, or the density."""
     from lightning_gan3d.inference.mesh import mesh as write_meshes
 
-    typer.echo(write_meshes(run, options, out))
+    _for_each(write_meshes, runs, options, out)
 
 
 @app.command()
 @with_options(EditOptions)
-def edit(run: Network, options: EditOptions, out: Out = None) -> None:
+def edit(runs: Each, options: EditOptions, out: Out = None) -> None:
     """Find edit directions, with or without labels, and draw a sheet of them."""
     from lightning_gan3d.inference.edit import edit as write_directions
 
-    typer.echo(write_directions(run, options, out))
+    _for_each(write_directions, runs, options, out)
 
 
 @app.command()

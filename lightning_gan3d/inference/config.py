@@ -27,6 +27,8 @@ class ModelOptions:
     """auto, cpu or cuda."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of convolutions; fp16 is for GPUs."""
+    overrides: tuple[str, ...] = ()
+    """Overrides of generator.renderer; given after the runs, not as an option."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn_of_di
 from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
 from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import override
@@ -26,6 +25,7 @@ from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
 from lightning_gan3d.inference.directions import sum_edits
 from lightning_gan3d.networks.precision import set_precision
+from lightning_gan3d.ranges import parse_ranges
 from lightning_gan3d.runs import CONFIG
 
 Styles = Callable[[Float[Tensor, "k 25"]], Float[Tensor, "k num_ws w_dim"]]
@@ -172,6 +172,13 @@ def open_model(reference: str | Path, options: ModelOptions, alone: bool = True)
     device = choose_device(options.device)
     stored = read_networks(reference, ["generator"])
     warn_of_differences(stored)
+    if options.overrides:
+        wrong = [o for o in options.overrides if not o.startswith("generator.renderer.")]
+        if wrong:
+            raise ConfigError(
+                f"override `{wrong[0]}`: of a trained generator, only generator.renderer can change"
+            )
+        stored = stored._replace(config=override(stored.config, options.overrides))
     renderer = stored.config.generator.renderer
     if isinstance(options, RenderOptions) and options.samples > 1:
         if hasattr(renderer, "oversample"):

@@ -19,7 +19,6 @@ from lightning_gan3d.sweep.plan import (
     SweepConfig,
     SweepEntry,
     expand,
-    load_sweep,
     write_record,
 )
 from lightning_gan3d.training.processes import DONE, FAILED, STOP_SIGNALS, STOPPED, SignalHandler
@@ -37,9 +36,9 @@ def is_finished(path: Path) -> bool:
     return (path / CONFIG).is_file() and Run(path).finished
 
 
-def plan_sweep(file: str | Path, root: Path = Path("runs")) -> str:
-    """Describe what `sweep run` would start, resume and skip."""
-    sweep, path = load_sweep(file)
+def plan_sweep(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> str:
+    """Describe what `sweep run` would start, resume and skip; `loaded`: of `load_sweep`."""
+    sweep, path = loaded
     entries = expand(sweep, path, root)
     actions = [_action(entry) for entry in entries]
     width = max(len(entry.label) for entry in entries)
@@ -57,7 +56,7 @@ def _action(entry: SweepEntry) -> str:
 
 
 def run_sweep(
-    file: str | Path,
+    loaded: tuple[SweepConfig, Path],
     root: Path = Path("runs"),
     command: Sequence[str] = TRAIN,
     heartbeat: float = 30.0,
@@ -67,7 +66,7 @@ def run_sweep(
     A failed run does not stop the others. `root/sweeps/<name>/` holds the logs and `sweep.json`.
     `heartbeat`: seconds between log lines of running processes.
     """
-    sweep, path = load_sweep(file)
+    sweep, path = loaded
     runner = SweepRunner(sweep, expand(sweep, path, root), root, command, heartbeat)
     stopped = runner.run()
     counts: Counter[State] = Counter(entry.state for entry in runner.entries)

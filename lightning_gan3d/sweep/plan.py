@@ -134,8 +134,13 @@ def find_sweep(file: str | Path) -> Path:
     return find_file(file)
 
 
-def load_sweep(file: str | Path) -> tuple[SweepConfig, Path]:
-    """Read a sweep file; return it with its path."""
+def load_sweep(
+    file: str | Path, seeds: Sequence[int] = (), overrides: Sequence[str] = ()
+) -> tuple[SweepConfig, Path]:
+    """Read a sweep file; return it with its path.
+
+    `seeds` replace those of the file; `overrides` are applied after its own.
+    """
     path = find_sweep(file)
     origins = cfg.Origins()
     tree = cfg.resolve(cfg.load_tree(path, origins))
@@ -143,7 +148,12 @@ def load_sweep(file: str | Path) -> tuple[SweepConfig, Path]:
     if isinstance(runs, list):
         tree["runs"] = [{"preset": run} if isinstance(run, str) else run for run in runs]
     sweep = cfg.build(SweepConfig, tree, origins)
-    return (sweep if sweep.name else dataclasses.replace(sweep, name=path.stem)), path
+    return dataclasses.replace(
+        sweep,
+        name=sweep.name or path.stem,
+        seeds=tuple(seeds) or sweep.seeds,
+        overrides=(*sweep.overrides, *overrides),
+    ), path
 
 
 def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:

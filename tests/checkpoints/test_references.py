@@ -1,4 +1,6 @@
+import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,19 @@ def generator(tmp_path):
 
 def test_paths_stay_as_they_are():
     assert resolve("runs/a").as_posix() == "runs/a"
+
+
+def test_latest_is_the_run_that_was_started_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("b-s1", "a-s0", "c-s2")):
+        config = Path("runs/voxel", name, "config.yaml")
+        config.parent.mkdir(parents=True)
+        config.touch()
+        os.utime(config, (100 * (i % 2), 100 * (i % 2)))
+    assert resolve("voxel/latest") == Path("runs/voxel/a-s0")
+    assert resolve("runs/voxel/latest") == Path("runs/voxel/a-s0")
+    with pytest.raises(CheckpointError, match="no run in triplane or runs/triplane"):
+        resolve("triplane/latest")
     assert name_of("runs/a b") == "a-b"
 
 

@@ -10,7 +10,8 @@ from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.datamodule import open_test
-from lightning_gan3d.data.dataset import DataConfig, ImageDataset, hold_out, parse_ranges
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset, hold_out
+from lightning_gan3d.ranges import parse_ranges
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from dataclasses import fields
 import pytest
 
 from lightning_gan3d import cli
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.inference import config
 from lightning_gan3d.inference.commands import field_docs
+from lightning_gan3d.inference.model import open_model
 
 OPTIONS = [getattr(config, name) for name in dir(config) if name.endswith("Options")]
 
@@ -32,6 +34,30 @@ def test_options_reach_the_command(monkeypatch, tmp_path):
         psi=0.5, cutoff=3, interpolate="w", rendering_resolution=48, format="gif"
     )
     assert calls == [(["a", "b"], options, tmp_path)]
+
+
+def test_several_runs_have_a_folder_each_and_overrides_reach_the_renderer(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "lightning_gan3d.inference.mesh.mesh", lambda *a: calls.append(a) or "written"
+    )
+    line = "mesh a pretrained:voxel generator.renderer.oversample=3 --seeds 2"
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*line.split(), "-o", str(tmp_path)])
+    assert not ended.value.code
+    options = config.MeshOptions(seeds="2", overrides=("generator.renderer.oversample=3",))
+    expected = [("a", options, tmp_path / "a"), ("pretrained:voxel", options, tmp_path / "voxel")]
+    assert calls == expected
+
+
+def test_overrides_change_the_renderer_alone():
+    own = open_model("pretrained:voxel", config.ModelOptions())
+    override = ("generator.renderer.samples_coarse=7",)
+    changed = open_model("pretrained:voxel", config.ModelOptions(overrides=override))
+    assert changed.generator.cfg.renderer.samples_coarse == 7
+    assert own.generator.cfg.renderer.samples_coarse != 7
+    with pytest.raises(ConfigError, match=r"only generator\.renderer can change"):
+        open_model("pretrained:voxel", config.ModelOptions(overrides=("loss.r1_gamma=1",)))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,9 @@ class Sweep:
         logger.setLevel("INFO")
         logger.addHandler(handler)
         try:
-            return run_sweep(self.file, self.root, (sys.executable, str(self.script)), **options)
+            return run_sweep(
+                load_sweep(self.file), self.root, (sys.executable, str(self.script)), **options
+            )
         finally:
             logger.removeHandler(handler)
 
@@ -203,11 +205,13 @@ def test_running_jobs_are_logged(tmp_path):
 
 def test_a_plan_starts_nothing(tmp_path):
     sweep = Sweep(tmp_path, jobs=2, threads=1)
-    assert plan_sweep(sweep.file, sweep.root).endswith("3 to start; 2 at a time, 1 thread(s) each")
+    assert plan_sweep(load_sweep(sweep.file), sweep.root).endswith(
+        "3 to start; 2 at a time, 1 thread(s) each"
+    )
     sweep.script_runs(voxel={"code": 75}, nerf_mlp={"code": 75})
     sweep.run()
     before = sorted(sweep.root.rglob("*"))
-    lines = plan_sweep(sweep.file, sweep.root).splitlines()
+    lines = plan_sweep(load_sweep(sweep.file), sweep.root).splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["skip", "resume", "resume"]
     assert lines[-1].startswith("2 to resume, 1 to skip")
     assert sorted(sweep.root.rglob("*")) == before

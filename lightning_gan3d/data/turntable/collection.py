@@ -27,7 +27,6 @@ from lightning_gan3d.data.archive import (
     report_progress,
     write_dataset,
 )
-from lightning_gan3d.data.dataset import parse_ranges
 from lightning_gan3d.data.image_files import decode
 from lightning_gan3d.data.turntable.zoom import (
     Views,
@@ -38,6 +37,7 @@ from lightning_gan3d.data.turntable.zoom import (
     solve_views,
 )
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.ranges import parse_ranges
 
 EXTENT = 0.9
 """Extent of an object in world units, so that objects fit a box of side 2."""
