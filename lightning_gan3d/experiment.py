@@ -84,7 +84,7 @@ class ExperimentConfig:
 HASH_IGNORES = {
     "seed": None,
     "logging": None,
-    "data": ("path", "num_workers", "memory_mb"),
+    "data": ("path", "make", "num_workers", "memory_mb"),
     "training": ("device", "devices", "threads"),
 }
 """Options that do not change the experiment."""

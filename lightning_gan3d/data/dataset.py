@@ -29,6 +29,8 @@ class DataConfig:
 
     path: str = ""
     """A folder or zip of images with `dataset.json`."""
+    make: str = ""
+    """Command that makes the data set; printed if `path` does not exist."""
     resolution: Annotated[int, Ge(4)] | None = None
     """Side in pixels: null for the files' own; else a divisor of it, by averaging pixels."""
     mirror: bool = False
@@ -101,6 +103,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             raise ConfigError(
                 "data.path is empty: use a folder or zip of images with dataset.json", field="path"
             )
+        if cfg.make and not Path(cfg.path).expanduser().exists():
+            raise DataError(f"{cfg.path} does not exist; to make the preset's data: {cfg.make}")
         self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
         self.source = open_source(cfg.path)
         names = image_names(self.source)
@@ -137,6 +141,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             for name in names:
                 open_image(self.source.read(name), name, self._file_size, cfg.convert)
+
+    def how_to_resize(self, resolution: int) -> str:
+        """Return what leads to images of another resolution, for messages."""
+        if self._file_size % resolution == 0:
+            return f"set data.resolution={resolution}"
+        return f"prepare data of {resolution} pixels (these have {self._file_size})"
 
     @property
     def in_memory(self) -> bool:

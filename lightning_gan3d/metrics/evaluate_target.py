@@ -186,10 +186,12 @@ def _open_network(
         raise ConfigError(f"{path}: does not name its data; add data.path=FILE")
     generator = stored.generator("generator").to(device)
     context = _context(generator, config, device, folder)
-    if generator.resolution != context.train.resolution:
+    train = context.train
+    assert isinstance(train, ImageDataset)
+    if generator.resolution != train.resolution:
         raise ConfigError(
             f"{path}: generates images of {generator.resolution} pixels, but {config.data.path} "
-            f"has {context.train.resolution}; set data.resolution={generator.resolution}"
+            f"has {train.resolution}; {train.how_to_resize(generator.resolution)}"
         )
     identity = {"name": path.name, "digest": sha256_of_tensors(generator.state_dict())}
     return Target(context, folder, config.evaluation, to_tree(config), identity)
@@ -229,7 +231,7 @@ def _open_images(
     if source.resolution != train.resolution:
         raise ConfigError(
             f"{path}: images of {source.resolution} pixels, but {config.data.path} has "
-            f"{train.resolution}; set data.resolution={source.resolution}, or resize the images"
+            f"{train.resolution}; resize them, or {train.how_to_resize(source.resolution)}"
         )
     if len(source) < 2:
         raise ConfigError(f"{path}: contains {len(source)} image; use two or more")
