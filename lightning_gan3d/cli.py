@@ -1,7 +1,7 @@
 """The `gan3d` command: one thin function per sub-command, with lazy imports."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -331,7 +331,7 @@ def data_turntable(
     from lightning_gan3d.data.turntable.collection import TurntableConfig, prepare_turntable
 
     cfg = from_options(TurntableConfig, options or [])
-    residuals = prepare_turntable(source, out, cfg, overwrite, _progress("objects", 1))
+    residuals = prepare_turntable(source, out, cfg, overwrite)
     worst = max(residuals, key=lambda k: residuals[k])
     typer.echo(
         f"{out}: {len(residuals)} objects; silhouette residual in pixels: mean "
@@ -351,7 +351,7 @@ def data_ffhq(source: Raw, out: Out, options: Options = None, overwrite: Overwri
     from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
 
     cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite, _progress()))
+    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite))
 
 
 @data_app.command("celebahq")
@@ -363,7 +363,7 @@ def data_celebahq(
     from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
 
     cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite, _progress()))
+    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite))
 
 
 @data_app.command("afhq")
@@ -373,7 +373,7 @@ def data_afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwri
     from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
 
     cfg = from_options(AfhqConfig, options or [])
-    typer.echo(prepare_afhq(source, out, cfg, overwrite, _progress()))
+    typer.echo(prepare_afhq(source, out, cfg, overwrite))
 
 
 @data_app.command("shapenet")
@@ -385,17 +385,7 @@ def data_shapenet(
     from lightning_gan3d.data.preparers.shapenet import ShapenetConfig, prepare_shapenet
 
     cfg = from_options(ShapenetConfig, options or [])
-    typer.echo(prepare_shapenet(source, out, cfg, overwrite, _progress()))
-
-
-def _progress(unit: str = "images", every: int = 100) -> Callable[[int, int], None]:
-    """Return a callback that prints `done` of `total` on one line."""
-
-    def show(done: int, total: int) -> None:
-        if done == total or done % every == 0:
-            typer.echo(f"\r{done:,} of {total:,} {unit}", nl=done == total, err=True)
-
-    return show
+    typer.echo(prepare_shapenet(source, out, cfg, overwrite))
 
 
 @data_app.command("from-poses")
@@ -419,7 +409,7 @@ def data_from_poses(
     from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
     cfg = from_options(FromPosesConfig, options or [])
-    result = prepare_from_poses(source, out, cfg, overwrite, _progress(every=20))
+    result = prepare_from_poses(source, out, cfg, overwrite)
     data = DataConfig(path=str(out), memory_mb=0)
     typer.echo(check_dataset(data))
     sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
@@ -479,10 +469,11 @@ def doctor() -> None:
     from lightning_gan3d.doctor import examine
 
     marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
-    findings = examine()
-    for f in findings:
+    faulty = False
+    for f in examine():
         typer.echo(f"{marks[f.state]}  {f.name}: {f.detail}")
-    raise typer.Exit(2 if any(f.state == "fault" for f in findings) else 0)
+        faulty |= f.state == "fault"
+    raise typer.Exit(2 if faulty else 0)
 
 
 def _version(show: bool | None) -> None:

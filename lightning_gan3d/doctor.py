@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,20 +27,18 @@ class Finding:
     detail: str
 
 
-def examine() -> list[Finding]:
-    """Run all checks. None raises, so that one fault does not hide another."""
+def examine() -> Iterator[Finding]:
+    """Run all checks, one after another. None raises, so that one fault does not hide another."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return [
-        Finding("ok" if sys.version_info >= (3, 11) else "fault", "Python", python),
-        _torch_pair(version("torch"), version("torchvision"), required_torch()),
-        _imports("torch", "torchvision", "lightning"),
-        *_devices(),
-        _cpu_kernels(version("numba")),
-        _gpu_kernels(version("triton")),
-        _shared_memory(),
-        _wandb(),
-        *_weights(),
-    ]
+    yield Finding("ok" if sys.version_info >= (3, 11) else "fault", "Python", python)
+    yield _torch_pair(version("torch"), version("torchvision"), required_torch())
+    yield _imports("torch", "torchvision", "lightning")
+    yield from _devices()
+    yield _cpu_kernels(version("numba"))
+    yield _gpu_kernels(version("triton"))
+    yield _shared_memory()
+    yield _wandb()
+    yield from _weights()
 
 
 def version(package: str) -> str | None:

@@ -28,6 +28,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.presets import preset_names
+from lightning_gan3d.progress import track
 from lightning_gan3d.runs import CONFIG, Run, walk
 
 RENDERING_FACTORS = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0, 4.0)}
@@ -97,7 +98,8 @@ def measure_in_rounds(
     rounds: list[list[list[Metric]]] = []
     for num in range(PROCESSES[options.quick]):
         order = targets if num % 2 == 0 else targets[::-1]
-        results = [fresh_process(t, _in_process, t, options, num == 0) for t in order]
+        tracked = track(order, f"round {num + 1} of {PROCESSES[options.quick]}")
+        results = [fresh_process(t, _in_process, t, options, num == 0) for t in tracked]
         rounds.append(results if num % 2 == 0 else results[::-1])
         yield [combine(processes) for processes in zip(*rounds, strict=True)]
 

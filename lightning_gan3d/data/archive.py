@@ -12,7 +12,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
@@ -32,7 +32,6 @@ HEAD_BYTES = 2**16
 """Leading bytes of each file in a folder that the fingerprint covers, besides name and size."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
 
 
@@ -299,11 +298,3 @@ def reject_collisions(outputs: Iterable[tuple[str, str]]) -> None:
                 "its camera"
             )
         source_of[name] = source
-
-
-def report_progress(items: Sequence[T], progress: Progress | None) -> Iterator[T]:
-    """Iterate over `items`, calling `progress` after each."""
-    for done, item in enumerate(items, 1):
-        yield item
-        if progress is not None:
-            progress(done, len(items))

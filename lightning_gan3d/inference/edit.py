@@ -22,9 +22,9 @@ from lightning_gan3d.inference.model import (
     output_folder,
 )
 from lightning_gan3d.inference.pictures import Tile, pictures, write_contact_sheets
-from lightning_gan3d.inference.progress import track
 from lightning_gan3d.inference.styles import edited, ranges_of, style_levels
 from lightning_gan3d.networks.layers import FullyConnected
+from lightning_gan3d.progress import track
 
 FILE = "directions.safetensors"
 STRENGTHS = (-3.0, -1.5, 0.0, 1.5, 3.0)

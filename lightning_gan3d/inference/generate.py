@@ -37,6 +37,7 @@ from lightning_gan3d.inference.pictures import (
 )
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.metrics.geometry.surfaces import thinness
+from lightning_gan3d.progress import track
 
 Score = Callable[[Images, Cameras], float]
 """A number per latent from its views."""
@@ -99,7 +100,7 @@ def _write(
         "depth_png_step": depth_step(model, cameras),
     }
 
-    for seed in tiles:
+    for seed in track(tiles, "latents", len(tiles)):
         subject = subject_of(model, seed, options)
         images = subject.render(cameras, options.rendering_resolution)
         if score:

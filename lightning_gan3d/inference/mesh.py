@@ -13,9 +13,9 @@ from lightning_gan3d.contract import Field
 from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
-from lightning_gan3d.inference.progress import track
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
 from lightning_gan3d.metrics.sources import volume_of
+from lightning_gan3d.progress import track
 from renderers.compositing import standard_weights
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from lightning_gan3d.inference.pictures import FOREGROUND, Tile, pictures, write
 from lightning_gan3d.inference.styles import mixed, ranges_of, style_levels
 from lightning_gan3d.metrics.geometry.surfaces import grid_of
 from lightning_gan3d.metrics.sources import volume_of
+from lightning_gan3d.progress import track
 from lightning_gan3d.stats import mean_interval
 
 GRID = 32
@@ -40,7 +41,8 @@ def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
     lines = [model.summary]
     for name, indices in ranges.items():
         sheets: dict[str, list[Tile]] = {}
-        for row, col in list(product([None, *rows], [None, *cols]))[1:]:
+        pairs = list(product([None, *rows], [None, *cols]))[1:]
+        for row, col in track(pairs, f"latents, {name}"):
             seeds = [seed for seed in (row, col) if seed is not None]
             styles = [model.styles_of(seed, options) for seed in seeds]
             subject = Subject(

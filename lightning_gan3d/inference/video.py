@@ -20,8 +20,8 @@ from lightning_gan3d.inference.model import (
     parse_seeds,
 )
 from lightning_gan3d.inference.pictures import Pixels, enlarged, pictures
-from lightning_gan3d.inference.progress import track
 from lightning_gan3d.inference.styles import along_loop
+from lightning_gan3d.progress import track
 
 
 def video(references: Sequence[str], options: VideoOptions, out: Path | None = None) -> str:

@@ -29,6 +29,7 @@ from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.metrics.protocol import cached_metrics, keyed
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
 from lightning_gan3d.metrics.stored_images import StoredImages
+from lightning_gan3d.progress import track
 
 
 def measure_images(context: EvaluationContext) -> list[Metric]:
@@ -134,7 +135,7 @@ def evaluate(context: EvaluationContext) -> list[Metric]:
     """Return all metrics; ranks other than 0 only compute features, and return none."""
     metrics: list[Metric] = []
     following = with_following_label(context)
-    for group in GROUPS:
+    for group in track(GROUPS, "groups of metrics", enabled=rank() == 0):
         own = group.measure(context)
         if rank() != 0:
             return []

@@ -20,6 +20,7 @@ from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_metrics
+from lightning_gan3d.metric_table import Use, describe, order, selected
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.evaluate import evaluate, source_of
@@ -308,27 +309,30 @@ def _claim(folder: Path, identity: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and their file; printed as a table."""
+    """Metrics and their file; printed as a table of the headline metrics."""
 
     path: Path
     metrics: list[Metric]
 
     def __str__(self) -> str:
-        """One line per value, one per reason of missing values, and the number of curve points."""
+        """One line per value, and one per reason why values are missing."""
         if rank() != 0:
             return f"rank {rank()} of {world_size()}: rank 0 writes the metrics"
-        shown = [m for m in self.metrics if m.value is not None and m.at is None]
-        width = max((len(m.key) for m in shown), default=0)
-        lines = []
-        for m in shown:
-            spread = f" ± {m.spread:.3g}" if m.spread is not None else ""
-            value = f"{m.value:.4g}{spread} {m.unit}".rstrip()
-            lines.append(f"{m.key:{width}}  {value}  (n = {m.n})")
-        reasons: dict[str, list[str]] = {}
-        for m in self.metrics:
+        by_id = {m.id: m for m in self.metrics}
+        rows, reasons = [], dict[str, list[str]]()
+        for metric_id in sorted(selected(by_id, Use.SUMMARY), key=order):
+            m, info = by_id[metric_id], describe(metric_id, by_id[metric_id].unit)
             if m.value is None:
-                reasons.setdefault(m.note, []).append(m.key)
-        lines += [f"missing: {', '.join(keys)}: {why}" for why, keys in reasons.items()]
-        if curves := sum(m.at is not None for m in self.metrics):
-            lines.append(f"and {curves} values of curves over the angle between views")
-        return "\n".join([*lines, f"written to {self.path}"])
+                reasons.setdefault(m.note, []).append(info.short)
+                continue
+            spread = "" if m.spread is None else f" ± {info.format_like(m.spread, m.value)}"
+            value = f"{info.format(m.value)}{spread} {info.printed_unit}".rstrip()
+            rows.append((f"{info.label} {info.arrow}".rstrip(), value))
+        width = max((len(label) for label, _ in rows), default=0)
+        return "\n".join(
+            [
+                *(f"{label:<{width}}  {value}" for label, value in rows),
+                *(f"missing: {', '.join(names)}: {why}" for why, names in reasons.items()),
+                f"all {len(self.metrics)} metrics, with protocols: {self.path}",
+            ]
+        )

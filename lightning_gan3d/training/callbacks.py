@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -177,14 +177,20 @@ class PeriodicActions(lightning.Callback):
     """
 
     def __init__(
-        self, session: Session, data: DataModule, stop: StopRequest, seconds: float
+        self,
+        session: Session,
+        data: DataModule,
+        stop: StopRequest,
+        seconds: float,
+        show_progress: Callable[[int], None],
     ) -> None:
-        """`seconds`: training time before a resume."""
+        """`seconds`: training time before a resume; `show_progress` gets the images seen."""
         self.session, self.data, self.stop = session, data, stop
         self.config, self.path = session.config, session.path
         self.cameras = sample_cameras(data.train.labels, self.config.logging)
         self.clock = Clock(seconds, session.device)
         self.wandb = WandbLogger(self.config, self.path, enabled=local_rank() == 0)
+        self.show_progress = show_progress
         self.stopped = False
         self._failed_saves = 0
         self._warnings: list[str] = []
@@ -209,6 +215,7 @@ class PeriodicActions(lightning.Callback):
         del outputs, batch, batch_idx
         training = self.config.training
         after = module.images_seen
+        self.show_progress(after)
         before = after - training.batch
         last = module.steps_done >= training.num_steps
         stopping = self.agreement.any(self.stop.reason is not None) and not last

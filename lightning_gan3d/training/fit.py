@@ -4,6 +4,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
+from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint, distributed
 from lightning_gan3d.training.callbacks import CannotSave, NonFiniteGradient, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule
@@ -98,7 +100,7 @@ def fit(session: Session) -> int:
     devices.set_threads(training.threads, session.device)
     stop = StopRequest()
     try:
-        with stop, warnings.catch_warnings():
+        with stop, warnings.catch_warnings(), ExitStack() as stack:
             warnings.filterwarnings("ignore", module="lightning")
             data = open_data(session)
             module = AdversarialModule(config, data.train.resolution, data.train.labels)
@@ -116,7 +118,10 @@ def fit(session: Session) -> int:
                 if source is not None:
                     manifest["init_from"] = source
                 files.write_json(session.path / runs.MANIFEST, {**manifest, "finished": False})
-            actions = PeriodicActions(session, data, stop, seconds)
+            total, shows = training.num_steps * training.batch, config.logging.progress
+            bar = counting("images", total, module.images_seen, shows and local_rank() == 0)
+            show = stack.enter_context(bar)
+            actions = PeriodicActions(session, data, stop, seconds, show)
             trainer = lightning.Trainer(
                 accelerator=session.device.type,
                 devices=training.devices,

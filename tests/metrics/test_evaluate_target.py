@@ -213,19 +213,22 @@ def test_unusable_targets_are_rejected(data, tmp_path):
         evaluate_target(folder, [f"data.path={data}"], tmp_path / "file" / "out")
 
 
-def test_each_reason_is_printed_once(tmp_path):
+def test_headline_metrics_and_each_reason_are_printed_once(tmp_path):
     rows = [
-        Metric("consistency.psnr", 30.0, "dB", 8, 1.5, "protocol"),
-        Metric("consistency.psnr", 29.0, "dB", 8, 1.5, "protocol", at=0.5),
-        *(missing(f"quality.{name}", "no weights") for name in ("fid", "kid")),
-        missing("pose.median_deg", "no cameras"),
+        Metric("consistency.gain", 30.0, "dB", 8, 1.5, "protocol"),
+        Metric("consistency.gain", 29.0, "dB", 8, 1.5, "protocol", at=0.5),
+        Metric("consistency.gain", 28.0, "dB", 8, 1.5, "protocol", variant="truth"),
+        Metric("geometry.thickness", 0.5),
+        *(missing(f"quality.{name}", "no weights") for name in ("kid", "fid")),
+        Metric("quality.swd", 0.01234),
+        missing("pose.within_20deg", "no cameras"),
     ]
     assert str(Evaluation(tmp_path / "evaluation.json", rows)).splitlines() == [
-        "consistency.psnr  30 ± 1.5 dB  (n = 8)",
-        "missing: quality.fid, quality.kid: no weights",
-        "missing: pose.median_deg: no cameras",
-        "and 1 values of curves over the angle between views",
-        f"written to {tmp_path / 'evaluation.json'}",
+        "SWD (sliced Wasserstein distance) ↓        0.0123",
+        "Reprojection PSNR gain over identity warp  30.00 ± 1.50 dB",
+        "missing: FID, KID: no weights",
+        "missing: Pose @20°: no cameras",
+        f"all 8 metrics, with protocols: {tmp_path / 'evaluation.json'}",
     ]
 
 

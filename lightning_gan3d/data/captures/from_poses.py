@@ -17,9 +17,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.data.archive import (
     DataError,
-    Progress,
     reject_collisions,
-    report_progress,
     write_dataset,
 )
 from lightning_gan3d.data.captures.colmap import cam2world_of, has_model, intrinsics_of, read_model
@@ -43,6 +41,7 @@ from lightning_gan3d.data.captures.posed_images import (
 from lightning_gan3d.data.captures.transforms import read_transforms, transforms_files
 from lightning_gan3d.data.image_files import centre_square
 from lightning_gan3d.data.labels import check_cameras
+from lightning_gan3d.progress import track
 
 _MODEL_FOLDERS = ("", "sparse/0", "sparse")
 """Folders of COLMAP's model, relative to the capture."""
@@ -80,7 +79,6 @@ def prepare_from_poses(
     out: Path,
     cfg: FromPosesConfig,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> PreparedCaptures:
     """Write the data set; everything but the pixels is checked before the first image."""
     source = source.expanduser()
@@ -107,7 +105,7 @@ def prepare_from_poses(
     if cfg.objects == "folder":
         numbers = {o: i for i, o in enumerate(sorted({frame.object for frame in frames}))}
     with write_dataset(out, overwrite) as writer:
-        for frame, label in zip(report_progress(frames, progress), labels.numpy(), strict=True):
+        for frame, label in zip(track(frames, "images"), labels.numpy(), strict=True):
             pixels = square(frame.folder.pixels(frame.name, cfg.background), cfg.resolution)
             writer.image(frame.output, pixels, label, frame.split, numbers.get(frame.object))
         writer.metadata(

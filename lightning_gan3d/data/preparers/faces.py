@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from lightning_gan3d.cameras import FACE_FOCAL, Cameras
 from lightning_gan3d.config import ConfigError, Positive
-from lightning_gan3d.data.archive import DataError, Progress, open_source
+from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.labels import MAX_FOCAL
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
@@ -86,7 +86,6 @@ def prepare_faces(
     out: Path,
     cfg: FacesConfig,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of images and a file of their cameras."""
     source = open_source(source_path)
@@ -102,7 +101,7 @@ def prepare_faces(
         centre = np.array(PIVOT if cfg.normalise == "cor" else (0.0, 0.0, 0.0))
         poses = _at_radius(read, centre, cfg.radius)
     read = replace(read.with_cameras(poses, intrinsics), crop=_crop(cfg, in_pixels))
-    return write_views(read, out, cfg, kind, overwrite, progress)
+    return write_views(read, out, cfg, kind, overwrite)
 
 
 def prepare_afhq(
@@ -110,7 +109,6 @@ def prepare_afhq(
     out: Path,
     cfg: AfhqConfig,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of images and a file of cameras or rotations."""
     source = open_source(source_path)
@@ -123,7 +121,7 @@ def prepare_afhq(
         poses[:, :3, 3] = -cfg.radius * poses[:, :3, 2]  # look at the origin
         k = np.array([[cfg.focal, 0, 0.5], [0, cfg.focal, 0.5], [0, 0, 1]])
         read = read.with_cameras(poses, np.tile(k, (len(poses), 1, 1)))
-    return write_views(read, out, cfg, "afhq", overwrite, progress)
+    return write_views(read, out, cfg, "afhq", overwrite)
 
 
 def _normalised(read: SourceViews, cfg: FacesConfig, in_pixels: bool) -> Float[np.ndarray, "n 3 3"]:

@@ -11,10 +11,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.archive import DataError, Progress, report_progress, write_dataset
+from lightning_gan3d.data.archive import DataError, write_dataset
 from lightning_gan3d.data.image_files import centre_square, decode
 from lightning_gan3d.data.preparers.selection import Selected, select_views, yaw
 from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews
+from lightning_gan3d.progress import track
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ def write_views(
     cfg: PrepareConfig,
     kind: str,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write the data set, and summarise it; `kind` is the key of the options in `dataset.json`."""
     selected = select_views(read, cfg)
@@ -69,7 +69,7 @@ def write_views(
     rows: list[torch.Tensor] = []
     splits: Counter[str] = Counter()
     with write_dataset(out, overwrite) as writer:
-        for item in report_progress(selected, progress):
+        for item in track(selected, "images"):
             labels = (item.label, Cameras.from_label(item.label[None]).mirror().to_label()[0])
             images = _plain_and_mirrored(read, item, cfg) if item.names else ()
             for (mirrored, _), name in item.names.items():

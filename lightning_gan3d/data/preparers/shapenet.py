@@ -14,7 +14,7 @@ from annotated_types import Ge, Interval
 from jaxtyping import Float
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, Progress, Source, open_source
+from lightning_gan3d.data.archive import DataError, Source, open_source
 from lightning_gan3d.data.image_files import Convert
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
@@ -52,7 +52,6 @@ def prepare_shapenet(
     out: Path,
     cfg: ShapenetConfig,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of renders, or of images with `dataset.json`."""
     source = open_source(source_path)
@@ -61,7 +60,7 @@ def prepare_shapenet(
         views = _read_renders(source, names, cfg)
     else:
         views = _read_labelled(source, names, cfg)
-    return write_views(views, out, cfg, "shapenet", overwrite, progress)
+    return write_views(views, out, cfg, "shapenet", overwrite)
 
 
 def _has_renders(source: Source, names: list[str]) -> bool:

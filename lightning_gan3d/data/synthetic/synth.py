@@ -26,6 +26,7 @@ from lightning_gan3d.data.synthetic.figures import (
 )
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
+from lightning_gan3d.progress import counting
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
     ids = torch.arange(cfg.num_images) % cfg.num_objects
     cameras = sample_cameras(cfg, cfg.num_images, Draws(cfg.seed).scope("synth"))
     labels = cameras.to_label().double().numpy()
-    with write_dataset(out, overwrite) as writer:
+    with write_dataset(out, overwrite) as writer, counting("images", cfg.num_images) as show:
         for first in range(0, cfg.num_images, 256):
             chunk = slice(first, first + 256)
             view = objects.render(ids[chunk], cameras.select(chunk), cfg.resolution)
@@ -146,6 +147,7 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
                 name = f"images/{i:06d}.png"
                 writer.image(name, image, labels[i], "test" if test else "train", int(ids[i]))
                 writer.array(f"truth/{i:06d}.npy", depth_and_mask)
+                show(i + 1)
         writer.metadata("synth", dataclasses.asdict(cfg))
 
 

@@ -21,10 +21,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, Rule
 from lightning_gan3d.data.archive import (
     DataError,
-    Progress,
     Source,
     open_source,
-    report_progress,
     write_dataset,
 )
 from lightning_gan3d.data.image_files import decode
@@ -37,6 +35,7 @@ from lightning_gan3d.data.turntable.zoom import (
     solve_views,
 )
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.progress import track
 from lightning_gan3d.ranges import parse_ranges
 
 EXTENT = 0.9
@@ -141,7 +140,6 @@ def prepare_turntable(
     out: Path,
     cfg: TurntableConfig,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> dict[int, float]:
     """Write the data set; returns the tangency residual of each object, in pixels of 128."""
     source = open_source(archive)
@@ -156,7 +154,7 @@ def prepare_turntable(
     split_of = _splits(cfg, objects)
     residuals: dict[int, float] = {}
     with write_dataset(out, overwrite) as writer:
-        for number in report_progress(objects, progress):
+        for number in track(objects, "objects"):
             photos = read_photographs(source, files, number, cfg.num_angles)
             views = (
                 _uncorrected(photos)

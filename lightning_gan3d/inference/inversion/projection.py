@@ -30,9 +30,9 @@ from lightning_gan3d.inference.inversion.targets import (
     perceptual_distance,
 )
 from lightning_gan3d.inference.model import Model, mean_styles, offset_styles
-from lightning_gan3d.inference.progress import track
 from lightning_gan3d.metrics.consistency.image_similarity import LpipsMap, load_lpips
 from lightning_gan3d.networks.layers import SynthesisLayer
+from lightning_gan3d.progress import track
 
 NOISE = 0.05
 """Noise on the latent at the start, in its standard deviations; it ends after 3/4 of the steps."""

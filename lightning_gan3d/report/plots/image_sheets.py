@@ -25,6 +25,7 @@ from lightning_gan3d.inference.pictures import FOREGROUND, depth_colours, to_arr
 from lightning_gan3d.metrics.config import SEED
 from lightning_gan3d.metrics.distribution.memorisation import NEIGHBOURS
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
+from lightning_gan3d.progress import track
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots.style import DARK, LIGHT, Ink, Plot, Theme, group_inks
 from lightning_gan3d.report.records import RunRecord
@@ -66,7 +67,7 @@ def image_sheets(
     orbit = _orbit(comparison)
     views: dict[str, Views] = {}
     neighbours = []
-    for number, group in enumerate(comparison.groups):
+    for number, group in enumerate(track(comparison.groups, "generators")):
         generator = _once(load)
         views[group.label] = orbit if isinstance(orbit, str) else _views(group, orbit, generator)
         run = next((r for r in group.finished if (r.path / NEIGHBOURS).is_file()), None)
