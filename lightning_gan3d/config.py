@@ -169,6 +169,10 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
             _convert(v, a, f"{dotted}.{i}", origins)
             for i, (v, a) in enumerate(zip(value, args, strict=True))
         )
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong_type(value, "a mapping of keys to values", dotted, origins)
+        return {str(k): _convert(v, args[1], f"{dotted}.{k}", origins) for k, v in value.items()}
     if hint is Any:
         return value
     return _convert_leaf(value, hint, dotted, origins)

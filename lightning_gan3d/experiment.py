@@ -39,6 +39,8 @@ class ExperimentConfig:
     """The generator."""
     seed: Annotated[int, Ge(0)] = 0
     """Key of every random draw."""
+    label: str = ""
+    """Name of this configuration in logs and reports; default: by what differs from others."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     """The discriminator."""
     augment: AugmentConfig = AugmentConfig()
@@ -83,6 +85,7 @@ class ExperimentConfig:
 
 HASH_IGNORES = {
     "seed": None,
+    "label": None,
     "logging": None,
     "data": ("path", "make", "num_workers", "memory_mb"),
     "training": ("device", "devices", "threads"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lightning_gan3d.arms import Arm, arm_labels
 from lightning_gan3d.gates import faults
 from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.metric_table import MetricInfo, describe, order
@@ -170,20 +171,29 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     by_key: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in runs:
         by_key.setdefault((run.representation, run.experiment, run.variant), []).append(run)
+    keys = sorted(by_key, key=lambda k: (representation_order(k[0]), k[1:]))
     groups = []
-    for key in sorted(by_key, key=lambda k: (representation_order(k[0]), k[1:])):
-        kind, experiment, variant = key
-        same_kind = [k for k in by_key if k[0] == kind]
-        label = kind
-        if len(same_kind) > 1:
-            label = f"{kind} ({experiment})"
-            if sum(k[1] == experiment for k in same_kind) > 1:
-                label = f"{kind} ({experiment} {variant})"
+    for key, label in zip(keys, _labels([by_key[key] for key in keys]), strict=True):
+        kind = key[0]
         members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
         seeds, duplicates = _split_duplicates(members)
         groups += [Group(label, kind, tuple(seeds))] if seeds else []
         groups += [Group(f"{label}, {name}", kind, (run,)) for name, run in duplicates]
     return Comparison(tuple(groups))
+
+
+def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """Name groups of runs; the hash is used only where nothing else distinguishes two."""
+    arms = []
+    for runs in groups:
+        run = max(runs, key=lambda r: bool(r.config.get("data")))  # else it did not start
+        label = next((r.config["label"] for r in runs if r.config.get("label")), "")
+        arms.append(Arm(run.representation, run.experiment, str(label), run.config))
+    labels = arm_labels(arms)
+    return [
+        label if labels.count(label) == 1 else f"{label} [{runs[0].variant}]"
+        for label, runs in zip(labels, groups, strict=True)
+    ]
 
 
 def _split_duplicates(

@@ -149,6 +149,7 @@ def _not_started(entry: SweepEntry) -> RunRecord:
         entry.seed,
         _variant(entry.path, {}),
         gap=f"failed before the first step: {entry.last_line}" if failed else "not started",
+        config={"label": entry.arm},
     )
 
 

@@ -41,8 +41,16 @@ def plan_sweep(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> s
     sweep, path = loaded
     entries = expand(sweep, path, root)
     actions = [_action(entry) for entry in entries]
-    width = max(len(entry.label) for entry in entries)
-    lines = [f"{a:<6}  {e.label:<{width}}  {e.path}" for a, e in zip(actions, entries, strict=True)]
+    factors = list(dict.fromkeys(key for entry in entries for key in entry.factors))
+    rows = [("", "experiment", "label", *factors, "seed", "run directory")]
+    for action, e in zip(actions, entries, strict=True):
+        values = [e.factors.get(key, "") for key in factors]
+        own = "" if e.factors else e.arm
+        rows.append((action, e.experiment, own, *values, str(e.seed), str(e.path)))
+    if not any(row[2] for row in rows[1:]):
+        rows = [(*row[:2], *row[3:]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     counts = Counter(actions)
     parts = [f"{counts[a]} to {a}" for a in ("start", "resume", "skip") if counts[a]]
     threads = f", {sweep.threads} thread(s) each" if sweep.threads else ""

@@ -1,16 +1,17 @@
 """The runs of a sweep: read from its YAML file, and recorded in `sweep.json` with their states."""
 
-import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning_gan3d import config as cfg
+from lightning_gan3d.arms import Arm, arm_labels, short_names, value_text
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.files import write_json
 from lightning_gan3d.presets import find_file, preset_names
 from lightning_gan3d.ranges import Count
@@ -45,11 +46,15 @@ class SweepEntry:
     """Wall time of the last attempt."""
     last_line: str = ""
     """Last line of the log of a failed run."""
+    arm: str = ""
+    """`label` of the configuration."""
+    factors: dict[str, str] = field(default_factory=dict)
+    """Values of `grid` and `zip` by their short names."""
 
     @property
     def label(self) -> str:
         """Name in log lines."""
-        return f"{self.experiment} seed {self.seed}"
+        return f"{self.experiment}{self.arm and f', {self.arm},'} seed {self.seed}"
 
 
 def write_record(path: Path, entries: Sequence[SweepEntry]) -> None:
@@ -88,6 +93,8 @@ class SweepRun:
     """A preset, or a YAML file relative to the sweep file."""
     overrides: tuple[str, ...] = ()
     """`key.path=value` overrides, applied after those of the sweep."""
+    label: str = ""
+    """Name in logs and reports; default: by what differs from the others."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,12 @@ class SweepConfig:
     """Seeds of each configuration; all runs of the first seed start first."""
     overrides: tuple[str, ...] = ()
     """`key.path=value` overrides of every run."""
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of settings; each configuration is run with every combination."""
+    zip: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of settings that change together: the first of each, the second of each, ..."""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """Combinations of values of `grid` and `zip` that are not run."""
     jobs: Count = 1
     """Parallel processes."""
     threads: Count | None = None
@@ -120,11 +133,40 @@ class SweepConfig:
                 f"seeds={list(self.seeds)}: use different whole numbers from 0, e.g. [0, 1]",
                 field="seeds",
             )
+        self._check_factors()
         reserved = {"seed": "seeds"} | ({"training.threads": "threads"} if self.threads else {})
-        for item in (*self.overrides, *(o for run in self.runs for o in run.overrides)):
+        of_runs = (o for run in self.runs for o in run.overrides)
+        for item in (*self.overrides, *of_runs, *self.grid, *self.zip):
             field = reserved.get(item.partition("=")[0])
             if field:
                 raise ConfigError(f"override `{item}`: use `{field}` of the sweep", field=field)
+
+    def _check_factors(self) -> None:
+        for key, values in (*self.grid.items(), *self.zip.items()):
+            if not values:
+                raise ConfigError(f"{key}=[]: name at least one value", field="grid")
+        if both := self.grid.keys() & self.zip.keys():
+            raise ConfigError(f"{min(both)} is in grid and in zip; keep one", field="zip")
+        lengths = {key: len(values) for key, values in self.zip.items()}
+        if len(set(lengths.values())) > 1:
+            each = ", ".join(f"{key} {n}" for key, n in lengths.items())
+            raise ConfigError(f"zip: equal numbers of values are needed ({each})", field="zip")
+        for combination in self.exclude:
+            for key, value in combination.items():
+                if value not in (self.grid | self.zip).get(key, ()):
+                    raise ConfigError(
+                        f"exclude: {key}={value} is not a value of grid or zip", field="exclude"
+                    )
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the values of `grid` and `zip`, without the excluded ones."""
+        steps = list(zip(*self.zip.values(), strict=True)) or [()]
+        every = [
+            dict(zip((*self.grid, *self.zip), (*of_grid, *of_zip), strict=True))
+            for of_grid in itertools.product(*self.grid.values())
+            for of_zip in steps
+        ]
+        return [c for c in every if not any(x.items() <= c.items() for x in self.exclude)]
 
 
 def find_sweep(file: str | Path) -> Path:
@@ -148,7 +190,7 @@ def load_sweep(
     if isinstance(runs, list):
         tree["runs"] = [{"preset": run} if isinstance(run, str) else run for run in runs]
     sweep = cfg.build(SweepConfig, tree, origins)
-    return dataclasses.replace(
+    return replace(
         sweep,
         name=sweep.name or path.stem,
         seeds=tuple(seeds) or sweep.seeds,
@@ -157,38 +199,76 @@ def load_sweep(
 
 
 def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
-    """List all runs, seed by seed in the order of `runs`; validates each configuration."""
-    entries: list[SweepEntry] = []
-    for seed in sweep.seeds:
-        for number, run in enumerate(sweep.runs):
-            name = f"{file}: runs.{number} ({run.preset})"
+    """List all runs, seed by seed; validates each configuration.
+
+    The arms of a seed are in the order of `runs`, each with all combinations of `grid` and `zip`.
+    """
+    arms: list[tuple[SweepEntry, ExperimentConfig]] = []
+    names = short_names([*sweep.grid, *sweep.zip])
+    for number, run in enumerate(sweep.runs):
+        for combination in sweep.combinations():
+            own = [f"{key}={_written(value)}" for key, value in combination.items()]
+            overrides = [*sweep.overrides, *run.overrides, *own]
+            if sweep.threads is not None:
+                overrides.append(f"training.threads={sweep.threads}")
+            if run.label:
+                overrides.append(f"label={_written(run.label)}")
+            name = " ".join([f"{file}: runs.{number} ({run.preset})", *own])
+            preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
             try:
-                entry = _entry(sweep, run, seed, file, root)
+                config = load_experiment(preset, overrides)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
-            for other in entries:
-                if other.path == entry.path:
+            for other, same in arms:
+                if same.hash == config.hash and same.name == config.name:
                     raise ConfigError(
-                        f"{name} with seed {seed} is the same experiment as {other.preset}; "
-                        "change the overrides of one of them"
+                        f"{name} is the same experiment as {other.preset}; change the overrides "
+                        "of one of them"
                     )
-            entries.append(entry)
-    return entries
+            entry = SweepEntry(
+                preset,
+                tuple(overrides),
+                config.seed,
+                config.name,
+                kind_of(config),
+                run_path(config, root),
+                arm=config.label,
+                factors={names[key]: value_text(value) for key, value in combination.items()},
+            )
+            arms.append((entry, config))
+    if names:  # otherwise reports name arms by what differs between all of their runs
+        labels = arm_labels(
+            [Arm(e.representation, e.experiment, e.arm, cfg.to_tree(c)) for e, c in arms]
+        )
+        arms = [(_named(e, x), c) for (e, c), x in zip(arms, labels, strict=True)]
+    return [
+        replace(
+            entry,
+            overrides=(*entry.overrides, f"seed={seed}"),
+            seed=seed,
+            path=run_path(replace(config, seed=seed), root),
+        )
+        for seed in sweep.seeds
+        for entry, config in arms
+    ]
 
 
-def _entry(sweep: SweepConfig, run: SweepRun, seed: int, file: Path, root: Path) -> SweepEntry:
-    preset = run.preset
-    if Path(preset).suffix in (".yaml", ".yml"):
-        preset = str(file.parent / preset)
-    overrides: Sequence[str] = (*sweep.overrides, *run.overrides, f"seed={seed}")
-    if sweep.threads is not None:
-        overrides = (*overrides, f"training.threads={sweep.threads}")
-    config = load_experiment(preset, overrides)
-    return SweepEntry(
-        preset=preset,
-        overrides=tuple(overrides),
-        seed=seed,
-        experiment=config.name,
-        representation=name_of("representations")(type(config.generator.representation)),
-        path=run_path(config, root),
-    )
+def _named(entry: SweepEntry, label: str) -> SweepEntry:
+    if entry.arm:
+        return entry
+    return replace(entry, arm=label, overrides=(*entry.overrides, f"label={_written(label)}"))
+
+
+def _is_file(run: SweepRun) -> bool:
+    return Path(run.preset).suffix in (".yaml", ".yml")
+
+
+def _written(value: Any) -> str:
+    """Write a value as in an override."""
+    plain = isinstance(value, str) and cfg.parse_yaml(value) == value
+    return value if plain else json.dumps(value)
+
+
+def kind_of(config: ExperimentConfig) -> str:
+    """Name of the representation."""
+    return name_of("representations")(type(config.generator.representation))

@@ -39,6 +39,8 @@ class WandbLogger:
         tree = cfg.to_tree(config)
         del tree["data"]["path"]
 
+        arm = f"{config.name}{config.label and ', '}{config.label}"
+
         def init() -> Any:
             return wandb.init(
                 project=config.logging.wandb_project,
@@ -46,8 +48,8 @@ class WandbLogger:
                 mode=mode,
                 id=f"{config.name}-{config.hash}-s{config.seed}",
                 resume="allow",
-                name=f"{config.name}-s{config.seed}",
-                group=f"{config.name}-{config.hash}",
+                name=f"{arm} seed {config.seed}",
+                group=arm if config.label else f"{config.name}-{config.hash}",
                 job_type="train",
                 config=tree,
                 settings=wandb.Settings(

@@ -1,7 +1,9 @@
 import json
 from dataclasses import replace
+from itertools import product
 
 import pytest
+import yaml
 from fabricated_runs import make_run
 
 from lightning_gan3d.metric import MetricId, read_metrics, write_metrics
@@ -33,8 +35,24 @@ def test_configurations_of_one_representation_have_different_labels(tmp_path):
     assert labels == [
         "triplane",
         "voxel (voxel)",
-        "voxel (voxel_small 0000022e)",
-        "voxel (voxel_small 12345678)",
+        "voxel (voxel_small) [0000022e]",
+        "voxel (voxel_small) [12345678]",
+    ]
+
+
+def test_arms_of_an_ablation_are_named_by_their_settings(tmp_path):
+    for i, (samples, width) in enumerate(product((8, 16), (32, 64))):
+        path = make_run(tmp_path, "voxel", variant=f"0000000{i}") / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        renderer = {"kind": "volume", "samples_coarse": samples}
+        config["generator"] |= {"renderer": renderer, "scene": {"decoder": {"width": width}}}
+        path.write_text(yaml.safe_dump(config | {"label": "wide" if i == 3 else ""}))
+    labels = [g.label for g in comparison(tmp_path).groups]
+    assert labels == [
+        "samples_coarse 8, width 32",
+        "samples_coarse 8, width 64",
+        "samples_coarse 16, width 32",
+        "wide",
     ]
 
 

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.sweep.plan import SweepEntry, expand, load_sweep, read_record, write_record
 
 
@@ -34,13 +35,74 @@ def test_runs_are_listed_seed_by_seed_in_order(tmp_path):
     assert entries[0].overrides == (
         "training.kimg=1",
         "training.batch=4",
-        "seed=3",
         "training.threads=2",
+        "seed=3",
     )
     assert entries[1].overrides[2] == "training.kimg=2"  # applied after that of the sweep
     assert entries[0].path.parent == tmp_path / "runs" / entries[0].experiment
     assert entries[0].path.name.endswith("-s3")
     assert all(e.state == "planned" for e in entries)
+
+
+WIDTH, SAMPLES = "generator.scene.decoder.hidden_dim", "generator.renderer.samples_coarse"
+
+
+def test_a_grid_is_a_product_and_zip_goes_in_step(tmp_path):
+    path = write(
+        tmp_path,
+        runs=["demo/voxel"],
+        grid={SAMPLES: [8, 12], WIDTH: [16, 32]},
+        zip={"optimizer.generator.lr": [0.001, 2e-5], "training.precision": ["fp32", "bf16"]},
+        exclude=[{SAMPLES: 12, WIDTH: 16}, {WIDTH: 32, "training.precision": "bf16"}],
+    )
+    entries = plan(path, tmp_path)
+    assert [e.factors for e in entries] == [
+        {"samples_coarse": s, "hidden_dim": w, "lr": lr, "precision": p}
+        for s, w, lr, p in (
+            ("8", "16", "0.001", "fp32"),
+            ("8", "16", "2e-05", "bf16"),
+            ("8", "32", "0.001", "fp32"),
+            ("12", "32", "0.001", "fp32"),
+        )
+    ]
+    for entry in entries:
+        config = load_experiment(entry.preset, entry.overrides)
+        assert config.hash in entry.path.name
+        assert config.label == entry.arm
+        assert str(config.generator.renderer.samples_coarse) == entry.factors["samples_coarse"]
+        assert f"{config.optimizer.generator.lr:g}" == entry.factors["lr"]
+    assert entries[1].arm == "samples_coarse 8, hidden_dim 16, lr 2e-05, precision bf16"
+    assert entries[1].label == f"demo-voxel, {entries[1].arm}, seed 0"
+
+
+def test_arms_are_named_by_label_or_by_representation_and_factors(tmp_path):
+    runs = ["demo/voxel", "demo/nerf_mlp", {"preset": "demo/triplane", "label": "planes: 3"}]
+    entries = plan(write(tmp_path, runs=runs, grid={"training.kimg": [1]}), tmp_path)
+    assert [e.arm for e in entries] == ["voxel", "nerf_mlp", "planes: 3"]
+    assert load_experiment(entries[2].preset, entries[2].overrides).label == "planes: 3"
+    unnamed = plan(write(tmp_path, runs=runs[:2]), tmp_path)
+    assert [e.arm for e in unnamed] == ["", ""]
+    assert unnamed[0].path == plan(write(tmp_path, runs=runs[:1]), tmp_path)[0].path
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"grid": {SAMPLES: []}}, "samples_coarse=.*: name at least one value"),
+        ({"grid": {SAMPLES: 8}}, "grid.*samples_coarse=8.*use a list"),
+        ({"grid": [8]}, "grid=.*a mapping"),
+        ({"grid": {SAMPLES: [8]}, "zip": {SAMPLES: [9]}}, "is in grid and in zip"),
+        ({"zip": {SAMPLES: [8], WIDTH: [1, 2]}}, "equal numbers .*coarse 1, .*hidden_dim 2"),
+        ({"grid": {SAMPLES: [8]}, "exclude": [{SAMPLES: 9}]}, "samples_coarse=9 is not a value"),
+        ({"grid": {SAMPLES: [8, -1]}}, r"runs\.0 .*samples_coarse=-1.* use a whole number"),
+        ({"grid": {SAMPLES: [8, 8]}}, "is the same experiment as"),
+        ({"grid": {"generator.renderer.samples": [8]}}, "unknown key"),
+        ({"grid": {"seed": [0, 1]}}, "use `seeds` of the sweep"),
+    ],
+)
+def test_bad_factors_are_rejected(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(write(tmp_path, runs=["demo/voxel"], **values), tmp_path)
 
 
 def test_directories_do_not_depend_on_threads_or_jobs(tmp_path):

@@ -1,0 +1,87 @@
+"""Names of the arms of a comparison: their labels, or the settings in which they differ."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+IGNORED = ("seed", "name", "label", "logging", "data.path", "data.make", "data.num_workers",
+           "data.memory_mb", "training.device", "training.devices", "training.threads")  # fmt: skip
+"""Settings that do not make an arm, and all below them."""
+
+
+class Arm(NamedTuple):
+    """One configuration, with any seed."""
+
+    kind: str
+    """Of its representation."""
+    name: str
+    """Of the experiment."""
+    label: str
+    """As the user or the sweep named it; empty: by what differs."""
+    config: Mapping[str, Any]
+    """Resolved configuration as plain values."""
+
+
+def arm_labels(arms: Sequence[Arm]) -> list[str]:
+    """Name arms: by the representation, and by the experiment and the settings that differ."""
+    labels = []
+    for arm in arms:
+        same_kind = [a for a in arms if a.kind == arm.kind]
+        alike = [a for a in same_kind if a.name == arm.name]
+        parts = [arm.name] if len({a.name for a in same_kind}) > 1 else []
+        settings = factors([a.config for a in alike])[alike.index(arm)]
+        parts += [f"{key} {value}" for key, value in settings.items()]
+        rest = ", ".join(parts)
+        if len(same_kind) < len(arms):
+            rest = f"{arm.kind} ({rest})" if rest else arm.kind
+        labels.append(arm.label or rest or arm.kind)
+    return labels
+
+
+def factors(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the settings in which configurations differ, by their shortest distinct names.
+
+    For example `[{"samples_coarse": "8"}, {"samples_coarse": "16"}]`. A setting that one does not
+    have is left out there.
+    """
+    flat = [dict(_leaves(config, "")) for config in configs]
+    keys = [key for key in dict.fromkeys(k for f in flat for k in f) if _differs(flat, key)]
+    names = short_names(keys)
+    return [{names[k]: value_text(f[k]) for k in keys if k in f} for f in flat]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last parts of each key by which it is told from the others."""
+    return {key: _short(key, keys) for key in keys}
+
+
+def value_text(value: Any) -> str:
+    """Print the value of a setting."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return "/".join(map(value_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None or value == {} else str(value)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if prefix + str(key) not in IGNORED:
+            inner = isinstance(value, Mapping) and value
+            leaves += _leaves(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]
+    return leaves
+
+
+def _differs(flat: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(f.get(key, ...) != flat[0].get(key, ...) for f in flat)
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    parts = key.split(".")
+    for num in range(1, len(parts)):
+        name = ".".join(parts[-num:])
+        if sum(f".{other}".endswith(f".{name}") for other in keys) == 1:
+            return name
+    return key
