@@ -103,4 +103,4 @@ def test_each_representation_has_the_same_tuning_budget() -> None:
         config = load_experiment(entry.preset, entry.overrides)
         rates[config.optimizer.generator.lr, entry.representation] += 1
         assert entry.seed == 3
-    assert rates == dict.fromkeys(product((0.001, 0.002, 0.004), ALL), 1)
+    assert rates == dict.fromkeys(product((0.001, 0.002, 0.004, 0.008, 0.016), ALL), 1)
