@@ -11,6 +11,7 @@ from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.cli import app
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.sweep.plan import expand, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +48,19 @@ def test_every_command_parses(line):
         command.name, arguments
     )  # parses without running; raises if invalid
     assert context.command is command
+
+
+@pytest.mark.parametrize("page", ["report", "configuration"])
+def test_the_yaml_of_the_docs_is_valid(page, tmp_path):
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        file = tmp_path / "example.yaml"
+        file.write_text(example)
+        if re.search("^runs:", example, re.MULTILINE):
+            assert expand(*load_sweep(file), tmp_path)
+        else:
+            assert load_experiment(file).generator.renderer.samples_coarse == 24
 
 
 def test_every_link_has_a_target():
