@@ -27,7 +27,7 @@ OPPOSITE: dict[Verdict, Verdict] = {"holds": "fails", "fails": "holds", "open": 
 
 
 def claims(decisions: Decisions) -> list[Statement]:
-    """Check every claim; a claim with missing numbers is open and names them."""
+    """Check every claim about the runs at hand; one with missing numbers is open and names them."""
     return [
         *_triplane_is_faster(decisions),
         *(s for kind in GROWTH for s in _scene_memory_grows(decisions.comparison, kind)),
@@ -40,20 +40,14 @@ def _of(comparison: Comparison, kind: str) -> list[Group]:
     return [g for g in comparison.groups if g.representation == kind]
 
 
-def _needs(lead: str, runs: str) -> Statement:
-    return Statement("open", f"{lead}: not decided; it needs {runs}.")
-
-
 def _triplane_is_faster(decisions: Decisions) -> Iterable[Statement]:
     lead = "The tri-plane renders faster than the MLP (render time per view)"
     comparison = decisions.comparison
     planes, networks = _of(comparison, "triplane"), _of(comparison, "nerf_mlp")
-    if not planes or not networks:
-        yield _needs(lead, "runs of triplane and nerf_mlp")
     for a in planes:
         for b in networks:
             checked = _ahead(decisions, RENDER_TIME, a, [b], "is slower than")
-            yield Statement(checked.verdict, f"{lead}: {checked.text}.")
+            yield Statement(checked.verdict, lead, checked.text)
 
 
 def _baseline_is_less_consistent(decisions: Decisions) -> Iterable[Statement]:
@@ -64,8 +58,7 @@ def _baseline_is_less_consistent(decisions: Decisions) -> Iterable[Statement]:
     groups = decisions.comparison.groups
     flat = [g for g in groups if g.is_baseline]
     solid = [g for g in groups if not (g.is_baseline or g.is_images)]
-    if not flat or not solid:
-        yield _needs(lead, "runs of a 2D baseline and of 3D representations")
+    if not solid:
         return
     missing = [k for k in CANONICAL if k not in {g.representation for g in solid}]
     for group in flat:
@@ -73,7 +66,7 @@ def _baseline_is_less_consistent(decisions: Decisions) -> Iterable[Statement]:
             decisions, MetricId(REFIT), group, solid, "is more consistent than", worse=True
         )
         checked = _unless_missing(checked, missing)
-        yield Statement(checked.verdict, f"{lead}: {checked.text}.")
+        yield Statement(checked.verdict, lead, checked.text)
 
 
 def _unless_missing(checked: Statement, missing: Sequence[str]) -> Statement:
@@ -136,8 +129,6 @@ def _scene_memory_grows(comparison: Comparison, kind: str) -> Iterable[Statement
     if not power:
         lead = f"Scene memory of {kind} does not grow with resolution (no grid)"
     groups = _of(comparison, kind)
-    if not groups:
-        yield _needs(lead, f"a run of {kind}")
     for group in groups:
         yield _growth_of(lead, group, power)
 
@@ -156,11 +147,11 @@ def _growth_of(lead: str, group: Group, power: int) -> Statement:
             stated = run.metric(MetricId("growth.grid")) if power else gridless
             gaps.append(f"{run.name}: {stated.note}")
     if gaps:
-        return Statement("open", f"{lead}: not decided; {'; '.join(gaps)}.")
+        return Statement("open", lead, f"not decided; {'; '.join(gaps)}")
     text = listed([significant(x, 3) if x else "0" for x in sorted(exponents)])
     if all(abs(x - power) <= TOLERANCE for x in exponents):
-        return Statement("holds", f"{lead}: {group.label}, exponent {text}.")
-    return Statement("fails", f"{lead}: no; {group.label}, exponent {text}, not {power}.")
+        return Statement("holds", lead, f"{group.label}, exponent {text}")
+    return Statement("fails", lead, f"no; {group.label}, exponent {text}, not {power}")
 
 
 def _grid_bytes(run: RunRecord) -> list[tuple[float, float]]:
@@ -173,12 +164,10 @@ def _superresolution_costs(decisions: Decisions) -> Iterable[Statement]:
         "upsampled rendering)"
     )
     groups = [g for g in decisions.comparison.groups if any(_factor(run) > 1 for run in g.runs)]
-    if not groups:
-        yield _needs(lead, "a run with super-resolution (generator.superresolution.factor over 1)")
     for group in groups:
         if not group.is_baseline:
             checked = _loss(decisions, group)
-            yield Statement(checked.verdict, f"{lead}: {checked.text}.")
+            yield Statement(checked.verdict, lead, checked.text)
 
 
 def _factor(run: RunRecord) -> int:

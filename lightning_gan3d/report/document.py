@@ -2,8 +2,8 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.metric_table import BLOCKS, MetricInfo, Use, block, selected
@@ -14,13 +14,21 @@ from lightning_gan3d.report.differences import (
     difference_row,
     why_not_bold,
 )
+from lightning_gan3d.report.effects import TextTable, arm_table, effect_table
 from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
-from lightning_gan3d.report.plots.style import Plot
+from lightning_gan3d.report.plots.style import Ink, Plot, group_inks
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import Statement, listed
 from lightning_gan3d.stats import LEAST, mean_interval, why_none
 
 NOT_RECORDED = "not recorded"
+LONGEST_TITLE = 70
+KEY_PLOTS = (
+    "quality_images",
+    "pareto_quality-sharpness_refit-deficit",
+    "pareto_speed-view_ms_memory-train_mb",
+)
+"""Plots of the first screen."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class TextTable:
-    """A table of plain text; the first cell of a row names it."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class Provenance:
     """Origin of the numbers of one run."""
 
@@ -78,11 +78,26 @@ class Document:
     """A whole report."""
 
     title: str
+    animations: tuple[Plot, ...]
+    """The same latents of each generator under a turning camera."""
+    key_plots: tuple[Plot, ...]
+    """Quality, consistency, speed and memory."""
+    headline: Table
+    """The metrics of a paper's table, without details."""
     opening: tuple[str, ...]
+    """Conditions."""
+    arms: TextTable
+    """Settings in which the groups differ; without rows if they differ in the representation."""
+    effects: TextTable
+    """What each of these settings changes."""
     claims: tuple[Statement, ...]
     summary: Table
+    explanation: str
+    """What the cells of the summary show."""
     statements: tuple[Statement, ...]
     plots: tuple[Plot, ...]
+    missing: tuple[Plot, ...]
+    """Plots that could not be drawn."""
     tables: tuple[Table, ...]
     """Every metric, one table per block."""
     differences: TextTable
@@ -91,8 +106,8 @@ class Document:
     shared: tuple[tuple[str, str], ...]
     """Provenance that all runs have in common."""
     provenance: tuple[Provenance, ...]
-    kinds: Mapping[str, str]
-    """Representation of each group, by label."""
+    inks: Mapping[str, Ink]
+    """Colour of each group, by label."""
 
 
 def compose(
@@ -109,19 +124,31 @@ def compose(
     for metric_id in comparison.metrics:
         blocks.setdefault(block(metric_id), []).append(metric_id)
     shared = _shared(runs)
+    title = f"{names[0].upper()}{names[1:]}: {'comparison' if len(groups) > 1 else 'evaluation'}"
+    if len(title) > LONGEST_TITLE:
+        title = f"Comparison of {len(groups)} generators"
+    drawn = [p for p in plots if not p.why]
+    stills = [p for p in drawn if p.suffix != "webp"]
     return Document(
-        f"{names[0].upper()}{names[1:]}: {'comparison' if len(groups) > 1 else 'evaluation'}",
+        title,
+        tuple(p for p in drawn if p.suffix == "webp"),
+        tuple(p for p in stills if p.name in KEY_PLOTS),
+        _table(comparison, "Headline metrics", selected(comparison.metrics, Use.PAPER), "none"),
         tuple(_opening(comparison)),
+        arm_table(comparison),
+        effect_table(comparison),
         tuple(claims),
         _table(comparison, "Summary", selected(comparison.metrics, Use.SUMMARY)),
+        f"Below each mean: the single seeds, {_intervals(groups)}" if groups else "",
         tuple(statements),
-        tuple(plots),
-        tuple(_table(comparison, BLOCKS.get(b, b), ids, True) for b, ids in blocks.items()),
+        tuple(p for p in stills if p.name not in KEY_PLOTS),
+        tuple(p for p in plots if p.why),
+        tuple(_table(comparison, BLOCKS.get(b, b), ids, "full") for b, ids in blocks.items()),
         TextTable(DIFFERENCE_HEADS, tuple(difference_row(d) for d in differences)),
         conditions(runs),
         tuple(shared.items()),
         tuple(_provenance(run, shared) for run in runs),
-        {g.label: g.representation for g in groups},
+        group_inks(comparison),
     )
 
 
@@ -139,15 +166,21 @@ def _opening(comparison: Comparison) -> list[str]:
         f"{len(finished)} of {len(runs)} runs are finished{seed_list}."
     ]
     if len(seeds) > 1:
-        lines.append(
-            "Cells show mean and standard deviation over seeds, and the value of each seed below, "
-            + _intervals(groups)
-        )
+        lines.append("Cells show mean and standard deviation over seeds.")
     elif groups:
         lines.append("One seed only: the variation between seeds is unknown.")
     if len(finished) < len(runs):
         lines.append("A group with a missing or unfinished run has no mean.")
-    return lines
+    facts = _shared(runs)
+    kimg = sorted({run.last["kimg"] for run in finished if "kimg" in run.last})
+    parts = [
+        *(f"data {facts[k]}" for k in ("dataset",) if k in facts),
+        *(f"{', '.join(f'{k:g}' for k in kimg)} kimg" for _ in kimg[:1]),
+        *(facts[k] for k in ("device",) if k in facts),
+        *(f"{facts[k]} threads" for k in ("threads",) if k in facts),
+        *(f"commit {facts[k][:12]}" for k in ("commit",) if k in facts),
+    ]
+    return [*lines, f"{'; '.join(parts)}."] if parts else lines
 
 
 def _intervals(groups: Sequence[Group]) -> str:
@@ -161,8 +194,12 @@ def _intervals(groups: Sequence[Group]) -> str:
 
 
 def _table(
-    comparison: Comparison, title: str, ids: Sequence[MetricId], protocols: bool = False
+    comparison: Comparison,
+    title: str,
+    ids: Sequence[MetricId],
+    details: Literal["none", "seeds", "full"] = "seeds",
 ) -> Table:
+    """Make a table; `details`: none, intervals and seeds, or also spreads and protocols."""
     footnotes: dict[str, int] = {}
     rows, notes, remarks = [], [], []
     missing: dict[str, list[str]] = {}
@@ -175,9 +212,13 @@ def _table(
         best, why = best_labels(comparison, metric_id), why_not_bold(comparison, metric_id)
         if why:
             remarks.append(f"{info.label}: {why}.")
-        texts = [_cell(c, label in best, footnotes, protocols) for label, c in cells.items()]
+        texts = [
+            _cell(c, label in best, footnotes, details == "full") for label, c in cells.items()
+        ]
+        if details == "none":
+            texts = [replace(text, detail="") for text in texts]
         rows.append((info, tuple(texts)))
-        if protocols and (lines := _protocol(cells)):
+        if details == "full" and (lines := _protocol(cells)):
             notes.append((info.label, tuple(lines)))
     remarks += [f"Missing in every run: {listed(xs)} ({why})." for why, xs in missing.items()]
     labels = tuple(g.label for g in comparison.groups)

@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from lightning_gan3d.arms import Arm, arm_labels
+from lightning_gan3d.arms import Arm, arm_labels, factors
 from lightning_gan3d.gates import faults
 from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.metric_table import MetricInfo, describe, order
@@ -152,13 +153,26 @@ class Comparison:
 def protocol_mismatch(cells: Mapping[str, Cell]) -> str:
     """Return which groups were measured by different protocols; empty if none was."""
     by_key: dict[str, list[str]] = {}
+    runs: dict[str, RunRecord] = {}
     for label, cell in cells.items():
         for key in cell.protocols:
             by_key.setdefault(key, []).append(label)
+            runs[key] = next(run for run, m in cell.metrics if m.protocol == key)
     if len(by_key) < 2:
         return ""
-    each = "; ".join(f"{', '.join(labels)}: {key}" for key, labels in sorted(by_key.items()))
+    settings = factors([_of_protocol(run) for run in runs.values()])
+    named = {
+        key: ", ".join(f"{k} {v}" for k, v in found.items()) or key
+        for key, found in zip(runs, settings, strict=True)
+    }
+    each = "; ".join(f"{', '.join(labels)}: {named[key]}" for key, labels in sorted(by_key.items()))
     return f"not compared: protocols differ ({each})"
+
+
+def _of_protocol(run: RunRecord) -> dict[str, Any]:
+    """Conditions of an evaluation that may explain why its protocols differ from others."""
+    others = ("weights_sha256", "commit", "dirty", "versions", "images_fingerprint")
+    return {k: v for k, v in run.conditions.items() if k not in others}
 
 
 def seed_name(run: RunRecord) -> str:

@@ -15,7 +15,6 @@ from lightning_gan3d.report.differences import Decisions, Difference, best_label
 from lightning_gan3d.report.document import Document, compose
 from lightning_gan3d.report.groups import Cell, Comparison, Group, compare
 from lightning_gan3d.report.plots.charts import curves, paretos
-from lightning_gan3d.report.plots.style import inks
 from lightning_gan3d.report.records import RunRecord, find_runs
 from lightning_gan3d.report.statements import Statement, statements
 from lightning_gan3d.version import __version__
@@ -179,12 +178,11 @@ def latex(text: str) -> str:
 
 def to_html(document: Document) -> str:
     """Return a web page; its style and its images are embedded."""
-    palette = inks(document.kinds.values())
-    colour = {label: list(palette).index(kind) for label, kind in document.kinds.items()}
+    colour = {label: number for number, label in enumerate(document.inks)}
     return _render(
         "report.html",
         document=document,
-        inks=palette.values(),
+        inks=document.inks.values(),
         colour=colour,
         version=__version__,
     )

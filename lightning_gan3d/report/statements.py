@@ -18,7 +18,15 @@ class Statement:
 
     verdict: Verdict
     """`holds`, `fails`: an expectation. `open`: the numbers do not decide."""
-    text: str
+    lead: str
+    """The sentence, or its part before the numbers."""
+    detail: str = ""
+    """The numbers that decide it."""
+
+    @property
+    def text(self) -> str:
+        """Everything in one line."""
+        return f"{self.lead}: {self.detail}." if self.detail else self.lead
 
     @property
     def mark(self) -> str:

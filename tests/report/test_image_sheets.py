@@ -8,7 +8,7 @@ from fabricated_runs import Ball, make_run, write_labels
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.images import to_uint8
+from lightning_gan3d.images import Images, to_uint8
 from lightning_gan3d.metrics.sources import GeneratorSource
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots import image_sheets as module
@@ -51,7 +51,8 @@ def turntables(tmp_path, kinds, load):
     data = str(data if data.exists() else write_labels(data))
     for kind in kinds:
         make_run(tmp_path, kind, data=data)
-    return image_sheets(compare(find_runs([tmp_path])), load)[0]
+    plots = image_sheets(compare(find_runs([tmp_path])), load)[0]
+    return [plot for plot in plots if plot.suffix != "webp"]
 
 
 def test_all_generators_render_the_same_latents_from_the_same_cameras(tmp_path, sheets):
@@ -61,16 +62,31 @@ def test_all_generators_render_the_same_latents_from_the_same_cameras(tmp_path, 
     a, b = (ball.asked[0] for ball in balls.values())
     assert torch.equal(a["z"], b["z"])
     assert torch.equal(a["cameras"].cam2world, b["cameras"].cam2world)
-    assert len(a["cameras"].cam2world) == NUM_VIEWS
+    assert len(a["cameras"].cam2world) == 2 * NUM_VIEWS
     assert a["psi"] == 1.0
     eyes = a["cameras"].origins
-    assert eyes.norm(dim=1) == pytest.approx(torch.full((NUM_VIEWS,), 3.2), abs=1e-4)
+    assert eyes.norm(dim=1) == pytest.approx(torch.full((2 * NUM_VIEWS,), 3.2), abs=1e-4)
     assert "image2d: no depth" in plot.caption
     assert "depth from 2." in plot.caption
     azimuths, solid, depth, flat = sheets[0]
     assert azimuths.captions[:3] == ["0°", "45°", "90°"]
     assert (solid.label, depth.label, flat.label) == ("triplane", "", "image2d")
     assert [len(row.tiles) for row in sheets[0]] == [0, NUM_VIEWS, NUM_VIEWS, NUM_VIEWS]
+
+
+def test_animations_show_all_latents_from_all_cameras():
+    torch.manual_seed(0)
+    latents = [Images(*[torch.rand(16, 3, 40, 40) * 2 - 1] * 2) for _ in range(2)]
+    plot = module.animation("turning_0", "voxel", latents)
+    assert (plot.title, plot.file) == ("voxel", "turning_0.webp")
+    with Image.open(io.BytesIO(plot.light)) as film:
+        assert (film.n_frames, film.size) == (16, (320, 160))
+        film.seek(5)
+        shown = np.asarray(film.convert("RGB")).astype(float)
+    expected = module.to_array(latents[1].image[5]).repeat(4, 0).repeat(4, 1)
+    assert np.abs(shown[:, 160:] - expected).mean() < 30  # lossy
+    other = module.to_array(latents[0].image[5]).repeat(4, 0).repeat(4, 1)
+    assert np.abs(shown[:, 160:] - other).mean() > 50
 
 
 @pytest.mark.usefixtures("sheets")

@@ -56,7 +56,8 @@ def test_everything_is_written(report):
     for start in ("quality_images", "quality_time", "pareto_", "growth_rendering", "turntable_0"):
         assert any(name.startswith(start) for name in plots), start
     for name, content in plots.items():
-        assert content.startswith(b"\x89PNG") if name.endswith(".png") else b"</svg>" in content
+        mark = {"png": b"\x89PNG", "svg": b"</svg>", "webp": b"WEBPVP8X"}[name.rpartition(".")[2]]
+        assert mark in content
     markdown = (report / "report.md").read_text()
     assert set(re.findall(r"\(plots/([^)]+)\)", markdown)) == set(plots)
 
@@ -80,7 +81,7 @@ def test_the_page_needs_nothing_else(html):
 
 
 def test_pictures_on_the_page_are_those_on_disk(report, html):
-    sources = re.findall(r'<img src="data:image/(png|svg\+xml);base64,([^"]+)"', html)
+    sources = re.findall(r'<img src="data:image/(png|svg\+xml|webp);base64,([^"]+)"', html)
     on_disk = {p.read_bytes() for p in (report / "plots").iterdir()}
     assert len(sources) >= 9
     assert all(base64.b64decode(data) in on_disk for _, data in sources)
@@ -111,11 +112,21 @@ def test_the_page_and_the_markdown_begin_with_their_titles(report, html):
     assert (report / "report.md").read_text().startswith("# Triplane, voxel, nerf\\_mlp and")
 
 
-def test_claims_summary_and_findings_come_first(html):
-    assert html.index("<h1>") < html.index('id="claims"') < html.index('id="summary"')
-    assert html.index('id="summary"') < html.index('id="findings"') < html.index('id="plots"')
+def test_pictures_plots_and_headline_metrics_come_first(report, html):
+    order = [
+        "<h1>",
+        "image/webp",
+        "SWD vs. training images",
+        'id="results"',
+        "4 generators with the same",
+        *(f'id="{name}"' for name in ("claims", "findings", "plots", "summary", "metrics")),
+    ]
+    places = [html.index(text) for text in order]
+    assert places == sorted(places)
+    assert "n = 500" not in html[: html.index("</table>")]
+    markdown = (report / "report.md").read_text()
+    assert markdown.index("turning_0.webp") < markdown.index("## Results")
     assert "PSNR of held-out views (refit; blur raises it)" in html
-    assert html.index("Parameters of the representation") < html.index('id="findings"')
     assert ">fails<" in html  # one run is unfinished
 
 
@@ -140,12 +151,14 @@ def test_three_seeds_have_an_interval_in_their_cells(tmp_path):
     row = next(cells for shown, cells in document.summary.rows if shown.name == "quality.swd")
     assert row[0].main == "0.0280 ± 0.0010"
     assert row[0].detail.startswith("95 %: 0.0255 to 0.0305; 0.0270, 0.0280, 0.0290")
-    assert any("95 % interval of the mean by Student's t" in line for line in document.opening)
+    assert "95 % interval of the mean by Student's t" in document.explanation
 
 
 def test_seeds_are_listed_and_a_gap_has_no_mean(report):
     lines = (report / "report.md").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("| SWD (sliced"))
+    headline, row = [line for line in lines if line.startswith("| SWD (sliced")][:2]
+    cells = [c.strip() for c in headline.split("|")[2:-1]]
+    assert cells[0] == "0.0520 ± 0.0014"
     cells = [c.strip() for c in row.split("|")[2:-1]]
     assert cells[0] == "0.0520 ± 0.0014<br>0.0510, 0.0530; n = 500"
     assert cells[1] == r"0.0270, gap \[1]<br>no mean".replace(r"\[", "[")
@@ -275,7 +288,7 @@ def test_nothing_but_gaps_still_makes_a_report(tmp_path):
         (path / file).unlink()
     page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
     assert "unfinished: no step was logged of 8 kimg" in page
-    assert "Missing: no run is finished" in page
+    assert "no run is finished" in page
     assert "no run&#39;s metrics.jsonl holds eval/swd" in page
 
 

@@ -216,20 +216,14 @@ def _curves(
 
 
 def draw_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:
-    """Draw each line in the colour of its representation."""
+    """Draw each line in the colour of its group."""
     ink = group_inks(comparison)
     for line in lines:
         colour, marker = ink[line.group.label].light, ink[line.group.label].marker
-        dashes = ":" if line.run.gap else _dashes(comparison, line.group)
+        dashes = ":" if line.run.gap else "-"
         ax.plot(line.xs, line.ys, dashes, color=colour, marker=marker, markersize=4.5)
         if line.run.gap:
             ax.plot(line.xs[-1], line.ys[-1], "x", color=colour, markersize=10, markeredgewidth=2)
-
-
-def _dashes(comparison: Comparison, group: Group) -> str:
-    """Return the line style: configurations of one representation share a colour only."""
-    same = [g.label for g in comparison.groups if g.representation == group.representation]
-    return ("-", "--", "-.")[same.index(group.label) % 3]
 
 
 def label_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:

@@ -33,6 +33,9 @@ from lightning_gan3d.runs import Run
 
 NUM_LATENTS = 3
 NUM_VIEWS = 8
+NUM_FRAMES = 2 * NUM_VIEWS
+"""Views of an animation; the sheets show every second one."""
+FRAME_MS = 120
 NUM_SAMPLES = 4
 TILE = 160
 """Side of a tile in pixels; small images are enlarged by whole factors, to about this size."""
@@ -86,7 +89,30 @@ def image_sheets(
             f"plain images are close as well. {table['protocol']}."
         )
         neighbours.append(sheet(Plot(name, title, caption), rows))
-    return _turntables(comparison, views, orbit), neighbours
+    animations = [
+        animation(f"turning_{number}", label, images)
+        for number, (label, images) in enumerate(views.items())
+        if not isinstance(images, str)
+    ]
+    return [*animations, *_turntables(comparison, views, orbit)], neighbours
+
+
+def animation(name: str, label: str, latents: Sequence[Images]) -> Plot:
+    """Draw the latents of a generator beside one another, under a turning camera."""
+    views = np.stack([np.stack([to_array(x) for x in images.image]) for images in latents])
+    side = views.shape[2]
+    scale = max(1, TILE // side)
+    frames = [
+        Image.fromarray(np.concatenate(list(of_angle), axis=1)) for of_angle in views.swapaxes(0, 1)
+    ]
+    size = (scale * frames[0].width, scale * frames[0].height)
+    first, *others = [frame.resize(size, Image.Resampling.NEAREST) for frame in frames]
+    buffer = io.BytesIO()
+    first.save(
+        buffer, "webp", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=85
+    )
+    caption = f"Latents 0 to {len(latents) - 1}, no truncation."
+    return Plot(name, label, caption, light=buffer.getvalue(), suffix="webp")
 
 
 def _once(load: LoadGenerator) -> LoadGenerator:
@@ -118,7 +144,7 @@ def _views(group: Group, orbit: Orbit, load: LoadGenerator) -> Views:
     try:
         generator = load(group.finished[0])
         z = latents(range(NUM_LATENTS), generator.cfg.z_dim)
-        label, cameras = orbit.cameras(1).to_label(), orbit.cameras(NUM_VIEWS)
+        label, cameras = orbit.cameras(1).to_label(), orbit.cameras(NUM_FRAMES)
         with torch.no_grad():
             return [generator.views(z[i : i + 1], label, cameras) for i in range(NUM_LATENTS)]
     except Exception as error:  # one faulty run must not stop the report of many
@@ -137,7 +163,7 @@ def _turntables(comparison: Comparison, views: dict[str, Views], orbit: Orbit | 
     if all(isinstance(v, str) for v in views.values()):
         why = "; ".join(f"{label}: {reason}" for label, reason in views.items())
         return [Plot("turntable", "Turntable", why=why)]
-    azimuths = [f"{float(a):.0f}°" for a in torch.rad2deg(orbit.angles(NUM_VIEWS))]
+    azimuths = [f"{float(a):.0f}°" for a in torch.rad2deg(orbit.angles(NUM_FRAMES))[::2]]
     ink = group_inks(comparison)
     plots = []
     for i in range(NUM_LATENTS):
@@ -150,7 +176,7 @@ def _turntables(comparison: Comparison, views: dict[str, Views], orbit: Orbit | 
                 rows.append(Row(f"{label}: missing", ink[label]))
                 notes.append(f"{label}: {v}.")
                 continue
-            rows.append(Row(label, ink[label], [to_array(x) for x in v.image]))
+            rows.append(Row(label, ink[label], [to_array(x) for x in v.image[::2]]))
             if v.depth is None:
                 notes.append(f"{label}: no depth, it renders no scene.")
             else:
@@ -168,10 +194,10 @@ def _turntables(comparison: Comparison, views: dict[str, Views], orbit: Orbit | 
 
 def _depth_tiles(views: Images, span: tuple[float, float]) -> list[UInt8[np.ndarray, "h w 3"]]:
     assert views.depth is not None
-    depths = views.depth[:, 0].cpu().numpy()
+    depths = views.depth[::2, 0].cpu().numpy()
     if views.opacity is None:
         return [depth_colours(d, None, span) for d in depths]
-    opacities = views.opacity[:, 0].cpu().numpy()
+    opacities = views.opacity[::2, 0].cpu().numpy()
     return [depth_colours(d, o, span) for d, o in zip(depths, opacities, strict=True)]
 
 

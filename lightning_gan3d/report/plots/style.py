@@ -73,9 +73,16 @@ def inks(representations: Iterable[str]) -> dict[str, Ink]:
 
 
 def group_inks(comparison: Comparison) -> dict[str, Ink]:
-    """Return the ink of each group, by label."""
+    """Return the ink of each group, by label: the representation's for its first group."""
     palette = inks(g.representation for g in comparison.groups)
-    return {g.label: palette[g.representation] for g in comparison.groups}
+    spare = [ink for ink in (*_INKS.values(), *_OTHERS) if ink not in palette.values()]
+    result: dict[str, Ink] = {}
+    for group in comparison.groups:
+        own = palette[group.representation]
+        if own in result.values():
+            own = next((ink for ink in spare if ink not in result.values()), own)
+        result[group.label] = own
+    return result
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,8 @@ class Plot:
     """For light pages and print."""
     dark: bytes = b""
     suffix: str = "svg"
-    """`svg`: a plot; `png`: an image sheet, which needs the whole width of a page."""
+    """`svg`: a plot; `png`: an image sheet, which needs the whole width of a page; `webp`: an
+    animation, the same on dark pages."""
 
     @property
     def file(self) -> str:
@@ -101,7 +109,7 @@ class Plot:
 
     def data_uri(self, content: bytes) -> str:
         """Return a file as the address of an embedded image."""
-        kind = {"png": "image/png", "svg": "image/svg+xml"}[self.suffix]
+        kind = "image/svg+xml" if self.suffix == "svg" else f"image/{self.suffix}"
         return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
     def write(self, folder: Path) -> None:

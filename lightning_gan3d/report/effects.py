@@ -1,0 +1,106 @@
+"""Ablations: the settings in which groups differ, and what each of them changes."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from lightning_gan3d.arms import factors
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.metric_table import MetricInfo, Use, selected
+from lightning_gan3d.report.groups import Comparison, Group, protocol_mismatch
+from lightning_gan3d.stats import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of plain text; the first cell of a row names it."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Change of a metric from one value of a setting to another, all other settings equal."""
+
+    factor: str
+    before: str
+    after: str
+    info: MetricInfo
+    mean: float
+    """Over seeds and pairs of groups, in the stored unit."""
+    interval: Interval | None
+    """95 % interval over seeds by Student's t, not corrected for the number of effects."""
+    pairs: int
+    """Pairs of groups that differ in this setting alone."""
+
+
+def settings(comparison: Comparison) -> list[dict[str, str]]:
+    """Return the settings in which the groups differ; empty ones if also the kinds differ."""
+    groups = comparison.groups
+    if len({g.representation for g in groups}) > 1:
+        return [{} for _ in groups]
+    configs = [next((r.config for r in g.runs if r.config.get("data")), {}) for g in groups]
+    return factors(configs)
+
+
+def arm_table(comparison: Comparison) -> TextTable:
+    """One row per group: its settings that differ from those of others."""
+    of_groups = settings(comparison)
+    names = list(dict.fromkeys(name for found in of_groups for name in found))
+    rows = [
+        (group.label, *(found.get(name, "") for name in names))
+        for group, found in zip(comparison.groups, of_groups, strict=True)
+    ]
+    return TextTable(("", *names), tuple(rows) if names else ())
+
+
+def effect_table(comparison: Comparison) -> TextTable:
+    """Print the effects on the metrics of a paper's table."""
+    rows = []
+    for e in effects(comparison, selected(comparison.metrics, Use.PAPER)):
+        interval = "none" if e.interval is None else e.info.format_range(*e.interval, e.mean)
+        change = f"{e.before} to {e.after}"
+        sign = "+" if e.mean > 0 else ""
+        row = (e.factor, change, f"{e.info.label} {e.info.arrow}".rstrip())
+        rows.append((*row, sign + e.info.with_unit(e.mean), interval, str(e.pairs)))
+    heads = ("setting", "change", "metric", "effect", "95 % interval", "pairs")
+    return TextTable(heads, tuple(rows))
+
+
+def effects(comparison: Comparison, ids: Sequence[MetricId]) -> Iterator[Effect]:
+    """Compute the effect of each change of a setting on each metric."""
+    of_groups = settings(comparison)
+    for name in dict.fromkeys(name for found in of_groups for name in found):
+        values = list(dict.fromkeys(found[name] for found in of_groups if name in found))
+        for before, after in combinations(values, 2):
+            pairs = [
+                (a, b)
+                for a, x in zip(comparison.groups, of_groups, strict=True)
+                for b, y in zip(comparison.groups, of_groups, strict=True)
+                if x.get(name) == before and y == x | {name: after}
+            ]
+            for metric_id in ids:
+                changes = _changes(pairs, metric_id)
+                if changes:
+                    info, mean = comparison.info(metric_id), statistics.fmean(changes)
+                    interval = mean_interval(changes) if min(changes) < max(changes) else None
+                    yield Effect(name, before, after, info, mean, interval, len(pairs))
+
+
+def _changes(pairs: Sequence[tuple[Group, Group]], metric_id: MetricId) -> list[float]:
+    """Return the mean change over the pairs of each seed that all of them have."""
+    if any(protocol_mismatch({g.label: g.cell(metric_id) for g in pair}) for pair in pairs):
+        return []
+    of_pairs = [[_by_seed(g, metric_id) for g in pair] for pair in pairs]
+    shared = set.intersection(*(set(x) for pair in of_pairs for x in pair)) if pairs else set()
+    return [
+        statistics.fmean(after[seed] - before[seed] for before, after in of_pairs)
+        for seed in sorted(shared)
+    ]
+
+
+def _by_seed(group: Group, metric_id: MetricId) -> dict[int, float]:
+    metrics = group.cell(metric_id).metrics
+    return {r.seed: m.value for r, m in metrics if r.seed is not None and m.value is not None}

@@ -1,0 +1,80 @@
+from itertools import product
+
+import pytest
+import yaml
+from fabricated_runs import edit, make_run
+
+from lightning_gan3d.metric import MetricId
+from lightning_gan3d.report.differences import Decisions
+from lightning_gan3d.report.effects import arm_table, effect_table, effects
+from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.plots.style import group_inks
+from lightning_gan3d.report.records import find_runs
+
+SWD = MetricId("quality.swd")
+
+
+def ablation(root, seeds=(0, 1, 2), noise=1e-4):
+    """A grid: 8 more samples lower the SWD by 0.01, the width does not matter."""
+    for i, (samples, width) in enumerate(product((8, 16), (32, 64))):
+        for seed in seeds:
+            path = make_run(root, "voxel", seed, variant=f"0000000{i}")
+            config = yaml.safe_load((path / "config.yaml").read_text())
+            config["generator"] |= {"renderer": {"samples": samples}, "width": width}
+            (path / "config.yaml").write_text(yaml.safe_dump(config))
+            edit(path, "quality.swd", value=0.05 - 0.01 * (samples == 16) + noise * seed * (i - 1))
+    return compare(find_runs([root]))
+
+
+def test_effects_are_differences_over_pairs_with_all_other_settings_equal(tmp_path):
+    first, second = effects(ablation(tmp_path), [SWD])
+    assert (first.factor, first.before, first.after, first.pairs) == ("samples", "8", "16", 2)
+    assert first.mean == pytest.approx(-0.01 + 2e-4)
+    assert first.interval.low < -0.01 + 2e-4 < first.interval.high
+    assert first.interval.half == pytest.approx(4.3027 * 2e-4 / 3**0.5, rel=1e-3)
+    assert (second.factor, second.mean) == ("width", pytest.approx(1e-4))
+
+
+def test_a_missing_arm_leaves_the_pairs_that_are_there(tmp_path):
+    ablation(tmp_path)
+    for seed in range(3):
+        (tmp_path / f"voxel/00000003-s{seed}/config.yaml").unlink()
+    groups = compare(find_runs([tmp_path]))
+    assert [(e.factor, e.pairs) for e in effects(groups, [SWD])] == [("samples", 1), ("width", 1)]
+
+
+def test_tables_of_settings_and_effects(tmp_path):
+    groups = ablation(tmp_path)
+    table = arm_table(groups)
+    assert table.heads == ("", "samples", "width")
+    assert table.rows[1] == ("samples 8, width 64", "8", "64")
+    row = effect_table(groups).rows[0]
+    label = "SWD (sliced Wasserstein distance) ↓"
+    assert row[:4] == ("samples", "8 to 16", label, "-0.00980")
+    two_seeds = effect_table(ablation(tmp_path / "two", seeds=(0, 1)))
+    assert two_seeds.rows[0][4] == "none"
+
+
+def test_representations_are_no_settings(tmp_path):
+    make_run(tmp_path, "voxel")
+    make_run(tmp_path, "triplane")
+    groups = compare(find_runs([tmp_path]))
+    assert not arm_table(groups).rows
+    assert not effect_table(groups).rows
+
+
+def test_every_arm_has_its_own_colour_and_mark(tmp_path):
+    inks = group_inks(ablation(tmp_path, seeds=(0,)))
+    assert len({ink.light for ink in inks.values()}) == 4
+    assert len({ink.marker for ink in inks.values()}) == 4
+
+
+def test_a_mismatch_of_protocols_names_the_setting_that_differs(tmp_path):
+    for kind, num in (("voxel", 64), ("triplane", 32)):
+        path = make_run(tmp_path, kind)
+        edit(path, "quality.swd", protocol=f"{num:016x}")
+        conditions = path / "evaluation.conditions.json"
+        conditions.write_text(f'{{"evaluation": {{"num_images": {num}}}, "commit": "{kind}"}}')
+    groups = compare(find_runs([tmp_path]))
+    difference = Decisions(groups).between("triplane", "voxel", SWD)
+    assert "triplane: num_images 32; voxel: num_images 64" in difference.why
