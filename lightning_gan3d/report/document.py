@@ -14,7 +14,7 @@ from lightning_gan3d.report.differences import (
     difference_row,
     why_not_bold,
 )
-from lightning_gan3d.report.effects import TextTable, arm_table, effect_table
+from lightning_gan3d.report.effects import TextTable, arm_table, effect_table, settings
 from lightning_gan3d.report.groups import Cell, Comparison, Group, seed_name
 from lightning_gan3d.report.plots.style import Ink, Plot, group_inks
 from lightning_gan3d.report.records import RunRecord
@@ -125,6 +125,8 @@ def compose(
         blocks.setdefault(block(metric_id), []).append(metric_id)
     shared = _shared(runs)
     title = f"{names[0].upper()}{names[1:]}: {'comparison' if len(groups) > 1 else 'evaluation'}"
+    if varied := list(dict.fromkeys(name for found in settings(comparison) for name in found)):
+        title = f"Ablation of {groups[0].representation}: {listed(varied)}"
     if len(title) > LONGEST_TITLE:
         title = f"Comparison of {len(groups)} generators"
     drawn = [p for p in plots if not p.why]

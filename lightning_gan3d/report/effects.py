@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 
 from lightning_gan3d.arms import factors
 from lightning_gan3d.metric import MetricId
@@ -46,35 +46,36 @@ def settings(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def arm_table(comparison: Comparison) -> TextTable:
-    """One row per group: its settings that differ from those of others."""
+    """One row per group: its settings that differ from those of others, if there are several."""
     of_groups = settings(comparison)
     names = list(dict.fromkeys(name for found in of_groups for name in found))
     rows = [
         (group.label, *(found.get(name, "") for name in names))
         for group, found in zip(comparison.groups, of_groups, strict=True)
     ]
-    return TextTable(("", *names), tuple(rows) if names else ())
+    return TextTable(("", *names), tuple(rows) if len(names) > 1 else ())
 
 
 def effect_table(comparison: Comparison) -> TextTable:
-    """Print the effects on the metrics of a paper's table."""
-    rows = []
+    """One row per change of a setting, one column per metric of a paper's table."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     for e in effects(comparison, selected(comparison.metrics, Use.PAPER)):
-        interval = "none" if e.interval is None else e.info.format_range(*e.interval, e.mean)
-        change = f"{e.before} to {e.after}"
-        sign = "+" if e.mean > 0 else ""
-        row = (e.factor, change, f"{e.info.label} {e.info.arrow}".rstrip())
-        rows.append((*row, sign + e.info.with_unit(e.mean), interval, str(e.pairs)))
-    heads = ("setting", "change", "metric", "effect", "95 % interval", "pairs")
-    return TextTable(heads, tuple(rows))
+        text = f"{'+' if e.mean > 0 else ''}{e.info.with_unit(e.mean)}"
+        if e.interval is not None:
+            text += f" ({e.info.format_range(*e.interval, e.mean)})"
+        row = rows.setdefault((f"{e.factor} {e.before} to {e.after}", str(e.pairs)), {})
+        row[f"{e.info.short} {e.info.arrow}".rstrip()] = text
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    lines = tuple((*key, *(row.get(head, "") for head in heads)) for key, row in rows.items())
+    return TextTable(("change", "pairs", *heads), lines)
 
 
 def effects(comparison: Comparison, ids: Sequence[MetricId]) -> Iterator[Effect]:
-    """Compute the effect of each change of a setting on each metric."""
+    """Compute the effect of each change of a setting to its next value on each metric."""
     of_groups = settings(comparison)
     for name in dict.fromkeys(name for found in of_groups for name in found):
         values = list(dict.fromkeys(found[name] for found in of_groups if name in found))
-        for before, after in combinations(values, 2):
+        for before, after in pairwise(values):
             pairs = [
                 (a, b)
                 for a, x in zip(comparison.groups, of_groups, strict=True)

@@ -1,5 +1,6 @@
 """Groups of runs that differ only in seed, and what a group has of one metric (a cell)."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -185,15 +186,21 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     by_key: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in runs:
         by_key.setdefault((run.representation, run.experiment, run.variant), []).append(run)
-    keys = sorted(by_key, key=lambda k: (representation_order(k[0]), k[1:]))
+    labels = dict(zip(by_key, _labels(list(by_key.values())), strict=True))
     groups = []
-    for key, label in zip(keys, _labels([by_key[key] for key in keys]), strict=True):
-        kind = key[0]
+    for key in sorted(by_key, key=lambda k: (representation_order(k[0]), _natural(labels[k]))):
+        kind, label = key[0], labels[key]
         members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
         seeds, duplicates = _split_duplicates(members)
         groups += [Group(label, kind, tuple(seeds))] if seeds else []
         groups += [Group(f"{label}, {name}", kind, (run,)) for name, run in duplicates]
     return Comparison(tuple(groups))
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """Sort key by which `samples 8` comes before `samples 16`."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(float(p), "") if i % 2 else (0.0, p) for i, p in enumerate(parts)]
 
 
 def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:

@@ -6,6 +6,7 @@ from fabricated_runs import edit, make_run
 
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.report.differences import Decisions
+from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.effects import arm_table, effect_table, effects
 from lightning_gan3d.report.groups import compare
 from lightning_gan3d.report.plots.style import group_inks
@@ -48,11 +49,12 @@ def test_tables_of_settings_and_effects(tmp_path):
     table = arm_table(groups)
     assert table.heads == ("", "samples", "width")
     assert table.rows[1] == ("samples 8, width 64", "8", "64")
-    row = effect_table(groups).rows[0]
-    label = "SWD (sliced Wasserstein distance) ↓"
-    assert row[:4] == ("samples", "8 to 16", label, "-0.00980")
+    table = effect_table(groups)
+    assert table.heads[:3] == ("change", "pairs", "SWD ↓")
+    assert table.rows[0][:3] == ("samples 8 to 16", "2", "-0.00980 (-0.01030 to -0.00930)")
     two_seeds = effect_table(ablation(tmp_path / "two", seeds=(0, 1)))
-    assert two_seeds.rows[0][4] == "none"
+    assert two_seeds.rows[0][2] == "-0.00990"
+    assert compose(groups).title == "Ablation of voxel: samples and width"
 
 
 def test_representations_are_no_settings(tmp_path):
