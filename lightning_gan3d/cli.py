@@ -297,12 +297,22 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder; default: DIR/report.")
     ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option(help="A group to show, by its label; in this order.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Metrics of the headline and LaTeX tables: quality.fid,pose.*")
+    ] = "",
+    labels: Annotated[
+        list[str] | None, typer.Option(help="New label of a group: OLD=NEW.", metavar="OLD=NEW")
+    ] = None,
 ) -> None:
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
-    from lightning_gan3d.report.make import make_report
+    from lightning_gan3d.report.make import ReportOptions, make_report
 
+    options = ReportOptions(tuple(rows or ()), metrics, tuple(labels or ()))
     parent = folders[0].parent if folders[0].is_file() else folders[0]
-    typer.echo(make_report(folders, out or parent / "report"))
+    typer.echo(make_report(folders, out or parent / "report", options))
 
 
 @data_app.command("synth")

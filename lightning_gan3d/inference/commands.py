@@ -15,6 +15,7 @@ import typer
 from lightning_gan3d.config import ConfigError, build, split_overrides
 from lightning_gan3d.inference.config import (
     EditOptions,
+    FigureOptions,
     GenerateOptions,
     InvertOptions,
     MeshOptions,
@@ -127,6 +128,21 @@ def generate(
     from lightning_gan3d.inference.generate import generate as write_images
 
     typer.echo(write_images(runs, options, out, checkpoints))
+
+
+@app.command()
+@with_options(FigureOptions)
+def figure(
+    runs: Networks,
+    options: FigureOptions,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output file: .pdf, .png or .svg.")
+    ] = None,
+) -> None:
+    """Draw samples of generators as a figure for a paper."""
+    from lightning_gan3d.inference.figure import figure as draw
+
+    typer.echo(draw(runs, options, out))
 
 
 @app.command()

@@ -106,6 +106,31 @@ class GenerateOptions(LatentOptions):
 
 
 @dataclass(frozen=True)
+class FigureOptions(LatentOptions):
+    """A figure for a paper."""
+
+    seeds: str = "0-7"
+    """Seeds of the latents: columns."""
+    cameras: str = "frontal"
+    """As in `gan3d generate`."""
+    views: Count = 3
+    """Cameras per latent, for orbit and figure8: neighbouring columns."""
+    outputs: str = "image"
+    """Rows of each generator: any of image, raw, depth, normals, opacity."""
+    labels: str = ""
+    """Names of the generators with commas; default: those of their folders."""
+    width: Positive = 6.9
+    """Width in inches; 6.9 is two columns."""
+    dpi: Count = 300
+    """Pixels per inch of a .png file."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        super().__post_init__()
+        outputs_of(self.outputs)
+
+
+@dataclass(frozen=True)
 class MixOptions(RenderOptions):
     """A style-mixing grid."""
 

@@ -112,6 +112,7 @@ class Document:
 
 def compose(
     comparison: Comparison,
+    headline: Sequence[MetricId] = (),
     claims: Sequence[Statement] = (),
     statements: Sequence[Statement] = (),
     plots: Sequence[Plot] = (),
@@ -135,7 +136,7 @@ def compose(
         title,
         tuple(p for p in drawn if p.suffix == "webp"),
         tuple(p for p in stills if p.name in KEY_PLOTS),
-        _table(comparison, "Headline metrics", selected(comparison.metrics, Use.PAPER), "none"),
+        _table(comparison, "Headline metrics", headline, "none"),
         tuple(_opening(comparison)),
         arm_table(comparison),
         effect_table(comparison),

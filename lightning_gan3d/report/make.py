@@ -3,11 +3,14 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import Use, selected, significant
 from lightning_gan3d.report.claims import claims
@@ -26,15 +29,53 @@ if TYPE_CHECKING:
 PLOTS = "plots"
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows, and how it is named."""
+
+    rows: tuple[str, ...] = ()
+    """Labels of the groups, in their order; empty: all."""
+    metrics: str = ""
+    """Metrics of the headline and LaTeX tables, as patterns with commas; empty: the usual ones."""
+    labels: tuple[str, ...] = ()
+    """New labels of groups, `OLD=NEW`."""
+
+    def arrange(self, comparison: Comparison) -> Comparison:
+        """Select, order and rename groups."""
+        groups = {g.label: g for g in comparison.groups}
+        names = dict(x.rpartition("=")[::2] for x in self.labels)
+        for option, label in [*(("rows", x) for x in self.rows), *(("labels", x) for x in names)]:
+            if label not in groups:
+                raise ConfigError(f"--{option} {label}: no such group; use {', '.join(groups)}")
+        shown = [groups[x] for x in self.rows or groups]
+        return Comparison(tuple(replace(g, label=names.get(g.label) or g.label) for g in shown))
+
+    def headline(self, comparison: Comparison) -> list[MetricId]:
+        """Return the metrics of the headline and LaTeX tables, in the order of the patterns."""
+        if not self.metrics:
+            return selected(comparison.metrics, Use.PAPER)
+        ids = []
+        for pattern in self.metrics.split(","):
+            found = [m for m in comparison.metrics if fnmatch(m.key, pattern)]
+            if not found:
+                raise ConfigError(f"--metrics {pattern}: no such metric; results.csv lists them")
+            ids += found
+        return ids
+
+
 def make_report(
-    run_dirs: Sequence[Path], out: Path, load_generator: "LoadGenerator | None" = None
+    run_dirs: Sequence[Path],
+    out: Path,
+    options: ReportOptions = ReportOptions(),
+    load_generator: "LoadGenerator | None" = None,
 ) -> Path:
     """Compare runs, write page, Markdown, tables and plots to `out`, and return the page.
 
     `run_dirs` are run directories, folders of them, or a sweep's `sweep.json`. Unreadable and
     unfinished runs are gaps in the report; it is an error if there is no run at all.
     """
-    comparison = compare(find_runs(run_dirs))
+    comparison = options.arrange(compare(find_runs(run_dirs)))
+    headline = options.headline(comparison)
     # Images need torch; a mistyped path should not wait for it.
     from lightning_gan3d.report.plots.image_sheets import image_sheets, load_ema
 
@@ -42,7 +83,7 @@ def make_report(
     plots = [*turntables, *curves(comparison), *paretos(comparison), *neighbours]
     decisions = Decisions(comparison)
     checked, gaps = claims(decisions), decisions.between_groups
-    document = compose(comparison, checked, statements(decisions), plots, gaps)
+    document = compose(comparison, headline, checked, statements(decisions), plots, gaps)
     out.mkdir(parents=True, exist_ok=True)
     for plot in plots:
         plot.write(out / PLOTS)
@@ -50,7 +91,7 @@ def make_report(
         "results.csv": results_csv(comparison),
         "differences.csv": differences_csv(gaps),
         "claims.tex": claims_tex(checked),
-        "table.tex": table_tex(comparison),
+        "table.tex": table_tex(comparison, headline),
         "report.md": to_markdown(document, PLOTS),
         "index.html": to_html(document),
     }
@@ -109,13 +150,9 @@ def claims_tex(claims: Sequence[Statement]) -> str:
     return "\n".join(["\\begin{description}", *items, "\\end{description}"]) + "\n"
 
 
-def table_tex(comparison: Comparison) -> str:
-    """Return a booktabs table: groups as rows, as many metrics as fit a page as columns."""
-    ids = [
-        m
-        for m in selected(comparison.metrics, Use.PAPER)
-        if any(c.values for c in comparison.cells(m).values())
-    ]
+def table_tex(comparison: Comparison, headline: Sequence[MetricId]) -> str:
+    """Return a booktabs table: groups as rows, the headline metrics that have values as columns."""
+    ids = [m for m in headline if any(c.values for c in comparison.cells(m).values())]
     infos = [comparison.info(m) for m in ids]
     best = {m: best_labels(comparison, m) for m in ids}
     lines = [

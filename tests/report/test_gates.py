@@ -60,7 +60,7 @@ def test_a_degenerate_leader_is_shown_but_not_ranked(tmp_path, runs, fault):
 
 def test_one_faulty_seed_is_enough_and_the_page_says_so(tmp_path, runs):
     edit(runs["voxel"][1], "geometry.billboards", value=0.6, unit="share")
-    page = make_report([tmp_path], tmp_path / "report", lambda _: 1 / 0).read_text()
+    page = make_report([tmp_path], tmp_path / "report", load_generator=lambda _: 1 / 0).read_text()
     assert "voxel is flat (geometry.billboards 60.0 %)" in page
 
 

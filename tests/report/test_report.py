@@ -38,7 +38,7 @@ def report(tmp_path_factory):
             )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_sheets, "NUM_LATENTS", 1)
-        page = make_report([root], root / "report", ball_of)
+        page = make_report([root], root / "report", load_generator=ball_of)
     assert page == root / "report" / "index.html"
     return page.parent
 
@@ -56,10 +56,38 @@ def test_everything_is_written(report):
     for start in ("quality_images", "quality_time", "pareto_", "growth_rendering", "turntable_0"):
         assert any(name.startswith(start) for name in plots), start
     for name, content in plots.items():
-        mark = {"png": b"\x89PNG", "svg": b"</svg>", "webp": b"WEBPVP8X"}[name.rpartition(".")[2]]
+        mark = {"png": b"\x89PNG", "svg": b"</svg>", "webp": b"WEBPVP8X", "pdf": b"%PDF"}[
+            name.rpartition(".")[2]
+        ]
         assert mark in content
     markdown = (report / "report.md").read_text()
-    assert set(re.findall(r"\(plots/([^)]+)\)", markdown)) == set(plots)
+    shown = set(re.findall(r"\(plots/([^)]+)\)", markdown))
+    assert shown == {name for name in plots if not name.endswith(".pdf")}
+    assert {f"{x[:-4]}.pdf" for x in shown if x.endswith(".svg")} == set(plots) - shown
+
+
+def test_groups_are_selected_ordered_and_renamed_and_metrics_selected(tmp_path):
+    for kind in NUMBERS:
+        make_run(tmp_path, kind)
+    comparison = compare(find_runs([tmp_path]))
+    options = make.ReportOptions(
+        ("voxel", "triplane"), "pose.within*,quality.swd", ("voxel=Grid & more",)
+    )
+    arranged = options.arrange(comparison)
+    ids = options.headline(arranged)
+    assert [g.label for g in arranged.groups] == ["Grid & more", "triplane"]
+    assert {m.name for m in ids[:-1]} >= {"pose.within_20deg"}
+    assert ids[-1] == MetricId("quality.swd")
+    table = make.table_tex(arranged, ids)
+    assert table.index(r"Grid \& more") < table.index("triplane")
+    assert table.index("Pose @20°".replace("°", r"$^\circ$")) < table.index("SWD")
+    for wrong, message in (
+        (make.ReportOptions(rows=("voxle",)), "--rows voxle: no such group; use triplane, voxel"),
+        (make.ReportOptions(labels=("x=y",)), "--labels x: no such group"),
+        (make.ReportOptions(metrics="fid"), "--metrics fid: no such metric"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            wrong.headline(wrong.arrange(comparison))
 
 
 def test_the_page_needs_nothing_else(html):
@@ -255,7 +283,7 @@ def test_names_cannot_break_the_page(tmp_path):
     bad = "<script>alert('1')</script> & \"x\""
     make_run(tmp_path, "voxel", manifest={"command": ["gan3d", bad], "device": bad})
     (tmp_path / "voxel" / "0000022e-s0" / "evaluation.json").write_text(f"[{bad}")
-    page = make_report([tmp_path], tmp_path / "out", ball_of)
+    page = make_report([tmp_path], tmp_path / "out", load_generator=ball_of)
     assert "<script" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()
     markdown = (tmp_path / "out" / "report.md").read_text()
@@ -265,7 +293,9 @@ def test_names_cannot_break_the_page(tmp_path):
 @pytest.mark.usefixtures("few_plots")
 def test_the_same_runs_give_the_same_bytes(tmp_path):
     make_run(tmp_path, "voxel", data=str(write_labels(tmp_path / "data")))
-    a, b = (make_report([tmp_path / "voxel"], tmp_path / x, ball_of).parent for x in "ab")
+    a, b = (
+        make_report([tmp_path / "voxel"], tmp_path / x, load_generator=ball_of).parent for x in "ab"
+    )
     for path in a.rglob("*.*"):
         assert path.read_bytes() == (b / path.relative_to(a)).read_bytes(), path.name
 
@@ -275,7 +305,7 @@ def test_an_unknown_metric_is_listed_by_its_key(tmp_path):
     path = make_run(tmp_path, "voxel")
     text = (path / "evaluation.json").read_text()
     (path / "evaluation.json").write_text(text.replace("pose.within_20deg", "novelty.of_it"))
-    page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
+    page = make_report([tmp_path], tmp_path / "out", load_generator=ball_of).read_text()
     assert "<h3>novelty</h3>" in page
     assert "novelty.of_it" in page
 
@@ -286,7 +316,7 @@ def test_nothing_but_gaps_still_makes_a_report(tmp_path):
     (path / "metrics.jsonl").write_text("")
     for file in ("evaluation.json", "bench.json", "manifest.json"):
         (path / file).unlink()
-    page = make_report([tmp_path], tmp_path / "out", ball_of).read_text()
+    page = make_report([tmp_path], tmp_path / "out", load_generator=ball_of).read_text()
     assert "unfinished: no step was logged of 8 kimg" in page
     assert "no run is finished" in page
     assert "no run&#39;s metrics.jsonl holds eval/swd" in page
@@ -294,7 +324,7 @@ def test_nothing_but_gaps_still_makes_a_report(tmp_path):
 
 def test_folders_without_runs_are_rejected_and_nothing_is_written(tmp_path):
     with pytest.raises(ConfigError, match="no run in"):
-        make_report([tmp_path], tmp_path / "out", ball_of)
+        make_report([tmp_path], tmp_path / "out", load_generator=ball_of)
     assert not (tmp_path / "out").exists()
 
 

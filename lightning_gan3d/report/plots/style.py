@@ -98,6 +98,8 @@ class Plot:
     light: bytes = b""
     """For light pages and print."""
     dark: bytes = b""
+    pdf: bytes = b""
+    """For papers."""
     suffix: str = "svg"
     """`svg`: a plot; `png`: an image sheet, which needs the whole width of a page; `webp`: an
     animation, the same on dark pages."""
@@ -113,10 +115,12 @@ class Plot:
         return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
     def write(self, folder: Path) -> None:
-        """Write the light file."""
+        """Write the light file, and the one for papers."""
         if self.light:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / self.file).write_bytes(self.light)
+        if self.pdf:
+            (folder / f"{self.name}.pdf").write_bytes(self.pdf)
 
 
 def plot(name: str, title: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
@@ -129,9 +133,11 @@ def plot(name: str, title: str, caption: str, draw: Callable[[Axes], None]) -> P
         figure = Figure(figsize=(5.6, 3.9), layout="constrained")
         draw(figure.subplots())
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        pdf = io.BytesIO()
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     svg = buffer.getvalue()
     dark = re.sub("|".join(_TO_DARK), lambda match: _TO_DARK[match[0]], svg)
-    return Plot(name, title, caption, light=svg.encode(), dark=dark.encode())
+    return Plot(name, title, caption, light=svg.encode(), dark=dark.encode(), pdf=pdf.getvalue())
 
 
 _RC = {
@@ -152,6 +158,7 @@ _RC = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "svg.hashsalt": "lightning_gan3d",
+    "pdf.fonttype": 42,
     "svg.fonttype": "path",  # the same everywhere
     "lines.linewidth": 1.8,
 }

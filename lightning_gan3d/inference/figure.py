@@ -1,0 +1,79 @@
+"""`gan3d figure`: samples of generators as a figure for a paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.files import atomic_path
+from lightning_gan3d.inference.camera_paths import cameras_of
+from lightning_gan3d.inference.config import FigureOptions, outputs_of
+from lightning_gan3d.inference.model import Model, open_model, output_folder, parse_seeds
+from lightning_gan3d.inference.pictures import Pixels, pictures
+from lightning_gan3d.inference.styles import subject_of
+from lightning_gan3d.progress import track
+
+GAP = 0.02
+"""Space between pictures, as a share of their side."""
+
+
+def figure(references: Sequence[str], options: FigureOptions, out: Path | None = None) -> str:
+    """Draw one row per generator and output, one picture per seed and camera; returns the file."""
+    names = options.labels.split(",") if options.labels else []
+    if names and len(names) != len(references):
+        raise ConfigError(
+            f"labels={options.labels}: {len(references)} generators need as many names", "labels"
+        )
+    rows: list[tuple[str, list[Pixels]]] = []
+    for number, reference in enumerate(track(references, "generators")):
+        model = open_model(reference, options, alone=len(references) == 1)
+        name = names[number] if names else model.name
+        of_outputs = _rows(model, options)
+        rows += [(name * (i == 0), row) for i, row in enumerate(of_outputs)]
+    if not rows:
+        raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
+    file = out or output_folder(references, "figures", None) / "samples.pdf"
+    if file.suffix not in (".pdf", ".png", ".svg"):
+        raise ConfigError(f"--out {file}: name a .pdf, .png or .svg file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary:
+        _draw(rows, options.width).savefig(temporary, format=file.suffix[1:], dpi=options.dpi)
+    return str(file)
+
+
+def _rows(model: Model, options: FigureOptions) -> list[list[Pixels]]:
+    """Return the pictures of each output, seed by seed."""
+    cameras = cameras_of(options.cameras, options.views, model.orbit)
+    outputs = model.available(outputs_of(options.outputs))
+    rows: list[list[Pixels]] = [[] for _ in outputs]
+    for seed in parse_seeds(options.seeds):
+        images = subject_of(model, seed, options).render(cameras, options.rendering_resolution)
+        for row, output in zip(rows, outputs, strict=True):
+            row += pictures(model, images, cameras, output)
+    return rows
+
+
+def _draw(rows: Sequence[tuple[str, list[Pixels]]], width: float) -> Figure:
+    """Lay out rows of square pictures on a figure of a width in inches; names at their left."""
+    columns = len(rows[0][1])
+    named = any(name for name, _ in rows)
+    left = 0.25 if named else 0.0
+    side = (width - left) / (columns + GAP * (columns - 1))
+    step = side * (1 + GAP)
+    height = step * (len(rows) - 1) + side
+    with mpl.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "pdf.fonttype": 42}):
+        page = Figure(figsize=(width, height))
+        for r, (name, row) in enumerate(rows):
+            bottom = (height - side - r * step) / height
+            if name:
+                page.text(0.0, bottom + side / height / 2, name, rotation=90, va="center")
+            for c, pixels in enumerate(row):
+                box = ((left + c * step) / width, bottom, side / width, side / height)
+                axes = page.add_axes(box)
+                axes.axis("off")
+                rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+                axes.imshow(rgb, interpolation="nearest")
+    return page
