@@ -8,17 +8,35 @@ from lightning_gan3d.version import __version__
 if TYPE_CHECKING:
     from lightning_gan3d.cameras import Cameras
     from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
+    from lightning_gan3d.data.datamodule import DataModule
+    from lightning_gan3d.experiment import load_experiment
     from lightning_gan3d.generator import Generator
     from lightning_gan3d.images import Images
+    from lightning_gan3d.training.module import AdversarialModule, make_modules
 
-__all__ = ["Cameras", "Generator", "Images", "__version__", "load_discriminator", "load_generator"]
+__all__ = [
+    "AdversarialModule",
+    "Cameras",
+    "DataModule",
+    "Generator",
+    "Images",
+    "__version__",
+    "load_discriminator",
+    "load_experiment",
+    "load_generator",
+    "make_modules",
+]
 
 _MODULES = {
+    "AdversarialModule": "training.module",
     "Cameras": "cameras",
+    "DataModule": "data.datamodule",
     "Generator": "generator",
     "Images": "images",
     "load_discriminator": "checkpoints.load",
+    "load_experiment": "experiment",
     "load_generator": "checkpoints.load",
+    "make_modules": "training.module",
 }
 
 

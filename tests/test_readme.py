@@ -9,6 +9,7 @@ import typer.main
 
 from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.cli import app
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.sweep.plan import expand, load_sweep
@@ -29,6 +30,18 @@ def test_the_python_example_runs(tmp_path, capsys):
     assert path is not None
     exec(example.replace(path.group(1), (tmp_path / "run").as_posix()), {})
     assert capsys.readouterr().out == "torch.Size([8, 3, 32, 32]) torch.Size([8, 1, 32, 32])\n"
+
+
+def test_the_example_of_a_plain_trainer_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs/configuration.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    make_synth(SynthConfig(num_images=40, num_objects=20), tmp_path / "data/synth32.zip")
+    found: dict = {}
+    exec(example, found)
+    assert found["module"].steps_done == 10
+    assert found["generator"] is found["module"].average
 
 
 COMMANDS = [

@@ -28,7 +28,7 @@ from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.config import LoggingConfig
 from lightning_gan3d.training.distributed import Agreement
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.optimizers import Phase
+from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import (
     DONE,
     FAILED,
@@ -135,13 +135,6 @@ def scene_warnings(statistics: dict[str, float]) -> list[str]:
 
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteGradient(Exception):
-    """A gradient was NaN or infinite; weights have not changed since."""
-
-    def __init__(self, phase: Phase, step: int) -> None:
-        super().__init__(f"the gradient of the {phase} is not finite in step {step}")
 
 
 class CannotSave(Exception):

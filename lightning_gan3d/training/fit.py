@@ -26,8 +26,9 @@ from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint, distributed
-from lightning_gan3d.training.callbacks import CannotSave, NonFiniteGradient, PeriodicActions
+from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import (
     DONE,
     FAILED,

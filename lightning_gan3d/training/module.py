@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.datamodule import Batch
+from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
@@ -20,6 +20,7 @@ from lightning_gan3d.training import distributed, losses, schedules
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
     Gate,
+    NonFiniteGradient,
     Phase,
     gated_step,
     make_adam,
@@ -133,6 +134,26 @@ class AdversarialModule(lightning.LightningModule):
         self.moving_average.update(schedule.ema_decay, self.gate.healthy)
         self.average.rendering_resolution = schedule.rendering_resolution
         self.steps_done = batch.step + 1
+        trainer: Any = self._trainer
+        if trainer and trainer.loggers and self.steps_done % trainer.log_every_n_steps == 0:
+            if broken := self.gate.broken():
+                raise NonFiniteGradient(*broken)
+            self.log_dict(self.meter.read())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the position in the schedules and the data to Lightning's checkpoint."""
+        checkpoint["position"] = {"step": self.steps_done, "images_before": self.images_before}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue schedules and data."""
+        self.steps_done = checkpoint["position"]["step"]
+        self.images_before = checkpoint["position"]["images_before"]
+
+    def on_fit_start(self) -> None:
+        """Start with the batch after the last one."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, DataModule):
+            data.set_start_step(self.steps_done)
 
     def generator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the adversarial loss, and the density penalty if not lazy."""
@@ -342,3 +363,13 @@ class AdversarialModule(lightning.LightningModule):
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         self.steps_done = step
+
+
+def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModule]:
+    """Open an experiment's data and build its networks, for a plain `lightning.Trainer`.
+
+    Train for one epoch of `config.training.num_steps` batches. `average` is the generator to use.
+    """
+    training = config.training
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    return AdversarialModule(config, data.train.resolution, data.train.labels), data

@@ -17,6 +17,13 @@ Phase = Literal["G loss", "G density penalty", "D loss", "D penalty"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
+class NonFiniteGradient(Exception):
+    """A gradient was NaN or infinite; weights have not changed since."""
+
+    def __init__(self, phase: Phase, step: int) -> None:
+        super().__init__(f"the gradient of the {phase} is not finite in step {step}")
+
+
 class Gate(nn.Module):
     """Closes at the first non-finite gradient and stays closed, so that no weight changes after it.
 
