@@ -240,5 +240,12 @@ class LoggingConfig:
     """Also log `metrics.jsonl` and sample grids to Weights & Biases."""
     wandb_project: str = "lightning-gan3d"
     """W&B project."""
+    wandb_entity: str = ""
+    """W&B user or team; default: that of the login."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags."""
+    wandb_notes: str = ""
+    """W&B notes."""
     wandb_timeout: Positive = 30.0
-    """Seconds without an answer after which W&B logging is disabled; the training continues."""
+    """Seconds without an answer online after which W&B logging is disabled; the training continues.
+    """

@@ -39,6 +39,7 @@ from lightning_gan3d.training.processes import (
     run_lock,
     run_processes,
 )
+from lightning_gan3d.training.wandb_logger import WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,11 @@ def _evaluate(session: Session) -> int:
 
     with StopRequest(at_once=True):
         try:
-            log.info(str(evaluate_run(session.path, session.device.type)))
+            evaluation = evaluate_run(session.path, session.device.type)
+            log.info(str(evaluation))
+            wandb = WandbLogger(session.config, session.path)
+            wandb.evaluation(evaluation.metrics)
+            wandb.close(DONE)
         except KeyboardInterrupt:
             log.info("stopped: trained, but not evaluated; the same command continues")
             return STOPPED

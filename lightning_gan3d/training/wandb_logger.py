@@ -2,14 +2,19 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lightning_gan3d import config as cfg
 from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.metric import Metric
 
 log = logging.getLogger(__name__)
+TILE = 128
+"""Side of an image of a sample grid in pixels, at least."""
 PATIENCE = 5.0
 """Seconds to wait beyond `logging.wandb_timeout`."""
 
@@ -24,7 +29,7 @@ class WandbLogger:
     def __init__(self, config: ExperimentConfig, path: Path, enabled: bool = True) -> None:
         """Start the W&B run, or continue the one with the same id."""
         self._run: Any = None
-        self._timeout = config.logging.wandb_timeout
+        self._logging, self._seed = config.logging, config.seed
         self._enabled = False
         mode = config.logging.wandb
         if mode == "off" or not enabled:
@@ -44,6 +49,9 @@ class WandbLogger:
         def init() -> Any:
             return wandb.init(
                 project=config.logging.wandb_project,
+                entity=config.logging.wandb_entity or None,
+                tags=[*config.logging.wandb_tags, *([config.label] if config.label else [])],
+                notes=config.logging.wandb_notes or None,
                 dir=str(path),
                 mode=mode,
                 id=f"{config.name}-{config.hash}-s{config.seed}",
@@ -53,7 +61,7 @@ class WandbLogger:
                 job_type="train",
                 config=tree,
                 settings=wandb.Settings(
-                    init_timeout=self._timeout,
+                    init_timeout=config.logging.wandb_timeout,
                     disable_code=True,
                     disable_git=True,
                     console="off",
@@ -70,8 +78,22 @@ class WandbLogger:
         self._try("log", lambda: self._run.log(dict(row)))
 
     def image(self, kimg: float, file: Path) -> None:
-        """Log a sample grid."""
-        self._try("log", lambda: self._run.log({"kimg": kimg, "samples": self._image(str(file))}))
+        """Log a sample grid; small ones are enlarged to `TILE` pixels per image."""
+
+        def log_image() -> None:
+            with Image.open(file) as grid:
+                factor = max(1, TILE * self._logging.sample_views // grid.width)
+                size = (factor * grid.width, factor * grid.height)
+                enlarged = grid.resize(size, Image.Resampling.NEAREST)
+            caption = f"seed {self._seed}, {kimg:g} kimg"
+            self._run.log({"kimg": kimg, "samples": self._image(enlarged, caption=caption)})
+
+        self._try("log", log_image)
+
+    def evaluation(self, metrics: Sequence[Metric]) -> None:
+        """Write the metrics of the evaluation to the summary, by their keys."""
+        values = {m.key: m.value for m in metrics if m.value is not None and m.at is None}
+        self._try("summary", lambda: self._run.summary.update(values))
 
     def close(self, exit_code: int) -> None:
         """Finish the W&B run. Offline runs stay in the run directory, for `wandb sync`."""
@@ -92,8 +114,9 @@ class WandbLogger:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        timeout = self._timeout + PATIENCE
-        thread.join(timeout)
+        timeout = self._logging.wandb_timeout + PATIENCE
+        # Offline, nothing waits for a network, and a busy disk is no reason to stop logging.
+        thread.join(None if self._logging.wandb == "offline" else timeout)
         if "value" in outcome:
             return outcome["value"]
         error = outcome.get("error", TimeoutError(f"no answer within {timeout:g} s"))

@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -12,12 +13,14 @@ import yaml
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.runs import Run, run_path
 from lightning_gan3d.training import checkpoint, losses
 from lightning_gan3d.training.fit import plan, train_run
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.processes import run_lock
+from lightning_gan3d.training.wandb_logger import WandbLogger
 
 
 def tensors(folder):
@@ -293,7 +296,8 @@ class FakeWandb(types.ModuleType):
         super().__init__("wandb")
         self.fault, self.rows, self.options, self.finished = fault, [], None, None
         self.Settings = dict
-        self.Image = str
+        self.Image = lambda image, caption: (image.size, caption)
+        self.summary: dict = {}
 
     def init(self, **options):
         if self.fault == "hangs":
@@ -321,8 +325,11 @@ def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr("lightning_gan3d.training.wandb_logger.PATIENCE", 0.0)
     config = tiny(
-        "logging.wandb=offline",
+        f"logging.wandb={'online' if fault == 'hangs' else 'offline'}",
         "logging.wandb_timeout=0.3",
+        "logging.wandb_entity=team",
+        "logging.wandb_tags=[a, b]",
+        "label=8 samples",
         "training.kimg=0.032",
         "training.sample_kimg=0.016",
     )
@@ -334,12 +341,34 @@ def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault
         assert [r for r in fake.rows if "samples" not in r] == rows
         assert len(fake.rows) == 2 + 3
         assert fake.finished == 0
+        size, caption = next(r["samples"] for r in fake.rows if "samples" in r)
+        assert size == (256, 512)  # two views of two latents, with depth
+        assert caption == "seed 0, 0 kimg"
+        assert fake.options["name"] == f"{config.name}, 8 samples seed 0"
+        assert fake.options["group"] == f"{config.name}, 8 samples"
+        assert (fake.options["entity"], fake.options["tags"]) == ("team", ["a", "b", "8 samples"])
         assert "path" not in fake.options["config"]["data"]
         assert fake.options["settings"]["disable_code"]
         assert fake.options["settings"]["disable_git"]
         assert "warning" not in log
     else:
         assert log.count("W&B logging disabled") == 1
+
+
+def test_offline_wandb_has_time_and_the_evaluation_becomes_its_summary(tiny, tmp_path, monkeypatch):
+    fake = FakeWandb(None)
+    slow = fake.init
+    monkeypatch.setattr(fake, "init", lambda **options: time.sleep(0.3) or slow(**options))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr("lightning_gan3d.training.wandb_logger.PATIENCE", 0.0)
+    logger = WandbLogger(tiny("logging.wandb=offline", "logging.wandb_timeout=0.1"), tmp_path)
+    metrics = [
+        Metric("quality.swd", 0.5),
+        Metric("refit.psnr", 20.0, at=0.1),
+        missing("x.y", "why"),
+    ]
+    logger.evaluation(metrics)
+    assert fake.summary == {"quality.swd": 0.5}
 
 
 def test_a_failed_run_closes_wandb_as_failed(tiny, start, at_step, monkeypatch):
