@@ -1,5 +1,6 @@
 """Names of the arms of a comparison: their labels, or the settings in which they differ."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,20 +38,23 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
     return labels
 
 
-def factors(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def factors(
+    configs: Sequence[Mapping[str, Any]], ignored: Sequence[str] = IGNORED
+) -> list[dict[str, str]]:
     """Return the settings in which configurations differ, by their shortest distinct names.
 
     For example `[{"samples_coarse": "8"}, {"samples_coarse": "16"}]`. A setting that one does not
-    have is left out there.
+    have is left out there. An empty configuration is unknown and has no settings.
     """
-    flat = [dict(_leaves(config, "")) for config in configs]
-    keys = [key for key in dict.fromkeys(k for f in flat for k in f) if _differs(flat, key)]
+    flat = [dict(_leaves(config, "", ignored)) for config in configs]
+    known = [f for f in flat if f]
+    keys = [key for key in dict.fromkeys(k for f in known for k in f) if _differs(known, key)]
     names = short_names(keys)
     return [{names[k]: value_text(f[k]) for k in keys if k in f} for f in flat]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last parts of each key by which it is told from the others."""
+    """Return the shortest suffix of each key that no other key has."""
     return {key: _short(key, keys) for key in keys}
 
 
@@ -65,12 +69,19 @@ def value_text(value: Any) -> str:
     return "none" if value is None or value == {} else str(value)
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def natural_key(text: str) -> list[tuple[float, str]]:
+    """Sort key by which `samples 8` comes before `samples 16`."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(float(p), "") if i % 2 else (0.0, p) for i, p in enumerate(parts)]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str, ignored: Sequence[str]) -> list[tuple[str, Any]]:
     leaves: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        if prefix + str(key) not in IGNORED:
+        if prefix + str(key) not in ignored:
             inner = isinstance(value, Mapping) and value
-            leaves += _leaves(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]
+            below = f"{prefix}{key}"
+            leaves += _leaves(value, f"{below}.", ignored) if inner else [(below, value)]
     return leaves
 
 

@@ -227,8 +227,8 @@ def evaluate(
     weights = {"inception": inception_weights, "inception-pytorch": inception_weights}
     weights |= {"vgg16": vgg_weights, "clip": clip_weights}
     with process_group(device):
-        opened = [open_target(run, overrides, device, out, weights) for run in runs]
-        for target in opened:
+        for run in runs:
+            target = open_target(run, overrides, device, out, weights)
             typer.echo(target.write(compute_metrics(target.context), sys.argv))
 
 
@@ -298,7 +298,7 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Output folder; default: DIR/report.")
     ] = None,
     rows: Annotated[
-        list[str] | None, typer.Option(help="A group to show, by its label; in this order.")
+        list[str] | None, typer.Option(help="Label of a group to show; repeat to select and order.")
     ] = None,
     metrics: Annotated[
         str, typer.Option(help="Metrics of the headline and LaTeX tables: quality.fid,pose.*")

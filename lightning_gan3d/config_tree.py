@@ -4,6 +4,7 @@ Values are those of YAML 1.2: only `true` and `false` are booleans, and numbers 
 `off` is text, and so is `1:30`, which PyYAML reads as 90.
 """
 
+import os
 import re
 import typing
 from collections.abc import Hashable, Sequence
@@ -62,7 +63,7 @@ class Origins:
 
     def add_file(self, path: Path, text: str) -> None:
         """Record the lines of a YAML file; later files win."""
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         if isinstance(node, yaml.MappingNode):
             self._walk(node, "", path)
 
@@ -160,7 +161,8 @@ def apply_overrides(
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split arguments into names or paths, and `a.b=value` overrides."""
-    is_override = ["=" in x and not Path(x).exists() for x in arguments]
+    # Not Path.exists, which raises for long names.
+    is_override = ["=" in x and not os.path.exists(x) for x in arguments]
     pairs = list(zip(arguments, is_override, strict=True))
     return [x for x, given in pairs if not given], [x for x, given in pairs if given]
 

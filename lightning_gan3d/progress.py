@@ -23,7 +23,7 @@ def track(
 def counting(
     name: str, total: int, start: int = 0, enabled: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Show how much of `total` is done, as told by calls of the function that is returned."""
+    """Show how much of `total` is done; yields a function that sets it."""
     with _bar(enabled) as bar:
         task = bar.add_task(name, total=total, completed=start)
         yield lambda done: bar.update(task, completed=done)

@@ -39,7 +39,8 @@ def pretrained_names() -> list[str]:
 
 def name_of(reference: str | Path) -> str:
     """Return a file name for a reference: `pretrained:triplane` becomes `triplane`."""
-    name = Path(str(reference).replace(":", "/")).name.removesuffix(".pkl")
+    path = Path(str(reference).replace(":", "/"))
+    name = (path.parent if path.name == "latest" else path).name.removesuffix(".pkl")
     return re.sub(r"[^\w.-]+", "-", name)
 
 

@@ -32,8 +32,6 @@ HEAD_BYTES = 2**16
 """Leading bytes of each file in a folder that the fingerprint covers, besides name and size."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-"""Called with the number of images done and their total."""
-
 
 class DataError(UserError):
     """An invalid data set; the message names the file and the remedy."""

@@ -1,6 +1,6 @@
 """Training batches that depend only on seed and step: not on workers, ranks or resumes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import lightning
@@ -64,13 +64,13 @@ class StepBatches(Dataset[Batch]):
 
 
 class _StepsFrom(Sampler[int]):
-    """Yields step numbers without end."""
+    """Yields step numbers without end, from the present position."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, position: Callable[[], int]) -> None:
+        self.position = position
 
     def __iter__(self) -> Iterator[int]:
-        step = self.start
+        step = self.position()
         while True:
             yield step
             step += 1
@@ -108,8 +108,13 @@ class DataModule(lightning.LightningDataModule):
         self._start_step = 0
 
     def set_start_step(self, step: int) -> None:
-        """Start with the batch of this step; call it before `train_dataloader`."""
+        """Start with the batch of this step, without a trainer."""
         self._start_step = step
+
+    def _next_step(self) -> int:
+        """Return the step after the last one of the trainer's module."""
+        module = self.trainer and self.trainer.lightning_module
+        return int(getattr(module, "steps_done", self._start_step))
 
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -130,7 +135,7 @@ class DataModule(lightning.LightningDataModule):
         return DataLoader(
             StepBatches(self.train, order, rank, world),
             batch_size=None,
-            sampler=_StepsFrom(self._start_step),
+            sampler=_StepsFrom(self._next_step),
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),

@@ -1,4 +1,4 @@
-"""The commands that use a generator: `generate`, `mix`, `video`, `invert`. Imports no torch."""
+"""The commands that use a generator. Imports no torch."""
 
 import ast
 import inspect
@@ -65,6 +65,8 @@ def with_options(cls: type) -> Callable[[Callable[..., None]], Callable[..., Non
             tree = {f.name: arguments.pop(f.name) for f in options}
             if "runs" in arguments:
                 arguments["runs"], tree["overrides"] = split_overrides(arguments["runs"])
+                if not arguments["runs"]:
+                    raise ConfigError(f"{command.__name__}: name at least one generator")
             command(**arguments, options=build(cls, tree))
 
         signature = inspect.signature(command)

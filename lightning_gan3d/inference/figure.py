@@ -22,6 +22,9 @@ GAP = 0.02
 
 def figure(references: Sequence[str], options: FigureOptions, out: Path | None = None) -> str:
     """Draw one row per generator and output, one picture per seed and camera; returns the file."""
+    file = out or output_folder(references, "figures", None) / "samples.pdf"
+    if file.suffix not in (".pdf", ".png", ".svg"):
+        raise ConfigError(f"--out {file}: name a .pdf, .png or .svg file")
     names = options.labels.split(",") if options.labels else []
     if names and len(names) != len(references):
         raise ConfigError(
@@ -35,12 +38,13 @@ def figure(references: Sequence[str], options: FigureOptions, out: Path | None =
         rows += [(name * (i == 0), row) for i, row in enumerate(of_outputs)]
     if not rows:
         raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
-    file = out or output_folder(references, "figures", None) / "samples.pdf"
-    if file.suffix not in (".pdf", ".png", ".svg"):
-        raise ConfigError(f"--out {file}: name a .pdf, .png or .svg file")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as temporary:
-        _draw(rows, options.width).savefig(temporary, format=file.suffix[1:], dpi=options.dpi)
+    # In vector files "none" embeds the pixels as they are; in a PNG they are resized.
+    interpolation = "antialiased" if file.suffix == ".png" else "none"
+    settings = {"font.size": 9, "font.family": "DejaVu Sans", "pdf.fonttype": 42}
+    with mpl.rc_context(settings), atomic_path(file) as temporary:  # type: ignore[arg-type]  # keys are names of settings
+        page = _draw(rows, options.width, interpolation)
+        page.savefig(temporary, format=file.suffix[1:], dpi=options.dpi)
     return str(file)
 
 
@@ -49,31 +53,29 @@ def _rows(model: Model, options: FigureOptions) -> list[list[Pixels]]:
     cameras = cameras_of(options.cameras, options.views, model.orbit)
     outputs = model.available(outputs_of(options.outputs))
     rows: list[list[Pixels]] = [[] for _ in outputs]
-    for seed in parse_seeds(options.seeds):
+    for seed in parse_seeds(options.seeds) if outputs else []:
         images = subject_of(model, seed, options).render(cameras, options.rendering_resolution)
         for row, output in zip(rows, outputs, strict=True):
             row += pictures(model, images, cameras, output)
     return rows
 
 
-def _draw(rows: Sequence[tuple[str, list[Pixels]]], width: float) -> Figure:
+def _draw(rows: Sequence[tuple[str, list[Pixels]]], width: float, interpolation: str) -> Figure:
     """Lay out rows of square pictures on a figure of a width in inches; names at their left."""
     columns = len(rows[0][1])
-    named = any(name for name, _ in rows)
-    left = 0.25 if named else 0.0
+    left = 0.25 if any(name for name, _ in rows) else 0.0
     side = (width - left) / (columns + GAP * (columns - 1))
     step = side * (1 + GAP)
     height = step * (len(rows) - 1) + side
-    with mpl.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "pdf.fonttype": 42}):
-        page = Figure(figsize=(width, height))
-        for r, (name, row) in enumerate(rows):
-            bottom = (height - side - r * step) / height
-            if name:
-                page.text(0.0, bottom + side / height / 2, name, rotation=90, va="center")
-            for c, pixels in enumerate(row):
-                box = ((left + c * step) / width, bottom, side / width, side / height)
-                axes = page.add_axes(box)
-                axes.axis("off")
-                rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-                axes.imshow(rgb, interpolation="nearest")
+    page = Figure(figsize=(width, height))
+    for r, (name, row) in enumerate(rows):
+        bottom = (height - side - r * step) / height
+        if name:
+            page.text(0.0, bottom + side / height / 2, name, rotation=90, va="center")
+        for c, pixels in enumerate(row):
+            box = ((left + c * step) / width, bottom, side / width, side / height)
+            axes = page.add_axes(box)
+            axes.axis("off")
+            rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+            axes.imshow(rgb, interpolation=interpolation)
     return page

@@ -1,4 +1,4 @@
-"""The claims that open a report, each checked against its numbers.
+"""The claims of a report, each checked against its numbers.
 
 A claim holds or fails if the test of the paired difference decides it (`Decisions`), and is open
 otherwise, or if numbers are missing. Its tests have half of the report's error probability

@@ -60,6 +60,8 @@ class Difference:
     """p after Holm's correction over all tests of the report."""
     gate: str = ""
     """Why a side is not ranked (`Group.why_unranked`)."""
+    loss: bool = False
+    """Whether it compares the image of a group with its rendering."""
 
     @property
     def decided(self) -> bool:
@@ -100,14 +102,14 @@ class Difference:
 class Decisions:
     """All tests of a report: pairs of groups, expected bounds, and losses by super-resolution."""
 
-    def __init__(self, comparison: Comparison) -> None:
-        """Make the tests."""
-        self.comparison = comparison
-        self.unranked = {g.label: g.why_unranked for g in comparison.groups if g.why_unranked}
+    def __init__(self, comparison: Comparison, family: Comparison | None = None) -> None:
+        """Make the tests of a family, of which a report shows `comparison`; default: all of it."""
+        self.comparison, self.family = comparison, family or comparison
+        self.unranked = {g.label: g.why_unranked for g in self.family.groups if g.why_unranked}
         """Why groups are left out of rankings and claims."""
         rows = [
             self._gated(d)
-            for d in (*_pairs(comparison), *_bounds(comparison), *_losses(comparison))
+            for d in (*_pairs(self.family), *_bounds(self.family), *_losses(self.family))
         ]
         tested = [d for d in rows if d.p is not None]
         p = [d.p for d in rows if d.p is not None]
@@ -116,7 +118,7 @@ class Decisions:
         self._tests = {(d.id, d.first, d.second): d for d in rows}
 
     def _gated(self, d: Difference) -> Difference:
-        sides = {d.first.removesuffix(FINAL), d.second}
+        sides = {d.first.removesuffix(FINAL) if d.loss else d.first, d.second}
         gates = [f"{x} {fault}" for x, fault in self.unranked.items() if x in sides]
         return replace(d, gate="; ".join(gates), p=None) if gates else d
 
@@ -128,9 +130,9 @@ class Decisions:
 
     def _is_of_a_claim(self, d: Difference) -> bool:
         """Whether `report.claims` needs this test."""
-        if d.first.endswith(FINAL):
+        if d.loss:
             return True
-        groups = {g.label: g for g in self.comparison.groups}
+        groups = {g.label: g for g in self.family.groups}
         pair = [groups[x] for x in (d.first, d.second) if x in groups]
         if d.id == MetricId(REFIT):
             return {g.is_baseline for g in pair} == {True, False}
@@ -141,7 +143,7 @@ class Decisions:
     def between_groups(self) -> list[Difference]:
         """The differences of all pairs of groups."""
         labels = {group.label for group in self.comparison.groups}
-        return [d for d in self._tests.values() if {d.first, d.second} <= labels]
+        return [d for d in self._tests.values() if {d.first, d.second} <= labels and not d.loss]
 
     def between(self, first: str, second: str, metric_id: MetricId) -> Difference:
         """First minus second group, or side."""
@@ -182,7 +184,7 @@ def _losses(comparison: Comparison) -> Iterator[Difference]:
         pairs = zip(after.values, before.values, strict=True) if complete else ()
         values = [a - b for a, b in pairs]
         basis = [str(run.seed) for run, _ in after.metrics]
-        yield _tested(MetricId(REPROJECTION), after.info, sides, values, basis)
+        yield replace(_tested(MetricId(REPROJECTION), after.info, sides, values, basis), loss=True)
 
 
 def difference(first: Group, second: Group, metric_id: MetricId) -> Difference:

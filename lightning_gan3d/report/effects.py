@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lightning_gan3d.arms import factors
+from lightning_gan3d.arms import factors, natural_key
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import MetricInfo, Use, selected
 from lightning_gan3d.report.groups import Comparison, Group, protocol_mismatch
@@ -74,7 +74,7 @@ def effects(comparison: Comparison, ids: Sequence[MetricId]) -> Iterator[Effect]
     """Compute the effect of each change of a setting to its next value on each metric."""
     of_groups = settings(comparison)
     for name in dict.fromkeys(name for found in of_groups for name in found):
-        values = list(dict.fromkeys(found[name] for found in of_groups if name in found))
+        values = sorted({found[name] for found in of_groups if name in found}, key=natural_key)
         for before, after in pairwise(values):
             pairs = [
                 (a, b)

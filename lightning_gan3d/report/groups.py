@@ -1,13 +1,12 @@
 """Groups of runs that differ only in seed, and what a group has of one metric (a cell)."""
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lightning_gan3d.arms import Arm, arm_labels, factors
+from lightning_gan3d.arms import Arm, arm_labels, factors, natural_key
 from lightning_gan3d.gates import faults
 from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.metric_table import MetricInfo, describe, order
@@ -80,7 +79,7 @@ class Group:
     """Runs of one configuration that differ only in seed, paths or machine."""
 
     label: str
-    """The representation, with experiment and hash if needed to distinguish groups."""
+    """The user's label, the representation, or the settings that differ."""
     representation: str
     """Selects the colour."""
     runs: tuple[RunRecord, ...]
@@ -161,7 +160,7 @@ def protocol_mismatch(cells: Mapping[str, Cell]) -> str:
             runs[key] = next(run for run, m in cell.metrics if m.protocol == key)
     if len(by_key) < 2:
         return ""
-    settings = factors([_of_protocol(run) for run in runs.values()])
+    settings = factors([_of_protocol(run) for run in runs.values()], ignored=())
     named = {
         key: ", ".join(f"{k} {v}" for k, v in found.items()) or key
         for key, found in zip(runs, settings, strict=True)
@@ -188,7 +187,7 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
         by_key.setdefault((run.representation, run.experiment, run.variant), []).append(run)
     labels = dict(zip(by_key, _labels(list(by_key.values())), strict=True))
     groups = []
-    for key in sorted(by_key, key=lambda k: (representation_order(k[0]), _natural(labels[k]))):
+    for key in sorted(by_key, key=lambda k: (representation_order(k[0]), natural_key(labels[k]))):
         kind, label = key[0], labels[key]
         members = sorted(by_key[key], key=lambda r: (r.seed is None, r.seed or 0, r.name))
         seeds, duplicates = _split_duplicates(members)
@@ -197,19 +196,14 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     return Comparison(tuple(groups))
 
 
-def _natural(text: str) -> list[tuple[float, str]]:
-    """Sort key by which `samples 8` comes before `samples 16`."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
-    return [(float(p), "") if i % 2 else (0.0, p) for i, p in enumerate(parts)]
-
-
 def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Name groups of runs; the hash is used only where nothing else distinguishes two."""
     arms = []
     for runs in groups:
         run = max(runs, key=lambda r: bool(r.config.get("data")))  # else it did not start
         label = next((r.config["label"] for r in runs if r.config.get("label")), "")
-        arms.append(Arm(run.representation, run.experiment, str(label), run.config))
+        config = run.config if run.config.get("data") else {}
+        arms.append(Arm(run.representation, run.experiment, str(label), config))
     labels = arm_labels(arms)
     return [
         label if labels.count(label) == 1 else f"{label} [{runs[0].variant}]"

@@ -1,6 +1,7 @@
 """The files of a report: web page, Markdown, tables and plots."""
 
 import csv
+import difflib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -41,26 +42,45 @@ class ReportOptions:
     """New labels of groups, `OLD=NEW`."""
 
     def arrange(self, comparison: Comparison) -> Comparison:
-        """Select, order and rename groups."""
+        """Select and order groups."""
         groups = {g.label: g for g in comparison.groups}
-        names = dict(x.rpartition("=")[::2] for x in self.labels)
-        for option, label in [*(("rows", x) for x in self.rows), *(("labels", x) for x in names)]:
+        for option, label in [
+            *(("rows", x) for x in self.rows),
+            *(("labels", x) for x in self._names()),
+        ]:
             if label not in groups:
                 raise ConfigError(f"--{option} {label}: no such group; use {', '.join(groups)}")
-        shown = [groups[x] for x in self.rows or groups]
-        return Comparison(tuple(replace(g, label=names.get(g.label) or g.label) for g in shown))
+        if len(set(self.rows)) < len(self.rows):
+            raise ConfigError(f"--rows {' '.join(self.rows)}: name each group once")
+        return Comparison(tuple(groups[x] for x in self.rows or groups))
+
+    def rename(self, comparison: Comparison) -> Comparison:
+        """Give groups their new labels."""
+        names = self._names()
+        labels = [names.get(g.label, g.label) for g in comparison.groups]
+        if twice := next((x for x in labels if labels.count(x) > 1), ""):
+            raise ConfigError(f"--labels {twice}: two groups would have this label")
+        pairs = zip(comparison.groups, labels, strict=True)
+        return Comparison(tuple(replace(g, label=label) for g, label in pairs))
+
+    def _names(self) -> dict[str, str]:
+        if wrong := next((x for x in self.labels if not all(x.rpartition("="))), ""):
+            raise ConfigError(f"--labels {wrong}: write OLD=NEW")
+        return dict(x.rpartition("=")[::2] for x in self.labels)
 
     def headline(self, comparison: Comparison) -> list[MetricId]:
         """Return the metrics of the headline and LaTeX tables, in the order of the patterns."""
         if not self.metrics:
             return selected(comparison.metrics, Use.PAPER)
         ids = []
-        for pattern in self.metrics.split(","):
+        keys = [m.key for m in comparison.metrics]
+        for pattern in map(str.strip, self.metrics.split(",")):
             found = [m for m in comparison.metrics if fnmatch(m.key, pattern)]
             if not found:
-                raise ConfigError(f"--metrics {pattern}: no such metric; results.csv lists them")
+                near = difflib.get_close_matches(pattern, keys, n=3, cutoff=0.3)
+                raise ConfigError(f"--metrics {pattern}: no such metric; use {', '.join(near)}")
             ids += found
-        return ids
+        return list(dict.fromkeys(ids))
 
 
 def make_report(
@@ -74,14 +94,15 @@ def make_report(
     `run_dirs` are run directories, folders of them, or a sweep's `sweep.json`. Unreadable and
     unfinished runs are gaps in the report; it is an error if there is no run at all.
     """
-    comparison = options.arrange(compare(find_runs(run_dirs)))
+    whole = compare(find_runs(run_dirs))
+    comparison, whole = options.rename(options.arrange(whole)), options.rename(whole)
     headline = options.headline(comparison)
     # Images need torch; a mistyped path should not wait for it.
     from lightning_gan3d.report.plots.image_sheets import image_sheets, load_ema
 
     turntables, neighbours = image_sheets(comparison, load_generator or load_ema)
     plots = [*turntables, *curves(comparison), *paretos(comparison), *neighbours]
-    decisions = Decisions(comparison)
+    decisions = Decisions(comparison, whole)
     checked, gaps = claims(decisions), decisions.between_groups
     document = compose(comparison, headline, checked, statements(decisions), plots, gaps)
     out.mkdir(parents=True, exist_ok=True)

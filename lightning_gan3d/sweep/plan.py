@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -150,7 +151,9 @@ class SweepConfig:
         lengths = {key: len(values) for key, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
             each = ", ".join(f"{key} {n}" for key, n in lengths.items())
-            raise ConfigError(f"zip: equal numbers of values are needed ({each})", field="zip")
+            raise ConfigError(f"zip: give each key the same number of values ({each})", field="zip")
+        if {} in self.exclude or not self.combinations():
+            raise ConfigError("exclude: leaves no combination", field="exclude")
         for combination in self.exclude:
             for key, value in combination.items():
                 if value not in (self.grid | self.zip).get(key, ()):
@@ -211,8 +214,11 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
             overrides = [*sweep.overrides, *run.overrides, *own]
             if sweep.threads is not None:
                 overrides.append(f"training.threads={sweep.threads}")
+            factors = {names[key]: value_text(value) for key, value in combination.items()}
             if run.label:
-                overrides.append(f"label={_written(run.label)}")
+                several = len(sweep.combinations()) > 1
+                parts = [f"{k} {v}" for k, v in factors.items()] if several else []
+                overrides.append(f"label={_written(', '.join([run.label, *parts]))}")
             name = " ".join([f"{file}: runs.{number} ({run.preset})", *own])
             preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
             try:
@@ -222,7 +228,7 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
             for other, same in arms:
                 if same.hash == config.hash and same.name == config.name:
                     raise ConfigError(
-                        f"{name} is the same experiment as {other.preset}; change the overrides "
+                        f"{name} is the same experiment as {other.label}; change the overrides "
                         "of one of them"
                     )
             entry = SweepEntry(
@@ -233,7 +239,7 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
                 kind_of(config),
                 run_path(config, root),
                 arm=config.label,
-                factors={names[key]: value_text(value) for key, value in combination.items()},
+                factors=factors,
             )
             arms.append((entry, config))
     if names:  # otherwise reports name arms by what differs between all of their runs
@@ -256,7 +262,8 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
 def _named(entry: SweepEntry, label: str) -> SweepEntry:
     if entry.arm:
         return entry
-    return replace(entry, arm=label, overrides=(*entry.overrides, f"label={_written(label)}"))
+    group = f"logging.wandb_group={_written(f'{entry.experiment}, {label}')}"
+    return replace(entry, arm=label, overrides=(*entry.overrides, group))
 
 
 def _is_file(run: SweepRun) -> bool:
@@ -265,8 +272,8 @@ def _is_file(run: SweepRun) -> bool:
 
 def _written(value: Any) -> str:
     """Write a value as in an override."""
-    plain = isinstance(value, str) and cfg.parse_yaml(value) == value
-    return value if plain else json.dumps(value)
+    word = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w ./-]*", value)
+    return value if word and cfg.parse_yaml(value) == value else json.dumps(value)
 
 
 def kind_of(config: ExperimentConfig) -> str:

@@ -242,6 +242,9 @@ class LoggingConfig:
     """W&B project."""
     wandb_entity: str = ""
     """W&B user or team; default: that of the login."""
+    wandb_group: str = ""
+    """W&B group and name of the runs of a configuration; default: name and label. A sweep sets it
+    to the factors."""
     wandb_tags: tuple[str, ...] = ()
     """W&B tags."""
     wandb_notes: str = ""

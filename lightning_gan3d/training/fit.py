@@ -113,7 +113,6 @@ def fit(session: Session) -> int:
             module.average.rendering_resolution = state.rendering_resolution
             if module.steps_done >= training.num_steps:
                 return DONE
-            data.set_start_step(module.steps_done)
             if local_rank() == 0:
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
                 manifest = {**describe(session, data, module), **files.provenance(session.command)}

@@ -135,10 +135,23 @@ class AdversarialModule(lightning.LightningModule):
         self.average.rendering_resolution = schedule.rendering_resolution
         self.steps_done = batch.step + 1
         trainer: Any = self._trainer
-        if trainer and trainer.loggers and self.steps_done % trainer.log_every_n_steps == 0:
-            if broken := self.gate.broken():
-                raise NonFiniteGradient(*broken)
-            self.log_dict(self.meter.read())
+        if trainer is None:
+            return
+        progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()  # the trainer's `global_step`, which checkpoints follow
+        if self.steps_done % trainer.log_every_n_steps == 0:
+            self._check_gradients()
+            if trainer.loggers:
+                self.log_dict(self.meter.read())
+
+    def on_train_end(self) -> None:
+        """Check the gradients since the last check."""
+        self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        if broken := self.gate.broken():
+            raise NonFiniteGradient(*broken)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the position in the schedules and the data to Lightning's checkpoint."""
@@ -148,12 +161,6 @@ class AdversarialModule(lightning.LightningModule):
         """Continue schedules and data."""
         self.steps_done = checkpoint["position"]["step"]
         self.images_before = checkpoint["position"]["images_before"]
-
-    def on_fit_start(self) -> None:
-        """Start with the batch after the last one."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, DataModule):
-            data.set_start_step(self.steps_done)
 
     def generator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the adversarial loss, and the density penalty if not lazy."""
@@ -368,7 +375,7 @@ class AdversarialModule(lightning.LightningModule):
 def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModule]:
     """Open an experiment's data and build its networks, for a plain `lightning.Trainer`.
 
-    Train for one epoch of `config.training.num_steps` batches. `average` is the generator to use.
+    Train for `config.training.num_steps` batches. `average` is the generator to use.
     """
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)

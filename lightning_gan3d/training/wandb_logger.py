@@ -44,7 +44,8 @@ class WandbLogger:
         tree = cfg.to_tree(config)
         del tree["data"]["path"]
 
-        arm = f"{config.name}{config.label and ', '}{config.label}"
+        own = f"{config.name}{config.label and ', '}{config.label}"
+        arm = config.logging.wandb_group or own
 
         def init() -> Any:
             return wandb.init(
@@ -57,7 +58,7 @@ class WandbLogger:
                 id=f"{config.name}-{config.hash}-s{config.seed}",
                 resume="allow",
                 name=f"{arm} seed {config.seed}",
-                group=arm if config.label else f"{config.name}-{config.hash}",
+                group=f"{config.name}-{config.hash}" if arm == config.name else arm,
                 job_type="train",
                 config=tree,
                 settings=wandb.Settings(

@@ -43,6 +43,7 @@ def test_latest_is_the_run_that_was_started_last(tmp_path, monkeypatch):
         os.utime(config, (100 * (i % 2), 100 * (i % 2)))
     assert resolve("voxel/latest") == Path("runs/voxel/a-s0")
     assert resolve("runs/voxel/latest") == Path("runs/voxel/a-s0")
+    assert name_of("voxel/latest") == "voxel"
     with pytest.raises(CheckpointError, match="no run in triplane or runs/triplane"):
         resolve("triplane/latest")
     assert name_of("runs/a b") == "a-b"

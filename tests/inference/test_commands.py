@@ -69,6 +69,8 @@ def test_overrides_change_the_renderer_alone():
         (["mesh", "a", "--resolution", "4"], "resolution=4: use a whole number from 8"),
         (["edit", "a", "--method", "labels"], "labels with no labels: method=labels needs"),
         (["video", "/nowhere"], "/nowhere"),
+        (["mesh", "generator.renderer.oversample=2"], "mesh: name at least one generator"),
+        (["generate", "label=" + 300 * "x"], "generate: name at least one generator"),
         (["mix", "/nowhere"], "/nowhere"),
         (["mesh", "/nowhere"], "/nowhere"),
         (["edit", "/nowhere"], "/nowhere"),

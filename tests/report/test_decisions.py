@@ -1,13 +1,14 @@
 """What reports decide by chance if nothing differs, and what they find if something does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, MetricId
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.differences import Decisions
-from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.groups import Comparison, compare
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.report.statements import statements
 
@@ -67,6 +68,25 @@ def test_two_seeds_decide_nothing_and_three_find_what_is_large():
     texts = decided(comparison(rng, 3, large))
     assert any(text.startswith("Shortest render time per view: triplane") for text in texts)
     assert all("render" in text or "speed.view_ms" in text for text in texts)
+
+
+def test_the_groups_that_are_shown_do_not_change_what_is_decided():
+    whole = comparison(np.random.default_rng(0), 3, {"speed.view_ms"}, 20)
+    part = Comparison(whole.groups[:2])
+    own, selected = Decisions(whole), Decisions(part, whole)
+    assert len(selected.between_groups) == len(own.between_groups) / 6
+    for d in selected.between_groups:
+        assert d.adjusted == own.between(d.first, d.second, d.id).adjusted
+    alone = Decisions(part).between("triplane", "voxel", MetricId("speed.view_ms"))
+    assert alone.adjusted < own.between("triplane", "voxel", MetricId("speed.view_ms")).adjusted
+
+
+def test_a_label_may_end_as_the_name_of_an_image():
+    groups = comparison(np.random.default_rng(0), 3).groups
+    named = Comparison((replace(groups[0], label="voxel final"), *groups[1:]))
+    decisions = Decisions(named)
+    claimed = [d for d in decisions.between_groups if decisions._is_of_a_claim(d)]
+    assert {d.id.key for d in claimed} == {"refit.deficit", "speed.view_ms"}
 
 
 def test_claims_are_decided_by_smaller_differences():

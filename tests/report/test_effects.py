@@ -1,14 +1,16 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import yaml
 from fabricated_runs import edit, make_run
 
+from lightning_gan3d.arms import factors, natural_key
 from lightning_gan3d.metric import MetricId
 from lightning_gan3d.report.differences import Decisions
 from lightning_gan3d.report.document import compose
 from lightning_gan3d.report.effects import arm_table, effect_table, effects
-from lightning_gan3d.report.groups import compare
+from lightning_gan3d.report.groups import Comparison, compare
 from lightning_gan3d.report.plots.style import group_inks
 from lightning_gan3d.report.records import find_runs
 
@@ -34,6 +36,17 @@ def test_effects_are_differences_over_pairs_with_all_other_settings_equal(tmp_pa
     assert first.interval.low < -0.01 + 2e-4 < first.interval.high
     assert first.interval.half == pytest.approx(4.3027 * 2e-4 / 3**0.5, rel=1e-3)
     assert (second.factor, second.mean) == ("width", pytest.approx(1e-4))
+
+
+def test_values_are_in_order_and_an_unknown_configuration_names_nothing(tmp_path):
+    groups = ablation(tmp_path)
+    renamed = [replace(g, label=x) for g, x in zip(groups.groups, "dcba", strict=True)]
+    changes = [(e.before, e.after) for e in effects(Comparison(tuple(renamed[::-1])), [SWD])]
+    assert changes == [("8", "16"), ("32", "64")]
+    assert factors([{"a": 1, "b": 2}, {}, {"a": 1, "b": 3}]) == [{"b": "2"}, {}, {"b": "3"}]
+    assert sorted(["n 16", "n 1e+06", "n 8", "n 2e-05"], key=natural_key) == [
+        "n 2e-05", "n 8", "n 16", "n 1e+06",
+    ]  # fmt: skip
 
 
 def test_a_missing_arm_leaves_the_pairs_that_are_there(tmp_path):

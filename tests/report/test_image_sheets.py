@@ -77,7 +77,7 @@ def test_all_generators_render_the_same_latents_from_the_same_cameras(tmp_path, 
 def test_animations_show_all_latents_from_all_cameras():
     torch.manual_seed(0)
     latents = [Images(*[torch.rand(16, 3, 40, 40) * 2 - 1] * 2) for _ in range(2)]
-    plot = module.animation("turning_0", "voxel", latents)
+    plot = module.animation("turning_0", "voxel", latents, full=True)
     assert (plot.title, plot.file) == ("voxel", "turning_0.webp")
     with Image.open(io.BytesIO(plot.light)) as film:
         assert (film.n_frames, film.size) == (16, (320, 160))

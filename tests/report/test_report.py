@@ -71,9 +71,9 @@ def test_groups_are_selected_ordered_and_renamed_and_metrics_selected(tmp_path):
         make_run(tmp_path, kind)
     comparison = compare(find_runs([tmp_path]))
     options = make.ReportOptions(
-        ("voxel", "triplane"), "pose.within*,quality.swd", ("voxel=Grid & more",)
+        ("voxel", "triplane"), "pose.within*, quality.swd,quality.swd", ("voxel=Grid & more",)
     )
-    arranged = options.arrange(comparison)
+    arranged = options.rename(options.arrange(comparison))
     ids = options.headline(arranged)
     assert [g.label for g in arranged.groups] == ["Grid & more", "triplane"]
     assert {m.name for m in ids[:-1]} >= {"pose.within_20deg"}
@@ -84,10 +84,13 @@ def test_groups_are_selected_ordered_and_renamed_and_metrics_selected(tmp_path):
     for wrong, message in (
         (make.ReportOptions(rows=("voxle",)), "--rows voxle: no such group; use triplane, voxel"),
         (make.ReportOptions(labels=("x=y",)), "--labels x: no such group"),
-        (make.ReportOptions(metrics="fid"), "--metrics fid: no such metric"),
+        (make.ReportOptions(metrics="quality.sw"), "--metrics quality.sw: no such metric; use q"),
+        (make.ReportOptions(("voxel", "voxel")), "name each group once"),
+        (make.ReportOptions(labels=("voxel",)), "--labels voxel: write OLD=NEW"),
+        (make.ReportOptions(labels=("voxel=triplane",)), "two groups would have this label"),
     ):
         with pytest.raises(ConfigError, match=message):
-            wrong.headline(wrong.arrange(comparison))
+            wrong.headline(wrong.rename(wrong.arrange(comparison)))
 
 
 def test_the_page_needs_nothing_else(html):

@@ -68,7 +68,8 @@ def test_a_grid_is_a_product_and_zip_goes_in_step(tmp_path):
     for entry in entries:
         config = load_experiment(entry.preset, entry.overrides)
         assert config.hash in entry.path.name
-        assert config.label == entry.arm
+        assert config.label == ""
+        assert config.logging.wandb_group == f"demo-voxel, {entry.arm}"
         assert str(config.generator.renderer.samples_coarse) == entry.factors["samples_coarse"]
         assert f"{config.optimizer.generator.lr:g}" == entry.factors["lr"]
     assert entries[1].arm == "samples_coarse 8, hidden_dim 16, lr 2e-05, precision bf16"
@@ -80,6 +81,10 @@ def test_arms_are_named_by_label_or_by_representation_and_factors(tmp_path):
     entries = plan(write(tmp_path, runs=runs, grid={"training.kimg": [1]}), tmp_path)
     assert [e.arm for e in entries] == ["voxel", "nerf_mlp", "planes: 3"]
     assert load_experiment(entries[2].preset, entries[2].overrides).label == "planes: 3"
+    grid = {"training.kimg": [1, 2]}
+    labelled = [{"preset": "demo/voxel", "label": "a: b: *c"}]
+    several = plan(write(tmp_path, runs=labelled, grid=grid), tmp_path)
+    assert [e.arm for e in several] == ["a: b: *c, kimg 1", "a: b: *c, kimg 2"]
     unnamed = plan(write(tmp_path, runs=runs[:2]), tmp_path)
     assert [e.arm for e in unnamed] == ["", ""]
     assert unnamed[0].path == plan(write(tmp_path, runs=runs[:1]), tmp_path)[0].path
@@ -92,12 +97,17 @@ def test_arms_are_named_by_label_or_by_representation_and_factors(tmp_path):
         ({"grid": {SAMPLES: 8}}, "grid.*samples_coarse=8.*use a list"),
         ({"grid": [8]}, "grid=.*a mapping"),
         ({"grid": {SAMPLES: [8]}, "zip": {SAMPLES: [9]}}, "is in grid and in zip"),
-        ({"zip": {SAMPLES: [8], WIDTH: [1, 2]}}, "equal numbers .*coarse 1, .*hidden_dim 2"),
+        (
+            {"zip": {SAMPLES: [8], WIDTH: [1, 2]}},
+            "same number of values .*coarse 1, .*hidden_dim 2",
+        ),
         ({"grid": {SAMPLES: [8]}, "exclude": [{SAMPLES: 9}]}, "samples_coarse=9 is not a value"),
         ({"grid": {SAMPLES: [8, -1]}}, r"runs\.0 .*samples_coarse=-1.* use a whole number"),
         ({"grid": {SAMPLES: [8, 8]}}, "is the same experiment as"),
         ({"grid": {"generator.renderer.samples": [8]}}, "unknown key"),
         ({"grid": {"seed": [0, 1]}}, "use `seeds` of the sweep"),
+        ({"exclude": [{}]}, "exclude: leaves no combination"),
+        ({"grid": {SAMPLES: [8]}, "exclude": [{SAMPLES: 8}]}, "exclude: leaves no combination"),
     ],
 )
 def test_bad_factors_are_rejected(tmp_path, values, message):
@@ -156,7 +166,7 @@ def load_preset_text():
         ),
         ({"runs": ["demo/voxel"], "overrides": ["trainin.kimg=3"]}, "did you mean `training`"),
         ({"runs": ["voxel", {"preset": "voxel", "overrides": ["training.kimg=x"]}]}, r"runs\.1"),
-        ({"runs": ["demo/voxel", "demo/voxel"]}, "the same experiment as demo/voxel"),
+        ({"runs": ["demo/voxel", "demo/voxel"]}, "the same experiment as demo-voxel"),
     ],
 )  # fmt: skip
 def test_invalid_sweeps_are_rejected(tmp_path, values, message):

@@ -1,7 +1,7 @@
 """Charts: curves over training, resolution and angle; trade-offs of two metrics."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from lightning_gan3d.metric import MetricId
 from lightning_gan3d.metric_table import REFIT, block
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots import style
-from lightning_gan3d.report.plots.style import LIGHT, Plot, group_inks
+from lightning_gan3d.report.plots.style import LIGHT, Ink, Plot, group_inks
 from lightning_gan3d.report.records import RunRecord
 from lightning_gan3d.stats import power_law_exponent
 
@@ -220,10 +220,16 @@ def draw_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:
     ink = group_inks(comparison)
     for line in lines:
         colour, marker = ink[line.group.label].light, ink[line.group.label].marker
-        dashes = ":" if line.run.gap else "-"
+        dashes = ":" if line.run.gap else _dashes(ink, line.group.label)
         ax.plot(line.xs, line.ys, dashes, color=colour, marker=marker, markersize=4.5)
         if line.run.gap:
             ax.plot(line.xs[-1], line.ys[-1], "x", color=colour, markersize=10, markeredgewidth=2)
+
+
+def _dashes(ink: Mapping[str, Ink], label: str) -> str:
+    """Return the line style: it distinguishes groups beyond the number of colours."""
+    same = [other for other, own in ink.items() if own == ink[label]]
+    return ("-", "--", "-.")[same.index(label) % 3]
 
 
 def label_lines(ax: Axes, comparison: Comparison, lines: Iterable[Line]) -> None:

@@ -33,8 +33,6 @@ from lightning_gan3d.runs import Run
 
 NUM_LATENTS = 3
 NUM_VIEWS = 8
-NUM_FRAMES = 2 * NUM_VIEWS
-"""Views of an animation; the sheets show every second one."""
 FRAME_MS = 120
 NUM_SAMPLES = 4
 TILE = 160
@@ -90,23 +88,27 @@ def image_sheets(
         )
         neighbours.append(sheet(Plot(name, title, caption), rows))
     animations = [
-        animation(f"turning_{number}", label, images)
+        animation(f"turning_{number}", label, images, not isinstance(orbit, str) and orbit.full)
         for number, (label, images) in enumerate(views.items())
         if not isinstance(images, str)
     ]
     return [*animations, *_turntables(comparison, views, orbit)], neighbours
 
 
-def animation(name: str, label: str, latents: Sequence[Images]) -> Plot:
-    """Draw the latents of a generator beside one another, under a turning camera."""
+def animation(name: str, label: str, latents: Sequence[Images], full: bool) -> Plot:
+    """Draw the latents of a generator beside one another, under a turning camera.
+
+    `full`: the camera moves on a circle; otherwise it returns on the arc.
+    """
     views = np.stack([np.stack([to_array(x) for x in images.image]) for images in latents])
     side = views.shape[2]
-    scale = max(1, TILE // side)
+    side = side * (TILE // side) if side < TILE else TILE
     frames = [
-        Image.fromarray(np.concatenate(list(of_angle), axis=1)) for of_angle in views.swapaxes(0, 1)
+        np.concatenate([np.asarray(_resized(picture, side)) for picture in of_angle], axis=1)
+        for of_angle in views.swapaxes(0, 1)
     ]
-    size = (scale * frames[0].width, scale * frames[0].height)
-    first, *others = [frame.resize(size, Image.Resampling.NEAREST) for frame in frames]
+    back = [] if full else frames[-2:0:-1]
+    first, *others = [Image.fromarray(frame) for frame in (*frames, *back)]
     buffer = io.BytesIO()
     first.save(
         buffer, "webp", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=85
@@ -138,13 +140,18 @@ def _orbit(comparison: Comparison) -> Orbit | str:
         return f"no cameras: cannot read the data of {run.name}: {one_line(error)}"
 
 
+def _num_frames(orbit: Orbit) -> int:
+    """Views of an animation. The sheets show every second one: `NUM_VIEWS`, both ends included."""
+    return 2 * NUM_VIEWS - (not orbit.full)
+
+
 def _views(group: Group, orbit: Orbit, load: LoadGenerator) -> Views:
     if not group.finished:
         return "no run is finished"
     try:
         generator = load(group.finished[0])
         z = latents(range(NUM_LATENTS), generator.cfg.z_dim)
-        label, cameras = orbit.cameras(1).to_label(), orbit.cameras(NUM_FRAMES)
+        label, cameras = orbit.cameras(1).to_label(), orbit.cameras(_num_frames(orbit))
         with torch.no_grad():
             return [generator.views(z[i : i + 1], label, cameras) for i in range(NUM_LATENTS)]
     except Exception as error:  # one faulty run must not stop the report of many
@@ -163,7 +170,7 @@ def _turntables(comparison: Comparison, views: dict[str, Views], orbit: Orbit | 
     if all(isinstance(v, str) for v in views.values()):
         why = "; ".join(f"{label}: {reason}" for label, reason in views.items())
         return [Plot("turntable", "Turntable", why=why)]
-    azimuths = [f"{float(a):.0f}°" for a in torch.rad2deg(orbit.angles(NUM_FRAMES))[::2]]
+    azimuths = [f"{float(a):.0f}°" for a in torch.rad2deg(orbit.angles(_num_frames(orbit)))[::2]]
     ink = group_inks(comparison)
     plots = []
     for i in range(NUM_LATENTS):
