@@ -108,7 +108,7 @@ def test_a_sweep_takes_seeds_and_overrides(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(capsys, "sweep", "plan", "demo", "training.kimg=1", "--seeds", "7")
     assert code == 0
-    assert out.count("seed 7") == 4
+    assert out.count("-s7\n") == 4
     assert "4 to start" in out
     _, own, _ = run(capsys, "sweep", "plan", "demo", "--seeds", "7")
     assert own != out, "the override changes the experiments"

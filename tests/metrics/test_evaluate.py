@@ -297,7 +297,7 @@ def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, mon
         assert tuned[name].value is None
         assert "fine-tuned and imported" in tuned[name].note
     text = str(result)
-    assert "quality.swd" in text
+    assert text.startswith("SWD (sliced Wasserstein distance) ↓")
     assert str(path / "evaluation.json") in text
 
 

@@ -14,6 +14,7 @@ from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metrics.evaluate_target import Evaluation
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.runs import Run, run_path
 from lightning_gan3d.training import checkpoint, losses
@@ -420,7 +421,7 @@ def test_a_run_is_finished_after_its_evaluation(tiny, tmp_path, evaluate, caplog
         calls.append((path, device, Run(path).finished))
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return "SWD 0.5"
+        return Evaluation(path / "evaluation.json", [Metric("quality.swd", 0.5)])
 
     evaluate(evaluate_run)
     assert train_run(config, root) == 75
@@ -428,7 +429,7 @@ def test_a_run_is_finished_after_its_evaluation(tiny, tmp_path, evaluate, caplog
     run = Run(run_path(config, root))
     trained = run.metrics()
     assert train_run(config, root) == 0
-    assert "SWD 0.5" in caplog.messages
+    assert any(m.startswith("SWD (sliced Wasserstein distance) ↓  0.5") for m in caplog.messages)
     assert run.finished
     assert run.metrics() == trained
     assert [(device, finished) for _, device, finished in calls] == [("cpu", False)] * 2

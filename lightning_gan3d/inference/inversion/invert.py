@@ -95,6 +95,7 @@ def invert_files(
     photos = read_photos(root, names, model, options)
     stored = read_networks(reference, ["generator"])
     common = {"generator": str(reference), "kimg": stored.about.get("kimg"), **asdict(options)}
+    del common["overrides"]  # the command takes none
     del common["device"]
     settings = {photo.name: common | {"image": photo.digest} for photo in photos}
     rows: dict[str, dict[str, float | None]] = {}

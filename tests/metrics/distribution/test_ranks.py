@@ -40,7 +40,7 @@ def test_two_ranks_write_one_evaluation_equal_to_that_of_one(tmp_path, monkeypat
     both = subprocess.run(line, capture_output=True, text=True, timeout=400)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("rank 1 of 2: rank 0 writes the metrics") == 1
-    assert both.stdout.count("written to both/evaluation.json") == 1
+    assert both.stdout.count("with protocols: both/evaluation.json") == 1
     shutil.rmtree(tmp_path / "cache")
     target = open_target("images", options, "cpu", tmp_path / "alone", {"inception": network})
     alone = target.write(evaluate(target.context), [])
