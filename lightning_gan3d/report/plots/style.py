@@ -164,6 +164,8 @@ _RC = {
 }
 NAME = 9.5
 """Size of names in points."""
+LONG = 18
+"""Characters beyond which a name beside a line is broken at its commas."""
 
 
 def label_ends(ax: Axes, ends: dict[str, tuple[float, str]]) -> None:
@@ -171,10 +173,12 @@ def label_ends(ax: Axes, ends: dict[str, tuple[float, str]]) -> None:
     ax.get_ylim()  # updates the transforms below
     low, high = ax.transAxes.transform((0, 0))[1], ax.transAxes.transform((0, 1))[1]
     heights = [ax.transData.transform((1, value))[1] for value, _ in ends.values()]
-    placed = spread_out(heights, 13 * ax.figure.dpi / 72, low, high)
-    for (label, (_, colour)), height in zip(ends.items(), placed, strict=True):
+    texts = [x.replace(", ", ",\n") if len(x) > LONG else x for x in ends]
+    lines = max(text.count("\n") + 1 for text in texts)
+    placed = spread_out(heights, 13 * lines * ax.figure.dpi / 72, low, high)
+    for text, (_, colour), height in zip(texts, ends.values(), placed, strict=True):
         ax.annotate(
-            label,
+            text,
             (1.02, (height - low) / (high - low)),
             xycoords="axes fraction",
             va="center",
