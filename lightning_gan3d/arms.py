@@ -4,9 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-IGNORED = ("seed", "name", "label", "logging", "data.path", "data.make", "data.num_workers",
-           "data.memory_mb", "training.device", "training.devices", "training.threads")  # fmt: skip
-"""Settings that do not make an arm, and all below them."""
+UNHASHED = (
+    "seed", "label", "logging",
+    "data.path", "data.make", "data.num_workers", "data.memory_mb",
+    "training.device", "training.devices", "training.threads",
+)  # fmt: skip
+"""Settings that do not change the experiment, with all below them."""
+IGNORED = (*UNHASHED, "name")
+"""Settings that do not make an arm."""
 
 
 class Arm(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge
 
 from lightning_gan3d import config as cfg
+from lightning_gan3d.arms import UNHASHED
 from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig
@@ -83,24 +84,12 @@ class ExperimentConfig:
         return run_hash(self)
 
 
-HASH_IGNORES = {
-    "seed": None,
-    "label": None,
-    "logging": None,
-    "data": ("path", "make", "num_workers", "memory_mb"),
-    "training": ("device", "devices", "threads"),
-}
-"""Options that do not change the experiment."""
-
-
 def run_hash(config: ExperimentConfig) -> str:
-    """Hash the resolved configuration without the options in `HASH_IGNORES`."""
+    """Hash the resolved configuration without the settings in `UNHASHED`."""
     tree = cfg.to_tree(config)
-    for key, inner in HASH_IGNORES.items():
-        if inner is None:
-            del tree[key]
-        else:
-            tree[key] = {k: v for k, v in tree[key].items() if k not in inner}
+    for key in UNHASHED:
+        above, _, name = key.rpartition(".")
+        del (tree[above] if above else tree)[name]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

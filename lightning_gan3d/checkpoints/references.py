@@ -47,10 +47,10 @@ def name_of(reference: str | Path) -> str:
 def _latest(path: Path) -> Path:
     """Return the run of an experiment that was started or continued last."""
     folders = [path.parent, "runs" / path.parent]
-    found = [config.parent for folder in folders for config in folder.glob(f"*/{CONFIG}")]
-    if not found:
+    runs = [config.parent for folder in folders for config in folder.glob(f"*/{CONFIG}")]
+    if not runs:
         raise CheckpointError(f"{path}: no run in {' or '.join(map(str, folders))}")
-    return max(found, key=lambda run: (run / CONFIG).stat().st_mtime)
+    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)
 
 
 def _pretrained(name: str) -> Path:

@@ -126,7 +126,7 @@ def compose(
         blocks.setdefault(block(metric_id), []).append(metric_id)
     shared = _shared(runs)
     title = f"{names[0].upper()}{names[1:]}: {'comparison' if len(groups) > 1 else 'evaluation'}"
-    if varied := list(dict.fromkeys(name for found in settings(comparison) for name in found)):
+    if varied := list(dict.fromkeys(name for values in settings(comparison) for name in values)):
         title = f"Ablation of {groups[0].representation}: {listed(varied)}"
     if len(title) > LONGEST_TITLE:
         title = f"Comparison of {len(groups)} generators"

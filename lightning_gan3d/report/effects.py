@@ -48,10 +48,10 @@ def settings(comparison: Comparison) -> list[dict[str, str]]:
 def arm_table(comparison: Comparison) -> TextTable:
     """One row per group: its settings that differ from those of others, if there are several."""
     of_groups = settings(comparison)
-    names = list(dict.fromkeys(name for found in of_groups for name in found))
+    names = list(dict.fromkeys(name for values in of_groups for name in values))
     rows = [
-        (group.label, *(found.get(name, "") for name in names))
-        for group, found in zip(comparison.groups, of_groups, strict=True)
+        (group.label, *(values.get(name, "") for name in names))
+        for group, values in zip(comparison.groups, of_groups, strict=True)
     ]
     return TextTable(("", *names), tuple(rows) if len(names) > 1 else ())
 
@@ -73,9 +73,9 @@ def effect_table(comparison: Comparison) -> TextTable:
 def effects(comparison: Comparison, ids: Sequence[MetricId]) -> Iterator[Effect]:
     """Compute the effect of each change of a setting to its next value on each metric."""
     of_groups = settings(comparison)
-    for name in dict.fromkeys(name for found in of_groups for name in found):
-        values = sorted({found[name] for found in of_groups if name in found}, key=natural_key)
-        for before, after in pairwise(values):
+    for name in dict.fromkeys(name for values in of_groups for name in values):
+        levels = {values[name] for values in of_groups if name in values}
+        for before, after in pairwise(sorted(levels, key=natural_key)):
             pairs = [
                 (a, b)
                 for a, x in zip(comparison.groups, of_groups, strict=True)

@@ -162,8 +162,8 @@ def protocol_mismatch(cells: Mapping[str, Cell]) -> str:
         return ""
     settings = factors([_of_protocol(run) for run in runs.values()], ignored=())
     named = {
-        key: ", ".join(f"{k} {v}" for k, v in found.items()) or key
-        for key, found in zip(runs, settings, strict=True)
+        key: ", ".join(f"{k} {v}" for k, v in values.items()) or key
+        for key, values in zip(runs, settings, strict=True)
     }
     each = "; ".join(f"{', '.join(labels)}: {named[key]}" for key, labels in sorted(by_key.items()))
     return f"not compared: protocols differ ({each})"

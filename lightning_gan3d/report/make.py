@@ -75,11 +75,11 @@ class ReportOptions:
         ids = []
         keys = [m.key for m in comparison.metrics]
         for pattern in map(str.strip, self.metrics.split(",")):
-            found = [m for m in comparison.metrics if fnmatch(m.key, pattern)]
-            if not found:
+            matches = [m for m in comparison.metrics if fnmatch(m.key, pattern)]
+            if not matches:
                 near = difflib.get_close_matches(pattern, keys, n=3, cutoff=0.3)
                 raise ConfigError(f"--metrics {pattern}: no such metric; use {', '.join(near)}")
-            ids += found
+            ids += matches
         return list(dict.fromkeys(ids))
 
 
