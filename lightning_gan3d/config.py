@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
-from lightning_gan3d.config_tree import OLD_KIND, merge
+from lightning_gan3d.config_tree import OLD_KIND
 from lightning_gan3d.config_tree import Origins as Origins
 from lightning_gan3d.config_tree import apply_overrides as apply_overrides
 from lightning_gan3d.config_tree import load_tree as load_tree
@@ -109,18 +109,17 @@ def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: 
         raise ConfigError(
             f"{dotted}.kind={value['kind']}{origins.of(f'{dotted}.kind')}: {error}"
         ) from None
-    own = {k: v for k, v in value.items() if k not in ("kind", OLD_KIND)}
     names = {f.name for f in dataclasses.fields(config_cls)}
-    old = value.get(OLD_KIND, {})
-    kept = {k: v for k, v in old.items() if k in names}
+    old = value.get(OLD_KIND, [])
+    kept, dropped = [k for k in old if k in names], [k for k in old if k not in names]
     origin = origins.of(f"{dotted}.kind")
-    dropped = [k for k in old if k not in names]
     if dropped and "command line" in origin:
         log.warning(
             f"{dotted}.kind={value['kind']}{origin}: keeps {', '.join(kept) or 'no setting'}; "
             f"drops {', '.join(dropped)}, which this kind does not have"
         )
-    return build(config_cls, merge(kept, own), origins, f"{dotted}.")
+    own = {k: v for k, v in value.items() if k not in ("kind", OLD_KIND, *dropped)}
+    return build(config_cls, own, origins, f"{dotted}.")
 
 
 def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:

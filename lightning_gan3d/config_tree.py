@@ -19,7 +19,7 @@ from lightning_gan3d.errors import ConfigError
 from lightning_gan3d.presets import find_file
 
 OLD_KIND = "settings of the old kind"
-"""Key of the settings that `merge` sets aside."""
+"""Key of the list of settings that a mapping has from its old kind."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -122,19 +122,21 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge two trees, `above` winning.
 
-    Settings of a mapping whose `kind` changes are set aside: `config.build` keeps those that the
-    new kind has.
+    If the `kind` of a mapping changes, `OLD_KIND` lists its settings from `below`: `config.build`
+    keeps those that the new kind has.
     """
+    old = below.get(OLD_KIND, [])
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        old = {k: v for k, v in below.items() if k not in ("kind", OLD_KIND)}
-        return {**above, OLD_KIND: merge(below.get(OLD_KIND, {}), old)}
-    out = dict(below)
+        old = [k for k in below if k not in ("kind", OLD_KIND)]
+    inherited = above.get(OLD_KIND, [])
+    out = {k: v for k, v in below.items() if k != OLD_KIND}
     for key, value in above.items():
         under = out.get(key)
-        out[key] = (
-            merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-        )
-    return out
+        is_tree = isinstance(value, dict)
+        out[key] = merge(under, value) if is_tree and isinstance(under, dict) else value
+    names = [k for k in old if k not in above or k in inherited]
+    names += [k for k in inherited if k not in names]
+    return {**out, OLD_KIND: names} if names else out
 
 
 def apply_overrides(

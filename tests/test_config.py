@@ -92,6 +92,10 @@ def test_a_new_kind_keeps_the_settings_that_it_has_and_names_those_it_drops(tmp_
         "have"
     ]
     assert load(tmp_path, below, ["part.kind=other", "part.kind=plug"]).part == same.part
+    with pytest.raises(ConfigError, match=r"unknown key `part\.size` .command line."):
+        load(tmp_path, below, ["part.kind=other", "part.size=3"])
+    kept = load(tmp_path, below + "inner: {lr: '${part.inner.lr}'}\n", ["part.kind=other"])
+    assert kept.inner.lr == 0.3
 
 
 def test_base_names_a_preset_from_any_folder(tmp_path):
