@@ -24,6 +24,7 @@ from lightning_gan3d.training.config import (
     LoggingConfig,
     LossConfig,
     OptimizersConfig,
+    TrainerConfig,
     TrainingConfig,
 )
 
@@ -58,6 +59,8 @@ class ExperimentConfig:
     """Checkpoint to fine-tune from."""
     logging: LoggingConfig = LoggingConfig()
     """Logging besides the run's own files."""
+    trainer: TrainerConfig = TrainerConfig()
+    """Lightning's Trainer: time limit, profiler, callbacks, loggers."""
 
     def __post_init__(self) -> None:
         """Check constraints across parts."""
@@ -90,6 +93,8 @@ def run_hash(config: ExperimentConfig) -> str:
     for key in UNHASHED:
         above, _, name = key.rpartition(".")
         del (tree[above] if above else tree)[name]
+    if not config.trainer.callbacks:  # they may change the training
+        del tree["trainer"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

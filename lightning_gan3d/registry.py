@@ -1,7 +1,7 @@
 """Plug-ins by name: the project's own, then those of other packages by entry point."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ def own(group: Group) -> dict[str, Plugin]:
     return RENDERERS
 
 
-def external(group: Group) -> dict[str, EntryPoint]:
+def external(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of other installed packages, not yet loaded."""
     return {e.name: e for e in entry_points(group=f"lightning_gan3d.{group}")}
 
@@ -34,10 +34,7 @@ def find(group: Group, name: str) -> Plugin:
     if name in mine:
         return mine[name]
     if name not in others:
-        known = sorted({*mine, *others})
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        raise ConfigError(f"no {group[:-1]} `{name}`; have {', '.join(known)}{hint}")
+        raise unknown(group, name, [*mine, *others])
     entry = others[name]
     try:
         plugin: Any = entry.load()
@@ -53,6 +50,13 @@ def find(group: Group, name: str) -> Plugin:
             f"the entry point {entry.value} must be a tuple (Config, Class), not {plugin!r}"
         )
     return plugin[0], plugin[1]
+
+
+def unknown(group: str, name: str, known: Sequence[str]) -> ConfigError:
+    """Return the error for a name that is not among the known ones."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    return ConfigError(f"no {group[:-1]} `{name}`; have {', '.join(sorted({*known}))}{hint}")
 
 
 def module_of(group: Group, config: Any) -> type:

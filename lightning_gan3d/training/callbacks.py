@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import lightning
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from lightning_gan3d.training.processes import (
     local_rank,
 )
 from lightning_gan3d.training.schedules import is_due
+from lightning_gan3d.training.trainer_plugins import log_image, log_row
 from lightning_gan3d.training.wandb_logger import WandbLogger
 
 FLAT, EMPTY, FULL = 0.01, 0.02, 0.98
@@ -183,6 +185,7 @@ class PeriodicActions(lightning.Callback):
         self.cameras = sample_cameras(data.train.labels, self.config.logging)
         self.clock = Clock(seconds, session.device)
         self.wandb = WandbLogger(self.config, self.path, enabled=local_rank() == 0)
+        self.loggers: Sequence[Logger] = ()
         self.show_progress = show_progress
         self.stopped = False
         self._failed_saves = 0
@@ -193,6 +196,7 @@ class PeriodicActions(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Start the clock, and replace Lightning's signal handlers by ours."""
         self.stop.install()
+        self.loggers = trainer.loggers
         self.agreement = Agreement()
         self._logged = (module.images_seen, self.clock.seconds)
         if rank() == 0 and module.steps_done == 0 and self.config.training.sample_kimg > 0:
@@ -211,6 +215,8 @@ class PeriodicActions(lightning.Callback):
         self.show_progress(after)
         before = after - training.batch
         last = module.steps_done >= training.num_steps
+        if trainer.should_stop and self.stop.reason is None:
+            self.stop.reason = "trainer.max_time or a callback"
         stopping = self.agreement.any(self.stop.reason is not None) and not last
 
         def due(kimg: float) -> bool:
@@ -258,6 +264,7 @@ class PeriodicActions(lightning.Callback):
         }
         runs.append_row(self.path / runs.METRICS, row)
         self.wandb.row(row)
+        log_row(self.loggers, row)
 
     def _log(self, module: AdversarialModule, means: dict[str, float]) -> None:
         state = module.schedule(module.steps_done - 1)
@@ -320,6 +327,7 @@ class PeriodicActions(lightning.Callback):
         file = self.path / "samples" / f"{kimg:010.3f}kimg.png"
         save_png(grid, file)
         self.wandb.image(kimg, file)
+        log_image(self.loggers, module.steps_done, file)
 
     def _save(self, module: AdversarialModule, last: bool) -> None:
         """Save a checkpoint; a third failure in a row, or one at the end, stops the run."""

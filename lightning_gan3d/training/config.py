@@ -1,5 +1,6 @@
 """Training options: losses, optimizers, schedules, logging. Imports no torch."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -237,7 +238,7 @@ class LoggingConfig:
     sample_swing: Annotated[float, Interval(ge=0, le=3.15)] = 0.8
     """Azimuth range of the columns, in radians to either side."""
     wandb: Literal["off", "offline", "online"] = "off"
-    """Also log `metrics.jsonl` and sample grids to Weights & Biases."""
+    """Also log `metrics.jsonl`, sample grids, videos and the evaluation to Weights & Biases."""
     wandb_project: str = "lightning-gan3d"
     """W&B project."""
     wandb_entity: str = ""
@@ -252,3 +253,31 @@ class LoggingConfig:
     wandb_timeout: Positive = 30.0
     """Seconds without an answer online after which W&B logging is disabled; the training continues.
     """
+    wandb_videos: Annotated[int, Ge(0)] = 4
+    """Latents whose orbits are logged as videos after the training, with depth. 0: none."""
+    wandb_checkpoint: bool = False
+    """Upload the trained networks as an artifact."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Options of Lightning's Trainer; its length, devices and precision are in `training`."""
+
+    max_time: str | None = None
+    """Save and stop after this time, DD:HH:MM:SS; the same command continues. None: no limit."""
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    """Lightning's profiler; it writes `fit-profile*` into the run directory."""
+    callbacks: tuple[str, ...] = ()
+    """Lightning's callbacks, by class (`LearningRateMonitor`), or those of other packages, by entry
+    point of the group `lightning_gan3d.callbacks`; called without arguments."""
+    loggers: tuple[str, ...] = ()
+    """`csv`, `tensorboard`, or those of other packages, by entry point of the group
+    `lightning_gan3d.loggers`; called with the configuration and the run directory."""
+
+    def __post_init__(self) -> None:
+        """Check the time."""
+        if self.max_time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
+            raise ConfigError(
+                f"trainer.max_time={self.max_time}: use DD:HH:MM:SS, e.g. 00:12:00:00",
+                field="max_time",
+            )

@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from lightning_gan3d import devices, files, runs
@@ -38,6 +39,13 @@ from lightning_gan3d.training.processes import (
     local_rank,
     run_lock,
     run_processes,
+)
+from lightning_gan3d.training.trainer_plugins import (
+    check_names,
+    log_evaluation,
+    make_callbacks,
+    make_loggers,
+    make_profiler,
 )
 from lightning_gan3d.training.wandb_logger import WandbLogger
 
@@ -104,7 +112,7 @@ def fit(session: Session) -> int:
     try:
         with stop, warnings.catch_warnings(), ExitStack() as stack:
             warnings.filterwarnings("ignore", module="lightning")
-            data = open_data(session)
+            data, callbacks = open_data(session), make_callbacks(config.trainer)
             module = AdversarialModule(config, data.train.resolution, data.train.labels)
             if training.compile:
                 compile_networks(module.generator)
@@ -113,16 +121,20 @@ def fit(session: Session) -> int:
             module.average.rendering_resolution = state.rendering_resolution
             if module.steps_done >= training.num_steps:
                 return DONE
-            if local_rank() == 0:
+            main = local_rank() == 0
+            if main:
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
+            loggers = make_loggers(config, session.path, main)
+            if main:
                 manifest = {**describe(session, data, module), **files.provenance(session.command)}
                 if source is not None:
                     manifest["init_from"] = source
                 files.write_json(session.path / runs.MANIFEST, {**manifest, "finished": False})
             total, shows = training.num_steps * training.batch, config.logging.progress
-            bar = counting("images", total, module.images_seen, shows and local_rank() == 0)
+            bar = counting("images", total, module.images_seen, shows and main)
             show = stack.enter_context(bar)
             actions = PeriodicActions(session, data, stop, seconds, show)
+            module.logs_losses = False  # `PeriodicActions` does
             trainer = lightning.Trainer(
                 accelerator=session.device.type,
                 devices=training.devices,
@@ -131,9 +143,11 @@ def fit(session: Session) -> int:
                 plugins=[LightningEnvironment()],
                 max_epochs=1,
                 limit_train_batches=training.num_steps - module.steps_done,
-                callbacks=[actions],
-                logger=False,
-                enable_checkpointing=False,
+                callbacks=[*callbacks, actions],
+                logger=loggers,
+                profiler=make_profiler(config.trainer, session.path),
+                log_every_n_steps=max(1, round(training.log_kimg * 1000 / training.batch)),
+                enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
@@ -145,7 +159,7 @@ def fit(session: Session) -> int:
         raise
     except Exception as error:
         return _failure(error, training.batch, training.microbatch_size)
-    if not actions.stopped:
+    if module.steps_done >= training.num_steps:
         return DONE
     log.info(
         f"stopped at {module.images_seen / 1000:g} kimg ({stop.reason or 'another process'}), "
@@ -189,6 +203,7 @@ def _evaluate(session: Session) -> int:
             wandb = WandbLogger(session.config, session.path)
             wandb.evaluation(evaluation.metrics)
             wandb.close(DONE)
+            log_evaluation(session.config, session.path, evaluation.metrics)
         except KeyboardInterrupt:
             log.info("stopped: trained, but not evaluated; the same command continues")
             return STOPPED
@@ -216,7 +231,8 @@ def open_data(session: Session) -> DataModule:
 
 
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
-    """Reject renderings larger than the images, and a 2D generator without camera conditioning."""
+    """Check across the configuration's parts, and names of callbacks and loggers."""
+    check_names(config.trainer)
     generator = config.generator
     if generator.view_in_label and generator.mapping.condition == "none":
         raise ConfigError(

@@ -72,6 +72,8 @@ class AdversarialModule(lightning.LightningModule):
             schedules.lazy_adam(config.optimizer.discriminator, config.loss.lazy_penalty),
         )
         self.meter = distributed.Meter()
+        self.logs_losses = True
+        """Whether the module logs its losses every `log_every_n_steps`."""
         self.steps_done = 0
         self.images_before = 0
         """Images seen by the source of a fine-tuning, if its schedules continue."""
@@ -142,7 +144,7 @@ class AdversarialModule(lightning.LightningModule):
         progress.increment_completed()  # the trainer's `global_step`, which checkpoints follow
         if self.steps_done % trainer.log_every_n_steps == 0:
             self._check_gradients()
-            if trainer.loggers:
+            if trainer.loggers and self.logs_losses:
                 self.log_dict(self.meter.read())
 
     def on_train_end(self) -> None:
