@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.cli import app
@@ -63,6 +65,15 @@ def test_every_command_parses(line):
     assert context.command is command
 
 
+def agent_overrides(sweep):
+    """The overrides that an agent of `wandb sweep` gives to `gan3d train demo/triplane`."""
+    values = {k: p.get("values", [p.get("min")])[-1] for k, p in sweep["parameters"].items()}
+    args = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})
+    command = [part for word in sweep["command"] for part in args.get(word[2:-1], [word])]
+    assert command[:3] == ["gan3d", "train", "demo/triplane"]
+    return command[3:]
+
+
 @pytest.mark.parametrize("page", ["report", "configuration"])
 def test_the_yaml_of_the_docs_is_valid(page, tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
@@ -70,7 +81,11 @@ def test_the_yaml_of_the_docs_is_valid(page, tmp_path):
     for example in examples:
         file = tmp_path / "example.yaml"
         file.write_text(example)
-        if re.search("^runs:", example, re.MULTILINE):
+        if re.search("^command:", example, re.MULTILINE):
+            config = load_experiment("demo/triplane", agent_overrides(yaml.safe_load(example)))
+            assert config.generator.renderer.samples_coarse == 24
+            assert config.optimizer.generator.lr == 0.001
+        elif re.search("^runs:", example, re.MULTILINE):
             assert expand(*load_sweep(file), tmp_path)
         else:
             assert load_experiment(file).generator.renderer.samples_coarse == 24

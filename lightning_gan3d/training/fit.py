@@ -202,6 +202,8 @@ def _evaluate(session: Session) -> int:
             log.info(str(evaluation))
             wandb = WandbLogger(session.config, session.path)
             wandb.evaluation(evaluation.metrics)
+            wandb.orbits(session.path)
+            wandb.checkpoint(store.newest(session.path / "checkpoints", log.warning))
             wandb.close(DONE)
             log_evaluation(session.config, session.path, evaluation.metrics)
         except KeyboardInterrupt:

@@ -1,20 +1,27 @@
 """Optional Weights & Biases logging; a failure disables it but never stops the run."""
 
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from lightning_gan3d import config as cfg
+from lightning_gan3d import runs
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric_table import Use, describe, order, selected
 
 log = logging.getLogger(__name__)
 TILE = 128
 """Side of an image of a sample grid in pixels, at least."""
+ORBIT = 60
+"""Frames of an orbit."""
 PATIENCE = 5.0
 """Seconds to wait beyond `logging.wandb_timeout`."""
 
@@ -29,6 +36,7 @@ class WandbLogger:
     def __init__(self, config: ExperimentConfig, path: Path, enabled: bool = True) -> None:
         """Start the W&B run, or continue the one with the same id."""
         self._run: Any = None
+        self._wandb: Any = None
         self._logging, self._seed = config.logging, config.seed
         self._enabled = False
         mode = config.logging.wandb
@@ -40,10 +48,16 @@ class WandbLogger:
         except ImportError as error:
             log.warning("warning: cannot import wandb (%s); W&B logging disabled", error)
             return
-        self._enabled, self._image = True, wandb.Image
+        self._enabled, self._wandb = True, wandb
         tree = cfg.to_tree(config)
         del tree["data"]["path"]
 
+        # An agent of `wandb sweep` has chosen an id for its run.
+        own_id = (
+            None
+            if "WANDB_SWEEP_ID" in os.environ
+            else f"{config.name}-{config.hash}-s{config.seed}"
+        )
         own = f"{config.name}{config.label and ', '}{config.label}"
         arm = config.logging.wandb_group or own
 
@@ -55,7 +69,7 @@ class WandbLogger:
                 notes=config.logging.wandb_notes or None,
                 dir=str(path),
                 mode=mode,
-                id=f"{config.name}-{config.hash}-s{config.seed}",
+                id=own_id,
                 resume="allow",
                 name=f"{arm} seed {config.seed}",
                 group=f"{config.name}-{config.hash}" if arm == config.name else arm,
@@ -87,14 +101,67 @@ class WandbLogger:
                 size = (factor * grid.width, factor * grid.height)
                 enlarged = grid.resize(size, Image.Resampling.NEAREST)
             caption = f"seed {self._seed}, {kimg:g} kimg"
-            self._run.log({"kimg": kimg, "samples": self._image(enlarged, caption=caption)})
+            self._run.log({"kimg": kimg, "samples": self._wandb.Image(enlarged, caption=caption)})
 
         self._try("log", log_image)
 
     def evaluation(self, metrics: Sequence[Metric]) -> None:
-        """Write the metrics of the evaluation to the summary, by their keys."""
+        """Write the metrics to the summary, by their keys, and those of the headline to a table."""
         values = {m.key: m.value for m in metrics if m.value is not None and m.at is None}
         self._try("summary", lambda: self._run.summary.update(values))
+        by_id = {m.id: m for m in metrics if m.value is not None}
+        rows = [
+            [info.heading, info.scale * value, by_id[metric_id].n]
+            for metric_id in sorted(selected(by_id, Use.SUMMARY), key=order)
+            if (value := by_id[metric_id].value) is not None
+            for info in [describe(metric_id, by_id[metric_id].unit)]
+        ]
+        columns = ["metric", "value", "n"]
+        self._try(
+            "log",
+            lambda: self._run.log({"headline": self._wandb.Table(columns=columns, data=rows)}),
+        )
+
+    def orbits(self, path: Path) -> None:
+        """Log an orbit of each latent of `logging.wandb_videos`, with depth."""
+        num = self._logging.wandb_videos
+        if not self._enabled or num == 0:
+            return
+        from lightning_gan3d.inference.config import VideoOptions
+        from lightning_gan3d.inference.video import video
+
+        suffix: Literal["mp4", "gif"] = "mp4" if find_spec("av") else "gif"
+        try:
+            options = VideoOptions(
+                seeds=f"0-{num - 1}",
+                outputs="image,depth",
+                frames=ORBIT,
+                enlarge=max(1, TILE // runs.read_manifest(path)["resolution"]),
+                format=suffix,
+            )
+            video([str(path)], options, path / "videos")
+        except Exception as error:
+            log.warning("warning: no videos for W&B (%s: %s)", type(error).__name__, error)
+            return
+        videos = {
+            f"orbit/seed {seed}": self._wandb.Video(
+                str(path / f"videos/seed{seed:04d}.{suffix}"), format=suffix
+            )
+            for seed in range(num)
+        }
+        self._try("log", lambda: self._run.log(videos))
+
+    def checkpoint(self, folder: Path | None) -> None:
+        """Upload a checkpoint as an artifact, if `logging.wandb_checkpoint`."""
+        if not self._logging.wandb_checkpoint or folder is None:
+            return
+
+        def upload() -> None:
+            artifact = self._wandb.Artifact(re.sub(r"[^\w.-]", "_", self._run.id), type="model")
+            artifact.add_dir(str(folder))
+            self._run.log_artifact(artifact)
+
+        self._try("log_artifact", upload)
 
     def close(self, exit_code: int) -> None:
         """Finish the W&B run. Offline runs stay in the run directory, for `wandb sync`."""

@@ -5,7 +5,9 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
+import av
 import pytest
 import torch
 import yaml
@@ -298,7 +300,10 @@ class FakeWandb(types.ModuleType):
         self.fault, self.rows, self.options, self.finished = fault, [], None, None
         self.Settings = dict
         self.Image = lambda image, caption: (image.size, caption)
-        self.summary: dict = {}
+        self.Table = lambda columns, data: [columns, *data]
+        self.Video = lambda path, format: (path, format)
+        self.Artifact = lambda name, **_: FakeArtifact(name)
+        self.summary, self.artifacts, self.id = {}, [], "tiny run"
 
     def init(self, **options):
         if self.fault == "hangs":
@@ -316,8 +321,19 @@ class FakeWandb(types.ModuleType):
             raise RuntimeError("gone")
         self.rows.append(row)
 
+    def log_artifact(self, artifact):
+        self.artifacts.append(artifact)
+
     def finish(self, exit_code):
         self.finished = exit_code
+
+
+class FakeArtifact:
+    def __init__(self, name):
+        self.name = name
+
+    def add_dir(self, folder):
+        self.files = sorted(p.name for p in Path(folder).iterdir())
 
 
 @pytest.mark.parametrize("fault", [None, "init", "log", "hangs"])
@@ -365,11 +381,56 @@ def test_offline_wandb_has_time_and_the_evaluation_becomes_its_summary(tiny, tmp
     logger = WandbLogger(tiny("logging.wandb=offline", "logging.wandb_timeout=0.1"), tmp_path)
     metrics = [
         Metric("quality.swd", 0.5),
+        Metric("quality.duplicates", 0.25, "share", n=64),
         Metric("refit.psnr", 20.0, at=0.1),
         missing("x.y", "why"),
     ]
     logger.evaluation(metrics)
-    assert fake.summary == {"quality.swd": 0.5}
+    assert fake.summary == {"quality.swd": 0.5, "quality.duplicates": 0.25}
+    heading = "Latents that repeat another one's object (%)"
+    assert fake.rows[-1]["headline"][0] == ["metric", "value", "n"]
+    assert [heading, 25.0, 64] in fake.rows[-1]["headline"]
+    assert len(fake.rows[-1]["headline"]) == 3
+
+
+def test_wandb_gets_orbits_and_by_choice_the_checkpoint(tiny, start, monkeypatch):
+    fake = FakeWandb(None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    options = ("logging.wandb=offline", "logging.wandb_videos=2", "training.kimg=0.016")
+    code, path, _ = start(tiny(*options))
+    assert code == 0
+    newest = store.newest(path / "checkpoints", print)
+    WandbLogger(tiny(*options), path).checkpoint(newest)
+    assert not fake.artifacts
+    logger = WandbLogger(tiny(*options, "logging.wandb_checkpoint=true"), path)
+    logger.checkpoint(newest)
+    assert [a.name for a in fake.artifacts] == ["tiny_run"]
+    assert "generator.safetensors" in fake.artifacts[0].files
+    logger.orbits(path)
+    videos = fake.rows[-1]
+    assert list(videos) == ["orbit/seed 0", "orbit/seed 1"]
+    with av.open(videos["orbit/seed 1"][0]) as file:
+        stream = file.streams.video[0]
+        assert (stream.width, stream.height, stream.frames) == (256, 128, 60)
+
+
+def test_a_failed_video_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(None))
+    WandbLogger(tiny("logging.wandb=offline"), tmp_path).orbits(tmp_path)
+    assert "warning: no videos for W&B (KeyError" in caplog.text
+
+
+def test_an_agent_of_a_wandb_sweep_keeps_its_run_id(tiny, tmp_path, monkeypatch):
+    ids = []
+    for environment in ({}, {"WANDB_SWEEP_ID": "abc"}):
+        fake = FakeWandb(None)
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        config = tiny("logging.wandb=offline")
+        WandbLogger(config, tmp_path)
+        ids.append(fake.options["id"])
+    assert ids == [f"tiny-{config.hash}-s0", None]
 
 
 def test_a_failed_run_closes_wandb_as_failed(tiny, start, at_step, monkeypatch):
