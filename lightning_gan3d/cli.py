@@ -308,8 +308,10 @@ def report(
     ] = None,
 ) -> None:
     """Write the comparison: HTML, Markdown, LaTeX, CSV and plots."""
+    from lightning_gan3d.checkpoints.references import local_path
     from lightning_gan3d.report.make import ReportOptions, make_report
 
+    folders = [local_path(folder) for folder in folders]
     options = ReportOptions(tuple(rows or ()), metrics, tuple(labels or ()))
     parent = folders[0].parent if folders[0].is_file() else folders[0]
     typer.echo(make_report(folders, out or parent / "report", options))

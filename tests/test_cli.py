@@ -71,6 +71,7 @@ def test_config_prints_every_default_with_overrides(capsys):
         (["train", "demo/voxel", "--device", "gpu"], ["training.device=gpu", "auto, cpu, cuda"]),
         (["evaluate", "a", "b", "--out", "c"], ["--out c", "give one run"]),
         (["evaluate", "triplane/latest"], ["no run in triplane or runs/triplane"]),
+        (["report", "triplane/latest"], ["no run in triplane or runs/triplane"]),
         (["bench", "demo/voxel", "trainin.kimg=1"], ["unknown key `trainin`"]),
         (["mesh", "a", "loss.r1_gamma=1"], ["a: no such"]),
         (["mix", "x/a", "y/a", "-o", "c"], ["two generators have the same name"]),

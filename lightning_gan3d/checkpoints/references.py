@@ -28,8 +28,7 @@ def resolve(reference: str | Path) -> Path:
         return _pretrained(text.removeprefix("pretrained:"))
     if text.startswith("hf:"):
         return _download(text)
-    path = Path(reference)
-    return _latest(path) if path.name == "latest" and not path.exists() else path
+    return local_path(reference)
 
 
 def pretrained_names() -> list[str]:
@@ -44,8 +43,11 @@ def name_of(reference: str | Path) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _latest(path: Path) -> Path:
-    """Return the run of an experiment that was started or continued last."""
+def local_path(reference: str | Path) -> Path:
+    """Return a path; for `NAME/latest`, the run of NAME that was started or continued last."""
+    path = Path(reference)
+    if path.name != "latest" or path.exists():
+        return path
     folders = [path.parent, "runs" / path.parent]
     runs = [config.parent for folder in folders for config in folder.glob(f"*/{CONFIG}")]
     if not runs:

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -209,18 +209,12 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
     arms: list[tuple[SweepEntry, ExperimentConfig]] = []
     names = short_names([*sweep.grid, *sweep.zip])
     for number, run in enumerate(sweep.runs):
+        preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
         for combination in sweep.combinations():
             own = [f"{key}={_written(value)}" for key, value in combination.items()]
-            overrides = [*sweep.overrides, *run.overrides, *own]
-            if sweep.threads is not None:
-                overrides.append(f"training.threads={sweep.threads}")
             factors = {names[key]: value_text(value) for key, value in combination.items()}
-            if run.label:
-                several = len(sweep.combinations()) > 1
-                parts = [f"{k} {v}" for k, v in factors.items()] if several else []
-                overrides.append(f"label={_written(', '.join([run.label, *parts]))}")
+            overrides = [*sweep.overrides, *run.overrides, *own, *_options(sweep, run, factors)]
             name = " ".join([f"{file}: runs.{number} ({run.preset})", *own])
-            preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
             try:
                 config = load_experiment(preset, overrides)
             except ConfigError as error:
@@ -257,6 +251,16 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
         for seed in sweep.seeds
         for entry, config in arms
     ]
+
+
+def _options(sweep: SweepConfig, run: SweepRun, factors: Mapping[str, str]) -> list[str]:
+    """Overrides that follow from other fields of the sweep: threads and label."""
+    options = [] if sweep.threads is None else [f"training.threads={sweep.threads}"]
+    if run.label:
+        several = len(sweep.combinations()) > 1
+        parts = [f"{key} {value}" for key, value in factors.items()] if several else []
+        options.append(f"label={_written(', '.join([run.label, *parts]))}")
+    return options
 
 
 def _named(entry: SweepEntry, label: str) -> SweepEntry:
