@@ -26,7 +26,8 @@ ifeq ($(PLATFORM),Linux-x86_64)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/linux-x86_64.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[numba,video,mesh,viewer,hub]' --group dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[numba,video,mesh,viewer,hub,tensorboard]' \
+		--group dev --group docs
 endif
 	@touch $@
 
@@ -65,7 +66,7 @@ bench: $(READY)  ## benchmark the demo's presets; EG3D=CLONE compares with the o
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --no-emit-index-url \
-		--python-version 3.11 --group dev --all-extras pyproject.toml -o requirements/linux-x86_64.txt
+		--python-version 3.11 --group dev --group docs --all-extras pyproject.toml -o requirements/linux-x86_64.txt
 	echo uv | $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url \
 		--python-version 3.11 - -o requirements/uv.txt
 
