@@ -1,0 +1,26 @@
+"""Hook of mkdocs: pages of the site that are files of the root."""
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages; their links into `docs/` become links between pages."""
+    for name, page in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Let links to these files lead to their pages."""
+    up = "../" * page.file.src_uri.count("/")
+    for name, target in PAGES.items():
+        markdown = markdown.replace(f"]({up}../{name}", f"]({up}{target}")
+    return markdown
