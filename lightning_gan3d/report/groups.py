@@ -140,6 +140,11 @@ class Comparison:
         parents = {n[:i] for n in names for i, character in enumerate(n) if character == "."}
         return sorted((m for m in ids if m.name not in parents), key=order)
 
+    def name_of(self, run: RunRecord) -> str:
+        """Name a run by its group and seed."""
+        label = next(group.label for group in self.groups if run in group.runs)
+        return label if run.seed is None else f"{label} {seed_name(run)}"
+
     def cells(self, metric_id: MetricId) -> dict[str, Cell]:
         """Return the cell of each group, by label."""
         return {group.label: group.cell(metric_id) for group in self.groups}

@@ -52,7 +52,7 @@ def statements(decisions: Decisions) -> list[Statement]:
 
 def _all_finished(comparison: Comparison) -> Statement:
     runs = comparison.runs
-    gaps = [f"{run.name} ({run.gap})" for run in runs if run.gap]
+    gaps = [f"{comparison.name_of(run)} ({run.gap})" for run in runs if run.gap]
     if not gaps:
         return Statement("holds", f"All {len(runs)} runs are finished.")
     return Statement(
@@ -82,7 +82,7 @@ def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
         values: dict[str, list[str]] = {}
         for run in runs:
             value = next((run.manifest[k] for k in keys if k in run.manifest), None)
-            values.setdefault(_plain(value), []).append(run.name)
+            values.setdefault(_plain(value), []).append(comparison.name_of(run))
         if len(values) > 1:
             each = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
             yield Statement("fails", f"Not all runs had {text}; compare with care: {each}.")

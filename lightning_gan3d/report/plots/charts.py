@@ -66,7 +66,7 @@ def quality(comparison: Comparison, axis: str) -> Plot:
             if axis == "flops":  # GFLOP per image are TFLOP per thousand images
                 factor = run.by_id[FLOPS].value if FLOPS in run.by_id else None
             if not xs:
-                without.append(run.name)
+                without.append(comparison.name_of(run))
             elif factor is None:
                 uncounted.append(run.name)
             else:
@@ -108,7 +108,7 @@ def quality(comparison: Comparison, axis: str) -> Plot:
     if floors:
         caption += " Dashed: floor of the final evaluation, which uses more images."
     if without:
-        caption += f" Not measured during training: {', '.join(without)}."
+        caption += f" Not measured during training: {'; '.join(without)}."
     if axis == "flops":
         caption += " FLOPs of the generator's forward pass for all training images."
     if uncounted:
