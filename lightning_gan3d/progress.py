@@ -1,4 +1,4 @@
-"""Progress bars with the time left, on a terminal only."""
+"""Progress bars with the time left, and spinners, on a terminal only."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +27,19 @@ def counting(
     with _bar(enabled) as bar:
         task = bar.add_task(name, total=total, completed=start)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show a text and a spinner, e.g. while torch is imported."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        yield
 
 
 def _bar(enabled: bool) -> "Progress":

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_gan3d.progress import counting, track
+from lightning_gan3d.progress import counting, track, working
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -33,3 +33,13 @@ def test_bars_may_contain_bars_and_end_with_an_error(capsys, monkeypatch):
     with pytest.raises(AssertionError):
         fail()
     assert "\x1b[?25h" in capsys.readouterr().err, "the cursor is shown again"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_spinner_is_shown_on_a_terminal_only(capsys, monkeypatch, terminal):
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    with working("loading"):
+        pass
+    shown = capsys.readouterr()
+    assert ("loading" in shown.err) == terminal
+    assert shown.out == ""
