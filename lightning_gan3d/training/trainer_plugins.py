@@ -57,8 +57,8 @@ def make_profiler(trainer: TrainerConfig, path: Path) -> Profiler | None:
 def make_loggers(config: ExperimentConfig, path: Path, main: bool = True) -> list[Logger]:
     """Build the loggers. `main`: on rank 0.
 
-    CSV and TensorBoard files are written anew from `metrics.jsonl`, so that they hold each row once
-    after a resume.
+    CSV and TensorBoard files are written anew from `metrics.jsonl` and the sample grids, so that
+    they hold each row once after a resume.
     """
     loggers: list[Logger] = []
     for name in config.trainer.loggers:
@@ -69,9 +69,18 @@ def make_loggers(config: ExperimentConfig, path: Path, main: bool = True) -> lis
         else:
             loggers.append(_make("loggers", name, config, path))
     if main:
-        for row in runs.read_rows(path / runs.METRICS):
-            log_row([x for x in loggers if isinstance(x, CSVLogger | TensorBoardLogger)], row)
+        _replay([x for x in loggers if isinstance(x, CSVLogger | TensorBoardLogger)], config, path)
     return loggers
+
+
+def _replay(loggers: Sequence[Logger], config: ExperimentConfig, path: Path) -> None:
+    rows = list(runs.read_rows(path / runs.METRICS))
+    for row in rows:
+        log_row(loggers, row)
+    for file in sorted((path / "samples").glob("*kimg.png")):
+        step = round(1000 * float(file.stem.removesuffix("kimg")) / config.training.batch)
+        if rows and step <= rows[-1]["step"]:
+            log_image(loggers, step, file)
 
 
 def log_row(loggers: Sequence[Logger], row: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ def test_a_callback_that_stops_saves_and_all_loggers_get_each_row_once(tiny, sta
     losses = board(path).Scalars("loss/G")
     assert [e.step for e in losses] == [row["step"] for row in rows]
     assert [e.value for e in losses] == pytest.approx([row["loss/G"] for row in rows])
-    assert [e.step for e in board(path).Images("samples")] == [4, 8]
+    assert [e.step for e in board(path).Images("samples")] == [0, 4, 8]
     own = [row for logger in Rows.made for row in logger.rows if "kimg" in row]
     assert own == rows
     assert Rows.made[0].config == config
@@ -92,6 +92,7 @@ def test_a_callback_that_stops_saves_and_all_loggers_get_each_row_once(tiny, sta
     assert csv_rows(path)[-1] == {"step": 8, "quality.swd": 0.5}
     assert [(e.step, e.value) for e in board(path).Scalars("quality.swd")] == [(8, 0.5)]
     assert len(board(path).Scalars("loss/G")) == 5
+    assert [e.step for e in board(path).Images("samples")] == [0, 4, 8]
 
 
 def test_a_time_limit_saves_and_stops_and_the_profiler_writes_its_report(tiny, start, at_step):
