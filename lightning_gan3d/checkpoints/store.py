@@ -26,6 +26,10 @@ class CheckpointError(ConfigError):
     """A checkpoint that cannot be used; the message names it, and the remedy."""
 
 
+class OtherSchema(CheckpointError):
+    """A checkpoint of another version: whole, but not readable here."""
+
+
 def name_of(step: int) -> str:
     """Return the folder name of a step."""
     return f"step{step:09d}"
@@ -44,10 +48,10 @@ def steps_in(folder: Path) -> list[tuple[int, Path]]:
 def save(
     folder: Path, step: int, write: Callable[[Path], None], about: dict[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint by `write(directory)`, then remove all but the newest `keep`.
+    """Write a checkpoint by `write(directory)`, then remove all older than the newest `keep`.
 
-    Passes on the errors of `write`; only a temporary folder is left then, which the next call
-    removes.
+    Damaged ones do not count. Passes on the errors of `write`; only a temporary folder is left
+    then, which the next call removes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
@@ -64,8 +68,14 @@ def save(
     seal(temporary, {"step": step, **about})
     temporary.rename(target)
     _flush(folder)
-    for _, old in steps_in(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = 1
+    for _, path in reversed(steps_in(folder)):
+        if path == target:
+            continue
+        if kept >= keep:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            kept += _is_intact(path)
     return target
 
 
@@ -98,7 +108,7 @@ def verify(path: Path) -> dict[str, Any]:
             "use an earlier one"
         ) from None
     if schema != SCHEMA:
-        raise CheckpointError(
+        raise OtherSchema(
             f"{path} was written by schema {schema}; this version reads {SCHEMA}: "
             "use the version that wrote it"
         )
@@ -121,14 +131,36 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint that verifies; `warn` is called for each damaged one."""
-    for _, path in reversed(steps_in(folder)):
+    """Return the newest checkpoint that verifies; None if the folder holds none.
+
+    `warn` is called for each damaged one. Raises `CheckpointError` if all are damaged, or if the
+    newest that is whole was written by another version.
+    """
+    steps = steps_in(folder)
+    for _, path in reversed(steps):
         try:
             verify(path)
             return path
+        except OtherSchema:
+            raise
         except CheckpointError as error:
             warn(f"ignored a damaged checkpoint: {error}")
+    if steps:
+        raise CheckpointError(
+            f"{folder}: all {len(steps)} checkpoint(s) are damaged; move the folder away to start "
+            "again from step 0"
+        )
     return None
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        verify(path)
+    except OtherSchema:
+        return True
+    except CheckpointError:
+        return False
+    return True
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

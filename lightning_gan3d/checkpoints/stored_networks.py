@@ -4,6 +4,7 @@ An exported folder holds `config.yaml` and `generator.safetensors` (the averaged
 checkpoint is such a folder with further files, so that runs, checkpoints and exports load alike.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
 from lightning_gan3d.runs import CONFIG, write_config
 
+log = logging.getLogger(__name__)
 NetworkKind = Literal["generator", "generator_raw", "discriminator"]
 """Averaged generator, trained generator, discriminator."""
 NAMES: dict[NetworkKind, str] = {"generator": "G_ema", "generator_raw": "G", "discriminator": "D"}
@@ -167,11 +169,9 @@ def _resolve(path: Path) -> tuple[Path, dict[str, Any]]:
             "or an NVIDIA pickle (.pkl)"
         )
     if (path / "checkpoints").is_dir():
-        warnings: list[str] = []
-        newest = store.newest(path / "checkpoints", warnings.append)
+        newest = store.newest(path / "checkpoints", log.warning)
         if newest is None:
-            reasons = f" ({'; '.join(warnings)})" if warnings else ""
-            raise CheckpointError(f"{path}: the run has no complete checkpoint yet{reasons}")
+            raise CheckpointError(f"{path}: the run has no complete checkpoint yet")
         return newest, store.read_index(newest)
     return path, store.verify(path) if (path / store.INDEX).is_file() else {}
 

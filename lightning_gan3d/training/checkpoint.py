@@ -1,6 +1,7 @@
 """State of a run: saving, resuming, and starting from other networks (fine-tuning)."""
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dic
     for attribute, kind in _NETWORKS.items():
         tensors, _ = stored_networks.read_tensors(path / f"{kind}.safetensors")
         getattr(module, attribute).load_state_dict(tensors)
-    state = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path / TRAINING} cannot be read ({type(error).__name__}): it holds other objects "
+            "than tensors, or another version of torch wrote it"
+        ) from None
     module.load_training_state(state, about["step"])
     module.images_before = about["images_before"]
     return about

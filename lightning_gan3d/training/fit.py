@@ -75,10 +75,10 @@ def train_run(
             if runs.read_manifest(path).get("finished"):
                 log.info("%s: already finished", path)
                 return DONE
+            start = store.newest(path / "checkpoints", log.warning)
             partial = store.remove_unfinished(path / "checkpoints")
             if partial:
                 log.info("removed %d incomplete checkpoint(s)", len(partial))
-            start = store.newest(path / "checkpoints", log.warning)
             session = Session(config, path, device, start, tuple(command))
             devices.set_threads(training.threads, device)
             runs.write_config(path, config)

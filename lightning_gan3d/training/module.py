@@ -73,7 +73,7 @@ class AdversarialModule(lightning.LightningModule):
         )
         self.meter = distributed.Meter()
         self.logs_losses = True
-        """Whether the module logs its losses every `log_every_n_steps`."""
+        """Whether the module checks gradients and logs losses every `log_every_n_steps`."""
         self.steps_done = 0
         self.images_before = 0
         """Images seen by the source of a fine-tuning, if its schedules continue."""
@@ -142,9 +142,9 @@ class AdversarialModule(lightning.LightningModule):
         progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()  # the trainer's `global_step`, which checkpoints follow
-        if self.steps_done % trainer.log_every_n_steps == 0:
+        if self.logs_losses and self.steps_done % trainer.log_every_n_steps == 0:
             self._check_gradients()
-            if trainer.loggers and self.logs_losses:
+            if trainer.loggers:
                 self.log_dict(self.meter.read())
 
     def on_train_end(self) -> None:

@@ -45,6 +45,34 @@ def test_an_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert newest(tmp_path / "checkpoints") == (None, [])
 
 
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path):
+    for step in (1, 8, 9):
+        save(tmp_path, step, keep=3)
+    for step in (8, 9):
+        (tmp_path / store.name_of(step) / "weights").write_bytes(b"damaged")
+    for step in (2, 3, 4):
+        path = save(tmp_path, step)
+        assert newest(tmp_path)[0] == path
+    assert [s for s, _ in store.steps_in(tmp_path)] == [3, 4, 8, 9]
+    save(tmp_path, 10)
+    save(tmp_path, 11)
+    assert [s for s, _ in store.steps_in(tmp_path)] == [10, 11]
+
+
+def test_checkpoints_that_cannot_be_read_are_an_error_and_stay(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    index = tmp_path / store.name_of(2) / store.INDEX
+    index.write_text(index.read_text().replace('"schema": 1', '"schema": 3'))
+    with pytest.raises(CheckpointError, match="written by schema 3; this version reads 1"):
+        newest(tmp_path)
+    for step in (1, 2):
+        (tmp_path / store.name_of(step) / store.INDEX).write_text("{")
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoint\(s\) are damaged; move"):
+        newest(tmp_path)
+    assert [s for s, _ in store.steps_in(tmp_path)] == [1, 2]
+
+
 def test_saving_a_step_again_keeps_it_unless_damaged(tmp_path):
     first = save(tmp_path, 4)
     stamp = (first / "weights").stat().st_mtime_ns

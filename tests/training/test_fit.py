@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -168,6 +169,29 @@ def test_a_damaged_checkpoint_is_skipped(tiny, start, at_step):
     assert code == 0
     assert "checksum differs" in log
     assert "continuing from 0.032 kimg" in log
+
+
+@pytest.mark.parametrize("fault", ["newer", "damaged", "foreign state"])
+def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(tiny, start, at_step, fault):
+    at_step(5)
+    _, path, _ = start(tiny())
+    at_step(None)
+    for folder in (path / "checkpoints").iterdir():
+        index = folder / store.INDEX
+        if fault == "newer":
+            index.write_text(index.read_text().replace('"schema": 1', '"schema": 3'))
+        elif fault == "damaged":
+            (folder / "training.pt").write_bytes(b"x")
+        else:
+            about = json.loads(index.read_text())
+            (folder / "training.pt").write_bytes(pickle.dumps(os.getcwd))
+            index.unlink()
+            store.seal(folder, {k: about[k] for k in about if k not in ("schema", "files")})
+    files = {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f.name != "run.lock"}
+    with pytest.raises(ConfigError, match=r"schema 3|are damaged|cannot be read"):
+        start(tiny())
+    assert {f: f.read_bytes() for f in files} == files
+    assert len([f for f in path.rglob("*") if f.is_file()]) == len(files) + 1
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
