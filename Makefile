@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
 DEMO := runs/demo
 
-.PHONY: help setup demo test mutants lint format docs bench lock clean
+.PHONY: help setup demo test mutants lint format docs dist bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,6 +62,10 @@ format: $(READY)  ## format the code
 
 docs: $(READY)  ## build the documentation with an API reference into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(READY)  ## build the wheel and the source distribution into dist
+	rm -rf dist
+	$(BIN)/uv build --quiet
 
 bench: $(READY)  ## benchmark the demo's presets; EG3D=CLONE compares with the official code
 	$(BIN)/gan3d bench demo/triplane demo/voxel demo/nerf_mlp demo/image2d --root runs

@@ -1,4 +1,4 @@
-"""The commands and examples of the README work."""
+"""The commands and examples of the READMEs work."""
 
 import re
 import shlex
@@ -18,10 +18,11 @@ from lightning_gan3d.sweep.plan import expand, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPI = (ROOT / "README_PYPI.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_python_example_runs(tmp_path, capsys):
@@ -32,6 +33,10 @@ def test_the_python_example_runs(tmp_path, capsys):
     assert path is not None
     exec(example.replace(path.group(1), (tmp_path / "run").as_posix()), {})
     assert capsys.readouterr().out == "torch.Size([8, 3, 32, 32]) torch.Size([8, 1, 32, 32])\n"
+
+
+def test_both_readmes_have_the_same_python_example():
+    assert blocks("python", PYPI) == blocks("python")
 
 
 def test_the_example_of_a_plain_trainer_runs(tmp_path, monkeypatch):
@@ -47,7 +52,10 @@ def test_the_example_of_a_plain_trainer_runs(tmp_path, monkeypatch):
 
 
 COMMANDS = [
-    line for block in blocks("sh") for line in block.splitlines() if line.startswith("gan3d")
+    line
+    for block in blocks("sh") + blocks("sh", PYPI)
+    for line in block.splitlines()
+    if line.startswith("gan3d")
 ]
 
 
