@@ -9,6 +9,10 @@ PLATFORM := $(shell uname -s)-$(shell uname -m)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done)
 DEMO := runs/demo
+# TORCH=cpu: the CPU build of torch without CUDA libraries, by version ranges instead of pins.
+ifdef TORCH
+export UV_TORCH_BACKEND := $(TORCH)
+endif
 
 .PHONY: help setup demo test mutants lint format docs dist bench lock clean
 .DEFAULT_GOAL := help
@@ -16,13 +20,13 @@ DEMO := runs/demo
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY)  ## create the environment in .venv, pinned by hashes on Linux x86-64
+setup: $(READY)  ## create .venv, pinned by hashes on Linux x86-64; TORCH=cpu: without CUDA
 
 $(READY): requirements/linux-x86_64.txt requirements/uv.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Install one, or: make PYTHON=/path/to/python"; exit 2; }
 	"$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-ifeq ($(PLATFORM),Linux-x86_64)
+ifeq ($(PLATFORM)$(TORCH),Linux-x86_64)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/linux-x86_64.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
