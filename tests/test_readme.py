@@ -18,7 +18,7 @@ from lightning_gan3d.sweep.plan import expand, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYPI = (ROOT / "README_PYPI.md").read_text(encoding="utf-8")
+PYPI = (ROOT / "docs/pypi.md").read_text(encoding="utf-8")
 
 
 def blocks(language, page=README):
