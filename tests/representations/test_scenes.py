@@ -7,9 +7,8 @@ import torch
 import torch.utils._pytree as pytree
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
-from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.decoder import DecoderConfig
+from lightning_gan3d.conformance import SCENE, check_field
+from lightning_gan3d.contract import Field
 from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
@@ -19,14 +18,8 @@ from representations import REPRESENTATIONS
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.triplane import TriPlaneConfig
-from representations.voxel import VoxelConfig
+from representations.voxel import Voxel, VoxelConfig, VoxelField
 
-SCENE = SceneConfig(
-    box=2.0,
-    feature_dim=5,
-    decoder=DecoderConfig(hidden_dim=8),
-    density=DensityConfig(scale=4.0, prior_strength=2.0),
-)
 WIDTHS = SynthesisConfig(channels=(8, 8))
 CONFIGS = {
     "triplane": TriPlaneConfig(resolution=8, channels=4, synthesis=WIDTHS),
@@ -82,42 +75,33 @@ def test_maps_select_and_count(name):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_scenes_of_a_batch_do_not_mix(name):
-    _, scene = build(name)
-    points, dirs = torch.rand(3, 9, 3) * 2 - 1, torch.randn(3, 9, 3)
-    together = scene(points, dirs)
-    for i in range(3):
-        one = slice(i, i + 1)
-        alone = scene.index(one)(points[one], dirs[one])
-        torch.testing.assert_close(alone.feature, together.feature[one], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(alone.sigma_raw, together.sigma_raw[one], atol=1e-5, rtol=1e-5)
+def test_it_conforms_to_the_contract(name):
+    check_field(CONFIGS[name])
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_density_adds_the_prior_once(name):
-    _, scene = build(name)
-    points = torch.rand(3, 9, 3) * 2 - 1
-    plain = dataclasses.replace(
-        scene, scene_cfg=dataclasses.replace(SCENE, density=DensityConfig(scale=4.0))
-    )
-    ball = 2 * (0.6 - points.norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(scene.density(points) - plain.density(points), ball)
-    dirs = torch.zeros_like(points) if scene.needs_dirs else None
-    torch.testing.assert_close(scene(points, dirs).sigma_raw, scene.density(points))
-    assert scene(points, dirs).feature.shape == (3, 9, 5)
+FAULTS = {
+    "scenes of a batch mix": lambda x: x + x.mean(dim=0, keepdim=True),
+    "different scenes": lambda x: x + torch.rand(()),
+    "no gradient reaches": torch.Tensor.detach,
+    "is not finite": lambda x: x + 0 * x.abs().mul(0).sqrt(),
+}
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_gradients_reach_every_parameter(name):
-    rep, scene = build(name)
-    o = VolumeRenderer(VolumeRendererConfig(samples_coarse=8, samples_fine=8, chunk=64))
-    out = o(scene, Cameras.orbit(3, 0.3, 3.2, 1.4), 6, draws=Draws(0))
-    assert out.feature.shape == (3, 5, 6, 6)
-    (out.feature.square().sum() + out.depth.sum()).backward()
-    missing = [
-        k for k, p in rep.named_parameters() if p.grad is None or not p.grad.isfinite().all()
-    ]
-    assert missing == []
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_check_detects_a_fault(fault, monkeypatch):
+    genuine = Voxel.forward
+
+    monkeypatch.setattr(Voxel, "forward", lambda *args: genuine(*args).map(FAULTS[fault]))
+    with pytest.raises(AssertionError, match=fault):
+        check_field(CONFIGS["voxel"])
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_the_check_detects_a_missing_or_second_prior(times, monkeypatch):
+    genuine = VoxelField.prior
+    monkeypatch.setattr(VoxelField, "prior", lambda self, points: times * genuine(self, points))
+    with pytest.raises(AssertionError, match="once"):
+        check_field(CONFIGS["voxel"])
 
 
 @pytest.mark.parametrize("name", FIELDS)
