@@ -49,7 +49,8 @@ class CpField(Field):
         coords = torch.stack([coords, torch.zeros_like(coords)], dim=1)
         read = sample_plane(rearrange(self.lines, "b a k r -> (b a) k 1 r"), coords)
         x, y, z = rearrange(read, "(b a) k n -> a b n k", a=3)
-        return x * y * z
+        product: Tensor = x * y * z
+        return product
 
     def __call__(
         self,
