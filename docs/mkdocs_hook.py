@@ -1,5 +1,6 @@
-"""Hook of mkdocs: pages of the site that are files of the root."""
+"""Hook of mkdocs: pages of the site that are files of the root, and links out of the site."""
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,7 +15,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages; their links into `docs/` become links between pages."""
     for name, page in PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
-        files.append(File.generated(config, page, content=text))
+        files.append(File.generated(config, page, content=_unlink(text, "")))
     return files
 
 
@@ -23,4 +24,9 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     up = "../" * page.file.src_uri.count("/")
     for name, target in PAGES.items():
         markdown = markdown.replace(f"]({up}../{name}", f"]({up}{target}")
-    return markdown
+    return _unlink(markdown, f"{up}../")
+
+
+def _unlink(markdown: str, root: str) -> str:
+    """Replace links to files that the site does not have by their text."""
+    return re.sub(rf"\[([^]]*)\]\({re.escape(root)}examples/[^)]*\)", r"\1", markdown)
