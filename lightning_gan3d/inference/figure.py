@@ -11,7 +11,13 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import atomic_path
 from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import FigureOptions, outputs_of
-from lightning_gan3d.inference.model import Model, open_model, output_folder, parse_seeds
+from lightning_gan3d.inference.model import (
+    Model,
+    captions,
+    open_model,
+    output_folder,
+    parse_seeds,
+)
 from lightning_gan3d.inference.pictures import Pixels, pictures
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.progress import track
@@ -25,15 +31,14 @@ def figure(references: Sequence[str], options: FigureOptions, out: Path | None =
     file = out or output_folder(references, "figures", None) / "samples.pdf"
     if file.suffix not in (".pdf", ".png", ".svg"):
         raise ConfigError(f"--out {file}: name a .pdf, .png or .svg file")
-    names = options.labels.split(",") if options.labels else []
-    if names and len(names) != len(references):
+    names = options.labels.split(",") if options.labels else captions(references)
+    if len(names) != len(references):
         raise ConfigError(
             f"labels={options.labels}: {len(references)} generators need as many names", "labels"
         )
     rows: list[tuple[str, list[Pixels]]] = []
-    for number, reference in enumerate(track(references, "generators")):
+    for name, reference in zip(names, track(references, "generators"), strict=True):
         model = open_model(reference, options, alone=len(references) == 1)
-        name = names[number] if names else model.name
         of_outputs = _rows(model, options)
         rows += [(name * (i == 0), row) for i, row in enumerate(of_outputs)]
     if not rows:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_gan3d.inference.config import GenerateOptions, outputs_of
 from lightning_gan3d.inference.inversion.targets import image_distance, read_target
 from lightning_gan3d.inference.model import (
     Model,
+    captions,
     history,
     name_of,
     open_model,
@@ -64,8 +65,8 @@ def generate(
     tiles: dict[int, list[Tile]] = {seed: [] for seed in seeds}
     scores: dict[int, float] = {}
     lines = []
-    for path, name in zip(paths, names, strict=True):
-        model = open_model(path, options, alone=len(references) == 1)
+    for path, name, caption in zip(paths, names, captions(paths), strict=True):
+        model = replace(open_model(path, options, alone=len(references) == 1), name=caption)
         folder = out / name if len(paths) > 1 else out
         own = _write(model, path, folder, options, tiles)
         # Several generators are ordered by the first, a run's checkpoints by the newest.

@@ -11,15 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lightning_gan3d.arms import Arm, arm_labels
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn_of_differences
 from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
 from lightning_gan3d.checkpoints.stored_networks import LATENT
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, to_tree
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.experiment import override
+from lightning_gan3d.experiment import load_experiment, override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
@@ -248,6 +249,22 @@ def name_of(reference: str | Path) -> str:
     if path.parent.name == "checkpoints":
         return f"{path.parent.parent.name}-{path.name}"
     return references.name_of(reference)
+
+
+def captions(paths: Sequence[str | Path]) -> list[str]:
+    """Return names for pictures: runs are named by their arms, as in reports, others as files."""
+    folders = [references.resolve(path) for path in paths]
+    names = [name_of(path) for path in paths]
+    if not all((folder / "checkpoints").is_dir() for folder in folders):
+        return names
+    configs = [load_experiment(folder / CONFIG) for folder in folders]
+    trees = [to_tree(config) for config in configs]
+    kinds = [tree["generator"]["representation"]["kind"] for tree in trees]
+    arms = [Arm(k, c.name, c.label, t) for k, c, t in zip(kinds, configs, trees, strict=True)]
+    labels = arm_labels(arms)
+    if len(set(labels)) < len(labels):
+        labels = [f"{x} seed {c.seed}" for x, c in zip(labels, configs, strict=True)]
+    return labels if len(set(labels)) == len(labels) else names
 
 
 def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:

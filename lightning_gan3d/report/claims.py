@@ -125,11 +125,10 @@ def _interval(d: Difference) -> str:
 
 def _scene_memory_grows(comparison: Comparison, kind: str) -> Iterable[Statement]:
     power, name = GROWTH[kind]
-    lead = f"Scene memory of {kind} grows with the {name} of the grid resolution"
-    if not power:
-        lead = f"Scene memory of {kind} does not grow with resolution (no grid)"
-    groups = _of(comparison, kind)
-    for group in groups:
+    for group in _of(comparison, kind):
+        lead = f"Scene memory of {group.label} grows with the {name} of the grid resolution"
+        if not power:
+            lead = f"Scene memory of {group.label} does not grow with resolution (no grid)"
         yield _growth_of(lead, group, power)
 
 
@@ -150,8 +149,8 @@ def _growth_of(lead: str, group: Group, power: int) -> Statement:
         return Statement("open", lead, f"not decided; {'; '.join(gaps)}")
     text = listed([significant(x, 3) if x else "0" for x in sorted(exponents)])
     if all(abs(x - power) <= TOLERANCE for x in exponents):
-        return Statement("holds", lead, f"{group.label}, exponent {text}")
-    return Statement("fails", lead, f"no; {group.label}, exponent {text}, not {power}")
+        return Statement("holds", lead, f"exponent {text}")
+    return Statement("fails", lead, f"no; exponent {text}, not {power}")
 
 
 def _grid_bytes(run: RunRecord) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import MetricId
-from lightning_gan3d.metric_table import Use, selected, significant
+from lightning_gan3d.metric_table import BENCHED, Use, selected, significant
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.differences import Decisions, Difference, best_labels, why_not_bold
 from lightning_gan3d.report.document import Document, compose
@@ -78,7 +78,10 @@ class ReportOptions:
             matches = [m for m in comparison.metrics if fnmatch(m.key, pattern)]
             if not matches:
                 near = difflib.get_close_matches(pattern, keys, n=3, cutoff=0.3)
-                raise ConfigError(f"--metrics {pattern}: no such metric; use {', '.join(near)}")
+                hint = f"no such metric; use {', '.join(near)}"
+                if pattern.partition(".")[0] in BENCHED:
+                    hint = "no run has it; run `gan3d bench` first"
+                raise ConfigError(f"--metrics {pattern}: {hint}")
             ids += matches
         return list(dict.fromkeys(ids))
 
@@ -188,12 +191,18 @@ def table_tex(comparison: Comparison, headline: Sequence[MetricId]) -> str:
     for group in comparison.groups:
         cells = {m: group.cell(m) for m in ids}
         texts = [_tex_cell(cell, group.label in best[m]) for m, cell in cells.items()]
-        lines.append(_tex_row([latex(group.label), *texts]))
+        mark = r"$^\dagger$" if group.why_unranked else ""
+        lines.append(_tex_row([latex(group.label) + mark, *texts]))
+        if group.why_unranked:
+            notes.append(f"% {group.label} {group.why_unranked}")
         notes += [
             f"% {group.label}, {m.key}: {' '.join(cell.why.split())}"
             for m, cell in cells.items()
             if not cell.complete
         ]
+    if any(group.why_unranked for group in comparison.groups):
+        why = r"\footnotesize $^\dagger$ Not ranked: the evaluation found it degenerate."
+        lines += ["\\midrule", f"\\multicolumn{{{len(ids) + 1}}}{{l}}{{{why}}} \\\\"]
     lines += ["\\bottomrule", "\\end{tabular}"]
     seeds = [f"% {g.label}: {_seeds(g)}" for g in comparison.groups]
     bold = [f"% {m.key}: {why}" for m in ids if (why := why_not_bold(comparison, m))]

@@ -175,7 +175,11 @@ class SweepRunner:
                     if time.monotonic() - last_heartbeat >= self.heartbeat:
                         last_heartbeat = time.monotonic()
                         for i, job in self._running.items():
-                            log.info("running    %s: %s", self.entries[i].label, job.last_line())
+                            log.info(
+                                "running    %s: %s",
+                                self.entries[i].label,
+                                job.last_line() or "starting",
+                            )
                     time.sleep(POLL)
         finally:
             for job in self._running.values():  # not empty only after an exception

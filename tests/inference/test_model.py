@@ -7,9 +7,11 @@ from kinds import KINDS
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import (
     Subject,
+    captions,
     latents,
     name_of,
     open_model,
@@ -17,6 +19,7 @@ from lightning_gan3d.inference.model import (
     parse_seeds,
 )
 from lightning_gan3d.inference.styles import along_loop, interpolated, slerp
+from lightning_gan3d.runs import write_config
 
 RENDER = RenderOptions(device="cpu")
 
@@ -166,3 +169,19 @@ def test_precision_changes_the_rounding(exports):
     difference = (images[0] - images[1]).abs()
     assert 0 < difference.max() < 0.25
     assert difference.mean() < 0.03
+
+
+def test_runs_are_named_by_their_arms_and_seeds_in_pictures(tmp_path):
+    def run(name, *overrides):
+        folder = tmp_path / name
+        (folder / "checkpoints").mkdir(parents=True)
+        write_config(folder, load_experiment("demo/voxel", overrides))
+        return folder
+
+    wide = run("b", "generator.scene.decoder.hidden_dim=48")
+    assert captions([run("a"), wide]) == ["hidden_dim 32", "hidden_dim 48"]
+    assert captions([wide, run("c", "generator.scene.decoder.hidden_dim=48", "seed=1")]) == [
+        "voxel seed 0",
+        "voxel seed 1",
+    ]
+    assert captions(["pretrained:voxel", wide]) == ["voxel", name_of(wide)]

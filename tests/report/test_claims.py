@@ -64,7 +64,18 @@ def test_claims_are_only_about_what_was_run(tmp_path):
     (claim,) = claims(Decisions(compare(find_runs([tmp_path]))))
     assert claim.verdict == "holds"
     assert claim.lead == "Scene memory of voxel grows with the cube of the grid resolution"
-    assert claim.text == f"{claim.lead}: voxel, exponent 3.00."
+    assert claim.text == f"{claim.lead}: exponent 3.00."
+
+
+def test_each_arm_has_its_own_claim_about_memory(tmp_path):
+    for label in ("8 channels", "16 channels"):
+        folder = make_run(tmp_path, "voxel", variant=f"{len(label):08x}")
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{config}label: {label}\n")
+    checked = claims(Decisions(compare(find_runs([tmp_path]))))
+    memory = [s.lead for s in checked if s.lead.startswith("Scene memory")]
+    grows = "grows with the cube of the grid resolution"
+    assert sorted(memory) == [f"Scene memory of {n} channels {grows}" for n in (16, 8)]
 
 
 def test_faster_holds_is_open_or_fails(tmp_path, runs):
@@ -125,7 +136,7 @@ def test_scene_memory_grows_as_claimed_or_the_claim_fails(tmp_path, runs, kind, 
 def test_an_mlp_that_stores_a_grid_fails_its_claim(tmp_path, runs):
     held = one(tmp_path, memory_of("nerf_mlp"))
     assert held.verdict == "holds"
-    assert "nerf_mlp, exponent 0." in held.text
+    assert "(no grid): exponent 0." in held.text
     edit(runs["nerf_mlp"], "growth.grid", note="in other words")
     assert one(tmp_path, memory_of("nerf_mlp")).verdict == "holds"
     edit(runs["nerf_mlp"], "growth.image.scene_bytes_exponent", value=2.0)

@@ -62,6 +62,11 @@ def test_one_faulty_seed_is_enough_and_the_page_says_so(tmp_path, runs):
     edit(runs["voxel"][1], "geometry.billboards", value=0.6, unit="share")
     page = make_report([tmp_path], tmp_path / "report", load_generator=lambda _: 1 / 0).read_text()
     assert "voxel is flat (geometry.billboards 60.0 %)" in page
+    table = (tmp_path / "report/table.tex").read_text()
+    assert r"voxel$^\dagger$ &" in table
+    assert r"$^\dagger$ Not ranked" in table
+    assert "% voxel is flat (geometry.billboards 60.0 %)" in table
+    assert table.count("dagger") == 2
 
 
 def test_values_of_soft_but_honest_generators_pass(tmp_path, runs):
