@@ -96,10 +96,20 @@ def read_rows(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row of plain values; NaN and infinity become null."""
+    """Append a row of plain values; NaN and infinity become null.
+
+    Raises OSError, e.g. on a full disk, and leaves the file as it was.
+    """
     plain = {k: None if v != v or v in (float("inf"), -float("inf")) else v for k, v in row.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain, allow_nan=False) + "\n")
+    data = (json.dumps(plain, allow_nan=False) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def drop_rows_after(path: Path, step: int) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -88,6 +90,16 @@ def test_bad_input_is_one_line_with_exit_code_2_and_starts_nothing(
     for fragment in fragments:
         assert fragment in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_is_one_line(capsys, tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), "few.zip")
+
+    monkeypatch.setattr("lightning_gan3d.data.synthetic.synth.make_synth", fail)
+    code, _, err = run(capsys, "data", "synth", str(tmp_path / "few.zip"))
+    assert (code, err) == (2, f"error: few.zip: {os.strerror(number)}\n")
 
 
 def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 
 import pytest
 
@@ -42,3 +44,21 @@ def test_provenance_has_versions_and_commit():
     assert set(provenance["versions"]) == {"python", "torch", "torchvision", "lightning", "numpy"}
     assert "commit" in provenance
     assert json.dumps(provenance)
+
+
+def test_a_row_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    runs.append_row(path, {"step": 1})
+    size = path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            runs.append_row(path, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.stat().st_size == size
+    runs.append_row(path, {"step": 2})
+    assert [row["step"] for row in runs.read_rows(path)] == [1, 2]

@@ -50,8 +50,7 @@ def save(
 ) -> Path:
     """Write a checkpoint by `write(directory)`, then remove all older than the newest `keep`.
 
-    Damaged ones do not count. Passes on the errors of `write`; only a temporary folder is left
-    then, which the next call removes.
+    Damaged ones do not count. Passes on the errors of `write`, and leaves nothing then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
@@ -64,9 +63,13 @@ def save(
             shutil.rmtree(target)
     temporary = folder / f"{_UNFINISHED}{os.getpid()}-{step}"
     temporary.mkdir()
-    write(temporary)
-    seal(temporary, {"step": step, **about})
-    temporary.rename(target)
+    try:
+        write(temporary)
+        seal(temporary, {"step": step, **about})
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk would stay full
+        raise
     _flush(folder)
     kept = 1
     for _, path in reversed(steps_in(folder)):

@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from lightning.pytorch.loggers import Logger
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lightning_gan3d import devices, files, runs
@@ -93,7 +94,8 @@ def depth_image(images: Images, resolution: int) -> UInt8[Tensor, "v 3 r r"] | N
 def save_png(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
     """Write an image file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.numpy()).save(path)
+    with files.atomic_path(path) as temporary:
+        Image.fromarray(image.numpy()).save(temporary, format="PNG")
 
 
 def relief(
@@ -189,6 +191,8 @@ class PeriodicActions(lightning.Callback):
         self.show_progress = show_progress
         self.stopped = False
         self._failed_saves = 0
+        self._unwritten: list[dict[str, Any]] = []
+        self._warned: set[str] = set()
         self._warnings: list[str] = []
         self._backends: dict[str, str] = {}
         self._logged = (0, 0.0)
@@ -255,16 +259,34 @@ class PeriodicActions(lightning.Callback):
         self.wandb.close(FAILED)
 
     def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:
-        """Append a row to `metrics.jsonl`."""
+        """Append a row to `metrics.jsonl`, after rows that could not be written before."""
         row = {
             "step": module.steps_done,
             "kimg": module.images_seen / 1000,
             "seconds": round(self.clock.seconds, 3),
             **values,
         }
-        runs.append_row(self.path / runs.METRICS, row)
+        self._unwritten.append(row)
+        try:
+            self._write_rows()
+        except OSError as error:
+            self._warn("metrics.jsonl", error)
         self.wandb.row(row)
-        log_row(self.loggers, row)
+        try:
+            log_row(self.loggers, row)
+        except OSError as error:
+            self._warn("the logs of trainer.loggers", error)
+
+    def _write_rows(self) -> None:
+        while self._unwritten:
+            runs.append_row(self.path / runs.METRICS, self._unwritten[0])
+            del self._unwritten[0]
+
+    def _warn(self, name: str, error: Exception) -> None:
+        """Log once for each file that it cannot be written."""
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning("warning: cannot write %s (%s); training goes on", name, error)
 
     def _log(self, module: AdversarialModule, means: dict[str, float]) -> None:
         state = module.schedule(module.steps_done - 1)
@@ -309,9 +331,12 @@ class PeriodicActions(lightning.Callback):
             if backend != self._backends.get(key):
                 log.info("%s: %s", key.replace("_", " "), backend)
         if backends != self._backends:
+            try:
+                manifest = {**runs.read_manifest(self.path), **backends}
+                files.write_json(self.path / runs.MANIFEST, manifest)
+            except OSError as error:
+                self._warn(runs.MANIFEST, error)
             self._backends = backends
-            manifest = {**runs.read_manifest(self.path), **backends}
-            files.write_json(self.path / runs.MANIFEST, manifest)
 
     def _evaluate(self, module: AdversarialModule) -> None:
         """Log the sliced Wasserstein distance of the averaged generator."""
@@ -325,17 +350,22 @@ class PeriodicActions(lightning.Callback):
         config, kimg = self.config, module.images_seen / 1000
         grid = sample_grid(module.average, self.cameras, config.logging, config.seed, module.device)
         file = self.path / "samples" / f"{kimg:010.3f}kimg.png"
-        save_png(grid, file)
+        try:
+            save_png(grid, file)
+            log_image(self.loggers, module.steps_done, file)
+        except OSError as error:
+            self._warn("sample grids", error)
+            return
         self.wandb.image(kimg, file)
-        log_image(self.loggers, module.steps_done, file)
 
     def _save(self, module: AdversarialModule, last: bool) -> None:
         """Save a checkpoint; a third failure in a row, or one at the end, stops the run."""
         folder = self.path / "checkpoints"
         try:
+            self._write_rows()  # a checkpoint without its rows would lose them
             checkpoint.save(module, self.config, folder, self.clock.seconds)
             self._failed_saves = 0
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             self._failed_saves += 1
             saved = steps_in(folder)
             newest = saved[-1][1].name if saved else "none"

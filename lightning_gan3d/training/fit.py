@@ -98,8 +98,10 @@ def train_run(
         if path in new and not (path / runs.MANIFEST).is_file():
             runs.remove_run(path, new)
         raise
-    except (PermissionError, NotADirectoryError) as error:
-        raise ConfigError(f"{path}: cannot be written ({error}); choose another --root") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error}); free space, or choose another --root"
+        ) from error
 
 
 def fit(session: Session) -> int:
@@ -182,6 +184,9 @@ def _failure(error: Exception, batch: int, microbatch: int) -> int:
     if isinstance(error, CannotSave):
         log.error(f"stopped: cannot save checkpoints ({error}); free space, then run it again")
         return STOPPED
+    if isinstance(error, OSError):
+        log.error(f"stopped: {type(error).__name__}: {error}; the same command continues")
+        return STOPPED
     if "DataLoader worker" in str(error):
         log.error(
             "stopped: a data loader process died; lower data.num_workers or enlarge /dev/shm; "
@@ -208,6 +213,9 @@ def _evaluate(session: Session) -> int:
             log_evaluation(session.config, session.path, evaluation.metrics)
         except KeyboardInterrupt:
             log.info("stopped: trained, but not evaluated; the same command continues")
+            return STOPPED
+        except OSError as error:
+            log.error(f"stopped: trained, but not evaluated: {error}; the same command continues")
             return STOPPED
         except Exception as error:
             log.error(f"failed: trained, but not evaluated: {type(error).__name__}: {error}")

@@ -73,6 +73,16 @@ def test_checkpoints_that_cannot_be_read_are_an_error_and_stay(tmp_path):
     assert [s for s, _ in store.steps_in(tmp_path)] == [1, 2]
 
 
+def test_a_failed_save_leaves_nothing(tmp_path):
+    def write(directory):
+        content(1)(directory)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        store.save(tmp_path, 1, write, {}, keep=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_saving_a_step_again_keeps_it_unless_damaged(tmp_path):
     first = save(tmp_path, 4)
     stamp = (first / "weights").stat().st_mtime_ns

@@ -12,15 +12,17 @@ import av
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
-from lightning_gan3d.checkpoints import store
+from lightning_gan3d import files, runs
+from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.evaluate_target import Evaluation
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.runs import Run, run_path
-from lightning_gan3d.training import checkpoint, losses
+from lightning_gan3d.training import callbacks, checkpoint, losses
 from lightning_gan3d.training.fit import plan, train_run
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.processes import run_lock
@@ -265,6 +267,55 @@ def test_a_run_survives_one_failed_save_and_stops_after_three(tiny, start, monke
     assert code == 75
     assert "stopped: cannot save checkpoints" in log
     assert [s for s, _ in store.steps_in(path / "checkpoints")] == [2]
+
+
+def test_a_full_disk_is_warned_of_once_and_loses_no_row(tiny, start, monkeypatch):
+    wrote, stored, saved = [], runs.append_row, stored_networks.save_network
+
+    def append(path, row):
+        wrote.append(row["step"])
+        if 2 <= len(wrote) <= 4:
+            raise OSError(28, "No space left on device")
+        stored(path, row)
+
+    def save(directory, kind, *arguments):
+        saved(directory, kind, *arguments)
+        if kind == "discriminator" and len(wrote) < 6:
+            raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(runs, "append_row", append)
+    monkeypatch.setattr(stored_networks, "save_network", save)
+    monkeypatch.setattr(
+        callbacks, "save_png", lambda *_: (_ for _ in ()).throw(OSError(28, "No space"))
+    )
+    code, path, log = start(tiny("training.snapshot_kimg=0.016", "training.sample_kimg=0.016"))
+    assert code == 0
+    assert [row["step"] for row in Run(path).metrics()] == [2, 4, 6, 8]
+    assert log.count("cannot write metrics.jsonl ([Errno 28]") == 1
+    assert log.count("cannot write sample grids") == 1
+    assert log.count("cannot save step") == 2
+    names = sorted(p.name for p in (path / "checkpoints").iterdir())
+    assert names == [store.name_of(6), store.name_of(8)]
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "manifest.json"])
+def test_a_disk_that_is_full_at_the_start_is_no_traceback(tiny, start, monkeypatch, file):
+    genuine = files.write_text
+
+    def write(path, text):
+        if path.name == file:
+            raise OSError(28, "No space left on device", str(path))
+        genuine(path, text)
+
+    for module in (files, runs):
+        monkeypatch.setattr(module, "write_text", write)
+    try:
+        code, _, log = start(tiny())
+    except ConfigError as error:
+        code, log = error.exit_code, str(error)
+    assert code == (2 if file == "config.yaml" else 75)
+    assert "No space left on device" in log
+    assert "Traceback" not in log
 
 
 def test_a_directory_has_one_process_at_a_time(tiny, start, tmp_path):
