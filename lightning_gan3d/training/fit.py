@@ -71,7 +71,7 @@ def train_run(
     new = runs.missing_folders(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with run_lock(path):
+        with run_lock(path) as lock:
             if runs.read_manifest(path).get("finished"):
                 log.info("%s: already finished", path)
                 return DONE
@@ -87,7 +87,7 @@ def train_run(
                 code = fit(session)
             else:
                 open_data(session)  # to raise errors once, not in each process
-                code = run_processes(fit, (session,), training.devices)
+                code = run_processes(fit, (session,), training.devices, lock=lock)
             if code == DONE and evaluate:
                 code = _evaluate(session)
             if code == DONE:

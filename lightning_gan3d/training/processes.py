@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import reduction
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -95,9 +97,25 @@ class StopRequest(SignalHandler):
         self.reason = signal.Signals(number).name
 
 
+class InheritedFile:
+    """An open file that child processes inherit, with its lock."""
+
+    def __init__(self, number: int) -> None:
+        """`number`: of the open file."""
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Duplicate the file for a process that is being started."""
+        return _inherit, (reduction.DupFd(self._number),)
+
+
+def _inherit(duplicate: Any) -> InheritedFile:
+    return InheritedFile(duplicate.detach())
+
+
 @contextmanager
-def run_lock(path: Path) -> Iterator[None]:
-    """Lock a run directory for this process. The system unlocks it if the process dies."""
+def run_lock(path: Path) -> Iterator[InheritedFile]:
+    """Lock a run directory until this process and those that inherit the lock have ended."""
     with (path / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,22 +128,27 @@ def run_lock(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        yield InheritedFile(file.fileno())
 
 
 def run_processes(
-    target: Callable[..., int], arguments: tuple[Any, ...], num: int, method: str = "spawn"
+    target: Callable[..., int],
+    arguments: tuple[Any, ...],
+    num: int,
+    method: str = "spawn",
+    lock: InheritedFile | None = None,
 ) -> int:
     """Run `target(*arguments)` in `num` processes with their ranks; return the exit code.
 
-    Stop signals are forwarded to all. If one process fails, the others are terminated.
+    Stop signals are forwarded to all. If one process fails, the others are terminated; if this one
+    is killed, all end. They hold `lock` as long as they live.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     children = start_processes(  # type: ignore[no-untyped-call]  # torch
-        _child, (target, arguments, num, port), num, join=False, start_method=method
+        _child, (target, arguments, num, port, lock), num, join=False, start_method=method
     )
 
     def forward(_: int) -> None:
@@ -146,8 +169,15 @@ def run_processes(
 
 
 def _child(
-    rank: int, target: Callable[..., int], arguments: tuple[Any, ...], num: int, port: int
+    rank: int,
+    target: Callable[..., int],
+    arguments: tuple[Any, ...],
+    num: int,
+    port: int,
+    lock: InheritedFile | None,
 ) -> None:
+    del lock  # its file stays open
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A terminal's Ctrl-C reaches children too: they stop by the parent's SIGTERM alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(
@@ -161,6 +191,13 @@ def _child(
     )
     print_log()
     raise SystemExit(target(*arguments))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(STOPPED)
 
 
 def local_rank() -> int:

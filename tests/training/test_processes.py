@@ -76,6 +76,50 @@ def test_a_run_is_locked_until_the_process_ends(tmp_path):
         pass
 
 
+def waits(folder):
+    (folder / f"rank{local_rank()}").write_text(str(os.getpid()))
+    time.sleep(600)
+    return 0
+
+
+def launches(folder):
+    with run_lock(folder) as lock:
+        run_processes(waits, (folder,), 2, "forkserver", lock)
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_locked(folder):
+    try:
+        with run_lock(folder):
+            return False
+    except ConfigError:
+        return True
+
+
+def test_ranks_end_with_a_killed_launcher_and_hold_its_lock_until_then(tmp_path):
+    code = (
+        f"import pathlib, sys; sys.path[:0] = {sys.path}; import test_processes;"
+        f"test_processes.launches(pathlib.Path({str(tmp_path)!r}))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    until(lambda: len([f for f in tmp_path.glob("rank*") if f.read_text()]) == 2)
+    pids = [int(file.read_text()) for file in tmp_path.glob("rank*")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    launcher.kill()
+    launcher.wait()
+    assert is_locked(tmp_path)  # by stopped ranks, which could go on writing
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: not is_locked(tmp_path))
+
+
 def test_a_second_ctrl_c_interrupts_and_handlers_are_restored():
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
