@@ -234,7 +234,9 @@ class PeriodicActions(lightning.Callback):
         broken = module.gate.broken()
         if broken:
             raise NonFiniteGradient(*broken)
-        means = module.meter.read() if logs or stopping else None  # of all processes
+        means = module.meter.read() if logs else None  # of all processes
+        if saves:
+            module.meter.share()
         if rank() == 0:
             if means is not None:
                 self._log(module, means)

@@ -56,21 +56,36 @@ class Meter:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._device = torch.device("cpu")
 
     def add(self, name: str, value: Float[Tensor, ""]) -> None:
         """Add one value."""
-        value = value.detach()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        value, self._device = value.detach(), value.device
+        before = self._sums.get(name)
+        self._sums[name] = value if before is None else before.to(value.device) + value
         self._counts[name] = self._counts.get(name, 0) + 1
+
+    def share(self) -> None:
+        """Give all processes the same sums, those of a checkpoint; the means stay as they are."""
+        if world_size() > 1 and self._sums:
+            sums = torch.stack([x.to(self._device) for x in self._sums.values()])
+            dist.all_reduce(sums)
+            self._sums = dict(zip(self._sums, sums / world_size(), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs to log the same means."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore `state`."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def read(self) -> dict[str, float]:
         """Return the means over steps and processes, and reset."""
         if not self._sums:
             return {}
+        self.share()
         names = list(self._sums)
-        means = torch.stack([self._sums[n] / self._counts[n] for n in names])
-        if world_size() > 1:
-            dist.all_reduce(means)
-            means /= world_size()
+        means = torch.stack([self._sums[n].to(self._device) / self._counts[n] for n in names])
         self._sums, self._counts = {}, {}
         return dict(zip(names, means.tolist(), strict=True))

@@ -362,6 +362,7 @@ class AdversarialModule(lightning.LightningModule):
             "augment": {**self.augment.state_dict(), "sign_sum": self.sign_sum},
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
+            "meter": self.meter.state(),
         }
 
     def load_training_state(self, state: dict[str, dict[str, Any]], step: int) -> None:
@@ -371,6 +372,8 @@ class AdversarialModule(lightning.LightningModule):
         self.augment.load_state_dict(augment)
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        if "meter" in state:  # not in earlier checkpoints
+            self.meter.load(state["meter"])
         self.steps_done = step
 
 
