@@ -10,7 +10,7 @@ import typer
 from lightning_gan3d.config import ConfigError, UserError, split_overrides
 from lightning_gan3d.inference.commands import app as inference_app
 from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
-from lightning_gan3d.progress import working
+from lightning_gan3d.progress import spinner
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _load(file: str, overrides: Sequence[str] | None) -> "ExperimentConfig":
     from lightning_gan3d.presets import find_file
 
     path = find_file(file)
-    with working("loading"):
+    with spinner("loading"):
         from lightning_gan3d.experiment import load_experiment
 
         return load_experiment(path, overrides or [])
@@ -222,7 +222,7 @@ def evaluate(
         raise ConfigError("evaluate: give a run directory, or --self-test")
     if out is not None and len(runs) > 1:
         raise ConfigError(f"--out {out}: is the folder of one evaluation; give one run")
-    with working("loading"):
+    with spinner("loading"):
         from lightning_gan3d.metrics.evaluate import evaluate as compute_metrics
         from lightning_gan3d.metrics.evaluate_target import open_target
         from lightning_gan3d.metrics.process_group import process_group

@@ -30,7 +30,7 @@ def counting(
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
+def spinner(text: str) -> Iterator[None]:
     """Show a text and a spinner, e.g. while torch is imported."""
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning_gan3d.config import ConfigError
 
 Group = Literal["representations", "renderers"]
+AnyGroup = Literal[Group, "callbacks", "loggers"]
 Plugin = tuple[type, type]
 """The configuration dataclass, and the class built from it."""
 
@@ -23,7 +24,7 @@ def own(group: Group) -> dict[str, Plugin]:
     return RENDERERS
 
 
-def external(group: str) -> dict[str, EntryPoint]:
+def external(group: AnyGroup) -> dict[str, EntryPoint]:
     """Return the entry points of other installed packages, not yet loaded."""
     return {e.name: e for e in entry_points(group=f"lightning_gan3d.{group}")}
 
@@ -52,7 +53,7 @@ def find(group: Group, name: str) -> Plugin:
     return plugin[0], plugin[1]
 
 
-def unknown(group: str, name: str, known: Sequence[str]) -> ConfigError:
+def unknown(group: AnyGroup, name: str, known: Sequence[str]) -> ConfigError:
     """Return the error for a name that is not among the known ones."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""

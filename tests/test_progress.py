@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_gan3d.progress import counting, track, working
+from lightning_gan3d.progress import counting, spinner, track
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -38,7 +38,7 @@ def test_bars_may_contain_bars_and_end_with_an_error(capsys, monkeypatch):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_spinner_is_shown_on_a_terminal_only(capsys, monkeypatch, terminal):
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
-    with working("loading"):
+    with spinner("loading"):
         pass
     shown = capsys.readouterr()
     assert ("loading" in shown.err) == terminal

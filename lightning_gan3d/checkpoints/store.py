@@ -27,7 +27,7 @@ class CheckpointError(ConfigError):
 
 
 class OtherSchema(CheckpointError):
-    """A checkpoint of another version: whole, but not readable here."""
+    """An intact checkpoint with another schema version; this version cannot read it."""
 
 
 def name_of(step: int) -> str:
@@ -137,7 +137,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """Return the newest checkpoint that verifies; None if the folder holds none.
 
     `warn` is called for each damaged one. Raises `CheckpointError` if all are damaged, or if the
-    newest that is whole was written by another version.
+    newest intact one was written by another version.
     """
     steps = steps_in(folder)
     for _, path in reversed(steps):
@@ -150,8 +150,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
             warn(f"ignored a damaged checkpoint: {error}")
     if steps:
         raise CheckpointError(
-            f"{folder}: all {len(steps)} checkpoint(s) are damaged; move the folder away to start "
-            "again from step 0"
+            f"{folder}: all {len(steps)} checkpoint(s) are damaged; a training starts again from "
+            "step 0 if the folder is moved away"
         )
     return None
 

@@ -253,18 +253,18 @@ def name_of(reference: str | Path) -> str:
 
 def captions(paths: Sequence[str | Path]) -> list[str]:
     """Return names for pictures: runs are named by their arms, as in reports, others as files."""
-    folders = [references.resolve(path) for path in paths]
     names = [name_of(path) for path in paths]
-    if not all((folder / "checkpoints").is_dir() for folder in folders):
-        return names
-    configs = [load_experiment(folder / CONFIG) for folder in folders]
+    folders = [references.resolve(path) for path in paths]
+    of_runs = [i for i, folder in enumerate(folders) if (folder / "checkpoints").is_dir()]
+    configs = [load_experiment(folders[i] / CONFIG) for i in of_runs]
     trees = [to_tree(config) for config in configs]
     kinds = [tree["generator"]["representation"]["kind"] for tree in trees]
     arms = [Arm(k, c.name, c.label, t) for k, c, t in zip(kinds, configs, trees, strict=True)]
     labels = arm_labels(arms)
     if len(set(labels)) < len(labels):
         labels = [f"{x} seed {c.seed}" for x, c in zip(labels, configs, strict=True)]
-    return labels if len(set(labels)) == len(labels) else names
+    captions = dict(enumerate(names)) | dict(zip(of_runs, labels, strict=True))
+    return list(captions.values()) if len(set(captions.values())) == len(names) else names
 
 
 def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:

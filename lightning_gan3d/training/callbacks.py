@@ -45,6 +45,8 @@ from lightning_gan3d.training.wandb_logger import WandbLogger
 
 FLAT, EMPTY, FULL = 0.01, 0.02, 0.98
 FOREGROUND, MIN_PIXELS = 0.5, 16
+CALLBACK = "trainer.max_time or a callback"
+"""Reason of a stop."""
 
 
 def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras:
@@ -201,6 +203,8 @@ class PeriodicActions(lightning.Callback):
         """Start the clock, and replace Lightning's signal handlers by ours."""
         self.stop.install()
         self.loggers = trainer.loggers
+        # Callbacks log by this counter, which starts at 0 after a resume.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = module.steps_done
         self.agreement = Agreement()
         self._logged = (module.images_seen, self.clock.seconds)
         if rank() == 0 and module.steps_done == 0 and self.config.training.sample_kimg > 0:
@@ -220,7 +224,7 @@ class PeriodicActions(lightning.Callback):
         before = after - training.batch
         last = module.steps_done >= training.num_steps
         if trainer.should_stop and self.stop.reason is None:
-            self.stop.reason = "trainer.max_time or a callback"
+            self.stop.reason = CALLBACK
         stopping = self.agreement.any(self.stop.reason is not None) and not last
 
         def due(kimg: float) -> bool:
@@ -251,8 +255,13 @@ class PeriodicActions(lightning.Callback):
         self.clock.start()
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        """Close the W&B run."""
-        del trainer, module
+        """Save if a callback stopped the trainer after the last action; close the W&B run."""
+        del trainer
+        if module.steps_done < self.config.training.num_steps and not self.stopped:
+            self.stopped, self.stop.reason = True, CALLBACK
+            module.meter.share()
+            if rank() == 0:
+                self._save(module, last=False)
         self.wandb.close(STOPPED if self.stopped else DONE)
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:

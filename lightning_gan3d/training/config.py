@@ -256,7 +256,7 @@ class LoggingConfig:
     wandb_videos: Annotated[int, Ge(0)] = 4
     """Latents whose orbits are logged as videos after the training, with depth. 0: none."""
     wandb_checkpoint: bool = False
-    """Upload the trained networks as an artifact."""
+    """Upload the averaged generator as an artifact, as `gan3d export` writes it."""
 
 
 @dataclass(frozen=True)
@@ -264,20 +264,24 @@ class TrainerConfig:
     """Options of Lightning's Trainer; its length, devices and precision are in `training`."""
 
     max_time: str | None = None
-    """Save and stop after this time, DD:HH:MM:SS; the same command continues. None: no limit."""
+    """Save and stop after this time of training, DD:HH:MM:SS, without loading and evaluation; the
+    same command continues. None: no limit."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     """Lightning's profiler; it writes `fit-profile*` into the run directory."""
     callbacks: tuple[str, ...] = ()
-    """Lightning's callbacks, by class (`LearningRateMonitor`), or those of other packages, by entry
-    point of the group `lightning_gan3d.callbacks`; called without arguments."""
+    """`LearningRateMonitor`, `DeviceStatsMonitor`, or those of other packages, by entry point of
+    the group `lightning_gan3d.callbacks`; called without arguments."""
     loggers: tuple[str, ...] = ()
     """`csv`, `tensorboard`, or those of other packages, by entry point of the group
-    `lightning_gan3d.loggers`; called with the configuration and the run directory."""
+    `lightning_gan3d.loggers`; called on rank 0 with the configuration and the run directory."""
 
     def __post_init__(self) -> None:
         """Check the time."""
-        if self.max_time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
+        time = self.max_time
+        if time is not None and not (
+            re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time) and set(time) - set("0:")
+        ):
             raise ConfigError(
-                f"trainer.max_time={self.max_time}: use DD:HH:MM:SS, e.g. 00:12:00:00",
+                f"trainer.max_time={time}: use a time above 0, DD:HH:MM:SS, e.g. 00:12:00:00",
                 field="max_time",
             )

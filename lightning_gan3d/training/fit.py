@@ -41,7 +41,7 @@ from lightning_gan3d.training.processes import (
     run_processes,
 )
 from lightning_gan3d.training.trainer_plugins import (
-    check_names,
+    check_trainer,
     log_evaluation,
     make_callbacks,
     make_loggers,
@@ -126,7 +126,7 @@ def fit(session: Session) -> int:
             main = local_rank() == 0
             if main:
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
-            loggers = make_loggers(config, session.path, main)
+            loggers = make_loggers(config, session.path, module.steps_done) if main else []
             if main:
                 manifest = {**describe(session, data, module), **files.provenance(session.command)}
                 if source is not None:
@@ -146,7 +146,7 @@ def fit(session: Session) -> int:
                 max_epochs=1,
                 limit_train_batches=training.num_steps - module.steps_done,
                 callbacks=[*callbacks, actions],
-                logger=loggers,
+                logger=loggers or False,
                 profiler=make_profiler(config.trainer, session.path),
                 log_every_n_steps=max(1, round(training.log_kimg * 1000 / training.batch)),
                 enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
@@ -208,7 +208,7 @@ def _evaluate(session: Session) -> int:
             wandb = WandbLogger(session.config, session.path)
             wandb.evaluation(evaluation.metrics)
             wandb.orbits(session.path)
-            wandb.checkpoint(store.newest(session.path / "checkpoints", log.warning))
+            wandb.checkpoint(session.path)
             wandb.close(DONE)
             log_evaluation(session.config, session.path, evaluation.metrics)
         except KeyboardInterrupt:
@@ -241,8 +241,8 @@ def open_data(session: Session) -> DataModule:
 
 
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
-    """Check across the configuration's parts, and names of callbacks and loggers."""
-    check_names(config.trainer)
+    """Reject options that cannot work: of the trainer, of resolutions, of a 2D generator."""
+    check_trainer(config.trainer)
     generator = config.generator
     if generator.view_in_label and generator.mapping.condition == "none":
         raise ConfigError(

@@ -1,13 +1,13 @@
 """Lightning's callbacks, loggers and profilers, by the names in `trainer`."""
 
-import shutil
+import csv
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
@@ -17,7 +17,6 @@ from lightning.pytorch.profilers import (
 )
 from PIL import Image
 
-from lightning_gan3d import runs
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.metric import Metric
@@ -25,25 +24,33 @@ from lightning_gan3d.registry import external, unknown
 from lightning_gan3d.training.config import TrainerConfig
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-KNOWN: dict[str, dict[str, Callable[..., Any]]] = {
-    "callbacks": {name: getattr(lightning_callbacks, name) for name in lightning_callbacks.__all__},
-    "loggers": {"csv": CSVLogger, "tensorboard": TensorBoardLogger},
-}
+CALLBACKS = {"LearningRateMonitor": LearningRateMonitor, "DeviceStatsMonitor": DeviceStatsMonitor}
+"""Lightning's callbacks that work without arguments and with manual optimisation."""
+LOGGERS = ("csv", "tensorboard")
 
 
-def check_names(trainer: TrainerConfig) -> None:
-    """Check that callbacks and loggers exist."""
-    for group, names in (("callbacks", trainer.callbacks), ("loggers", trainer.loggers)):
-        known = [*KNOWN[group], *external(group)]
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"trainer.{group}: {unknown(group, name, known)}")
+def check_trainer(trainer: TrainerConfig) -> None:
+    """Check that callbacks and loggers exist and that their packages are installed."""
+    make_callbacks(trainer)
+    monitors = [name for name in trainer.callbacks if name in CALLBACKS]
+    if monitors and not trainer.loggers:
+        raise ConfigError(f"trainer.callbacks: {monitors[0]} needs trainer.loggers, e.g. [csv]")
+    if "DeviceStatsMonitor" in monitors and find_spec("psutil") is None:
+        raise ConfigError("trainer.callbacks: DeviceStatsMonitor needs pip install psutil")
+    for name in trainer.loggers:
+        if name not in LOGGERS:
+            _load("loggers", name, LOGGERS)
+        elif name == "tensorboard" and find_spec("tensorboard") is None:
+            raise ConfigError(
+                "trainer.loggers: tensorboard needs pip install 'lightning-gan3d[tensorboard]'"
+            )
 
 
 def make_callbacks(trainer: TrainerConfig) -> list[Callback]:
     """Build the time limit and the callbacks."""
     timer = [] if trainer.max_time is None else [Timer(trainer.max_time)]
-    return [*timer, *(_make("callbacks", name) for name in trainer.callbacks)]
+    others = [CALLBACKS.get(n) or _load("callbacks", n, [*CALLBACKS]) for n in trainer.callbacks]
+    return [*timer, *(_build("callbacks", make) for make in others)]
 
 
 def make_profiler(trainer: TrainerConfig, path: Path) -> Profiler | None:
@@ -54,33 +61,33 @@ def make_profiler(trainer: TrainerConfig, path: Path) -> Profiler | None:
     return profiler
 
 
-def make_loggers(config: ExperimentConfig, path: Path, main: bool = True) -> list[Logger]:
-    """Build the loggers. `main`: on rank 0.
-
-    CSV and TensorBoard files are written anew from `metrics.jsonl` and the sample grids, so that
-    they hold each row once after a resume.
-    """
+def make_loggers(config: ExperimentConfig, path: Path, step: int) -> list[Logger]:
+    """Build the loggers of rank 0. Their files continue after `step`; later rows are dropped."""
     loggers: list[Logger] = []
     for name in config.trainer.loggers:
-        if name in KNOWN["loggers"]:
-            if main:
-                shutil.rmtree(path / name, ignore_errors=True)
-            loggers.append(_make("loggers", name, path, name="", version=name))
+        if name == "csv":
+            loggers.append(_continued_csv(path, step))
+        elif name == "tensorboard":
+            purge = step + 1 if step else None
+            loggers.append(TensorBoardLogger(path, name="", version=name, purge_step=purge))
         else:
-            loggers.append(_make("loggers", name, config, path))
-    if main:
-        _replay([x for x in loggers if isinstance(x, CSVLogger | TensorBoardLogger)], config, path)
+            loggers.append(_build("loggers", _load("loggers", name, LOGGERS), config, path))
     return loggers
 
 
-def _replay(loggers: Sequence[Logger], config: ExperimentConfig, path: Path) -> None:
-    rows = list(runs.read_rows(path / runs.METRICS))
+def _continued_csv(path: Path, step: int) -> CSVLogger:
+    """Build a CSV logger; Lightning's removes an earlier file, so its rows are written again."""
+    file = path / "csv/metrics.csv"
+    rows: list[dict[str, str]] = []
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    logger = CSVLogger(path, name="", version="csv")
     for row in rows:
-        log_row(loggers, row)
-    for file in sorted((path / "samples").glob("*kimg.png")):
-        step = round(1000 * float(file.stem.removesuffix("kimg")) / config.training.batch)
-        if rows and step <= rows[-1]["step"]:
-            log_image(loggers, step, file)
+        if float(row["step"]) <= step:
+            values: dict[str, Any] = {k: float(v) for k, v in row.items() if v and k != "step"}
+            logger.log_metrics(values, step=int(float(row["step"])))
+    return logger
 
 
 def log_row(loggers: Sequence[Logger], row: Mapping[str, Any]) -> None:
@@ -101,22 +108,34 @@ def log_image(loggers: Sequence[Logger], step: int, file: Path) -> None:
 
 def log_evaluation(config: ExperimentConfig, path: Path, metrics: Sequence[Metric]) -> None:
     """Add the metrics of the evaluation to all loggers, by their keys."""
-    loggers = make_loggers(config, path)
+    step = config.training.num_steps
+    loggers = make_loggers(config, path, step)
     values = {m.key: m.value for m in metrics if m.value is not None and m.at is None}
-    log_row(loggers, {"step": config.training.num_steps, **values})
+    log_row(loggers, {"step": step, **values})
     for logger in loggers:
         logger.finalize("success")
 
 
-def _make(group: str, name: str, /, *arguments: Any, **options: Any) -> Any:
-    """Call the class or function of a name."""
+def _load(
+    group: Literal["callbacks", "loggers"], name: str, known: Sequence[str]
+) -> Callable[..., Any]:
+    """Return the class or function of an entry point."""
+    points = external(group)
+    if name not in points:
+        raise ConfigError(f"trainer.{group}: {unknown(group, name, [*known, *points])}")
     try:
-        make = KNOWN[group][name] if name in KNOWN[group] else external(group)[name].load()
-        return make(*arguments, **options)
-    except ModuleNotFoundError as error:
-        package = f"lightning-gan3d[{name}]" if name in KNOWN[group] else str(error.name)
-        raise ConfigError(f"trainer.{group}: {name} needs pip install '{package}'") from None
+        return points[name].load()  # type: ignore[no-any-return]  # of an entry point
     except Exception as error:
         raise ConfigError(
-            f"trainer.{group}: {name} cannot be made ({type(error).__name__}: {error})"
+            f"trainer.{group}: {name} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _build(group: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return make(*arguments)
+    except Exception as error:
+        name = getattr(make, "__name__", make)
+        raise ConfigError(
+            f"trainer.{group}: {name} cannot be built ({type(error).__name__}: {error})"
         ) from error

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d import runs
+from lightning_gan3d.checkpoints.load import export_generator
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.metric import Metric
 from lightning_gan3d.metric_table import Use, describe, order, selected
@@ -22,6 +24,8 @@ TILE = 128
 """Side of an image of a sample grid in pixels, at least."""
 ORBIT = 60
 """Frames of an orbit."""
+UPLOAD = 3600.0
+"""Seconds to wait for the upload of videos and artifacts."""
 PATIENCE = 5.0
 """Seconds to wait beyond `logging.wandb_timeout`."""
 
@@ -36,6 +40,7 @@ class WandbLogger:
     def __init__(self, config: ExperimentConfig, path: Path, enabled: bool = True) -> None:
         """Start the W&B run, or continue the one with the same id."""
         self._run: Any = None
+        self._uploads = False
         self._wandb: Any = None
         self._logging, self._seed = config.logging, config.seed
         self._enabled = False
@@ -50,7 +55,7 @@ class WandbLogger:
             return
         self._enabled, self._wandb = True, wandb
         tree = cfg.to_tree(config)
-        del tree["data"]["path"]
+        del tree["data"]["path"], tree["init_from"]["path"]
 
         # An agent of `wandb sweep` has chosen an id for its run.
         own_id = (
@@ -143,32 +148,40 @@ class WandbLogger:
         except Exception as error:
             log.warning("warning: no videos for W&B (%s: %s)", type(error).__name__, error)
             return
-        videos = {
-            f"orbit/seed {seed}": self._wandb.Video(
-                str(path / f"videos/seed{seed:04d}.{suffix}"), format=suffix
-            )
-            for seed in range(num)
-        }
-        self._try("log", lambda: self._run.log(videos))
 
-    def checkpoint(self, folder: Path | None) -> None:
-        """Upload a checkpoint as an artifact, if `logging.wandb_checkpoint`."""
-        if not self._logging.wandb_checkpoint or folder is None:
+        def log_videos() -> None:
+            files = {seed: path / f"videos/seed{seed:04d}.{suffix}" for seed in range(num)}
+            self._run.log(
+                {
+                    f"orbit/seed {seed}": self._wandb.Video(str(file), format=suffix)
+                    for seed, file in files.items()
+                }
+            )
+
+        self._try("log", log_videos)
+        self._uploads = True
+
+    def checkpoint(self, path: Path) -> None:
+        """Upload the averaged generator of a run as an artifact, if `logging.wandb_checkpoint`."""
+        if not self._logging.wandb_checkpoint:
             return
 
         def upload() -> None:
             artifact = self._wandb.Artifact(re.sub(r"[^\w.-]", "_", self._run.id), type="model")
-            artifact.add_dir(str(folder))
+            with tempfile.TemporaryDirectory() as folder:
+                artifact.add_dir(str(export_generator(path, Path(folder) / "generator")))
             self._run.log_artifact(artifact)
 
         self._try("log_artifact", upload)
+        self._uploads = True
 
     def close(self, exit_code: int) -> None:
         """Finish the W&B run. Offline runs stay in the run directory, for `wandb sync`."""
-        self._try("finish", lambda: self._run.finish(exit_code=exit_code))
+        finish = UPLOAD if self._uploads else None
+        self._try("finish", lambda: self._run.finish(exit_code=exit_code), finish)
         self._enabled = False
 
-    def _try(self, name: str, action: Callable[[], Any]) -> Any:
+    def _try(self, name: str, action: Callable[[], Any], timeout: float | None = None) -> Any:
         """Run in a thread, and abandon it after the timeout: some network calls never return."""
         if not self._enabled:
             return None
@@ -182,7 +195,7 @@ class WandbLogger:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        timeout = self._logging.wandb_timeout + PATIENCE
+        timeout = timeout or self._logging.wandb_timeout + PATIENCE
         # Offline, nothing waits for a network, and a busy disk is no reason to stop logging.
         thread.join(None if self._logging.wandb == "offline" else timeout)
         if "value" in outcome:

@@ -184,4 +184,9 @@ def test_runs_are_named_by_their_arms_and_seeds_in_pictures(tmp_path):
         "voxel seed 0",
         "voxel seed 1",
     ]
-    assert captions(["pretrained:voxel", wide]) == ["voxel", name_of(wide)]
+    assert captions([tmp_path / "a", "pretrained:image2d", wide]) == [
+        "hidden_dim 32",
+        "image2d",
+        "hidden_dim 48",
+    ]
+    assert captions(["pretrained:voxel", wide]) == ["voxel", name_of(wide)]  # both are "voxel"

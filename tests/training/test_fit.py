@@ -413,7 +413,9 @@ class FakeArtifact:
         self.name = name
 
     def add_dir(self, folder):
-        self.files = sorted(p.name for p in Path(folder).iterdir())
+        self.files = {
+            p.name: p.read_bytes().decode(errors="replace") for p in Path(folder).iterdir()
+        }
 
 
 @pytest.mark.parametrize("fault", [None, "init", "log", "hangs"])
@@ -473,19 +475,23 @@ def test_offline_wandb_has_time_and_the_evaluation_becomes_its_summary(tiny, tmp
     assert len(fake.rows[-1]["headline"]) == 3
 
 
-def test_wandb_gets_orbits_and_by_choice_the_checkpoint(tiny, start, monkeypatch):
+def test_wandb_gets_orbits_and_by_choice_the_generator(tiny, start, monkeypatch):
     fake = FakeWandb(None)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     options = ("logging.wandb=offline", "logging.wandb_videos=2", "training.kimg=0.016")
     code, path, _ = start(tiny(*options))
     assert code == 0
-    newest = store.newest(path / "checkpoints", print)
-    WandbLogger(tiny(*options), path).checkpoint(newest)
+    WandbLogger(tiny(*options), path).checkpoint(path)
     assert not fake.artifacts
     logger = WandbLogger(tiny(*options, "logging.wandb_checkpoint=true"), path)
-    logger.checkpoint(newest)
+    logger.checkpoint(path)
     assert [a.name for a in fake.artifacts] == ["tiny_run"]
-    assert "generator.safetensors" in fake.artifacts[0].files
+    assert set(fake.artifacts[0].files) == {
+        "checkpoint.json",
+        "config.yaml",
+        "generator.safetensors",
+    }
+    assert "tiny.zip" not in fake.artifacts[0].files["config.yaml"]
     logger.orbits(path)
     videos = fake.rows[-1]
     assert list(videos) == ["orbit/seed 0", "orbit/seed 1"]
@@ -494,10 +500,38 @@ def test_wandb_gets_orbits_and_by_choice_the_checkpoint(tiny, start, monkeypatch
         assert (stream.width, stream.height, stream.frames) == (256, 128, 60)
 
 
-def test_a_failed_video_is_a_warning(tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(None))
+@pytest.mark.parametrize("fault", ["rendering", "W&B"])
+def test_a_failed_video_is_a_warning(tiny, tmp_path, monkeypatch, caplog, fault):
+    fake = FakeWandb(None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    (tmp_path / "manifest.json").write_text('{"resolution": 16}')
+
+    def fail(*_, **__):
+        raise ValueError("broken")
+
+    if fault == "W&B":
+        fake.Video = fail
+    target = "lightning_gan3d.inference.video.video"
+    monkeypatch.setattr(target, fail if fault == "rendering" else lambda *_: "")
     WandbLogger(tiny("logging.wandb=offline"), tmp_path).orbits(tmp_path)
-    assert "warning: no videos for W&B (KeyError" in caplog.text
+    assert "(ValueError: broken)" in caplog.text
+
+
+@pytest.mark.parametrize("uploads", [False, True])
+def test_the_end_waits_for_uploads_only(tiny, tmp_path, monkeypatch, uploads):
+    fake = FakeWandb(None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr("lightning_gan3d.training.wandb_logger.PATIENCE", 0.0)
+    config = tiny("logging.wandb=online", "logging.wandb_timeout=0.1", "logging.wandb_videos=1")
+    logger = WandbLogger(config, tmp_path)
+    if uploads:
+        (tmp_path / "manifest.json").write_text('{"resolution": 16}')
+        monkeypatch.setattr("lightning_gan3d.inference.video.video", lambda *_: "")
+        logger.orbits(tmp_path)
+    finish = fake.finish
+    fake.finish = lambda exit_code: time.sleep(0.5) or finish(exit_code)
+    logger.close(0)
+    assert fake.finished == (0 if uploads else None)
 
 
 def test_an_agent_of_a_wandb_sweep_keeps_its_run_id(tiny, tmp_path, monkeypatch):
