@@ -1,4 +1,4 @@
-"""Hook of mkdocs: pages of the site that are files of the root, and links out of the site."""
+"""mkdocs hook: adds files of the root as pages, and removes links to files outside the site."""
 
 import re
 from pathlib import Path

@@ -7,6 +7,7 @@ import pytest
 
 from lightning_gan3d import cli
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.presets import preset_names
@@ -26,6 +27,15 @@ def test_the_command_that_makes_missing_data_works(capsys, tmp_path, monkeypatch
     assert gan3d == "gan3d"
     assert run(capsys, *command, "num_images=40", "num_objects=20")[0] == 0
     assert run(capsys, "train", "demo/voxel", "--dry-run")[0] == 0
+
+
+def test_a_mistyped_path_gets_the_nearest_one_and_no_other_data(tmp_path):
+    (tmp_path / "own.zip").touch()
+    data = load_experiment("demo/voxel", [f"data.path={tmp_path}/onw.zip"]).data
+    with pytest.raises(DataError) as raised:
+        ImageDataset(data)
+    assert str(raised.value).endswith(f"; did you mean {tmp_path / 'own.zip'}?")
+    assert "synth" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", preset_names("runs"))

@@ -75,14 +75,14 @@ def test_every_command_parses(line):
 
 ONLY_PARSED = {
     "gan3d doctor": "tests/test_doctor.py runs its checks",
-    "gan3d data synth": "a minute: 4,000 images of 128²",
+    "gan3d data synth": "a minute: 4,000 images",
     "gan3d data from-poses": "needs a capture; tests/test_tutorials.py makes one",
     "gan3d import": "needs a checkpoint of NVIDIA",
-    "gan3d train": "days without a GPU",
+    "gan3d train": "minutes, or days without a GPU",
     "gan3d weights fetch": "needs the network",
-    "gan3d evaluate triplane/latest": "needs a run; tests/test_tutorials.py makes one",
+    "gan3d evaluate demo-voxel/latest": "needs a run; tests/test_tutorials.py makes one",
     "gan3d evaluate my_images/": "minutes, with images of another generator",
-    "gan3d bench triplane/latest": "minutes, with a run",
+    "gan3d bench demo-voxel/latest": "minutes, with a run",
     "gan3d bench --against": "needs a clone of EG3D",
     "gan3d sweep": "hours",
     "gan3d report": "needs runs; tests/test_tutorials.py makes them",
@@ -100,7 +100,7 @@ def test_all_exceptions_are_in_the_readme():
 def test_a_command_runs_as_written(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    make_synth(SynthConfig(num_images=40, num_objects=20), tmp_path / "data/train.zip")
+    make_synth(SynthConfig(num_images=40, num_objects=20), tmp_path / "data/synth32.zip")
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(line)[1:])
     assert not stop.value.code

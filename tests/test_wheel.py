@@ -47,6 +47,9 @@ def sdist(sources: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in sources:
         (folder / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / "clone" / name)
+    for name in ("examples/data/synth32.zip", "examples/plugin/cp_field.egg-info/PKG-INFO"):
+        (folder / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "clone" / name).touch()  # as the notebook and a local installation leave them
     with tarfile.open(build("sdist", folder / "clone", folder / "sdist")) as archive:
         archive.extractall(folder, filter="data")
     return folder / f"lightning_gan3d-{__version__}"
@@ -66,6 +69,8 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 def test_the_sdist_holds_the_clone(sdist, sources):
     packed = {p.relative_to(sdist).as_posix() for p in sdist.rglob("*") if p.is_file()}
     assert {name for name in sources - packed if not name.startswith(LEFT_OUT)} == set()
+    built = ("PKG-INFO", "setup.cfg", "lightning_gan3d.egg-info/")
+    assert {name for name in packed - sources if not name.startswith(built)} == set()
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel, sources):

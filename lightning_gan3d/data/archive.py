@@ -4,6 +4,7 @@ Reading rejects entries that leave the data set or could exhaust memory.
 """
 
 import contextlib
+import difflib
 import hashlib
 import io
 import json
@@ -133,7 +134,11 @@ def open_source(path: str | Path) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
-        raise DataError(f"{path} does not exist: use a folder or zip of images with dataset.json")
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise DataError(
+            f"{path} does not exist: use a folder or zip of images with dataset.json{hint}"
+        )
     if not zipfile.is_zipfile(path):
         raise DataError(
             f"{path} is not a folder or a zip: use a folder or zip of images with dataset.json"

@@ -103,7 +103,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             raise ConfigError(
                 "data.path is empty: use a folder or zip of images with dataset.json", field="path"
             )
-        if cfg.path in cfg.make and not Path(cfg.path).expanduser().exists():
+        if cfg.path in cfg.make.split() and not Path(cfg.path).expanduser().exists():
             raise DataError(f"{cfg.path} does not exist; to make the preset's data: {cfg.make}")
         self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
         self.source = open_source(cfg.path)

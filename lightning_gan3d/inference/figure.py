@@ -13,6 +13,7 @@ from lightning_gan3d.inference.camera_paths import cameras_of
 from lightning_gan3d.inference.config import FigureOptions, outputs_of
 from lightning_gan3d.inference.model import (
     Model,
+    by_settings,
     captions,
     open_model,
     output_folder,
@@ -31,6 +32,7 @@ def figure(references: Sequence[str], options: FigureOptions, out: Path | None =
     file = out or output_folder(references, "figures", None) / "samples.pdf"
     if file.suffix not in (".pdf", ".png", ".svg"):
         raise ConfigError(f"--out {file}: name a .pdf, .png or .svg file")
+    references = by_settings(references)
     names = options.labels.split(",") if options.labels else captions(references)
     if len(names) != len(references):
         raise ConfigError(

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lightning_gan3d.arms import Arm, arm_labels
+from lightning_gan3d.arms import Arm, arm_labels, natural_key
 from lightning_gan3d.cameras import Cameras, Orbit
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn_of_differences
@@ -20,7 +20,7 @@ from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError, to_tree
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.experiment import load_experiment, override
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment, override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
@@ -243,36 +243,57 @@ def history(reference: str | Path) -> list[Path]:
 
 def name_of(reference: str | Path) -> str:
     """Return a short name: of a run, experiment and directory; of a checkpoint, run and step."""
-    path = Path(reference)
+    path = references.local_path(reference)
     if (path / CONFIG).is_file() and (path / "checkpoints").is_dir():
         return f"{path.parent.name}-{path.name}"
-    if path.parent.name == "checkpoints":
+    if _is_checkpoint(path):
         return f"{path.parent.parent.name}-{path.name}"
     return references.name_of(reference)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.parent.name == "checkpoints" and (path.parent.parent / CONFIG).is_file()
 
 
 def captions(paths: Sequence[str | Path]) -> list[str]:
     """Return names for pictures: runs are named by their arms, as in reports, others as files."""
     names = [name_of(path) for path in paths]
-    folders = [references.resolve(path) for path in paths]
-    of_runs = [i for i, folder in enumerate(folders) if (folder / "checkpoints").is_dir()]
-    configs = [load_experiment(folders[i] / CONFIG) for i in of_runs]
-    trees = [to_tree(config) for config in configs]
-    kinds = [tree["generator"]["representation"]["kind"] for tree in trees]
-    arms = [Arm(k, c.name, c.label, t) for k, c, t in zip(kinds, configs, trees, strict=True)]
-    labels = arm_labels(arms)
+    runs = {i: run for i, path in enumerate(paths) if (run := _run_config(path))}
+    if len(paths) == 1 or not runs:
+        return names
+    labels = arm_labels([_arm(config) for config in runs.values()])
     if len(set(labels)) < len(labels):
-        labels = [f"{x} seed {c.seed}" for x, c in zip(labels, configs, strict=True)]
-    captions = dict(enumerate(names)) | dict(zip(of_runs, labels, strict=True))
-    return list(captions.values()) if len(set(captions.values())) == len(names) else names
+        labels = [f"{x} seed {c.seed}" for x, c in zip(labels, runs.values(), strict=True)]
+    shown = dict(enumerate(names)) | dict(zip(runs, labels, strict=True))
+    return list(shown.values()) if len(set(shown.values())) == len(names) else names
+
+
+def by_settings(paths: Sequence[str]) -> list[str]:
+    """Order runs of one representation by their settings, as reports do; keep others as given."""
+    configs = [_run_config(path) for path in paths]
+    kinds = {config and _arm(config).kind for config in configs}
+    if len(kinds) > 1 or None in kinds:
+        return list(paths)
+    return [path for _, path in sorted(zip(map(natural_key, captions(paths)), paths, strict=True))]
+
+
+def _run_config(path: str | Path) -> ExperimentConfig | None:
+    """Return the configuration of a run; None for another generator."""
+    folder = references.resolve(path)
+    return load_experiment(folder / CONFIG) if (folder / "checkpoints").is_dir() else None
+
+
+def _arm(config: ExperimentConfig) -> Arm:
+    tree = to_tree(config)
+    return Arm(tree["generator"]["representation"]["kind"], config.name, config.label, tree)
 
 
 def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path:
     """Return where a command writes: `out`, in the folder of a run or export, or `COMMAND/NAME`."""
     if out is not None:
         return out
-    path = Path(models[0])
-    if len(models) == 1 and (path / CONFIG).is_file() and path.parent.name != "checkpoints":
+    path = references.local_path(models[0])
+    if len(models) == 1 and (path / CONFIG).is_file() and not _is_checkpoint(path):
         return path / command
     return Path(command) / ("-".join(name_of(m) for m in models)[:100])
 

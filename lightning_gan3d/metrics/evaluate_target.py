@@ -15,7 +15,7 @@ from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.synth import SynthObjects
-from lightning_gan3d.devices import choose_device, device_name
+from lightning_gan3d.devices import choose_device, device_name, set_threads
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
@@ -166,6 +166,7 @@ def open_run(run: Run, overrides: Sequence[str], device: torch.device) -> Target
     """Open the averaged generator of a run's newest checkpoint."""
     config = override(run.config(), overrides)
     _reject_losses(run, config.evaluation)
+    set_threads(config.training.threads, device)  # equal bits as after the training
     generator = load_generator(run.path, device)
     context = _context(generator, config, device, run.path)
     # Fine-tuned and imported generators have no untrained state.

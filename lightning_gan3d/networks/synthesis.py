@@ -40,7 +40,8 @@ class ChannelsConfig:
         if len(self.channels) != len(resolutions):
             raise ConfigError(
                 f"{name}.channels={list(self.channels)}: resolution {resolution} needs "
-                f"{len(resolutions)} numbers, one for each of {', '.join(map(str, resolutions))}",
+                f"{len(resolutions)} numbers, one for each of {', '.join(map(str, resolutions))}; "
+                f"or use data of {2 ** (len(self.channels) + 1)} pixels",
                 field="channels",
             )
         return dict(zip(resolutions, self.channels, strict=True))

@@ -49,7 +49,7 @@ class ReportOptions:
             *(("labels", x) for x in self._names()),
         ]:
             if label not in groups:
-                raise ConfigError(f"--{option} {label}: no such group; use {', '.join(groups)}")
+                raise ConfigError(f"--{option} {label}: no such group; use {'; '.join(groups)}")
         if len(set(self.rows)) < len(self.rows):
             raise ConfigError(f"--rows {' '.join(self.rows)}: name each group once")
         return Comparison(tuple(groups[x] for x in self.rows or groups))

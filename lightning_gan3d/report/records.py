@@ -117,7 +117,10 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
     planned: dict[Path, SweepEntry] = {}
     for path in paths:
         if not path.exists():
-            raise ConfigError(f"{path}: no such directory; name a run, a sweep or a folder of runs")
+            hint = f"; did you mean {'runs' / path}?" if ("runs" / path).exists() else ""
+            raise ConfigError(
+                f"{path}: no such directory; name a run, a sweep or a folder of runs{hint}"
+            )
         only_sweep = path.name == SWEEP_FILE
         for folder, files in [(path.parent, [path.name])] if only_sweep else walk(path):
             if CONFIG in files:

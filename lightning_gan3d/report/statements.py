@@ -84,7 +84,7 @@ def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
             value = next((run.manifest[k] for k in keys if k in run.manifest), None)
             values.setdefault(_plain(value), []).append(comparison.name_of(run))
         if len(values) > 1:
-            each = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+            each = "; ".join(f"{value} ({'; '.join(names)})" for value, names in values.items())
             yield Statement("fails", f"Not all runs had {text}; compare with care: {each}.")
         else:
             (unknown if "not recorded" in values else same).append(text)

@@ -11,6 +11,7 @@ from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import (
     Subject,
+    by_settings,
     captions,
     latents,
     name_of,
@@ -131,9 +132,10 @@ def test_names_and_output_folders(exports, tmp_path):
     folder = exports["voxel"]
     assert output_folder([str(folder)], "videos", None) == folder / "videos"
     assert output_folder([str(folder)], "videos", tmp_path) == tmp_path
-    step = folder.parent / "checkpoints" / "step000000001"
+    step = folder.parent / "run" / "checkpoints" / "step000000001"
     step.mkdir(parents=True)
-    (step / "config.yaml").touch()
+    for path in (step, folder.parent / "run"):
+        (path / "config.yaml").touch()
     assert output_folder([str(step)], "videos", None) == Path("videos") / name_of(step)
     both = output_folder(["pretrained:triplane", "a.pkl"], "videos", None)
     assert both.as_posix() == "videos/triplane-a"
@@ -171,6 +173,20 @@ def test_precision_changes_the_rounding(exports):
     assert difference.mean() < 0.03
 
 
+def test_latest_is_named_by_its_run_and_an_import_may_lie_in_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/own/a-s0")
+    (run / "checkpoints").mkdir(parents=True)
+    write_config(run, load_experiment("demo/voxel"))
+    assert name_of("own/latest") == "own-a-s0"
+    assert output_folder(["own/latest"], "videos", None) == run / "videos"
+    imported = Path("checkpoints/cars")
+    imported.mkdir(parents=True)
+    write_config(imported, load_experiment("demo/voxel"))
+    assert name_of("checkpoints/cars") == "cars"
+    assert output_folder(["checkpoints/cars"], "generated", None) == imported / "generated"
+
+
 def test_runs_are_named_by_their_arms_and_seeds_in_pictures(tmp_path):
     def run(name, *overrides):
         folder = tmp_path / name
@@ -189,4 +205,6 @@ def test_runs_are_named_by_their_arms_and_seeds_in_pictures(tmp_path):
         "image2d",
         "hidden_dim 48",
     ]
+    assert by_settings([str(wide), str(tmp_path / "a")]) == [str(tmp_path / "a"), str(wide)]
+    assert by_settings([str(wide), "pretrained:voxel"]) == [str(wide), "pretrained:voxel"]
     assert captions(["pretrained:voxel", wide]) == ["voxel", name_of(wide)]  # both are "voxel"

@@ -82,7 +82,7 @@ def test_groups_are_selected_ordered_and_renamed_and_metrics_selected(tmp_path):
     assert table.index(r"Grid \& more") < table.index("triplane")
     assert table.index("Pose @20°".replace("°", r"$^\circ$")) < table.index("SWD")
     for wrong, message in (
-        (make.ReportOptions(rows=("voxle",)), "--rows voxle: no such group; use triplane, voxel"),
+        (make.ReportOptions(rows=("voxle",)), "--rows voxle: no such group; use triplane; voxel"),
         (make.ReportOptions(labels=("x=y",)), "--labels x: no such group"),
         (make.ReportOptions(metrics="quality.sw"), "--metrics quality.sw: no such metric; use q"),
         (make.ReportOptions(metrics="speed.xyz"), "no run has it; run `gan3d bench` first"),

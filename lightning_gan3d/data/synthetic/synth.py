@@ -58,7 +58,8 @@ class SynthConfig:
         """Check across fields."""
         if self.num_objects > self.num_images:
             raise ConfigError(
-                f"num_objects={self.num_objects}: use num_images={self.num_images} or less",
+                f"num_objects={self.num_objects}: each needs an image of the {self.num_images}; "
+                f"use num_objects={self.num_images} or less",
                 field="num_objects",
             )
         if self.holdout and not 0 < self.num_test < self.num_objects:
