@@ -1,5 +1,6 @@
 """`gan3d figure`: samples of generators as a figure for a paper."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from lightning_gan3d.inference.pictures import Pixels, pictures
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.progress import track
 
+LINE = 0.17
+"""Height of a line of a name, in inches."""
 GAP = 0.02
 """Space between pictures, as a share of their side."""
 
@@ -68,17 +71,25 @@ def _rows(model: Model, options: FigureOptions) -> list[list[Pixels]]:
 
 
 def _draw(rows: Sequence[tuple[str, list[Pixels]]], width: float, interpolation: str) -> Figure:
-    """Lay out rows of square pictures on a figure of a width in inches; names at their left."""
+    """Lay out rows of square pictures on a figure of a width in inches.
+
+    A name stands at the left of its row and of those without a name below, one line for each part.
+    """
     columns = len(rows[0][1])
-    left = 0.25 if any(name for name, _ in rows) else 0.0
+    named = [r for r, (name, _) in enumerate(rows) if name]
+    lines = max((rows[r][0].count(", ") + 1 for r in named), default=0)
+    left = LINE * lines + (LINE / 2 if lines else 0.0)
     side = (width - left) / (columns + GAP * (columns - 1))
     step = side * (1 + GAP)
     height = step * (len(rows) - 1) + side
     page = Figure(figsize=(width, height))
-    for r, (name, row) in enumerate(rows):
+    for first, after in itertools.pairwise([*named, len(rows)]):
+        middle = height - ((first + after - 1) * step + side) / 2
+        name = rows[first][0].replace(", ", ",\n")
+        style = {"rotation": 90, "ha": "center", "va": "center"}
+        page.text(LINE * lines / 2 / width, middle / height, name, style)
+    for r, (_, row) in enumerate(rows):
         bottom = (height - side - r * step) / height
-        if name:
-            page.text(0.0, bottom + side / height / 2, name, rotation=90, va="center")
         for c, pixels in enumerate(row):
             box = ((left + c * step) / width, bottom, side / width, side / height)
             axes = page.add_axes(box)

@@ -19,14 +19,14 @@ def test_a_figure_has_a_row_per_generator_and_output_and_a_column_per_seed(tmp_p
     with Image.open(file) as opened:
         page = np.asarray(opened.convert("RGB"))
     assert page.shape[1] == 200
-    side = (200 - 25) / 2.02
+    side = (200 - 25.5) / 2.02
     assert page.shape[0] == pytest.approx(3 * side * 1.02, abs=3)  # the 2D baseline has no depth
 
     model = open_model(RUNS[0], FigureOptions())
     shown = to_array(
         Subject(model, model.styles_of(1, options)).render(model.orbit.cameras(1)).image[0]
     )
-    left, right = round(25 + side * 1.02), 200
+    left, right = round(25.5 + side * 1.02), 200
     cell = Image.fromarray(page[: round(side), left:right])
     expected = np.asarray(Image.fromarray(shown).resize(cell.size, Image.Resampling.NEAREST))
     assert np.abs(np.asarray(cell).astype(float) - expected).mean() < 8
