@@ -37,7 +37,7 @@ from lightning_gan3d.training.processes import (
     STOPPED,
     Session,
     StopRequest,
-    local_rank,
+    is_main,
 )
 from lightning_gan3d.training.schedules import is_due
 from lightning_gan3d.training.trainer_plugins import log_image, log_row
@@ -188,7 +188,7 @@ class PeriodicActions(lightning.Callback):
         self.config, self.path = session.config, session.path
         self.cameras = sample_cameras(data.train.labels, self.config.logging)
         self.clock = Clock(seconds, session.device)
-        self.wandb = WandbLogger(self.config, self.path, enabled=local_rank() == 0)
+        self.wandb = WandbLogger(self.config, self.path, enabled=is_main())
         self.loggers: Sequence[Logger] = ()
         self.show_progress = show_progress
         self.stopped = False

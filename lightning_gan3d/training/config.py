@@ -266,6 +266,9 @@ class TrainerConfig:
     max_time: str | None = None
     """Save and stop after this time of training, DD:HH:MM:SS, without loading and evaluation; the
     same command continues. None: no limit."""
+    num_nodes: Count = 1
+    """Machines, each with `training.devices` processes; start the same command on every one, with
+    NODE_RANK and MASTER_ADDR in the environment, and the run directory on a shared disk."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     """Lightning's profiler; it writes `fit-profile*` into the run directory."""
     callbacks: tuple[str, ...] = ()

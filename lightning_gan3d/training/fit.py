@@ -36,7 +36,8 @@ from lightning_gan3d.training.processes import (
     STOPPED,
     Session,
     StopRequest,
-    local_rank,
+    is_main,
+    read_ranks,
     run_lock,
     run_processes,
 )
@@ -68,6 +69,10 @@ def train_run(
     device = devices.choose_device(training.device, training.devices)
     if resume and not (path / runs.CONFIG).is_file():
         raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
+    ranks = read_ranks(training.devices, config.trainer.num_nodes)
+    if ranks.node > 0:  # node 0 writes, evaluates and holds the lock
+        start = store.newest(path / "checkpoints", log.warning)
+        return run_processes(fit, (Session(config, path, device, start, tuple(command)),), ranks)
     new = runs.missing_folders(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -83,11 +88,11 @@ def train_run(
             devices.set_threads(training.threads, device)
             runs.write_config(path, config)
             log.info("run directory: %s", path)
-            if training.devices == 1:
+            if ranks.world_size == 1:
                 code = fit(session)
             else:
                 open_data(session)  # to raise errors once, not in each process
-                code = run_processes(fit, (session,), training.devices, lock=lock)
+                code = run_processes(fit, (session,), ranks, lock=lock)
             if code == DONE and evaluate:
                 code = _evaluate(session)
             if code == DONE:
@@ -123,7 +128,7 @@ def fit(session: Session) -> int:
             module.average.rendering_resolution = state.rendering_resolution
             if module.steps_done >= training.num_steps:
                 return DONE
-            main = local_rank() == 0
+            main = is_main()
             if main:
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
             loggers = make_loggers(config, session.path, module.steps_done) if main else []
@@ -132,6 +137,7 @@ def fit(session: Session) -> int:
                 if source is not None:
                     manifest["init_from"] = source
                 files.write_json(session.path / runs.MANIFEST, {**manifest, "finished": False})
+            num_ranks = training.devices * config.trainer.num_nodes
             total, shows = training.num_steps * training.batch, config.logging.progress
             bar = counting("images", total, module.images_seen, shows and main)
             show = stack.enter_context(bar)
@@ -140,7 +146,8 @@ def fit(session: Session) -> int:
             trainer = lightning.Trainer(
                 accelerator=session.device.type,
                 devices=training.devices,
-                strategy=distributed.SharedStep() if training.devices > 1 else "auto",
+                num_nodes=config.trainer.num_nodes,
+                strategy=distributed.SharedStep() if num_ranks > 1 else "auto",
                 # A scheduler's own environment would save within its signal handler.
                 plugins=[LightningEnvironment()],
                 max_epochs=1,
@@ -243,6 +250,13 @@ def open_data(session: Session) -> DataModule:
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
     """Reject options that cannot work: of the trainer, of resolutions, of a 2D generator."""
     check_trainer(config.trainer)
+    training, num_nodes = config.training, config.trainer.num_nodes
+    if training.num_microbatches % (training.devices * num_nodes):
+        raise ConfigError(
+            f"trainer.num_nodes={num_nodes}: {num_nodes} x training.devices={training.devices} do "
+            f"not divide the {training.num_microbatches} microbatch(es) of a step; set "
+            "training.microbatch to a smaller divisor of the batch"
+        )
     generator = config.generator
     if generator.view_in_label and generator.mapping.condition == "none":
         raise ConfigError(
@@ -286,7 +300,7 @@ def describe(session: Session, data: DataModule, module: AdversarialModule) -> d
         "hash": config.hash,
         "seed": config.seed,
         "device": devices.device_name(session.device),
-        "processes": config.training.devices,
+        "processes": config.training.devices * config.trainer.num_nodes,
         "threads": torch.get_num_threads(),
         "dataset": data.train.name,
         "dataset_fingerprint": data.train.fingerprint,
@@ -321,7 +335,8 @@ def plan(config: ExperimentConfig) -> str:
         f"run             {config.name} {config.hash}, seed {config.seed}",
         f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
         f"({held_out} held out), fingerprint {data.train.fingerprint}",
-        f"device          {devices.device_name(device)}, {training.devices} process(es)",
+        f"device          {devices.device_name(device)}, {training.devices} process(es) on "
+        f"{config.trainer.num_nodes} node(s)",
         f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
         f"images in {training.num_microbatches} microbatch(es)",
         f"generator       {g:,} parameters, representation "

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import reduction
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,6 +27,8 @@ DONE, FAILED, STOPPED = 0, 4, 75
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Keyboard, system or scheduler, and a scheduler's early warning."""
 LOCK = "run.lock"
+PORT = 29500
+"""Default of MASTER_PORT, as torchrun's."""
 GRACE = 10.0
 """Seconds for the other processes to exit after one has failed."""
 
@@ -43,6 +45,44 @@ class Session:
     """Checkpoint to continue from; None: from the start."""
     command: Sequence[str] = ()
     """Command line, for the manifest."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, as this machine starts them; every node starts the same command."""
+
+    devices: int
+    """Processes of each node."""
+    node: int = 0
+    """Rank of this node."""
+    num_nodes: int = 1
+    address: str = "127.0.0.1"
+    """Of node 0."""
+    port: int | None = None
+    """Of node 0. None: a free one."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes of all nodes."""
+        return self.devices * self.num_nodes
+
+
+def read_ranks(devices: int, num_nodes: int) -> Ranks:
+    """Read the rank of this node and the address of node 0 from the environment.
+
+    As torchrun and SLURM set them: NODE_RANK, GROUP_RANK or SLURM_NODEID, MASTER_ADDR, MASTER_PORT.
+    """
+    if num_nodes == 1:
+        return Ranks(devices)
+    names = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
+    node = next((os.environ[name] for name in names if name in os.environ), "")
+    if not node.isdecimal() or int(node) >= num_nodes or "MASTER_ADDR" not in os.environ:
+        raise ConfigError(
+            f"trainer.num_nodes={num_nodes}: start the same command on every node, with NODE_RANK "
+            f"(0 to {num_nodes - 1}) and MASTER_ADDR (the address of node 0) in the environment"
+        )
+    port = int(os.environ.get("MASTER_PORT", PORT))
+    return Ranks(devices, int(node), num_nodes, os.environ["MASTER_ADDR"], port)
 
 
 class SignalHandler:
@@ -134,21 +174,22 @@ def run_lock(path: Path) -> Iterator[InheritedFile]:
 def run_processes(
     target: Callable[..., int],
     arguments: tuple[Any, ...],
-    num: int,
+    ranks: Ranks,
     method: str = "spawn",
     lock: InheritedFile | None = None,
 ) -> int:
-    """Run `target(*arguments)` in `num` processes with their ranks; return the exit code.
+    """Run `target(*arguments)` in this node's processes; return the exit code.
 
     Stop signals are forwarded to all. If one process fails, the others are terminated; if this one
     is killed, all end. They hold `lock` as long as they live.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if ranks.port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ranks = replace(ranks, port=free.getsockname()[1])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     children = start_processes(  # type: ignore[no-untyped-call]  # torch
-        _child, (target, arguments, num, port, lock), num, join=False, start_method=method
+        _child, (target, arguments, ranks, lock), ranks.devices, join=False, start_method=method
     )
 
     def forward(_: int) -> None:
@@ -172,8 +213,7 @@ def _child(
     rank: int,
     target: Callable[..., int],
     arguments: tuple[Any, ...],
-    num: int,
-    port: int,
+    ranks: Ranks,
     lock: InheritedFile | None,
 ) -> None:
     del lock  # its file stays open
@@ -183,10 +223,10 @@ def _child(
     os.environ.update(
         {
             "LOCAL_RANK": str(rank),
-            "NODE_RANK": "0",
-            "WORLD_SIZE": str(num),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "NODE_RANK": str(ranks.node),
+            "WORLD_SIZE": str(ranks.world_size),
+            "MASTER_ADDR": ranks.address,
+            "MASTER_PORT": str(ranks.port),
         }
     )
     print_log()
@@ -201,8 +241,13 @@ def _end_with_parent() -> None:
 
 
 def local_rank() -> int:
-    """Rank of this process, from its environment: before the process group exists."""
+    """Rank of this process on its node, from the environment: before the process group exists."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is rank 0 of all nodes, which writes and logs."""
+    return local_rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 class _PrintHandler(logging.Handler):
@@ -217,4 +262,4 @@ def print_log() -> None:
     logger = logging.getLogger("lightning_gan3d")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
-        logger.addHandler(_PrintHandler() if local_rank() == 0 else logging.NullHandler())
+        logger.addHandler(_PrintHandler() if is_main() else logging.NullHandler())

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,10 +11,11 @@ from safetensors.torch import load_file
 
 from lightning_gan3d import runs
 from lightning_gan3d.checkpoints import store
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training import distributed
-from lightning_gan3d.training.fit import fit
+from lightning_gan3d.training.fit import fit, plan, train_run
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.processes import Session, local_rank, run_processes
+from lightning_gan3d.training.processes import Ranks, Session, is_main, local_rank, run_processes
 
 CPU = torch.device("cpu")
 # Children are forked from a server that has imported but not computed: autograd does not survive
@@ -23,7 +26,7 @@ multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
 def train(config, path):
     """Train in this process, or in one of several."""
     torch.set_num_threads(1)
-    if local_rank() == 0:
+    if is_main():
         path.mkdir()
         runs.write_config(path, config)
     return fit(Session(config, path, CPU))
@@ -51,7 +54,7 @@ def train_one_and_two(tiny, path, *overrides):
     """Train in one process and in two; return their networks and their rows."""
     assert train(tiny(*OPTIONS, *overrides), path / "one") == 0
     shared = tiny(*OPTIONS, *overrides, "training.devices=2")
-    assert run_processes(train, (shared, path / "two"), 2, method="forkserver") == 0
+    assert run_processes(train, (shared, path / "two"), Ranks(2), method="forkserver") == 0
     return [(networks(path / n), runs.Run(path / n).metrics()) for n in ("one", "two")]
 
 
@@ -68,6 +71,46 @@ def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
     assert not [k for k in one if not torch.equal(one[k], two[k])]
     assert_rows_agree(rows_one, rows_two)
     assert len(rows_one) == 4
+
+
+def test_two_nodes_are_bitwise_one(tiny, tmp_path):
+    half = ("training.microbatch=4", "training.kimg=0.016")
+    assert train(tiny(*OPTIONS, *half), tmp_path / "one") == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tiny(*OPTIONS, *half, "trainer.num_nodes=2")
+
+    def start(node):
+        ranks = Ranks(1, node, 2, "127.0.0.1", port)
+        return run_processes(train, (config, tmp_path / "two"), ranks, method="forkserver")
+
+    with ThreadPoolExecutor(2) as nodes:
+        assert list(nodes.map(start, range(2))) == [0, 0]
+    one, two = networks(tmp_path / "one"), networks(tmp_path / "two")
+    assert not [k for k in one if not torch.equal(one[k], two[k])]
+    assert runs.Run(tmp_path / "two").manifest()["processes"] == 2
+    assert len(runs.Run(tmp_path / "two").metrics()) == 2
+
+
+def test_a_node_reads_its_rank_from_the_environment(tiny, tmp_path, monkeypatch):
+    config = tiny("trainer.num_nodes=2", "training.microbatch=4")
+    with pytest.raises(ConfigError, match=r"NODE_RANK \(0 to 1\) and MASTER_ADDR"):
+        train_run(config, tmp_path)
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    started = []
+    monkeypatch.setattr(
+        "lightning_gan3d.training.fit.run_processes",
+        lambda *arguments: started.append(arguments) or 0,
+    )
+    train_run(config, tmp_path)
+    ((_, (session,), ranks),) = started
+    assert ranks == Ranks(1, 1, 2, "node0", 29500)
+    assert session.checkpoint is None
+    assert not list(tmp_path.glob("tiny/*"))
+    with pytest.raises(ConfigError, match="do not divide the 1 microbatch"):
+        plan(tiny("trainer.num_nodes=2"))
 
 
 def test_processes_that_accumulate_too_differ_by_rounding_alone(tiny, tmp_path):
@@ -93,7 +136,9 @@ def interrupted(config, path):
 
 def test_all_processes_stop_after_the_same_step(tiny, tmp_path):
     config = tiny("training.microbatch=4", "training.devices=2")
-    assert run_processes(interrupted, (config, tmp_path / "run"), 2, method="forkserver") == 75
+    assert (
+        run_processes(interrupted, (config, tmp_path / "run"), Ranks(2), method="forkserver") == 75
+    )
     assert [s for s, _ in store.steps_in(tmp_path / "run" / "checkpoints")] == [4]
 
 

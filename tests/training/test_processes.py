@@ -12,6 +12,7 @@ import pytest
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training import processes
 from lightning_gan3d.training.processes import (
+    Ranks,
     StopRequest,
     local_rank,
     print_log,
@@ -31,7 +32,7 @@ def dies():
 
 def test_a_dead_process_ends_the_others(monkeypatch, caplog):
     monkeypatch.setattr(processes, "GRACE", 0.1)
-    assert run_processes(dies, (), 2, method="forkserver") == 75
+    assert run_processes(dies, (), Ranks(2), method="forkserver") == 75
     assert caplog.messages == ["stopped: process 1 died; the same command continues"]
 
 
@@ -40,8 +41,8 @@ def fails(code):
 
 
 def test_the_exit_code_of_one_process_is_that_of_all():
-    assert run_processes(fails, (4,), 2, method="forkserver") == 4
-    assert run_processes(fails, (0,), 2, method="forkserver") == 0
+    assert run_processes(fails, (4,), Ranks(2), method="forkserver") == 4
+    assert run_processes(fails, (0,), Ranks(2), method="forkserver") == 0
 
 
 @pytest.mark.parametrize(("rank", "printed"), [("0", "hello\n"), ("1", "")])
@@ -84,7 +85,7 @@ def waits(folder):
 
 def launches(folder):
     with run_lock(folder) as lock:
-        run_processes(waits, (folder,), 2, "forkserver", lock)
+        run_processes(waits, (folder,), Ranks(2), "forkserver", lock)
 
 
 def until(condition):
