@@ -4,6 +4,7 @@ An exported folder holds `config.yaml` and `generator.safetensors` (the averaged
 checkpoint is such a folder with further files, so that runs, checkpoints and exports load alike.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,19 @@ def save_network(
     }
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     save_file(contiguous, folder / f"{kind}.safetensors", metadata=about)
+    _sort_metadata(folder / f"{kind}.safetensors")
+
+
+def _sort_metadata(path: Path) -> None:
+    """Order a file's metadata, so that equal tensors are equal files: safetensors does not."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, f"{path}: the sorted header is longer"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def save_generator(folder: str | Path, generator: Generator, config: ExperimentConfig) -> Path:

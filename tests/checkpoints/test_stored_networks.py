@@ -160,3 +160,15 @@ def test_paths_without_networks_are_named(tmp_path, exported):
     (exported / "config.yaml").unlink()
     with pytest.raises(CheckpointError, match=r"config\.yaml is missing"):
         load_generator(exported)
+
+
+def test_equal_tensors_are_equal_files(tmp_path):
+    tensors = {"ü": torch.ones(2), "a": torch.zeros(3)}
+    contents = set()
+    for _ in range(6):  # the metadata has 24 orders
+        stored_networks.save_network(tmp_path, "generator", tensors, 32, 16)
+        contents.add((tmp_path / "generator.safetensors").read_bytes())
+    assert len(contents) == 1
+    read, about = stored_networks.read_tensors(tmp_path / "generator.safetensors")
+    assert torch.equal(read["ü"], torch.ones(2))
+    assert about["rendering_resolution"] == "16"
