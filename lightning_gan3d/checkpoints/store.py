@@ -139,19 +139,20 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     `warn` is called for each damaged one. Raises `CheckpointError` if all are damaged, or if the
     newest intact one was written by another version.
     """
-    steps = steps_in(folder)
-    for _, path in reversed(steps):
+    damaged = []
+    for _, path in reversed(steps_in(folder)):
         try:
             verify(path)
             return path
         except OtherSchema:
             raise
         except CheckpointError as error:
+            damaged.append(str(error))
             warn(f"ignored a damaged checkpoint: {error}")
-    if steps:
+    if damaged:
         raise CheckpointError(
-            f"{folder}: all {len(steps)} checkpoint(s) are damaged; a training starts again from "
-            "step 0 if the folder is moved away"
+            f"{folder}: all {len(damaged)} checkpoint(s) are damaged ({damaged[0]}); training "
+            "starts again from step 0 only if the folder is moved away"
         )
     return None
 

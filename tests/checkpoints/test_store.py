@@ -68,7 +68,7 @@ def test_checkpoints_that_cannot_be_read_are_an_error_and_stay(tmp_path):
         newest(tmp_path)
     for step in (1, 2):
         (tmp_path / store.name_of(step) / store.INDEX).write_text("{")
-    with pytest.raises(CheckpointError, match=r"all 2 checkpoint\(s\) are damaged; move"):
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoint\(s\) are damaged .*moved away"):
         newest(tmp_path)
     assert [s for s, _ in store.steps_in(tmp_path)] == [1, 2]
 

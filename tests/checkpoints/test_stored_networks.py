@@ -103,7 +103,7 @@ def test_a_run_skips_a_damaged_checkpoint_and_a_named_one_is_rejected(run, gener
     with pytest.raises(CheckpointError, match="checksum differs"):
         load_generator(newest)
     shutil.rmtree(folder / "checkpoints" / store.name_of(1))
-    with pytest.raises(CheckpointError, match=r"no complete checkpoint yet \(.*checksum differs"):
+    with pytest.raises(CheckpointError, match=r"all 1 checkpoint.* damaged .*checksum differs"):
         load_generator(folder)
 
 

@@ -68,7 +68,7 @@ def quality(comparison: Comparison, axis: str) -> Plot:
             if not xs:
                 without.append(comparison.name_of(run))
             elif factor is None:
-                uncounted.append(comparison.name_of(run))
+                uncounted.append(run.name)  # a command takes it
             else:
                 swd = [info.scale * y for y in ys]
                 lines.append(Line(group, run, [factor * x for x in xs], swd))
