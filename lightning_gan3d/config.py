@@ -190,8 +190,8 @@ def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
         return float(value)
     if hint is str and isinstance(value, str):
         return value
-    if hint is str and is_number:
-        return str(value)
+    if hint is str and (is_number or isinstance(value, bool)):
+        return origins.text_of(dotted, value)
     names = {
         bool: "true or false",
         int: "a whole number",

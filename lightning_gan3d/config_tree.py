@@ -6,6 +6,7 @@ Values are those of YAML 1.2: only `true` and `false` are booleans, and numbers 
 
 import os
 import re
+import stat
 import typing
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -15,17 +16,34 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_gan3d.errors import ConfigError
+from lightning_gan3d.errors import ConfigError, UnsafeConfig
 from lightning_gan3d.presets import find_file
 
 OLD_KIND = "settings of the old kind"
 """Key of the list of settings that a mapping has from its old kind."""
 
 
+MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1_000_000, 40, 40
+"""Bounds of a YAML file: its size, the depth of its mappings and lists, the digits of a number."""
+_RESOLVER = re.compile(r"\$\{[^{}]*:")
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2 and rejects duplicate keys."""
+    """Reads the scalars of YAML 1.2; rejects duplicate keys, aliases and deep nesting."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so in PyYAML's stubs
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
+        if self._depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"deeper than {MAX_DEPTH} levels", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]
@@ -47,7 +65,25 @@ _scalar("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
 _scalar("int", r"[-+]?[0-9]+", "-+0123456789")
 _scalar("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789")
 _scalar("null", r"null|Null|NULL|~|", "nN~")
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+
+
+def _whole_number(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number of more than {MAX_DIGITS} digits", node.start_mark
+        )
+    return int(node.value)
+
+
+def _reject_tag(_: yaml.SafeLoader, node: yaml.Node) -> Any:
+    raise UnsafeConfig(
+        f"line {node.start_mark.line + 1}: tag {node.tag}: a configuration names registered parts "
+        "and holds plain values only"
+    )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.add_constructor(None, _reject_tag)
 
 
 def parse_yaml(text: str) -> Any:
@@ -56,10 +92,11 @@ def parse_yaml(text: str) -> Any:
 
 
 class Origins:
-    """Where each value of a configuration comes from: file and line, or the command line."""
+    """Where each value of a configuration comes from, and how it was written."""
 
     def __init__(self) -> None:
         self._origins: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     def add_file(self, path: Path, text: str) -> None:
         """Record the lines of a YAML file; later files win."""
@@ -71,12 +108,20 @@ class Origins:
         for key, value in node.value:
             dotted = f"{prefix}{key.value}"
             self._origins[dotted] = f"{path}:{key.start_mark.line + 1}"
+            self._texts.pop(dotted, None)
+            if isinstance(value, yaml.ScalarNode):
+                self._texts[dotted] = value.value
             if isinstance(value, yaml.MappingNode):
                 self._walk(value, f"{dotted}.", path)
 
-    def add_override(self, dotted: str) -> None:
+    def add_override(self, dotted: str, text: str) -> None:
         """Record a value from the command line."""
-        self._origins[dotted] = "command line"
+        self._origins[dotted], self._texts[dotted] = "command line", text
+
+    def text_of(self, dotted: str, value: Any) -> str:
+        """Return a number or boolean as it was written, for an option that is text: `1.50`."""
+        text = self._texts.get(dotted, "")
+        return text if text and parse_yaml(text) == value else str(value)
 
     def of(self, dotted: str) -> str:
         """Return ` (file:line)` of a key or its nearest parent; empty for defaults."""
@@ -89,21 +134,17 @@ class Origins:
 
 def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file merged over its `base:` files. Rejects tags, duplicate keys and cycles."""
-    path = path.resolve()
+    path, text = _read(path)
     if path in _seen:
         raise ConfigError(
             f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
         tree = parse_yaml(text) if text.strip() else {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
+    except UnsafeConfig as error:
+        raise UnsafeConfig(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path}: a configuration is a mapping of keys to values, not a {type(tree).__name__}"
@@ -117,6 +158,24 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
         merged = merge(merged, load_tree(find_file(parent, path.parent), origins, (*_seen, path)))
     origins.add_file(path, text)
     return merge(merged, typing.cast("dict[str, Any]", tree))
+
+
+def _read(path: Path) -> tuple[Path, str]:
+    """Return the path without links, and the text of a regular file of bounded size."""
+    try:
+        path = path.resolve()
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: a configuration is a file of at most {MAX_BYTES:,} bytes")
+        return path, path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError: a loop of links
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except ValueError as error:  # a NUL byte in the name
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{str(path)!r}: not a file name: {error}") from None
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -150,15 +209,22 @@ def apply_overrides(
                 f"override `{item}`: write key.path=value, e.g. optimizer.generator.lr=0.002"
             )
         try:
-            value = parse_yaml(text) if text else ""
+            value = _parse_override(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override `{item}`: the value is not valid YAML: {error}") from None
         above: Any = value
         for part in reversed(key.split(".")):
             above = {part: above}
         tree = merge(tree, above)
-        origins.add_override(key)
+        origins.add_override(key, text)
     return tree
+
+
+def _parse_override(text: str) -> Any:
+    """Parse a value as YAML, without comments: `data.path=my #2 set.zip`."""
+    value = parse_yaml(text) if text else ""
+    plain = text[:1] not in ("'", '"', "[", "{", "|", ">")
+    return text if plain and " #" in text else value
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -170,10 +236,32 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    """Resolve `${...}` interpolations."""
+    """Resolve `${...}` interpolations, which name other keys. `data.path` is plain text.
+
+    Environment variables are not read: a stored configuration would hold their values.
+    """
+    _reject_resolvers(tree, "")
+    data = tree.get("data")
+    if isinstance(data, dict) and "${" in str(data.get("path", "")):
+        plain = resolve({**tree, "data": {k: v for k, v in data.items() if k != "path"}})
+        return {**plain, "data": {"path": data["path"], **plain["data"]}}
     try:
         return typing.cast(
             "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
         )
     except OmegaConfBaseException as error:
         raise ConfigError(f"interpolation cannot be resolved: {error}") from None
+
+
+def _reject_resolvers(value: Any, key: str) -> None:
+    if isinstance(value, dict):
+        for name, below in value.items():
+            _reject_resolvers(below, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for below in value:
+            _reject_resolvers(below, key)
+    elif isinstance(value, str) and key != "data.path" and _RESOLVER.search(value):
+        raise ConfigError(
+            f"{key}={value}: an interpolation names another key, e.g. ${{data.resolution}}; "
+            "environment variables and other resolvers are not read"
+        )

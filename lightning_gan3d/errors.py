@@ -18,5 +18,11 @@ class ConfigError(UserError):
         self.field = field
 
 
+class UnsafeConfig(ConfigError):
+    """A configuration that asks for code."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class OutOfRange(ConfigError):
     """A value outside the range that its field's annotation states."""

@@ -19,6 +19,7 @@ from lightning_gan3d.metrics.config import EvaluationConfig
 from lightning_gan3d.networks.augment import AugmentConfig
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.presets import find_file
+from lightning_gan3d.ranges import is_folder_name
 from lightning_gan3d.training.config import (
     InitConfig,
     LoggingConfig,
@@ -64,7 +65,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check constraints across parts."""
-        if not self.name or set(self.name) & set('/\\\n:*?"<>|') or self.name.startswith("."):
+        if not is_folder_name(self.name):
             raise ConfigError(
                 f"name={self.name!r}: use a plain folder name, e.g. triplane", field="name"
             )

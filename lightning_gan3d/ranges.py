@@ -89,3 +89,9 @@ def parse_ranges(text: str, limit: int = 100_000) -> list[int]:
             raise ValueError(f"more than {limit:,} numbers")
         numbers.update(dict.fromkeys(range(first, last + 1)))
     return list(numbers)
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a text is a folder name on all systems, of at most 200 bytes."""
+    plain = text.isprintable() and not set(text) & set('/\\:*?"<>|') and text[:1] not in ("", ".")
+    return plain and len(text.encode()) <= 200

@@ -57,9 +57,9 @@ class DataConfig:
         """Check `objects`."""
         try:
             parse_ranges(self.objects)
-        except ValueError:
+        except ValueError as error:
             raise ConfigError(
-                f"data.objects={self.objects}: use numbers and ranges, e.g. 1-10,15",
+                f"data.objects={self.objects}: {error}; use numbers and ranges, e.g. 1-10,15",
                 field="objects",
             ) from None
 

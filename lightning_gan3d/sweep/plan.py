@@ -15,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
 from lightning_gan3d.files import write_json
 from lightning_gan3d.presets import find_file, preset_names
-from lightning_gan3d.ranges import Count
+from lightning_gan3d.ranges import Count, is_folder_name
 from lightning_gan3d.registry import name_of
 from lightning_gan3d.runs import run_path
 
@@ -125,7 +125,7 @@ class SweepConfig:
         """Check runs, name, seeds and conflicting overrides."""
         if not self.runs:
             raise ConfigError("runs=[]: name at least one preset", field="runs")
-        if set(self.name) & set('/\\\n:*?"<>|') or self.name.startswith("."):
+        if self.name and not is_folder_name(self.name):
             raise ConfigError(
                 f"name={self.name!r}: use a plain folder name, e.g. demo", field="name"
             )
