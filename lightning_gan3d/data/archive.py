@@ -62,6 +62,8 @@ class FolderSource:
                         f"entry `{relative}` leaves the dataset {path}: copy the file it links to"
                     )
                 if name in files:
+                    if not full.is_file() and full.exists():  # a pipe would never end
+                        raise DataError(f"{relative} in {path} is not a regular file: remove it")
                     names.append(relative)
         self.names = sorted(names)
 

@@ -345,3 +345,10 @@ def test_reading_writes_nothing(tmp_path):
     assert len(ImageDataset(DataConfig(path=str(folder)))) == NUM
     assert sorted(os.listdir(folder)) == before
     json.loads((folder / "dataset.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "img.png"])
+def test_a_pipe_is_rejected_and_not_read(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} in .* is not a regular file"):
+        ImageDataset(DataConfig(path=str(tmp_path)))
