@@ -59,9 +59,14 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of a directory; empty if there is none."""
+    """Return the manifest of a directory; empty if there is none. `ConfigError` if damaged."""
     file = path / MANIFEST
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{file}: damaged ({type(error).__name__}); `gan3d train` writes it anew"
+        ) from None
 
 
 def missing_folders(path: Path) -> list[Path]:
@@ -85,14 +90,45 @@ def write_config(path: Path, config: ExperimentConfig) -> None:
 
 
 def read_rows(path: Path) -> Iterable[dict[str, Any]]:
-    """Read rows of JSON, except for a last one that a kill or a full disk left incomplete."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    """Read rows of JSON, except for a last one that a kill or a full disk left incomplete.
+
+    `ConfigError` if another one is no row.
+    """
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            if number < len(lines):
-                raise ConfigError(f"{path}:{number} is not JSON; repair or remove it") from None
+        row = _row(line)
+        if row is not None:
+            yield row
+        elif number < len(lines):
+            raise ConfigError(
+                f"{path}:{number} is no row of JSON with a step; `gan3d train` leaves it out"
+            )
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def repair(path: Path) -> Iterator[str]:
+    """Set damaged files of a run aside as `*.damaged`, to be written anew; yields what was done."""
+    try:
+        read_manifest(path)
+    except ConfigError:
+        (path / MANIFEST).rename(path / f"{MANIFEST}.damaged")
+        yield f"{path / MANIFEST} was damaged; it is written anew"
+    try:
+        for _ in read_rows(path / METRICS):
+            pass
+    except ConfigError:
+        file = path / METRICS
+        rows = [_row(line) for line in file.read_bytes().splitlines()]
+        file.rename(path / f"{METRICS}.damaged")
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows if row is not None))
+        yield f"{file}: {rows.count(None)} damaged row(s) left out"
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

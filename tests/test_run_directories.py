@@ -34,7 +34,7 @@ def test_incomplete_last_rows_are_dropped_and_broken_rows_are_located(tmp_path):
     runs.drop_rows_after(file, 2)
     assert file.read_text() == '{"step": 2}\n'
     file.write_text('{"step": 2}\n{"st\n{"step": 6}\n')
-    with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is not JSON"):
+    with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is no row"):
         list(runs.read_rows(file))
 
 
@@ -62,3 +62,27 @@ def test_a_row_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
     assert path.stat().st_size == size
     runs.append_row(path, {"step": 2})
     assert [row["step"] for row in runs.read_rows(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"finished": tr', b"[1]", b"7", b"\xff\xfe{}", b"[" * 100_000]
+)
+def test_a_damaged_manifest_is_an_error_and_set_aside_by_a_training(tmp_path, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"manifest.json: damaged"):
+        runs.read_manifest(tmp_path)
+    assert len(list(runs.repair(tmp_path))) == 1
+    assert runs.read_manifest(tmp_path) == {}
+    assert (tmp_path / "manifest.json.damaged").read_bytes() == content
+    assert not list(runs.repair(tmp_path))
+
+
+@pytest.mark.parametrize("bad", [b'{"kimg": 1}', b"[]", b'{"step": "2"}', b"\xff", b"{", b""])
+def test_damaged_rows_are_an_error_and_left_out_by_a_training(tmp_path, bad):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 2}\n{"st')
+    with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is no row"):
+        list(runs.read_rows(file))
+    (report,) = runs.repair(tmp_path)
+    assert "2 damaged row(s) left out" in report
+    assert [row["step"] for row in runs.read_rows(file)] == [1, 2]

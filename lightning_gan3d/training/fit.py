@@ -77,6 +77,8 @@ def train_run(
     try:
         path.mkdir(parents=True, exist_ok=True)
         with run_lock(path) as lock:
+            for repaired in runs.repair(path):
+                log.warning("warning: %s", repaired)
             if runs.read_manifest(path).get("finished"):
                 log.info("%s: already finished", path)
                 return DONE

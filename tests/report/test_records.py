@@ -88,11 +88,13 @@ def test_broken_metrics_are_missing_with_the_reason_and_the_others_stay(tmp_path
 def test_rows_survive_a_truncated_last_line_and_values_that_are_not_numbers(tmp_path):
     path = make_run(tmp_path, "voxel")
     with (path / "metrics.jsonl").open("a") as file:
-        file.write('{"kimg": 9, "eval/swd": null}\n{"kimg": null}\n{"kimg": 10, "ev')
+        file.write(
+            '{"step": 9, "kimg": 9, "eval/swd": null}\n{"step": 9, "kimg": null}\n{"kimg": 10, "ev'
+        )
     record = read_run(path)
     assert record.last["kimg"] == 9
     assert len(record.curve("eval/swd", "kimg")[0]) == 8
-    (path / "metrics.jsonl").write_text('nonsense\n{"kimg": 1}\n')
+    (path / "metrics.jsonl").write_text('nonsense\n{"step": 1, "kimg": 1}\n')
     record = read_run(path)
     assert record.rows == ()
     assert "metrics.jsonl" in record.problems[0]

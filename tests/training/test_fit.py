@@ -201,6 +201,21 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(tiny, start, at_s
     assert len([f for f in path.rglob("*") if f.is_file()]) == len(files) + 1
 
 
+def test_a_run_resumes_with_damaged_small_files(tiny, start, at_step):
+    at_step(5)
+    _, path, _ = start(tiny())
+    at_step(None)
+    (path / "manifest.json").write_bytes(b"")
+    rows = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text("{}\n" + rows)
+    code, _, log = start(tiny())
+    assert code == 0
+    assert log.count("warning: ") == 2
+    assert "continuing from 0.048 kimg" in log
+    assert [row["step"] for row in Run(path).metrics()] == [2, 4, 6, 8]
+    assert Run(path).manifest()["dataset_images"] == 24
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
     tiny, start, numbers, monkeypatch
 ):
