@@ -83,6 +83,10 @@ def train(
     overrides = [*(overrides or []), *_of_device(device)]
     of_seeds = [[f"seed={seed}"] for seed in _numbers("--seeds", seeds)] or [[]]
     configs = [_load(file, [*overrides, *of_seed]) for of_seed in of_seeds]
+    from lightning_gan3d.data.dataset import check_exists
+
+    for config in configs:
+        check_exists(config.data)  # before slower imports
     if dry_run:
         from lightning_gan3d.training.fit import plan
 

@@ -130,17 +130,22 @@ class ZipSource:
 Source = FolderSource | ZipSource
 
 
+def missing(path: Path) -> DataError:
+    """Return the error for a path that does not exist, with the nearest name beside it."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    return DataError(
+        f"{path} does not exist: use a folder or zip of images with dataset.json{hint}"
+    )
+
+
 def open_source(path: str | Path) -> Source:
     """Open a folder or a zip."""
     path = Path(path).expanduser()
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise DataError(
-            f"{path} does not exist: use a folder or zip of images with dataset.json{hint}"
-        )
+        raise missing(path)
     if not zipfile.is_zipfile(path):
         raise DataError(
             f"{path} is not a folder or a zip: use a folder or zip of images with dataset.json"

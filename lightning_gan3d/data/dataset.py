@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, checksum, open_source
+from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.image_files import decode, image_names, open_image
 from lightning_gan3d.data.labels import check_cameras, name_map, read_index, read_labels
 from lightning_gan3d.ranges import parse_ranges
@@ -81,6 +81,19 @@ def hold_out(names: Sequence[str], share: float, group_of: Mapping[str, str]) ->
     return held
 
 
+def check_exists(cfg: DataConfig) -> None:
+    """Raise `ConfigError` if the data set is missing, with the command that makes it if known."""
+    if not cfg.path:
+        raise ConfigError(
+            "data.path is empty: use a folder or zip of images with dataset.json", field="path"
+        )
+    path = Path(cfg.path).expanduser()
+    if not path.exists():
+        if cfg.path in cfg.make.split():
+            raise DataError(f"{cfg.path} does not exist; to make the preset's data: {cfg.make}")
+        raise missing(path)
+
+
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """One split of a data set, ordered by file name; mirrored images follow the plain ones.
 
@@ -99,12 +112,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, cfg: DataConfig, split: str = "train") -> None:
         """Check the whole data set, and decode the images of the split if they fit in memory."""
-        if not cfg.path:
-            raise ConfigError(
-                "data.path is empty: use a folder or zip of images with dataset.json", field="path"
-            )
-        if cfg.path in cfg.make.split() and not Path(cfg.path).expanduser().exists():
-            raise DataError(f"{cfg.path} does not exist; to make the preset's data: {cfg.make}")
+        check_exists(cfg)
         self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
         self.source = open_source(cfg.path)
         names = image_names(self.source)
