@@ -1,6 +1,7 @@
 """Training of one run: `train_run` prepares and evaluates it, `fit` trains in one process."""
 
 import logging
+import os
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def train_run(
             runs.write_config(path, config)
             log.info("run directory: %s", path)
             if ranks.world_size == 1:
+                os.environ["NODE_RANK"] = "0"  # a cluster may number nodes of unrelated runs
                 code = fit(session)
             else:
                 open_data(session)  # to raise errors once, not in each process

@@ -93,6 +93,15 @@ def test_two_nodes_are_bitwise_one(tiny, tmp_path):
     assert len(runs.Run(tmp_path / "two").metrics()) == 2
 
 
+def test_a_run_of_one_node_is_main_on_any_node(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("NODE_RANK", "1")
+    config = tiny("training.kimg=0.016")
+    assert train_run(config, tmp_path, evaluate=False) == 0
+    run = runs.Run(runs.run_path(config, tmp_path))
+    assert len(run.metrics()) == 1
+    assert run.manifest()["processes"] == 1
+
+
 def test_a_node_reads_its_rank_from_the_environment(tiny, tmp_path, monkeypatch):
     config = tiny("trainer.num_nodes=2", "training.microbatch=4")
     with pytest.raises(ConfigError, match=r"NODE_RANK \(0 to 1\) and MASTER_ADDR"):
