@@ -8,7 +8,8 @@ UNHASHED = (
     "seed", "label", "logging",
     "data.path", "data.make", "data.num_workers", "data.memory_mb",
     "training.device", "training.devices", "training.threads",
-    "trainer.max_time", "trainer.num_nodes", "trainer.profiler", "trainer.loggers",
+    "trainer.max_time", "trainer.num_nodes", "trainer.strategy", "trainer.profiler",
+    "trainer.loggers",
 )  # fmt: skip
 """Settings that do not change the experiment, with all below them."""
 IGNORED = (*UNHASHED, "name")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning_gan3d.config import ConfigError
 
 Group = Literal["representations", "renderers"]
-AnyGroup = Literal[Group, "callbacks", "loggers"]
+AnyGroup = Literal[Group, "callbacks", "loggers", "strategies"]
 Plugin = tuple[type, type]
 """The configuration dataclass, and the class built from it."""
 
@@ -57,7 +57,8 @@ def unknown(group: AnyGroup, name: str, known: Sequence[str]) -> ConfigError:
     """Return the error for a name that is not among the known ones."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""
-    return ConfigError(f"no {group[:-1]} `{name}`; have {', '.join(sorted({*known}))}{hint}")
+    kind = {"strategies": "strategy"}.get(group, group[:-1])
+    return ConfigError(f"no {kind} `{name}`; have {', '.join(sorted({*known}))}{hint}")
 
 
 def module_of(group: Group, config: Any) -> type:

@@ -269,6 +269,9 @@ class TrainerConfig:
     num_nodes: Count = 1
     """Machines, each with `training.devices` processes; start the same command on every one, with
     NODE_RANK and MASTER_ADDR in the environment, and the run directory on a shared disk."""
+    strategy: str = "auto"
+    """`auto`, or an entry point of the group `lightning_gan3d.strategies`, called without
+    arguments. It must not wrap the module, which sums its gradients over all processes itself."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     """Lightning's profiler; it writes `fit-profile*` into the run directory."""
     callbacks: tuple[str, ...] = ()

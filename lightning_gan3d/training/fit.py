@@ -1,7 +1,6 @@
 """Training of one run: `train_run` prepares and evaluates it, `fit` trains in one process."""
 
 import logging
-import os
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
-from lightning_gan3d.training import checkpoint, distributed
+from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
@@ -48,6 +47,7 @@ from lightning_gan3d.training.trainer_plugins import (
     make_callbacks,
     make_loggers,
     make_profiler,
+    make_strategy,
 )
 from lightning_gan3d.training.wandb_logger import WandbLogger
 
@@ -92,7 +92,6 @@ def train_run(
             runs.write_config(path, config)
             log.info("run directory: %s", path)
             if ranks.world_size == 1:
-                os.environ["NODE_RANK"] = "0"  # a cluster may number nodes of unrelated runs
                 code = fit(session)
             else:
                 open_data(session)  # to raise errors once, not in each process
@@ -151,7 +150,7 @@ def fit(session: Session) -> int:
                 accelerator=session.device.type,
                 devices=training.devices,
                 num_nodes=config.trainer.num_nodes,
-                strategy=distributed.SharedStep() if num_ranks > 1 else "auto",
+                strategy=make_strategy(config.trainer, num_ranks),
                 # A scheduler's own environment would save within its signal handler.
                 plugins=[LightningEnvironment()],
                 max_epochs=1,

@@ -222,6 +222,7 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(
         {
+            "RANK": str(ranks.node * ranks.devices + rank),
             "LOCAL_RANK": str(rank),
             "NODE_RANK": str(ranks.node),
             "WORLD_SIZE": str(ranks.world_size),
@@ -246,8 +247,11 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is rank 0 of all nodes, which writes and logs."""
-    return local_rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    """Whether this process is rank 0 of all nodes, which writes and logs.
+
+    NODE_RANK does not tell: a cluster may number the nodes of unrelated runs.
+    """
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _PrintHandler(logging.Handler):

@@ -1,4 +1,4 @@
-"""Lightning's callbacks, loggers and profilers, by the names in `trainer`."""
+"""Lightning's callbacks, loggers, profilers and strategies, by the names in `trainer`."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from lightning.pytorch.profilers import (
     PyTorchProfiler,
     SimpleProfiler,
 )
+from lightning.pytorch.strategies import Strategy
 from PIL import Image
 
 from lightning_gan3d.config import ConfigError
@@ -22,6 +23,7 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.metric import Metric
 from lightning_gan3d.registry import external, unknown
 from lightning_gan3d.training.config import TrainerConfig
+from lightning_gan3d.training.distributed import SharedStep
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 CALLBACKS = {"LearningRateMonitor": LearningRateMonitor, "DeviceStatsMonitor": DeviceStatsMonitor}
@@ -32,6 +34,7 @@ LOGGERS = ("csv", "tensorboard")
 def check_trainer(trainer: TrainerConfig) -> None:
     """Check that callbacks and loggers exist and that their packages are installed."""
     make_callbacks(trainer)
+    make_strategy(trainer, 1)
     monitors = [name for name in trainer.callbacks if name in CALLBACKS]
     if monitors and not trainer.loggers:
         raise ConfigError(f"trainer.callbacks: {monitors[0]} needs trainer.loggers, e.g. [csv]")
@@ -51,6 +54,14 @@ def make_callbacks(trainer: TrainerConfig) -> list[Callback]:
     timer = [] if trainer.max_time is None else [Timer(trainer.max_time)]
     others = [CALLBACKS.get(n) or _load("callbacks", n, [*CALLBACKS]) for n in trainer.callbacks]
     return [*timer, *(_build("callbacks", make) for make in others)]
+
+
+def make_strategy(trainer: TrainerConfig, num_ranks: int) -> Strategy | Literal["auto"]:
+    """Build the strategy: one that leaves gradients to the module, or an entry point."""
+    if trainer.strategy != "auto":
+        strategy: Strategy = _build("strategies", _load("strategies", trainer.strategy, ["auto"]))
+        return strategy
+    return SharedStep() if num_ranks > 1 else "auto"
 
 
 def make_profiler(trainer: TrainerConfig, path: Path) -> Profiler | None:
@@ -117,7 +128,7 @@ def log_evaluation(config: ExperimentConfig, path: Path, metrics: Sequence[Metri
 
 
 def _load(
-    group: Literal["callbacks", "loggers"], name: str, known: Sequence[str]
+    group: Literal["callbacks", "loggers", "strategies"], name: str, known: Sequence[str]
 ) -> Callable[..., Any]:
     """Return the class or function of an entry point."""
     points = external(group)

@@ -49,7 +49,7 @@ def test_the_exit_code_of_one_process_is_that_of_all():
 def test_only_rank_0_prints_its_log(monkeypatch, capsys, rank, printed):
     logger = logging.getLogger("lightning_gan3d")
     monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("RANK", rank)
     print_log()
     logging.getLogger("lightning_gan3d.training").info("hello")
     print_log()

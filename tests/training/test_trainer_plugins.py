@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gan3d.checkpoints import store
@@ -41,6 +42,14 @@ class Late(Checkpoint):
             trainer.should_stop = True
 
 
+class Own(SingleDeviceStrategy):
+    made: ClassVar[list] = []
+
+    def __init__(self):
+        super().__init__("cpu")
+        Own.made.append(self)
+
+
 class Rows(Logger):
     name, version = "rows", 0
     made: ClassVar[list] = []
@@ -59,7 +68,7 @@ class Rows(Logger):
 
 @pytest.fixture
 def plugins(monkeypatch):
-    points = {"callbacks": ["Spy", "Picky", "Late"], "loggers": ["Rows"]}
+    points = {"callbacks": ["Spy", "Picky", "Late"], "loggers": ["Rows"], "strategies": ["Own"]}
 
     def entry_points(group):
         names = points.get(group.rpartition(".")[2], [])
@@ -126,6 +135,13 @@ def test_a_time_limit_saves_and_stops_and_the_profiler_writes_its_report(tiny, s
 
 
 @pytest.mark.usefixtures("plugins")
+def test_a_strategy_of_another_package_trains(tiny, start):
+    code, *_ = start(tiny("trainer.strategy=own", "training.kimg=0.016"))
+    assert code == 0
+    assert Own.made[-1].lightning_module.steps_done == 2
+
+
+@pytest.mark.usefixtures("plugins")
 def test_a_callback_that_stops_last_saves_too(tiny, start):
     code, path, log = start(tiny("trainer.callbacks=[late]"))
     assert code == 75
@@ -146,6 +162,7 @@ def test_a_callback_that_stops_last_saves_too(tiny, start):
             "callbacks=[broken]",
             "broken cannot be imported (ModuleNotFoundError: No module named 'n",
         ),
+        ("strategy=ddp", "no strategy `ddp`; have auto, broken, own"),
         ("callbacks=[picky]", "Picky cannot be built (TypeError"),
     ],
 )
