@@ -1,6 +1,7 @@
 """Lightning's callbacks, loggers, profilers and strategies, by the names in `trainer`."""
 
 import csv
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +95,9 @@ def _continued_csv(path: Path, step: int) -> CSVLogger:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     logger = CSVLogger(path, name="", version="csv")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Experiment logs directory")  # would be deleted
+        _ = logger.experiment
     for row in rows:
         if float(row["step"]) <= step:
             values: dict[str, Any] = {k: float(v) for k, v in row.items() if v and k != "step"}
