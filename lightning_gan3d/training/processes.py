@@ -241,15 +241,11 @@ def _end_with_parent() -> None:
     os._exit(STOPPED)
 
 
-def local_rank() -> int:
-    """Rank of this process on its node, from the environment: before the process group exists."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def is_main() -> bool:
     """Whether this process is rank 0 of all nodes, which writes and logs.
 
-    NODE_RANK does not tell: a cluster may number the nodes of unrelated runs.
+    Read from the environment, before the process group exists. NODE_RANK is not used: some clusters
+    set it for unrelated runs.
     """
     return os.environ.get("RANK", "0") == "0"
 

@@ -60,7 +60,7 @@ def make_callbacks(trainer: TrainerConfig) -> list[Callback]:
 def make_strategy(trainer: TrainerConfig, num_ranks: int) -> Strategy | Literal["auto"]:
     """Build the strategy: one that leaves gradients to the module, or an entry point."""
     if trainer.strategy != "auto":
-        strategy: Strategy = _build("strategies", _load("strategies", trainer.strategy, ["auto"]))
+        strategy: Strategy = _build("strategy", _load("strategies", trainer.strategy, ["auto"]))
         return strategy
     return SharedStep() if num_ranks > 1 else "auto"
 
@@ -135,22 +135,22 @@ def _load(
     group: Literal["callbacks", "loggers", "strategies"], name: str, known: Sequence[str]
 ) -> Callable[..., Any]:
     """Return the class or function of an entry point."""
-    points = external(group)
+    points, option = external(group), "strategy" if group == "strategies" else group
     if name not in points:
-        raise ConfigError(f"trainer.{group}: {unknown(group, name, [*known, *points])}")
+        raise ConfigError(f"trainer.{option}: {unknown(group, name, [*known, *points])}")
     try:
         return points[name].load()  # type: ignore[no-any-return]  # of an entry point
     except Exception as error:
         raise ConfigError(
-            f"trainer.{group}: {name} cannot be imported ({type(error).__name__}: {error})"
+            f"trainer.{option}: {name} cannot be imported ({type(error).__name__}: {error})"
         ) from error
 
 
-def _build(group: str, make: Callable[..., Any], *arguments: Any) -> Any:
+def _build(option: str, make: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return make(*arguments)
     except Exception as error:
         name = getattr(make, "__name__", make)
         raise ConfigError(
-            f"trainer.{group}: {name} cannot be built ({type(error).__name__}: {error})"
+            f"trainer.{option}: {name} cannot be built ({type(error).__name__}: {error})"
         ) from error

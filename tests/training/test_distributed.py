@@ -15,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training import distributed
 from lightning_gan3d.training.fit import fit, plan, train_run
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.processes import Ranks, Session, is_main, local_rank, run_processes
+from lightning_gan3d.training.processes import Ranks, Session, is_main, run_processes
 
 CPU = torch.device("cpu")
 # Children are forked from a server that has imported but not computed: autograd does not survive
@@ -135,7 +135,7 @@ def interrupted(config, path):
     genuine = AdversarialModule.training_step
 
     def hooked(self, batch, index):
-        if batch.step == 3 and local_rank() == 1:
+        if batch.step == 3 and os.environ["LOCAL_RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)  # one process only
         genuine(self, batch, index)
 

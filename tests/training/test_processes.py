@@ -14,13 +14,16 @@ from lightning_gan3d.training import processes
 from lightning_gan3d.training.processes import (
     Ranks,
     StopRequest,
-    local_rank,
     print_log,
     run_lock,
     run_processes,
 )
 
 multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
+
+
+def local_rank():
+    return int(os.environ["LOCAL_RANK"])
 
 
 def dies():
