@@ -201,7 +201,7 @@ def table_tex(comparison: Comparison, headline: Sequence[MetricId]) -> str:
             if not cell.complete
         ]
     if any(group.why_unranked for group in comparison.groups):
-        why = r"\footnotesize $^\dagger$ Not ranked: the evaluation found it degenerate."
+        why = r"\footnotesize $^\dagger$ Not ranked: failed a check for degenerate generators."
         lines += ["\\midrule", f"\\multicolumn{{{len(ids) + 1}}}{{l}}{{{why}}} \\\\"]
     lines += ["\\bottomrule", "\\end{tabular}"]
     seeds = [f"% {g.label}: {_seeds(g)}" for g in comparison.groups]
