@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.runs import CONFIG, Run
 from lightning_gan3d.sweep.plan import (
     SWEEP_FILE,
@@ -21,12 +22,21 @@ from lightning_gan3d.sweep.plan import (
     expand,
     write_record,
 )
-from lightning_gan3d.training.processes import DONE, FAILED, STOP_SIGNALS, STOPPED, SignalHandler
+from lightning_gan3d.training.processes import (
+    DONE,
+    FAILED,
+    STOPPED,
+    SignalHandler,
+    lock_holder,
+    run_lock,
+)
 
 log = logging.getLogger(__name__)
 TRAIN = (sys.executable, "-m", "lightning_gan3d.cli", "train")
 POLL = 0.1
 """Seconds between checks of the processes."""
+LOOK = 2.0
+"""Seconds between checks of the runs that another process trains."""
 TAIL, WIDTH = 8192, 300
 """Bytes at the end of a log that are searched for its last line, and characters of that line."""
 
@@ -71,12 +81,15 @@ def run_sweep(
 ) -> int:
     """Run what is not finished; return the exit code: 0 all done, 4 some failed, 75 stopped.
 
-    A failed run does not stop the others. `root/sweeps/<name>/` holds the logs and `sweep.json`.
+    A failed run does not stop the others. `root/sweeps/<name>/` holds the logs and `sweep.json`;
+    one process at a time runs a sweep. A run that another process trains is waited for.
     `heartbeat`: seconds between log lines of running processes.
     """
     sweep, path = loaded
     runner = SweepRunner(sweep, expand(sweep, path, root), root, command, heartbeat)
-    stopped = runner.run()
+    runner.folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(runner.folder):
+        stopped = runner.run()
     counts: Counter[State] = Counter(entry.state for entry in runner.entries)
     names: dict[State, str] = {
         "done": "done", "failed": "failed", "preempted": "preempted", "planned": "not started",
@@ -151,24 +164,26 @@ class SweepRunner:
         self.folder = root / "sweeps" / sweep.name
         self.stopping = False
         self._running: dict[int, Job] = {}
+        self._waiting: list[int] = []
+        self._taken = set[int]()
+        """Runs of `_waiting` that another process trains."""
 
     def run(self) -> bool:
         """Run all entries that are not finished; return whether a signal stopped the sweep.
 
         A signal stops every process once; a second Ctrl-C kills them.
         """
-        for i, entry in enumerate(self.entries):
-            if is_finished(entry.path):
-                self.entries[i] = replace(entry, state="done", exit_code=0)
-                log.info("done       %s: already finished  %s", entry.label, entry.path)
-        self._write()
-        waiting = [i for i, entry in enumerate(self.entries) if entry.state != "done"]
-        last_heartbeat = time.monotonic()
+        self._waiting = list(range(len(self.entries)))
+        last_heartbeat, next_look = time.monotonic(), 0.0
         try:
-            with SignalHandler(self._stop, (*STOP_SIGNALS, signal.SIGHUP)):
-                while self._running or (waiting and not self.stopping):
-                    while waiting and len(self._running) < self.sweep.jobs and not self.stopping:
-                        self._start(waiting.pop(0))
+            with SignalHandler(self._stop):
+                while self._running or (self._waiting and not self.stopping):
+                    room = self.sweep.jobs - len(self._running)
+                    due = time.monotonic() >= next_look
+                    if self._waiting and room and due and not self.stopping:
+                        for i in self._look()[:room]:
+                            self._start(i)
+                        next_look = time.monotonic() + (LOOK if self._taken else 0)
                     for i, job in list(self._running.items()):
                         if job.process.poll() is not None:
                             self._finish(i, job)
@@ -186,6 +201,23 @@ class SweepRunner:
                 job.kill()
         return self.stopping
 
+    def _look(self) -> list[int]:
+        """Return the runs to start, without those that are finished or that another trains."""
+        taken = set[int]()
+        for i in list(self._waiting):
+            entry = self.entries[i]
+            if holder := lock_holder(entry.path):
+                taken.add(i)
+                if i not in self._taken:
+                    log.info("waiting    %s: trained by %s", entry.label, holder)
+            elif is_finished(entry.path):
+                self._waiting.remove(i)
+                self.entries[i] = replace(entry, state="done", exit_code=0)
+                log.info("done       %s: already finished  %s", entry.label, entry.path)
+        self._taken = taken
+        self._write()
+        return [i for i in self._waiting if i not in taken]
+
     def _write(self) -> None:
         write_record(self.folder / SWEEP_FILE, self.entries)
 
@@ -193,14 +225,13 @@ class SweepRunner:
         """Forward the first signal; kill at a second Ctrl-C."""
         kill = self.stopping and number == signal.SIGINT
         if kill or not self.stopping:
-            # SIGHUP (a closed terminal) would end the jobs without saving.
-            forwarded = signal.SIGTERM if number == signal.SIGHUP else number
             for job in self._running.values():
                 if job.process.poll() is None:
-                    job.process.send_signal(signal.SIGKILL if kill else forwarded)
+                    job.process.send_signal(signal.SIGKILL if kill else number)
         self.stopping = True
 
     def _start(self, number: int) -> None:
+        self._waiting.remove(number)
         entry = self.entries[number]
         arguments = [*self.command, entry.preset, *entry.overrides, "--root", str(self.root)]
         if (entry.path / CONFIG).is_file():
@@ -219,6 +250,11 @@ class SweepRunner:
         """Record the outcome of a process; exit code 0 also requires a finished run."""
         del self._running[number]
         entry, code, line = self.entries[number], job.process.returncode, job.last_line()
+        overtaken = code == ConfigError.exit_code  # or another fault of the input
+        if overtaken and (lock_holder(entry.path) or is_finished(entry.path)):
+            self.entries[number] = replace(entry, state="planned")
+            self._waiting.append(number)
+            return
         state: State = "failed"
         if code == STOPPED:
             state, line = "preempted", ""

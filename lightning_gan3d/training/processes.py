@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import reduction
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
@@ -24,9 +25,11 @@ from lightning_gan3d.experiment import ExperimentConfig
 log = logging.getLogger(__name__)
 DONE, FAILED, STOPPED = 0, 4, 75
 """Exit codes of a run. After `STOPPED`, the same command continues it."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Keyboard, system or scheduler, and a scheduler's early warning."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Keyboard, system or scheduler, closed terminal, and a scheduler's early warning."""
 LOCK = "run.lock"
+PROBE = 1.0
+"""Seconds for which a lock is tried, since `lock_holder` takes it for a moment."""
 PORT = 29500
 """Default of MASTER_PORT, as torchrun's."""
 GRACE = 10.0
@@ -156,19 +159,34 @@ def _inherit(duplicate: Any) -> InheritedFile:
 @contextmanager
 def run_lock(path: Path) -> Iterator[InheritedFile]:
     """Lock a run directory until this process and those that inherit the lock have ended."""
+    deadline = time.monotonic() + PROBE
     with (path / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise ConfigError(
-                f"{path}: in use by {holder}; wait for it, or choose another --root"
-            ) from None
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{path}: in use by {lock_holder(path)}; wait for it, or choose another --root"
+                )
+            time.sleep(PROBE / 20)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield InheritedFile(file.fileno())
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_holder(path: Path) -> str:
+    """Return who holds the lock of a run directory, as in "pid 12 on node7"; "" if nobody does."""
+    if not (path / LOCK).is_file():
+        return ""
+    with (path / LOCK).open("r+", encoding="utf-8") as file:
+        return "" if _try_lock(file) else file.read().strip() or "another process"
 
 
 def run_processes(

@@ -8,16 +8,20 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.sweep import local
 from lightning_gan3d.sweep.local import Job, plan_sweep, run_sweep
 from lightning_gan3d.sweep.plan import expand, load_sweep, read_record
+from lightning_gan3d.training.processes import lock_holder
 
 # `plan.json` in the root maps run names to exit code, duration and output.
 TRAINER = """
-import json, os, signal, sys, time
+import fcntl, json, os, signal, sys, time
 from pathlib import Path
 
 preset, *rest = sys.argv[1:]
@@ -37,12 +41,19 @@ def stop(number, frame):
     if not options.get("stubborn"):
         sys.exit(75)
 
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, stop)
 note("begin")
 print(f"step 1 of {name}", flush=True)
 if path:
     path.mkdir(parents=True, exist_ok=True)
+    lock = (path / "run.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("error: in use", flush=True)
+        note("rejected")
+        sys.exit(2)
     (path / "config.yaml").write_text(f"name: {name}")
 deadline = time.monotonic() + options.get("seconds", 0)
 while time.monotonic() < deadline:
@@ -252,9 +263,8 @@ def test_a_stop_signal_reaches_every_run_once_and_starts_no_other(tmp_path, numb
     sweep.script_runs(**{kind: {"seconds": 50} for kind in ("triplane", "voxel", "nerf_mlp")})
     assert run_and_signal(sweep, (number, happened(sweep, "begin", 2))) == 75
     assert sweep.states == ["preempted", "preempted", "planned"]
-    passed = signal.SIGTERM if number == signal.SIGHUP else number
     stops = [event for event, *_ in sweep.calls if event.startswith("stopped")]
-    assert stops == [f"stopped{int(passed)}"] * 2
+    assert stops == [f"stopped{int(number)}"] * 2
     assert "2 preempted, 1 not started" in sweep.log[-2]
     assert sweep.log[-1] == "the same command continues it"
 
@@ -277,3 +287,51 @@ def test_the_last_line_is_from_this_attempt_and_the_latest_progress(tmp_path):
     job = Job.start([sys.executable, "-c", ""], log, os.environ)
     job.process.wait()
     assert job.last_line() == ""
+
+
+def in_thread(function, *arguments):
+    """Start a function; return a function that waits for its value."""
+    values = []
+    thread = threading.Thread(target=lambda: values.append(function(*arguments)))
+    thread.start()
+
+    def value():
+        thread.join()
+        return values[0]
+
+    return value
+
+
+def test_one_process_at_a_time_runs_a_sweep(tmp_path):
+    sweep = Sweep(tmp_path, presets=["demo/voxel"])
+    sweep.script_runs(voxel={"seconds": 2})
+    first = in_thread(sweep.run)
+    wait_for(happened(sweep, "begin", 1))
+    with pytest.raises(ConfigError, match=r"sweeps/grid: in use by pid \d+ on .*; wait for it"):
+        run_sweep(load_sweep(sweep.file), sweep.root, (sys.executable, str(sweep.script)))
+    assert first() == 0
+    assert sweep.states == ["done"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_sweep_waits_for_runs_that_another_process_trains(tmp_path, monkeypatch, known):
+    sweep = Sweep(tmp_path)
+    sweep.script_runs(triplane={"seconds": 2})
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"runs": ["demo/triplane", "demo/voxel"]}))
+    command = (sys.executable, str(sweep.script))
+    first = in_thread(run_sweep, load_sweep(other), sweep.root, command)
+    wait_for((Path(sweep.paths["demo/triplane-s0"]) / "config.yaml").is_file)
+    if not known:  # the lock is taken between the look and the start
+        holders = iter([""] * 3)
+        monkeypatch.setattr(local, "lock_holder", lambda path: next(holders, lock_holder(path)))
+    assert sweep.run() == 0
+    assert first() == 0
+    assert any(line.startswith("waiting    demo-triplane seed 0: trained by") for line in sweep.log)
+    assert sweep.states == ["done"] * 3
+    assert [e.state for e in read_record(sweep.root / "sweeps" / "other" / "sweep.json")] == [
+        "done", "done",
+    ]  # fmt: skip
+    ended = sorted(name for event, name, *_ in sweep.calls if event == "end")
+    assert ended == ["demo/nerf_mlp-s0", "demo/triplane-s0", "demo/voxel-s0"]
+    assert happened(sweep, "rejected", 0 if known else 1)()
