@@ -1,7 +1,8 @@
 """The `gan3d` command: one thin function per sub-command, with lazy imports."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from lightning_gan3d.config import ConfigError, UserError, split_overrides
 from lightning_gan3d.inference.commands import app as inference_app
 from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
 from lightning_gan3d.progress import spinner
+from lightning_gan3d.training.signals import STOPPED, Interrupted, StopRequest
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
@@ -67,7 +69,19 @@ def _load(file: str, overrides: Sequence[str] | None) -> "ExperimentConfig":
         return load_experiment(path, overrides or [])
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """End a command at a stop signal, where it does not handle the signal itself."""
+    try:
+        with StopRequest(at_once=True):
+            yield
+    except Interrupted as number:
+        typer.echo(f"stopped ({number}); the same command continues")
+        raise typer.Exit(STOPPED) from None
+
+
 @app.command()
+@_stoppable()
 def train(
     file: File,
     overrides: Overrides = None,
@@ -148,6 +162,7 @@ def presets(
 
 
 @sweep_app.command("run")
+@_stoppable()
 def sweep_run(
     file: SweepFile,
     overrides: Overrides = None,

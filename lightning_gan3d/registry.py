@@ -39,7 +39,7 @@ def find(group: Group, name: str) -> Plugin:
     entry = others[name]
     try:
         plugin: Any = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the {group[:-1]} `{name}` of {entry.value} cannot be imported: "
             f"{type(error).__name__}: {error}"

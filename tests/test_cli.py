@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -160,3 +161,16 @@ def test_user_weights_must_exist(capsys, tmp_path):
     code, _, err = run(capsys, "evaluate", str(tmp_path), *given)
     assert code == 2
     assert f"weights inception: no file {tmp_path / 'absent.pt'}" in err
+
+
+@pytest.mark.parametrize("command", [["train"], ["sweep", "run"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_before_training_stops_the_command(capsys, monkeypatch, command, number):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(cli, "_of_device", lambda _: os.kill(os.getpid(), number))
+    try:
+        code, out, _ = run(capsys, *command, "demo")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 75
+    assert out == f"stopped ({number.name}); the same command continues\n"

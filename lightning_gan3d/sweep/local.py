@@ -22,14 +22,8 @@ from lightning_gan3d.sweep.plan import (
     expand,
     write_record,
 )
-from lightning_gan3d.training.processes import (
-    DONE,
-    FAILED,
-    STOPPED,
-    SignalHandler,
-    lock_holder,
-    run_lock,
-)
+from lightning_gan3d.training.processes import lock_holder, run_lock
+from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, SignalHandler
 
 log = logging.getLogger(__name__)
 TRAIN = (sys.executable, "-m", "lightning_gan3d.cli", "train")

@@ -31,15 +31,9 @@ from lightning_gan3d.training.config import LoggingConfig
 from lightning_gan3d.training.distributed import Agreement
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
-from lightning_gan3d.training.processes import (
-    DONE,
-    FAILED,
-    STOPPED,
-    Session,
-    StopRequest,
-    is_main,
-)
+from lightning_gan3d.training.processes import Session, is_main
 from lightning_gan3d.training.schedules import is_due
+from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, StopRequest
 from lightning_gan3d.training.trainer_plugins import log_image, log_row
 from lightning_gan3d.training.wandb_logger import WandbLogger
 

@@ -31,16 +31,13 @@ from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import (
-    DONE,
-    FAILED,
-    STOPPED,
     Session,
-    StopRequest,
     is_main,
     read_ranks,
     run_lock,
     run_processes,
 )
+from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, Interrupted, StopRequest
 from lightning_gan3d.training.trainer_plugins import (
     check_trainer,
     log_evaluation,
@@ -62,6 +59,8 @@ def train_run(
     evaluate: bool = True,
 ) -> int:
     """Train and evaluate; return the exit code: 0 done, 4 failed, 75 stopped.
+
+    A stop signal lets the step finish, and saves; a second Ctrl-C raises `signals.Interrupted`.
 
     Continues an unfinished run of the same configuration and seed; `resume` requires one. Progress
     goes to the log `lightning_gan3d` (`processes.print_log` prints it).
@@ -169,7 +168,7 @@ def fit(session: Session) -> int:
             trainer.fit(module, datamodule=data)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _failure(error, training.batch, training.microbatch_size)
     if module.steps_done >= training.num_steps:
         return DONE
@@ -180,15 +179,22 @@ def fit(session: Session) -> int:
     return STOPPED
 
 
-def _failure(error: Exception, batch: int, microbatch: int) -> int:
+def _failure(error: Exception | SystemExit, batch: int, microbatch: int) -> int:
     """Log why the training ended; return the exit code."""
     if isinstance(error, NonFiniteGradient):
         log.error(f"failed: {error}; weights and averages are as before that step")
         return FAILED
-    if isinstance(error, torch.OutOfMemoryError):
+    if _is_out_of_memory(error):
         log.error(
             f"failed: out of memory at training.microbatch={microbatch}; try "
-            f"{max(1, microbatch // 2)} (the batch stays {batch}): {str(error).splitlines()[0]}"
+            f"{max(1, microbatch // 2)} (the batch stays {batch}), or smaller networks: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
+        return FAILED
+    if isinstance(error, SystemExit):
+        log.error(
+            f"failed: a plug-in or library ended the process with code {error.code}\n"
+            f"{traceback.format_exc()}"
         )
         return FAILED
     if isinstance(error, CannotSave):
@@ -207,6 +213,12 @@ def _failure(error: Exception, batch: int, microbatch: int) -> int:
     return FAILED
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU, torch's allocator on the CPU, or Python ran out of memory."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
 def _evaluate(session: Session) -> int:
     """Evaluate the trained generator; a failure leaves the trained run intact."""
     from lightning_gan3d.metrics.evaluate_target import evaluate_run
@@ -221,13 +233,13 @@ def _evaluate(session: Session) -> int:
             wandb.checkpoint(session.path)
             wandb.close(DONE)
             log_evaluation(session.config, session.path, evaluation.metrics)
-        except KeyboardInterrupt:
+        except Interrupted:
             log.info("stopped: trained, but not evaluated; the same command continues")
             return STOPPED
         except OSError as error:
             log.error(f"stopped: trained, but not evaluated: {error}; the same command continues")
             return STOPPED
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.error(f"failed: trained, but not evaluated: {type(error).__name__}: {error}")
             log.error(traceback.format_exc())
             return FAILED

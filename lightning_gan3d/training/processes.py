@@ -9,11 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import reduction
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import IO, Any
 
 import torch
@@ -21,12 +20,9 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.training.signals import DONE, STOPPED, SignalHandler
 
 log = logging.getLogger(__name__)
-DONE, FAILED, STOPPED = 0, 4, 75
-"""Exit codes of a run. After `STOPPED`, the same command continues it."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Keyboard, system or scheduler, closed terminal, and a scheduler's early warning."""
 LOCK = "run.lock"
 PROBE = 1.0
 """Seconds for which a lock is tried, since `lock_holder` takes it for a moment."""
@@ -88,58 +84,6 @@ def read_ranks(devices: int, num_nodes: int) -> Ranks:
     return Ranks(devices, int(node), num_nodes, os.environ["MASTER_ADDR"], port)
 
 
-class SignalHandler:
-    """Handles signals within a `with` block, in the main thread. Ignored signals stay ignored."""
-
-    def __init__(
-        self, handler: Callable[[int], None], signals: Sequence[signal.Signals] = STOP_SIGNALS
-    ) -> None:
-        self._handler, self._signals = handler, signals
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Any:
-        if threading.current_thread() is threading.main_thread():
-            handlers = {s: signal.getsignal(s) for s in self._signals}
-            self._previous = {s: h for s, h in handlers.items() if h is not signal.SIG_IGN}
-            self.install()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Install the handler again, e.g. after Lightning has installed its own."""
-        for number in self._previous:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self._handler(number)
-
-
-class StopRequest(SignalHandler):
-    """Records a stop signal, so that the current step can finish. A second Ctrl-C interrupts.
-
-    `at_once`: interrupt on the first signal.
-    """
-
-    def __init__(self, at_once: bool = False) -> None:
-        super().__init__(self._record)
-        self._at_once = at_once
-        self.reason: str | None = None
-
-    def _record(self, number: int) -> None:
-        if self._at_once or (number == signal.SIGINT and self.reason is not None):
-            raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
-
-
 class InheritedFile:
     """An open file that child processes inherit, with its lock."""
 
@@ -198,8 +142,8 @@ def run_processes(
 ) -> int:
     """Run `target(*arguments)` in this node's processes; return the exit code.
 
-    Stop signals are forwarded to all. If one process fails, the others are terminated; if this one
-    is killed, all end. They hold `lock` as long as they live.
+    Stop signals are forwarded to all; a second Ctrl-C kills them. If one process fails, the others
+    are terminated; if this one is killed, all end. They hold `lock` as long as they live.
     """
     if ranks.port is None:
         with socket.socket() as free:
@@ -210,10 +154,14 @@ def run_processes(
         _child, (target, arguments, ranks, lock), ranks.devices, join=False, start_method=method
     )
 
-    def forward(_: int) -> None:
+    stopping = False
+
+    def forward(number: int) -> None:
+        nonlocal stopping
+        kill, stopping = stopping and number == signal.SIGINT, True
         for child in children.processes:
             if child.is_alive():
-                child.terminate()
+                child.kill() if kill else child.terminate()
 
     try:
         with SignalHandler(forward):
@@ -272,7 +220,8 @@ class _PrintHandler(logging.Handler):
     """Prints to the present `sys.stdout`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        with suppress(OSError):  # a closed terminal or pipe: the run goes on to its next save
+            print(self.format(record), flush=True)
 
 
 def print_log() -> None:

@@ -26,6 +26,7 @@ from lightning_gan3d.training import callbacks, checkpoint, losses
 from lightning_gan3d.training.fit import plan, train_run
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.processes import run_lock
+from lightning_gan3d.training.signals import Interrupted
 from lightning_gan3d.training.wandb_logger import WandbLogger
 
 
@@ -136,9 +137,13 @@ def test_a_resumed_run_is_bitwise_equal(tiny, start, at_step, cut):
     assert [row["step"] for row in values_of(path)] == [2, 4, 6]
 
 
-def test_a_signal_finishes_the_step_and_handlers_are_restored(tiny, start, at_step):
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM] * 2, [signal.SIGINT, signal.SIGTERM]],
+)
+def test_a_signal_finishes_the_step_and_handlers_are_restored(tiny, start, at_step, numbers):
     before = signal.getsignal(signal.SIGTERM)
-    at_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(2, lambda _: [os.kill(os.getpid(), number) for number in numbers])
     code, path, _ = start(tiny())
     assert code == 75
     (step, last), *_ = reversed(store.steps_in(path / "checkpoints"))
@@ -147,6 +152,17 @@ def test_a_signal_finishes_the_step_and_handlers_are_restored(tiny, start, at_st
     assert most_steps(state, "optimizer_d") == 5
     assert most_steps(state, "optimizer_g") == 3
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_ctrl_c_ends_at_once_and_loses_no_checkpoint(tiny, start, at_step, tmp_path):
+    at_step(6, lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(Interrupted):
+        start(tiny())
+    path = run_path(tiny(), tmp_path / "runs")
+    assert [step for step, _ in store.steps_in(path / "checkpoints")] == [4]
+    at_step(None)
+    assert start(tiny())[0] == 0
+    assert [row["step"] for row in values_of(path)] == [2, 4, 6, 8]
 
 
 def test_a_killed_run_drops_rows_after_its_checkpoint(tiny, start, at_step):
@@ -252,6 +268,15 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
             4,
             "out of memory at training.microbatch=8; try 4",
         ),
+        (
+            RuntimeError(
+                "[alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            ),
+            4,
+            "at training.microbatch=8; try 4 (the batch stays 8), or smaller networks",
+        ),
+        (MemoryError(), 4, "out of memory at training.microbatch=8"),
+        (SystemExit(0), 4, "failed: a plug-in or library ended the process with code 0"),
         (RuntimeError("DataLoader worker (pid 3) died"), 75, "lower data.num_workers"),
     ],
 )
@@ -610,7 +635,7 @@ def test_a_run_is_finished_after_its_evaluation(tiny, tmp_path, evaluate, caplog
     def evaluate_run(path, device):
         calls.append((path, device, Run(path).finished))
         if len(calls) == 1:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
         return Evaluation(path / "evaluation.json", [Metric("quality.swd", 0.5)])
 
     evaluate(evaluate_run)

@@ -13,11 +13,11 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training import processes
 from lightning_gan3d.training.processes import (
     Ranks,
-    StopRequest,
     print_log,
     run_lock,
     run_processes,
 )
+from lightning_gan3d.training.signals import Interrupted, StopRequest
 
 multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])
 
@@ -92,7 +92,7 @@ def launches(folder):
 
 
 def until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -129,11 +129,41 @@ def test_a_second_ctrl_c_interrupts_and_handlers_are_restored():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.reason == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    with StopRequest(at_once=True), pytest.raises(KeyboardInterrupt):
+    with StopRequest(at_once=True), pytest.raises(Interrupted):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_second_ctrl_c_kills_the_ranks():
+    def interrupt():
+        for _ in range(2):
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run_processes(stubborn, (), Ranks(2), "fork") == 75
+    thread.join()
+
+
+def stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+    return 0
+
+
+def test_a_closed_pipe_ends_no_run(monkeypatch):
+    logger = logging.getLogger("lightning_gan3d")
+    monkeypatch.setattr(logger, "handlers", [])
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        print_log()
+        logger.info("a row")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 
 def test_ignored_signals_stay_ignored():
