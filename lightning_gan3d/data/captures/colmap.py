@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError, read_file
+from lightning_gan3d.data.captures.posed_images import MAX_NUMBER
 
 T = TypeVar("T")
 
@@ -79,8 +80,8 @@ def read_model(folder: Path) -> ColmapModel:
             )
     points = list(readers[2](paths[2])) if paths[2].exists() else []
     positions = np.array(points, dtype=np.float64).reshape(-1, 3)
-    if not np.isfinite(positions).all():
-        raise DataError(f"{paths[2]}: a point is not finite")
+    if not np.abs(positions).max(initial=0.0) < MAX_NUMBER:
+        raise DataError(f"{paths[2]}: a point is not finite, or above {MAX_NUMBER:g}")
     return ColmapModel(cameras, list(images.values()), positions)
 
 
@@ -98,15 +99,15 @@ def intrinsics_of(
             f"{name}: the {camera.model} camera has distortion "
             f"{', '.join(f'{k:g}' for k in distortion)}; {UNDISTORT}, or set ignore_distortion=true"
         )
-    if min(fx, fy) <= 0:
-        raise DataError(f"{name}: focal length {min(fx, fy):g} must be positive")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
     """Invert the pose of an image; rejects invalid poses."""
-    if not np.isfinite([*image.quaternion, *image.translation]).all():
-        raise DataError(f"{image.name}: the pose has numbers that are not finite")
+    if not np.abs([*image.quaternion, *image.translation]).max() < MAX_NUMBER:
+        raise DataError(
+            f"{image.name}: the pose has numbers that are not finite, or above {MAX_NUMBER:g}"
+        )
     norm = float(np.linalg.norm(image.quaternion))
     if not abs(norm - 1) < 1e-2:
         raise DataError(f"{image.name}: the quaternion has length {norm:g}, expected 1")
@@ -143,8 +144,8 @@ def _by_id(folder: Path, records: Iterable[tuple[int, Any]]) -> dict[int, Any]:
 def _camera(path: Path, model: str, size: tuple[int, int], params: Sequence[float]) -> ColmapCamera:
     if not (0 < size[0] <= _MAX_SIDE and 0 < size[1] <= _MAX_SIDE):
         raise DataError(f"{path}: a camera is for images of {size[0]}x{size[1]}")
-    if not np.isfinite(params).all():
-        raise DataError(f"{path}: a parameter of a camera is not finite")
+    if not np.abs(params).max() < MAX_NUMBER:
+        raise DataError(f"{path}: a parameter of a camera is not finite, or above {MAX_NUMBER:g}")
     return ColmapCamera(model, size, tuple(params))
 
 
@@ -235,7 +236,7 @@ def _point_bin(file: _Bytes) -> tuple[float, ...]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number the lines of a file that are not comments."""
     try:
-        lines = read_file(path).decode().splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read {path}: {error}") from None
     return ((i, line) for i, line in enumerate(lines, 1) if not line.strip().startswith("#"))

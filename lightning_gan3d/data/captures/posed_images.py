@@ -2,7 +2,8 @@
 
 import itertools
 import posixpath
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,23 @@ from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.data.archive import DataError, FolderSource, UnsafeDataError
-from lightning_gan3d.data.image_files import Convert, is_image, mode_of, open_header, pixels_of
+from lightning_gan3d.data.image_files import (
+    SUFFIXES,
+    Convert,
+    is_image,
+    mode_of,
+    open_header,
+    pixels_of,
+)
 from lightning_gan3d.data.labels import ROTATION_TOLERANCE
 
 MAX_PHOTO_SIDE = 12000
 """Largest side of a photograph in pixels, checked in its header before memory is allocated."""
+MAX_NUMBER = 1e9
+"""Limit of the numbers of cameras and points."""
+_MAX_PATH = 4096
+_OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
+"""Image types that are not read."""
 
 
 Up = Literal["auto", "x", "y", "z", "-x", "-y", "-z"]
@@ -69,46 +82,66 @@ class FromPosesConfig:
             )
 
 
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    stem, suffix = posixpath.splitext(_fold(name))
+    return stem if suffix in SUFFIXES + _OTHER_SUFFIXES else stem + suffix
+
+
 class ImageFolder:
     """The image files below a folder, resolved from the names in camera files."""
 
     def __init__(self, root: Path) -> None:
         """List the files; rejects links that leave the folder."""
         self.root = root
-        self.names = [n for n in FolderSource(root).names if is_image(n)]
-        self._names = set(self.names)
-        self._by_stem: dict[str, list[str]] = {}
-        for name in self.names:
-            self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(name)
+        names = FolderSource(root).names
+        self.names = [n for n in names if is_image(n)]
+        self._others = {_fold(n) for n in names if not is_image(n)}
+        self._indices: list[tuple[Callable[[str], str], dict[str, list[str]]]] = []
+        for key in (str, _fold, _stem):
+            index: dict[str, list[str]] = {}
+            for name in self.names:
+                index.setdefault(key(name), []).append(name)
+            self._indices.append((key, index))
 
-    def resolve(self, path: str, folders: Sequence[str]) -> str | None:
-        """Return the image that `path`, with or without extension, refers to; None if missing.
+    def resolve(self, path: str, folders: Sequence[str] | None) -> str | None:
+        """Return the image that `path` refers to; None if missing.
 
-        `folders`: folders below the root that the path may be relative to, in order of preference.
+        An exact match wins; then case and Unicode form, then suffixes may differ. Rejects
+        ambiguous names and types that are not read. `folders`: folders below the root that the
+        path may be relative to, in order of preference. None: any end of the path.
         """
         path = path.replace("\\", "/")
-        if posixpath.isabs(path):
-            try:
+        if len(path) > _MAX_PATH or any(ord(c) < 32 for c in path):
+            raise DataError(f"{path[:80]!r}...: a path is too long or has control characters")
+        parts = [p for p in path.split("/") if p not in ("", ".", "..")]
+        candidates = ["/".join(parts[i:]) for i in range(len(parts))]
+        if folders is not None:
+            if Path(path).is_relative_to(self.root.resolve()):
                 path = Path(path).relative_to(self.root.resolve()).as_posix()
-            except ValueError:
-                raise _outside(path, self.root) from None
-            folders = [""]
-        outside = 0
-        for folder in folders:
-            candidate = posixpath.normpath(posixpath.join(folder, path))
-            outside += candidate.startswith("..")
-            if candidate in self._names:
-                return candidate
-            images = self._by_stem.get(candidate, [])
-            if len(images) > 1:
-                raise DataError(
-                    f"{path} has no extension and matches {' and '.join(images)} in {self.root}: "
-                    "remove one of them"
+            candidates = [posixpath.normpath(posixpath.join(f, path)) for f in folders]
+            if all(c.startswith(("..", "/")) for c in candidates):
+                raise UnsafeDataError(
+                    f"image `{path}` is outside {self.root}: set images=FOLDER to the folder of "
+                    "the images"
                 )
-            if images:
-                return images[0]
-        if outside == len(folders):
-            raise _outside(path, self.root)
+        for key, index in self._indices:
+            for candidate in candidates:
+                images = index.get(key(candidate), [])
+                if len(images) > 1:
+                    raise DataError(
+                        f"{path} matches {' and '.join(images)} in {self.root}: remove one of them"
+                    )
+                if images:
+                    return images[0]
+        if any(_fold(candidate) in self._others for candidate in candidates):
+            raise DataError(
+                f"{path} in {self.root} is of a type that is not read; convert it to one of "
+                f"{', '.join(SUFFIXES)}"
+            )
         return None
 
     def header(self, name: str) -> tuple[tuple[int, int], str]:
@@ -177,9 +210,15 @@ def fit_intrinsics(
 ) -> Float[np.ndarray, "3 3"]:
     """Rescale intrinsics in pixels to the image's actual size.
 
-    Rejects another aspect ratio: the image was cropped or rotated after its camera was estimated.
+    Rejects focal lengths below a pixel, and another aspect ratio: the image was cropped or rotated
+    after its camera was estimated.
     """
     (width, height), (w, h) = declared, actual
+    if not min(intrinsics[0, 0], intrinsics[1, 1]) >= 1:
+        raise DataError(
+            f"{name}: focal lengths {intrinsics[0, 0]:g} and {intrinsics[1, 1]:g} must be at least "
+            "1, in pixels; are they divided by the image size?"
+        )
     if abs(w * height - h * width) > max(width, height):  # beyond the rounding of one side
         raise DataError(
             f"{name} is {w}x{h}, but its camera is for {width}x{height}: use the images that the "
@@ -196,8 +235,10 @@ def rigid_pose(name: str, matrix: Float[np.ndarray, "4 4"]) -> Float[np.ndarray,
 
     Rejects matrices that are not finite, scale, mirror, or have another last row.
     """
-    if not np.isfinite(matrix).all():
-        raise DataError(f"{name}: the pose has numbers that are not finite")
+    if not np.abs(matrix).max() < MAX_NUMBER:
+        raise DataError(
+            f"{name}: the pose has numbers that are not finite, or above {MAX_NUMBER:g}"
+        )
     if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-6:
         row = " ".join(f"{x:g}" for x in matrix[3])
         raise DataError(
@@ -228,7 +269,7 @@ def reading_notes(
     notes = ("distortion is ignored",) if cfg.ignore_distortion else ()
     if not missing:
         return notes
-    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    names = ", ".join(n[:80] for n in missing[:3]) + (", ..." if len(missing) > 3 else "")
     message = f"{len(missing):,} of {total:,} images with a camera are not below {root}: {names}"
     if cfg.skip_missing and len(missing) < total:
         return (message, *notes)
@@ -246,9 +287,3 @@ def ordered(frames: Sequence[Frame], path: Path) -> tuple[Frame, ...]:
         if one.name == two.name:
             raise DataError(f"{path}: two cameras for the image {one.name}")
     return tuple(result)
-
-
-def _outside(path: str, root: Path) -> UnsafeDataError:
-    return UnsafeDataError(
-        f"image `{path}` is outside {root}: set images=FOLDER to the folder of the images"
-    )

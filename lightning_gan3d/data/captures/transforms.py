@@ -6,7 +6,7 @@ converted here, the world's are not.
 
 from collections.abc import Sequence
 from math import pi
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning_gan3d.cameras import focal_from_fov
 from lightning_gan3d.data.archive import DataError, read_file
 from lightning_gan3d.data.captures.posed_images import (
+    MAX_NUMBER,
     Capture,
     Frame,
     FromPosesConfig,
@@ -29,8 +30,6 @@ from lightning_gan3d.data.labels import parse_json
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
 _SPLITS = {"train_filenames": "train", "val_filenames": "val", "test_filenames": "test"}
-_MAX_FLOAT = 1e300
-"""JSON allows whole numbers that no float can hold."""
 _UNDISTORT = "undistort images and cameras first (docs/data.md)"
 
 
@@ -63,7 +62,7 @@ def read_transforms(
             if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
                 raise DataError(f"{place} must have file_path and transform_matrix")
             total += 1
-            name = _resolve(images, entry["file_path"], folder)
+            name = images.resolve(entry["file_path"], None if folder is None else [folder])
             if name is None:
                 missing.append(entry["file_path"])
                 continue
@@ -93,18 +92,6 @@ def _splits(tree: dict[str, Any]) -> dict[str, str]:
     return {
         n: split for names, split in lists if type(names) is list for n in names if type(n) is str
     }
-
-
-def _resolve(images: ImageFolder, path: str, folder: str | None) -> str | None:
-    if folder is not None:
-        return images.resolve(path, [folder])
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    for start in range(len(parts)):
-        if parts[start] not in ("/", "..", "."):
-            name = images.resolve("/".join(parts[start:]), [""])
-            if name is not None:
-                return name
-    return None
 
 
 def _intrinsics(
@@ -145,10 +132,7 @@ def _intrinsics(
 def _focal(tree: dict[str, Any], axis: str, side: float, name: str) -> float | None:
     """Return the focal length along an axis in pixels; None if the tree has none."""
     if tree.get(f"fl_{axis}") is not None:
-        focal = _number(tree, f"fl_{axis}", name)
-        if focal <= 0:
-            raise DataError(f"{name}: fl_{axis}={focal:g} must be positive")
-        return focal
+        return _number(tree, f"fl_{axis}", name)
     if tree.get(f"camera_angle_{axis}") is None:
         return None
     angle = _number(tree, f"camera_angle_{axis}", name)
@@ -161,8 +145,10 @@ def _focal(tree: dict[str, Any], axis: str, side: float, name: str) -> float | N
 
 def _number(tree: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
     value: Any = default if tree.get(key) is None else tree[key]
-    if type(value) not in (int, float) or not -_MAX_FLOAT < value < _MAX_FLOAT:
-        raise DataError(f"{name}: {key}={str(value)[:40]} must be a finite number")
+    if type(value) not in (int, float) or not -MAX_NUMBER < value < MAX_NUMBER:
+        raise DataError(
+            f"{name}: {key}={str(value)[:40]} must be a finite number, at most {MAX_NUMBER:g}"
+        )
     return float(value)
 
 
@@ -171,8 +157,8 @@ def _rows(value: Any, least: int, place: str) -> tuple[tuple[float, ...], ...]:
     if not valid or not all(
         isinstance(row, list)
         and len(row) == 4
-        and all(type(x) in (int, float) and not abs(x) > _MAX_FLOAT for x in row)
+        and all(type(x) in (int, float) and not abs(x) > MAX_NUMBER for x in row)
         for row in value
     ):
-        raise DataError(f"{place} must be {least} rows of 4 numbers")
+        raise DataError(f"{place} must be {least} rows of 4 numbers, at most {MAX_NUMBER:g}")
     return tuple(tuple(float(x) for x in row) for row in value)

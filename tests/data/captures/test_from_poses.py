@@ -343,7 +343,7 @@ def test_points_shrink_the_box(tmp_path):
         ({"fl_x": "88"}, "fl_x=88 must be a finite number"),
         ({"w": 0}, "for images of 0x64"),
         ({"fl_y": 10**400}, "fl_y=1000"),
-        ({"fl_y": -3}, "fl_y=-3 must be positive"),
+        ({"fl_y": -3}, "focal lengths 88 and -3 must be at least 1"),
         ({"fl_x": 1e6}, "looks like pixels"),
     ],
 )
