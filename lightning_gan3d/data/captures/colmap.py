@@ -13,18 +13,19 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError, read_file
+from lightning_gan3d.data.captures.lens import Lens
 from lightning_gan3d.data.captures.posed_images import MAX_NUMBER
 
 T = TypeVar("T")
 
 MODELS = {
     "SIMPLE_PINHOLE": (3, 1), "PINHOLE": (4, 2), "SIMPLE_RADIAL": (4, 1), "RADIAL": (5, 1),
-    "OPENCV": (8, 2), "OPENCV_FISHEYE": (8, 0), "FULL_OPENCV": (12, 2), "FOV": (5, 0),
-    "SIMPLE_RADIAL_FISHEYE": (4, 0), "RADIAL_FISHEYE": (5, 0), "THIN_PRISM_FISHEYE": (12, 0),
+    "OPENCV": (8, 2), "OPENCV_FISHEYE": (8, 2), "FULL_OPENCV": (12, 2), "FOV": (5, 0),
+    "SIMPLE_RADIAL_FISHEYE": (4, 1), "RADIAL_FISHEYE": (5, 1), "THIN_PRISM_FISHEYE": (12, 0),
     "RAD_TAN_THIN_PRISM_FISHEYE": (16, 0),
 }  # fmt: skip
-"""Camera models in the order of their ids: number of parameters, and of focal lengths (0: not a
-pinhole). Parameters of pinholes: focal lengths, principal point, distortion."""
+"""Camera models in the order of their ids: number of parameters, and of focal lengths (0: it is not
+undistorted here). Other parameters: principal point, distortion."""
 UNDISTORT = (
     "undistort first: `colmap image_undistorter --image_path images --input_path sparse/0 "
     "--output_path undistorted`"
@@ -85,21 +86,18 @@ def read_model(folder: Path) -> ColmapModel:
     return ColmapModel(cameras, list(images.values()), positions)
 
 
-def intrinsics_of(
-    camera: ColmapCamera, name: str, ignore_distortion: bool
-) -> Float[np.ndarray, "3 3"]:
-    """Return the pinhole matrix in pixels; rejects distortion unless it is to be ignored."""
+def camera_of(camera: ColmapCamera, name: str) -> tuple[Float[np.ndarray, "3 3"], Lens]:
+    """Return the pinhole matrix in pixels and the distortion; rejects other models."""
     _, num_focals = MODELS[camera.model]
     if not num_focals:
-        raise DataError(f"{name}: camera model {camera.model} is not a pinhole; {UNDISTORT}")
+        raise DataError(f"{name}: camera model {camera.model} is not read; {UNDISTORT}")
     fx, fy = camera.params[0], camera.params[num_focals - 1]
-    cx, cy, *distortion = camera.params[num_focals:]
-    if any(distortion) and not ignore_distortion:
-        raise DataError(
-            f"{name}: the {camera.model} camera has distortion "
-            f"{', '.join(f'{k:g}' for k in distortion)}; {UNDISTORT}, or set ignore_distortion=true"
-        )
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+    cx, cy, *k = camera.params[num_focals:]
+    lens = Lens(tuple(k), fisheye="FISHEYE" in camera.model)
+    if camera.model in ("OPENCV", "FULL_OPENCV"):
+        lens = Lens((*k[:2], *k[4:5]), (k[2], k[3]), tuple(k[5:]))
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+    return matrix, lens if any(k) or lens.fisheye else Lens()
 
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:

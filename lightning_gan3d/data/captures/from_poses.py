@@ -20,7 +20,7 @@ from lightning_gan3d.data.archive import (
     reject_collisions,
     write_dataset,
 )
-from lightning_gan3d.data.captures.colmap import cam2world_of, has_model, intrinsics_of, read_model
+from lightning_gan3d.data.captures.colmap import cam2world_of, camera_of, has_model, read_model
 from lightning_gan3d.data.captures.framing import (
     Framing,
     Similarity,
@@ -29,6 +29,7 @@ from lightning_gan3d.data.captures.framing import (
     find_similarity,
     snippet,
 )
+from lightning_gan3d.data.captures.lens import Lens
 from lightning_gan3d.data.captures.posed_images import (
     Capture,
     Frame,
@@ -99,14 +100,14 @@ def prepare_from_poses(
     cameras, points = Cameras.from_label(labels), np.concatenate(clouds)
     framing = find_framing(cameras, points)
     warnings += camera_warnings(cameras, framing)
-    warnings += _size_warnings(frames, cfg.resolution)
+    warnings += _size_notes(frames, cfg.resolution)
     tree = _experiment(framing, out, cfg)
     numbers: dict[str, int] = {}
     if cfg.objects == "folder":
         numbers = {o: i for i, o in enumerate(sorted({frame.object for frame in frames}))}
     with write_dataset(out, overwrite) as writer:
         for frame, label in zip(track(frames, "images"), labels.numpy(), strict=True):
-            pixels = square(frame.folder.pixels(frame.name, cfg.background), cfg.resolution)
+            pixels = square(frame.pixels(cfg.background, 2 * cfg.resolution), cfg.resolution)
             writer.image(frame.output, pixels, label, frame.split, numbers.get(frame.object))
         writer.metadata(
             "from_poses",
@@ -198,9 +199,10 @@ def _read_colmap(folder: Path, images: ImageFolder, cfg: FromPosesConfig) -> Cap
             continue
         camera = model.cameras[image.camera]
         size, mode = images.header(name)
-        matrix = intrinsics_of(camera, name, cfg.ignore_distortion)
+        matrix, lens = camera_of(camera, name)
         matrix = fit_intrinsics(name, matrix, camera.size, size)
-        frames.append(Frame(images, name, cam2world_of(image), matrix, size, mode))
+        lens = Lens() if cfg.ignore_distortion else lens
+        frames.append(Frame(images, name, cam2world_of(image), matrix, size, mode, lens))
     notes = reading_notes(missing, len(model.images), images.root, cfg)
     return Capture(ordered(frames, folder), model.points, notes)
 
@@ -271,7 +273,7 @@ def _labels(capture: Capture, similarity: Similarity) -> Float[Tensor, "n 25"]:
     poses = similarity.poses(np.stack([f.cam2world for f in capture.frames]))
     labels = []
     for frame, pose in zip(capture.frames, poses, strict=True):
-        left, top, side = centre_square(*frame.size)
+        left, top, side = centre_square(*frame.size, frame.side)
         camera = Cameras(torch.from_numpy(pose)[None], torch.from_numpy(frame.intrinsics)[None])
         labels.append(camera.crop(left, top, float(side), float(side)).to_label())
     return torch.cat(labels)
@@ -282,8 +284,16 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
     reject_collisions((frame.output, frame.name) for frame in frames)
     for frame in frames:
         w, h = frame.size
-        if cfg.crop == "none" and w != h:
-            raise DataError(f"{frame.name} is {w}x{h}, expected a square; crop=centre crops it")
+        if 2 * frame.side < min(w, h):
+            raise DataError(
+                f"{frame.name}: without distortion, {frame.side} of {min(w, h)} pixels would be "
+                "left: the coefficients are wrong, or the lens is too wide"
+            )
+        if cfg.crop == "none" and (w, h) != (frame.side, frame.side):
+            raise DataError(
+                f"{frame.name} is {w}x{h}, expected a square of {frame.side}x{frame.side}; "
+                "crop=centre crops it"
+            )
         if frame.mode != "RGB" and cfg.background == "none":
             raise DataError(
                 f"{frame.name} is {frame.mode}, expected 8-bit RGB: set background=black or "
@@ -291,15 +301,22 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
             )
 
 
-def _size_warnings(frames: Sequence[Frame], resolution: int) -> list[str]:
-    sides = [min(frame.size) for frame in frames]
+def _size_notes(frames: Sequence[Frame], resolution: int) -> list[str]:
+    sides = [frame.side for frame in frames]
     small = sum(side < resolution for side in sides)
-    if not small:
-        return []
-    return [
-        f"{small:,} images are smaller than {resolution} pixels (the smallest {min(sides)}) and "
-        "were enlarged"
-    ]
+    bent = [frame.side / min(frame.size) for frame in frames if frame.lens != Lens()]
+    notes = []
+    if bent:
+        notes.append(
+            f"{len(bent):,} images were undistorted; their squares are {min(bent):.1%} or more of "
+            "the shorter side"
+        )
+    if small:
+        notes.append(
+            f"{small:,} images are smaller than {resolution} pixels (the smallest {min(sides)}) "
+            "and were enlarged"
+        )
+    return notes
 
 
 def _without_folders(text: str, source: Path, cfg: FromPosesConfig) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.data.archive import DataError, FolderSource, UnsafeDataError
+from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
     SUFFIXES,
     Convert,
@@ -70,7 +71,7 @@ class FromPosesConfig:
     skip_missing: bool = False
     """Leave out cameras whose image is missing."""
     ignore_distortion: bool = False
-    """Treat distorted images as undistorted ones."""
+    """The images are undistorted already: do not undistort them."""
 
     def __post_init__(self) -> None:
         """Check `images` against `objects`."""
@@ -176,6 +177,8 @@ class Frame:
     """Width and height of the image in pixels."""
     mode: str
     """Pixel format; "RGB" needs no conversion."""
+    lens: Lens = Lens()
+    """Distortion of the image; `pixels` removes it."""
     split: str | None = None
     """Split of the data set that the camera file names."""
     object: str = ""
@@ -186,6 +189,18 @@ class Frame:
     def output(self) -> str:
         """Path of the image in the data set."""
         return (self.prefix / PurePosixPath(self.name).with_suffix(".png")).as_posix()
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the central square that is used; all its pixels are in the image."""
+        return largest_square(self.lens, tuple(self.intrinsics.flat), self.size)
+
+    def pixels(self, background: Convert, most: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the pixels; if distorted, the undistorted square, reduced to at most `most`."""
+        pixels = self.folder.pixels(self.name, background)
+        if self.lens == Lens():
+            return pixels
+        return undistort(pixels, self.lens, self.intrinsics, self.side, most)
 
 
 @dataclass(frozen=True)

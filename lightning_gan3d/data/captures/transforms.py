@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from lightning_gan3d.cameras import focal_from_fov
 from lightning_gan3d.data.archive import DataError, read_file
+from lightning_gan3d.data.captures.lens import Lens
 from lightning_gan3d.data.captures.posed_images import (
     MAX_NUMBER,
     Capture,
@@ -28,9 +29,9 @@ from lightning_gan3d.data.captures.posed_images import (
 from lightning_gan3d.data.labels import parse_json
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+"""Coefficients in the order of nerfstudio's `distortion_params`."""
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
 _SPLITS = {"train_filenames": "train", "val_filenames": "val", "test_filenames": "test"}
-_UNDISTORT = "undistort images and cameras first (docs/data.md)"
 
 
 def transforms_files(folder: Path) -> list[Path]:
@@ -69,9 +70,11 @@ def read_transforms(
             pose = np.array(_rows(entry.get("transform_matrix"), 4, f"{place}: transform_matrix"))
             pose = rigid_pose(name, pose) @ np.diag([1.0, -1.0, -1.0, 1.0])
             size, mode = images.header(name)
-            intrinsics = _intrinsics(name, entry, tree, size, cfg.ignore_distortion)
+            keys = {**tree, **{k: v for k, v in entry.items() if v is not None}}
+            intrinsics = _intrinsics(name, entry, tree, size)
+            lens = Lens() if cfg.ignore_distortion else _lens(name, keys)
             split_of_frame = split or splits.get(entry["file_path"])
-            frames.append(Frame(images, name, pose, intrinsics, size, mode, split_of_frame))
+            frames.append(Frame(images, name, pose, intrinsics, size, mode, lens, split_of_frame))
     notes = reading_notes(missing, total, images.root, cfg)
     if len(applied) > 1:
         raise DataError(f"{files[0].parent}: the files differ in applied_transform")
@@ -94,24 +97,39 @@ def _splits(tree: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _lens(name: str, keys: dict[str, Any]) -> Lens:
+    model, stated = keys.get("camera_model") or "OPENCV", keys.get("distortion_params")
+    if keys.get("is_fisheye") not in (None, True, False):
+        raise DataError(f"{name}: is_fisheye={str(keys['is_fisheye'])[:40]} must be true or false")
+    fisheye = model == "OPENCV_FISHEYE" or bool(keys.get("is_fisheye"))
+    if not (fisheye or model in _PINHOLES):
+        raise DataError(f"{name}: camera_model={str(model)[:40]} is not read; undistort first")
+    single = {
+        k: v for k in (*_DISTORTION, "k5", "k6", "sk_y") if (v := _number(keys, k, name, 0.0))
+    }
+    if stated is not None:
+        if not isinstance(stated, list) or len(stated) != len(_DISTORTION):
+            raise DataError(f"{name}: distortion_params must be {', '.join(_DISTORTION)}")
+        listed = dict(zip(_DISTORTION, stated, strict=True))
+        listed = {k: v for k in _DISTORTION if (v := _number(listed, k, name))}
+        if single not in ({}, listed):
+            raise DataError(f"{name}: distortion_params differs from {', '.join(single)}: keep one")
+        single = listed
+    rest = [k for k in ("k5", "k6", "sk_y") if k in single]
+    if rest:
+        raise DataError(f"{name}: {', '.join(rest)} cannot be used; undistort first")
+    k1, k2, k3, k4, p1, p2 = (single.get(k, 0.0) for k in _DISTORTION)
+    return Lens((k1, k2, k3, k4), (p1, p2), fisheye=fisheye) if single or fisheye else Lens()
+
+
 def _intrinsics(
-    name: str, frame: dict[str, Any], file: dict[str, Any], size: tuple[int, int], ignore: bool
+    name: str, frame: dict[str, Any], file: dict[str, Any], size: tuple[int, int]
 ) -> Float[np.ndarray, "3 3"]:
     """Return the pinhole matrix in pixels of the image; the frame's keys override the file's.
 
-    `size`: width and height of the image. `ignore`: ignore distortion.
+    `size`: width and height of the image.
     """
     keys = {**file, **{k: v for k, v in frame.items() if v is not None}}
-    model = "fisheye" if keys.get("is_fisheye") else keys.get("camera_model", "PINHOLE")
-    if model not in _PINHOLES:
-        raise DataError(f"{name}: camera model {model} is not a pinhole; {_UNDISTORT}")
-    distortion = {k: v for k in _DISTORTION if (v := _number(keys, k, name, 0.0))}
-    if distortion and not ignore:
-        raise DataError(
-            f"{name}: the camera has distortion "
-            f"{', '.join(f'{k}={v:g}' for k, v in distortion.items())}; {_UNDISTORT}, or set "
-            "ignore_distortion=true"
-        )
     width, height = (_number(keys, k, name, float(n)) for k, n in zip("wh", size, strict=True))
     if not (width >= 1 and height >= 1):
         raise DataError(f"{name}: the camera is for images of {width:g}x{height:g}")
@@ -125,7 +143,8 @@ def _intrinsics(
         raise DataError(f"{name}: set fl_x (pixels) or camera_angle_x (radians)")
     fy = fx if fy is None else fy  # square pixels
     cx, cy = _number(keys, "cx", name, width / 2), _number(keys, "cy", name, height / 2)
-    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+    skew = _number(keys, "sk_x", name, 0.0)
+    matrix = np.array([[fx, skew, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
     return fit_intrinsics(name, matrix, (round(width), round(height)), size)
 
 

@@ -12,9 +12,10 @@ from lightning_gan3d.data.captures.colmap import (
     ColmapCamera,
     ColmapImage,
     cam2world_of,
-    intrinsics_of,
+    camera_of,
     read_model,
 )
+from lightning_gan3d.data.captures.lens import Lens
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def test_poses_points_and_names_are_read(shot, tmp_path):
         poses = np.stack([cam2world_of(i) for i in model.images])
         np.testing.assert_allclose(poses, shot.cam2world, atol=1e-9)
         np.testing.assert_allclose(model.points, shot.points)
-        k = intrinsics_of(model.cameras[7], "x", ignore_distortion=False)
+        k, lens = camera_of(model.cameras[7], "x")
+        assert lens == Lens()
         np.testing.assert_allclose(k, shot.intrinsics)
 
 
@@ -109,26 +111,22 @@ def test_camera_models(shot, tmp_path, kind, model, extra, message):
 
 
 @pytest.mark.parametrize(("model", "num"), [(m, n) for m, (n, _) in MODELS.items()])
-def test_every_model_is_a_pinhole_or_rejected(model, num):
-    straight = (
-        (50.0,) * 2 + (16.0,) * 2 if num >= 4 and model in FOCAL_PAIRS else (50.0, 16.0, 16.0)
-    )
-    params = straight + (0.0,) * (num - len(straight))
-    camera = ColmapCamera(model, (32, 32), params)
-    if "FISHEYE" in model or model == "FOV":
-        with pytest.raises(DataError, match=f"{model} is not a pinhole; undistort first"):
-            intrinsics_of(camera, "x", ignore_distortion=True)
+def test_every_model_is_read_or_rejected(model, num):
+    """tests/data/captures/test_lens.py compares the distortion with COLMAP's."""
+    straight = (50.0,) * 2 + (16.0,) * 2 if model in FOCAL_PAIRS else (50.0, 16.0, 16.0)
+    camera = ColmapCamera(model, (32, 32), straight + (0.0,) * (num - len(straight)))
+    if model == "FOV" or "THIN_PRISM" in model:
+        with pytest.raises(DataError, match=f"model {model} is not read; undistort first"):
+            camera_of(camera, "x")
         return
-    expected = [[50, 0, 16], [0, 50, 16], [0, 0, 1]]
-    assert intrinsics_of(camera, "x", ignore_distortion=False).tolist() == expected
+    k, lens = camera_of(camera, "x")
+    assert k.tolist() == [[50, 0, 16], [0, 50, 16], [0, 0, 1]]
+    assert (lens == Lens()) == ("FISHEYE" not in model)
     if num > len(straight):
-        bent = camera._replace(params=(*params[:-1], 0.25))
-        with pytest.raises(DataError, match=r"distortion.*0\.25.*colmap image_undistorter"):
-            intrinsics_of(bent, "x", ignore_distortion=False)
-        assert intrinsics_of(bent, "x", ignore_distortion=True).tolist() == expected
+        assert camera_of(camera._replace(params=(*camera.params[:-1], 0.25)), "x")[1] != lens
 
 
-FOCAL_PAIRS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
+FOCAL_PAIRS = ("PINHOLE", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV")
 
 
 @pytest.mark.parametrize(
