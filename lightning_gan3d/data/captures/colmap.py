@@ -97,7 +97,7 @@ def camera_of(camera: ColmapCamera, name: str) -> tuple[Float[np.ndarray, "3 3"]
     if camera.model in ("OPENCV", "FULL_OPENCV"):
         lens = Lens((*k[:2], *k[4:5]), (k[2], k[3]), tuple(k[5:]))
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
-    return matrix, lens if any(k) or lens.fisheye else Lens()
+    return matrix, lens
 
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:

@@ -17,6 +17,7 @@ from lightning_gan3d.data.labels import aim
 
 SURROUND = 90.0
 """Degrees: cameras surround the object if no gap between their azimuths is larger."""
+_AXES = "if the poses have other axes, set convention=opencv or poses=world2cam"
 _RIDGE = 0.001
 """Weight of the cameras' mean up vector against their right vectors: sin^2 of about 2 degrees."""
 _MIN_UP = 0.2
@@ -68,7 +69,9 @@ def find_similarity(
         rotation = rotation if front is None else _rotation(up, rotation.T @ front)
     distance = float(np.median(np.linalg.norm(offsets, axis=1)))
     if not distance > 1e-9 * float(np.abs(centre).max() + 1):
-        raise DataError(f"centre={cfg.centre}: the cameras are at the centre; use another centre")
+        raise DataError(
+            f"centre={cfg.centre}: the cameras are at the centre; use another centre; {_AXES}"
+        )
     return Similarity(1.0 if cfg.radius is None else cfg.radius / distance, rotation, centre)
 
 
@@ -219,7 +222,7 @@ def find_framing(cameras: Cameras, points: Float[np.ndarray, "p 3"]) -> Framing:
         raise DataError(
             f"{int((radii <= 0).sum()):,} of {len(radii):,} cameras do not see the origin: a box "
             "around the origin needs cameras that look at it. Use another `centre`; captures from "
-            "the inside of a room do not fit"
+            f"the inside of a room do not fit; {_AXES}"
         )
     half = visible
     extents = np.abs(points).max(axis=1, initial=0.0)
@@ -273,7 +276,7 @@ def camera_warnings(cameras: Cameras, framing: Framing) -> list[str]:
     ahead, miss = aim(cameras)
     away = int((ahead < 0).sum())
     if away:
-        warnings.append(f"{away:,} of {num:,} cameras look away from the origin")
+        warnings.append(f"{away:,} of {num:,} cameras look away from the origin; {_AXES}")
     rms = float(miss.square().mean().sqrt())
     if rms > _MAX_MISS:
         warnings.append(

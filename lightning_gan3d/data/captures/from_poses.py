@@ -181,7 +181,11 @@ def _read(folder: Path, cfg: FromPosesConfig) -> Capture:
         files = [folder] if folder.is_file() else transforms_files(folder)
         return read_transforms(files, images, None if cfg.images else "", cfg)
     model = next(f for f in _MODEL_FOLDERS if has_model(folder / f))
-    capture = _read_colmap(folder / model, images, cfg)
+    if (cfg.convention, cfg.poses) != ("opengl", "cam2world"):
+        raise DataError(
+            f"{folder}: convention and poses are options of transforms.json, not COLMAP"
+        )
+    capture = _read_colmap(folder, model, images, cfg)
     others = [d for d in (folder / "sparse").glob("*") if has_model(d) and d != folder / model]
     if model == "sparse/0" and others:
         note = f"{folder} has {len(others)} more models beside {model}, which are not used"
@@ -189,8 +193,10 @@ def _read(folder: Path, cfg: FromPosesConfig) -> Capture:
     return capture
 
 
-def _read_colmap(folder: Path, images: ImageFolder, cfg: FromPosesConfig) -> Capture:
-    model = read_model(folder)
+def _read_colmap(source: Path, folder: str, images: ImageFolder, cfg: FromPosesConfig) -> Capture:
+    model, masks = read_model(source / folder), None
+    if cfg.masks == "apply" and (source / "masks").is_dir():
+        masks = ImageFolder(source / "masks")
     frames, missing = [], []
     for image in model.images:
         name = images.resolve(image.name, _IMAGE_FOLDERS)
@@ -202,9 +208,10 @@ def _read_colmap(folder: Path, images: ImageFolder, cfg: FromPosesConfig) -> Cap
         matrix, lens = camera_of(camera, name)
         matrix = fit_intrinsics(name, matrix, camera.size, size)
         lens = Lens() if cfg.ignore_distortion else lens
-        frames.append(Frame(images, name, cam2world_of(image), matrix, size, mode, lens))
+        mask = masks.mask(f"{image.name}.png", name) if masks else None
+        frames.append(Frame(images, name, cam2world_of(image), matrix, size, mode, lens, mask))
     notes = reading_notes(missing, len(model.images), images.root, cfg)
-    return Capture(ordered(frames, folder), model.points, notes)
+    return Capture(ordered(frames, source / folder), model.points, notes)
 
 
 def _folder_of(name: str) -> str:
@@ -263,9 +270,8 @@ def _similarity(group: Sequence[Capture], cfg: FromPosesConfig, name: str) -> Si
 
 def _metadata(similarity: Similarity, group: Sequence[Capture]) -> dict[str, Any]:
     """Return the transform from the user's coordinates: x of the data set = matrix @ x."""
-    applied = [c.applied for c in group if c.applied]
-    extra = {"applied_transform": applied[0]} if applied else {}
-    return {"matrix": similarity.matrix.tolist(), "scale": similarity.scale, **extra}
+    applied = next((c.applied for c in group if c.applied), {})
+    return {"matrix": similarity.matrix.tolist(), "scale": similarity.scale, **applied}
 
 
 def _labels(capture: Capture, similarity: Similarity) -> Float[Tensor, "n 25"]:
@@ -294,6 +300,15 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
                 f"{frame.name} is {w}x{h}, expected a square of {frame.side}x{frame.side}; "
                 "crop=centre crops it"
             )
+        if (frame.mask is None) != (frames[0].mask is None):
+            raise DataError(f"{frame.name} and {frames[0].name}: one has a mask; or masks=ignore")
+        if frame.mask is not None and frame.mask[0].header(frame.mask[1])[0] != frame.size:
+            raise DataError(f"{frame.name} is {w}x{h}, but its mask {frame.mask[1]} is not")
+        if frame.mask is not None and cfg.background == "none":
+            raise DataError(
+                f"{frame.name} has a mask: set background=black or background=white as the colour "
+                "of masked pixels, or masks=ignore"
+            )
         if frame.mode != "RGB" and cfg.background == "none":
             raise DataError(
                 f"{frame.name} is {frame.mode}, expected 8-bit RGB: set background=black or "
@@ -304,7 +319,7 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
 def _size_notes(frames: Sequence[Frame], resolution: int) -> list[str]:
     sides = [frame.side for frame in frames]
     small = sum(side < resolution for side in sides)
-    bent = [frame.side / min(frame.size) for frame in frames if frame.lens != Lens()]
+    bent = [frame.side / min(frame.size) for frame in frames if not frame.lens.pinhole]
     notes = []
     if bent:
         notes.append(

@@ -23,6 +23,11 @@ class Lens(NamedTuple):
     fisheye: bool = False
     """Equidistant: r is the angle to the axis in radians, not its tangent."""
 
+    @property
+    def pinhole(self) -> bool:
+        """Whether there is no distortion."""
+        return not (any(self.radial + self.tangential + self.denominator) or self.fisheye)
+
     def distort(self, rays: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Map rays (x/z, y/z) of a pinhole to those of the distorted image."""
         if self.fisheye:
@@ -53,7 +58,7 @@ def _sources(
 @functools.lru_cache(maxsize=256)
 def largest_square(lens: Lens, intrinsics: tuple[float, ...], size: tuple[int, int]) -> int:
     """Return the side of the largest central square that the distorted image covers, in pixels."""
-    if lens == Lens():
+    if lens.pinhole:
         return min(size)
     t = torch.linspace(-0.5, 0.5, 129, dtype=torch.float64)
     half = torch.full_like(t, 0.5)

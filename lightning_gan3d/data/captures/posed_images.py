@@ -4,10 +4,10 @@ import itertools
 import posixpath
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Interval
@@ -70,6 +70,13 @@ class FromPosesConfig:
     """Colour behind transparent pixels; also converts gray images. `none` rejects both."""
     skip_missing: bool = False
     """Leave out cameras whose image is missing."""
+    masks: Literal["apply", "ignore"] = "apply"
+    """Pixels whose mask is black become `background`; `ignore` reads no masks."""
+    convention: Literal["opengl", "opencv"] = "opengl"
+    """Axes of the cameras in transforms.json. opengl: x right, y up, z backward; opencv: x right,
+    y down, z forward."""
+    poses: Literal["cam2world", "world2cam"] = "cam2world"
+    """What a `transform_matrix` maps."""
     ignore_distortion: bool = False
     """The images are undistorted already: do not undistort them."""
 
@@ -145,6 +152,13 @@ class ImageFolder:
             )
         return None
 
+    def mask(self, path: str, image: str) -> "tuple[ImageFolder, str]":
+        """Return the mask of an image, as in `Frame`; it must be there."""
+        name = self.resolve(path, [""])
+        if name is None:
+            raise DataError(f"{image}: its mask {path[:80]} is not in {self.root}; or masks=ignore")
+        return self, name
+
     def header(self, name: str) -> tuple[tuple[int, int], str]:
         """Return width and height in pixels and the pixel format of an image; see `mode_of`."""
         with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
@@ -179,6 +193,8 @@ class Frame:
     """Pixel format; "RGB" needs no conversion."""
     lens: Lens = Lens()
     """Distortion of the image; `pixels` removes it."""
+    mask: "tuple[ImageFolder, str] | None" = None
+    """Folder and name of the mask."""
     split: str | None = None
     """Split of the data set that the camera file names."""
     object: str = ""
@@ -198,7 +214,10 @@ class Frame:
     def pixels(self, background: Convert, most: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return the pixels; if distorted, the undistorted square, reduced to at most `most`."""
         pixels = self.folder.pixels(self.name, background)
-        if self.lens == Lens():
+        if self.mask is not None:
+            folder, name = self.mask
+            pixels[~folder.pixels(name, "black").any(axis=2)] = 255 * (background == "white")
+        if self.lens.pinhole:
             return pixels
         return undistort(pixels, self.lens, self.intrinsics, self.side, most)
 
@@ -213,8 +232,8 @@ class Capture:
     """Reconstructed surface points; may be empty."""
     notes: tuple[str, ...] = ()
     """Warnings about how the images were read."""
-    applied: tuple[tuple[float, ...], ...] | None = None
-    """nerfstudio's `applied_transform` (3x4), if stated."""
+    applied: dict[str, Any] = field(default_factory=dict)
+    """nerfstudio's `applied_transform` (3x4) and `applied_scale`, if stated."""
 
 
 def fit_intrinsics(

@@ -1,9 +1,10 @@
 """Read `transforms.json` of NeRF, instant-ngp and nerfstudio, strictly.
 
-Poses are cam2world in OpenGL axes (x right, y up, z backward). The axes of the cameras are
-converted here, the world's are not.
+By default, poses are cam2world in OpenGL axes (x right, y up, z backward). The axes of the cameras
+are converted here, the world's are not.
 """
 
+import posixpath
 from collections.abc import Sequence
 from math import pi
 from pathlib import Path
@@ -31,7 +32,15 @@ from lightning_gan3d.data.labels import parse_json
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 """Coefficients in the order of nerfstudio's `distortion_params`."""
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
+_APPLIED = ("applied_transform", "applied_scale")
 _SPLITS = {"train_filenames": "train", "val_filenames": "val", "test_filenames": "test"}
+_KEYS = {
+    *_DISTORTION, *_APPLIED, *_SPLITS, "k5", "k6", "sk_x", "sk_y", "distortion_params", "w", "h",
+    "camera_model", "is_fisheye", "fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy",
+    "frames", "file_path", "transform_matrix", "mask_path",
+}  # fmt: skip
+"""Keys that are used; the others are named."""
+_CAMERA_SIGNS = {"opencv": (1.0, 1.0, 1.0, 1.0), "opengl": (1.0, -1.0, -1.0, 1.0)}
 
 
 def transforms_files(folder: Path) -> list[Path]:
@@ -50,36 +59,47 @@ def read_transforms(
     """
     frames: list[Frame] = []
     missing: list[str] = []
-    applied: set[tuple[tuple[float, ...], ...]] = set()
-    total = 0
+    applied: list[dict[str, Any]] = []
+    unused: set[str] = set()
+    masks = None if folder is None else images
     for path in files:
         tree = _load(path)
         _, _, split = path.stem.partition("transforms_")
-        splits = _splits(tree)
-        if "applied_transform" in tree:
-            applied.add(_rows(tree["applied_transform"], 3, f"{path}: applied_transform"))
+        splits = _splits(tree, path)
+        stated = {k: tree[k] for k in _APPLIED if tree.get(k) is not None}
+        _rows(stated.get("applied_transform", [[0.0] * 4] * 3), 3, f"{path}: applied_transform")
+        _number(stated, "applied_scale", str(path), 1.0)
+        applied += [stated] if stated else []
         for i, entry in enumerate(tree["frames"]):
             place = f"{path}: frames[{i}]"
             if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
                 raise DataError(f"{place} must have file_path and transform_matrix")
-            total += 1
+            keys = {k: v for t in (tree, entry) for k, v in t.items() if v is not None}
+            unused |= keys.keys() - _KEYS
             name = images.resolve(entry["file_path"], None if folder is None else [folder])
             if name is None:
                 missing.append(entry["file_path"])
                 continue
             pose = np.array(_rows(entry.get("transform_matrix"), 4, f"{place}: transform_matrix"))
-            pose = rigid_pose(name, pose) @ np.diag([1.0, -1.0, -1.0, 1.0])
+            pose = rigid_pose(name, pose)
+            pose = pose if cfg.poses == "cam2world" else np.linalg.inv(pose)
+            pose = pose @ np.diag(_CAMERA_SIGNS[cfg.convention])
             size, mode = images.header(name)
-            keys = {**tree, **{k: v for k, v in entry.items() if v is not None}}
-            intrinsics = _intrinsics(name, entry, tree, size)
-            lens = Lens() if cfg.ignore_distortion else _lens(name, keys)
-            split_of_frame = split or splits.get(entry["file_path"])
-            frames.append(Frame(images, name, pose, intrinsics, size, mode, lens, split_of_frame))
-    notes = reading_notes(missing, total, images.root, cfg)
-    if len(applied) > 1:
-        raise DataError(f"{files[0].parent}: the files differ in applied_transform")
+            intrinsics = _intrinsics(name, keys, (entry, tree), size)
+            lens, mask = _lens(name, keys, cfg.ignore_distortion), None
+            if "mask_path" in keys and cfg.masks == "apply":
+                masks = masks or ImageFolder(path.parent)
+                mask = masks.mask(str(keys["mask_path"]), name)
+            part = split or splits.get(posixpath.normpath(entry["file_path"]))
+            frames.append(Frame(images, name, pose, intrinsics, size, mode, lens, mask, part))
+    notes = reading_notes(missing, len(frames) + len(missing), images.root, cfg)
+    if unused:
+        names = ", ".join(ascii(k)[1:-1][:40] for k in sorted(unused)[:30])
+        notes = (*notes, f"keys of transforms.json that are not used: {names}")
+    if any(stated != applied[0] for stated in applied):
+        raise DataError(f"{files[0].parent}: the files differ in {' or '.join(_APPLIED)}")
     no_points = np.zeros((0, 3))
-    return Capture(ordered(frames, files[0]), no_points, notes, next(iter(applied), None))
+    return Capture(ordered(frames, files[0]), no_points, notes, applied[0] if applied else {})
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -89,52 +109,55 @@ def _load(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _splits(tree: dict[str, Any]) -> dict[str, str]:
+def _splits(tree: dict[str, Any], path: Path) -> dict[str, str]:
     """Return the split of each image that nerfstudio's lists name."""
-    lists = [(tree.get(key), split) for key, split in _SPLITS.items()]
-    return {
-        n: split for names, split in lists if type(names) is list for n in names if type(n) is str
-    }
+    splits: dict[str, str] = {}
+    for key, split in _SPLITS.items():
+        names = tree.get(key) or []
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise DataError(f"{path}: {key} must be a list of paths")
+        splits |= {posixpath.normpath(n): split for n in names}
+    return splits
 
 
-def _lens(name: str, keys: dict[str, Any]) -> Lens:
-    model, stated = keys.get("camera_model") or "OPENCV", keys.get("distortion_params")
-    if keys.get("is_fisheye") not in (None, True, False):
-        raise DataError(f"{name}: is_fisheye={str(keys['is_fisheye'])[:40]} must be true or false")
-    fisheye = model == "OPENCV_FISHEYE" or bool(keys.get("is_fisheye"))
-    if not (fisheye or model in _PINHOLES):
+def _lens(name: str, keys: dict[str, Any], ignore: bool) -> Lens:
+    """Return the distortion; rejects models and coefficients that are not read."""
+    model, fisheye = keys.get("camera_model", "OPENCV"), keys.get("is_fisheye", False)
+    if fisheye not in (True, False):
+        raise DataError(f"{name}: is_fisheye={str(fisheye)[:40]} must be true or false")
+    if model not in (*_PINHOLES, "OPENCV_FISHEYE"):
         raise DataError(f"{name}: camera_model={str(model)[:40]} is not read; undistort first")
-    single = {
-        k: v for k in (*_DISTORTION, "k5", "k6", "sk_y") if (v := _number(keys, k, name, 0.0))
-    }
-    if stated is not None:
-        if not isinstance(stated, list) or len(stated) != len(_DISTORTION):
+    if ignore:
+        return Lens()
+    k = {key: _number(keys, key, name, 0.0) for key in (*_DISTORTION, "k5", "k6", "sk_y")}
+    listed = keys.get("distortion_params")
+    if listed is not None:
+        if not isinstance(listed, list) or len(listed) != len(_DISTORTION):
             raise DataError(f"{name}: distortion_params must be {', '.join(_DISTORTION)}")
-        listed = dict(zip(_DISTORTION, stated, strict=True))
-        listed = {k: v for k in _DISTORTION if (v := _number(listed, k, name))}
-        if single not in ({}, listed):
-            raise DataError(f"{name}: distortion_params differs from {', '.join(single)}: keep one")
-        single = listed
-    rest = [k for k in ("k5", "k6", "sk_y") if k in single]
-    if rest:
-        raise DataError(f"{name}: {', '.join(rest)} cannot be used; undistort first")
-    k1, k2, k3, k4, p1, p2 = (single.get(k, 0.0) for k in _DISTORTION)
-    return Lens((k1, k2, k3, k4), (p1, p2), fisheye=fisheye) if single or fisheye else Lens()
+        pairs = zip(_DISTORTION, listed, strict=True)
+        both = k | {key: _number({key: v}, key, name, 0.0) for key, v in pairs}
+        if any(k.values()) and k != both:
+            raise DataError(f"{name}: distortion_params differs from k1, k2, ...: keep one")
+        k = both
+    if k["k5"] or k["k6"] or k["sk_y"]:
+        raise DataError(f"{name}: k5, k6 and sk_y cannot be used; undistort first")
+    *radial, p1, p2 = (k[key] for key in _DISTORTION)
+    return Lens(tuple(radial), (p1, p2), fisheye=fisheye or model == "OPENCV_FISHEYE")
 
 
 def _intrinsics(
-    name: str, frame: dict[str, Any], file: dict[str, Any], size: tuple[int, int]
+    name: str, keys: dict[str, Any], trees: tuple[dict[str, Any], ...], size: tuple[int, int]
 ) -> Float[np.ndarray, "3 3"]:
-    """Return the pinhole matrix in pixels of the image; the frame's keys override the file's.
+    """Return the pinhole matrix in pixels of the image.
 
+    `keys`: those of the frame and, where it lacks them, of the file. `trees`: of frame and file.
     `size`: width and height of the image.
     """
-    keys = {**file, **{k: v for k, v in frame.items() if v is not None}}
     width, height = (_number(keys, k, name, float(n)) for k, n in zip("wh", size, strict=True))
     if not (width >= 1 and height >= 1):
         raise DataError(f"{name}: the camera is for images of {width:g}x{height:g}")
     (fx, fy), (file_fx, file_fy) = (
-        (_focal(tree, "x", width, name), _focal(tree, "y", height, name)) for tree in (frame, file)
+        (_focal(tree, "x", width, name), _focal(tree, "y", height, name)) for tree in trees
     )
     if fy is None and (fx is None or file_fx is None):
         fy = file_fy  # if the frame replaces the file's fx, the file's fy is of another lens
@@ -150,24 +173,28 @@ def _intrinsics(
 
 def _focal(tree: dict[str, Any], axis: str, side: float, name: str) -> float | None:
     """Return the focal length along an axis in pixels; None if the tree has none."""
+    focal = angled = None
     if tree.get(f"fl_{axis}") is not None:
-        return _number(tree, f"fl_{axis}", name)
-    if tree.get(f"camera_angle_{axis}") is None:
-        return None
-    angle = _number(tree, f"camera_angle_{axis}", name)
-    if not 0 < angle < pi:
-        raise DataError(
-            f"{name}: camera_angle_{axis}={angle:g} must be between 0 and pi, in radians"
-        )
-    return focal_from_fov(angle, side)
+        focal = _number(tree, f"fl_{axis}", name)
+    if tree.get(f"camera_angle_{axis}") is not None:
+        angle = _number(tree, f"camera_angle_{axis}", name)
+        if not 0 < angle < pi:
+            raise DataError(
+                f"{name}: camera_angle_{axis}={angle:g} must be between 0 and pi, in radians"
+            )
+        angled = focal_from_fov(angle, side)
+        if focal is not None and abs(angled - focal) > 0.01 * abs(focal):
+            raise DataError(
+                f"{name}: fl_{axis}={focal:g} contradicts camera_angle_{axis}={angle:g}, which is "
+                f"{angled:g} pixels of {side:g}; remove the wrong one"
+            )
+    return angled if focal is None else focal
 
 
 def _number(tree: dict[str, Any], key: str, name: str, default: float | None = None) -> float:
     value: Any = default if tree.get(key) is None else tree[key]
     if type(value) not in (int, float) or not -MAX_NUMBER < value < MAX_NUMBER:
-        raise DataError(
-            f"{name}: {key}={str(value)[:40]} must be a finite number, at most {MAX_NUMBER:g}"
-        )
+        raise DataError(f"{name}: {key}={str(value)[:40]} must be a number up to {MAX_NUMBER:g}")
     return float(value)
 
 

@@ -334,10 +334,10 @@ def test_points_shrink_the_box(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"fl_x": math.nan}, "fl_x=nan must be a finite number"),
+        ({"fl_x": math.nan}, "fl_x=nan must be a number"),
         ({"fl_x": None}, "set fl_x"),
         ({"fl_x": None, "camera_angle_x": 40}, "in radians"),
-        ({"fl_x": "88"}, "fl_x=88 must be a finite number"),
+        ({"fl_x": "88"}, "fl_x=88 must be a number"),
         ({"w": 0}, "for images of 0x64"),
         ({"fl_y": 10**400}, "fl_y=1000"),
         ({"fl_y": -3}, "focal lengths 88 and -3 must be at least 1"),
