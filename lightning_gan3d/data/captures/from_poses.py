@@ -86,16 +86,16 @@ def prepare_from_poses(
     captures = read_captures(source, cfg)
     warnings = list(dict.fromkeys(n for c in captures for n in c.notes))
     warnings += images_without_camera(captures)
-    frames: list[Frame] = []
+    groups = group_captures(captures, cfg)
+    frames = [frame for group in groups.values() for c in group for frame in c.frames]
+    _check_frames(frames, cfg)
     rows, clouds, similarities = [], [], {}
-    for name, group in group_captures(captures, cfg).items():
+    for name, group in groups.items():
         similarity = _similarity(group, cfg, name)
         similarities[name] = _metadata(similarity, group)
         for capture in group:
-            frames += capture.frames
             rows.append(_labels(capture, similarity))
             clouds.append(similarity.points(capture.points))
-    _check_frames(frames, cfg)
     labels = check_cameras(torch.cat(rows), [frame.output for frame in frames])
     cameras, points = Cameras.from_label(labels), np.concatenate(clouds)
     framing = find_framing(cameras, points)
@@ -304,28 +304,21 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
             raise DataError(f"{frame.name} and {frames[0].name}: one has a mask; or masks=ignore")
         if frame.mask is not None and frame.mask[0].header(frame.mask[1])[0] != frame.size:
             raise DataError(f"{frame.name} is {w}x{h}, but its mask {frame.mask[1]} is not")
-        if frame.mask is not None and cfg.background == "none":
+        if cfg.background == "none" and (frame.mask is not None or frame.mode != "RGB"):
+            fault = f"is {frame.mode}, expected 8-bit RGB"
+            fault = fault if frame.mask is None else "has a mask (masks=ignore reads none)"
             raise DataError(
-                f"{frame.name} has a mask: set background=black or background=white as the colour "
-                "of masked pixels, or masks=ignore"
-            )
-        if frame.mode != "RGB" and cfg.background == "none":
-            raise DataError(
-                f"{frame.name} is {frame.mode}, expected 8-bit RGB: set background=black or "
-                "background=white as the colour behind transparent pixels"
+                f"{frame.name} {fault}: set background=black or background=white as the colour of "
+                "transparent or masked pixels"
             )
 
 
 def _size_notes(frames: Sequence[Frame], resolution: int) -> list[str]:
-    sides = [frame.side for frame in frames]
+    sides, notes = [frame.side for frame in frames], []
     small = sum(side < resolution for side in sides)
     bent = [frame.side / min(frame.size) for frame in frames if not frame.lens.pinhole]
-    notes = []
     if bent:
-        notes.append(
-            f"{len(bent):,} images were undistorted; their squares are {min(bent):.1%} or more of "
-            "the shorter side"
-        )
+        notes.append(f"{len(bent):,} images were undistorted; {min(bent):.1%} of the side remains")
     if small:
         notes.append(
             f"{small:,} images are smaller than {resolution} pixels (the smallest {min(sides)}) "

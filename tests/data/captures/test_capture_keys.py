@@ -55,7 +55,7 @@ def test_masked_pixels_become_the_background(tmp_path, kind, background, colour)
     else:
         write(folder, shot, lambda f: f.update(mask_path=f["file_path"].replace("images", "masks")))
         write_masks(folder / "masks", shot.names, shot)
-    with pytest.raises(DataError, match=r"has a mask: set background=black.*or masks=ignore"):
+    with pytest.raises(DataError, match=r"has a mask \(masks=ignore .*: set background=black"):
         make(folder)
     check_halves(make(folder, background=background)[1].images(range(4)), colour)
     images = make(folder, masks="ignore")[1].images(range(4))

@@ -198,6 +198,7 @@ def test_no_distortion_changes_no_bit(tmp_path):
     [
         ({"k1": 60.0}, r"without distortion, \d+ of 64 pixels would be left"),
         ({"k1": -9.0}, r"without distortion, \d+ of 64 pixels would be left"),
+        ({"k1": 5.0, "cx": -2000}, "without distortion, 0 of 64 pixels would be left"),
         ({"k5": 0.1}, "k5, k6 and sk_y cannot be used"),
         ({"k6": 0.1, "sk_y": 2}, "k5, k6 and sk_y cannot be used"),
         ({"distortion_params": [0.1] * 4}, "must be k1, k2, k3, k4, p1, p2"),
