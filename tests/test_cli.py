@@ -174,3 +174,15 @@ def test_a_signal_before_training_stops_the_command(capsys, monkeypatch, command
         signal.signal(signal.SIGINT, before)
     assert code == 75
     assert out == f"stopped ({number.name}); the same command continues\n"
+
+
+def test_ctrl_c_ends_other_commands_with_130(capsys, monkeypatch, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    monkeypatch.setattr("lightning_gan3d.data.synthetic.synth.make_synth", stop)
+    try:
+        code, _, err = run(capsys, "data", "synth", str(tmp_path / "few.zip"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
+    assert "Traceback" not in err

@@ -131,6 +131,23 @@ def test_processes_that_accumulate_too_differ_by_rounding_alone(tiny, tmp_path):
     )
 
 
+def resumes(config, path):
+    torch.set_num_threads(1)
+    return fit(Session(config, path, CPU, store.newest(path / "checkpoints", str)))
+
+
+def test_a_run_continues_with_another_number_of_processes(tiny, tmp_path, at_step):
+    half = (*OPTIONS, "training.microbatch=4", "training.kimg=0.016")
+    assert train(tiny(*half), tmp_path / "one") == 0
+    at_step(0)
+    assert train(tiny(*half), tmp_path / "both") == 75
+    shared = tiny(*half, "training.devices=2")
+    assert run_processes(resumes, (shared, tmp_path / "both"), Ranks(2), method="forkserver") == 0
+    one, both = networks(tmp_path / "one"), networks(tmp_path / "both")
+    assert not [k for k in one if not torch.equal(one[k], both[k])]
+    assert len(runs.Run(tmp_path / "both").metrics()) == 2
+
+
 def interrupted(config, path):
     genuine = AdversarialModule.training_step
 

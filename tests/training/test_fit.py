@@ -139,7 +139,13 @@ def test_a_resumed_run_is_bitwise_equal(tiny, start, at_step, cut):
 
 @pytest.mark.parametrize(
     "numbers",
-    [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM] * 2, [signal.SIGINT, signal.SIGTERM]],
+    [
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGUSR1],
+        [signal.SIGTERM] * 2,
+        [signal.SIGINT, signal.SIGTERM],
+    ],
 )
 def test_a_signal_finishes_the_step_and_handlers_are_restored(tiny, start, at_step, numbers):
     before = signal.getsignal(signal.SIGTERM)
@@ -194,8 +200,21 @@ def test_a_damaged_checkpoint_is_skipped(tiny, start, at_step):
     assert "continuing from 0.032 kimg" in log
 
 
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 @pytest.mark.parametrize("fault", ["newer", "damaged", "foreign state"])
-def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(tiny, start, at_step, fault):
+def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(
+    tiny, start, at_step, fault, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # a default, which we never use
     at_step(5)
     _, path, _ = start(tiny())
     at_step(None)
@@ -207,7 +226,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(tiny, start, at_s
             (folder / "training.pt").write_bytes(b"x")
         else:
             about = json.loads(index.read_text())
-            (folder / "training.pt").write_bytes(pickle.dumps(os.getcwd))
+            (folder / "training.pt").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
             index.unlink()
             store.seal(folder, {k: about[k] for k in about if k not in ("schema", "files")})
     files = {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f.name != "run.lock"}
@@ -215,6 +234,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(tiny, start, at_s
         start(tiny())
     assert {f: f.read_bytes() for f in files} == files
     assert len([f for f in path.rglob("*") if f.is_file()]) == len(files) + 1
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_run_resumes_with_damaged_small_files(tiny, start, at_step):
