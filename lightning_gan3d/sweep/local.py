@@ -250,7 +250,7 @@ class SweepRunner:
             self._waiting.append(number)
             return
         state: State = "failed"
-        if code == STOPPED:
+        if code == STOPPED or (self.stopping and code == -signal.SIGKILL):
             state, line = "preempted", ""
         elif code != DONE:
             line = line or f"exit code {code}, and an empty log"

@@ -274,7 +274,8 @@ def test_a_second_ctrl_c_kills(tmp_path):
     sweep.script_runs(**{kind: {"seconds": 50, "stubborn": True} for kind in ("triplane", "voxel")})
     first = (signal.SIGINT, happened(sweep, "begin", 2))
     second = (signal.SIGINT, happened(sweep, "stopped", 2))
-    assert run_and_signal(sweep, first, second) == 4
+    assert run_and_signal(sweep, first, second) == 75
+    assert sweep.states == ["preempted"] * 2
     assert [e.exit_code for e in read_record(sweep.record)] == [-9, -9]
 
 
