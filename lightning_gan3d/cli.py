@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,11 +90,16 @@ def train(
     device: TrainDevice = None,
     seeds: Seeds = None,
     resume: Annotated[bool, typer.Option(help="Require an existing run and continue it.")] = False,
+    extend: Annotated[
+        bool, typer.Option(help="Continue a finished run that differs only in training.kimg.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Print plan, sizes and memory without training.")
     ] = False,
 ) -> None:
     """Train a generator, then evaluate it; with several seeds one after another."""
+    if resume and extend:
+        raise ConfigError("--resume continues a run, --extend starts a longer one; remove one")
     overrides = [*(overrides or []), *_of_device(device)]
     of_seeds = [[f"seed={seed}"] for seed in _numbers("--seeds", seeds)] or [[]]
     configs = [_load(file, [*overrides, *of_seed]) for of_seed in of_seeds]
@@ -106,12 +112,14 @@ def train(
 
         typer.echo("\n\n".join(map(plan, configs)))
         return
+    from lightning_gan3d.training.checkpoint import prepare
     from lightning_gan3d.training.fit import train_run
     from lightning_gan3d.training.processes import print_log
 
     print_log()
+    how = partial(prepare, how="extend" if extend else "resume" if resume else "start")
     for config in configs:
-        if code := train_run(config, root=root, resume=resume, command=sys.argv):
+        if code := train_run(config, root, how, sys.argv):
             raise typer.Exit(code)
 
 

@@ -74,6 +74,11 @@ _CONDITIONS = (
 
 def _same_conditions(comparison: Comparison) -> Iterable[Statement]:
     runs = [run for run in comparison.runs if not run.gap]
+    for run in runs:
+        extends = run.manifest.get("extends")
+        if isinstance(extends, dict) and extends.get("note"):
+            name = comparison.name_of(run)
+            yield Statement("fails", f"{name} extends {extends.get('run')}: {extends['note']}.")
     if len(runs) < 2:
         return
     same: list[str] = []

@@ -1,9 +1,12 @@
-"""State of a run: saving, resuming, and starting from other networks (fine-tuning)."""
+"""State of a run: saving, resuming, fine-tuning other networks, extending a shorter run."""
 
 import logging
 import pickle
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +21,7 @@ from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.runs import write_config
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.processes import Session
+from lightning_gan3d.training.schedules import learning_rate_factor
 
 log = logging.getLogger(__name__)
 TRAINING = "training.pt"
@@ -52,13 +56,13 @@ def save(module: AdversarialModule, config: ExperimentConfig, folder: Path, seco
     return store.save(folder, module.steps_done, write, about, config.training.keep_checkpoints)
 
 
-def restore(module: AdversarialModule, session: Session) -> tuple[float, dict[str, Any] | None]:
+def restore(module: AdversarialModule, session: Session) -> tuple[float, dict[str, Any]]:
     """Load the session's checkpoint, the source of a fine-tuning, or nothing.
 
-    Returns the training time so far in seconds, and the manifest's record of the source.
+    Returns the training time so far in seconds, and the manifest's records of sources.
     """
-    config = session.config
-    record = runs.read_manifest(session.path).get("init_from")
+    config, manifest = session.config, runs.read_manifest(session.path)
+    records = {k: v for k, v in manifest.items() if k in ("init_from", "extends", "reproduces")}
     if session.checkpoint is not None:
         about = load(module, config, session.checkpoint)
         log.info("continuing from %g kimg (%s)", about["kimg"], session.checkpoint.name)
@@ -66,10 +70,10 @@ def restore(module: AdversarialModule, session: Session) -> tuple[float, dict[st
         if about["threads"] != threads:
             log.info("resume is not bit-exact: %d CPU threads now, %d before", threads,
                      about["threads"])  # fmt: skip
-        return float(about["seconds"]), record
+        return float(about["seconds"]), records
     if config.init_from.path:
-        return 0.0, initialise(module, config, record)
-    return 0.0, None
+        records["init_from"] = initialise(module, config, records.get("init_from"))
+    return 0.0, records
 
 
 def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dict[str, Any]:
@@ -93,6 +97,82 @@ def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dic
     module.load_training_state(state, about["step"])
     module.images_before = about["images_before"]
     return about
+
+
+def prepare(
+    config: ExperimentConfig, path: Path, how: Literal["start", "resume", "extend"] = "start"
+) -> None:
+    """Check that a run may start as asked; extend a shorter one, or log that there is one."""
+    if (path / runs.CONFIG).is_file():
+        if how == "extend" and "extends" not in runs.read_manifest(path):
+            raise ConfigError(f"{path}: started from scratch; remove --extend to continue it")
+        return
+    if how == "resume":
+        raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
+    shorter = _shorter_run(config, path)
+    if how == "start" and shorter is not None:
+        hint = "%s is this run but for training.kimg; to continue it: stop, remove %s, add --extend"
+        log.info(hint, shorter, path)
+    elif how == "extend" and (shorter is None or config.trainer.num_nodes > 1):
+        raise ConfigError(
+            f"--extend: {path.parent} needs a finished run that differs only by less than training."
+            f"kimg={config.training.kimg:g}; and trainer.num_nodes=1, until it is first stopped"
+        )
+    elif shorter is not None:
+        record = copy_state(shorter, config, path)
+        log.info("extending %s, with optimizers, averages and augmentation", shorter)
+        if record["note"]:
+            log.warning("warning: %s", record["note"])
+
+
+def _shorter_run(config: ExperimentConfig, path: Path) -> Path | None:
+    """The longest finished run beside `path` that has fewer steps, and is equal otherwise."""
+    lengths = {}
+    for file in path.parent.glob(f"*-s{config.seed}/{runs.CONFIG}"):
+        # One line instead of the configuration: a sweep has hundreds.
+        kimg = re.search(
+            r"\ntraining:\n  kimg: (\d+(\.\d*)?(e[+-]?\d+)?)\n", file.read_text(errors="replace")
+        )
+        training = replace(config.training, kimg=float(kimg[1]) if kimg else 0.0)
+        run = runs.run_path(replace(config, training=training), path.parent.parent)
+        fewer = training.num_steps < config.training.num_steps
+        if fewer and run == file.parent and runs.Run(run).finished:
+            lengths[run] = training.num_steps
+    return max(lengths, key=lambda run: lengths[run], default=None)
+
+
+def copy_state(source: Path, config: ExperimentConfig, path: Path) -> dict[str, Any]:
+    """Start a longer run from checkpoint and rows of `source`; return the manifest's record."""
+    newest, manifest = store.newest(source / "checkpoints", log.warning), runs.read_manifest(source)
+    if newest is None:
+        raise CheckpointError(f"{source}: has no checkpoint to start from")
+    about, training, optimizer = store.read_index(newest), config.training, config.optimizer
+
+    def write(folder: Path) -> None:
+        for name in about["files"]:
+            shutil.copy(newest / name, folder)
+        write_config(folder, config)
+
+    index = {**about, "hash": config.hash}
+    store.save(path / "checkpoints", about["step"], write, index, training.keep_checkpoints)
+    shutil.copy(source / runs.METRICS, path)  # `fit` drops later rows
+    notes = [manifest.get("extends", {}).get("note", "")]
+    if optimizer.decay_start < 1 and optimizer.decay_to < 1:  # shares of the length
+        images, total = (n * training.batch for n in (about["step"] + 1, training.num_steps))
+        notes.append(
+            f"not equal to {training.kimg:g} kimg from scratch: the learning rates, which had "
+            f"decayed by {about['kimg']:g} kimg (optimizer.decay_start), continue at "
+            f"{learning_rate_factor(optimizer, images, total):.3g} of the initial ones"
+        )
+    record = {
+        "run": source.name,
+        "kimg": about["kimg"],
+        "content": about["files"][TRAINING]["sha256"],
+        "note": "; ".join(filter(None, notes)),
+    }
+    kept = {k: manifest[k] for k in ("dataset_fingerprint", "init_from") if k in manifest}
+    files.write_json(path / runs.MANIFEST, {**kept, "extends": record})
+    return record
 
 
 def initialise(
@@ -182,8 +262,8 @@ def differences(source: ExperimentConfig, config: ExperimentConfig) -> list[str]
     """List the options of the networks that differ from those of the source."""
     notes = []
     for part in ("generator", "discriminator"):
-        old = _flat(cfg.to_tree(getattr(source, part)), part)
-        new = _flat(cfg.to_tree(getattr(config, part)), part)
+        old = flat(cfg.to_tree(getattr(source, part)), part)
+        new = flat(cfg.to_tree(getattr(config, part)), part)
         notes += [
             f"{key} was {old.get(key)}, now {new.get(key)}"
             for key in sorted(old.keys() | new.keys())
@@ -192,7 +272,8 @@ def differences(source: ExperimentConfig, config: ExperimentConfig) -> list[str]
     return notes
 
 
-def _flat(tree: Any, path: str) -> dict[str, Any]:
+def flat(tree: Any, path: str) -> dict[str, Any]:
+    """Return the leaves of a tree by their dotted paths below `path`."""
     if not isinstance(tree, dict):
         return {path: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}").items()}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}").items()}

@@ -3,7 +3,7 @@
 import logging
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 def train_run(
     config: ExperimentConfig,
     root: str | Path = "runs",
-    resume: bool = False,
+    prepare: Callable[[ExperimentConfig, Path], None] = checkpoint.prepare,
     command: Sequence[str] = (),
     evaluate: bool = True,
 ) -> int:
@@ -62,13 +62,12 @@ def train_run(
 
     A stop signal lets the step finish, and saves; a second Ctrl-C raises `signals.Interrupted`.
 
-    Continues an unfinished run of the same configuration and seed; `resume` requires one. Progress
-    goes to the log `lightning_gan3d` (`processes.print_log` prints it).
+    Continues an unfinished run of the same configuration and seed. `prepare` is called with its
+    locked directory before: it may fill a new one, or raise. Progress goes to the log
+    `lightning_gan3d` (`processes.print_log` prints it).
     """
     path, training = runs.run_path(config, root), config.training
     device = devices.choose_device(training.device, training.devices)
-    if resume and not (path / runs.CONFIG).is_file():
-        raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
     ranks = read_ranks(training.devices, config.trainer.num_nodes)
     if ranks.node > 0:  # node 0 writes, evaluates and holds the lock
         start = store.newest(path / "checkpoints", log.warning)
@@ -79,6 +78,7 @@ def train_run(
         with run_lock(path) as lock:
             for repaired in runs.repair(path):
                 log.warning("warning: %s", repaired)
+            prepare(config, path)
             if runs.read_manifest(path).get("finished"):
                 log.info("%s: already finished", path)
                 return DONE
@@ -102,7 +102,7 @@ def train_run(
                 files.write_json(path / runs.MANIFEST, manifest)
             return code
     except UserError:
-        if path in new and not (path / runs.MANIFEST).is_file():
+        if path in new and "command" not in runs.read_manifest(path):  # `fit` writes it
             runs.remove_run(path, new)
         raise
     except OSError as error:
@@ -125,7 +125,7 @@ def fit(session: Session) -> int:
             module = AdversarialModule(config, data.train.resolution, data.train.labels)
             if training.compile:
                 compile_networks(module.generator)
-            seconds, source = checkpoint.restore(module, session)
+            seconds, records = checkpoint.restore(module, session)
             state = module.schedule(module.steps_done)
             module.average.rendering_resolution = state.rendering_resolution
             if module.steps_done >= training.num_steps:
@@ -135,9 +135,7 @@ def fit(session: Session) -> int:
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
             loggers = make_loggers(config, session.path, module.steps_done) if main else []
             if main:
-                manifest = {**describe(session, data, module), **files.provenance(session.command)}
-                if source is not None:
-                    manifest["init_from"] = source
+                manifest = {**describe(session, data, module), **records}
                 files.write_json(session.path / runs.MANIFEST, {**manifest, "finished": False})
             num_ranks = training.devices * config.trainer.num_nodes
             total, shows = training.num_steps * training.batch, config.logging.progress
@@ -307,16 +305,26 @@ def compile_networks(network: nn.Module, backend: str = "inductor") -> None:
             part.compile(backend=backend)
 
 
-def describe(session: Session, data: DataModule, module: AdversarialModule) -> dict[str, Any]:
-    """Describe the run for its manifest."""
-    config = session.config
+def describe_machine(
+    config: ExperimentConfig, device: torch.device, command: Sequence[str]
+) -> dict[str, Any]:
+    """Describe what is known of a run before it opens its data."""
     return {
         "experiment": config.name,
         "hash": config.hash,
         "seed": config.seed,
-        "device": devices.device_name(session.device),
+        "device": devices.device_name(device),
         "processes": config.training.devices * config.trainer.num_nodes,
         "threads": torch.get_num_threads(),
+        **files.provenance(command),
+    }
+
+
+def describe(session: Session, data: DataModule, module: AdversarialModule) -> dict[str, Any]:
+    """Describe the run for its manifest."""
+    config = session.config
+    return {
+        **describe_machine(config, session.device, session.command),
         "dataset": data.train.name,
         "dataset_fingerprint": data.train.fingerprint,
         "dataset_images": len(data.train),

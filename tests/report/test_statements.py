@@ -159,6 +159,15 @@ def test_gaps_and_unequal_conditions_come_first(tmp_path):
     assert ("holds", f"All finished runs had {same}.") in texts
 
 
+def test_extended_runs_that_differ_from_scratch_are_stated(tmp_path):
+    make_run(tmp_path, "triplane", 0, manifest={"extends": {"run": "ab-s0", "note": "not equal"}})
+    make_run(tmp_path, "triplane", 1, manifest={"extends": {"run": "ab-s1", "note": ""}})
+    statement = one(tmp_path, "triplane seed 0 extends")
+    assert statement.verdict == "fails"
+    assert statement.text == "triplane seed 0 extends ab-s0: not equal."
+    assert not [s for s in checked(tmp_path) if "triplane seed 1 extends" in s.text]
+
+
 def test_unrecorded_conditions_are_open(tmp_path):
     for kind in ("triplane", "voxel"):
         path = make_run(tmp_path, kind)

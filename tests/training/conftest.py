@@ -8,6 +8,7 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.runs import run_path
+from lightning_gan3d.training.checkpoint import prepare as prepare_run
 from lightning_gan3d.training.fit import train_run
 from lightning_gan3d.training.module import AdversarialModule
 
@@ -74,11 +75,11 @@ def tiny(data_path, tmp_path):
 def start(tmp_path, caplog):
     """A function that runs an experiment: returns exit code, run directory and log."""
 
-    def run(config, root="runs", resume=False):
+    def run(config, root="runs", prepare=prepare_run):
         caplog.clear()
         caplog.set_level("INFO", "lightning_gan3d")
         command = ["gan3d", "train"]
-        code = train_run(config, tmp_path / root, resume, command, evaluate=False)
+        code = train_run(config, tmp_path / root, prepare, command, evaluate=False)
         return code, run_path(config, tmp_path / root), "\n".join(caplog.messages)
 
     return run

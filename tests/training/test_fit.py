@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import av
@@ -128,7 +129,9 @@ def test_a_resumed_run_is_bitwise_equal(tiny, start, at_step, cut):
     assert code == 75
     assert f"stopped at {(cut + 1) * 0.008:g} kimg (SIGINT), saved; the same command" in log
     assert not Run(path).finished
-    code, path, log = start(tiny(*options), "parts", resume=True)
+    code, path, log = start(
+        tiny(*options), "parts", prepare=partial(checkpoint.prepare, how="resume")
+    )
     assert code == 0
     assert f"continuing from {(cut + 1) * 0.008:g} kimg" in log
     final = store.name_of(6)
@@ -394,7 +397,7 @@ def test_a_directory_has_one_process_at_a_time(tiny, start, tmp_path):
 
 def test_a_run_resumes_only_with_its_data_and_configuration(tiny, start, at_step, tmp_path):
     with pytest.raises(ConfigError, match="no such run to resume"):
-        start(tiny(), resume=True)
+        start(tiny(), prepare=partial(checkpoint.prepare, how="resume"))
     at_step(1)
     _, path, _ = start(tiny())
     manifest = Run(path).manifest()
