@@ -141,6 +141,23 @@ def _numbers(option: str, text: str | None) -> list[int]:
     return numbers
 
 
+@app.command()
+@_stoppable()
+def reproduce(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    overrides: Overrides = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", "-o", help="New folder; default: RUN-reproduced.")
+    ] = None,
+) -> None:
+    """Repeat a run from its manifest; compare rows, evaluation and weights bit by bit."""
+    from lightning_gan3d import reproduce as repetition
+    from lightning_gan3d.training.processes import print_log
+
+    print_log()
+    raise typer.Exit(repetition.reproduce(run, root, overrides or [], sys.argv))
+
+
 @app.command("config")
 def show_config(
     file: File,

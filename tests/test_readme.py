@@ -80,6 +80,7 @@ ONLY_PARSED = {
     "gan3d import": "needs a checkpoint of NVIDIA",
     "gan3d train": "minutes, or days without a GPU",
     "gan3d weights fetch": "needs the network",
+    "gan3d reproduce": "needs a run; tests/training/test_reproduce.py makes one",
     "gan3d evaluate demo-voxel/latest": "needs a run; tests/test_tutorials.py makes one",
     "gan3d evaluate my_images/": "minutes, with images of another generator",
     "gan3d bench demo-voxel/latest": "minutes, with a run",

@@ -222,7 +222,7 @@ def _split_duplicates(
     """Keep one run per seed; name duplicates by the digest of their weights, or by their folder.
 
     Two checkpoints of one run, evaluated into folders, share its configuration and seed, so they
-    are not two seeds. The run itself keeps its place.
+    are not two seeds, and neither is a reproduction. The run itself keeps its place.
     """
     by_seed: dict[int | None, list[RunRecord]] = {}
     for run in members:
@@ -230,7 +230,7 @@ def _split_duplicates(
     seeds: list[RunRecord] = []
     duplicates: list[RunRecord] = []
     for seed, runs in by_seed.items():
-        originals = [run for run in runs if "evaluated" not in run.manifest]
+        originals = [run for run in runs if not {"evaluated", "reproduces"} & run.manifest.keys()]
         if len(runs) == 1 or (seed is None and all(run.gap for run in runs)):
             seeds += runs
         elif len(originals) == 1:

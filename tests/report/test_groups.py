@@ -56,9 +56,9 @@ def test_arms_of_an_ablation_are_named_by_their_settings(tmp_path):
     ]
 
 
-def checkpoint(root, name, digest, seed=0):
-    """An evaluation of a checkpoint, written into a folder of its own."""
-    facts = {"evaluated": "generator.safetensors"}
+def checkpoint(root, name, digest, seed=0, fact="evaluated"):
+    """An evaluation of a checkpoint, or a reproduction, in a folder of its own."""
+    facts = {fact: "generator.safetensors"}
     path = make_run(root / name, "voxel", seed, variant="0000022e", manifest=facts)
     if digest:
         (path / "evaluation.conditions.json").write_text(json.dumps({"weights_sha256": digest}))
@@ -69,7 +69,7 @@ def test_duplicates_of_a_seed_are_labelled_by_their_weights(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path, "voxel", seed)
     checkpoint(tmp_path, "early", "1" * 64)
-    checkpoint(tmp_path, "late", "2" * 64)
+    checkpoint(tmp_path, "again", "2" * 64, fact="reproduces")
     both = comparison(tmp_path)
     seeds = {g.label: [r.seed for r in g.runs] for g in both.groups}
     assert seeds == {
