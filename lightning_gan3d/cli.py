@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -479,12 +480,16 @@ def data_from_poses(
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],
+    options: Options = None,
     sheet: Annotated[Path | None, typer.Option(help="Output contact sheet (PNG).")] = None,
 ) -> None:
-    """Validate a data set; optionally draw images and cameras."""
+    """Validate a data set as `train` reads it with data.KEY=VALUE; draw images and cameras."""
+    from lightning_gan3d.config import from_options
     from lightning_gan3d.data.check import check_dataset
+    from lightning_gan3d.data.dataset import DataConfig
 
-    typer.echo(check_dataset(str(path), sheet))
+    cfg = from_options(DataConfig, options or [])
+    typer.echo(check_dataset(replace(cfg, path=str(path)), sheet))
 
 
 @weights_app.command("list")

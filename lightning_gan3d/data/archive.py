@@ -8,9 +8,12 @@ import difflib
 import hashlib
 import io
 import json
+import lzma
 import os
+import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,6 +35,12 @@ MAX_RATIO = 100
 HEAD_BYTES = 2**16
 """Leading bytes of each file in a folder that the fingerprint covers, besides name and size."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# What `zipfile` raises for damaged archives; RuntimeError for unknown compression or encryption.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+    OSError, EOFError, ValueError, RuntimeError, OverflowError,
+)  # fmt: skip
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
 
 class DataError(UserError):
@@ -57,7 +66,7 @@ class FolderSource:
                 full = Path(folder) / name
                 relative = full.relative_to(path).as_posix()
                 _check_name(relative, path)
-                if full.is_symlink() and not full.resolve().is_relative_to(root):
+                if full.is_symlink() and not Path(os.path.realpath(full)).is_relative_to(root):
                     raise UnsafeDataError(
                         f"entry `{relative}` leaves the dataset {path}: copy the file it links to"
                     )
@@ -92,8 +101,8 @@ class ZipSource:
         self.path = path
         self._handles: dict[int, zipfile.ZipFile] = {}
         try:
-            entries = [e for e in self._zip().infolist() if not e.is_dir()]
-        except (zipfile.BadZipFile, OSError) as error:
+            entries = [e for e in self._zip().infolist() if not e.filename.endswith("/")]
+        except _ZIP_ERRORS as error:
             raise DataError(f"cannot read {path} as a zip: {error}") from None
         self._entries = {e.filename: e for e in entries}
         self.names = sorted(self._entries)
@@ -115,11 +124,9 @@ class ZipSource:
             raise DataError(f"{self.path} has no {name}")
         try:
             return self._zip().read(name)
-        except zipfile.BadZipFile as error:
-            reason = "bad CRC" if "CRC" in str(error) else str(error)
+        except _ZIP_ERRORS as error:
+            reason = "bad CRC" if "CRC" in str(error) else f"cannot be read ({error})"
             raise DataError(f"{name}: {reason} in {self.path}; copy the dataset again") from None
-        except (zlib.error, OSError, NotImplementedError, EOFError) as error:
-            raise DataError(f"cannot read {name} in {self.path}: {error}") from None
 
     def mark(self, name: str) -> str:
         """Return size and checksum from the directory of the zip, for fingerprints."""
@@ -170,9 +177,10 @@ def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or name[1:2] == ":":
         raise UnsafeDataError(f"entry `{name}` leaves the dataset {path}")
-    if any(ord(c) < 32 for c in name):
+    if not name or _UNPRINTABLE.search(name):
         raise DataError(
-            f"entry {name!r} of {path}: paths cannot contain newlines or other control characters"
+            f"entry {name!r} of {path}: paths cannot contain newlines or other control characters, "
+            "or be empty or not Unicode"
         )
 
 

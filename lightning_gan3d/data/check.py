@@ -1,6 +1,6 @@
 """Validate a data set, summarise its cameras, and draw a contact sheet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, spherical
+from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.labels import aim
 
 _COLUMNS, _ROWS = 8, 6
 _MAX_ARROWS = 400
-_MAX_MISS = 0.25
-"""Optical axes farther from the origin give a warning; a fraction of the camera's distance."""
 
 
 @dataclass(frozen=True)
@@ -59,53 +57,39 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
 
     `sheet`: PNG file of a contact sheet.
     """
-    dataset = ImageDataset(cfg if isinstance(cfg, DataConfig) else DataConfig(path=cfg), "all")
+    cfg = cfg if isinstance(cfg, DataConfig) else DataConfig(path=cfg)
+    dataset = ImageDataset(cfg, "all")
     if not dataset.in_memory:
         for i in range(len(dataset)):
             dataset.images([i])
-    cameras = Cameras.from_label(dataset.labels)
-    summary = _summary(dataset, cameras)
+    warnings, undecoded = dataset.warnings(), replace(cfg, memory_mb=0)
+    splits = dataset.annotations.splits if cfg.holdout == 0 else {}
+    absent = [k for k in ("train_split", "test_split") if splits and getattr(cfg, k) not in splits]
+    if absent:
+        warnings.append(f"training needs data.{absent[0]}, one of {', '.join(splits)}")
+    else:
+        open_test(undecoded, dataset.of_split("train", undecoded))
+    summary = _summary(dataset, Cameras.from_label(dataset.labels), warnings)
     if sheet is not None:
         draw_sheet(dataset, summary, sheet)
     return summary
 
 
-def _summary(dataset: ImageDataset, cameras: Cameras) -> DatasetSummary:
+def _summary(dataset: ImageDataset, cameras: Cameras, warnings: list[str]) -> DatasetSummary:
     azimuth, elevation, distance = spherical(cameras.origins)
-    splits = dataset.index.get("splits") or {}
     return DatasetSummary(
         path=str(dataset.source.path),
         fingerprint=dataset.fingerprint,
         num_images=len(dataset),
         resolution=dataset.resolution,
         num_objects=None if dataset.objects is None else len(set(dataset.objects.tolist())),
-        splits={name: len(names) for name, names in splits.items()},
+        splits={name: len(names) for name, names in dataset.annotations.splits.items()},
         distance=_range(distance),
         azimuth=_range(torch.rad2deg(azimuth)),
         elevation=_range(torch.rad2deg(elevation)),
         focal=_range(cameras.intrinsics[:, [0, 1], [0, 1]]),
-        warnings=_warnings(dataset, cameras),
+        warnings=tuple(warnings),
     )
-
-
-def _warnings(dataset: ImageDataset, cameras: Cameras) -> tuple[str, ...]:
-    """Warn about cameras that are valid but rarely intended."""
-    warnings = []
-    ahead, miss = aim(cameras)
-    away = int((ahead < 0).sum())
-    if away:
-        warnings.append(
-            f"{away:,} cameras look away from the origin: are the poses world2cam, or in OpenGL "
-            "axes (z backward)? They must be cam2world in OpenCV axes"
-        )
-    past = int(((miss > _MAX_MISS) & (ahead >= 0)).sum())
-    if past:
-        warnings.append(f"{past:,} cameras look past the origin, the centre of the box")
-    if len(torch.unique(dataset.labels, dim=0)) == 1 and len(dataset) > 1:
-        warnings.append("all cameras are the same: one view direction does not determine a shape")
-    if int((cameras.cam2world[:, 1, 1] > 0).sum()) > len(dataset) // 2:
-        warnings.append("most cameras are upside down: the world's y must point up")
-    return tuple(warnings)
 
 
 def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> None:

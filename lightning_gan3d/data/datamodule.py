@@ -48,8 +48,11 @@ class KeyedOrder:
         return torch.cat(parts)
 
 
-class StepBatches(Dataset[Batch]):
-    """Item s is one rank's share of the global batch of step s: workers need no shared state."""
+class StepBatches(Dataset[Batch | DataError]):
+    """Item s is one rank's share of the global batch of step s: workers need no shared state.
+
+    A broken image makes its error the item: raised in a worker, it would become a traceback.
+    """
 
     def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:
         """Rank r of `world` reads the r-th contiguous share of each batch."""
@@ -57,10 +60,23 @@ class StepBatches(Dataset[Batch]):
         share = order.batch // world
         self._share = slice(rank * share, (rank + 1) * share)
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | DataError:
         """Return this rank's share of a step."""
         indices = self.order.indices(step)[self._share]
-        return Batch(self.dataset.images(indices), self.dataset.labels[indices], step)
+        try:
+            return Batch(self.dataset.images(indices), self.dataset.labels[indices], step)
+        except DataError as error:
+            return error
+
+
+class _Loader(DataLoader[Any]):
+    """Raises the items that are errors."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is enough
+        for item in super().__iter__():
+            if isinstance(item, DataError):
+                raise item
+            yield item
 
 
 class _StepsFrom(Sampler[int]):
@@ -132,7 +148,7 @@ class DataModule(lightning.LightningDataModule):
                 f"{world} ranks; use a multiple of {self.microbatch * world}"
             )
         order = KeyedOrder(len(self.train), self.batch, self.seed)
-        return DataLoader(
+        return _Loader(
             StepBatches(self.train, order, rank, world),
             batch_size=None,
             sampler=_StepsFrom(self._next_step),
@@ -145,9 +161,9 @@ class DataModule(lightning.LightningDataModule):
 
 def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
     """Open the held-out images; None if the data set has no splits and `holdout` is 0."""
-    if cfg.holdout == 0 and not train.index.get("splits"):
+    if cfg.holdout == 0 and not train.annotations.splits:
         return None
-    test = ImageDataset(cfg, "test")
+    test = train.of_split("test", cfg)
     both = set(test.names) & set(train.names)
     if both:
         raise DataError(

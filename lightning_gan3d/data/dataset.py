@@ -1,10 +1,12 @@
 """Images with cameras in EG3D's format: a folder or stored zip with `dataset.json`."""
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Interval
@@ -17,9 +19,18 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.image_files import decode, image_names, open_image
-from lightning_gan3d.data.labels import check_cameras, name_map, read_index, read_labels
+from lightning_gan3d.data.labels import (
+    KEYS,
+    check_cameras,
+    check_index,
+    find_duplicates,
+    read_index,
+    unusual_cameras,
+)
 from lightning_gan3d.ranges import parse_ranges
 
+_SAMPLE = 8
+"""Pairs of images with equal or mirrored cameras whose pixels are compared."""
 HoldoutShare = Annotated[float, Interval(ge=0, lt=1)]
 
 
@@ -107,6 +118,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         fingerprint: 16 hexadecimal digits that identify content and selection.
         name: name of the file or folder.
         index: all of `dataset.json`.
+        annotations: what is read of it, checked.
         mirrored: whether mirrored images follow the plain ones.
     """
 
@@ -115,14 +127,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         check_exists(cfg)
         self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
         self.source = open_source(cfg.path)
-        names = image_names(self.source)
+        self._all = names = image_names(self.source)
         self.index = read_index(self.source)
-        labels = check_cameras(
-            read_labels(self.index, names, self.source), names, cfg.repair_cameras
-        ).float()
-        copies = self._name_map("copies", str)
-        _check_existing("`copies`", {*copies, *copies.values()}, names, cfg.path)
-        self._checksums = self._name_map("sha256", str)
+        self.annotations = check_index(self.index, names, self.source)
+        self._cameras = check_cameras(self.annotations.labels, names, cfg.repair_cameras).float()
         first = open_image(self.source.read(names[0]), names[0], convert=cfg.convert)
         self._file_size = first.size[0]
         self.resolution = cfg.resolution or self._file_size
@@ -132,23 +140,72 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"resolution of {cfg.path}",
                 field="resolution",
             )
-        chosen = self._choose(names)
-        self.names = [names[i] for i in chosen]
+        self._select(split)
+        decoded = set(self.names if self.in_memory else ())
+        for name in (n for n in names if n not in decoded):
+            open_image(self.source.read(name), name, self._file_size, cfg.convert)
+
+    def _select(self, split: str) -> None:
+        cfg, self.split = self.cfg, split
+        chosen = self._choose()
+        self.names = [self._all[i] for i in chosen]
         self.mirrored = cfg.mirror and split == "train"
-        labels = labels[chosen]
+        labels = self._cameras[chosen]
         if self.mirrored:
+            mirrored = find_duplicates(self._cameras).num_mirrored if self.copies else 0
+            if 4 * mirrored > len(self._all):
+                raise ConfigError(
+                    f"data.mirror=true: {cfg.path} already has mirrored copies ({mirrored:,} of "
+                    f"{len(self._all):,} images); leave `mirror` out",
+                    field="mirror",
+                )
             labels = torch.cat([labels, Cameras.from_label(labels).mirror().to_label()])
         self.labels: Float[Tensor, "n 25"] = labels
-        objects = self._name_map("objects", int)
-        repeated = self.names * (2 if self.mirrored else 1)
+        objects, repeated = self.annotations.objects, self.names * (2 if self.mirrored else 1)
         self.objects = torch.tensor([objects.get(n, -1) for n in repeated]) if objects else None
-        self.fingerprint = self._fingerprint(names)
+        self.fingerprint = self._fingerprint(self._all)
         self._images: UInt8[Tensor, "n 3 h w"] | None = None
         if len(self.names) * 3 * self.resolution**2 <= cfg.memory_mb * 2**20:
             self._images = torch.stack([self._read(n) for n in self.names])
-        else:
-            for name in names:
-                open_image(self.source.read(name), name, self._file_size, cfg.convert)
+
+    def of_split(self, split: str, cfg: DataConfig) -> "ImageDataset":
+        """Return another split of the same files, which are not checked again."""
+        other = copy.copy(self)
+        other.cfg = cfg
+        other._select(split)
+        return other
+
+    @cached_property
+    def copies(self) -> dict[str, str]:
+        """The image that an image repeats or mirrors: `copies`, else by cameras and pixels."""
+        if self.annotations.copies or self.annotations.objects:  # objects share cameras
+            return self.annotations.copies
+        first = find_duplicates(self._cameras).first
+        pairs = [(self._all[i], self._all[j]) for i, j in enumerate(first) if i != j]
+        some = pairs[:: len(pairs) // _SAMPLE + 1]
+        return dict(pairs) if 2 * sum(self._is_copy(*pair) for pair in some) > len(some) else {}
+
+    def _is_copy(self, name: str, other: str) -> bool:
+        """Whether two images are equal or mirrored, but for compression."""
+        a, b = self._read(name).float(), self._read(other).float()
+        difference = torch.minimum((a - b).abs().mean(), (a - b.flip(-1)).abs().mean())
+        return bool(difference <= 0.2 * (a - a.mean()).abs().mean())
+
+    def warnings(self, box: float = 1.0) -> list[str]:
+        """Describe what is valid but rarely intended. `box`: edge of the scene in world units."""
+        warnings = unusual_cameras(Cameras.from_label(self.labels), box)
+        unused = ascii(sorted(self.index.keys() - KEYS))
+        if unused != "[]":
+            warnings.append(f"dataset.json has keys that are not used: {unused[1:-1][:200]}")
+        splits = self.annotations.splits if self.cfg.holdout == 0 else {}
+        of = {name: split for split, names in splits.items() for name in names}
+        leaks = [n for n, o in (self.copies if of else {}).items() if of.get(n) != of.get(o)]
+        if leaks:
+            warnings.append(
+                f"{len(leaks):,} images are in another split than the image that they repeat or "
+                f"mirror, e.g. {leaks[0]}: use data.holdout, or correct `splits`"
+            )
+        return warnings
 
     def how_to_resize(self, resolution: int) -> str:
         """Return what leads to images of another resolution, for messages."""
@@ -184,7 +241,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
         data = self.source.read(name)
-        if name in self._checksums and checksum(data) != self._checksums[name]:
+        if name in self.annotations.sha256 and checksum(data) != self.annotations.sha256[name]:
             raise DataError(f"{name}: bad checksum in {self.source.path}; copy the dataset again")
         image = torch.from_numpy(decode(data, name, self._file_size, self.cfg.convert))
         factor = self._file_size // self.resolution
@@ -193,25 +250,20 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         mean = reduce(image.float(), "(h p) (w q) c -> c h w", "mean", p=factor, q=factor)
         return mean.round().to(torch.uint8)
 
-    def _name_map(self, key: str, kind: type) -> dict[str, Any]:
-        return name_map(self.index, key, kind, f"dataset.json of {self.cfg.path}")
-
-    def _choose(self, names: list[str]) -> list[int]:
+    def _choose(self) -> list[int]:
         """Return the indices of the images of the split, restricted to the selected objects."""
-        cfg = self.cfg
+        cfg, names, objects = self.cfg, self._all, self.annotations.objects
         split = {"train": cfg.train_split, "test": cfg.test_split}.get(self.split, self.split)
-        splits = self.index.get("splits") if cfg.holdout == 0 else None
+        splits = self.annotations.splits if cfg.holdout == 0 else {}
         if self.split == "all":
             chosen = set(names)
-        elif isinstance(splits, dict) and splits:
+        elif splits:
             if split not in splits:
                 raise DataError(f"{cfg.path} has no split `{split}`; it has {', '.join(splits)}")
             chosen = set(splits[split])
-            _check_existing(f"split `{split}`", chosen, names, cfg.path)
         else:
             chosen = self._held_out(names, split)
         if cfg.objects:
-            objects = self._name_map("objects", int)
             if not objects:
                 raise ConfigError(
                     f"data.objects={cfg.objects}: {cfg.path} does not number its objects; leave "
@@ -230,12 +282,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Otherwise a generator would be compared with other views of its training objects.
         """
-        cfg = self.cfg
-        copies = self._name_map("copies", str)
-        objects = self._name_map("objects", int)
+        cfg, objects = self.cfg, self.annotations.objects
         group_of = {}
-        for name in names:
-            original = copies.get(name, name)  # a mirrored copy may have another object number
+        for name in names if cfg.holdout else ():
+            original = self.copies.get(name, name)  # a mirrored copy may have another object number
             known = objects.get(original, -1) >= 0
             group_of[name] = f"object {objects[original]}" if known else original
         held = hold_out(names, cfg.holdout, group_of)
@@ -244,7 +294,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if split != cfg.test_split:
             raise DataError(f"{cfg.path} has no split `{split}`")
         if not held:
-            raise DataError(f"{cfg.path} has no splits: set data.holdout, e.g. 0.1")
+            fault = f"data.holdout={cfg.holdout} of {len(names)} images rounds to none"
+            fault = fault if cfg.holdout else f"{cfg.path} has no splits"
+            raise DataError(f"{fault}: set data.holdout, e.g. {max(0.1, 1 / len(names)):.2g}")
         return held
 
     def _fingerprint(self, names: list[str]) -> str:
@@ -254,12 +306,3 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         digest.update(self.labels.numpy().tobytes())
         digest.update(repr((self.names, self.mirrored, self.resolution, self.cfg.convert)).encode())
         return digest.hexdigest()[:16]
-
-
-def _check_existing(key: str, images: set[str], names: list[str], path: str) -> None:
-    missing = sorted(images - set(names))
-    if missing:
-        raise DataError(
-            f"{key} of {path} names {missing[0]}, which does not exist: fix dataset.json, or "
-            "prepare the data set again"
-        )

@@ -1,5 +1,6 @@
 """Read image files as uint8 RGB; headers are checked before pixels are decoded."""
 
+import functools
 import io
 import warnings
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from lightning_gan3d.data.archive import DataError, Source, UnsafeDataError
 
@@ -32,8 +33,13 @@ def image_names(source: Source) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix."""
-    return Path(name).suffix.lower() in SUFFIXES
+    """Whether a file is an image by its suffix; hidden files and those of macOS archives are not.
+
+    `name`: relative to the data set.
+    """
+    *folders, file = name.replace("\\", "/").split("/")
+    is_litter = file.startswith(".") or "__MACOSX" in folders
+    return Path(file).suffix.lower() in SUFFIXES and not is_litter
 
 
 def open_image(
@@ -56,10 +62,23 @@ def open_image(
     mode = mode_of(image)
     if mode != "RGB" and convert == "none":
         raise DataError(
-            f"{name} is {mode}, expected 8-bit RGB; convert it with `convert: black` or "
-            "`convert: white`"
+            f"{name} is {mode}, expected 8-bit RGB; set `convert` to black or white "
+            "(`data.convert` in training and evaluation, `background` in preparers)"
         )
+    reject_rotated(image, name)
     return image
+
+
+def reject_rotated(image: Image.Image, name: str) -> None:
+    """Reject an image whose EXIF orientation viewers apply: a camera may be of either form."""
+    # Pillow would decode a PNG to look for EXIF data behind its pixels.
+    orientation = image.getexif().get(0x0112, 1) if "exif" in image.info else 1
+    if orientation in range(2, 9):
+        raise DataError(
+            f"{name} has EXIF orientation {orientation}, which viewers apply: if its camera is of "
+            "the stored pixels (as COLMAP's), delete the tag (exiftool -Orientation= FILE); if of "
+            "the upright image, rotate the pixels (mogrify -auto-orient FILE)"
+        )
 
 
 def open_header(
@@ -90,26 +109,41 @@ def decode(
     square: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Check an image as `open_image` does, and return its pixels."""
-    return pixels_of(open_image(data, name, size, convert, square), name, convert)
+    image = open_image(data, name, size, convert, square)
+    pixels = pixels_of(image, name, convert)
+    reject_rotated(image, name)  # EXIF data of a PNG may follow its pixels
+    return pixels
 
 
 def pixels_of(
     image: Image.Image, name: str, convert: Convert = "none"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of an image whose header was checked; `convert`: background."""
+    """Return the sRGB pixels of an image whose header was checked; `convert`: background."""
     try:
-        mode = mode_of(image)
-        if mode == "RGB":
-            return np.array(image)
-        if mode == "16-bit gray":  # Pillow would clip at 255, not scale
+        if mode_of(image) == "16-bit gray":  # Pillow would clip at 255, not scale
             gray = np.array(image).astype(np.float64) / 257
             return np.repeat(np.rint(gray).astype(np.uint8)[:, :, None], 3, axis=2)
+        profile: bytes | None = image.info.get("icc_profile")
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             opaque = Image.new("RGBA", image.size, convert)
-            return np.array(Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB"))
-        return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+            image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+        mode, transform = _to_srgb(profile) if profile else ("RGB", None)
+        image = image if image.mode in ("RGB", mode) else image.convert("RGB")
+        return np.array(image if transform is None else transform.apply(image))
+    except (OSError, ValueError, SyntaxError, ImageCms.PyCMSError) as error:
         raise DataError(f"{name} cannot be decoded: {error}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """Return the mode of an ICC profile, and what converts it to sRGB; None if it is sRGB."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    mode = {"GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip(), "RGB")
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    grid = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1)
+    colours = Image.fromarray(grid.reshape(6, 36, 3)).convert(mode)
+    change = np.array(transform.apply(colours)) - np.array(colours.convert("RGB"), np.int16)
+    return mode, transform if np.abs(change).max() > 4 else None  # more than rounding
 
 
 def mode_of(image: Image.Image) -> str:
@@ -118,9 +152,10 @@ def mode_of(image: Image.Image) -> str:
     raw = str(tile[0][3]) if tile else ""
     if image.mode.startswith("I;16") or (image.mode == "I" and "16" in raw):
         return "16-bit gray"
+    mode = _MODES.get(image.mode, image.mode)
     if "16" in raw and image.mode in ("RGB", "RGBA"):
-        return f"16-bit {image.mode}"
-    return _MODES.get(image.mode, image.mode)
+        mode = f"16-bit {raw.split(';')[0]}"
+    return f"{mode} with a transparent colour" if "transparency" in image.info else mode
 
 
 def centre_square(width: int, height: int, side: int | None = None) -> tuple[float, float, int]:

@@ -228,7 +228,7 @@ def _open_images(
             f"{path}: neither a run nor a generator, so it is read as a folder of images; name the "
             "data to compare with, data.path=FILE"
         )
-    cfg, source = config.evaluation, StoredImages(path, SEED)
+    cfg, source = config.evaluation, StoredImages(path, SEED, config.data.convert)
     train = ImageDataset(config.data, "train")
     if source.resolution != train.resolution:
         raise ConfigError(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.data.archive import DataError, checksum, open_source
-from lightning_gan3d.data.image_files import decode, is_image, open_image
-from lightning_gan3d.data.labels import check_cameras, read_index, read_labels
+from lightning_gan3d.data.image_files import Convert, decode, image_names, open_image
+from lightning_gan3d.data.labels import check_cameras, check_index, read_index
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float
 from lightning_gan3d.metrics.sources import ViewSource
@@ -47,25 +47,21 @@ class StoredImages(ViewSource):
 
     fixed_cameras: ClassVar[bool] = True
 
-    def __init__(self, path: str | Path, seed: int = 0) -> None:
+    def __init__(self, path: str | Path, seed: int = 0, convert: Convert = "none") -> None:
         """List the images and read their labels; raises `DataError` if there are none."""
-        self.source, self.seed = open_source(path), seed
-        self.names = [n for n in self.source.names if is_image(n)]
-        if not self.names:
-            raise DataError(f"{path} contains no images (.png, .jpg, .webp, .bmp)")
+        self.source, self.seed, self._convert = open_source(path), seed, convert
+        self.names = image_names(self.source)
         first = self.names[0]
-        self.resolution: int = open_image(self.source.read(first), first).size[0]
+        self.resolution: int = open_image(self.source.read(first), first, None, convert).size[0]
         self.labels: Float[Tensor, "n 25"] | None = None
         self.objects: Int64[Tensor, " n"] | None = None
         self._checksums: dict[str, str] = {}
         if "dataset.json" in self.source.names:
-            index = read_index(self.source)
-            labels = read_labels(index, self.names, self.source)
-            self.labels = check_cameras(labels, self.names, repair=False).float()
-            objects = index.get("objects")
-            if isinstance(objects, dict) and objects:
-                self.objects = torch.tensor([int(objects.get(n, -1)) for n in self.names])
-            self._checksums = dict(index.get("sha256", {}))
+            index = check_index(read_index(self.source), self.names, self.source)
+            self.labels = check_cameras(index.labels, self.names).float()
+            if index.objects:
+                self.objects = torch.tensor([index.objects.get(n, -1) for n in self.names])
+            self._checksums = index.sha256
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
@@ -134,5 +130,5 @@ class StoredImages(ViewSource):
         data = self.source.read(name)
         if name in self._checksums and checksum(data) != self._checksums[name]:
             raise DataError(f"{name}: bad checksum in {self.path}; copy the images again")
-        image = torch.from_numpy(decode(data, name, self.resolution))
+        image = torch.from_numpy(decode(data, name, self.resolution, self._convert))
         return rearrange(image, "h w c -> c h w").contiguous()

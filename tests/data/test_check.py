@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from data_parts import Parts
+from data_parts import Parts, noise, png
 from PIL import Image
 
+from lightning_gan3d.cli import main
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.check import check_dataset
+from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.dataset import DataConfig
 
 
@@ -67,3 +69,61 @@ def test_splits_and_objects_are_counted(tmp_path):
     assert summary.splits == {"train": 7, "test": 3}
     assert summary.num_objects == 2
     assert "splits: train 7, test 3" in str(summary)
+
+
+def test_check_and_training_warn_alike(tmp_path):
+    """Millimetres, a principal point in a corner, a world whose z is up, rolled cameras."""
+    rotation = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    roll = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    changes = {
+        "10 cameras are far from the scale of the box (1)": lambda p, _: np.copyto(
+            p[:3, 3], 1000 * p[:3, 3]
+        ),
+        "10 cameras have a principal point far from": lambda _, k: np.copyto(k[:2, 2], 0.0),
+        "y is up: z seems to be up": lambda p, _: np.copyto(p[:3], rotation @ p[:3]),
+        "y is up: the cameras are rolled": lambda p, _: np.copyto(p[:3, :3], p[:3, :3] @ roll),
+    }
+    for i, (message, change) in enumerate(changes.items()):
+        parts = Parts()
+        for n in range(10):
+            label = np.array(parts.label(n))
+            change(label[:16].reshape(4, 4), label[16:].reshape(3, 3))
+            parts.label(n)[:] = label.tolist()
+        path = parts.zip(tmp_path / f"{i}.zip")
+        (warning,) = check_dataset(path).warnings
+        assert message in warning
+        assert DataModule(DataConfig(path=path), 2, 2, 0).train.warnings() == [warning]
+
+
+def test_check_and_training_reject_alike(tmp_path):
+    """An image outside the splits, of another size; an image in both splits; an absent split."""
+    parts = Parts()
+    names = sorted(parts.files)
+    parts.index["splits"] = {"train": names[:5], "test": names[5:8], "angles": names[8:]}
+    parts.files["img9.png"] = png(noise(9, 8))
+    cases = {"img9.png is 8x8": parts.zip(tmp_path / "size.zip")}
+    parts = Parts()
+    parts.index["splits"] = {"train": names[:5], "test": names[4:]}
+    cases["1 images are in both splits"] = parts.zip(tmp_path / "both.zip")
+    for message, path in cases.items():
+        for open_ in (check_dataset, lambda p: DataModule(DataConfig(path=p), 2, 2, 0)):
+            with pytest.raises(DataError, match=message):
+                open_(path)
+    parts.index["splits"] = {"train": names[:5], "val": names[5:]}
+    path = parts.zip(tmp_path / "absent.zip")
+    assert check_dataset(path).warnings == ("training needs data.test_split, one of train, val",)
+    check_dataset(DataConfig(path=path, test_split="val"))
+
+
+def test_check_takes_the_options_of_training(tmp_path, capsys):
+    parts = Parts()
+    parts.files["img2.png"] = png(noise(2)[..., 0])
+    path = parts.zip(tmp_path / "a # b.zip")
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", path])
+    assert stopped.value.code == 2
+    assert "set `convert` to black or white" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", path, "convert=black", "resolution=8"])
+    assert stopped.value.code == 0
+    assert "10 images of 8x8 pixels" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_partial_labels_and_orphans(tmp_path):
     rejected(parts.zip(tmp_path / "a.zip"), "2 of 10 images lack a label: img2.png, img3.png")
     parts = Parts()
     del parts.files["img5.png"]
-    rejected(parts.zip(tmp_path / "b.zip"), "1 labels are of images missing from", "img5.png")
+    rejected(parts.zip(tmp_path / "b.zip"), "`labels` of ", "img5.png, which does not exist")
     parts = Parts()
     parts.index["labels"].append(parts.index["labels"][0])
     rejected(parts.zip(tmp_path / "c.zip"), "img0.png: two labels")
@@ -211,8 +211,10 @@ def test_other_pixel_formats_need_an_explicit_conversion(tmp_path, mode):
     parts = Parts()
     parts.files["img2.png"] = in_mode(mode)
     path = parts.zip(tmp_path / "a.zip")
-    rejected(path, "img2.png is", "expected 8-bit RGB", "convert: black")
-    if mode != "RGB;16":
+    rejected(path, "img2.png is", "expected 8-bit RGB", "set `convert` to black")
+    if mode == "RGB;16":
+        assert not ImageDataset(DataConfig(path=path, convert="white")).images([2]).any()
+    else:
         image = ImageDataset(DataConfig(path=path, convert="white")).images([2])[0]
         gray = np.asarray(Image.fromarray(noise(1)).convert("L")).astype(float)
         if mode in ("L", "LA"):

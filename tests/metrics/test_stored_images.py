@@ -82,7 +82,7 @@ def test_without_orbits_there_is_a_reason(tmp_path, objects, cameras, why):
 
 
 def test_bad_images_are_rejected_by_name(tmp_path):
-    with pytest.raises(DataError, match="contains no images"):
+    with pytest.raises(DataError, match="has no images"):
         StoredImages(tmp_path)
     folder = write(tmp_path / "a", 3)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "002.png")

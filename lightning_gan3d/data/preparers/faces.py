@@ -18,6 +18,7 @@ from jaxtyping import Float
 from lightning_gan3d.cameras import FACE_FOCAL, Cameras
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.data.archive import DataError, open_source
+from lightning_gan3d.data.image_files import image_names
 from lightning_gan3d.data.labels import MAX_FOCAL
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
@@ -25,7 +26,6 @@ from lightning_gan3d.data.preparers.source_views import (
     Crop,
     PrepareConfig,
     SourceViews,
-    find_images,
     read_listed,
 )
 
@@ -89,7 +89,7 @@ def prepare_faces(
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of images and a file of their cameras."""
     source = open_source(source_path)
-    read = read_listed(source, cfg, find_images(source))
+    read = read_listed(source, cfg, image_names(source))
     if read.kind == "rotations":
         raise DataError(
             f"{read.camera_file} has rotations only, as EG3D's AFHQ: faces need poses and "
@@ -112,7 +112,7 @@ def prepare_afhq(
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of images and a file of cameras or rotations."""
     source = open_source(source_path)
-    images = find_images(source)
+    images = image_names(source)
     names = _in_folder(images, cfg.animal, _ANIMALS, "animal")
     names = _in_folder(names, cfg.part, _PARTS, "part")
     read = read_listed(source, cfg, names, sorted(set(images) - set(names)))

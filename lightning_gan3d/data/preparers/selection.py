@@ -11,12 +11,11 @@ from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, reject_collisions
 from lightning_gan3d.data.dataset import hold_out
-from lightning_gan3d.data.labels import aim, check_cameras, parse_json
+from lightning_gan3d.data.labels import aim, check_cameras, find_duplicates, parse_json
 from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews, View
 
 BIN_DEGREES = 5
 """Width of the yaw bins of `rebalance=yaw`."""
-_DECIMALS = 6
 
 
 class Selected(NamedTuple):
@@ -92,30 +91,6 @@ def _check_directions(cameras: Cameras, camera_file: str) -> None:
             f"the mean up of the cameras of {camera_file} is {sign}{'xyz'[axis]} of the world, "
             f"expected +y: see {remedy}"
         )
-
-
-class Duplicates(NamedTuple):
-    """The first image with the camera of each image, equal or mirrored; number of mirrored ones."""
-
-    first: list[int]
-    num_mirrored: int
-
-
-def find_duplicates(labels: Float[torch.Tensor, "n 25"]) -> Duplicates:
-    """Find copies of photographs by equal or mirrored cameras.
-
-    Poses estimated from photographs coincide to six decimals in copies only.
-    """
-    mirrored = Cameras.from_label(labels).mirror().to_label()
-    # adding 0 turns -0 into 0, which has other bytes
-    plain, other = (np.round(x.double().numpy(), _DECIMALS) + 0.0 for x in (labels, mirrored))
-    index_of: dict[bytes, int] = {}
-    first: list[int] = []
-    for i in range(len(labels)):
-        key, mirrored_key = plain[i].tobytes(), other[i].tobytes()
-        first.append(index_of.get(key, index_of.get(mirrored_key, i)))
-        index_of.setdefault(key, first[-1])
-    return Duplicates(first, int((plain != plain[first]).any(axis=1).sum()))
 
 
 def _replica_counts(

@@ -15,14 +15,13 @@ from jaxtyping import Float
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, Source, open_source
-from lightning_gan3d.data.image_files import Convert
+from lightning_gan3d.data.image_files import Convert, image_names
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
     OFF_CENTRE,
     PrepareConfig,
     SourceViews,
     View,
-    find_images,
     read_listed,
     to_opencv,
 )
@@ -55,7 +54,7 @@ def prepare_shapenet(
 ) -> PreparedDataset:
     """Write the data set from a folder or zip of renders, or of images with `dataset.json`."""
     source = open_source(source_path)
-    names = find_images(source)
+    names = image_names(source)
     if not cfg.cameras and _has_renders(source, names):
         views = _read_renders(source, names, cfg)
     else:

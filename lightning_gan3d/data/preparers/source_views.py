@@ -3,19 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Interval
 from jaxtyping import Float
 
 from lightning_gan3d.config import Count
-from lightning_gan3d.data.archive import DataError, Source
+from lightning_gan3d.data.archive import Source
 from lightning_gan3d.data.dataset import HoldoutShare
-from lightning_gan3d.data.image_files import Convert, image_names
-from lightning_gan3d.data.labels import name_map
+from lightning_gan3d.data.image_files import Convert
+from lightning_gan3d.data.labels import name_map, split_lists
 from lightning_gan3d.data.preparers.camera_files import (
-    CameraFile,
     Kind,
     Missing,
     find_camera_file,
@@ -123,15 +122,6 @@ class SourceViews:
         return replace(self, views=views)
 
 
-def find_images(source: Source) -> list[str]:
-    """Return the images of a source, without hidden files and those of macOS archives."""
-    return [
-        n
-        for n in image_names(source)
-        if "__MACOSX" not in n.split("/") and not PurePosixPath(n).name.startswith(".")
-    ]
-
-
 def to_opencv(pose: Float[np.ndarray, "n 4 4"], cfg: PrepareConfig) -> Float[np.ndarray, "n 4 4"]:
     """Convert cam2world to OpenCV axes in a world with y up."""
     rotation = _WORLD_ROTATIONS[cfg.world_up]
@@ -156,7 +146,9 @@ def read_listed(
     labels = np.concatenate([to_opencv(pose, cfg).reshape(-1, 16), intrinsics], axis=1)
     number_of = {key: i for i, key in enumerate(file.numbers)}
     index = file.tree if file.kind == "labels" else {}
-    object_of, split_of = name_map(index, "objects", int, file.name), _splits(index, file)
+    object_of = name_map(index, "objects", int, file.name)
+    lists = split_lists(index, file.name)
+    split_of = {name: split for split, images in lists.items() for name in images}
     views = [
         View(
             image,
@@ -171,13 +163,3 @@ def read_listed(
     ]
     without = match.num_without_camera, match.num_without_image
     return SourceViews(source, views, file.name, len(number_of), *without, file.kind)
-
-
-def _splits(index: dict[str, Any], file: CameraFile) -> dict[str, str]:
-    splits: Any = index.get("splits", {})
-    if not isinstance(splits, dict) or not all(
-        isinstance(names, list) and all(isinstance(n, str) for n in names)
-        for names in splits.values()
-    ):
-        raise DataError(f"{file.name}: `splits` must map names of splits to image lists")
-    return {name: split for split, names in splits.items() for name in names}
