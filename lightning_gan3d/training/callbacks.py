@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_gan3d import devices, files, runs
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.store import steps_in
+from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
@@ -259,8 +260,10 @@ class PeriodicActions(lightning.Callback):
         self.wandb.close(STOPPED if self.stopped else DONE)
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        """Close the W&B run as failed."""
-        del trainer, module, exception
+        """Save before the step whose images are broken; close the W&B run as failed."""
+        del trainer
+        if isinstance(exception, DataError) and rank() == 0 and module.steps_done:
+            self._save(module, last=False)
         self.wandb.close(FAILED)
 
     def _write(self, module: AdversarialModule, values: Mapping[str, float | int]) -> None:

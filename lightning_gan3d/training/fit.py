@@ -132,6 +132,8 @@ def fit(session: Session) -> int:
                 return DONE
             main = is_main()
             if main:
+                for text in data.train.warnings(config.generator.scene.box):
+                    log.warning("warning: %s", text)
                 runs.drop_rows_after(session.path / runs.METRICS, module.steps_done)
             loggers = make_loggers(config, session.path, module.steps_done) if main else []
             if main:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import IO, Any
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.training.signals import DONE, STOPPED, SignalHandler
 
@@ -197,7 +198,11 @@ def _child(
         }
     )
     print_log()
-    raise SystemExit(target(*arguments))
+    try:
+        raise SystemExit(target(*arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
 
 
 def _end_with_parent() -> None:

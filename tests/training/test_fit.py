@@ -7,6 +7,7 @@ import threading
 import time
 import types
 from functools import partial
+import zipfile
 from pathlib import Path
 
 import av
@@ -18,7 +19,9 @@ from safetensors import SafetensorError
 from lightning_gan3d import files, runs
 from lightning_gan3d.checkpoints import store, stored_networks
 from lightning_gan3d.checkpoints.load import load_generator
+from lightning_gan3d.cli import main
 from lightning_gan3d.config import ConfigError, UserError
+from lightning_gan3d.data.datamodule import DataModule, KeyedOrder
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.evaluate_target import Evaluation
 from lightning_gan3d.networks.synthesis import describe_layers
@@ -699,3 +702,35 @@ def test_several_processes_report_bad_data_once(tiny, start, tmp_path):
     with pytest.raises(UserError, match="gone"):
         start(config)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_with_a_checkpoint_and_one_line(tiny, tmp_path, workers, capsys):
+    """Images are decoded as they are used; one of step 3 has a valid header only."""
+    options = [f"data.path={tmp_path / 'broken.zip'}", "data.memory_mb=0"]
+    options.append(f"data.num_workers={workers}")
+    data = DataModule(tiny().data, 8, 8, 0).train
+    early = set(
+        torch.cat([KeyedOrder(len(data), 8, 0).indices(step) for step in range(3)]).tolist()
+    )
+    broken = next(data.names[i] for i in KeyedOrder(len(data), 8, 0).indices(3) if i not in early)
+    with zipfile.ZipFile(tmp_path / "broken.zip", "w") as z:
+        for name in data.source.names:
+            content = data.source.read(name)
+            z.writestr(name, content[:-200] if name == broken else content)
+    config = tiny(*options)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(tmp_path / "triplane.yaml"), f"--root={tmp_path / 'runs'}", *options])
+    assert stopped.value.code == 2
+    output = capsys.readouterr()
+    (line,) = output.err.strip().splitlines()
+    assert line.startswith(f"error: {broken} cannot be decoded: ")
+    folder = run_path(config, tmp_path / "runs") / "checkpoints"
+    assert store.steps_in(folder)[-1][0] == 2  # one batch is read ahead
+    assert store.newest(folder, pytest.fail) is not None
+
+
+def test_unusual_data_is_logged_at_the_start(tiny, start):
+    config = tiny("generator.scene.box=0.01")
+    _, _, text = start(config)
+    assert text.count("cameras are far from the scale of the box (0.01)") == 1

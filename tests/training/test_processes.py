@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.training import processes
 from lightning_gan3d.training.processes import (
     Ranks,
@@ -46,6 +46,16 @@ def fails(code):
 def test_the_exit_code_of_one_process_is_that_of_all():
     assert run_processes(fails, (4,), Ranks(2), method="forkserver") == 4
     assert run_processes(fails, (0,), Ranks(2), method="forkserver") == 0
+
+
+def rejects():
+    if local_rank() == 1:
+        raise UserError("img1.png is broken")
+
+
+def test_invalid_input_of_one_process_is_one_line(capfd):
+    assert run_processes(rejects, (), Ranks(2), method="forkserver") == 2
+    assert capfd.readouterr().err == "error: img1.png is broken\n"
 
 
 @pytest.mark.parametrize(("rank", "printed"), [("0", "hello\n"), ("1", "")])
