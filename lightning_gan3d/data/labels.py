@@ -162,7 +162,7 @@ def _find_names(
     """
     found = {n: n for n in set(names).intersection(listed)}
     rest = [n for n in listed if n not in found]
-    for spell in (_spelling, _stem) if rest else ():
+    for spell in (spelling, _stem) if rest else ():
         images: dict[str, list[str]] = {}
         for name in set(names).difference(found.values()):
             images.setdefault(spell(name), []).append(name)
@@ -170,20 +170,21 @@ def _find_names(
         rest = [n for n in rest if n not in found]
     if rest:
         fault = "does not exist: fix dataset.json, or prepare the data set again"
-        if not is_image(rest[0]) and _spelling(rest[0]) in map(_spelling, source.names):
+        if not is_image(rest[0]) and spelling(rest[0]) in map(spelling, source.names):
             fault = f"has an unsupported type: use {', '.join(SUFFIXES)}"
         more = f" and {len(rest) - 1:,} other images" if len(rest) > 1 else ""
         raise DataError(f"{key} names {_list(rest[:1])}{more}, which {fault}")
     return found
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """Return a path without what people do not read: `./`, backslashes, case, Unicode form."""
     path = posixpath.normpath(name.replace("\\", "/"))
     return unicodedata.normalize("NFC", path).casefold()
 
 
 def _stem(name: str) -> str:
-    return posixpath.splitext(_spelling(name))[0]
+    return posixpath.splitext(spelling(name))[0]
 
 
 def read_orbit(data: str | Path) -> Orbit:

@@ -177,7 +177,7 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.devices={self.devices} does not divide the {self.num_microbatches} "
                 f"microbatch(es) of a step: set training.microbatch to a divisor of "
-                f"batch / devices = {self.batch} / {self.devices}",
+                f"batch / devices = {self.batch} / {self.devices}; devices must divide the batch",
                 field="devices",
             )
 

@@ -371,5 +371,6 @@ def plan(config: ExperimentConfig) -> str:
         f"discriminator   {d:,} parameters",
         f"memory          {fixed:,.1f} MB for weights, gradients, moments and average, plus the "
         f"activations of {training.microbatch_size} images",
+        *(f"warning: {text}" for text in data.train.warnings(config.generator.scene.box)),
     ]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError, Source, UnsafeDataError
-from lightning_gan3d.data.labels import label_rows, parse_json
+from lightning_gan3d.data.labels import label_rows, parse_json, spelling
 
 Kind = Literal["labels", "poses", "rotations"]
 Missing = Literal["reject", "skip"]
@@ -142,7 +142,7 @@ def _paths(key: str, folder: str) -> tuple[str, ...]:
     """
     path = PurePosixPath(key.replace("\\", "/"))
     bare = path.with_suffix("") if path.name else path
-    return f"{folder}{path}", str(path), f"{folder}{bare}", str(bare)
+    return f"{folder}{path}", str(path), spelling(f"{folder}{bare}"), spelling(str(bare))
 
 
 class _Images:
@@ -153,7 +153,7 @@ class _Images:
         self._by_bare: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         for name in names:
-            path = PurePosixPath(name)
+            path = PurePosixPath(spelling(name))
             self._by_bare.setdefault(str(path.with_suffix("")), []).append(name)
             self._by_stem.setdefault(path.stem, []).append(name)
 
@@ -170,11 +170,11 @@ class _Images:
 
     def named(self, key: str) -> list[str]:
         """Return images with the key's file name, if one of both paths is the end of the other."""
-        *folders, name = PurePosixPath(key.replace("\\", "/")).parts or ("",)
+        *folders, name = PurePosixPath(spelling(key)).parts or ("",)
         for stem in (name, PurePosixPath(name).stem):
             images = []
             for image in self._by_stem.get(stem, []):
-                parents = PurePosixPath(image).parts[:-1]
+                parents = PurePosixPath(spelling(image)).parts[:-1]
                 depth = min(len(folders), len(parents))
                 if tuple(folders[len(folders) - depth :]) == parents[len(parents) - depth :]:
                     images.append(image)
