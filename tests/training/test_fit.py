@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 import types
-from functools import partial
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import av
