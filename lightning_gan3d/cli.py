@@ -268,7 +268,6 @@ def evaluate(
     if out is not None and len(runs) > 1:
         raise ConfigError(f"--out {out}: is the folder of one evaluation; give one run")
     with spinner("loading"):
-        from lightning_gan3d.metrics.evaluate import evaluate as compute_metrics
         from lightning_gan3d.metrics.evaluate_target import open_target
         from lightning_gan3d.metrics.process_group import process_group
 
@@ -277,7 +276,7 @@ def evaluate(
     with process_group(device):
         for run in runs:
             target = open_target(run, overrides, device, out, weights)
-            typer.echo(target.write(compute_metrics(target.context), sys.argv))
+            typer.echo(target.measure(sys.argv))
 
 
 @app.command()

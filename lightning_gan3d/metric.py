@@ -65,17 +65,23 @@ class Metric:
     at: float | None = None
 
     def __post_init__(self) -> None:
-        """Reject values that are not finite, gaps without a reason, and malformed protocol keys."""
+        """Reject gaps without a reason and malformed protocol keys.
+
+        A value that is not finite becomes missing; so do a spread and items.
+        """
         if self.protocol and not re.fullmatch(f"[0-9a-f]{{{KEY_DIGITS}}}", self.protocol):
             raise ValueError(
                 f"{self.key}: protocol={self.protocol!r}: use {KEY_DIGITS} hexadecimal digits, "
                 "or an empty string if it is not known"
             )
-        object.__setattr__(self, "items", tuple(self.items))  # JSON has lists
+        finite: dict[str, Any] = {
+            "spread": _finite(self.spread),
+            "items": tuple(map(_finite, self.items)),
+        }
         if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(
-                f"{self.key}={self.value}: not finite: report it as missing, with a reason"
-            )
+            finite |= {"value": None, "note": f"the value is {self.value}, not finite: {self.note}"}
+        for name, value in finite.items():
+            object.__setattr__(self, name, value)
         if self.value is None and not self.note:
             raise ValueError(f"{self.key} is missing: give the reason in `note`")
 
@@ -93,6 +99,10 @@ class Metric:
     def of_key(cls, key: str, *values: Any, **fields: Any) -> "Metric":
         """Return a metric named by a key, as in files of earlier versions."""
         return replace(cls(key, *values, **fields), **parse_key(key)._asdict())
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
 
 
 _KEY = re.compile(

@@ -73,9 +73,16 @@ def test_keys_are_parsed_into_fields_and_back(key, fields):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_rejected(value):
-    with pytest.raises(ValueError, match="report it as missing"):
-        Metric("swd", value)
+def test_a_value_that_is_not_finite_becomes_missing_and_loses_no_other(value, tmp_path):
+    rows = [
+        Metric("quality.kid", value, n=2, note="the protocol"),
+        Metric("quality.fid", 3.0, n=2, spread=value, items=[value, 3.0]),
+    ]
+    assert rows[0].value is None
+    assert rows[0].note == f"the value is {value}, not finite: the protocol"
+    assert (rows[1].value, rows[1].spread, rows[1].items) == (3.0, None, (None, 3.0))
+    write_metrics(tmp_path / "m.json", rows)
+    assert read_metrics(tmp_path / "m.json") == rows
 
 
 def test_a_missing_value_needs_a_reason():

@@ -116,17 +116,22 @@ class Annotations(NamedTuple):
     """What is read of `dataset.json`, with the names of the source."""
 
     labels: Float[Tensor, "n 25"]
-    """In the order of the images; float64."""
+    """In the order of the images; float64. NaN if they are not read."""
     splits: dict[str, list[str]]
     objects: dict[str, int]
     copies: dict[str, str]
     sha256: dict[str, str]
 
 
-def check_index(index: dict[str, Any], names: Sequence[str], source: Source) -> Annotations:
-    """Check names and types in an index; images and labels must match one to one."""
+def check_index(
+    index: dict[str, Any], names: Sequence[str], source: Source, cameras: bool = True
+) -> Annotations:
+    """Check names and types in an index; images and labels must match one to one.
+
+    `cameras`: whether labels are read; else they are NaN.
+    """
     file = f"dataset.json of {source.path}"
-    rows, splits = label_rows(index, file), split_lists(index, file)
+    rows, splits = label_rows(index, file) if cameras else {}, split_lists(index, file)
     objects = name_map(index, "objects", int, file)
     copies, sha256 = (name_map(index, key, str, file) for key in ("copies", "sha256"))
     listed = {"`labels`": [*rows], **{f"split `{k}`": images for k, images in splits.items()}}
@@ -139,13 +144,14 @@ def check_index(index: dict[str, Any], names: Sequence[str], source: Source) -> 
         ((image, _),) = Counter(of[name] for name in rows).most_common(1)
         raise DataError(f"{image}: two labels in {file}")
     missing = [n for n in names if n not in label_of]
-    if missing:
+    if missing and cameras:
         raise DataError(
             f"{len(missing):,} of {len(names):,} images lack a label: {_list(missing)} in "
             f"{source.path}"
         )
+    unknown = [np.nan] * LABEL_DIM
     return Annotations(
-        torch.from_numpy(np.array([label_of[n] for n in names], dtype=np.float64)),
+        torch.from_numpy(np.array([label_of.get(n, unknown) for n in names], dtype=np.float64)),
         {key: [of[n] for n in images] for key, images in splits.items()},
         {of[n]: number for n, number in objects.items()},
         {of[n]: of[original] for n, original in copies.items()},

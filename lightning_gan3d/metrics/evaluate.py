@@ -25,7 +25,7 @@ from lightning_gan3d.metrics.distribution.variety import measure_duplicates
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, without_cameras
 from lightning_gan3d.metrics.pose.estimators import measure_identity
-from lightning_gan3d.metrics.process_group import rank
+from lightning_gan3d.metrics.process_group import rank, world_size
 from lightning_gan3d.metrics.protocol import cached_metrics, keyed
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
 from lightning_gan3d.metrics.stored_images import StoredImages
@@ -36,15 +36,17 @@ def measure_images(context: EvaluationContext) -> list[Metric]:
     """Measure SWD, sharpness and pose accuracy of images, each rendered from its own camera."""
     cfg, source = context.cfg, context.source
     distance, num_images = None, cfg.num_images
-    if cfg.swd is not None:
+    metrics: list[Metric] = []
+    if cfg.swd is not None and context.test is None and len(context.train) < 2:
+        metrics.append(missing("quality.swd", "one real image: use two or more"))
+    elif cfg.swd is not None:
         distance = ImageDistance(
             context.train, context.test, cfg.swd, num_images, context.seed, context.cache
         )
         num_images = distance.num_images
-    metrics: list[Metric] = []
     readers: list[PoseReader] = []
     if isinstance(source, StoredImages) and source.labels is None:
-        metrics = without_cameras(context, "the images come without cameras (dataset.json)")
+        metrics += without_cameras(context, "the images come without cameras (dataset.json)")
     else:
         readers = pose_readers(context, num_images)
     if distance is None and not readers:
@@ -131,28 +133,47 @@ GROUPS = (
 FOLLOWING = "each view conditioned on its own camera"
 
 
-def evaluate(context: EvaluationContext) -> list[Metric]:
-    """Return all metrics; ranks other than 0 only compute features, and return none."""
+def evaluate(
+    context: EvaluationContext, keep: Callable[[list[Metric]], object] = lambda _: None
+) -> list[Metric]:
+    """Return all metrics; ranks other than 0 only compute features, and return none.
+
+    `keep` gets the metrics so far whenever there are more. An error in one group does not stop the
+    others; the first one is raised at the end.
+    """
     metrics: list[Metric] = []
-    following = with_following_label(context)
+    errors: list[Exception] = []
     for group in track(GROUPS, "groups of metrics", enabled=rank() == 0):
-        own = group.measure(context)
-        if rank() != 0:
-            return []
-        metrics += own
-        if group.ceiling:
-            metrics += _ceiling(group, context)
-        if group.following and context.cfg.following:
-            if isinstance(following, str):
-                variants = [
-                    Metric(value=None, unit=m.unit, note=following, **m.id._asdict()) for m in own
-                ]
-            else:
-                variants = [
-                    replace(m, note=f"{FOLLOWING}: {m.note}") for m in group.measure(following)
-                ]
-            metrics += [replace(m, variant="following") for m in variants if m.at is None]
-    return keyed(metrics, context)
+        try:
+            for some in _measured(group, context):
+                if rank() != 0:
+                    return []
+                metrics += keyed(some, context)
+                keep(metrics)
+        except Exception as error:
+            if world_size() > 1:  # the other ranks wait
+                raise
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return metrics
+
+
+def _measured(group: MetricGroup, context: EvaluationContext) -> Iterator[list[Metric]]:
+    """Yield the metrics of a group, its ceiling, and those with a label that follows the camera."""
+    own = group.measure(context)
+    yield own
+    if group.ceiling:
+        yield _ceiling(group, context)
+    if group.following and context.cfg.following:
+        following = with_following_label(context)
+        if isinstance(following, str):
+            variants = [
+                Metric(value=None, unit=m.unit, note=following, **m.id._asdict()) for m in own
+            ]
+        else:
+            variants = [replace(m, note=f"{FOLLOWING}: {m.note}") for m in group.measure(following)]
+        yield [replace(m, variant="following") for m in variants if m.at is None]
 
 
 def _ceiling(group: MetricGroup, context: EvaluationContext) -> list[Metric]:

@@ -1,5 +1,6 @@
 """The target of an evaluation: a run, a generator file or stored images; and its results."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from lightning_gan3d.devices import choose_device, device_name, set_threads
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import Metric, write_metrics
+from lightning_gan3d.metric import Metric, read_metrics, write_metrics
 from lightning_gan3d.metric_table import Use, describe, order, selected
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.context import EvaluationContext
@@ -65,14 +66,35 @@ class Target:
         """
         if rank() != 0:
             return Evaluation(self.folder / EVALUATION, [])
+        self._write(metrics)
+        if self.config is not None:
+            write_json(self.folder / MANIFEST, self._manifest(command))
+        return Evaluation(self.folder / EVALUATION, metrics)
+
+    def _write(self, metrics: list[Metric]) -> None:
         if self.config is not None:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             write_text(self.folder / CONFIG, to_yaml(self.config))
         write_json(self.folder / CONDITIONS, self._conditions())
         write_metrics(self.folder / EVALUATION, metrics)
-        if self.config is not None:
-            write_json(self.folder / MANIFEST, self._manifest(command))
-        return Evaluation(self.folder / EVALUATION, metrics)
+
+    def measure(self, command: Sequence[str] = ()) -> "Evaluation":
+        """Evaluate and write; each metric is on disk as soon as it is computed.
+
+        Until it is computed again, one of an earlier evaluation under equal conditions stays.
+        """
+        earlier = self.folder / CONDITIONS, self.folder / EVALUATION
+        try:
+            before = json.loads(earlier[0].read_bytes()), read_metrics(earlier[1])
+        except (OSError, ValueError, TypeError, AttributeError):
+            before = {}, []
+
+        def keep(metrics: list[Metric]) -> None:
+            new = {m.id for m in metrics}
+            same = self._conditions() == before[0]
+            self._write([*metrics, *(m for m in before[1] if same and m.id not in new)])
+
+        return self.write(evaluate(self.context, keep), command)
 
     def _conditions(self) -> dict[str, Any]:
         """Conditions that all metrics share; the rendering path is known only after measuring."""
@@ -120,7 +142,7 @@ class Target:
 def evaluate_run(path: str | Path, device: str = "auto") -> "Evaluation":
     """Evaluate a run by its own configuration."""
     target = open_run(Run(path), (), choose_device(device))
-    return target.write(evaluate(target.context))
+    return target.measure()
 
 
 def open_target(
@@ -276,9 +298,10 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:
-    """Return the images of a data set that numbers its objects; None if they must be changed."""
-    changed = cfg.repair_cameras or cfg.convert != "none"
-    return None if train.objects is None or changed else StoredImages(cfg.path, SEED)
+    """Return the images of a data set that numbers its objects; None if cameras are repaired."""
+    if train.objects is None or cfg.repair_cameras:
+        return None
+    return StoredImages(cfg.path, SEED, cfg.convert)
 
 
 def _reject_losses(run: Run, cfg: EvaluationConfig) -> None:

@@ -34,7 +34,8 @@ class StoredImages(ViewSource):
     """A folder or zip of images. Item i is image `order[i]`, in the order of names.
 
     The order is random, since a folder may be sorted by class. A `dataset.json` in the format of
-    data sets gives the labels of the cameras, and in `objects` the object of each image.
+    data sets gives the labels of the cameras (null: unknown), and in `objects` the object of each
+    image.
 
     Attributes:
         names: image files.
@@ -48,7 +49,10 @@ class StoredImages(ViewSource):
     fixed_cameras: ClassVar[bool] = True
 
     def __init__(self, path: str | Path, seed: int = 0, convert: Convert = "none") -> None:
-        """List the images and read their labels; raises `DataError` if there are none."""
+        """List the images and read their labels; raises `DataError` if there are none.
+
+        `convert`: background for converting images to 8-bit RGB, as `data.convert`.
+        """
         self.source, self.seed, self._convert = open_source(path), seed, convert
         self.names = image_names(self.source)
         first = self.names[0]
@@ -57,8 +61,10 @@ class StoredImages(ViewSource):
         self.objects: Int64[Tensor, " n"] | None = None
         self._checksums: dict[str, str] = {}
         if "dataset.json" in self.source.names:
-            index = check_index(read_index(self.source), self.names, self.source)
-            self.labels = check_cameras(index.labels, self.names).float()
+            tree = read_index(self.source)
+            known = tree.get("labels") is not None
+            index = check_index(tree, self.names, self.source, known)
+            self.labels = check_cameras(index.labels, self.names).float() if known else None
             if index.objects:
                 self.objects = torch.tensor([index.objects.get(n, -1) for n in self.names])
             self._checksums = index.sha256

@@ -11,6 +11,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import Images, quantise, to_float
 from lightning_gan3d.metric import read_metrics
+from lightning_gan3d.metrics import evaluate as evaluation
 from lightning_gan3d.metrics.config import (
     ConsistencyConfig,
     DistributionConfig,
@@ -154,6 +155,24 @@ def test_metrics_of_images_that_are_not_finite_are_missing(data):
     for name in ("quality.swd", "pose.within_20deg", "refit.psnr"):
         assert metrics[name].value is None
         assert "not finite" in metrics[name].note
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), ConfigError("no such file")])
+def test_an_error_of_one_group_loses_no_other_and_is_raised_at_the_end(data, monkeypatch, error):
+    def broken(_context):
+        raise error
+
+    context, kept = EvaluationContext(figures(), *data, SMALL), []
+    whole = [evaluation.GROUPS[2], evaluation.GROUPS[-1]]
+    monkeypatch.setattr(evaluation, "GROUPS", whole)
+    expected = evaluate(context)
+    wrong = evaluation.MetricGroup(broken)
+    monkeypatch.setattr(evaluation, "GROUPS", [whole[0], wrong, wrong, whole[1]])
+    with pytest.raises(type(error), match=str(error)):
+        evaluate(context, lambda metrics: kept.append([*metrics]))
+    assert kept[-1] == expected
+    assert kept[0] == expected[: len(kept[0])]
+    assert 0 < len(kept[0]) < len(expected)
 
 
 def test_generated_images_are_rounded_as_if_stored():

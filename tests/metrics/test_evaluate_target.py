@@ -18,7 +18,7 @@ from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, make
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics
-from lightning_gan3d.metrics.evaluate import evaluate
+from lightning_gan3d.metrics import evaluate as evaluation
 from lightning_gan3d.metrics.evaluate_target import (
     Evaluation,
     evaluate_run,
@@ -60,7 +60,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def evaluate_target(path, overrides=(), out=None):
     target = open_target(path, overrides, "cpu", out)
-    return target.write(evaluate(target.context))
+    return target.measure()
 
 
 def by_name(result):
@@ -211,6 +211,31 @@ def test_unusable_targets_are_rejected(data, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="name another --out"):
         evaluate_target(folder, [f"data.path={data}"], tmp_path / "file" / "out")
+
+
+def test_a_killed_evaluation_keeps_its_metrics_and_equal_earlier_ones(data, tmp_path, monkeypatch):
+    folder, out = copy_images(data, tmp_path / "plain", "test", False), tmp_path / "out"
+    options = [f"data.path={data}", *SMALL]
+
+    def killed(_context):
+        raise KeyboardInterrupt
+
+    def evaluate_killed(options):
+        groups = (*evaluation.GROUPS[:3], evaluation.MetricGroup(killed))
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "GROUPS", groups)
+            with pytest.raises(KeyboardInterrupt):
+                open_target(folder, options, "cpu", out).measure()
+        return read_metrics(out / "evaluation.json")
+
+    some = evaluate_killed(options)
+    assert "quality.swd" in {m.name for m in some}
+    assert not (out / "manifest.json").exists()  # a report treats it as incomplete
+    every = open_target(folder, options, "cpu", out).measure().metrics
+    assert len(every) > len(some)
+    assert sorted(map(repr, evaluate_killed(options))) == sorted(map(repr, every))
+    other = evaluate_killed([*options, "evaluation.swd.patches=8"])
+    assert {m.id for m in other} == {m.id for m in some}
 
 
 def test_headline_metrics_and_each_reason_are_printed_once(tmp_path):

@@ -81,6 +81,28 @@ def test_without_orbits_there_is_a_reason(tmp_path, objects, cameras, why):
     assert why in stored.orbits(7 if "7 views" in why else 4)
 
 
+def test_labels_may_be_null_as_in_data_of_stylegan(tmp_path):
+    folder = write(tmp_path / "a", 3)
+    (folder / "dataset.json").write_text('{"labels": null}')
+    assert StoredImages(folder).labels is None
+
+
+@pytest.mark.parametrize("odd", [{"objects": {"000.png": "x"}}, {"objects": [1]}, {"sha256": 3}])
+def test_an_odd_index_is_rejected_by_its_key(tmp_path, odd):
+    folder = write(tmp_path / "a", 3)
+    (folder / "dataset.json").write_text(json.dumps({"labels": None, **odd}))
+    with pytest.raises(DataError, match=f"`{next(iter(odd))}` must map image names to"):
+        StoredImages(folder)
+
+
+def test_other_formats_are_converted_on_request(tmp_path):
+    folder = write(tmp_path / "a", 1)
+    Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(folder / "000.png")
+    with pytest.raises(DataError, match=r"000\.png is RGBA"):
+        StoredImages(folder)
+    assert numbers(to_float(StoredImages(folder, convert="white").images(torch.arange(1)))) == [255]
+
+
 def test_bad_images_are_rejected_by_name(tmp_path):
     with pytest.raises(DataError, match="has no images"):
         StoredImages(tmp_path)

@@ -169,11 +169,12 @@ def _network_metrics(
 ) -> list[Metric]:
     """Metrics in the features of a pretrained network, over all sets of generated images."""
     network = sets.extractor
-    if not _finite(sets.fake):
-        note = f"{NOT_FINITE} ({protocol})"
-        metrics = [missing(name, note) for name in _HEADLINES[kind]]
+    n = len(sets.fake) // cfg.repeats
+    few = min(n, len(sets.real)) < 2
+    if few or not _finite(sets.fake):
+        why = "one image of a set: use two or more" if few else NOT_FINITE
+        metrics = [missing(name, f"{why} ({protocol})") for name in _HEADLINES[kind]]
     else:
-        n = len(sets.fake) // cfg.repeats
         per_set = []
         for r in range(cfg.repeats):
             fake = Subset(sets.fake, torch.arange(r * n, (r + 1) * n))

@@ -59,14 +59,13 @@ def sharpness_metrics(generated: ImageAmplitude, context: EvaluationContext) -> 
         "contrast": "amplitude of images about their mean colour",
         "sharpness": "amplitude of detail, above half of Nyquist's frequency",
     }
-    pairs = zip(generated.mean, real, strict=True)
-    values = dict(zip(notes, (a / b if b else math.nan for a, b in pairs), strict=True))
     metrics = []
-    for name, definition in notes.items():
+    for (name, definition), own, of_real in zip(notes.items(), generated.mean, real, strict=True):
         note = f"{definition}, over that of real images; at {side}x{side} pixels"
-        if not math.isfinite(values[name]):
-            metrics.append(missing(f"quality.{name}", f"{NOT_FINITE} ({note})", "share"))
+        if not (of_real and math.isfinite(own)):
+            why = NOT_FINITE if of_real else "that of the real images is 0"
+            metrics.append(missing(f"quality.{name}", f"{why} ({note})", "share"))
         else:
             n = generated.num_images
-            metrics.append(Metric(f"quality.{name}", values[name], "share", n, note=note))
+            metrics.append(Metric(f"quality.{name}", own / of_real, "share", n, note=note))
     return metrics

@@ -68,6 +68,8 @@ def measure_duplicates(context: EvaluationContext) -> list[Metric]:
     if source.fixed_cameras:
         why = "stored images cannot be seen from one camera"
         return [missing("quality.duplicates", why, "share")]
+    if len(context.real) < 2:
+        return [missing("quality.duplicates", "one real image: use two or more", "share")]
     camera = source.base(torch.tensor([0]))
     parts = []
     for items in torch.split(torch.arange(NUM_LATENTS), context.cfg.batch):

@@ -10,7 +10,6 @@ from PIL import Image
 
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.metric import read_metrics
-from lightning_gan3d.metrics.evaluate import evaluate
 from lightning_gan3d.metrics.evaluate_target import open_target
 
 ONLY_DISTRIBUTION = [
@@ -43,7 +42,7 @@ def test_two_ranks_write_one_evaluation_equal_to_that_of_one(tmp_path, monkeypat
     assert both.stdout.count("with protocols: both/evaluation.json") == 1
     shutil.rmtree(tmp_path / "cache")
     target = open_target("images", options, "cpu", tmp_path / "alone", {"inception": network})
-    alone = target.write(evaluate(target.context), [])
+    alone = target.measure()
     assert read_metrics(tmp_path / "both" / "evaluation.json") == alone.metrics
     values = {m.name: m for m in alone.metrics if m.value is not None}
     assert values["memorisation.excess"].n == values["quality.frechet"].n == 600
