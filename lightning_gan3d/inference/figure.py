@@ -28,6 +28,8 @@ LINE = 0.17
 """Height of a line of a name, in inches."""
 GAP = 0.02
 """Space between pictures, as a share of their side."""
+MOST = 64
+"""Latents of a figure."""
 
 
 def figure(references: Sequence[str], options: FigureOptions, out: Path | None = None) -> str:
@@ -63,7 +65,7 @@ def _rows(model: Model, options: FigureOptions) -> list[list[Pixels]]:
     cameras = cameras_of(options.cameras, options.views, model.orbit)
     outputs = model.available(outputs_of(options.outputs))
     rows: list[list[Pixels]] = [[] for _ in outputs]
-    for seed in parse_seeds(options.seeds) if outputs else []:
+    for seed in parse_seeds(options.seeds, most=MOST) if outputs else []:
         images = subject_of(model, seed, options).render(cameras, options.rendering_resolution)
         for row, output in zip(rows, outputs, strict=True):
             row += pictures(model, images, cameras, output)

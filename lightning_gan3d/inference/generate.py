@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import load_discriminator
@@ -40,6 +41,9 @@ from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.metrics.geometry.surfaces import thinness
 from lightning_gan3d.progress import track
 
+SHOWN = 64
+"""Latents on the contact sheet; the files of all are written."""
+
 Score = Callable[[Images, Cameras], float]
 """A number per latent from its views."""
 
@@ -52,6 +56,8 @@ def generate(
 ) -> str:
     """Write images of generators, the same latents under the same options; returns a summary.
 
+    Memory does not grow with the number of seeds: the contact sheet is made from the files.
+
     With several generators, each has its folder, and the contact sheet shows them side by side;
     `all_checkpoints`: those of each run over its training.
     """
@@ -62,23 +68,29 @@ def generate(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError(f"two generators are called {twice}: their files would be mixed up")
-    tiles: dict[int, list[Tile]] = {seed: [] for seed in seeds}
+    files: dict[int, list[tuple[str, list[Path]]]] = {seed: [] for seed in seeds}
     scores: dict[int, float] = {}
     lines = []
     for path, name, caption in zip(paths, names, captions(paths), strict=True):
         model = replace(open_model(path, options, alone=len(references) == 1), name=caption)
         folder = out / name if len(paths) > 1 else out
-        own = _write(model, path, folder, options, tiles)
+        own = _write(model, path, folder, options, files)
         # Several generators are ordered by the first, a run's checkpoints by the newest.
         scores = own if all_checkpoints else scores or own
         lines.append(model.summary)
     best_first = 1 if options.sort == "distance" else -1
     order = sorted(seeds, key=lambda seed: best_first * scores.get(seed, 0.0))
-    rows = [tile for seed in order for tile in tiles[seed]]
+    rows = [
+        Tile(caption, [_picture(file, options.enlarge) for file in shown])
+        for seed in order[:SHOWN]
+        for caption, shown in files[seed]
+    ]
     if not any(tile.pictures for tile in rows):
         raise ConfigError(f"outputs={options.outputs}: no generator renders them", "outputs")
     columns = len(paths) if len(paths) > 1 else options.columns
     lines += write_contact_sheets(out / "contact_sheet.png", rows, asdict(options), columns)
+    if len(seeds) > SHOWN:
+        lines.append(f"the contact sheet shows the first {SHOWN} of {len(seeds):,} latents")
     return "\n".join(lines)
 
 
@@ -87,9 +99,12 @@ def _write(
     reference: str | Path,
     folder: Path,
     options: GenerateOptions,
-    tiles: dict[int, list[Tile]],
+    files: dict[int, list[tuple[str, list[Path]]]],
 ) -> dict[int, float]:
-    """Write the files of each seed as soon as it is rendered; returns the scores."""
+    """Write the files of each seed as soon as it is rendered; returns the scores.
+
+    `files`: gets a caption and the pictures to show for each seed.
+    """
     cameras = cameras_of(options.cameras, options.views, model.orbit)
     score = _score(reference, model, options)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,16 +116,16 @@ def _write(
         "depth_png_step": depth_step(model, cameras),
     }
 
-    for seed in track(tiles, "latents", len(tiles)):
+    for seed in track(files, "latents", len(files)):
         subject = subject_of(model, seed, options)
         images = subject.render(cameras, options.rendering_resolution)
         if score:
             scores[seed] = score(images, cameras.to(model.device))
-        views = save_views(
+        shown = save_views(
             model, images, cameras, folder / f"seed{seed:04d}", record | {"seed": seed}, options
         )
         caption = f"{model.name} {seed}" + (f": {scores[seed]:.3g}" if score else "")
-        tiles[seed].append(Tile(caption, views))
+        files[seed].append((caption, shown))
     if score:
         record["scores"] = scores
     write_json(folder / "generate.json", record | {"labels": cameras.to_label().tolist()})
@@ -124,12 +139,12 @@ def save_views(
     path: Path,
     settings: dict[str, Any],
     options: GenerateOptions,
-) -> list[Pixels]:
-    """Write the outputs of all views and return their pictures for the contact sheet.
+) -> list[Path]:
+    """Write the outputs of all views and return the files to show on the contact sheet.
 
     Depth is written as `.npy` (world units along the ray) and 16-bit PNG besides its picture.
     """
-    sheet: list[Pixels] = []
+    sheet: list[Path] = []
     labels = cameras.to_label().tolist()
     outputs = model.available(outputs_of(options.outputs))
     shown = {"image", "depth", "normals"} & {*outputs} or {*outputs}
@@ -143,8 +158,8 @@ def save_views(
             own = settings | {"view": i, "label": labels[i]}
             file = path.with_name(f"{path.name}_view{i:02d}{ending}.png")
             save_png(file, enlarged(pixels, options.enlarge), own)
-        if output in shown:
-            sheet += [reduced(pixels) for pixels in views]
+            if output in shown:
+                sheet.append(file)
     if "depth" in outputs:
         assert images.depth is not None, "available() says so"
         depth = images.depth[:, 0].float().cpu().numpy()
@@ -156,6 +171,13 @@ def save_views(
             own = settings | {"view": i, "label": labels[i]}
             save_png(file.with_suffix(".png"), steps, own)
     return sheet
+
+
+def _picture(file: Path, enlarge: int) -> Pixels:
+    """Read a picture for the contact sheet, at the size before it was enlarged."""
+    with Image.open(file) as image:
+        pixels = np.asarray(image)[::enlarge, ::enlarge]
+    return reduced(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
 def _score(reference: str | Path, model: Model, options: GenerateOptions) -> Score | None:

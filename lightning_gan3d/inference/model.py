@@ -298,14 +298,16 @@ def output_folder(models: Sequence[str], command: str, out: Path | None) -> Path
     return Path(command) / ("-".join(name_of(m) for m in models)[:100])
 
 
-def parse_seeds(text: str, option: str = "seeds") -> list[int]:
-    """Parse `0-7,12` into seeds; order is kept, duplicates are dropped."""
+def parse_seeds(text: str, option: str = "seeds", most: int | None = None) -> list[int]:
+    """Parse `0-7,12` into at most `most` seeds; order is kept, duplicates are dropped."""
     try:
         seeds = parse_ranges(text)
     except ValueError as error:
         raise ConfigError(f"{option}={text}: {error}; use e.g. 0-7 or 0-3,12", option) from None
     if not seeds:
         raise ConfigError(f"{option} is empty; use e.g. 0-7 or 0-3,12", option)
+    if most is not None and len(seeds) > most:
+        raise ConfigError(f"{option}={text}: {len(seeds):,} seeds; use {most} or fewer", option)
     return seeds
 
 

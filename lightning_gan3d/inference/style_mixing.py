@@ -28,11 +28,13 @@ from lightning_gan3d.stats import mean_interval
 
 GRID = 32
 """Cells per axis on which the change of the density is measured."""
+MOST = 32
+"""Rows and columns of latents: a grid is one sheet."""
 
 
 def mix(reference: str, options: MixOptions, out: Path | None = None) -> str:
     """Write style-mixing grids of images and depth, one per range and camera; returns a summary."""
-    rows, cols = parse_seeds(options.rows, "rows"), parse_seeds(options.cols, "cols")
+    rows, cols = (parse_seeds(getattr(options, x), x, MOST) for x in ("rows", "cols"))
     model = open_model(reference, options)
     out = output_folder([reference], "style_mixing", out)
     cameras = cameras_of(options.cameras, options.views, model.orbit)

@@ -39,4 +39,6 @@ def test_vector_files_and_bad_input(tmp_path):
         figure(RUNS[:1], FigureOptions(seeds="0"), tmp_path / "a")
     with pytest.raises(ConfigError, match="2 generators need as many names"):
         figure(RUNS, FigureOptions(labels="a"))
+    with pytest.raises(ConfigError, match="seeds=0-64: 65 seeds; use 64 or fewer"):
+        figure(RUNS[:1], FigureOptions(seeds="0-64"), tmp_path / "b.pdf")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pdf"]

@@ -15,6 +15,7 @@ from lightning_gan3d.inference.config import GenerateOptions, VideoOptions
 from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.inference.inversion.targets import Target, image_distance, read_target
 from lightning_gan3d.inference.model import Subject
+from lightning_gan3d.inference.pictures import CAPTION, CELL, GAP
 from lightning_gan3d.inference.video import video
 
 SMALL = {"seeds": "4,12", "views": 2, "psi": 0.7, "device": "cpu"}
@@ -75,6 +76,24 @@ def test_the_contact_sheet_shows_what_there_is(exports, tmp_path):
     assert read(tmp_path / "contact_sheet.png").shape[2] == 3
     with pytest.raises(ConfigError, match="outputs=depth: image2d renders image and raw only"):
         run(exports, "image2d", tmp_path / "2d", outputs="depth")
+
+
+def test_the_contact_sheet_is_bounded_and_made_from_the_files(exports, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_gan3d.inference.generate.SHOWN", 2)
+    options = {"seeds": "3,1,8", "views": 1, "transparent": True, "enlarge": 2}
+    summary = run(exports, "triplane", tmp_path / "three", **options)
+    assert summary.endswith("the contact sheet shows the first 2 of 3 latents")
+    assert (tmp_path / "three" / "seed0008_view00.png").is_file()
+    assert "latents" not in run(exports, "triplane", tmp_path / "two", **options | {"seeds": "3,1"})
+    sheets = [read(tmp_path / name / "contact_sheet.png") for name in ("three", "two")]
+    assert np.array_equal(*sheets)
+    tile = read(tmp_path / "two" / "seed0003_view00.png")[::2, ::2]
+    side = -(-CELL // len(tile)) * len(tile)
+    shown = Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST)
+    expected = Image.new("RGB", (side, side), "white")
+    expected.paste(shown, (0, 0), shown)
+    drawn = sheets[0][CAPTION : CAPTION + side, GAP : GAP + side]
+    assert np.array_equal(drawn, np.asarray(expected))
 
 
 def test_settings_in_a_png_file_make_it_again(exports, tmp_path):

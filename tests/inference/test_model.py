@@ -48,6 +48,8 @@ def test_invalid_seeds_are_rejected_with_an_example(text):
 def test_empty_and_huge_ranges_are_rejected():
     with pytest.raises(ConfigError, match="use 3-7"):
         parse_seeds("7-3")
+    with pytest.raises(ConfigError, match="cols=0-32: 33 seeds; use 32 or fewer"):
+        parse_seeds("0-32", "cols", 32)
     with pytest.raises(ConfigError, match="more than 100,000 numbers"):
         parse_seeds("0-1000000000")
 

@@ -60,6 +60,12 @@ def test_ranges():
             ranges_of(text, STYLEGAN)
 
 
+@pytest.mark.parametrize("option", ["rows", "cols"])
+def test_a_grid_is_bounded(option):
+    with pytest.raises(ConfigError, match=f"{option}=0-32: 33 seeds; use 32 or fewer"):
+        mix("pretrained:voxel", MixOptions(**{option: "0-32"}))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_mixing_copies_the_range_from_the_source(models, kind):
     model = models[kind]
