@@ -77,7 +77,7 @@ def mean_of(
     valid: Bool[Tensor, " n"] | None = None,
     empty: str = "nothing to measure",
 ) -> Metric:
-    """Return the mean with count and spread; missing if no value is valid, or one is not finite.
+    """Return the mean with count and spread; missing if no value is valid, or the mean not finite.
 
     `valid` marks the items that have a value; with it, the metric stores the value of each item, so
     that generators can be compared item by item. `empty`: the reason if no item has a value.
@@ -85,8 +85,6 @@ def mean_of(
     defined = values if valid is None else values[valid]
     if len(defined) == 0:
         return missing(name, f"{empty} ({note})", unit)
-    if not bool(defined.isfinite().all()):
-        return missing(name, f"{NOT_FINITE} ({note})", unit)
     spread = float(defined.std()) if len(defined) > 1 else None
     items: list[float | None] = []
     if valid is not None:

@@ -1,7 +1,5 @@
 """Sharpness and contrast of generated images, relative to real ones."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +9,7 @@ from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.consistency.reference import reduced
 from lightning_gan3d.metrics.consistency.spectrum import Amplitude, amplitude_of
-from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
+from lightning_gan3d.metrics.context import EvaluationContext
 
 PIXELS = 64
 """Side of the images; larger ones are reduced to it."""
@@ -62,9 +60,9 @@ def sharpness_metrics(generated: ImageAmplitude, context: EvaluationContext) -> 
     metrics = []
     for (name, definition), own, of_real in zip(notes.items(), generated.mean, real, strict=True):
         note = f"{definition}, over that of real images; at {side}x{side} pixels"
-        if not (of_real and math.isfinite(own)):
-            why = NOT_FINITE if of_real else "that of the real images is 0"
-            metrics.append(missing(f"quality.{name}", f"{why} ({note})", "share"))
+        if not of_real:
+            why = f"that of the real images is 0 ({note})"
+            metrics.append(missing(f"quality.{name}", why, "share"))
         else:
             n = generated.num_images
             metrics.append(Metric(f"quality.{name}", own / of_real, "share", n, note=note))

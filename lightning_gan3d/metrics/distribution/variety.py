@@ -15,7 +15,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
+from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.feature_store import Features, Subset
 from lightning_gan3d.metrics.distribution.precision_recall import coverage, covered, radii
 
@@ -83,8 +83,6 @@ def measure_duplicates(context: EvaluationContext) -> list[Metric]:
         f"{cfg.pixels} pixels"
     )
     value = duplicates(torch.cat(parts), real)
-    if math.isnan(value):
-        return [missing("quality.duplicates", f"{NOT_FINITE} ({note})", "share")]
     return [Metric("quality.duplicates", value, "share", NUM_LATENTS, note=note)]
 
 
