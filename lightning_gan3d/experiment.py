@@ -96,6 +96,8 @@ def run_hash(config: ExperimentConfig) -> str:
         del (tree[above] if above else tree)[name]
     if not config.trainer.callbacks:  # they may change the training
         del tree["trainer"]
+    if config.data.labels == "camera":  # runs of earlier versions keep their hash
+        del tree["data"]["labels"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

@@ -78,6 +78,8 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
     It follows the cameras of the data set. Without the data set it is the one that an export holds,
     the video path of an imported checkpoint, or else a circle around the box.
     """
+    if stored.config.data.labels == "none":
+        return Orbit.around_box(stored.config.generator.scene.box), "data without cameras"
     try:
         path = stored.config.data.path
         return read_orbit(path), f"cameras of {Path(path).name}"

@@ -1,5 +1,6 @@
 """Validate a data set, summarise its cameras, and draw a contact sheet."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, spherical
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
@@ -23,7 +25,10 @@ _MAX_ARROWS = 400
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Summary of a data set: world units, degrees, focal lengths in image widths."""
+    """Summary of a data set: world units, degrees, focal lengths in image widths.
+
+    NaN if the cameras are not read.
+    """
 
     path: str
     fingerprint: str
@@ -39,15 +44,20 @@ class DatasetSummary:
 
     def __str__(self) -> str:
         """Lines for the user."""
+        cameras = [
+            _between("camera distance", self.distance, "world units from the origin"),
+            _between("azimuth", self.azimuth, "degrees"),
+            _between("elevation", self.elevation, "degrees"),
+            _between("focal length", self.focal, "image widths"),
+        ]
+        if math.isnan(self.distance[0]):
+            cameras = ["cameras: not read"]
         lines = [
             f"{self.path}: {self.num_images:,} images of {self.resolution}x{self.resolution} "
             f"pixels, fingerprint {self.fingerprint}",
             f"objects: {'unknown' if self.num_objects is None else self.num_objects}",
             "splits: " + (", ".join(f"{k} {v:,}" for k, v in self.splits.items()) or "none"),
-            _between("camera distance", self.distance, "world units from the origin"),
-            _between("azimuth", self.azimuth, "degrees"),
-            _between("elevation", self.elevation, "degrees"),
-            _between("focal length", self.focal, "image widths"),
+            *cameras,
         ]
         return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
 
@@ -71,6 +81,8 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
         open_test(undecoded, dataset.of_split("train", undecoded))
     summary = _summary(dataset, Cameras.from_label(dataset.labels), warnings)
     if sheet is not None:
+        if not dataset.has_cameras:
+            raise ConfigError("--sheet draws cameras; remove it, or data.labels=none")
         draw_sheet(dataset, summary, sheet)
     return summary
 

@@ -55,6 +55,9 @@ class DataConfig:
     """The data set's own split to hold out."""
     objects: str = ""
     """Objects to use, such as `1-10,15`, if the data set numbers objects. Empty: all."""
+    labels: Literal["camera", "none"] = "camera"
+    """`none`: images without cameras, for 2D generators and metrics of images; labels are not read,
+    and `dataset.json` may be missing."""
     convert: Literal["none", "black", "white"] = "none"
     """Background colour for converting images to 8-bit RGB; `none` rejects other formats."""
     repair_cameras: bool = False
@@ -111,7 +114,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     `split`: "train" or "test" as configured, "all", or the name of a split of the data set.
 
     Attributes:
-        labels: (n, 25), float32.
+        labels: (n, 25), float32; NaN if the cameras are unknown.
         resolution: side of the images in pixels.
         names: files of the plain images.
         objects: object number of each image, -1 if unknown; None without object numbers.
@@ -120,6 +123,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         index: all of `dataset.json`.
         annotations: what is read of it, checked.
         mirrored: whether mirrored images follow the plain ones.
+        has_cameras: whether the labels are cameras.
     """
 
     def __init__(self, cfg: DataConfig, split: str = "train") -> None:
@@ -128,9 +132,14 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
         self.source = open_source(cfg.path)
         self._all = names = image_names(self.source)
-        self.index = read_index(self.source)
-        self.annotations = check_index(self.index, names, self.source)
-        self._cameras = check_cameras(self.annotations.labels, names, cfg.repair_cameras).float()
+        self.has_cameras = cfg.labels == "camera"
+        bare = not self.has_cameras and "dataset.json" not in self.source.names
+        self.index = {} if bare else read_index(self.source)
+        self.annotations = check_index(self.index, names, self.source, self.has_cameras)
+        self._cameras = self.annotations.labels.float()
+        if self.has_cameras:
+            cameras = check_cameras(self.annotations.labels, names, cfg.repair_cameras)
+            self._cameras = cameras.float()
         first = open_image(self.source.read(names[0]), names[0], convert=cfg.convert)
         self._file_size = first.size[0]
         self.resolution = cfg.resolution or self._file_size
@@ -152,7 +161,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         self.mirrored = cfg.mirror and split == "train"
         labels = self._cameras[chosen]
         if self.mirrored:
-            mirrored = find_duplicates(self._cameras).num_mirrored if self.copies else 0
+            known = self.has_cameras and self.copies
+            mirrored = find_duplicates(self._cameras).num_mirrored if known else 0
             if 4 * mirrored > len(self._all):
                 raise ConfigError(
                     f"data.mirror=true: {cfg.path} already has mirrored copies ({mirrored:,} of "
@@ -178,7 +188,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     @cached_property
     def copies(self) -> dict[str, str]:
         """The image that an image repeats or mirrors: `copies`, else by cameras and pixels."""
-        if self.annotations.copies or self.annotations.objects:  # objects share cameras
+        annotated = self.annotations.copies or self.annotations.objects  # objects share cameras
+        if annotated or not self.has_cameras:
             return self.annotations.copies
         first = find_duplicates(self._cameras).first
         pairs = [(self._all[i], self._all[j]) for i, j in enumerate(first) if i != j]
@@ -193,7 +204,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def warnings(self, box: float = 1.0) -> list[str]:
         """Describe what is valid but rarely intended. `box`: edge of the scene in world units."""
-        warnings = unusual_cameras(Cameras.from_label(self.labels), box)
+        cameras = Cameras.from_label(self.labels)
+        warnings = unusual_cameras(cameras, box) if self.has_cameras else []
         unused = ascii(sorted(self.index.keys() - KEYS))
         if unused != "[]":
             warnings.append(f"dataset.json has keys that are not used: {unused[1:-1][:200]}")

@@ -40,7 +40,8 @@ def read_index(source: Source) -> dict[str, Any]:
     """Read `dataset.json`: `labels`, and our own `splits`, `objects`, `copies`, `sha256`, ..."""
     if "dataset.json" not in source.names:
         raise DataError(
-            f"{source.path} has no dataset.json at its root: every image needs a camera"
+            f"{source.path} has no dataset.json at its root: every image needs a camera; 2D "
+            "generators and metrics of images do without by data.labels=none"
         )
     return parse_json(source.read("dataset.json"), f"dataset.json of {source.path}")
 

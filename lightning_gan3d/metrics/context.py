@@ -57,6 +57,14 @@ class EvaluationContext:
         """Held-out images if there are any, else training images."""
         return self.train if self.test is None else self.test
 
+    @property
+    def without_cameras(self) -> str:
+        """Why metrics of cameras are missing; empty if the cameras are known."""
+        if bool(self.labels.isnan().any()):
+            return "the data are used without cameras (data.labels=none)"
+        first = self.source.base(torch.zeros(1, dtype=torch.int64)).cam2world
+        return "the images come without cameras (dataset.json)" if bool(first.isnan().any()) else ""
+
     def arcs(
         self, num_items: int, azimuth: Float[Tensor, " k"]
     ) -> Iterator[tuple[Int64[Tensor, " b"], Cameras]]:

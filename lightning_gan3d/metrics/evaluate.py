@@ -28,7 +28,6 @@ from lightning_gan3d.metrics.pose.estimators import measure_identity
 from lightning_gan3d.metrics.process_group import rank, world_size
 from lightning_gan3d.metrics.protocol import cached_metrics, keyed
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
-from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.progress import track
 
 
@@ -45,8 +44,8 @@ def measure_images(context: EvaluationContext) -> list[Metric]:
         )
         num_images = distance.num_images
     readers: list[PoseReader] = []
-    if isinstance(source, StoredImages) and source.labels is None:
-        metrics += without_cameras(context, "the images come without cameras (dataset.json)")
+    if why := context.without_cameras:
+        metrics += without_cameras(context, why)
     else:
         readers = pose_readers(context, num_images)
     if distance is None and not readers:

@@ -11,10 +11,8 @@ import torch
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import load_generator, read_networks
 from lightning_gan3d.config import ConfigError, from_options, to_tree, to_yaml
-from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.synth import SynthObjects
 from lightning_gan3d.devices import choose_device, device_name, set_threads
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
@@ -287,7 +285,7 @@ def _open_images(
 
 def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> ViewSource | None:
     """Return the objects of a procedural data set, held-out ones if any; None for other data."""
-    if "synth" not in read_index(open_source(cfg.path)):
+    if "synth" not in train.index or cfg.labels == "none":
         return None
     objects = SynthObjects.open(cfg.path)
     of_images = (test or train).objects
@@ -298,8 +296,8 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:
-    """Return the images of a data set that numbers its objects; None if cameras are repaired."""
-    if train.objects is None or cfg.repair_cameras:
+    """Return the images of a data set that numbers its objects; None for other cameras."""
+    if train.objects is None or cfg.repair_cameras or cfg.labels == "none":
         return None
     return StoredImages(cfg.path, SEED, cfg.convert)
 

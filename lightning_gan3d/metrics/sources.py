@@ -124,7 +124,9 @@ class GeneratorSource(ViewSource):
     @property
     def protocol(self) -> str:
         """Cameras, truncation and seed."""
-        return f"cameras and labels of training images, no truncation, seed {self.seed}"
+        unknown = bool(self.labels.isnan().any())
+        known = "no cameras" if unknown else "cameras and labels of training images"
+        return f"{known}, no truncation, seed {self.seed}"
 
     def latents(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b z_dim"]:
         """Return the latents of items."""

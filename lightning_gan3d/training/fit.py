@@ -273,7 +273,15 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             "training.microbatch to a smaller divisor of the batch"
         )
     generator = config.generator
-    if generator.view_in_label and generator.mapping.condition == "none":
+    if config.data.labels == "none":
+        for wrong, value in (
+            (not generator.view_in_label, "generator.representation.kind=image2d"),
+            (generator.mapping.condition != "none", "generator.mapping.condition=none"),
+            (config.discriminator.conditioning != "none", "discriminator.conditioning=none"),
+        ):
+            if wrong:
+                raise ConfigError(f"data.labels=none: the images have no cameras; set {value}")
+    elif generator.view_in_label and generator.mapping.condition == "none":
         raise ConfigError(
             "generator.mapping.condition=none: a representation without a 3D scene gets the camera "
             "from its label alone; use condition: camera"

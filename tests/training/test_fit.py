@@ -18,12 +18,14 @@ from safetensors import SafetensorError
 
 from lightning_gan3d import files, runs
 from lightning_gan3d.checkpoints import store, stored_networks
-from lightning_gan3d.checkpoints.load import load_generator
+from lightning_gan3d.checkpoints.load import export_generator, load_generator
 from lightning_gan3d.cli import main
 from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.data.datamodule import DataModule, KeyedOrder
+from lightning_gan3d.inference.config import GenerateOptions
+from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.metric import Metric, missing
-from lightning_gan3d.metrics.evaluate_target import Evaluation
+from lightning_gan3d.metrics.evaluate_target import Evaluation, evaluate_run
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.runs import Run, run_path
 from lightning_gan3d.training import callbacks, checkpoint, losses
@@ -429,6 +431,63 @@ def test_invalid_resolutions_devices_and_roots_are_rejected(tiny, start, tmp_pat
 def test_a_2d_generator_needs_the_camera_in_its_label(tiny, start):
     with pytest.raises(ConfigError, match="use condition: camera"):
         start(tiny("generator.mapping.condition=none", kind="image2d"))
+
+
+UNCONDITIONAL = [
+    *("data.labels=none", "data.mirror=true", "data.holdout=0.25"),
+    *("generator.mapping.condition=none", "discriminator.conditioning=none"),
+    *("discriminator.unconditional_term=false", "training.sample_kimg=0.016"),
+]
+
+
+def test_a_2d_generator_trains_and_is_measured_without_cameras(tiny, start, data_path, tmp_path):
+    folder = tmp_path / "plain"
+    with zipfile.ZipFile(data_path) as file:
+        for name in [n for n in file.namelist() if n.endswith(".png")]:
+            file.extract(name, folder)
+    small = [
+        "consistency.flicker=null",
+        "swd.patches=4",
+        "swd.projections=4",
+        "num_images=8",
+        "following=false",
+    ]
+    small = ["training.kimg=0.032", *(f"evaluation.{x}" for x in small)]
+    config = tiny(f"data.path={folder}", *UNCONDITIONAL, *small, kind="image2d")
+    code, path, _ = start(config)
+    assert code == 0
+    assert len(list((path / "samples").iterdir())) > 0
+    weights = tensors(store.newest(path / "checkpoints", print))
+    assert all(bool(x.isfinite().all()) for x in weights.values())
+    metrics = {m.name: m for m in evaluate_run(path, "cpu").metrics}
+    assert metrics["quality.swd"].value is not None
+    assert "no cameras" in metrics["quality.swd"].note
+    for name in ("pose.median_deg", "refit.psnr", "features.score"):
+        assert metrics[name].note == "the data are used without cameras (data.labels=none)"
+    generate([str(path)], GenerateOptions(seeds="0", views=1, device="cpu"), tmp_path / "images")
+    assert (tmp_path / "images" / "seed0000_view00.png").is_file()
+    export_generator(path, tmp_path / "export")
+    assert load_generator(tmp_path / "export").cfg.mapping.condition == "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "remedy"),
+    [
+        ("triplane", "loss.density_reg=0", "generator.representation.kind=image2d"),
+        ("image2d", "generator.mapping.condition=camera", "generator.mapping.condition=none"),
+        ("image2d", "discriminator.conditioning=projection", "discriminator.conditioning=none"),
+    ],
+)
+def test_without_cameras_nothing_may_need_them(tiny, start, kind, wrong, remedy):
+    config = tiny(*UNCONDITIONAL, wrong, kind=kind)
+    with pytest.raises(ConfigError, match=f"data.labels=none: .* set {remedy}"):
+        start(config)
+
+
+def test_runs_with_cameras_keep_the_hash_of_earlier_versions(tiny, monkeypatch):
+    monkeypatch.setattr("lightning_gan3d.config.digest", json.dumps)
+    assert "labels" not in json.loads(tiny().hash)["data"]
+    assert json.loads(tiny(*UNCONDITIONAL, kind="image2d").hash)["data"]["labels"] == "none"
 
 
 def test_the_plan_trains_nothing(tiny, tmp_path):

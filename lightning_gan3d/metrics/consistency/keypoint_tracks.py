@@ -115,6 +115,8 @@ def _choose_cameras(context: EvaluationContext, cfg: FeaturesConfig) -> Cameras 
 
     Consecutive cameras are `cfg.angle` apart; for stored views approximately.
     """
+    if why := context.without_cameras:
+        return why
     for images in (context.source, context.multiview):
         if isinstance(images, StoredImages):
             orbits = images.orbits(cfg.views)

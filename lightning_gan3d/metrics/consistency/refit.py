@@ -84,6 +84,8 @@ def measure_refit(context: EvaluationContext) -> list[Metric]:
 def _choose_cameras(context: EvaluationContext, draws: Draws) -> Cameras | str:
     """Select cameras of training images: first those of fitted, then those of held-out views."""
     assert context.cfg.refit is not None
+    if why := context.without_cameras:
+        return why
     source, num = context.source, 2 * context.cfg.refit.views
     candidates = None
     for images in (source, context.multiview):

@@ -217,8 +217,9 @@ def measure_identity(context: EvaluationContext) -> list[Metric]:
     if cfg is None:
         return []
     names = ("identity.cosine", "identity.cosine_others")
-    if source.fixed_cameras:
-        return [missing(name, "stored images have one camera per latent") for name in names]
+    fixed = "stored images have one camera per latent" if source.fixed_cameras else ""
+    if why := fixed or context.without_cameras:
+        return [missing(name, why) for name in names]
     network = load_network("identity.embedding", cfg.embedding, context.device)
     azimuth = torch.tensor([-0.5, 0.5]) * cfg.angle
     parts = []
