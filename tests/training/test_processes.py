@@ -48,14 +48,16 @@ def test_the_exit_code_of_one_process_is_that_of_all():
     assert run_processes(fails, (0,), Ranks(2), method="forkserver") == 0
 
 
-def rejects():
+def rejects(errors):
     if local_rank() == 1:
+        sys.stderr = errors.open("w")
         raise UserError("img1.png is broken")
 
 
-def test_invalid_input_of_one_process_is_one_line(capfd):
-    assert run_processes(rejects, (), Ranks(2), method="forkserver") == 2
-    assert capfd.readouterr().err == "error: img1.png is broken\n"
+def test_invalid_input_of_one_process_is_one_line(tmp_path):
+    errors = tmp_path / "errors"
+    assert run_processes(rejects, (errors,), Ranks(2), method="forkserver") == 2
+    assert errors.read_text() == "error: img1.png is broken\n"
 
 
 @pytest.mark.parametrize(("rank", "printed"), [("0", "hello\n"), ("1", "")])
