@@ -18,15 +18,9 @@ from torch.utils.data import Dataset
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
+from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
 from lightning_gan3d.data.image_files import decode, image_names, open_image
-from lightning_gan3d.data.labels import (
-    KEYS,
-    check_cameras,
-    check_index,
-    find_duplicates,
-    read_index,
-    unusual_cameras,
-)
+from lightning_gan3d.data.labels import KEYS, check_index, read_index
 from lightning_gan3d.ranges import parse_ranges
 
 _SAMPLE = 8

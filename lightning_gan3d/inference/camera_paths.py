@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError
-from lightning_gan3d.data.labels import check_cameras
+from lightning_gan3d.data.camera_checks import check_cameras
 
 FIGURE8 = (0.4, 0.15)
 """Half widths in radians of a figure of eight, in azimuth and elevation."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.data.archive import DataError, checksum, open_source
+from lightning_gan3d.data.camera_checks import check_cameras
 from lightning_gan3d.data.image_files import Convert, decode, image_names, open_image
-from lightning_gan3d.data.labels import check_cameras, check_index, read_index
+from lightning_gan3d.data.labels import check_index, read_index
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float
 from lightning_gan3d.metrics.sources import ViewSource

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, fov_from_focal, spherical, widest_gap
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.camera_checks import aim
 from lightning_gan3d.data.captures.posed_images import Centre, FromPosesConfig
-from lightning_gan3d.data.labels import aim
 
 SURROUND = 90.0
 """Degrees: cameras surround the object if no gap between their azimuths is larger."""

@@ -20,6 +20,7 @@ from lightning_gan3d.data.archive import (
     reject_collisions,
     write_dataset,
 )
+from lightning_gan3d.data.camera_checks import check_cameras
 from lightning_gan3d.data.captures.colmap import cam2world_of, camera_of, has_model, read_model
 from lightning_gan3d.data.captures.framing import (
     Framing,
@@ -41,7 +42,6 @@ from lightning_gan3d.data.captures.posed_images import (
 )
 from lightning_gan3d.data.captures.transforms import read_transforms, transforms_files
 from lightning_gan3d.data.image_files import centre_square
-from lightning_gan3d.data.labels import check_cameras
 from lightning_gan3d.progress import track
 
 _MODEL_FOLDERS = ("", "sparse/0", "sparse")
@@ -204,7 +204,7 @@ def _read_colmap(source: Path, folder: str, images: ImageFolder, cfg: FromPosesC
             missing.append(image.name)
             continue
         camera = model.cameras[image.camera]
-        size, mode = images.header(name)
+        size, mode = images.header(name, stored=True)
         matrix, lens = camera_of(camera, name)
         matrix = fit_intrinsics(name, matrix, camera.size, size)
         lens = Lens() if cfg.ignore_distortion else lens

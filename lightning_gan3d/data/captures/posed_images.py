@@ -2,7 +2,6 @@
 
 import itertools
 import posixpath
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -15,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.data.archive import DataError, FolderSource, UnsafeDataError
+from lightning_gan3d.data.camera_checks import ROTATION_TOLERANCE
 from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
     SUFFIXES,
@@ -23,8 +23,9 @@ from lightning_gan3d.data.image_files import (
     mode_of,
     open_header,
     pixels_of,
+    reject_rotated,
 )
-from lightning_gan3d.data.labels import ROTATION_TOLERANCE
+from lightning_gan3d.data.labels import spelling
 
 MAX_PHOTO_SIDE = 12000
 """Largest side of a photograph in pixels, checked in its header before memory is allocated."""
@@ -90,12 +91,8 @@ class FromPosesConfig:
             )
 
 
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def _stem(name: str) -> str:
-    stem, suffix = posixpath.splitext(_fold(name))
+    stem, suffix = posixpath.splitext(spelling(name))
     return stem if suffix in SUFFIXES + _OTHER_SUFFIXES else stem + suffix
 
 
@@ -107,9 +104,9 @@ class ImageFolder:
         self.root = root
         names = FolderSource(root).names
         self.names = [n for n in names if is_image(n)]
-        self._others = {_fold(n) for n in names if not is_image(n)}
+        self._others = {spelling(n) for n in names if not is_image(n)}
         self._indices: list[tuple[Callable[[str], str], dict[str, list[str]]]] = []
-        for key in (str, _fold, _stem):
+        for key in (str, spelling, _stem):
             index: dict[str, list[str]] = {}
             for name in self.names:
                 index.setdefault(key(name), []).append(name)
@@ -145,7 +142,7 @@ class ImageFolder:
                     )
                 if images:
                     return images[0]
-        if any(_fold(candidate) in self._others for candidate in candidates):
+        if any(spelling(candidate) in self._others for candidate in candidates):
             raise DataError(
                 f"{path} in {self.root} is of a type that is not read; convert it to one of "
                 f"{', '.join(SUFFIXES)}"
@@ -159,9 +156,15 @@ class ImageFolder:
             raise DataError(f"{image}: its mask {path[:80]} is not in {self.root}; or masks=ignore")
         return self, name
 
-    def header(self, name: str) -> tuple[tuple[int, int], str]:
-        """Return width and height in pixels and the pixel format of an image; see `mode_of`."""
+    def header(self, name: str, stored: bool = False) -> tuple[tuple[int, int], str]:
+        """Return width and height in pixels and the pixel format of an image; see `mode_of`.
+
+        `stored`: the camera is of the pixels as stored, whatever the EXIF orientation; otherwise
+        an orientation is rejected.
+        """
         with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
+            if not stored:
+                reject_rotated(image, name)
             return image.size, mode_of(image)
 
     def pixels(self, name: str, convert: Convert) -> UInt8[np.ndarray, "h w 3"]:

@@ -194,3 +194,21 @@ def test_a_byte_order_mark_is_read(tmp_path):
     path = tmp_path / "a" / "transforms.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert make(tmp_path / "a")[0].num_images == 4
+
+
+@pytest.mark.parametrize("kind", ["transforms", "colmap"])
+def test_a_turned_photograph_needs_cameras_of_the_stored_pixels(tmp_path, kind):
+    shot, folder = capture(4, size=(64, 64)), tmp_path / "a"
+    write_images(folder / "images", shot)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    file = folder / "images" / shot.names[0]
+    with Image.open(file) as image:
+        image.copy().save(file, exif=exif)
+    if kind == "colmap":  # its cameras are of the stored pixels
+        write_colmap_bin(folder / "sparse", shot)
+        assert len(make(folder)[1]) == 4
+        return
+    write(folder, shot)
+    with pytest.raises(DataError, match="has EXIF orientation 3"):
+        make(folder)
