@@ -23,7 +23,7 @@ OLD_KIND = "settings of the old kind"
 """Key of the list of settings that a mapping has from its old kind."""
 
 
-MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1_000_000, 40, 40
+MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 100_000, 40, 40
 """Bounds of a YAML file: its size, the depth of its mappings and lists, the digits of a number."""
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 
@@ -46,12 +46,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for (key, _), value in zip(node.value, keys, strict=True):
-            if keys.count(value) > 1:
+        keys: set[Hashable] = set()
+        for node_of_key, _ in node.value:
+            key = self.construct_object(node_of_key)
+            problem = "duplicate key" if isinstance(key, str) else "quote the key"
+            if not isinstance(key, str) or key in keys:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {value}", key.start_mark
+                    None, None, f"{problem} {key}", node_of_key.start_mark
                 )
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -98,9 +101,8 @@ class Origins:
         self._origins: dict[str, str] = {}
         self._texts: dict[str, str] = {}
 
-    def add_file(self, path: Path, text: str) -> None:
+    def add_file(self, path: Path, node: yaml.Node | None) -> None:
         """Record the lines of a YAML file; later files win."""
-        node = yaml.compose(text, Loader=_Loader)
         if isinstance(node, yaml.MappingNode):
             self._walk(node, "", path)
 
@@ -140,7 +142,8 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
             f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
         )
     try:
-        tree = parse_yaml(text) if text.strip() else {}
+        node = yaml.compose(text, Loader=_Loader)
+        tree = {} if node is None else _Loader("").construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
     except UnsafeConfig as error:
@@ -156,7 +159,7 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
         raise ConfigError(f"{path}: base={base!r}: name a YAML file or a preset, or a list of them")
     for parent in parents:
         merged = merge(merged, load_tree(find_file(parent, path.parent), origins, (*_seen, path)))
-    origins.add_file(path, text)
+    origins.add_file(path, node)
     return merge(merged, typing.cast("dict[str, Any]", tree))
 
 

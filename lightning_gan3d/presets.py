@@ -49,9 +49,8 @@ def find_file(name: str | Path, folder: Path = Path()) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return folder / path
-    preset = presets_folder() / f"{name}.yaml"
-    if preset.is_file():
-        return preset
+    if str(name) in preset_names():  # not is_file, which raises for long names
+        return presets_folder() / f"{name}.yaml"
     near = difflib.get_close_matches(str(name), preset_names(), n=1)
     hint = f"did you mean `{near[0]}`? " if near else ""
     raise ConfigError(
