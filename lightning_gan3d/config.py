@@ -2,12 +2,13 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import logging
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,21 +35,24 @@ from lightning_gan3d.ranges import Share as Share
 from lightning_gan3d.ranges import violation
 
 T = TypeVar("T")
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(
+    functools.partial(typing.get_type_hints, include_extras=True)
+)
 log = logging.getLogger(__name__)
 
 
-def build(
-    cls: type[T], tree: Mapping[str, Any], origins: Origins | None = None, path: str = ""
-) -> T:
+def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "") -> T:
     """Build a dataclass from plain values; rejects unknown keys, wrong types and bad values.
 
     The metadata of a plug-in's field holds `kinds`: a function from `kind` to the dataclass. A
     dataclass with a class method `upgrade(tree)` reads files of earlier versions.
     """
     origins = origins or Origins()
+    if not isinstance(tree, Mapping):
+        raise _wrong_type(tree, "a mapping of keys to values", path.rstrip("."), origins)
     tree = getattr(cls, "upgrade", lambda tree: tree)(tree)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"
@@ -131,8 +135,6 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
             raise OutOfRange(f"{dotted}={value}{origins.of(dotted)}: use {allowed}")
         return converted
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise _wrong_type(value, "a mapping of keys to values", dotted, origins)
         return build(typing.cast("type[Any]", hint), value, origins, f"{dotted}.")
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -155,10 +157,13 @@ def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
                 f"{dotted}={value}{origins.of(dotted)}: use one of {choices}{hint_text}"
             )
         return args[args.index(value)]  # the choice: 2 where 2.0 was written
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         if not isinstance(value, list | tuple):
             raise _wrong_type(value, "a list", dotted, origins)
-        if args[-1] is Ellipsis:
+        finite = (type(v) is float and math.isfinite(v) for v in value if v is not None)
+        if args == (float | None,) and all(finite):  # fast, for the thousands of a metric
+            return tuple(value)
+        if args[-1] is Ellipsis or origin is Sequence:
             return tuple(
                 _convert(v, args[0], f"{dotted}.{i}", origins) for i, v in enumerate(value)
             )
@@ -192,11 +197,14 @@ def _convert_leaf(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
         return value
     if hint is str and (is_number or isinstance(value, bool)):
         return origins.text_of(dotted, value)
+    if hint is Path and isinstance(value, str) and "\0" not in value:
+        return Path(value)
     names = {
         bool: "true or false",
         int: "a whole number",
         float: "a number, e.g. 1e-3",
         str: "text",
+        Path: "a path",
     }
     raise _wrong_type(value, names.get(hint, str(hint)), dotted, origins)
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -43,6 +46,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically. NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def parse_json(data: bytes, kind: type[T]) -> T:
+    """Parse JSON in UTF-8 whose value is of a kind.
+
+    `ValueError` also for NaN, infinity, huge numbers, lone surrogates and deep nesting.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"expected a {kind.__name__}, not a {type(value).__name__}")
+    return value
+
+
+def _number(text: str) -> int | float:
+    value = int(text[:41]) if text.removeprefix("-").isdigit() else float(text)
+    if len(text) > 40 or not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number of at most 40 digits")
+    return value
 
 
 def sha256_of_text(text: str, digits: int = 64) -> str:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_gan3d.files import write_text
+from lightning_gan3d.config import ConfigError, build
+from lightning_gan3d.files import parse_json, write_text
 
 KEY_DIGITS = 16
 """Hexadecimal digits of a protocol key."""
@@ -150,10 +151,18 @@ _RENAMED = {"quality.swd_way": "quality.swd_progress"}
 
 
 def read_metrics(path: Path) -> list[Metric]:
-    """Read a file of `write_metrics`; files of earlier versions have a key in place of the id."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    metrics = [
-        Metric.of_key(row.pop("metric"), **row) if "metric" in row else Metric(**row)
-        for row in rows
-    ]
+    """Read a file of `write_metrics`; files of earlier versions have a key in place of the id.
+
+    Raises OSError, and ConfigError if the file is damaged.
+    """
+    try:
+        metrics = [build(Metric, _with_id(row)) for row in parse_json(path.read_bytes(), list)]
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged: {error}; compute it again") from None
     return [replace(m, name=_RENAMED.get(m.name, m.name)) for m in metrics]
+
+
+def _with_id(row: Any) -> Any:
+    if not isinstance(row, dict) or "metric" not in row:
+        return row
+    return {k: v for k, v in row.items() if k != "metric"} | parse_key(str(row["metric"]))._asdict()

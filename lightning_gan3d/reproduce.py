@@ -1,6 +1,5 @@
 """`gan3d reproduce`: repeat a run from its manifest, and compare the results bit by bit."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +112,7 @@ def _results(path: Path) -> Results:
         f"{name} at step {step}": files.sha256_of_file(newest / f"{kind}.safetensors")[:16]
         for kind, name in NAMES.items()
     }
-    conditions = json.loads((path / runs.CONDITIONS).read_text(encoding="utf-8"))
+    conditions = files.parse_json((path / runs.CONDITIONS).read_bytes(), dict)
     facts = _facts(runs.read_manifest(path)) | checkpoint.flat(conditions, "evaluation")
     return {"training": rows, "evaluation": evaluation, "weights": weights}, facts
 

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_gan3d import config as cfg
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.files import write_text
+from lightning_gan3d.files import parse_json, write_text
 
 CONFIG, MANIFEST, METRICS = "config.yaml", "manifest.json", "metrics.jsonl"
 EVALUATION, CONDITIONS = "evaluation.json", "evaluation.conditions.json"
@@ -62,8 +62,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a directory; empty if there is none. `ConfigError` if damaged."""
     file = path / MANIFEST
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    except (ValueError, TypeError, RecursionError) as error:
+        return parse_json(file.read_bytes(), dict) if file.is_file() else {}
+    except ValueError as error:
         raise ConfigError(
             f"{file}: damaged ({type(error).__name__}); `gan3d train` writes it anew"
         ) from None
@@ -107,10 +107,10 @@ def read_rows(path: Path) -> Iterable[dict[str, Any]]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line, dict)
+    except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if type(row.get("step")) is int else None
 
 
 def repair(path: Path) -> Iterator[str]:

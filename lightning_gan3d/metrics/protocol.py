@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gan3d.files import atomic_path, sha256_of_text, user_cache
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.metric import KEY_DIGITS, Metric
+from lightning_gan3d.metric import KEY_DIGITS, Metric, read_metrics
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.sources import GeneratorSource
 
@@ -53,8 +53,8 @@ def cached_metrics(
         return compute()
     path = folder / f"{name}-{_digest(key)}.json"
     try:
-        return [Metric(**row) for row in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError):
+        return read_metrics(path)
+    except (OSError, ValueError):
         metrics = compute()
     if all(m.value is not None for m in metrics):
         _write(path, json.dumps([asdict(m) for m in metrics]).encode())

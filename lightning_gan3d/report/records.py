@@ -1,7 +1,6 @@
 """Runs as a report sees them, read without their plug-ins. An unusable run has a reason (`gap`)."""
 
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from lightning_gan3d.config import ConfigError, digest, parse_yaml
+from lightning_gan3d.files import parse_json
 from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics
 from lightning_gan3d.metric_table import BENCHED, block, describe
 from lightning_gan3d.runs import (
@@ -102,7 +102,7 @@ class RunRecord:
     def curve(self, key: str, axis: str) -> tuple[list[float], list[float]]:
         """Return the logged values of `axis` and `key`, in the order of the axis."""
         rows = [row for row in self.rows if _is_number(row, axis) and _is_number(row, key)]
-        pairs = sorted((row[axis], row[key]) for row in rows)
+        pairs = sorted((float(row[axis]), float(row[key])) for row in rows)
         return [x for x, _ in pairs], [y for _, y in pairs]
 
 
@@ -164,7 +164,7 @@ def read_run(path: Path) -> RunRecord:
     """
     problems: list[str] = []
     read = functools.partial(_read, path, problems)
-    config = _mapping(read(CONFIG, lambda p: parse_yaml(p.read_text())))
+    config = _mapping(read(CONFIG, lambda p: parse_yaml(p.read_text(encoding="utf-8"))))
     metrics = read(EVALUATION, read_metrics) or []
     metrics += read("bench.json", read_metrics) or []
     rows = read(METRICS, lambda p: list(read_rows(p))) or []
@@ -180,7 +180,7 @@ def read_run(path: Path) -> RunRecord:
         config=config,
         manifest=_mapping(read(MANIFEST, lambda p: read_manifest(p.parent))),
         rows=tuple(row for row in rows if isinstance(row, dict)),
-        conditions=_mapping(read(CONDITIONS, lambda p: json.loads(p.read_text()))),
+        conditions=_mapping(read(CONDITIONS, lambda p: parse_json(p.read_bytes(), dict))),
         problems=tuple(problems),
     )
     metrics += _of_training(record.last)
@@ -228,5 +228,5 @@ def _of_training(last: dict[str, Any]) -> list[Metric]:
         metrics.append(Metric("training.kimg", float(last["kimg"]), "kimg", 1, note=note))
     if _is_number(last, "seconds"):
         note = f"training only; {note}"
-        metrics.append(Metric("training.seconds", last["seconds"], "s", 1, note=note))
+        metrics.append(Metric("training.seconds", float(last["seconds"]), "s", 1, note=note))
     return metrics

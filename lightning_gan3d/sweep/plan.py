@@ -2,24 +2,26 @@
 
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.arms import Arm, arm_labels, short_names, value_text
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment
-from lightning_gan3d.files import write_json
+from lightning_gan3d.files import parse_json, write_json
 from lightning_gan3d.presets import find_file, preset_names
 from lightning_gan3d.ranges import Count, is_folder_name
 from lightning_gan3d.registry import name_of
 from lightning_gan3d.runs import run_path
 
 SWEEP_FILE = "sweep.json"
+MAX_RUNS = 10_000
 State = Literal["planned", "running", "done", "failed", "preempted"]
 
 
@@ -58,6 +60,11 @@ class SweepEntry:
         return f"{self.experiment}{self.arm and f', {self.arm},'} seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class _Record:
+    runs: tuple[SweepEntry, ...]
+
+
 def write_record(path: Path, entries: Sequence[SweepEntry]) -> None:
     """Write `sweep.json`, with run directories relative to its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,18 +79,13 @@ def write_record(path: Path, entries: Sequence[SweepEntry]) -> None:
 def read_record(path: Path) -> list[SweepEntry]:
     """Read `sweep.json`."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        for state in {r["state"] for r in rows} - {*get_args(State)}:
-            raise ValueError(f"state {state!r}; use one of {', '.join(get_args(State))}")
-        return [
-            SweepEntry(**{**r, "path": path.parent / r["path"], "overrides": tuple(r["overrides"])})
-            for r in rows
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        record = cfg.build(_Record, parse_json(path.read_bytes(), dict))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: not a sweep record ({type(error).__name__}: {error}); give run directories "
-            "instead, or run the sweep again"
-        ) from error
+            f"{path}: not a sweep record ({error}); give run directories instead, or run the sweep "
+            "again"
+        ) from None
+    return [replace(e, path=path.parent / e.path) for e in record.runs]
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ class SweepConfig:
         if len(set(lengths.values())) > 1:
             each = ", ".join(f"{key} {n}" for key, n in lengths.items())
             raise ConfigError(f"zip: give each key the same number of values ({each})", field="zip")
+        num = math.prod(map(len, self.grid.values())) * max(lengths.values(), default=1)
+        if num * len(self.runs) * len(self.seeds) > MAX_RUNS:
+            raise ConfigError(f"more than {MAX_RUNS:,} runs; split the sweep", field="runs")
         if {} in self.exclude or not self.combinations():
             raise ConfigError("exclude: leaves no combination", field="exclude")
         for combination in self.exclude:

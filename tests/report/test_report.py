@@ -353,5 +353,5 @@ def test_a_damaged_conditions_file_leaves_cells_not_recorded(tmp_path, text):
     (path / "evaluation.conditions.json").write_text(text)
     (run,) = compare(find_runs([tmp_path])).runs
     assert set(conditions([run]).rows[0][1:]) == {NOT_RECORDED}
-    assert bool(run.problems) == (text == "{")
+    assert run.problems
     assert run.metric(MetricId("refit.psnr")).value is not None
