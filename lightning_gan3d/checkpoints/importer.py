@@ -154,7 +154,7 @@ def _is_import(out: Path) -> bool:
         return True
     try:
         return "source" in store.read_index(out)
-    except (OSError, ValueError):
+    except CheckpointError:
         return False
 
 

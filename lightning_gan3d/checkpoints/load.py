@@ -13,7 +13,7 @@ from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.checkpoints import importer, references, store, stored_networks
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored_networks import NetworkKind, Stored
-from lightning_gan3d.config import ConfigError
+from lightning_gan3d.config import ConfigError, Positive, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.data.labels import read_orbit
@@ -24,6 +24,21 @@ _KINDS: dict[str, Literal["generator", "generator_raw"]] = {
     "G_ema": "generator",
     "G": "generator_raw",
 }
+_Numbers = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredOrbit:
+    """An `Orbit` in the index of an export; an import has radius and target."""
+
+    radius: Positive
+    target: _Numbers
+    elevation: float = 0.0
+    azimuths: tuple[float, float] = (0.0, 0.0)
+    full: bool = True
+    intrinsics: tuple[_Numbers, _Numbers, _Numbers] | None = None
+
+
 CIRCLE = "circle around the box"
 """Start of the source of an orbit whose data set cannot be read."""
 
@@ -89,11 +104,11 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
     if orbit is None:
         circle = Orbit.around_box(stored.config.generator.scene.box)
         return circle, f"{CIRCLE} (cannot read the data set: {reason})"
-    if "intrinsics" not in orbit:
-        return Orbit.of_eg3d(**orbit), "EG3D's video path"
-    tuples = {key: tuple(orbit[key]) for key in ("azimuths", "target")}  # lists in JSON
-    values = orbit | tuples | {"intrinsics": torch.tensor(orbit["intrinsics"])}
-    return Orbit(**values), stored.about.get("cameras", "stored cameras")
+    values = build(_StoredOrbit, orbit, path="orbit.")
+    if values.intrinsics is None:
+        return Orbit.of_eg3d(values.radius, values.target), "EG3D's video path"
+    fields = {**vars(values), "intrinsics": torch.tensor(values.intrinsics)}
+    return Orbit(**fields), stored.about.get("cameras", "stored cameras")
 
 
 def export_generator(path: str | Path, out: Path) -> Path:

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.files import sha256_of_file
+from lightning_gan3d.files import parse_json, sha256_of_file
 
 SCHEMA = 1
 """Version of the layout; readers reject others."""
 INDEX = "checkpoint.json"
 """The file with the checksums of the others, and metadata."""
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("step", "images_before", "seed", "threads"), int),
+    **dict.fromkeys(("kimg", "seconds"), int | float),
+    **dict.fromkeys(("hash", "cameras", "licence"), str),
+    **{"files": dict, "source": dict, "orbit": dict, "notes": list},
+}
+"""Keys of an index whose kinds are known; a checkpoint, an export and an import have some each."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -102,35 +109,40 @@ def remove_unfinished(folder: Path) -> list[str]:
 
 def verify(path: Path) -> dict[str, Any]:
     """Return the index of a checkpoint, after checking every file against its checksum."""
-    try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        schema, files = index["schema"], index["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete checkpoint ({type(error).__name__} in {INDEX}); "
-            "use an earlier one"
-        ) from None
-    if schema != SCHEMA:
-        raise OtherSchema(
-            f"{path} was written by schema {schema}; this version reads {SCHEMA}: "
-            "use the version that wrote it"
-        )
-    for name, expected in files.items():
+    index = read_index(path)
+    for name, expected in index["files"].items():
         try:
-            actual = _fingerprint(path / name)
-        except OSError:
+            actual = _fingerprint(path / name) if (path / name).is_file() else None
+        except (OSError, ValueError):  # ValueError: a NUL byte
             actual = None
         if actual != expected:
             raise CheckpointError(
                 f"{path / name}: {'missing' if actual is None else 'checksum differs'}; "
                 "the checkpoint is damaged, use an earlier one"
             )
-    return dict(index)
+    return index
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """Return the index of a checkpoint without verifying it."""
-    return dict(json.loads((path / INDEX).read_text(encoding="utf-8")))
+    """Return the index of a checkpoint without verifying the files."""
+    try:
+        index = parse_json((path / INDEX).read_bytes(), dict)
+        if index["schema"] != SCHEMA:
+            raise OtherSchema(
+                f"{path} was written by schema {index['schema']}; this version reads {SCHEMA}: "
+                "use the version that wrote it"
+            )
+        faults = [k for k in _KINDS if k in index and not isinstance(index[k], _KINDS[k])]
+        if faults or any(Path(name).name != name for name in index["files"]):
+            raise ValueError(f"unexpected {', '.join(faults) or 'files'}")
+    except OtherSchema:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint ({type(error).__name__} in {INDEX}: {error}); "
+            "use an earlier one"
+        ) from None
+    return index
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:

@@ -169,7 +169,10 @@ def read_folder(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
     tensors: dict[NetworkKind, dict[str, Tensor]] = {}
     for kind, file in files.items():
         tensors[kind], sizes = read_tensors(file)
-    resolution, raw = (int(sizes[k]) for k in ("resolution", "rendering_resolution"))
+    try:
+        resolution, raw = (int(sizes[k]) for k in ("resolution", "rendering_resolution"))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder}: no valid resolution: {error}") from None
     return Stored(folder, load_experiment(folder / CONFIG), resolution, raw, tensors, about)
 
 

@@ -1,7 +1,6 @@
 """State of a run: saving, resuming, fine-tuning other networks, extending a shorter run."""
 
 import logging
-import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -79,22 +78,26 @@ def restore(module: AdversarialModule, session: Session) -> tuple[float, dict[st
 def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Restore a checkpoint; return its index."""
     about = store.verify(path)
+    if missing := {"step", "kimg", "seconds", "threads", "images_before", "hash"} - about.keys():
+        raise CheckpointError(f"{path}: no {min(missing)} in {store.INDEX}; use an earlier one")
     if about["hash"] != config.hash:
         raise CheckpointError(
             f"{path} has configuration {about['hash']}, not {config.hash}: a run cannot change its "
             "configuration; start a new one"
         )
-    for attribute, kind in _NETWORKS.items():
-        tensors, _ = stored_networks.read_tensors(path / f"{kind}.safetensors")
-        getattr(module, attribute).load_state_dict(tensors)
+    file = TRAINING
     try:
         state = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        module.load_training_state(state, about["step"])
+        for attribute, kind in _NETWORKS.items():
+            file = f"{kind}.safetensors"
+            tensors, _ = stored_networks.read_tensors(path / file)
+            getattr(module, attribute).load_state_dict(tensors)
+    except Exception as error:  # a file that was changed and sealed again can raise anything
         raise CheckpointError(
-            f"{path / TRAINING} cannot be read ({type(error).__name__}): it holds other objects "
-            "than tensors, or another version of torch wrote it"
+            f"{path / file} cannot be read ({type(error).__name__}: {error}): it holds other "
+            "objects than those of this run, or another version of torch wrote it"
         ) from None
-    module.load_training_state(state, about["step"])
     module.images_before = about["images_before"]
     return about
 

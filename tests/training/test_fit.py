@@ -218,7 +218,9 @@ class Hostile:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("fault", ["newer", "damaged", "foreign state"])
+@pytest.mark.parametrize(
+    "fault", ["newer", "damaged", "foreign state", "other state", "no threads"]
+)
 def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(
     tiny, start, at_step, fault, monkeypatch, tmp_path
 ):
@@ -234,11 +236,16 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_not_touched(
             (folder / "training.pt").write_bytes(b"x")
         else:
             about = json.loads(index.read_text())
-            (folder / "training.pt").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
+            if fault == "foreign state":
+                (folder / "training.pt").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
+            elif fault == "other state":
+                torch.save({"augment": 3}, folder / "training.pt")
+            else:
+                del about["threads"]
             index.unlink()
             store.seal(folder, {k: about[k] for k in about if k not in ("schema", "files")})
     files = {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f.name != "run.lock"}
-    with pytest.raises(ConfigError, match=r"schema 3|are damaged|cannot be read"):
+    with pytest.raises(ConfigError, match=r"schema 3|are damaged|cannot be read|no threads"):
         start(tiny())
     assert {f: f.read_bytes() for f in files} == files
     assert len([f for f in path.rglob("*") if f.is_file()]) == len(files) + 1
