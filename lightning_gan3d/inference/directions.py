@@ -4,6 +4,7 @@ A direction is a tensor (num_ws, w_dim); strength 1 is one standard deviation of
 styles along it.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def parse_edits(text: str) -> tuple[Path, dict[str, float]]:
         strengths = {key.strip(): float(value) for key, value in pairs}
     except ValueError:
         strengths = {}
-    if not name or not strengths:
+    if not name or not strengths or not all(map(math.isfinite, strengths.values())):
         raise ConfigError(f"edits={text}: use FILE:NAME=STRENGTH,...", field="edits")
     return Path(name), strengths
 
