@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile(
-    "test", derandomize=True, max_examples=20, deadline=None, suppress_health_check=slow
+    "test", derandomize=True, max_examples=8, deadline=None, suppress_health_check=slow
 )
 settings.register_profile(
     "long", max_examples=2000, deadline=None, suppress_health_check=slow, print_blob=True
