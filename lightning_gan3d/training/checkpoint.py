@@ -93,6 +93,8 @@ def load(module: AdversarialModule, config: ExperimentConfig, path: Path) -> dic
             file = f"{kind}.safetensors"
             tensors, _ = stored_networks.read_tensors(path / file)
             getattr(module, attribute).load_state_dict(tensors)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a file that was changed and sealed again can raise anything
         raise CheckpointError(
             f"{path / file} cannot be read ({type(error).__name__}: {error}): it holds other "
