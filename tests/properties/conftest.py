@@ -9,6 +9,6 @@ settings.register_profile(
     "test", derandomize=True, max_examples=8, deadline=None, suppress_health_check=slow
 )
 settings.register_profile(
-    "long", max_examples=2000, deadline=None, suppress_health_check=slow, print_blob=True
+    "long", max_examples=500, deadline=None, suppress_health_check=slow, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
