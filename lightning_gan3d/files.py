@@ -48,16 +48,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def parse_json(data: bytes, kind: type[T]) -> T:
-    """Parse JSON in UTF-8 whose value is of a kind.
+def parse_json(data: bytes, kind: type[T], finite: bool = True) -> T:
+    """Parse JSON whose value is of a kind.
 
-    `ValueError` also for NaN, infinity, huge numbers, lone surrogates and deep nesting.
+    `ValueError` also for lone surrogates and deep nesting; with `finite`, for NaN, infinity and
+    numbers of more than 40 digits.
     """
+    number = _number if finite else None
     try:
-        text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        text = data.decode(json.detect_encoding(data))  # knows byte order marks
+        value = json.loads(text, parse_int=number, parse_float=number, parse_constant=number)
         if "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()  # raises for half a pair
     except RecursionError:
         raise ValueError("it nests too deeply") from None
     if not isinstance(value, kind):

@@ -1,8 +1,6 @@
 """The labels of a data set: 25 numbers per image, checked before they are used."""
 
-import json
 import posixpath
-import re
 import reprlib
 import sys
 import unicodedata
@@ -16,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_gan3d import files
 from lightning_gan3d.cameras import LABEL_DIM, Orbit
 from lightning_gan3d.data.archive import DataError, Source, open_source
 from lightning_gan3d.data.image_files import SUFFIXES, is_image
@@ -23,7 +22,6 @@ from lightning_gan3d.data.image_files import SUFFIXES, is_image
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
 KEYS |= {"ffhq", "celebahq", "afhq", "shapenet"}
 """Keys of `dataset.json` that this package reads or writes."""
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_index(source: Source) -> dict[str, Any]:
@@ -39,16 +37,10 @@ def read_index(source: Source) -> dict[str, Any]:
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """Parse a JSON object; `name` is the file in errors."""
     try:
-        text = data.decode(json.detect_encoding(data))  # knows byte order marks
-        tree = json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(tree, ensure_ascii=False).encode()  # raises for half a pair
-    except (ValueError, RecursionError) as error:
+        return files.parse_json(data, dict, finite=False)
+    except ValueError as error:
         reason = str(error).split(";")[0]
-        raise DataError(f"{name} is not valid JSON: {reason}") from None
-    if not isinstance(tree, dict):
-        raise DataError(f"{name} must hold a JSON object, not {reprlib.repr(tree)}")
-    return tree
+        raise DataError(f"{name} is not a valid JSON object: {reason}") from None
 
 
 def name_map(index: dict[str, Any], key: str, kind: type, name: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def opens(path: str) -> set[str]:
         ("copies", {"img0.png": None}, "`copies` must map"),
         ("sha256", ["img0.png"], "`sha256` must map"),
         ("sha256", {"nope.png": "00"}, "`sha256` of dataset.json"),
-        ("labels", [["\ud800.png", [0]]], "is not valid JSON"),
+        ("labels", [["\ud800.png", [0]]], "not a valid JSON object"),
         ("labels", [["img0.png", [LONG] * 25]], "in the label is not finite"),
         ("labels", [["img0.png", LONG]], "the label is 1000"),
         ("labels", [[LONG, 1]], 'is not ["name.png", [25 numbers]]'),

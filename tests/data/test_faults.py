@@ -68,9 +68,9 @@ def test_no_labels(tmp_path):
     (folder / "dataset.json").write_text('{"labels": null}')
     rejected(str(folder), "`labels` must be [[", "None")
     (folder / "dataset.json").write_text('{"labels": [')
-    rejected(str(folder), "not valid JSON")
+    rejected(str(folder), "not a valid JSON object")
     (folder / "dataset.json").write_text("[" * 100_000)
-    rejected(str(folder), "not valid JSON")
+    rejected(str(folder), "not a valid JSON object")
 
 
 def test_partial_labels_and_orphans(tmp_path):

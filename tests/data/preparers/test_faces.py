@@ -248,7 +248,7 @@ BROKEN = {
     ),
     "no cameras": ({}, {}, DataError, "neither dataset.json nor cameras.json"),
     "no such file": ({}, {"cameras": "/no.json"}, DataError, "cannot read cameras=/no.json"),
-    "not JSON": ({"cameras.json": b"{"}, {}, DataError, "cameras.json.*not valid JSON"),
+    "not JSON": ({"cameras.json": b"{"}, {}, DataError, "cameras.json.*not a valid JSON object"),
     "nothing in it": ({"cameras.json": b"{}"}, {}, DataError, "has no cameras"),
     "no labels in it": (
         {"dataset.json": b'{"labels": []}'},

@@ -123,8 +123,8 @@ def test_counts_come_from_a_file_by_number_or_name(tmp_path):
         ('{"0": 1, "1": -1, "2": 1, "3": 1}', DataError, "count -1 of image 1"),
         ('{"0": 1, "1": 1, "2": 1, "3": 1, "4": 1}', DataError, "5 counts for 4 images"),
         ('{"0": 0, "1": 0, "2": 0, "3": 0}', DataError, "all counts are 0"),
-        ("[1, 1]", DataError, "must hold a JSON object"),
-        ("{", DataError, "not valid JSON"),
+        ("[1, 1]", DataError, "not a valid JSON object: expected a dict, not a list"),
+        ("{", DataError, "not a valid JSON object"),
         (None, ConfigError, "use `yaw`, or a JSON file of counts"),
     ],
 )
