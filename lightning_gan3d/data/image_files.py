@@ -2,7 +2,10 @@
 
 import functools
 import io
+import posixpath
+import unicodedata
 import warnings
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +16,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from lightning_gan3d.data.archive import DataError, Source, UnsafeDataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
+"""Image types that are not read."""
 MAX_SIDE = 4096
 """Largest side in pixels, checked in the header before memory is allocated."""
 
@@ -38,8 +43,49 @@ def is_image(name: str) -> bool:
     `name`: relative to the data set.
     """
     *folders, file = name.replace("\\", "/").split("/")
-    is_litter = file.startswith(".") or "__MACOSX" in folders
-    return Path(file).suffix.lower() in SUFFIXES and not is_litter
+    is_hidden = file.startswith(".") or "__MACOSX" in folders
+    return Path(file).suffix.lower() in SUFFIXES and not is_hidden
+
+
+def spelling(name: str) -> str:
+    """Return a path without what people do not read: `./`, backslashes, case, Unicode form."""
+    path = posixpath.normpath(name.replace("\\", "/"))
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _stem(name: str) -> str:
+    stem, suffix = posixpath.splitext(spelling(name))
+    return stem if suffix in SUFFIXES + _OTHER_SUFFIXES else stem + suffix
+
+
+class ImageIndex:
+    """Images, found by names as people read them.
+
+    An exact name takes precedence; then `spelling` counts, and at last the suffix is ignored.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """`names`: of all files, relative to the data set."""
+        self.names = [n for n in names if is_image(n)]
+        self._others = {spelling(n) for n in set(names).difference(self.names)}
+        self._indices: dict[Callable[[str], str], dict[str, list[str]]] = {}
+
+    def find(self, candidates: Sequence[str], taken: Container[str] = ()) -> list[str]:
+        """Return the images of the first candidate that has any; `taken` ones are left out."""
+        for key in (str, spelling, _stem):
+            if key not in self._indices:
+                index = self._indices.setdefault(key, {})
+                for name in self.names:
+                    index.setdefault(key(name), []).append(name)
+            for candidate in candidates:
+                images = self._indices[key].get(key(candidate), [])
+                if free := [n for n in images if n not in taken]:
+                    return free
+        return []
+
+    def has_other(self, candidates: Sequence[str]) -> bool:
+        """Whether a candidate is a file that is not an image."""
+        return any(spelling(n) in self._others for n in candidates)
 
 
 def open_image(

@@ -1,9 +1,7 @@
 """The labels of a data set: 25 numbers per image, checked before they are used."""
 
-import posixpath
 import reprlib
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor
 from lightning_gan3d import files
 from lightning_gan3d.cameras import LABEL_DIM, Orbit
 from lightning_gan3d.data.archive import DataError, Source, open_source
-from lightning_gan3d.data.image_files import SUFFIXES, is_image
+from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
 
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
 KEYS |= {"ffhq", "celebahq", "afhq", "shapenet"}
@@ -119,9 +117,9 @@ def check_index(
     copies, sha256 = (name_map(index, key, str, file) for key in ("copies", "sha256"))
     listed = {"`labels`": [*rows], **{f"split `{k}`": images for k, images in splits.items()}}
     listed |= {"`objects`": [*objects], "`copies`": [*copies, *copies.values()]}
-    of = dict[str, str]()
-    for key, some in {**listed, "`sha256`": [*sha256]}.items():
-        of |= _find_names(list(dict.fromkeys(some)), names, source, f"{key} of {file}")
+    of, images = dict[str, str](), ImageIndex(source.names)
+    for key, keys in {**listed, "`sha256`": [*sha256]}.items():
+        of |= _find_images(keys, images, f"{key} of {file}")
     label_of = {of[name]: row for name, row in rows.items()}
     if len(label_of) < len(rows):
         ((image, _),) = Counter(of[name] for name in rows).most_common(1)
@@ -142,38 +140,18 @@ def check_index(
     )
 
 
-def _find_names(
-    listed: Sequence[str], names: Sequence[str], source: Source, key: str
-) -> dict[str, str]:
-    """Return the image that each listed name means; an exact name takes precedence.
-
-    Else case, Unicode form, `./` and backslashes are ignored, and at last the suffix.
-    """
-    found = {n: n for n in set(names).intersection(listed)}
-    rest = [n for n in listed if n not in found]
-    for spell in (spelling, _stem) if rest else ():
-        images: dict[str, list[str]] = {}
-        for name in set(names).difference(found.values()):
-            images.setdefault(spell(name), []).append(name)
-        found |= {n: same[0] for n in rest if len(same := images.get(spell(n), [])) == 1}
-        rest = [n for n in rest if n not in found]
-    if rest:
+def _find_images(listed: Sequence[str], index: ImageIndex, key: str) -> dict[str, str]:
+    """Return the image that each listed name means; one with an exact name has no other."""
+    exact = set(index.names).intersection(listed)
+    images = {n: [n] if n in exact else index.find([n], taken=exact) for n in listed}
+    wrong = [n for n, several in images.items() if len(several) != 1]
+    if wrong:
         fault = "does not exist: fix dataset.json, or prepare the data set again"
-        if not is_image(rest[0]) and spelling(rest[0]) in map(spelling, source.names):
+        if index.has_other(wrong[:1]):
             fault = f"has an unsupported type: use {', '.join(SUFFIXES)}"
-        more = f" and {len(rest) - 1:,} other images" if len(rest) > 1 else ""
-        raise DataError(f"{key} names {_list(rest[:1])}{more}, which {fault}")
-    return found
-
-
-def spelling(name: str) -> str:
-    """Return a path without what people do not read: `./`, backslashes, case, Unicode form."""
-    path = posixpath.normpath(name.replace("\\", "/"))
-    return unicodedata.normalize("NFC", path).casefold()
-
-
-def _stem(name: str) -> str:
-    return posixpath.splitext(spelling(name))[0]
+        more = f" and {len(wrong) - 1:,} other images" if len(wrong) > 1 else ""
+        raise DataError(f"{key} names {_list(wrong[:1])}{more}, which {fault}")
+    return {n: image for n, (image,) in images.items()}
 
 
 def read_orbit(data: str | Path) -> Orbit:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from lightning_gan3d.data.archive import DataError, read_file
 from lightning_gan3d.data.captures.lens import Lens
-from lightning_gan3d.data.captures.posed_images import MAX_NUMBER
+from lightning_gan3d.data.captures.posed_images import check_numbers
 
 T = TypeVar("T")
 
@@ -81,8 +81,7 @@ def read_model(folder: Path) -> ColmapModel:
             )
     points = list(readers[2](paths[2])) if paths[2].exists() else []
     positions = np.array(points, dtype=np.float64).reshape(-1, 3)
-    if not np.abs(positions).max(initial=0.0) < MAX_NUMBER:
-        raise DataError(f"{paths[2]}: a point is not finite, or above {MAX_NUMBER:g}")
+    check_numbers(positions, f"{paths[2]}: a point")
     return ColmapModel(cameras, list(images.values()), positions)
 
 
@@ -102,10 +101,7 @@ def camera_of(camera: ColmapCamera, name: str) -> tuple[Float[np.ndarray, "3 3"]
 
 def cam2world_of(image: ColmapImage) -> Float[np.ndarray, "4 4"]:
     """Invert the pose of an image; rejects invalid poses."""
-    if not np.abs([*image.quaternion, *image.translation]).max() < MAX_NUMBER:
-        raise DataError(
-            f"{image.name}: the pose has numbers that are not finite, or above {MAX_NUMBER:g}"
-        )
+    check_numbers([*image.quaternion, *image.translation], f"{image.name}: a number of the pose")
     norm = float(np.linalg.norm(image.quaternion))
     if not abs(norm - 1) < 1e-2:
         raise DataError(f"{image.name}: the quaternion has length {norm:g}, expected 1")
@@ -142,8 +138,7 @@ def _by_id(folder: Path, records: Iterable[tuple[int, Any]]) -> dict[int, Any]:
 def _camera(path: Path, model: str, size: tuple[int, int], params: Sequence[float]) -> ColmapCamera:
     if not (0 < size[0] <= _MAX_SIDE and 0 < size[1] <= _MAX_SIDE):
         raise DataError(f"{path}: a camera is for images of {size[0]}x{size[1]}")
-    if not np.abs(params).max() < MAX_NUMBER:
-        raise DataError(f"{path}: a parameter of a camera is not finite, or above {MAX_NUMBER:g}")
+    check_numbers(params, f"{path}: a parameter of a camera")
     return ColmapCamera(model, size, tuple(params))
 
 

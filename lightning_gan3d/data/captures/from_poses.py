@@ -305,8 +305,8 @@ def _check_frames(frames: Sequence[Frame], cfg: FromPosesConfig) -> None:
         if frame.mask is not None and frame.mask[0].header(frame.mask[1])[0] != frame.size:
             raise DataError(f"{frame.name} is {w}x{h}, but its mask {frame.mask[1]} is not")
         if cfg.background == "none" and (frame.mask is not None or frame.mode != "RGB"):
-            fault = f"is {frame.mode}, expected 8-bit RGB"
-            fault = fault if frame.mask is None else "has a mask (masks=ignore reads none)"
+            fault = "has a mask (masks=ignore reads none)"
+            fault = fault if frame.mask else f"is {frame.mode}, expected 8-bit RGB"
             raise DataError(
                 f"{frame.name} {fault}: set background=black or background=white as the colour of "
                 "transparent or masked pixels"

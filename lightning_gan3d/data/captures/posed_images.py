@@ -2,7 +2,7 @@
 
 import itertools
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -19,21 +19,18 @@ from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
     SUFFIXES,
     Convert,
-    is_image,
+    ImageIndex,
     mode_of,
     open_header,
     pixels_of,
     reject_rotated,
 )
-from lightning_gan3d.data.labels import spelling
 
 MAX_PHOTO_SIDE = 12000
 """Largest side of a photograph in pixels, checked in its header before memory is allocated."""
 MAX_NUMBER = 1e9
 """Limit of the numbers of cameras and points."""
 _MAX_PATH = 4096
-_OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
-"""Image types that are not read."""
 
 
 Up = Literal["auto", "x", "y", "z", "-x", "-y", "-z"]
@@ -91,33 +88,20 @@ class FromPosesConfig:
             )
 
 
-def _stem(name: str) -> str:
-    stem, suffix = posixpath.splitext(spelling(name))
-    return stem if suffix in SUFFIXES + _OTHER_SUFFIXES else stem + suffix
-
-
 class ImageFolder:
     """The image files below a folder, resolved from the names in camera files."""
 
     def __init__(self, root: Path) -> None:
         """List the files; rejects links that leave the folder."""
         self.root = root
-        names = FolderSource(root).names
-        self.names = [n for n in names if is_image(n)]
-        self._others = {spelling(n) for n in names if not is_image(n)}
-        self._indices: list[tuple[Callable[[str], str], dict[str, list[str]]]] = []
-        for key in (str, spelling, _stem):
-            index: dict[str, list[str]] = {}
-            for name in self.names:
-                index.setdefault(key(name), []).append(name)
-            self._indices.append((key, index))
+        self._index = ImageIndex(FolderSource(root).names)
+        self.names = self._index.names
 
     def resolve(self, path: str, folders: Sequence[str] | None) -> str | None:
         """Return the image that `path` refers to; None if missing.
 
-        An exact match wins; then case and Unicode form, then suffixes may differ. Rejects
-        ambiguous names and types that are not read. `folders`: folders below the root that the
-        path may be relative to, in order of preference. None: any end of the path.
+        Rejects ambiguous names and types that are not read. `folders`: folders below the root that
+        the path may be relative to, in order of preference. None: any end of the path.
         """
         path = path.replace("\\", "/")
         if len(path) > _MAX_PATH or any(ord(c) < 32 for c in path):
@@ -133,21 +117,17 @@ class ImageFolder:
                     f"image `{path}` is outside {self.root}: set images=FOLDER to the folder of "
                     "the images"
                 )
-        for key, index in self._indices:
-            for candidate in candidates:
-                images = index.get(key(candidate), [])
-                if len(images) > 1:
-                    raise DataError(
-                        f"{path} matches {' and '.join(images)} in {self.root}: remove one of them"
-                    )
-                if images:
-                    return images[0]
-        if any(spelling(candidate) in self._others for candidate in candidates):
+        images = self._index.find(candidates)
+        if len(images) > 1:
+            raise DataError(
+                f"{path} matches {' and '.join(images)} in {self.root}: remove one of them"
+            )
+        if not images and self._index.has_other(candidates):
             raise DataError(
                 f"{path} in {self.root} is of a type that is not read; convert it to one of "
                 f"{', '.join(SUFFIXES)}"
             )
-        return None
+        return images[0] if images else None
 
     def mask(self, path: str, image: str) -> "tuple[ImageFolder, str]":
         """Return the mask of an image, as in `Frame`; it must be there."""
@@ -267,15 +247,18 @@ def fit_intrinsics(
     return scaled
 
 
+def check_numbers(numbers: Sequence[float] | Float[np.ndarray, "*n"], name: str) -> None:
+    """Reject numbers that are not finite, or above `MAX_NUMBER`."""
+    if not np.abs(numbers).max(initial=0.0) < MAX_NUMBER:
+        raise DataError(f"{name} is not finite, or above {MAX_NUMBER:g}")
+
+
 def rigid_pose(name: str, matrix: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
     """Return the pose with the nearest rotation, which removes rounding errors of text files.
 
     Rejects matrices that are not finite, scale, mirror, or have another last row.
     """
-    if not np.abs(matrix).max() < MAX_NUMBER:
-        raise DataError(
-            f"{name}: the pose has numbers that are not finite, or above {MAX_NUMBER:g}"
-        )
+    check_numbers(matrix, f"{name}: a number of the pose")
     if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-6:
         row = " ".join(f"{x:g}" for x in matrix[3])
         raise DataError(

@@ -63,7 +63,9 @@ def read_transforms(
     unused: set[str] = set()
     masks = None if folder is None else images
     for path in files:
-        tree = _load(path)
+        tree = parse_json(read_file(path), str(path))
+        if not isinstance(tree.get("frames"), list):
+            raise DataError(f"{path}: `frames` must be a list of frames")
         _, _, split = path.stem.partition("transforms_")
         splits = _splits(tree, path)
         stated = {k: tree[k] for k in _APPLIED if tree.get(k) is not None}
@@ -100,13 +102,6 @@ def read_transforms(
         raise DataError(f"{files[0].parent}: the files differ in {' or '.join(_APPLIED)}")
     no_points = np.zeros((0, 3))
     return Capture(ordered(frames, files[0]), no_points, notes, applied[0] if applied else {})
-
-
-def _load(path: Path) -> dict[str, Any]:
-    tree = parse_json(read_file(path), str(path))
-    if not isinstance(tree.get("frames"), list):
-        raise DataError(f"{path}: `frames` must be a list of frames")
-    return tree
 
 
 def _splits(tree: dict[str, Any], path: Path) -> dict[str, str]:

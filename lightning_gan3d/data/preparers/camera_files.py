@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lightning_gan3d.data.archive import MAX_FILE_BYTES, DataError, Source, UnsafeDataError
-from lightning_gan3d.data.labels import label_rows, parse_json, spelling
+from lightning_gan3d.data.image_files import ImageIndex, spelling
+from lightning_gan3d.data.labels import label_rows, parse_json
 
 Kind = Literal["labels", "poses", "rotations"]
 Missing = Literal["reject", "skip"]
@@ -101,12 +102,14 @@ def match_cameras(
     selected, are ignored.
     """
     images, unselected, file = _Images(names), _Images(others), cameras.name
-    paths_of = {key: _paths(key, cameras.folder) for key in cameras.numbers}
-    exact = {images.exact(paths) for paths in paths_of.values()}
+    path_of = {key: str(PurePosixPath(key.replace("\\", "/"))) for key in cameras.numbers}
+    paths_of = {key: (cameras.folder + path, path) for key, path in path_of.items()}
+    known = set(names)
+    exact = {next((p for p in paths if p in known), None) for paths in paths_of.values()}
     key_of, unmatched = dict[str, str](), []
     for key, paths in paths_of.items():
-        image = _only(images.at(paths), key, file)
-        if image is None and unselected.at(paths):
+        image = _only(images.find(paths), key, file)
+        if image is None and unselected.find(paths):
             continue
         if image is None:
             image = _only(images.named(key), key, file)
@@ -135,38 +138,14 @@ def match_cameras(
     return Match(list(key_of.items()), len(without), len(unmatched))
 
 
-def _paths(key: str, folder: str) -> tuple[str, ...]:
-    """Return the paths that a key may mean: below the file's folder or not, and without suffix.
-
-    A key without suffix may contain a dot, so it is also tried whole.
-    """
-    path = PurePosixPath(key.replace("\\", "/"))
-    bare = path.with_suffix("") if path.name else path
-    return f"{folder}{path}", str(path), spelling(f"{folder}{bare}"), spelling(str(bare))
-
-
-class _Images:
-    """Images by path, by path without suffix, and by file name without suffix."""
+class _Images(ImageIndex):
+    """Images by path, and by file name without suffix."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = set(names)
-        self._by_bare: dict[str, list[str]] = {}
+        super().__init__(names)
         self._by_stem: dict[str, list[str]] = {}
         for name in names:
-            path = PurePosixPath(spelling(name))
-            self._by_bare.setdefault(str(path.with_suffix("")), []).append(name)
-            self._by_stem.setdefault(path.stem, []).append(name)
-
-    def exact(self, paths: tuple[str, ...]) -> str | None:
-        """Return the image at one of the paths with suffix."""
-        return next((p for p in paths[:2] if p in self._names), None)
-
-    def at(self, paths: tuple[str, ...]) -> list[str]:
-        """Return the images at one of the paths, with or without suffix."""
-        exact = self.exact(paths)
-        if exact is not None:
-            return [exact]
-        return next((self._by_bare[p] for p in paths if p in self._by_bare), [])
+            self._by_stem.setdefault(PurePosixPath(spelling(name)).stem, []).append(name)
 
     def named(self, key: str) -> list[str]:
         """Return images with the key's file name, if one of both paths is the end of the other."""
