@@ -96,11 +96,6 @@ class Metric:
         """The id as one string, for display."""
         return self.id.key
 
-    @classmethod
-    def of_key(cls, key: str, *values: Any, **fields: Any) -> "Metric":
-        """Return a metric named by a key, as in files of earlier versions."""
-        return replace(cls(key, *values, **fields), **parse_key(key)._asdict())
-
 
 def _finite(x: float | None) -> float | None:
     return x if x is not None and math.isfinite(x) else None

@@ -12,7 +12,7 @@ import yaml
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.images import Images
-from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
+from lightning_gan3d.metric import Metric, missing, parse_key, read_metrics, write_metrics
 
 NUMBERS = {
     # SWD, the same before training, refit, consistency, gain, pose,
@@ -25,6 +25,13 @@ NUMBERS = {
 DEFICITS = {"triplane": 3.3, "voxel": 2.5, "nerf_mlp": 0.2, "image2d": 7.0}
 """Below the ceiling, of refit and reprojection."""
 FLOOR = 0.0129
+
+
+def metric_of(key, *values, **fields):
+    """A metric with the id of a key."""
+    return replace(Metric(key, *values, **fields), **parse_key(key)._asdict())
+
+
 CONDITIONS = {
     "resolution": 32,
     "rendering_resolution": 16,
@@ -119,7 +126,7 @@ def edit(path: Path | list[Path], key: str, **values) -> None:
             value = values.get("value")
             own = value[i] if isinstance(value, list) else value
             if isinstance(value, float):
-                own = _varied(one, Metric.of_key(key, value))
+                own = _varied(one, metric_of(key, value))
             edit(one, key, **(values | ({"value": own} if "value" in values else {})))
         return
     for file in ("evaluation.json", "bench.json"):
@@ -129,7 +136,7 @@ def edit(path: Path | list[Path], key: str, **values) -> None:
             write_metrics(path / file, rows)
             return
     file = path / "evaluation.json"
-    write_metrics(file, [*read_metrics(file), Metric.of_key(key, **values)])
+    write_metrics(file, [*read_metrics(file), metric_of(key, **values)])
 
 
 def edit_all(path: Path | list[Path], **values) -> None:
@@ -147,22 +154,18 @@ def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
     progress = (start - swd - shift) / (start - FLOOR)
     levels = "levels 32 (Laplacian), 16; 128 patches of 7x7 an image; 512 projections"
     out = [
-        Metric.of_key(
+        metric_of(
             "quality.swd", swd + shift, "", 500, 0.0008, f"500 against 500 held-out; {levels}"
         ),
-        Metric.of_key(
-            "quality.swd_init", start, "", 500, note=f"the same before training; {levels}"
-        ),
-        Metric.of_key("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
-        Metric.of_key(
+        metric_of("quality.swd_init", start, "", 500, note=f"the same before training; {levels}"),
+        metric_of("quality.swd_floor", FLOOR, "", 500, note=f"real against real; {levels}"),
+        metric_of(
             "quality.swd_progress", progress, "share", 500, note="(start - now) / (start - floor)"
         ),
-        Metric.of_key(
-            "refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"
-        ),
-        Metric.of_key("refit.gain", 5.0, "dB", 8, 1.1, "12 views fitted"),
-        Metric.of_key("refit.deficit", DEFICITS[kind] + 100 * shift, "dB", 8, 1.1, "12 fitted"),
-        Metric.of_key(
+        metric_of("refit.psnr", refit + 100 * shift, "dB", 8, 1.1, "12 views fitted, 12 held out"),
+        metric_of("refit.gain", 5.0, "dB", 8, 1.1, "12 views fitted"),
+        metric_of("refit.deficit", DEFICITS[kind] + 100 * shift, "dB", 8, 1.1, "12 fitted"),
+        metric_of(
             "pose.within_20deg", pose, "share", 1000, note="regressor trained on real images"
         ),
     ]
@@ -171,10 +174,10 @@ def evaluation(kind: str, shift: float = 0.0) -> list[Metric]:
         return out + [missing(f"consistency.{k}", why, "dB") for k in ("psnr", "gain", "deficit")]
     return [
         *out,
-        Metric.of_key("consistency.psnr", psnr, "dB", 32, 1.4, "5 views 0.25 rad apart"),
-        Metric.of_key("consistency.gain", gain, "dB", 32, note="5 views 0.25 rad apart"),
-        Metric.of_key("consistency.deficit", DEFICITS[kind], "dB", 32, note="5 views"),
-        Metric.of_key("consistency.coverage", 0.81, "share", 32, 0.05, "5 views 0.25 rad apart"),
+        metric_of("consistency.psnr", psnr, "dB", 32, 1.4, "5 views 0.25 rad apart"),
+        metric_of("consistency.gain", gain, "dB", 32, note="5 views 0.25 rad apart"),
+        metric_of("consistency.deficit", DEFICITS[kind], "dB", 32, note="5 views"),
+        metric_of("consistency.coverage", 0.81, "share", 32, 0.05, "5 views 0.25 rad apart"),
     ]
 
 
@@ -182,34 +185,34 @@ def bench(kind: str, shift: float = 0.0) -> list[Metric]:
     scene, view, train, memory, size = NUMBERS[kind][6:]
     note = "median of 10 calls after 3 of warm-up"
     out = [
-        Metric.of_key("speed.scene_ms", scene, "ms", 10, 0.2, note),
-        Metric.of_key("speed.view_ms", view + 10 * shift, "ms", 10, 0.1, note),
-        Metric.of_key("speed.image_ms", scene + view, "ms", 10, 0.3, note),
-        Metric.of_key("speed.train_img_s", train, "img/s", 10, 1.0, note),
-        Metric.of_key("memory.image_mb", memory / 20, "MB", 1, note="allocator record"),
-        Metric.of_key("memory.train_mb", memory, "MB", 1, note="allocator record"),
-        Metric.of_key("cost.representation_parameters", 1000.0 * size / 512, "count", 1),
-        Metric.of_key("cost.scene_bytes", float(size), "bytes", 1, note="of one scene, as stored"),
-        Metric.of_key("cost.flops", view / 40, "GFLOP", 1, note="one image"),
+        metric_of("speed.scene_ms", scene, "ms", 10, 0.2, note),
+        metric_of("speed.view_ms", view + 10 * shift, "ms", 10, 0.1, note),
+        metric_of("speed.image_ms", scene + view, "ms", 10, 0.3, note),
+        metric_of("speed.train_img_s", train, "img/s", 10, 1.0, note),
+        metric_of("memory.image_mb", memory / 20, "MB", 1, note="allocator record"),
+        metric_of("memory.train_mb", memory, "MB", 1, note="allocator record"),
+        metric_of("cost.representation_parameters", 1000.0 * size / 512, "count", 1),
+        metric_of("cost.scene_bytes", float(size), "bytes", 1, note="of one scene, as stored"),
+        metric_of("cost.flops", view / 40, "GFLOP", 1, note="one image"),
     ]
     for r in (16, 32, 64):
         if kind == "image2d":
             continue
         out.append(
-            Metric.of_key(f"growth.rendering.view_ms@{r}", view * (r / 32) ** 1.9, "ms", 10, 0.1)
+            metric_of(f"growth.rendering.view_ms@{r}", view * (r / 32) ** 1.9, "ms", 10, 0.1)
         )
     if kind == "image2d":
         out.append(missing("growth.rendering", "a picture has one size"))
     if kind in ("triplane", "voxel"):
         power = 2 if kind == "triplane" else 3
         out += [
-            Metric.of_key(f"growth.grid.scene_bytes@{r}", size * (r / 32) ** power, "bytes", 1)
+            metric_of(f"growth.grid.scene_bytes@{r}", size * (r / 32) ** power, "bytes", 1)
             for r in (16, 32, 64)
         ]
     else:
         out.append(missing("growth.grid", "this representation stores no grid"))
     if kind == "nerf_mlp":
-        out.append(Metric.of_key("growth.image.scene_bytes_exponent", 0.0, "", 3))
+        out.append(metric_of("growth.image.scene_bytes_exponent", 0.0, "", 3))
     return out
 
 

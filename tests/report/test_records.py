@@ -1,9 +1,9 @@
 import pytest
 import yaml
-from fabricated_runs import make_run
+from fabricated_runs import make_run, metric_of
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.metric import Metric, parse_key, write_metrics
+from lightning_gan3d.metric import parse_key, write_metrics
 from lightning_gan3d.report.records import find_runs, read_run
 from lightning_gan3d.sweep.plan import SweepEntry, write_record
 
@@ -163,5 +163,5 @@ def test_a_missing_metric_keeps_its_own_reason(tmp_path):
     path = make_run(tmp_path, "image2d")
     m = read_run(path).metric(parse_key("consistency.psnr"))
     assert m.note == "no depth is rendered, so nothing can be warped"
-    write_metrics(path / "bench.json", [Metric.of_key("speed.view_ms", 1.0, "ms", 3)])
+    write_metrics(path / "bench.json", [metric_of("speed.view_ms", 1.0, "ms", 3)])
     assert value(read_run(path), "speed.view_ms") == 1.0
