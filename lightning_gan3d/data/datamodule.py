@@ -51,7 +51,7 @@ class KeyedOrder:
 class StepBatches(Dataset[Batch | DataError]):
     """Item s is one rank's share of the global batch of step s: workers need no shared state.
 
-    A broken image makes its error the item: raised in a worker, it would become a traceback.
+    The item of a broken image is its error, since an exception in a worker prints a traceback.
     """
 
     def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:

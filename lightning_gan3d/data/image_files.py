@@ -48,7 +48,7 @@ def is_image(name: str) -> bool:
 
 
 def spelling(name: str) -> str:
-    """Return a path without what people do not read: `./`, backslashes, case, Unicode form."""
+    """Normalise a path for comparison: no `./`, forward slashes, folded case, Unicode NFC."""
     path = posixpath.normpath(name.replace("\\", "/"))
     return unicodedata.normalize("NFC", path).casefold()
 
@@ -59,10 +59,7 @@ def _stem(name: str) -> str:
 
 
 class ImageIndex:
-    """Images, found by names as people read them.
-
-    An exact name takes precedence; then `spelling` counts, and at last the suffix is ignored.
-    """
+    """Images by name: an exact name wins; then `spelling` is compared, at last without suffix."""
 
     def __init__(self, names: Sequence[str]) -> None:
         """`names`: of all files, relative to the data set."""
@@ -116,7 +113,7 @@ def open_image(
 
 
 def reject_rotated(image: Image.Image, name: str) -> None:
-    """Reject an image whose EXIF orientation viewers apply: a camera may be of either form."""
+    """Reject an EXIF orientation: the camera may be of the stored or of the rotated pixels."""
     # Pillow would decode a PNG to look for EXIF data behind its pixels.
     orientation = image.getexif().get(0x0112, 1) if "exif" in image.info else 1
     if orientation in range(2, 9):

@@ -260,7 +260,7 @@ class PeriodicActions(lightning.Callback):
         self.wandb.close(STOPPED if self.stopped else DONE)
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        """Save before the step whose images are broken; close the W&B run as failed."""
+        """Save the state before a step with a broken image; close the W&B run as failed."""
         del trainer
         if isinstance(exception, DataError) and rank() == 0 and module.steps_done:
             self._save(module, last=False)

@@ -26,7 +26,7 @@ from lightning_gan3d.training.signals import DONE, STOPPED, SignalHandler
 log = logging.getLogger(__name__)
 LOCK = "run.lock"
 PROBE = 1.0
-"""Seconds for which a lock is tried, since `lock_holder` takes it for a moment."""
+"""Seconds to retry a lock, since `lock_holder` holds it for a moment."""
 PORT = 29500
 """Default of MASTER_PORT, as torchrun's."""
 GRACE = 10.0

@@ -115,7 +115,7 @@ def test_check_and_training_reject_alike(tmp_path):
     check_dataset(DataConfig(path=path, test_split="val"))
 
 
-def test_check_takes_the_options_of_training(tmp_path, capsys):
+def test_check_reads_the_options_of_training(tmp_path, capsys):
     parts = Parts()
     parts.files["img2.png"] = png(noise(2)[..., 0])
     path = parts.zip(tmp_path / "a # b.zip")

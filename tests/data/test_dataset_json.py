@@ -1,4 +1,4 @@
-"""`dataset.json` of other tools: bounds, wrong types, and names as people read them."""
+"""`dataset.json` of other tools: bounds, wrong types, and spellings of names."""
 
 import json
 import unicodedata
@@ -154,7 +154,7 @@ def test_an_unsupported_type_is_not_called_missing(tmp_path):
     assert "img3.jfif, which has an unsupported type: use .png" in opens(parts.zip(tmp_path / "a"))
 
 
-def test_litter_of_archives_is_ignored(tmp_path):
+def test_hidden_files_of_archives_are_ignored(tmp_path):
     clean = ImageDataset(DataConfig(path=Parts().zip(tmp_path / "clean.zip")))
     path = Parts().zip(tmp_path / "a.zip")
     with zipfile.ZipFile(path, "a") as z:

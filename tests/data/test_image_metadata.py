@@ -102,7 +102,7 @@ def test_a_transparent_colour_needs_a_background(mode):
     assert np.abs(result[:8].astype(int) - 200).max() < 12
 
 
-def test_16_bit_gray_with_alpha_is_called_that():
+def test_16_bit_gray_with_alpha_is_named():
     rows = b"".join(b"\0" + bytes(16 * 4) for _ in range(16))
     data = png(noise(1))
     header = data[:8]

@@ -63,7 +63,7 @@ def test_an_extended_run_equals_one_from_scratch(tiny, start, at_step, stopped):
     assert contents(source) == before
 
 
-def test_schedules_that_depend_on_the_length_are_told(tiny, start):
+def test_schedules_that_depend_on_the_length_are_reported(tiny, start):
     start(tiny(DECAY, "training.kimg=0.032"))
     code, path, log = start(tiny(DECAY), prepare=extend)
     assert code == 0

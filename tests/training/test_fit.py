@@ -485,7 +485,7 @@ def test_a_2d_generator_trains_and_is_measured_without_cameras(tiny, start, data
         ("image2d", "discriminator.conditioning=projection", "discriminator.conditioning=none"),
     ],
 )
-def test_without_cameras_nothing_may_need_them(tiny, start, kind, wrong, remedy):
+def test_options_that_need_cameras_are_rejected(tiny, start, kind, wrong, remedy):
     config = tiny(*UNCONDITIONAL, wrong, kind=kind)
     with pytest.raises(ConfigError, match=f"data.labels=none: .* set {remedy}"):
         start(config)

@@ -197,7 +197,7 @@ def test_a_byte_order_mark_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["transforms", "colmap"])
-def test_a_turned_photograph_needs_cameras_of_the_stored_pixels(tmp_path, kind):
+def test_a_rotated_photograph_needs_cameras_of_the_stored_pixels(tmp_path, kind):
     shot, folder = capture(4, size=(64, 64)), tmp_path / "a"
     write_images(folder / "images", shot)
     exif = Image.Exif()

@@ -59,7 +59,7 @@ def test_few_images_have_values_or_reasons(num, real, held_out, change, nets):
     assert metrics["pose.median_deg"].value is not None
 
 
-def test_real_images_without_contrast_are_the_reason_and_not_the_generated_ones():
+def test_the_reason_names_real_images_without_contrast():
     class Grey(RealFigures):
         def images(self, indices):
             return torch.full_like(super().images(indices), 128)

@@ -35,7 +35,7 @@ def write(folder, num, seed, cameras=False):
     return folder
 
 
-def test_they_have_the_metrics_of_images(tmp_path):
+def test_metrics_of_images_need_no_cameras(tmp_path):
     nets = {"inception": stand_in.save(stand_in.Inception(channels=1), tmp_path / "i.pt")}
     real, fake = write(tmp_path / "real", 20, 1), write(tmp_path / "fake", 12, 2)
     with pytest.raises(DataError, match=r"no dataset\.json .* data\.labels=none"):

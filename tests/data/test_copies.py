@@ -24,7 +24,7 @@ def smooth(i: int) -> np.ndarray:
     return np.asarray(Image.fromarray(noise(i, 4)).resize((16, 16), Image.Resampling.BICUBIC))
 
 
-def with_twins(kind: str = "mirrored") -> Parts:
+def with_copies(kind: str = "mirrored") -> Parts:
     """Ten photographs, each followed by its copy, as EG3D's archives."""
     parts = Parts()
     cameras = Cameras.on_sphere(*(x.float() for x in angles()))
@@ -52,24 +52,24 @@ def pair(name: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "equal"])
-def test_twins_are_held_out_together(tmp_path, kind):
+def test_copies_are_held_out_together(tmp_path, kind):
     data = DataModule(
-        DataConfig(path=with_twins(kind).zip(tmp_path / "a.zip"), holdout=0.3), 2, 2, 0
+        DataConfig(path=with_copies(kind).zip(tmp_path / "a.zip"), holdout=0.3), 2, 2, 0
     )
     assert data.test is not None
     assert len(data.test) == 6
     assert not {pair(n) for n in data.test.names} & {pair(n) for n in data.train.names}
 
 
-def test_other_images_from_mirrored_cameras_are_no_twins(tmp_path):
-    path = with_twins("others").zip(tmp_path / "a.zip")
+def test_other_images_from_mirrored_cameras_are_no_copies(tmp_path):
+    path = with_copies("others").zip(tmp_path / "a.zip")
     assert ImageDataset(DataConfig(path=path)).copies == {}
     assert len(ImageDataset(DataConfig(path=path, mirror=True))) == 4 * NUM
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_mirrored_copies_are_not_mirrored_again(tmp_path, known):
-    parts = with_twins()
+    parts = with_copies()
     if known:
         parts.index["copies"] = {
             f"img{2 * i + 1:02d}.jpg": f"img{2 * i:02d}.jpg" for i in range(NUM)
@@ -79,12 +79,12 @@ def test_mirrored_copies_are_not_mirrored_again(tmp_path, known):
     for open_ in (check_dataset, lambda cfg: DataModule(cfg, 2, 2, 0)):
         with pytest.raises(ConfigError, match=r"mirrored copies \(10 of 20 images\); leave `mir"):
             open_(DataConfig(path=path, mirror=True))
-    equal = with_twins("equal").zip(tmp_path / "b.zip")
+    equal = with_copies("equal").zip(tmp_path / "b.zip")
     assert len(ImageDataset(DataConfig(path=equal, mirror=True))) == 4 * NUM
 
 
-def test_twins_in_two_splits_of_the_data_set_give_a_warning(tmp_path):
-    parts = with_twins()
+def test_copies_in_two_splits_give_a_warning(tmp_path):
+    parts = with_copies()
     names = sorted(parts.files)
     parts.index["splits"] = {"train": names[:13], "test": names[13:]}
     path = parts.zip(tmp_path / "a.zip")
@@ -101,7 +101,7 @@ def test_the_smallest_share_is_named(tmp_path):
 
 def test_png_of_a_preparer(tmp_path):
     """Exact copies of noise, which no compression changed."""
-    parts = with_twins()
+    parts = with_copies()
     for i in range(NUM):
         parts.files[f"img{2 * i:02d}.jpg"] = png(noise(i))
         parts.files[f"img{2 * i + 1:02d}.jpg"] = png(np.ascontiguousarray(noise(i)[:, ::-1]))
