@@ -115,19 +115,20 @@ def prepare(
     if how == "resume":
         raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
     shorter = _shorter_run(config, path)
-    if how == "start" and shorter is not None:
-        hint = "%s is this run but for training.kimg; to continue it: stop, remove %s, add --extend"
-        log.info(hint, shorter, path)
-    elif how == "extend" and (shorter is None or config.trainer.num_nodes > 1):
+    if how == "start":
+        if shorter is not None:
+            log.info("%s differs only by a lower training.kimg; to extend it, stop this run, "
+                     "remove %s and add --extend", shorter, path)  # fmt: skip
+        return
+    if shorter is None or config.trainer.num_nodes > 1:
         raise ConfigError(
-            f"--extend: {path.parent} needs a finished run that differs only by less than training."
-            f"kimg={config.training.kimg:g}; and trainer.num_nodes=1, until it is first stopped"
+            f"--extend: {path.parent} needs a finished run that differs only by a lower training."
+            "kimg; on several nodes, first extend it with trainer.num_nodes=1, and stop"
         )
-    elif shorter is not None:
-        record = copy_state(shorter, config, path)
-        log.info("extending %s, with optimizers, averages and augmentation", shorter)
-        if record["note"]:
-            log.warning("warning: %s", record["note"])
+    note = copy_state(shorter, config, path)["note"]
+    log.info("extending %s, with optimizers, averages and augmentation", shorter)
+    if note:
+        log.warning("warning: %s", note)
 
 
 def _shorter_run(config: ExperimentConfig, path: Path) -> Path | None:

@@ -181,42 +181,32 @@ def fit(session: Session) -> int:
 
 def _failure(error: Exception | SystemExit, batch: int, microbatch: int) -> int:
     """Log why the training ended; return the exit code."""
+    kind, trace, code = type(error).__name__, traceback.format_exc(), FAILED
+    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if isinstance(error, NonFiniteGradient):
-        log.error(f"failed: {error}; weights and averages are as before that step")
-        return FAILED
-    if _is_out_of_memory(error):
-        log.error(
-            f"failed: out of memory at training.microbatch={microbatch}; try "
-            f"{max(1, microbatch // 2)} (the batch stays {batch}), or smaller networks: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        text = f"{error}; weights and averages are as before that step"
+    elif no_memory or "can't allocate memory" in str(error):  # torch's allocator on the CPU
+        reason = (str(error) or kind).splitlines()[0]
+        text = (
+            f"out of memory at training.microbatch={microbatch}; try {max(1, microbatch // 2)} "
+            f"(the batch stays {batch}), or smaller networks: {reason}"
         )
-        return FAILED
-    if isinstance(error, SystemExit):
-        log.error(
-            f"failed: a plug-in or library ended the process with code {error.code}\n"
-            f"{traceback.format_exc()}"
+    elif isinstance(error, SystemExit):
+        text = f"a plug-in or library ended the process with code {error.code}\n{trace}"
+    elif isinstance(error, CannotSave):
+        code, text = STOPPED, f"cannot save checkpoints ({error}); free space, then run it again"
+    elif isinstance(error, OSError):
+        code, text = STOPPED, f"{kind}: {error}; the same command continues"
+    elif "DataLoader worker" in str(error):
+        code = STOPPED
+        text = (
+            "a data loader process died; lower data.num_workers or enlarge /dev/shm; the same "
+            "command continues from the last checkpoint"
         )
-        return FAILED
-    if isinstance(error, CannotSave):
-        log.error(f"stopped: cannot save checkpoints ({error}); free space, then run it again")
-        return STOPPED
-    if isinstance(error, OSError):
-        log.error(f"stopped: {type(error).__name__}: {error}; the same command continues")
-        return STOPPED
-    if "DataLoader worker" in str(error):
-        log.error(
-            "stopped: a data loader process died; lower data.num_workers or enlarge /dev/shm; "
-            "the same command continues from the last checkpoint"
-        )
-        return STOPPED
-    log.error(f"failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-    return FAILED
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU, torch's allocator on the CPU, or Python ran out of memory."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    else:
+        text = f"{kind}: {error}\n{trace}"
+    log.error("%s: %s", "failed" if code == FAILED else "stopped", text)
+    return code
 
 
 def _evaluate(session: Session) -> int:

@@ -88,7 +88,7 @@ def test_a_run_names_the_one_that_it_could_continue(tiny, start, at_step, tmp_pa
     _, path, log = start(tiny("training.kimg=0.016"))
     assert "--extend" not in log
     path, log = start(tiny("training.kimg=0.032"))[1:]
-    hint = f"0 is this run but for training.kimg; to continue it: stop, remove {path}, add --extend"
+    hint = f"0 differs only by a lower training.kimg; to extend it, stop this run, remove {path} "
     assert hint in log
     (unfinished / runs.CONFIG).write_bytes(b"\xff damaged")
     for options, named in (((), path), (("seed=1",), None), (("loss.r1_gamma=2",), None)):
@@ -97,7 +97,7 @@ def test_a_run_names_the_one_that_it_could_continue(tiny, start, at_step, tmp_pa
 
 
 def test_what_cannot_be_extended_is_rejected_and_leaves_no_run(tiny, start, at_step, tmp_path):
-    with pytest.raises(ConfigError, match="needs a finished run that differs only by less than"):
+    with pytest.raises(ConfigError, match="needs a finished run that differs only by a lower"):
         start(tiny(), prepare=extend)
     assert not (tmp_path / "runs").exists()
     _, short, _ = start(tiny("training.kimg=0.032"))
@@ -107,7 +107,7 @@ def test_what_cannot_be_extended_is_rejected_and_leaves_no_run(tiny, start, at_s
     with pytest.raises(ConfigError, match="started from scratch; remove --extend"):
         start(tiny(), prepare=extend)
     shutil.rmtree(path)
-    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=1, until it is first stopped"):
+    with pytest.raises(ConfigError, match=r"extend it with trainer\.num_nodes=1, and stop"):
         extend(tiny("trainer.num_nodes=2"), path)
     make_synth(SynthConfig(num_images=34, num_objects=17, resolution=16), tmp_path / "other.zip")
     with pytest.raises(ConfigError, match="has changed since"):
