@@ -18,10 +18,10 @@ from lightning_gan3d.training.signals import DONE, FAILED
 
 log = logging.getLogger(__name__)
 Results = tuple[dict[str, dict[str, Any]], dict[str, Any]]
-"""What a repeated run repeats, by part; and its environment."""
+"""Values by part (training, evaluation, weights), and the environment."""
 _FACTS = ("hash", "seed", "version", "commit", "dirty", "versions", "device", "threads",
           "processes", "layers", "rendering_path", "continued_at_step")  # fmt: skip
-"""Facts of a manifest on which the bits of a run may depend."""
+"""Keys of a manifest on which the bits of a run may depend."""
 
 
 def reproduce(
@@ -29,7 +29,7 @@ def reproduce(
 ) -> int:
     """Repeat a finished run below `root` and compare; return the exit code, 4 if they differ.
 
-    Continues what was stopped. Writes `reproduction.json` into the new run.
+    Continues a stopped repetition. Writes `reproduction.json` into the new run.
     """
     run = runs.Run(references.local_path(path).resolve())
     manifest, config = run.manifest(), run.config()
@@ -122,7 +122,7 @@ def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Facts that differ, but for the weights; code with uncommitted changes may always."""
+    """List the facts that differ, except weights; uncommitted code counts as different."""
     return [
         f"{key} {value} then, {now[key]} now"
         for key, value in then.items()

@@ -137,17 +137,17 @@ def evaluate(
 ) -> list[Metric]:
     """Return all metrics; ranks other than 0 only compute features, and return none.
 
-    `keep` gets the metrics so far whenever there are more. An error in one group does not stop the
-    others; the first one is raised at the end.
+    `keep` is called with all metrics so far, after each part of a group. An error in one group does
+    not stop the others; the first one is raised at the end.
     """
     metrics: list[Metric] = []
     errors: list[Exception] = []
     for group in track(GROUPS, "groups of metrics", enabled=rank() == 0):
         try:
-            for some in _measured(group, context):
+            for part in _measured(group, context):
                 if rank() != 0:
                     return []
-                metrics += keyed(some, context)
+                metrics += keyed(part, context)
                 keep(metrics)
         except Exception as error:
             if world_size() > 1:  # the other ranks wait

@@ -1,6 +1,5 @@
 """The target of an evaluation: a run, a generator file or stored images; and its results."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.synthetic.synth import SynthObjects
 from lightning_gan3d.devices import choose_device, device_name, set_threads
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
-from lightning_gan3d.files import provenance, sha256_of_tensors, write_json, write_text
+from lightning_gan3d.files import parse_json, provenance, sha256_of_tensors, write_json, write_text
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, read_metrics, write_metrics
 from lightning_gan3d.metric_table import Use, describe, order, selected
@@ -57,17 +56,31 @@ class Target:
     identity: dict[str, str] = field(default_factory=dict)
     """Name and digest of the generator or images, for the manifest."""
 
-    def write(self, metrics: list[Metric], command: Sequence[str] = ()) -> "Evaluation":
-        """Write metrics and conditions; outside of a run also configuration and manifest.
+    def measure(self, command: Sequence[str] = ()) -> "Evaluation":
+        """Evaluate and write; each metric is on disk as soon as it is computed.
 
-        The manifest is written last: without one, a report treats the folder as incomplete.
+        Until it is computed again, one of an earlier evaluation under equal conditions stays.
+        Outside of a run, the manifest is written last: without it, a report treats the folder as
+        incomplete.
         """
-        if rank() != 0:
-            return Evaluation(self.folder / EVALUATION, [])
-        self._write(metrics)
-        if self.config is not None:
-            write_json(self.folder / MANIFEST, self._manifest(command))
-        return Evaluation(self.folder / EVALUATION, metrics)
+        file = self.folder / EVALUATION
+        try:
+            earlier = read_metrics(file)
+            conditions = parse_json((self.folder / CONDITIONS).read_bytes(), dict)
+        except (OSError, ValueError):
+            earlier, conditions = [], {}
+
+        def keep(metrics: list[Metric]) -> None:
+            new = {m.id for m in metrics}
+            same = self._conditions() == conditions
+            self._write([*metrics, *(m for m in earlier if same and m.id not in new)])
+
+        metrics = evaluate(self.context, keep)
+        if rank() == 0:
+            self._write(metrics)
+            if self.config is not None:
+                write_json(self.folder / MANIFEST, self._manifest(command))
+        return Evaluation(file, metrics)
 
     def _write(self, metrics: list[Metric]) -> None:
         if self.config is not None:
@@ -75,24 +88,6 @@ class Target:
             write_text(self.folder / CONFIG, to_yaml(self.config))
         write_json(self.folder / CONDITIONS, self._conditions())
         write_metrics(self.folder / EVALUATION, metrics)
-
-    def measure(self, command: Sequence[str] = ()) -> "Evaluation":
-        """Evaluate and write; each metric is on disk as soon as it is computed.
-
-        Until it is computed again, one of an earlier evaluation under equal conditions stays.
-        """
-        earlier = self.folder / CONDITIONS, self.folder / EVALUATION
-        try:
-            before = json.loads(earlier[0].read_bytes()), read_metrics(earlier[1])
-        except (OSError, ValueError, TypeError, AttributeError):
-            before = {}, []
-
-        def keep(metrics: list[Metric]) -> None:
-            new = {m.id for m in metrics}
-            same = self._conditions() == before[0]
-            self._write([*metrics, *(m for m in before[1] if same and m.id not in new)])
-
-        return self.write(evaluate(self.context, keep), command)
 
     def _conditions(self) -> dict[str, Any]:
         """Conditions that all metrics share; the rendering path is known only after measuring."""
