@@ -20,7 +20,7 @@ from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
 
-_KINDS: dict[str, Literal["generator", "generator_raw"]] = {
+_NETWORKS: dict[str, Literal["generator", "generator_raw"]] = {
     "G_ema": "generator",
     "G": "generator_raw",
 }
@@ -59,11 +59,11 @@ def load_generator(
         CheckpointError: the file is not a network, is damaged, or is not supported (exit 2).
         UnsafePickle: the pickle asks for code; nothing was executed (exit 3).
     """
-    if which not in _KINDS:
+    if which not in _NETWORKS:
         raise ConfigError(f"which={which}: use G_ema (the average) or G (the weights as trained)")
-    stored = read_networks(path, [_KINDS[which]])
+    stored = read_networks(path, [_NETWORKS[which]])
     warn_of_differences(stored)
-    return stored.generator(_KINDS[which]).to(device)
+    return stored.generator(_NETWORKS[which]).to(device)
 
 
 def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:

@@ -19,13 +19,12 @@ SCHEMA = 1
 """Version of the layout; readers reject others."""
 INDEX = "checkpoint.json"
 """The file with the checksums of the others, and metadata."""
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("step", "images_before", "seed", "threads"), int),
-    **dict.fromkeys(("kimg", "seconds"), int | float),
-    **dict.fromkeys(("hash", "cameras", "licence"), str),
-    **{"files": dict, "source": dict, "orbit": dict, "notes": list},
-}
-"""Keys of an index whose kinds are known; a checkpoint, an export and an import have some each."""
+_TYPES: dict[str, Any] = {
+    "step": int, "images_before": int, "seed": int, "threads": int, "kimg": int | float,
+    "seconds": int | float, "hash": str, "cameras": str, "licence": str, "files": dict,
+    "source": dict, "orbit": dict, "notes": list,
+}  # fmt: skip
+"""Types of the values of an index; checkpoints, exports and imports have different keys."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -132,7 +131,7 @@ def read_index(path: Path) -> dict[str, Any]:
                 f"{path} was written by schema {index['schema']}; this version reads {SCHEMA}: "
                 "use the version that wrote it"
             )
-        faults = [k for k in _KINDS if k in index and not isinstance(index[k], _KINDS[k])]
+        faults = [k for k, kind in _TYPES.items() if k in index and not isinstance(index[k], kind)]
         if faults or any(Path(name).name != name for name in index["files"]):
             raise ValueError(f"unexpected {', '.join(faults) or 'files'}")
     except OtherSchema:

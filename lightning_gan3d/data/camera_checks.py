@@ -138,7 +138,7 @@ def unusual_cameras(cameras: Cameras, box: float) -> list[str]:
         (off, "have a principal point far from the image centre (0.5): is a corner the origin?"),
         (far, f"are far from the scale of the box ({box:g}): are their units, e.g., millimetres?"),
     ]
-    warnings = [f"{int(some.sum()):,} cameras {text}" for some, text in counted if some.any()]
+    warnings = [f"{int(mask.sum()):,} cameras {text}" for mask, text in counted if mask.any()]
     num = len(cameras.origins)
     if num > 1 and len(torch.unique(cameras.to_label(), dim=0)) == 1:
         warnings.append("all cameras are the same: one view direction does not determine a shape")

@@ -50,14 +50,12 @@ class DatasetSummary:
             _between("elevation", self.elevation, "degrees"),
             _between("focal length", self.focal, "image widths"),
         ]
-        if math.isnan(self.distance[0]):
-            cameras = ["cameras: not read"]
         lines = [
             f"{self.path}: {self.num_images:,} images of {self.resolution}x{self.resolution} "
             f"pixels, fingerprint {self.fingerprint}",
             f"objects: {'unknown' if self.num_objects is None else self.num_objects}",
             "splits: " + (", ".join(f"{k} {v:,}" for k, v in self.splits.items()) or "none"),
-            *cameras,
+            *(["cameras: not read"] if math.isnan(self.distance[0]) else cameras),
         ]
         return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
 
@@ -74,9 +72,9 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
             dataset.images([i])
     warnings, undecoded = dataset.warnings(), replace(cfg, memory_mb=0)
     splits = dataset.annotations.splits if cfg.holdout == 0 else {}
-    absent = [k for k in ("train_split", "test_split") if splits and getattr(cfg, k) not in splits]
-    if absent:
-        warnings.append(f"training needs data.{absent[0]}, one of {', '.join(splits)}")
+    unset = [k for k in ("train_split", "test_split") if splits and getattr(cfg, k) not in splits]
+    if unset:
+        warnings.append(f"training needs data.{unset[0]}, one of {', '.join(splits)}")
     else:
         open_test(undecoded, dataset.of_split("train", undecoded))
     summary = _summary(dataset, Cameras.from_label(dataset.labels), warnings)

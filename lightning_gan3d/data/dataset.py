@@ -187,8 +187,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             return self.annotations.copies
         first = find_duplicates(self._cameras).first
         pairs = [(self._all[i], self._all[j]) for i, j in enumerate(first) if i != j]
-        some = pairs[:: len(pairs) // _SAMPLE + 1]
-        return dict(pairs) if 2 * sum(self._is_copy(*pair) for pair in some) > len(some) else {}
+        sample = pairs[:: len(pairs) // _SAMPLE + 1]
+        return dict(pairs) if 2 * sum(self._is_copy(*p) for p in sample) > len(sample) else {}
 
     def _is_copy(self, name: str, other: str) -> bool:
         """Whether two images are equal or mirrored, but for compression."""

@@ -244,8 +244,8 @@ class SweepRunner:
         """Record the outcome of a process; exit code 0 also requires a finished run."""
         del self._running[number]
         entry, code, line = self.entries[number], job.process.returncode, job.last_line()
-        overtaken = code == ConfigError.exit_code  # or another fault of the input
-        if overtaken and (lock_holder(entry.path) or is_finished(entry.path)):
+        # Exit code 2: another process may have started the run first.
+        if code == ConfigError.exit_code and (lock_holder(entry.path) or is_finished(entry.path)):
             self.entries[number] = replace(entry, state="planned")
             self._waiting.append(number)
             return

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,17 +13,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class SignalHandler:
-    """Handles signals within a `with` block, in the main thread. Ignored signals stay ignored."""
+    """Handles stop signals within a `with` block of the main thread; ignored ones stay ignored."""
 
-    def __init__(
-        self, handler: Callable[[int], None], signals: Sequence[signal.Signals] = STOP_SIGNALS
-    ) -> None:
-        self._handler, self._signals = handler, signals
+    def __init__(self, handler: Callable[[int], None]) -> None:
+        self._handler = handler
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Any:
         if threading.current_thread() is threading.main_thread():
-            handlers = {s: signal.getsignal(s) for s in self._signals}
+            handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}
             self._previous = {s: h for s, h in handlers.items() if h is not signal.SIG_IGN}
             self.install()
         return self
