@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -85,5 +86,6 @@ def test_a_colmap_model(tmp_path_factory, data):
     model = parse(read_model, folder)
     if not isinstance(model, UserError):
         for image in model.images:
-            cam2world_of(image)
+            pose = parse(cam2world_of, image)
+            assert isinstance(pose, UserError) or np.isfinite(pose).all()
             parse(camera_of, model.cameras[image.camera], image.name)
