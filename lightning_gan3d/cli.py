@@ -487,7 +487,7 @@ def data_check(
     from lightning_gan3d.data.check import check_dataset
     from lightning_gan3d.data.dataset import DataConfig
 
-    cfg = from_options(DataConfig, options or [])
+    cfg = from_options(DataConfig, [o.removeprefix("data.") for o in options or []])
     typer.echo(check_dataset(replace(cfg, path=str(path)), sheet))
 
 

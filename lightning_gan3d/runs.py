@@ -94,12 +94,13 @@ def read_rows(path: Path) -> Iterable[dict[str, Any]]:
 
     `ConfigError` if another one is no row.
     """
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    data = path.read_bytes() if path.is_file() else b""
+    lines = data.splitlines()
     for number, line in enumerate(lines, 1):
         row = _row(line)
         if row is not None:
             yield row
-        elif number < len(lines):
+        elif number < len(lines) or data.endswith(b"\n"):
             raise ConfigError(
                 f"{path}:{number} is no row of JSON with a step; `gan3d train` leaves it out"
             )

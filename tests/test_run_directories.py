@@ -33,9 +33,10 @@ def test_incomplete_last_rows_are_dropped_and_broken_rows_are_located(tmp_path):
     assert list(runs.read_rows(file)) == [{"step": 2}, {"step": 4}]
     runs.drop_rows_after(file, 2)
     assert file.read_text() == '{"step": 2}\n'
-    file.write_text('{"step": 2}\n{"st\n{"step": 6}\n')
-    with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is no row"):
-        list(runs.read_rows(file))
+    for text in ('{"step": 2}\n{"st\n{"step": 6}\n', '{"step": 2}\n\xff\n'):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"metrics.jsonl:2 is no row"):
+            list(runs.read_rows(file))
 
 
 def test_provenance_has_versions_and_commit():

@@ -112,18 +112,25 @@ def prepare(
         if how == "extend" and "extends" not in runs.read_manifest(path):
             raise ConfigError(f"{path}: started from scratch; remove --extend to continue it")
         return
-    if how == "resume":
-        raise ConfigError(f"{path}: no such run to resume; remove --resume to start it")
     shorter = _shorter_run(config, path)
+    if how == "resume":
+        hint = f", or use --extend to continue {shorter}" if shorter else ""
+        raise ConfigError(f"{path}: no such run to resume; remove --resume to start it{hint}")
     if how == "start":
         if shorter is not None:
             log.info("%s differs only by a lower training.kimg; to extend it, stop this run, "
                      "remove %s and add --extend", shorter, path)  # fmt: skip
         return
-    if shorter is None or config.trainer.num_nodes > 1:
+    if shorter is None:
         raise ConfigError(
-            f"--extend: {path.parent} needs a finished run that differs only by a lower training."
-            "kimg; on several nodes, first extend it with trainer.num_nodes=1, and stop"
+            f"--extend: {path.parent} has no finished run of seed {config.seed} that is shorter "
+            f"than training.kimg={config.training.kimg:g} and equal otherwise; remove --extend to "
+            "start one"
+        )
+    if config.trainer.num_nodes > 1:
+        raise ConfigError(
+            f"--extend: trainer.num_nodes={config.trainer.num_nodes}: use 1, stop the run, and "
+            "continue it on several nodes"
         )
     note = copy_state(shorter, config, path)["note"]
     log.info("extending %s, with optimizers, averages and augmentation", shorter)

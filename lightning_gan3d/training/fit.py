@@ -21,7 +21,6 @@ from lightning_gan3d.cost import count_cost, num_parameters
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
-from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
@@ -347,12 +346,12 @@ def plan(config: ExperimentConfig) -> str:
     check_trainable(config, resolution)
     if config.init_from.path:
         checkpoint.read_source(config, resolution)
-    generator, discriminator = make_networks(config, resolution)
+    with torch.device("meta"):  # takes no memory
+        generator, discriminator = make_networks(config, resolution)
+        cost = count_cost(generator)
     g, d = num_parameters(generator), num_parameters(discriminator)
     # Weights, gradients and two moments of both, and the averaged generator; 4 bytes each.
     fixed = 4 * (4 * (g + d) + g) / 1e6
-    with torch.device("meta"):
-        cost = count_cost(Generator(config.generator, resolution))
     held_out = 0 if data.test is None else len(data.test)
     lines = [
         f"run             {config.name} {config.hash}, seed {config.seed}",

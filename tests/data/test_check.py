@@ -124,6 +124,6 @@ def test_check_reads_the_options_of_training(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "set `convert` to black or white" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", path, "convert=black", "resolution=8"])
+        main(["data", "check", path, "data.convert=black", "resolution=8"])
     assert stopped.value.code == 0
     assert "10 images of 8x8 pixels" in capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_a_run_names_the_one_that_it_could_continue(tiny, start, at_step, tmp_pa
 
 
 def test_what_cannot_be_extended_is_rejected_and_leaves_no_run(tiny, start, at_step, tmp_path):
-    with pytest.raises(ConfigError, match="needs a finished run that differs only by a lower"):
+    with pytest.raises(ConfigError, match="has no finished run of seed 0 that is shorter than"):
         start(tiny(), prepare=extend)
     assert not (tmp_path / "runs").exists()
     _, short, _ = start(tiny("training.kimg=0.032"))
@@ -107,7 +107,9 @@ def test_what_cannot_be_extended_is_rejected_and_leaves_no_run(tiny, start, at_s
     with pytest.raises(ConfigError, match="started from scratch; remove --extend"):
         start(tiny(), prepare=extend)
     shutil.rmtree(path)
-    with pytest.raises(ConfigError, match=r"extend it with trainer\.num_nodes=1, and stop"):
+    with pytest.raises(ConfigError, match=r"or use --extend to continue .*-s0"):
+        start(tiny(), prepare=functools.partial(prepare, how="resume"))
+    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: use 1, stop the run"):
         extend(tiny("trainer.num_nodes=2"), path)
     make_synth(SynthConfig(num_images=34, num_objects=17, resolution=16), tmp_path / "other.zip")
     with pytest.raises(ConfigError, match="has changed since"):

@@ -502,6 +502,7 @@ def test_the_plan_trains_nothing(tiny, tmp_path):
     assert "8 steps of 8 images" in text
     assert "parameters" in text
     assert not list(tmp_path.glob("runs*"))
+    assert "memory          " in plan(tiny("generator.z_dim=1000000000"))  # allocates nothing
 
 
 class FakeWandb(types.ModuleType):
