@@ -5,6 +5,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from lightning_gan3d.training.fit import compile_networks, train_run
 from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,12 @@ def test_the_discriminator_is_not_compiled(tiny, tmp_path, monkeypatch):
 
     def caught(self, *_, **__):
         trained.append(self)
-        raise KeyboardInterrupt
+        raise Interrupted
 
     trained = []
     monkeypatch.setattr(torch.nn.Module, "compile", note)
     monkeypatch.setattr(AdversarialModule, "training_step", caught)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(Interrupted):
         train_run(tiny("training.compile=true"), tmp_path / "runs")
     generator, discriminator = trained[0].generator, trained[0].discriminator
     for part in ("mapping", "representation.synthesis", "superresolution"):
