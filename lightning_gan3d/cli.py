@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_gan3d.config import ConfigError, UserError, split_overrides
+from lightning_gan3d.data.commands import app as data_app
 from lightning_gan3d.inference.commands import app as inference_app
 from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
 from lightning_gan3d.progress import spinner
@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Train, evaluate and compare 3D-aware image generators.",
 )
 sweep_app = typer.Typer(no_args_is_help=True, help="Multi-run experiments: configurations x seeds.")
-data_app = typer.Typer(no_args_is_help=True, help="Create, prepare and validate data sets.")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 weights_app = typer.Typer(
@@ -52,9 +51,6 @@ TrainDevice = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
-]
-Options = Annotated[
-    list[str] | None, typer.Argument(help="Options: key=value ...", metavar="[K=V]...")
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -362,133 +358,6 @@ def report(
     options = ReportOptions(tuple(rows or ()), metrics, tuple(labels or ()))
     parent = folders[0].parent if folders[0].is_file() else folders[0]
     typer.echo(make_report(folders, out or parent / "report", options))
-
-
-@data_app.command("synth")
-def data_synth(
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
-    options: Options = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Create procedural figures with known shape, pose and depth."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
-
-    make_synth(from_options(SynthConfig, options or []), out, overwrite=overwrite)
-    typer.echo(out)
-
-
-@data_app.command("turntable")
-def data_turntable(
-    source: Annotated[Path, typer.Argument(help="A folder or zip, e.g. coil-100.zip.")],
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
-    options: Options = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Prepare photographs of objects on a turntable, such as COIL-100."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.turntable.collection import TurntableConfig, prepare_turntable
-
-    cfg = from_options(TurntableConfig, options or [])
-    residuals = prepare_turntable(source, out, cfg, overwrite)
-    worst = max(residuals, key=lambda k: residuals[k])
-    typer.echo(
-        f"{out}: {len(residuals)} objects; silhouette residual in pixels: mean "
-        f"{sum(residuals.values()) / len(residuals):.2f}, "
-        f"maximum {residuals[worst]:.2f} (object {worst})"
-    )
-
-
-Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
-Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
-
-
-@data_app.command("ffhq")
-def data_ffhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
-    """Prepare FFHQ: EG3D's data set, or aligned images with a file of cameras."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
-
-    cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite))
-
-
-@data_app.command("celebahq")
-def data_celebahq(
-    source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False
-) -> None:
-    """Prepare CelebA-HQ: images with a file of cameras."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
-
-    cfg = from_options(FacesConfig, options or [])
-    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite))
-
-
-@data_app.command("afhq")
-def data_afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
-    """Prepare AFHQ: images with the rotations of their cameras, or EG3D's data set."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
-
-    cfg = from_options(AfhqConfig, options or [])
-    typer.echo(prepare_afhq(source, out, cfg, overwrite))
-
-
-@data_app.command("shapenet")
-def data_shapenet(
-    source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False
-) -> None:
-    """Prepare renders of ShapeNet: those of Scene Representation Networks, or EG3D's data set."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.preparers.shapenet import ShapenetConfig, prepare_shapenet
-
-    cfg = from_options(ShapenetConfig, options or [])
-    typer.echo(prepare_shapenet(source, out, cfg, overwrite))
-
-
-@data_app.command("from-poses")
-def data_from_poses(
-    source: Annotated[
-        Path, typer.Argument(help="A folder of images with COLMAP's model or transforms.json.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
-    options: Options = None,
-    overwrite: Overwrite = False,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Output plot of the cameras; default: OUT.cameras.png.")
-    ] = None,
-) -> None:
-    """Prepare your own images with poses; propose box, near and far."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.captures.camera_plot import draw_cameras
-    from lightning_gan3d.data.captures.from_poses import prepare_from_poses
-    from lightning_gan3d.data.captures.posed_images import FromPosesConfig
-    from lightning_gan3d.data.check import check_dataset
-    from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-
-    cfg = from_options(FromPosesConfig, options or [])
-    result = prepare_from_poses(source, out, cfg, overwrite)
-    data = DataConfig(path=str(out), memory_mb=0)
-    typer.echo(check_dataset(data))
-    sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
-    draw_cameras(ImageDataset(data, "all"), result.framing, result.points, sheet)
-    typer.echo(f"{result}\ncamera plot: {sheet}; check it before training")
-
-
-@data_app.command("check")
-def data_check(
-    path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],
-    options: Options = None,
-    sheet: Annotated[Path | None, typer.Option(help="Output contact sheet (PNG).")] = None,
-) -> None:
-    """Validate a data set as `train` reads it with data.KEY=VALUE; draw images and cameras."""
-    from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.check import check_dataset
-    from lightning_gan3d.data.dataset import DataConfig
-
-    cfg = from_options(DataConfig, [o.removeprefix("data.") for o in options or []])
-    typer.echo(check_dataset(replace(cfg, path=str(path)), sheet))
 
 
 @weights_app.command("list")

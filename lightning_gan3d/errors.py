@@ -7,7 +7,7 @@ from typing import ClassVar
 class UserError(ValueError):
     """Invalid input; the command line prints the message and exits with `exit_code`.
 
-    The message is one printable line, whatever names and values of files it holds.
+    The message is one printable line.
     """
 
     exit_code: ClassVar[int] = 2
@@ -17,7 +17,7 @@ class UserError(ValueError):
 
 
 def _one_line(text: str) -> str:
-    """Return a text as one printable line, without the middle of long words and long lines."""
+    """Return one printable line; the middle of long words and lines is cut."""
     text = re.sub(r"\S{200,}", lambda word: f"{word[0][:95]}...{word[0][-95:]}", text)
     text = re.sub(r"\s*\n\s*", " ", text)
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

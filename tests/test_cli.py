@@ -178,7 +178,10 @@ def test_a_signal_before_training_stops_the_command(capsys, monkeypatch, command
 
 def test_ctrl_c_ends_other_commands_with_130(capsys, monkeypatch, tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    stop = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+
     monkeypatch.setattr("lightning_gan3d.data.synthetic.synth.make_synth", stop)
     try:
         code, _, err = run(capsys, "data", "synth", str(tmp_path / "few.zip"))

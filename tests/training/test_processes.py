@@ -174,7 +174,9 @@ def test_a_closed_pipe_ends_no_run(monkeypatch):
     with open(write, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         print_log()
-        logger.info("a row")
+        logger.info("a row")  # raises BrokenPipeError if the handler does not expect it
+        with pytest.raises(BrokenPipeError):
+            closed.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 

@@ -139,8 +139,7 @@ class ImageFolder:
     def header(self, name: str, stored: bool = False) -> tuple[tuple[int, int], str]:
         """Return width and height in pixels and the pixel format of an image; see `mode_of`.
 
-        `stored`: the camera is of the pixels as stored, whatever the EXIF orientation; otherwise
-        an orientation is rejected.
+        `stored`: whether the camera is of the stored pixels. If not, EXIF orientation is rejected.
         """
         with self._open(name) as file, open_header(file, name, MAX_PHOTO_SIDE) as image:
             if not stored:

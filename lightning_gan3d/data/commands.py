@@ -1,0 +1,136 @@
+"""`gan3d data`: one thin function per command, with lazy imports."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Create, prepare and validate data sets.")
+Options = Annotated[
+    list[str] | None, typer.Argument(help="Options: key=value ...", metavar="[K=V]...")
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
+
+
+@app.command("synth")
+def synth(
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
+    options: Options = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Create procedural figures with known shape, pose and depth."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
+
+    make_synth(from_options(SynthConfig, options or []), out, overwrite=overwrite)
+    typer.echo(out)
+
+
+@app.command("turntable")
+def turntable(
+    source: Annotated[Path, typer.Argument(help="A folder or zip, e.g. coil-100.zip.")],
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
+    options: Options = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare photographs of objects on a turntable, such as COIL-100."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.turntable.collection import TurntableConfig, prepare_turntable
+
+    cfg = from_options(TurntableConfig, options or [])
+    residuals = prepare_turntable(source, out, cfg, overwrite)
+    worst = max(residuals, key=lambda k: residuals[k])
+    typer.echo(
+        f"{out}: {len(residuals)} objects; silhouette residual in pixels: mean "
+        f"{sum(residuals.values()) / len(residuals):.2f}, "
+        f"maximum {residuals[worst]:.2f} (object {worst})"
+    )
+
+
+Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
+Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
+
+
+@app.command("ffhq")
+def ffhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare FFHQ: EG3D's data set, or aligned images with a file of cameras."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
+
+    cfg = from_options(FacesConfig, options or [])
+    typer.echo(prepare_faces("ffhq", source, out, cfg, overwrite))
+
+
+@app.command("celebahq")
+def celebahq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare CelebA-HQ: images with a file of cameras."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.faces import FacesConfig, prepare_faces
+
+    cfg = from_options(FacesConfig, options or [])
+    typer.echo(prepare_faces("celebahq", source, out, cfg, overwrite))
+
+
+@app.command("afhq")
+def afhq(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare AFHQ: images with the rotations of their cameras, or EG3D's data set."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.faces import AfhqConfig, prepare_afhq
+
+    cfg = from_options(AfhqConfig, options or [])
+    typer.echo(prepare_afhq(source, out, cfg, overwrite))
+
+
+@app.command("shapenet")
+def shapenet(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare renders of ShapeNet: those of Scene Representation Networks, or EG3D's data set."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.shapenet import ShapenetConfig, prepare_shapenet
+
+    cfg = from_options(ShapenetConfig, options or [])
+    typer.echo(prepare_shapenet(source, out, cfg, overwrite))
+
+
+@app.command("from-poses")
+def from_poses(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of images with COLMAP's model or transforms.json.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
+    options: Options = None,
+    overwrite: Overwrite = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Output plot of the cameras; default: OUT.cameras.png.")
+    ] = None,
+) -> None:
+    """Prepare your own images with poses; propose box, near and far."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.captures.camera_plot import draw_cameras
+    from lightning_gan3d.data.captures.from_poses import prepare_from_poses
+    from lightning_gan3d.data.captures.posed_images import FromPosesConfig
+    from lightning_gan3d.data.check import check_dataset
+    from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+
+    cfg = from_options(FromPosesConfig, options or [])
+    result = prepare_from_poses(source, out, cfg, overwrite)
+    data = DataConfig(path=str(out), memory_mb=0)
+    typer.echo(check_dataset(data))
+    sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
+    draw_cameras(ImageDataset(data, "all"), result.framing, result.points, sheet)
+    typer.echo(f"{result}\ncamera plot: {sheet}; check it before training")
+
+
+@app.command("check")
+def check(
+    path: Annotated[Path, typer.Argument(help="A folder or zip with dataset.json.")],
+    options: Options = None,
+    sheet: Annotated[Path | None, typer.Option(help="Output contact sheet (PNG).")] = None,
+) -> None:
+    """Validate a data set as `train` reads it with data.KEY=VALUE; draw images and cameras."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.check import check_dataset
+    from lightning_gan3d.data.dataset import DataConfig
+
+    cfg = from_options(DataConfig, [o.removeprefix("data.") for o in options or []])
+    typer.echo(check_dataset(replace(cfg, path=str(path)), sheet))
