@@ -35,8 +35,8 @@ class Cameras(NamedTuple):
     intrinsics: Float[Tensor, "v 3 3"]
 
     @classmethod
-    def from_label(cls, label: Float[Tensor, "v 25"]) -> "Cameras":
-        """Read labels in the format of EG3D's `dataset.json`."""
+    def from_label(cls, label: Float[Tensor, "v label_dim"]) -> "Cameras":
+        """Read the first 25 numbers of labels, in the format of EG3D's `dataset.json`."""
         return cls(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))
 
     def to_label(self) -> Float[Tensor, "v 25"]:

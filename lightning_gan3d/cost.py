@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.metric import Metric
+from lightning_gan3d.networks.mapping import with_class
 
 if TYPE_CHECKING:
     from lightning_gan3d.generator import Generator
@@ -44,7 +45,7 @@ class Inputs(NamedTuple):
     """Latents and their cameras."""
 
     z: Float[Tensor, "b z_dim"]
-    label: Float[Tensor, "b 25"]
+    label: Float[Tensor, "b label_dim"]
     cameras: Cameras
 
 
@@ -62,7 +63,8 @@ def make_inputs(generator: "Generator", batch: int = 1) -> Inputs:
     with torch.device("cpu"):  # the default device may be meta
         cameras = Cameras.orbit(batch, ELEVATION, radius, focal=radius / box)
         z = torch.randn(batch, generator.cfg.z_dim, generator=torch.Generator().manual_seed(0))
-    return Inputs(z.to(device), cameras.to_label().to(device), cameras.to(device))
+    label = with_class(cameras.to_label(), generator.mapping.num_classes)
+    return Inputs(z.to(device), label.to(device), cameras.to(device))
 
 
 @dataclass(frozen=True)

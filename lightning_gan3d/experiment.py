@@ -10,7 +10,6 @@ from annotated_types import Ge
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.arms import UNHASHED
-from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.draws import Draws
@@ -97,7 +96,7 @@ def run_hash(config: ExperimentConfig) -> str:
     if not config.trainer.callbacks:  # they may change the training
         del tree["trainer"]
     if config.data.labels == "camera":  # runs of earlier versions keep their hash
-        del tree["data"]["labels"]
+        del tree["data"]["labels"], tree["data"]["num_classes"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)
@@ -123,10 +122,10 @@ def make_networks(config: ExperimentConfig, resolution: int) -> tuple[Generator,
 
     Each has its own stream, so that all representations of a comparison meet one discriminator.
     """
-    draws = Draws(config.seed).scope("initialisation")
+    draws, num_classes = Draws(config.seed).scope("initialisation"), config.data.num_classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.generator("generator").initial_seed())
-        generator = Generator(config.generator, resolution)
+        generator = Generator(config.generator, resolution, num_classes)
         torch.manual_seed(draws.generator("discriminator").initial_seed())
-        discriminator = Discriminator(config.discriminator, resolution, LABEL_DIM)
+        discriminator = Discriminator(config.discriminator, resolution, num_classes)
     return generator, discriminator

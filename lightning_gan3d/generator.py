@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -83,12 +84,13 @@ class GeneratorConfig:
 class Generator(nn.Module):
     """A 3D-aware image generator (EG3D, Chan et al. 2022, fig. 4) with any representation.
 
-    `label` is the (b, 25) row of `dataset.json`; it conditions the mapping. `cameras` render k
+    `label` is the (b, 25) row of `dataset.json`, with the classes appended; it conditions the
+    mapping. `cameras` render k
     views of each scene, v = b * k; None renders from the label's own camera.
     """
 
-    def __init__(self, cfg: GeneratorConfig, resolution: int) -> None:
-        """Build the networks for images of `resolution` x `resolution` pixels."""
+    def __init__(self, cfg: GeneratorConfig, resolution: int, num_classes: int = 0) -> None:
+        """Build for images of `resolution` x `resolution` pixels; `num_classes` of the labels."""
         super().__init__()
         self.cfg = cfg
         self.resolution = resolution
@@ -97,7 +99,7 @@ class Generator(nn.Module):
         )
         self.renderer: Renderer = cfg.renderer_type(cfg.renderer)
         self.mapping = Mapping(
-            cfg.mapping, cfg.z_dim, LABEL_DIM, cfg.w_dim, self.representation.num_ws
+            cfg.mapping, cfg.z_dim, cfg.w_dim, self.representation.num_ws, num_classes
         )
         self.superresolution = SuperResolution(
             cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution
@@ -155,7 +157,7 @@ class Generator(nn.Module):
     def views(
         self,
         z: Float[Tensor, "b z_dim"],
-        label: Float[Tensor, "b 25"],
+        label: Float[Tensor, "b label_dim"],
         cameras: Cameras,
         truncation_psi: float = 1.0,
         resolution: int | None = None,
@@ -166,14 +168,15 @@ class Generator(nn.Module):
         """
         if self.representation.view_in_label:
             z = z.repeat_interleave(len(cameras.cam2world) // len(z), dim=0)
-            label = cameras.to_label()
+            label = label.repeat_interleave(len(z) // len(label), dim=0)
+            label = torch.cat([cameras.to_label(), label[:, LABEL_DIM:]], dim=1)
         ws = self.mapping(z, label, truncation_psi)
         return self.synthesis(ws, cameras, resolution)[1]
 
     def forward(
         self,
         z: Float[Tensor, "b z_dim"],
-        label: Float[Tensor, "b 25"],
+        label: Float[Tensor, "b label_dim"],
         cameras: Cameras | None = None,
         truncation_psi: float = 1.0,
         resolution: int | None = None,

@@ -179,7 +179,8 @@ def measure_target(target: str, options: BenchOptions, full: bool) -> list[Metri
         if run is not None:
             generator = load_generator(run.path, device)
         else:
-            generator = Generator(config.generator, image_resolution(config)).to(device)
+            resolution, num_classes = image_resolution(config), config.data.num_classes
+            generator = Generator(config.generator, resolution, num_classes).to(device)
         batch = config.training.microbatch_size
         metrics = measure_generation(generator, profiler, batch)
         metrics += measure_training(config, generator.resolution, profiler)

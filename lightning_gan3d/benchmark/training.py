@@ -158,12 +158,13 @@ def measure_discriminator(
     module: AdversarialModule, resolution: int, profiler: Profiler
 ) -> list[Metric]:
     """Time, roofline share and peak memory of the logit of one image."""
+    label = make_inputs(module.generator).label
 
     def inputs(device: torch.device) -> tuple[Images, Tensor]:
         raw = module.generator.rendering_resolution
         image = torch.zeros(1, 3, resolution, resolution, device=device)
         image_raw = torch.zeros(1, 3, raw, raw, device=device)
-        return Images(image, image_raw), torch.zeros(1, LABEL_DIM, device=device)
+        return Images(image, image_raw), label.to(device)
 
     images, label = inputs(profiler.device)
     counted = to_meta(module.discriminator)

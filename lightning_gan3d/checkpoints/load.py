@@ -93,7 +93,7 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
     It follows the cameras of the data set. Without the data set it is the one that an export holds,
     the video path of an imported checkpoint, or else a circle around the box.
     """
-    if stored.config.data.labels == "none":
+    if stored.config.data.labels != "camera":
         return Orbit.around_box(stored.config.generator.scene.box), "data without cameras"
     try:
         path = stored.config.data.path
@@ -134,7 +134,9 @@ def write_export(out: Path, stored: Stored, generator: Generator) -> None:
     """Write a generator with the options and cameras of `stored`, and seal the folder."""
     orbit, source = orbit_of(stored)
     values: dict[str, Any] = orbit._asdict() | {"intrinsics": orbit.intrinsics.tolist()}
-    config = dataclasses.replace(stored.config, data=DataConfig(resolution=stored.resolution))
+    of, resolution = stored.config.data, stored.resolution
+    data = DataConfig(resolution=resolution, labels=of.labels, num_classes=of.num_classes)
+    config = dataclasses.replace(stored.config, data=data)
     stored_networks.save_generator(out, generator, config)
     kept = [k for k in ("kimg", "source", "licence") if k in stored.about]
     store.seal(out, {"orbit": values, "cameras": source} | {k: stored.about[k] for k in kept})

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.pickled_objects import printable
 from lightning_gan3d.checkpoints.store import CheckpointError
@@ -51,7 +50,7 @@ class Stored(NamedTuple):
     def generator(self, kind: Literal["generator", "generator_raw"]) -> Generator:
         """Build a generator, for evaluation and without gradients."""
         self.check(kind, self.config)
-        generator = Generator(self.config.generator, self.resolution)
+        generator = Generator(self.config.generator, self.resolution, self.config.data.num_classes)
         generator.rendering_resolution = self.rendering_resolution
         fill(generator, self.tensors[kind])
         return generator
@@ -59,7 +58,9 @@ class Stored(NamedTuple):
     def discriminator(self) -> Discriminator:
         """Build the discriminator, for evaluation and without gradients."""
         self.check("discriminator", self.config)
-        discriminator = Discriminator(self.config.discriminator, self.resolution, LABEL_DIM)
+        discriminator = Discriminator(
+            self.config.discriminator, self.resolution, self.config.data.num_classes
+        )
         fill(discriminator, self.tensors["discriminator"])
         return discriminator
 
@@ -71,9 +72,9 @@ class Stored(NamedTuple):
         tensors = self.tensors[kind]
         with torch.device("meta"), _ShapesOnly():
             network = (
-                Discriminator(config.discriminator, self.resolution, LABEL_DIM)
+                Discriminator(config.discriminator, self.resolution, config.data.num_classes)
                 if kind == "discriminator"
-                else Generator(config.generator, self.resolution)
+                else Generator(config.generator, self.resolution, config.data.num_classes)
             )
         expected = network.state_dict()
         faults = [f"{k} is missing" for k in expected if k not in tensors]

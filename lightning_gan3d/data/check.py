@@ -80,7 +80,7 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
     summary = _summary(dataset, Cameras.from_label(dataset.labels), warnings)
     if sheet is not None:
         if not dataset.has_cameras:
-            raise ConfigError("--sheet draws cameras; remove it, or data.labels=none")
+            raise ConfigError(f"--sheet draws cameras; remove it, or data.labels={cfg.labels}")
         draw_sheet(dataset, summary, sheet)
     return summary
 

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """This rank's share of the global batch of a step."""
 
     images: UInt8[Tensor, "b 3 h w"]
-    labels: Float[Tensor, "b 25"]
+    labels: Float[Tensor, "b label_dim"]
     step: int
 
 

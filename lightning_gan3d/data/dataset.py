@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
@@ -49,9 +49,11 @@ class DataConfig:
     """The data set's own split to hold out."""
     objects: str = ""
     """Objects to use, such as `1-10,15`, if the data set numbers objects. Empty: all."""
-    labels: Literal["camera", "none"] = "camera"
-    """`none`: images without cameras, for 2D generators and metrics of images; labels are not read,
-    and `dataset.json` may be missing."""
+    labels: Literal["camera", "class", "none"] = "camera"
+    """For 2D generators and metrics of images, without cameras: `class` reads a class per image
+    from `dataset.json`; `none` reads no labels, and `dataset.json` may be missing."""
+    num_classes: Annotated[int, Ge(0)] = 0
+    """Classes of `labels: class`, numbered from 0; otherwise 0."""
     convert: Literal["none", "black", "white"] = "none"
     """Background colour for converting images to 8-bit RGB; `none` rejects other formats."""
     repair_cameras: bool = False
@@ -62,7 +64,13 @@ class DataConfig:
     """Processes that read images; the batches do not depend on it."""
 
     def __post_init__(self) -> None:
-        """Check `objects`."""
+        """Check `objects` and `num_classes`."""
+        if (self.labels == "class") != (self.num_classes > 0):
+            raise ConfigError(
+                f"data.num_classes={self.num_classes} with data.labels={self.labels}: set the "
+                "number of classes with labels=class, and 0 without",
+                field="num_classes",
+            )
         try:
             parse_ranges(self.objects)
         except ValueError as error:
@@ -108,7 +116,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     `split`: "train" or "test" as configured, "all", or the name of a split of the data set.
 
     Attributes:
-        labels: (n, 25), float32; NaN if the cameras are unknown.
+        labels: (n, 25 + classes), float32: camera, NaN if unknown, then zeros and a one per class.
         resolution: side of the images in pixels.
         names: files of the plain images.
         objects: object number of each image, -1 if unknown; None without object numbers.
@@ -127,9 +135,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         self.source = open_source(cfg.path)
         self._all = names = image_names(self.source)
         self.has_cameras = cfg.labels == "camera"
-        bare = not self.has_cameras and "dataset.json" not in self.source.names
+        bare = cfg.labels == "none" and "dataset.json" not in self.source.names
         self.index = {} if bare else read_index(self.source)
-        self.annotations = check_index(self.index, names, self.source, self.has_cameras)
+        self.annotations = check_index(
+            self.index, names, self.source, cfg.labels != "none", cfg.num_classes
+        )
         self._cameras = self.annotations.labels.float()
         if self.has_cameras:
             cameras = check_cameras(self.annotations.labels, names, cfg.repair_cameras)
@@ -163,8 +173,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
                     f"{len(self._all):,} images); leave `mirror` out",
                     field="mirror",
                 )
-            labels = torch.cat([labels, Cameras.from_label(labels).mirror().to_label()])
-        self.labels: Float[Tensor, "n 25"] = labels
+            mirrored_cameras = Cameras.from_label(labels).mirror().to_label()
+            classes = labels[:, LABEL_DIM:]
+            labels = torch.cat([labels, torch.cat([mirrored_cameras, classes], dim=1)])
+        self.labels: Float[Tensor, "n label_dim"] = labels
         objects, repeated = self.annotations.objects, self.names * (2 if self.mirrored else 1)
         self.objects = torch.tensor([objects.get(n, -1) for n in repeated]) if objects else None
         self.fingerprint = self._fingerprint(self._all)
@@ -228,7 +240,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return the number of images, mirrored ones included."""
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Float[Tensor, "25"]]:
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Float[Tensor, " label_dim"]]:
         """Return an image and its label."""
         return self.images([index])[0], self.labels[index]
 

@@ -1,4 +1,4 @@
-"""The labels of a data set: 25 numbers per image, checked before they are used."""
+"""The labels of a data set: 25 numbers or a class per image, checked before they are used."""
 
 import reprlib
 import sys
@@ -62,8 +62,11 @@ def split_lists(index: dict[str, Any], name: str) -> dict[str, list[str]]:
     return splits
 
 
-def label_rows(index: dict[str, Any], name: str) -> dict[str, list[float]]:
-    """Return the labels of an index by image, checked to be 25 finite numbers each."""
+def label_rows(index: dict[str, Any], name: str, num_classes: int = 0) -> dict[str, list[float]]:
+    """Return the labels of an index by image, checked to be 25 finite numbers each.
+
+    `num_classes`: labels are classes from 0; the 25 numbers are NaN, and zeros and a one follow.
+    """
     rows: dict[str, list[float]] = {}
     if not isinstance(index.get("labels"), list):
         raise DataError(
@@ -76,7 +79,8 @@ def label_rows(index: dict[str, Any], name: str) -> dict[str, list[float]]:
         image = item[0].replace("\\", "/")
         if image in rows:
             raise DataError(f"{_list([image])}: two labels in {name}")
-        rows[image] = _label(item[1], f"{_list([image])} in {name}")
+        where = f"{_list([image])} in {name}"
+        rows[image] = _class(item[1], where, num_classes) if num_classes else _label(item[1], where)
     return rows
 
 
@@ -85,6 +89,7 @@ def _label(label: Any, name: str) -> list[float]:
         value = f"{len(label)} numbers" if isinstance(label, list) else reprlib.repr(label)
         raise DataError(
             f"{name}: the label is {value}, expected {LABEL_DIM} numbers (16 pose + 9 intrinsics)"
+            + ("; for classes set data.labels=class" if type(label) is int else "")
         )
     for number in label:
         kind = "finite" if type(number) in (int, float) else "a number"
@@ -93,11 +98,20 @@ def _label(label: Any, name: str) -> list[float]:
     return label
 
 
+def _class(label: Any, name: str, num_classes: int) -> list[float]:
+    if type(label) is not int or not 0 <= label < num_classes:
+        raise DataError(
+            f"{name}: the label is {reprlib.repr(label)}, expected a class of 0 to "
+            f"{num_classes - 1} (data.num_classes={num_classes})"
+        )
+    return [np.nan] * LABEL_DIM + [float(i == label) for i in range(num_classes)]
+
+
 class Annotations(NamedTuple):
     """What is read of `dataset.json`, with the names of the source."""
 
-    labels: Float[Tensor, "n 25"]
-    """In the order of the images; float64. NaN if they are not read."""
+    labels: Float[Tensor, "n label_dim"]
+    """In the order of the images; float64. Cameras are NaN if they are not read."""
     splits: dict[str, list[str]]
     objects: dict[str, int]
     copies: dict[str, str]
@@ -105,14 +119,19 @@ class Annotations(NamedTuple):
 
 
 def check_index(
-    index: dict[str, Any], names: Sequence[str], source: Source, cameras: bool = True
+    index: dict[str, Any],
+    names: Sequence[str],
+    source: Source,
+    labelled: bool = True,
+    num_classes: int = 0,
 ) -> Annotations:
     """Check names and types in an index; images and labels must match one to one.
 
-    `cameras`: whether labels are read; else they are NaN.
+    `labelled`: whether labels are read; else they are NaN. `num_classes`: see `label_rows`.
     """
     file = f"dataset.json of {source.path}"
-    rows, splits = label_rows(index, file) if cameras else {}, split_lists(index, file)
+    rows = label_rows(index, file, num_classes) if labelled else {}
+    splits = split_lists(index, file)
     objects = name_map(index, "objects", int, file)
     copies, sha256 = (name_map(index, key, str, file) for key in ("copies", "sha256"))
     listed = {"`labels`": [*rows], **{f"split `{k}`": images for k, images in splits.items()}}
@@ -125,7 +144,7 @@ def check_index(
         ((image, _),) = Counter(of[name] for name in rows).most_common(1)
         raise DataError(f"{image}: two labels in {file}")
     missing = [n for n in names if n not in label_of]
-    if missing and cameras:
+    if missing and labelled:
         raise DataError(
             f"{len(missing):,} of {len(names):,} images lack a label: {_list(missing)} in "
             f"{source.path}"

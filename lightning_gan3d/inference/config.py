@@ -21,6 +21,8 @@ class ModelOptions:
     """Truncation psi: 1 is none, 0 the mean."""
     cutoff: Annotated[int, Ge(0)] | None = None
     """Number of style vectors that are truncated, from the coarsest; default: all."""
+    class_index: Annotated[int, Ge(0)] | None = None
+    """Class to generate, from 0, of a generator that is conditioned on classes."""
     edits: str = ""
     """Edits of all latents, FILE:NAME=STRENGTH,... with a file of `gan3d edit`."""
     device: str = "auto"

@@ -187,7 +187,7 @@ def _score(reference: str | Path, model: Model, options: GenerateOptions) -> Sco
         return lambda images, _: float(image_distance(images.image.float(), target).mean())
     if options.sort == "logit":
         d = load_discriminator(reference, model.device)
-        return lambda images, cameras: float(d(images, cameras.to_label()).mean())
+        return lambda images, cameras: float(d(images, model.label_of(cameras)).mean())
     if options.sort == "flatness":
         if not model.has_depth:
             raise ConfigError(f"sort=flatness: {model.name} renders no depth", field="sort")

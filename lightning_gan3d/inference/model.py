@@ -25,11 +25,12 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
 from lightning_gan3d.inference.directions import sum_edits
+from lightning_gan3d.networks.mapping import with_class
 from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.ranges import parse_ranges
 from lightning_gan3d.runs import CONFIG
 
-Styles = Callable[[Float[Tensor, "k 25"]], Float[Tensor, "k num_ws w_dim"]]
+Styles = Callable[[Float[Tensor, "k label_dim"]], Float[Tensor, "k num_ws w_dim"]]
 """One latent as a function from conditioning labels to style vectors.
 
 Mixtures, interpolations and edits are such functions too. A 3D scene is made for one label; the 2D
@@ -59,6 +60,8 @@ class Model:
     """Inverted latents: they have the first seeds, drawn latents the others."""
     alone: bool = True
     """Whether it is used without others; beside others, outputs that it lacks are left out."""
+    class_index: int = 0
+    """The class to generate, if the generator has classes."""
 
     @property
     def device(self) -> torch.device:
@@ -89,9 +92,14 @@ class Model:
         return rendered
 
     @property
-    def label(self) -> Float[Tensor, "1 25"]:
+    def label(self) -> Float[Tensor, "1 label_dim"]:
         """Label of the frontal camera, on which the mapping is conditioned."""
-        return self.orbit.cameras(1).to_label().to(self.device)
+        return self.label_of(self.orbit.cameras(1))
+
+    def label_of(self, cameras: Cameras) -> Float[Tensor, "v label_dim"]:
+        """Labels of cameras, with the class to generate."""
+        label = cameras.to_label().to(self.device)
+        return with_class(label, self.generator.mapping.num_classes, self.class_index)
 
     def latent(self, seed: int) -> Float[Tensor, "1 z_dim"]:
         """Draw the latent of a seed."""
@@ -113,7 +121,7 @@ class Model:
     def _changed(self, styles: Styles, psi: float, cutoff: int | None) -> Styles:
         """Styles after truncation and edits."""
 
-        def changed(label: Float[Tensor, "k 25"]) -> Float[Tensor, "k num_ws w_dim"]:
+        def changed(label: Float[Tensor, "k label_dim"]) -> Float[Tensor, "k num_ws w_dim"]:
             ws: Tensor = self.generator.mapping.truncate(styles(label), psi, cutoff)
             return ws if self.edits is None else ws + self.edits
 
@@ -128,7 +136,7 @@ class Subject:
         self,
         model: Model,
         styles: Styles,
-        label: Float[Tensor, "1 25"] | None = None,
+        label: Float[Tensor, "1 label_dim"] | None = None,
         prepare: bool = True,
     ) -> None:
         """Compute the scene.
@@ -162,7 +170,7 @@ class Subject:
         for i in range(0, len(cameras.cam2world), max(1, RAYS // rays)):
             batch = cameras.select(slice(i, i + max(1, RAYS // rays))).to(self.model.device)
             if self.of_each_view:
-                styles = self.styles(batch.to_label())
+                styles = self.styles(self.model.label_of(batch))
                 yield batch, generator.synthesis(styles, batch, resolution)[1]
             else:
                 yield batch, generator.render(self.scene, self.ws, batch, resolution)
@@ -199,11 +207,21 @@ def open_model(reference: str | Path, options: ModelOptions, alone: bool = True)
         sum_edits(options.edits, generator) if options.edits else None,
         (read_latent(latent, generator),) if latent.is_file() else (),
         alone,
+        _class_index(generator.mapping.num_classes, options.class_index),
     )
 
 
+def _class_index(num_classes: int, index: int | None) -> int:
+    if num_classes == 0 and index is None:
+        return 0
+    if index is None or index >= num_classes:
+        usable = f"0 to {num_classes - 1}" if num_classes else "none: the generator has no classes"
+        raise ConfigError(f"class_index={index}: use {usable}", "class_index")
+    return index
+
+
 def mean_styles(
-    generator: Generator, label: Float[Tensor, "k 25"]
+    generator: Generator, label: Float[Tensor, "k label_dim"]
 ) -> Float[Tensor, "k num_ws w_dim"]:
     """Mean styles of `MEAN_OVER` latents, for each label."""
     z = Draws(0).normal("mean styles", (MEAN_OVER, generator.cfg.z_dim), label.device)

@@ -29,7 +29,7 @@ def subject_of(model: Model, seed: int, options: LatentOptions, prepare: bool = 
             f"condition={options.condition}: {len(condition.cam2world)} cameras; name one",
             field="condition",
         )
-    label = condition.to_label().to(model.device)
+    label = model.label_of(condition)
     return Subject(model, changed_styles(model, seed, options), label, prepare)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.sources import ImageSet, ViewSource
@@ -48,7 +48,7 @@ class EvaluationContext:
     """Folder of the tables that are written beside the metrics."""
 
     @property
-    def labels(self) -> Float[Tensor, "n 25"]:
+    def labels(self) -> Float[Tensor, "n label_dim"]:
         """Labels of the training images."""
         return torch.as_tensor(self.train.labels)
 
@@ -61,7 +61,8 @@ class EvaluationContext:
     def without_cameras(self) -> str:
         """Why metrics of cameras are missing; empty if the cameras are known."""
         if bool(self.labels.isnan().any()):
-            return "the data are used without cameras (data.labels=none)"
+            option = "class" if self.labels.shape[1] > LABEL_DIM else "none"
+            return f"the data are used without cameras (data.labels={option})"
         first = self.source.base(torch.zeros(1, dtype=torch.int64)).cam2world
         return "the images come without cameras (dataset.json)" if bool(first.isnan().any()) else ""
 

@@ -210,8 +210,8 @@ def with_following_label(context: EvaluationContext) -> EvaluationContext | str:
         cfg = source.generator.cfg
         if cfg.view_in_label:
             return "the label is the view, so it always follows the camera: see the metric itself"
-        if cfg.mapping.condition == "none":
-            return "the generator ignores the label (mapping.condition=none)"
+        if cfg.mapping.condition != "camera":
+            return f"the generator ignores the camera (mapping.condition={cfg.mapping.condition})"
     return replace(context, source=replace(source, follow=True), curves=False)
 
 

@@ -280,7 +280,7 @@ def _open_images(
 
 def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> ViewSource | None:
     """Return the objects of a procedural data set, held-out ones if any; None for other data."""
-    if "synth" not in train.index or cfg.labels == "none":
+    if "synth" not in train.index or cfg.labels != "camera":
         return None
     objects = SynthObjects.open(cfg.path)
     of_images = (test or train).objects
@@ -292,7 +292,7 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:
     """Return the images of a data set that numbers its objects; None for other cameras."""
-    if train.objects is None or cfg.repair_cameras or cfg.labels == "none":
+    if train.objects is None or cfg.repair_cameras or cfg.labels != "camera":
         return None
     return StoredImages(cfg.path, SEED, cfg.convert)
 

@@ -95,8 +95,8 @@ class ViewSource(ABC):
 
 
 def draw_labels(
-    labels: Float[Tensor, "n 25"], items: Int64[Tensor, " b"], seed: int
-) -> Float[Tensor, "b 25"]:
+    labels: Float[Tensor, "n label_dim"], items: Int64[Tensor, " b"], seed: int
+) -> Float[Tensor, "b label_dim"]:
     """Draw the label of each item; a function of (seed, item) alone."""
     draws = Draws(seed).scope("evaluation")
     rows = [draws.at(int(i)).integers("label", len(labels), (1,)) for i in items]
@@ -114,7 +114,7 @@ class GeneratorSource(ViewSource):
     generator: Any
     """A `Generator`, or a stand-in of tests and benchmarks that only has `views`."""
     z_dim: int
-    labels: Float[Tensor, "n 25"]
+    labels: Float[Tensor, "n label_dim"]
     """Labels of the training set, from which each item draws one."""
     seed: int = 0
     device: torch.device | str = "cpu"
@@ -134,7 +134,7 @@ class GeneratorSource(ViewSource):
         z = [draws.at(int(i)).normal("z", (1, self.z_dim)) for i in items]
         return torch.cat(z).to(self.device)
 
-    def label(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b 25"]:
+    def label(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b label_dim"]:
         """Return the labels of items."""
         return draw_labels(self.labels, items, self.seed).to(self.device)
 
@@ -172,7 +172,7 @@ class ObjectSource(ViewSource):
 
     render: Callable[[Tensor, Cameras, int], Any]
     objects: Sequence[int]
-    labels: Float[Tensor, "n 25"]
+    labels: Float[Tensor, "n label_dim"]
     resolution: int
     seed: int = 0
     level: Callable[[Tensor, Tensor], Tensor] | None = None

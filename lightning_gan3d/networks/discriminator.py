@@ -1,4 +1,4 @@
-"""The discriminator: StyleGAN2's residual network on image and raw rendering, given the camera."""
+"""The discriminator: StyleGAN2's residual network on image and raw rendering, given the label."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.images import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
+from lightning_gan3d.networks.mapping import camera_or_class
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize
 from lightning_gan3d.networks.synthesis import ChannelsConfig
@@ -27,9 +29,10 @@ class DiscriminatorConfig(ChannelsConfig):
     mbstd_group: Annotated[int, Ge(0)] = 4
     """Images of a minibatch-deviation group. 0: none."""
     conditioning: Literal["projection", "none"] = "projection"
-    """Conditioning on the camera: by projection (Miyato & Koyama 2018), or none."""
+    """Conditioning on the camera, or the class with data.labels=class: by projection (Miyato &
+    Koyama 2018), or none."""
     mapping_layers: Annotated[int, Ge(0)] = 8
-    """Layers from the camera label to the projection."""
+    """Layers from the label to the projection."""
     unconditional_term: bool = False
     """Add an unconditional logit to the projection, which steadies tiny networks."""
     conv_clamp: Positive | None = None
@@ -122,7 +125,7 @@ class Epilogue(nn.Module):
 
 
 class LabelMapping(nn.Module):
-    """Camera label to the vector to project on; learning-rate multiplier 0.01, as EG3D."""
+    """Label to the vector to project on; learning-rate multiplier 0.01, as EG3D."""
 
     def __init__(self, label_dim: int, out_dim: int, num_layers: int) -> None:
         """Build `num_layers` layers after the embedding."""
@@ -143,10 +146,13 @@ class LabelMapping(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Logit of (images, camera): higher is more real. Differentiable twice, for R1 and R2."""
+    """Logit of (images, label): higher is more real. Differentiable twice, for R1 and R2."""
 
-    def __init__(self, cfg: DiscriminatorConfig, resolution: int, label_dim: int = 25) -> None:
-        """Build for images of `resolution`, a power of two."""
+    def __init__(self, cfg: DiscriminatorConfig, resolution: int, num_classes: int = 0) -> None:
+        """Build for images of `resolution`, a power of two.
+
+        `num_classes`: condition on the class of the label instead of its camera.
+        """
         super().__init__()
         channels = cfg.widths("discriminator", resolution)
         self.cfg, self.resolutions = cfg, list(channels)[:0:-1]
@@ -157,7 +163,8 @@ class Discriminator(nn.Module):
         self.out_dim = channels[4] if cfg.conditioning == "projection" else 1
         self.b4 = Epilogue(channels[4], self.out_dim, cfg, image_dim if resolution == 4 else 0)
         if cfg.conditioning == "projection":
-            self.mapping = LabelMapping(label_dim, self.out_dim, cfg.mapping_layers)
+            self.num_classes = num_classes
+            self.mapping = LabelMapping(num_classes or LABEL_DIM, self.out_dim, cfg.mapping_layers)
 
     def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
         """Return one logit per image, in the precision of the label."""
@@ -173,6 +180,7 @@ class Discriminator(nn.Module):
         logits: Tensor
         logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation needs all digits
         if self.cfg.conditioning == "projection":
-            logits = (logits * self.mapping(label)).sum(dim=1, keepdim=True)
+            given = camera_or_class(label, self.num_classes > 0)
+            logits = (logits * self.mapping(given)).sum(dim=1, keepdim=True)
             logits = logits / math.sqrt(self.out_dim)
         return logits if plain is None else logits + plain

@@ -1,4 +1,4 @@
-"""The mapping network: latents and camera labels to styles, truncated toward the mean style."""
+"""The mapping network: latents and labels to styles, truncated toward the mean style."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,9 @@ from annotated_types import Interval
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import Count, Positive
 from lightning_gan3d.networks.layers import FullyConnected, normalize_second_moment
 
@@ -21,12 +23,29 @@ class MappingConfig:
     """Fully connected layers."""
     lr_mul: Positive = 0.01
     """Learning-rate multiplier of the layers."""
-    condition: Literal["camera", "none"] = "camera"
-    """`camera` embeds the label beside z; `none` ignores it."""
+    condition: Literal["camera", "class", "none"] = "camera"
+    """What of the label is embedded beside z; `none` ignores it."""
     label_scale: float = 1.0
     """Factor on the label before it is embedded; EG3D's `c_scale`."""
     w_avg_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
     """Decay of the running mean of w per update."""
+
+
+def camera_or_class(
+    label: Float[Tensor, "b label_dim"], of_class: bool
+) -> Float[Tensor, "b given_dim"]:
+    """Return the part of labels that conditions a network: 25 of the camera, or the classes."""
+    return label[:, LABEL_DIM:] if of_class else label[:, :LABEL_DIM]
+
+
+def with_class(
+    label: Float[Tensor, "b 25"], num_classes: int, index: int = 0
+) -> Float[Tensor, "b label_dim"]:
+    """Append a class to labels of cameras, as zeros and a one."""
+    label = functional.pad(label, (0, num_classes))
+    if num_classes:
+        label[:, LABEL_DIM + index] = 1
+    return label
 
 
 class Mapping(nn.Module):
@@ -38,14 +57,15 @@ class Mapping(nn.Module):
     w_avg: Tensor
 
     def __init__(
-        self, cfg: MappingConfig, z_dim: int, label_dim: int, w_dim: int, num_ws: int
+        self, cfg: MappingConfig, z_dim: int, w_dim: int, num_ws: int, num_classes: int = 0
     ) -> None:
-        """Build for `num_ws` styles of width `w_dim`."""
+        """Build for `num_ws` styles of width `w_dim`; `num_classes` of the labels."""
         super().__init__()
-        self.cfg, self.num_ws = cfg, num_ws
+        self.cfg, self.num_ws, self.num_classes = cfg, num_ws, num_classes
         in_dim = z_dim
-        if cfg.condition == "camera":
-            self.embed = FullyConnected(label_dim, w_dim)
+        if cfg.condition != "none":
+            dim = LABEL_DIM if cfg.condition == "camera" else num_classes
+            self.embed = FullyConnected(dim, w_dim)
             in_dim += w_dim
         for i in range(cfg.num_layers):
             layer = FullyConnected(
@@ -66,8 +86,9 @@ class Mapping(nn.Module):
         `truncation_psi` < 1 pulls the first `truncation_cutoff` (None: all) toward the mean.
         """
         x = normalize_second_moment(z)
-        if self.cfg.condition == "camera":
-            embedded = self.embed(label * self.cfg.label_scale)
+        if self.cfg.condition != "none":
+            given = camera_or_class(label, self.cfg.condition == "class")
+            embedded = self.embed(given * self.cfg.label_scale)
             x = torch.cat([x, normalize_second_moment(embedded)], dim=1)
         for i in range(self.cfg.num_layers):
             x = getattr(self, f"fc{i}")(x)

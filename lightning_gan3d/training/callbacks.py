@@ -26,6 +26,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images, resize, to_uint8
 from lightning_gan3d.metrics.process_group import rank
+from lightning_gan3d.networks.mapping import with_class
 from lightning_gan3d.networks.synthesis import describe_layers
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.config import LoggingConfig
@@ -44,7 +45,7 @@ CALLBACK = "trainer.max_time or a callback"
 """Reason of a stop."""
 
 
-def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras:
+def sample_cameras(labels: Float[Tensor, "n label_dim"], cfg: LoggingConfig) -> Cameras:
     """Cameras of the columns: the data's camera of median elevation, rotated around the y axis."""
     origins = Cameras.from_label(labels).origins
     elevation = torch.asin(origins[:, 1] / origins.norm(dim=1))
@@ -60,11 +61,16 @@ def sample_cameras(labels: Float[Tensor, "n 25"], cfg: LoggingConfig) -> Cameras
 def sample_grid(
     generator: Generator, cameras: Cameras, cfg: LoggingConfig, seed: int, device: torch.device
 ) -> UInt8[Tensor, "h w 3"]:
-    """Render one row per latent and one column per camera; below each row, its depth."""
+    """Render one row per latent and one column per camera; below each row, its depth.
+
+    Classes take turns from row to row.
+    """
     draws = Draws(seed).scope("samples")
-    label = cameras.to_label()[len(cameras.cam2world) // 2][None].to(device)
+    middle, num_classes = len(cameras.cam2world) // 2, generator.mapping.num_classes
     rows = []
     for i in range(cfg.sample_latents):
+        label = cameras.to_label()[middle][None].to(device)
+        label = with_class(label, num_classes, i % max(1, num_classes))
         z = draws.at(i).normal("z", (1, generator.cfg.z_dim), device)
         images = generator.views(z, label, cameras.to(device))
         rows.append(to_uint8(images.image).cpu())

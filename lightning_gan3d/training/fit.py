@@ -252,7 +252,7 @@ def open_data(session: Session) -> DataModule:
 
 
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
-    """Reject options that cannot work: of the trainer, of resolutions, of a 2D generator."""
+    """Reject options that cannot work: of the trainer, of resolutions, of labels."""
     check_trainer(config.trainer)
     training, num_nodes = config.training, config.trainer.num_nodes
     if training.num_microbatches % (training.devices * num_nodes):
@@ -262,14 +262,19 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             "training.microbatch to a smaller divisor of the batch"
         )
     generator = config.generator
-    if config.data.labels == "none":
+    labels = config.data.labels
+    if labels != "camera":
+        condition = f"generator.mapping.condition={labels}"
+        conditioned = config.discriminator.conditioning != "none" and labels == "none"
         for wrong, value in (
             (not generator.view_in_label, "generator.representation.kind=image2d"),
-            (generator.mapping.condition != "none", "generator.mapping.condition=none"),
-            (config.discriminator.conditioning != "none", "discriminator.conditioning=none"),
+            (generator.mapping.condition not in (labels, "none"), condition),
+            (conditioned, "discriminator.conditioning=none"),
         ):
             if wrong:
-                raise ConfigError(f"data.labels=none: the images have no cameras; set {value}")
+                raise ConfigError(f"data.labels={labels}: the images have no cameras; set {value}")
+    elif generator.mapping.condition == "class":
+        raise ConfigError("generator.mapping.condition=class: set data.labels=class, or use camera")
     elif generator.view_in_label and generator.mapping.condition == "none":
         raise ConfigError(
             "generator.mapping.condition=none: a representation without a 3D scene gets the camera "

@@ -32,7 +32,7 @@ class Microbatch(NamedTuple):
     """The input of one pass: the unit of draws, camera swaps and minibatch deviation."""
 
     images: UInt8[Tensor, "b 3 h w"]
-    labels: Float[Tensor, "b 25"]
+    labels: Float[Tensor, "b label_dim"]
     draws: Draws
     schedule: ScheduleState
 
@@ -50,9 +50,9 @@ class AdversarialModule(lightning.LightningModule):
     sign_sum: Tensor
 
     def __init__(
-        self, config: ExperimentConfig, resolution: int, labels: Float[Tensor, "n 25"]
+        self, config: ExperimentConfig, resolution: int, labels: Float[Tensor, "n label_dim"]
     ) -> None:
-        """`labels`: cameras of the data set, from which those of fakes are drawn."""
+        """`labels` of the data set, from which those of fakes are drawn."""
         super().__init__()
         self.automatic_optimization = False
         self.config = config
@@ -245,7 +245,7 @@ class AdversarialModule(lightning.LightningModule):
             self._backward(penalty * cfg.r1_interval)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
-    def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b 25"]:
+    def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b label_dim"]:
         """Cameras of fakes: drawn from the data set, or those of the reals for paired losses."""
         if self.config.loss.adversarial == "relativistic":
             return mb.labels
@@ -253,7 +253,7 @@ class AdversarialModule(lightning.LightningModule):
         return self.camera_labels[rows].to(self.device, non_blocking=True)
 
     def styles(
-        self, label: Float[Tensor, "b 25"], mb: Microbatch, num_coins: int | None = None
+        self, label: Float[Tensor, "b label_dim"], mb: Microbatch, num_coins: int | None = None
     ) -> Float[Tensor, "b num_ws w_dim"]:
         """Style vectors of new latents, with random camera swaps and style mixing.
 
@@ -279,7 +279,7 @@ class AdversarialModule(lightning.LightningModule):
     def logits(
         self,
         images: Images,
-        label: Float[Tensor, "b 25"],
+        label: Float[Tensor, "b label_dim"],
         mb: Microbatch,
         real: bool,
         penalised: bool = False,

@@ -185,7 +185,7 @@ def test_the_discriminator_is_imported(exported):
     from ours import fill
 
     config = load_experiment("eg3d/shapenet128", OFFICIAL)
-    direct = Discriminator(config.discriminator, 128, 25).eval()
+    direct = Discriminator(config.discriminator, 128).eval()
     fill(direct)
     images = Images(torch.rand(2, 3, 128, 128), torch.rand(2, 3, 64, 64), None, None)
     label = labels(128, 2)

@@ -8,7 +8,7 @@ from lightning_gan3d.networks.mapping import Mapping, MappingConfig
 
 def make(num_ws=6, **options):
     torch.manual_seed(0)
-    return Mapping(MappingConfig(**options), z_dim=16, label_dim=25, w_dim=12, num_ws=num_ws)
+    return Mapping(MappingConfig(**options), z_dim=16, w_dim=12, num_ws=num_ws)
 
 
 def test_the_mapping_matches_eg3ds():

@@ -111,7 +111,7 @@ class Problem:
         mean = self.mean
         if self.generator.cfg.view_in_label:
             offset = offset.repeat_interleave(len(cameras.cam2world) // len(offset), dim=0)
-            mean = mean_styles(self.generator, cameras.to_label())
+            mean = mean_styles(self.generator, self.model.label_of(cameras))
         return self.generator.synthesis(mean + offset, cameras)[1]
 
     def distance(
