@@ -127,6 +127,12 @@ class Cameras(NamedTuple):
         cam2world = (turn @ self.cam2world[:, None]).flatten(0, 1)
         return Cameras(cam2world, self.intrinsics.repeat_interleave(len(angles), dim=0))
 
+    def roll(self, angles: Float[Tensor, " v"]) -> "Cameras":
+        """Rotate each camera about its optical axis; radians, x toward y: the image turns left."""
+        c, s, zero, one = angles.cos(), angles.sin(), angles * 0, angles * 0 + 1
+        rows = [c, -s, zero, zero, s, c, zero, zero, zero, zero, one, zero, zero, zero, zero, one]
+        return self._replace(cam2world=self.cam2world @ torch.stack(rows, dim=-1).view(-1, 4, 4))
+
     def moved(
         self, move: Float[Tensor, "v 3"], target: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ) -> "Cameras":

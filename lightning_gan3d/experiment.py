@@ -7,10 +7,13 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.arms import UNHASHED
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.camera_prior import CamerasConfig, FakeLabels, fake_labels
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator, GeneratorConfig
@@ -39,6 +42,8 @@ class ExperimentConfig:
     """The images and their cameras."""
     generator: GeneratorConfig
     """The generator."""
+    cameras: CamerasConfig = CamerasConfig()
+    """The cameras of generated images."""
     seed: Annotated[int, Ge(0)] = 0
     """Key of every random draw."""
     label: str = ""
@@ -81,6 +86,13 @@ class ExperimentConfig:
                 field="loss",
             )
 
+    def fake_labels(self, labels: Float[Tensor, "n label_dim"]) -> FakeLabels:
+        """Return the labels from which those of generated images are drawn.
+
+        `labels`: those of the training images.
+        """
+        return fake_labels(self.cameras, self.generator.scene.box, labels)
+
     @property
     def hash(self) -> str:
         """Eight hexadecimal digits, equal for runs that differ only in seed, paths or machine."""
@@ -97,6 +109,8 @@ def run_hash(config: ExperimentConfig) -> str:
         del tree["trainer"]
     if config.data.labels == "camera":  # runs of earlier versions keep their hash
         del tree["data"]["labels"], tree["data"]["num_classes"]
+    if config.cameras.kind == "dataset":
+        del tree["cameras"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

@@ -14,7 +14,7 @@ from lightning_gan3d.contract import SceneConfig
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: Cameras.from_label(torch.zeros(2, 24)),  # a size
+        lambda: Cameras.look_at(torch.zeros(2, 4)),  # a size
         lambda: Cameras.from_label(torch.zeros(2, 25, dtype=torch.int64)),  # a dtype
         lambda: Cameras.on_sphere(torch.zeros(3), torch.zeros(2), 1.0),  # two sizes that differ
         lambda: Orbit.around_box("1"),  # a type

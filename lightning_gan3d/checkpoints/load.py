@@ -15,6 +15,7 @@ from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored_networks import NetworkKind, Stored
 from lightning_gan3d.config import ConfigError, Positive, build
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.camera_prior import prior_orbit
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.generator import Generator
@@ -93,8 +94,11 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
     It follows the cameras of the data set. Without the data set it is the one that an export holds,
     the video path of an imported checkpoint, or else a circle around the box.
     """
+    prior, box = stored.config.cameras, stored.config.generator.scene.box
+    if prior.kind == "prior":
+        return prior_orbit(prior, box), "cameras of the prior"
     if stored.config.data.labels != "camera":
-        return Orbit.around_box(stored.config.generator.scene.box), "data without cameras"
+        return Orbit.around_box(box), "data without cameras"
     try:
         path = stored.config.data.path
         return read_orbit(path), f"cameras of {Path(path).name}"
@@ -102,7 +106,7 @@ def orbit_of(stored: Stored) -> tuple[Orbit, str]:
         reason = error
     orbit = stored.about.get("orbit")
     if orbit is None:
-        circle = Orbit.around_box(stored.config.generator.scene.box)
+        circle = Orbit.around_box(box)
         return circle, f"{CIRCLE} (cannot read the data set: {reason})"
     values = build(_StoredOrbit, orbit, path="orbit.")
     if values.intrinsics is None:

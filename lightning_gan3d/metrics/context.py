@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
-from lightning_gan3d.metrics.sources import ImageSet, ViewSource
+from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
 
 NOT_FINITE = "the images are not finite"
 
@@ -49,8 +49,9 @@ class EvaluationContext:
 
     @property
     def labels(self) -> Float[Tensor, "n label_dim"]:
-        """Labels of the training images."""
-        return torch.as_tensor(self.train.labels)
+        """Labels of the cameras to render from: of generated images, else of training images."""
+        of = self.source if isinstance(self.source, GeneratorSource) else self.train
+        return torch.as_tensor(of.labels)
 
     @property
     def real(self) -> ImageSet:
@@ -59,12 +60,16 @@ class EvaluationContext:
 
     @property
     def without_cameras(self) -> str:
-        """Why metrics of cameras are missing; empty if the cameras are known."""
-        if bool(self.labels.isnan().any()):
-            option = "class" if self.labels.shape[1] > LABEL_DIM else "none"
-            return f"the data are used without cameras (data.labels={option})"
+        """Why metrics of several views are missing; empty if there are cameras to render from."""
+        if why := _without_cameras(self.labels):
+            return why
         first = self.source.base(torch.zeros(1, dtype=torch.int64)).cam2world
         return "the images come without cameras (dataset.json)" if bool(first.isnan().any()) else ""
+
+    @property
+    def without_poses(self) -> str:
+        """Why metrics of poses are missing; empty if those of real images are known, too."""
+        return _without_cameras(torch.as_tensor(self.train.labels)) or self.without_cameras
 
     def arcs(
         self, num_items: int, azimuth: Float[Tensor, " k"]
@@ -76,6 +81,13 @@ class EvaluationContext:
         for items in torch.split(torch.arange(num_items), max(1, self.cfg.batch // len(azimuth))):
             base = self.source.base(items)
             yield items, base.rotate_y(azimuth.to(base.cam2world))
+
+
+def _without_cameras(labels: Float[Tensor, "n label_dim"]) -> str:
+    if not bool(labels[:, :LABEL_DIM].isnan().any()):
+        return ""
+    option = "class" if labels.shape[1] > LABEL_DIM else "none"
+    return f"the data are used without cameras (data.labels={option})"
 
 
 def mean_of(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
@@ -44,7 +45,7 @@ def measure_images(context: EvaluationContext) -> list[Metric]:
         )
         num_images = distance.num_images
     readers: list[PoseReader] = []
-    if why := context.without_cameras:
+    if why := context.without_poses:
         metrics += without_cameras(context, why)
     else:
         readers = pose_readers(context, num_images)
@@ -227,26 +228,21 @@ def evaluating(generator: Generator) -> Iterator[None]:
 
 
 def source_of(
-    generator: Generator, images: ImageSet, device: torch.device | str = "cpu", seed: int = SEED
+    generator: Generator, fakes: FakeLabels, device: torch.device | str = "cpu", seed: int = SEED
 ) -> GeneratorSource:
-    """Return the latents of a generator, with labels of a set of images."""
-    labels = torch.as_tensor(images.labels)
-    return GeneratorSource(generator, generator.cfg.z_dim, labels, seed, device)
+    """Return the latents of a generator, with labels for them."""
+    labels, cameras_from = fakes
+    return GeneratorSource(generator, generator.cfg.z_dim, labels, seed, device, cameras_from)
 
 
-def swd_of(
-    generator: Generator,
-    images: ImageSet,
-    cfg: EvaluationConfig,
-    device: torch.device | str = "cpu",
-    seed: int = SEED,
-) -> dict[str, float]:
+def swd_of(source: GeneratorSource, images: ImageSet, cfg: EvaluationConfig) -> dict[str, float]:
     """Return the SWD to `num_images_training` real images, during training.
 
     Keys: `swd`, and the levels as `swd_32`, `swd_16`..., `swd_pixels`. Fewer images than in the
     evaluation make it larger.
     """
-    distance = ImageDistance(images, images, cfg.swd or SwdConfig(), cfg.num_images_training, seed)
-    with evaluating(generator):
-        values = distance.of(source_of(generator, images, device, seed), cfg.batch)
+    num = cfg.num_images_training
+    distance = ImageDistance(images, images, cfg.swd or SwdConfig(), num, source.seed)
+    with evaluating(source.generator):
+        values = distance.of(source, cfg.batch)
     return {"swd" if k == "mean" else f"swd_{k}": v for k, v in values.items()}

@@ -189,7 +189,8 @@ def open_run(run: Run, overrides: Sequence[str], device: torch.device) -> Target
         initial, _ = make_networks(config, generator.resolution)
         initial.rendering_resolution = generator.rendering_resolution
         initial = initial.to(device).eval()
-        context = replace(context, initial=source_of(initial, context.train, device))
+        fakes = config.fake_labels(torch.as_tensor(context.train.labels))
+        context = replace(context, initial=source_of(initial, fakes, device))
     return Target(context, run.path, config.evaluation)
 
 
@@ -221,7 +222,7 @@ def _context(
     train = ImageDataset(config.data, "train")
     test = open_test(config.data, train)
     return EvaluationContext(
-        source_of(generator.eval(), train, device),
+        source_of(generator.eval(), config.fake_labels(train.labels), device),
         train,
         test,
         config.evaluation,

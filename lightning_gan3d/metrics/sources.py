@@ -115,18 +115,18 @@ class GeneratorSource(ViewSource):
     """A `Generator`, or a stand-in of tests and benchmarks that only has `views`."""
     z_dim: int
     labels: Float[Tensor, "n label_dim"]
-    """Labels of the training set, from which each item draws one."""
+    """Labels from which each item draws one."""
     seed: int = 0
     device: torch.device | str = "cpu"
+    cameras_from: str = "cameras of training images"
+    """Whose cameras the labels are, for notes."""
     follow: bool = False
     """Whether the label follows the camera."""
 
     @property
     def protocol(self) -> str:
         """Cameras, truncation and seed."""
-        unknown = bool(self.labels.isnan().any())
-        known = "no cameras" if unknown else "cameras and labels of training images"
-        return f"{known}, no truncation, seed {self.seed}"
+        return f"{self.cameras_from}, no truncation, seed {self.seed}"
 
     def latents(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b z_dim"]:
         """Return the latents of items."""

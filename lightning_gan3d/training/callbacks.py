@@ -187,7 +187,8 @@ class PeriodicActions(lightning.Callback):
         """`seconds`: training time before a resume; `show_progress` gets the images seen."""
         self.session, self.data, self.stop = session, data, stop
         self.config, self.path = session.config, session.path
-        self.cameras = sample_cameras(data.train.labels, self.config.logging)
+        self.fakes = self.config.fake_labels(data.train.labels)
+        self.cameras = sample_cameras(self.fakes.labels, self.config.logging)
         self.clock = Clock(seconds, session.device)
         self.wandb = WandbLogger(self.config, self.path, enabled=is_main())
         self.loggers: Sequence[Logger] = ()
@@ -354,10 +355,11 @@ class PeriodicActions(lightning.Callback):
 
     def _evaluate(self, module: AdversarialModule) -> None:
         """Log the sliced Wasserstein distance of the averaged generator."""
-        from lightning_gan3d.metrics.evaluate import swd_of
+        from lightning_gan3d.metrics.evaluate import source_of, swd_of
 
         images, evaluation = self.data.test or self.data.train, self.config.evaluation
-        distances = swd_of(module.average, images, evaluation, self.session.device)
+        source = source_of(module.average, self.fakes, self.session.device)
+        distances = swd_of(source, images, evaluation)
         self._write(module, {f"eval/{name}": value for name, value in distances.items()})
 
     def _sample(self, module: AdversarialModule) -> None:

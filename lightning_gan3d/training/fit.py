@@ -121,7 +121,8 @@ def fit(session: Session) -> int:
         with stop, warnings.catch_warnings(), ExitStack() as stack:
             warnings.filterwarnings("ignore", module="lightning")
             data, callbacks = open_data(session), make_callbacks(config.trainer)
-            module = AdversarialModule(config, data.train.resolution, data.train.labels)
+            labels = config.fake_labels(data.train.labels).labels
+            module = AdversarialModule(config, data.train.resolution, labels)
             if training.compile:
                 compile_networks(module.generator)
             seconds, records = checkpoint.restore(module, session)
@@ -261,25 +262,7 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             f"not divide the {training.num_microbatches} microbatch(es) of a step; set "
             "training.microbatch to a smaller divisor of the batch"
         )
-    generator = config.generator
-    labels = config.data.labels
-    if labels != "camera":
-        condition = f"generator.mapping.condition={labels}"
-        conditioned = config.discriminator.conditioning != "none" and labels == "none"
-        for wrong, value in (
-            (not generator.view_in_label, "generator.representation.kind=image2d"),
-            (generator.mapping.condition not in (labels, "none"), condition),
-            (conditioned, "discriminator.conditioning=none"),
-        ):
-            if wrong:
-                raise ConfigError(f"data.labels={labels}: the images have no cameras; set {value}")
-    elif generator.mapping.condition == "class":
-        raise ConfigError("generator.mapping.condition=class: set data.labels=class, or use camera")
-    elif generator.view_in_label and generator.mapping.condition == "none":
-        raise ConfigError(
-            "generator.mapping.condition=none: a representation without a 3D scene gets the camera "
-            "from its label alone; use condition: camera"
-        )
+    _check_labels(config)
     for name in ("initial", "final"):
         value = getattr(config.training.rendering_resolution, name)
         if value is not None and value > resolution:
@@ -287,6 +270,36 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
                 f"training.rendering_resolution.{name}={value}: the images have {resolution} "
                 f"pixels; use at most {resolution}"
             )
+
+
+def _check_labels(config: ExperimentConfig) -> None:
+    """Reject generators and losses that need cameras or classes which the data lack."""
+    generator = config.generator
+    labels, prior = config.data.labels, config.cameras.kind == "prior"
+    condition, projects = generator.mapping.condition, config.discriminator.conditioning
+    on_camera = projects == "projection" and labels != "class"
+    if prior and config.loss.adversarial == "relativistic" and on_camera:
+        raise ConfigError(
+            "loss.adversarial=relativistic with cameras.kind=prior: a pair has two cameras; set "
+            "discriminator.conditioning=none"
+        )
+    if labels != "camera":
+        usable = (labels, "none", "camera") if prior else (labels, "none")
+        is_3d = not generator.view_in_label and not prior
+        for wrong, value in (
+            (is_3d, "cameras.kind=prior, or generator.representation.kind=image2d"),
+            (condition not in usable, f"generator.mapping.condition={labels}"),
+            (on_camera, "discriminator.conditioning=none"),
+        ):
+            if wrong:
+                raise ConfigError(f"data.labels={labels}: the images have no cameras; set {value}")
+    elif condition == "class":
+        raise ConfigError("generator.mapping.condition=class: set data.labels=class, or use camera")
+    elif generator.view_in_label and generator.mapping.condition == "none":
+        raise ConfigError(
+            "generator.mapping.condition=none: a representation without a 3D scene gets the camera "
+            "from its label alone; use condition: camera"
+        )
 
 
 def compile_networks(network: nn.Module, backend: str = "inductor") -> None:

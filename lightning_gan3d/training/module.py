@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
@@ -52,7 +52,7 @@ class AdversarialModule(lightning.LightningModule):
     def __init__(
         self, config: ExperimentConfig, resolution: int, labels: Float[Tensor, "n label_dim"]
     ) -> None:
-        """`labels` of the data set, from which those of fakes are drawn."""
+        """`labels` from which those of fakes are drawn."""
         super().__init__()
         self.automatic_optimization = False
         self.config = config
@@ -246,11 +246,15 @@ class AdversarialModule(lightning.LightningModule):
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
     def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b label_dim"]:
-        """Cameras of fakes: drawn from the data set, or those of the reals for paired losses."""
-        if self.config.loss.adversarial == "relativistic":
+        """Labels of fakes: drawn, or those of the reals for paired losses."""
+        paired = self.config.loss.adversarial == "relativistic"
+        if paired and self.config.cameras.kind == "dataset":
             return mb.labels
         rows = mb.draws.integers("label", len(self.camera_labels), (len(mb.labels),))
-        return self.camera_labels[rows].to(self.device, non_blocking=True)
+        label = self.camera_labels[rows].to(self.device, non_blocking=True)
+        if paired:
+            label = torch.cat([label[:, :LABEL_DIM], mb.labels[:, LABEL_DIM:]], dim=1)
+        return label
 
     def styles(
         self, label: Float[Tensor, "b label_dim"], mb: Microbatch, num_coins: int | None = None
@@ -384,4 +388,5 @@ def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModul
     """
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
-    return AdversarialModule(config, data.train.resolution, data.train.labels), data
+    labels = config.fake_labels(data.train.labels).labels
+    return AdversarialModule(config, data.train.resolution, labels), data

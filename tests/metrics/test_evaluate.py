@@ -6,6 +6,7 @@ import torch
 from metric_views import OFF, Perturbed, RealFigures, change_colour, figures
 
 from lightning_gan3d.config import ConfigError, build, from_options, to_tree
+from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment, make_networks
@@ -263,7 +264,7 @@ def test_a_generator_is_measured_and_not_changed(experiment, data, kind):
     generator, _ = make_networks(experiment(kind), 32)
     generator.eval()
     before = {k: v.clone() for k, v in generator.state_dict().items()}
-    source = source_of(generator, data[0])
+    source = source_of(generator, FakeLabels(data[0].labels, "cameras of training images"))
     metrics = measured(source, data, SMALL, initial=source)
     assert set(metrics) == ALL | FOLLOWING
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
@@ -284,13 +285,14 @@ def test_the_distance_while_training_is_that_of_fewer_images(experiment, data):
     generator.train()
     modes = set()
     generator.mapping.register_forward_pre_hook(lambda module, _: modes.add(module.training))
-    metrics = swd_of(generator, data[1], SMALL)
+    source = source_of(generator, FakeLabels(data[1].labels, "cameras"))
+    metrics = swd_of(source, data[1], SMALL)
     assert modes == {False}
     assert generator.training
     assert set(metrics) == {"swd", "swd_32", "swd_16", "swd_pixels"}
-    assert metrics == swd_of(generator, data[1], SMALL)
+    assert metrics == swd_of(source, data[1], SMALL)
     more = dataclasses.replace(SMALL, num_images_training=40)
-    assert metrics["swd"] != swd_of(generator, data[1], more)["swd"]
+    assert metrics["swd"] != swd_of(source, data[1], more)["swd"]
 
 
 def test_a_run_is_measured_and_the_result_is_beside_it(experiment, tmp_path, monkeypatch):

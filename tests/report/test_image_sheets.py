@@ -124,7 +124,9 @@ def test_the_first_finished_seed_represents_its_group_and_is_loaded_once(tmp_pat
         loaded.append(run.seed)
         return Ball()
 
-    turntable, neighbours = image_sheets(compare(find_runs([tmp_path])), load, lambda _: Data())
+    turntable, neighbours = image_sheets(
+        compare(find_runs([tmp_path])), load, lambda _: (Data(), Data.labels)
+    )
     assert turntable[0].light
     assert neighbours[0].light
     assert loaded == [1]
@@ -146,7 +148,7 @@ def with_neighbours(tmp_path):
 
 
 def test_samples_are_beside_the_training_images_that_the_file_names(with_neighbours, sheets):
-    _, (plot,) = image_sheets(with_neighbours, lambda _: Ball(), lambda _: Data())
+    _, (plot,) = image_sheets(with_neighbours, lambda _: Ball(), lambda _: (Data(), Data.labels))
     assert plot.light
     assert plot.title.endswith(": triplane")
     assert "16x16" in plot.caption
@@ -162,7 +164,7 @@ def test_samples_are_beside_the_training_images_that_the_file_names(with_neighbo
 def test_neighbours_of_other_data_or_without_data_state_the_reason(with_neighbours):
     other = Data()
     other.fingerprint = "beef"
-    _, (plot,) = image_sheets(with_neighbours, lambda _: Ball(), lambda _: other)
+    _, (plot,) = image_sheets(with_neighbours, lambda _: Ball(), lambda _: (other, other.labels))
     assert plot.light == b""
     assert "the data is beef, but was f00d when measured" in plot.why
     _, (plot,) = image_sheets(with_neighbours, lambda _: Ball())

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from lightning_gan3d.cameras import Orbit
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.camera_prior import prior_orbit
 from lightning_gan3d.data.dataset import ImageDataset
 from lightning_gan3d.data.labels import read_orbit
 from lightning_gan3d.images import Images
@@ -39,8 +41,8 @@ TILE = 160
 """Side of a tile in pixels; small images are enlarged by whole factors, to about this size."""
 LoadGenerator = Callable[[RunRecord], Any]
 """From a run to its EMA generator."""
-LoadData = Callable[[RunRecord], ImageSet]
-"""From a run to its training images."""
+LoadData = Callable[[RunRecord], tuple[ImageSet, Tensor]]
+"""From a run to its training images, and the labels of generated ones."""
 Views = list[Images] | str
 """The views of each latent, or why there are none."""
 
@@ -50,9 +52,11 @@ def load_ema(run: RunRecord) -> Any:
     return load_generator(run.path)
 
 
-def load_training_images(run: RunRecord) -> ImageSet:
-    """Open the training images of a run."""
-    return ImageDataset(Run(run.path).config().data, "train")
+def load_training_images(run: RunRecord) -> tuple[ImageSet, Tensor]:
+    """Open the training images of a run; with the labels of generated images."""
+    config = Run(run.path).config()
+    data = ImageDataset(config.data, "train")
+    return data, config.fake_labels(data.labels).labels
 
 
 def image_sheets(
@@ -77,7 +81,7 @@ def image_sheets(
         name, title = f"neighbours_{number}", f"Samples nearest to training images: {group.label}"
         try:
             table = json.loads((run.path / NEIGHBOURS).read_text(encoding="utf-8"))
-            rows = _neighbours(table, generator(run), load_data(run))
+            rows = _neighbours(table, generator(run), *load_data(run))
         except Exception as error:  # one faulty run must not stop the report of many
             neighbours.append(Plot(name, title, why=f"no images: {one_line(error)}"))
             continue
@@ -135,6 +139,10 @@ def _orbit(comparison: Comparison) -> Orbit | str:
     if run is None:
         return "no run is finished"
     try:
+        cameras = run.config.get("cameras")
+        if isinstance(cameras, dict) and cameras.get("kind") == "prior":
+            config = Run(run.path).config()
+            return prior_orbit(config.cameras, config.generator.scene.box)
         return read_orbit(run.data_path)
     except (DataError, OSError) as error:
         return f"no cameras: cannot read the data of {run.name}: {one_line(error)}"
@@ -220,15 +228,13 @@ class Row(NamedTuple):
     """Below each tile."""
 
 
-def _neighbours(table: dict[str, Any], generator: Any, data: ImageSet) -> list[Row]:
+def _neighbours(table: dict[str, Any], generator: Any, data: ImageSet, labels: Tensor) -> list[Row]:
     """Return a row per sample: the sample, then its nearest training images."""
     if data.fingerprint != table["data"]:
         raise ValueError(f"the data is {data.fingerprint}, but was {table['data']} when measured")
     device = next((p.device for p in getattr(generator, "parameters", list)()), "cpu")
     items = torch.tensor(table["items"][:NUM_SAMPLES])
-    source = GeneratorSource(
-        generator, generator.cfg.z_dim, torch.as_tensor(data.labels), SEED, device
-    )
+    source = GeneratorSource(generator, generator.cfg.z_dim, labels, SEED, device)
     samples = source.views(items, source.base(items)).image
     rows = []
     for item, image, indices, distances in zip(

@@ -6,6 +6,7 @@ import torch
 from metric_views import Labels, figures
 from solid_shapes import BOX, Shape, ball, soft_ball
 
+from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.data.synthetic.figures import level_of
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
@@ -84,4 +85,4 @@ def test_scenes_without_a_field_have_no_volume():
     items = torch.tensor([0])
     assert replace(figures(8), level=None).volume(items) is None
     picture = Generator(load_experiment("demo/image2d").generator, 32)
-    assert source_of(picture, Labels()).volume(items) is None
+    assert source_of(picture, FakeLabels(Labels().labels, "")).volume(items) is None
