@@ -120,9 +120,9 @@ def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> No
     cameras = Cameras.from_label(dataset.labels[arrows])
     above, side = right.subplots(2, 1)
     to_front = "z (toward the frontal camera)"
-    _draw_cameras(above, cameras, (0, 2), ("x (right)", to_front), "from above")
+    draw_camera_arrows(above, cameras, (0, 2), ("x (right)", to_front), "from above")
     above.invert_yaxis()
-    _draw_cameras(side, cameras, (2, 1), (to_front, "y (up)"), "from the side")
+    draw_camera_arrows(side, cameras, (2, 1), (to_front, "y (up)"), "from the side")
     figure.suptitle(
         f"{Path(summary.path).name}: distance {summary.distance[0]:.2f} to "
         f"{summary.distance[1]:.2f}, "
@@ -133,9 +133,10 @@ def draw_sheet(dataset: ImageDataset, summary: DatasetSummary, path: Path) -> No
     figure.savefig(path, dpi=90)
 
 
-def _draw_cameras(
+def draw_camera_arrows(
     axes: Axes, cameras: Cameras, plane: tuple[int, int], names: tuple[str, str], title: str
 ) -> None:
+    """Draw arrows along the optical axes, projected to two of the world's axes."""
     origin = cameras.origins[:, list(plane)].numpy()
     length = 0.15 * float(cameras.origins.norm(dim=-1).mean())
     forward = length * cameras.forward[:, list(plane)].numpy()

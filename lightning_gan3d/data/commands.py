@@ -134,3 +134,21 @@ def check(
 
     cfg = from_options(DataConfig, [o.removeprefix("data.") for o in options or []])
     typer.echo(check_dataset(replace(cfg, path=str(path)), sheet))
+
+
+@app.command("cameras")
+def cameras(
+    experiment: Annotated[str, typer.Argument(help="A preset or YAML file.")],
+    options: Options = None,
+    sheet: Annotated[Path, typer.Option(help="Output picture (PNG).")] = Path("cameras.png"),
+) -> None:
+    """Draw the cameras of generated images, and the box of the scene over real images."""
+    from lightning_gan3d.data.camera_sheet import draw_camera_sheet
+    from lightning_gan3d.data.dataset import ImageDataset
+    from lightning_gan3d.experiment import load_experiment
+
+    config = load_experiment(experiment, options or [])
+    images = ImageDataset(config.data, "train")
+    fakes, box = config.fake_labels(images.labels), config.generator.scene.box
+    draw_camera_sheet(images, fakes, box, sheet)
+    typer.echo(f"{sheet}: {fakes.source}")

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
+from typer.testing import CliRunner
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras, spherical
 from lightning_gan3d.config import ConfigError, build
@@ -17,6 +19,9 @@ from lightning_gan3d.data.camera_prior import (
     fake_labels,
     prior_orbit,
 )
+from lightning_gan3d.data.camera_sheet import box_edges
+from lightning_gan3d.data.commands import app
+from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.draws import Draws
 
 NUM = 40_000
@@ -107,6 +112,30 @@ def test_the_orbit_of_a_prior_spans_it():
     assert high == pytest.approx(-low, abs=0.05)
     assert high == pytest.approx(1.645 * 0.3, abs=0.05)  # the middle 90 %
     assert orbit.radius == pytest.approx(2.7, abs=1e-3)
+
+
+def test_the_edges_of_the_box_are_where_the_camera_sees_them():
+    edges = box_edges(Cameras.orbit(1, 0.0, radius=3.0, focal=1.5), 2.0)[0]
+    near, far = 1.5 / (3 - 1), 1.5 / (3 + 1)  # half edges of its two faces
+    corners = {(round(x, 4), round(y, 4)) for x, y in (edges.reshape(-1, 2) - 0.5).tolist()}
+    assert corners == {(a * s, b * s) for s in (near, far) for a in (1, -1) for b in (1, -1)}
+    lengths = (edges[:, 0] - edges[:, 1]).norm(dim=1).sort().values
+    depth = math.hypot(near - far, near - far)
+    expected = sorted([2 * near] * 4 + [2 * far] * 4 + [depth] * 4)
+    torch.testing.assert_close(lengths, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("prior", [[], ["cameras.kind=prior", "cameras.preset=faces"]])
+def test_the_sheet_names_whose_cameras_it_shows(tmp_path, prior):
+    make_synth(SynthConfig(num_images=8, num_objects=4, resolution=16), tmp_path / "data")
+    options = [f"data.path={tmp_path / 'data'}", "data.resolution=16", *prior]
+    result = CliRunner().invoke(
+        app, ["cameras", "demo/triplane", *options, f"--sheet={tmp_path}/a.png"]
+    )
+    assert result.exit_code == 0
+    assert ("of the prior" if prior else "of training images") in result.output
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 1000
 
 
 @pytest.mark.parametrize(

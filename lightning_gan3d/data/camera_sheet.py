@@ -1,0 +1,67 @@
+"""The cameras of generated images as a picture: arrows, and the scene's box over real images."""
+
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.camera_prior import FakeLabels
+from lightning_gan3d.data.check import draw_camera_arrows
+from lightning_gan3d.data.dataset import ImageDataset
+from lightning_gan3d.draws import Draws
+
+_SIDE, _ARROWS = 4, 200
+
+
+def draw_camera_sheet(images: ImageDataset, fakes: FakeLabels, box: float, out: Path) -> None:
+    """Draw the box, as drawn cameras see it, over random images; and cameras from two sides.
+
+    With the data set's own cameras, each image has its own. `box`: edge in world units.
+    """
+    draws, count = Draws(0).scope("camera sheet"), _SIDE**2
+    shown = draws.integers("images", len(images), (count,))
+    own = len(fakes.labels) == len(images)
+    rows = shown if own else draws.integers("cameras", len(fakes.labels), (count,))
+    cameras = Cameras.from_label(fakes.labels[rows])
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.6, 1))
+    pixels = images.images(shown).permute(0, 2, 3, 1).numpy()
+    edges = box_edges(cameras, box)
+    for axes, image, lines in zip(parts[0].subplots(_SIDE, _SIDE).flat, pixels, edges, strict=True):
+        axes.imshow(image, extent=(0, 1, 1, 0))
+        axes.add_collection(LineCollection(list(lines.numpy()), colors="tab:red", linewidths=0.8))
+        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
+    some = draws.integers("arrows", len(fakes.labels), (_ARROWS,))
+    arrows = Cameras.from_label(fakes.labels[some])
+    above, side = parts[1].subplots(2, 1)
+    front = "z (toward the frontal camera)"
+    draw_camera_arrows(above, arrows, (0, 2), ("x (right)", front), "from above")
+    draw_camera_arrows(side, arrows, (2, 1), (front, "y (up)"), "from the side")
+    above.invert_yaxis()
+    for axes in (above, side):
+        _draw_square(axes, box)
+    figure.suptitle(f"{images.name}: {fakes.source}; red: the box of the scene, edge {box:g}")
+    figure.savefig(out, dpi=90)
+
+
+def box_edges(cameras: Cameras, box: float) -> Float[Tensor, "v 12 2 2"]:
+    """Image coordinates of the ends of the box's edges; NaN behind the camera."""
+    corners = torch.tensor([*product((-box / 2, box / 2), repeat=3)])
+    pairs = [p for p in combinations(range(8), 2) if (p[0] ^ p[1]).bit_count() == 1]
+    uv, depth_z = cameras.project(corners.expand(len(cameras.cam2world), -1, -1))
+    uv = torch.where(depth_z[..., None] > 0, uv, torch.nan)
+    return uv[:, torch.tensor(pairs)]
+
+
+def _draw_square(axes: Axes, box: float) -> None:
+    half = box / 2
+    axes.plot([-half, half, half, -half, -half], [-half, -half, half, half, -half], color="tab:red")
