@@ -111,6 +111,10 @@ def run_hash(config: ExperimentConfig) -> str:
         del tree["data"]["labels"], tree["data"]["num_classes"]
     if config.cameras.kind == "dataset":
         del tree["cameras"]
+    if config.discriminator.conditioning != "predict":
+        del tree["loss"]["camera_fake"], tree["loss"]["camera_real"]
+    if config.training.views == 1:
+        del tree["training"]["views"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -28,9 +28,10 @@ class DiscriminatorConfig(ChannelsConfig):
     """Dual discrimination (Chan et al. 2022): judge the raw rendering beside the image."""
     mbstd_group: Annotated[int, Ge(0)] = 4
     """Images of a minibatch-deviation group. 0: none."""
-    conditioning: Literal["projection", "none"] = "projection"
-    """Conditioning on the camera, or the class with data.labels=class: by projection (Miyato &
-    Koyama 2018), or none."""
+    conditioning: Literal["projection", "predict", "none"] = "projection"
+    """`projection` (Miyato & Koyama 2018) conditions on the camera, or on the class with
+    data.labels=class. `predict` does not know the camera and estimates its viewing direction
+    (pi-GAN, Chan et al. 2021): see `loss.camera_fake`."""
     mapping_layers: Annotated[int, Ge(0)] = 8
     """Layers from the label to the projection."""
     unconditional_term: bool = False
@@ -40,7 +41,7 @@ class DiscriminatorConfig(ChannelsConfig):
 
     def __post_init__(self) -> None:
         """Check combinations of fields."""
-        if self.unconditional_term and self.conditioning == "none":
+        if self.unconditional_term and self.conditioning != "projection":
             raise ConfigError(
                 "discriminator.unconditional_term=true: without conditioning the logit is "
                 "unconditional already; set it to false, or conditioning to projection",
@@ -145,6 +146,14 @@ class LabelMapping(nn.Module):
         return x
 
 
+class Judgement(NamedTuple):
+    """The output of a discriminator."""
+
+    logits: Float[Tensor, "v 1"]
+    direction: Float[Tensor, "v 3"] | None
+    """Estimate of the camera's viewing direction in the world; None unless it predicts."""
+
+
 class Discriminator(nn.Module):
     """Logit of (images, label): higher is more real. Differentiable twice, for R1 and R2."""
 
@@ -160,7 +169,7 @@ class Discriminator(nn.Module):
         for r in self.resolutions:
             rgb = image_dim if r == resolution else 0
             self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg.conv_clamp, rgb))
-        self.out_dim = channels[4] if cfg.conditioning == "projection" else 1
+        self.out_dim = {"projection": channels[4], "predict": 4, "none": 1}[cfg.conditioning]
         self.b4 = Epilogue(channels[4], self.out_dim, cfg, image_dim if resolution == 4 else 0)
         if cfg.conditioning == "projection":
             self.num_classes = num_classes
@@ -168,10 +177,14 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
         """Return one logit per image, in the precision of the label."""
-        with without_autocast(label.device):  # the blocks have their own precision
-            return self._logits(images, label)
+        return self.judge(images, label).logits
 
-    def _logits(self, images: Images, label: Tensor) -> Tensor:
+    def judge(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Judgement:
+        """Return logits and estimated directions, in the precision of the label."""
+        with without_autocast(label.device):  # the blocks have their own precision
+            return self._judge(images, label)
+
+    def _judge(self, images: Images, label: Tensor) -> Judgement:
         x = images.image
         if self.cfg.dual:
             x = torch.cat([x, resize(images.image_raw, (x.shape[-2], x.shape[-1]))], dim=1)
@@ -183,4 +196,6 @@ class Discriminator(nn.Module):
             given = camera_or_class(label, self.num_classes > 0)
             logits = (logits * self.mapping(given)).sum(dim=1, keepdim=True)
             logits = logits / math.sqrt(self.out_dim)
-        return logits if plain is None else logits + plain
+        elif self.cfg.conditioning == "predict":
+            return Judgement(logits[:, :1], logits[:, 1:])
+        return Judgement(logits if plain is None else logits + plain, None)

@@ -26,6 +26,11 @@ class LossConfig:
     StyleGAN2-ADA), or the discriminator's input after both (EG3D's code)."""
     r1_interval: Count = 16
     """Steps between penalties, whose weight it multiplies. 1: part of every step."""
+    camera_fake: NonNegative = 15.0
+    """Weight of |d - viewing direction|^2 at generated images in both steps, for
+    discriminator.conditioning=predict; pi-GAN: 15. About the squared angle in radians."""
+    camera_real: NonNegative = 0.0
+    """The same at real images, whose cameras must be known; GRAM (Deng et al. 2022): 15."""
     style_mixing: Share = 0.0
     """Probability of style mixing: two latents, split at a random layer."""
     density_reg: NonNegative = 0.0
@@ -122,6 +127,9 @@ class TrainingConfig:
     """Images per step, over all processes and accumulation rounds."""
     microbatch: Count | None = None
     """Images per pass: the unit of draws, swaps and minibatch deviation. None: the batch."""
+    views: Count = 1
+    """Views of each scene in a generator step (CGS-GAN, Barthel et al. 2025: 4): the loss is their
+    mean. The cameras are those of the microbatch's other scenes; memory does not grow with them."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` multiplies in bfloat16; penalties, losses and weights stay in float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -172,6 +180,12 @@ class TrainingConfig:
                 f"training.microbatch={self.microbatch} does not divide "
                 f"training.batch={self.batch}: use one of {divisors}",
                 field="microbatch",
+            )
+        if self.views > self.microbatch_size:
+            raise ConfigError(
+                f"training.views={self.views}: a microbatch of {self.microbatch_size} has fewer "
+                f"cameras; use {self.microbatch_size} or less, or a larger training.microbatch",
+                field="views",
             )
         if self.num_microbatches % self.devices:
             raise ConfigError(

@@ -263,6 +263,10 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             "training.microbatch to a smaller divisor of the batch"
         )
     _check_labels(config)
+    if training.views > 1 and config.generator.view_in_label:
+        raise ConfigError(
+            f"training.views={training.views}: the generator has no 3D scene; set training.views=1"
+        )
     for name in ("initial", "final"):
         value = getattr(config.training.rendering_resolution, name)
         if value is not None and value > resolution:
@@ -282,6 +286,11 @@ def _check_labels(config: ExperimentConfig) -> None:
         raise ConfigError(
             "loss.adversarial=relativistic with cameras.kind=prior: a pair has two cameras; set "
             "discriminator.conditioning=none"
+        )
+    if config.loss.camera_real > 0 and projects == "predict" and labels != "camera":
+        raise ConfigError(
+            f"loss.camera_real={config.loss.camera_real} with data.labels={labels}: the images "
+            "have no cameras; set loss.camera_real=0"
         )
     if labels != "camera":
         usable = (labels, "none", "camera") if prior else (labels, "none")

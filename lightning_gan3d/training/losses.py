@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
@@ -70,6 +71,17 @@ def gradient_penalty(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tens
     per_image = sum(g.square().sum(dim=(1, 2, 3)) for g in gradients if g is not None)
     assert isinstance(per_image, Tensor), "the logits depend on neither image"
     return per_image.mean()
+
+
+def camera_error(
+    direction: Float[Tensor, "v 3"], label: Float[Tensor, "v label_dim"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance of estimated directions to the cameras' viewing directions.
+
+    2 - 2 cos(angle) for unit vectors: the squared angle if it is small, without a jump at a full
+    turn. (pi-GAN regresses azimuth and elevation.)
+    """
+    return (direction - Cameras.from_label(label).forward).square().sum(dim=1).mean()
 
 
 def density_points(

@@ -15,6 +15,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images, blur_pair, real_pair
 from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
+from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.training import distributed, losses, schedules
 from lightning_gan3d.training.optimizers import (
@@ -166,26 +167,50 @@ class AdversarialModule(lightning.LightningModule):
 
     def generator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the adversarial loss, and the density penalty if not lazy."""
-        cfg = self.config.loss
+        cfg, num_views = self.config.loss, self.config.training.views
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
-            label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
-            ws, cameras = self.styles(label, mb), Cameras.from_label(label)
-            scene, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
-            logits, _ = self.logits(fake, label, mb, real=False)
-            real_logits = None
-            if cfg.adversarial == "relativistic":
-                with torch.no_grad():
-                    real_logits, _ = self.logits(self.reals(mb), label, mb, real=True)
-            loss = losses.generator_loss(cfg.adversarial, logits, real_logits)
-            self.meter.add("loss/G", loss)
-            if cfg.density_reg > 0 and cfg.density_reg_interval == 1:
-                loss = loss + self.density_penalty(scene, mb)
-            detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
-            self.last_fake = detached, cameras
-            self._backward(loss)
+            label = self.fake_labels(mb)
+            ws = self.styles(label, mb)
+            scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
+            # With several views, the graph of each is freed before the next is built.
+            cut = (ws, scene) if num_views == 1 else (_leaf(ws), scene.map(_leaf))
+            for view in range(num_views):
+                loss = self.view_loss(*cut, label, mb, view) / num_views
+                if view == 0 and cfg.density_reg > 0 and cfg.density_reg_interval == 1:
+                    loss = loss + self.density_penalty(cut[1], mb)
+                self._backward(loss)
+            if num_views > 1:
+                _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
         self.discriminator.requires_grad_(True)
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
+
+    def view_loss(
+        self,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        scene: Any,
+        label: Float[Tensor, "b label_dim"],
+        mb: Microbatch,
+        view: int,
+    ) -> Float[Tensor, ""]:
+        """Loss of one view of each scene; view k has the camera of the k-th next scene."""
+        cfg = self.config.loss
+        if view > 0:
+            mb, label = mb.scope(f"view {view}"), label.roll(-view, dims=0)
+        cameras, resolution = Cameras.from_label(label), mb.schedule.rendering_resolution
+        draws = mb.draws.scope("render")
+        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
+        judged, _ = self.judge(fake, label, mb, real=False)
+        real_logits = None
+        if cfg.adversarial == "relativistic":
+            with torch.no_grad():
+                reals = self.judge(self.reals(mb), label.roll(view, dims=0), mb, real=True)[0]
+            real_logits = reals.logits.roll(-view, dims=0)
+        loss = losses.generator_loss(cfg.adversarial, judged.logits, real_logits)
+        self.meter.add("loss/G", loss)
+        detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
+        self.last_fake = detached, cameras
+        return loss + self.camera_loss(judged, label, real=False)
 
     def density_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the lazy density penalty."""
@@ -207,10 +232,13 @@ class AdversarialModule(lightning.LightningModule):
             with torch.no_grad():
                 ws, cameras = self.styles(label, mb), Cameras.from_label(label)
                 _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
-            fake_logits, fake = self.logits(fake, label, mb, False, penalised)
-            real_logits, real = self.logits(self.reals(mb), mb.labels, mb, True, penalised)
+            judged, fake = self.judge(fake, label, mb, False, penalised)
+            judged_real, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised)
+            fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", loss)
+            loss = loss + self.camera_loss(judged, label, real=False)
+            loss = loss + self.camera_loss(judged_real, mb.labels, real=True)
             self.meter.add("D/real", real_logits.mean())
             self.meter.add("D/fake", fake_logits.mean())
             accuracy = losses.accuracy(cfg.adversarial, fake_logits, real_logits)
@@ -233,14 +261,15 @@ class AdversarialModule(lightning.LightningModule):
         """Train the discriminator with lazy R1 and R2."""
         cfg = self.config.loss
         for mb in [m.scope("D penalty") for m in microbatches]:
-            real_logits, real = self.logits(self.reals(mb), mb.labels, mb, True, penalised=True)
-            fake = fake_logits = None
+            judged, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised=True)
+            real_logits, fake, fake_logits = judged.logits, None, None
             if cfg.r2 > 0:
                 label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
                 with torch.no_grad():
                     ws, cameras = self.styles(label, mb), Cameras.from_label(label)
                     _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
-                fake_logits, fake = self.logits(fake, label, mb, False, penalised=True)
+                judged, fake = self.judge(fake, label, mb, False, penalised=True)
+                fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
             self._backward(penalty * cfg.r1_interval)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
@@ -280,15 +309,15 @@ class AdversarialModule(lightning.LightningModule):
         """The real images, in the form of the generator's output."""
         return real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces_reals)
 
-    def logits(
+    def judge(
         self,
         images: Images,
         label: Float[Tensor, "b label_dim"],
         mb: Microbatch,
         real: bool,
         penalised: bool = False,
-    ) -> tuple[Float[Tensor, "b 1"], Images]:
-        """Logits of images after blur and augmentation, and the images to differentiate by.
+    ) -> tuple[Judgement, Images]:
+        """Judge images after blur and augmentation; return also the images to differentiate by.
 
         `penalised`: the logits are in float32 and depend on the returned images for R1 and R2.
         """
@@ -304,7 +333,20 @@ class AdversarialModule(lightning.LightningModule):
             leaves = inputs = losses.with_gradient(inputs)
         precision = "fp32" if penalised else self.config.training.precision
         with computing_in(self.discriminator, precision):
-            return self.discriminator(inputs, label), leaves
+            if self.config.discriminator.conditioning == "predict":
+                return self.discriminator.judge(inputs, label), leaves
+            return Judgement(self.discriminator(inputs, label), None), leaves
+
+    def camera_loss(
+        self, judged: Judgement, label: Float[Tensor, "b label_dim"], real: bool
+    ) -> Float[Tensor, ""] | float:
+        """Weighted error of the estimated cameras; 0 if the discriminator does not predict them."""
+        weight = self.config.loss.camera_real if real else self.config.loss.camera_fake
+        if judged.direction is None or weight == 0:
+            return 0.0
+        error = losses.camera_error(judged.direction, label)
+        self.meter.add("loss/camera_real" if real else "loss/camera_fake", error)
+        return error * weight
 
     def density_penalty(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""]:
         """Weighted density penalty."""
@@ -390,3 +432,14 @@ def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModul
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     labels = config.fake_labels(data.train.labels).labels
     return AdversarialModule(config, data.train.resolution, labels), data
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
+
+
+def _backward_through(tensors: list[Tensor], leaves: list[Tensor]) -> None:
+    """Continue from the gradients of detached leaves to the tensors that they were cut from."""
+    pairs = [(x, leaf.grad) for x, leaf in zip(tensors, leaves, strict=True)]
+    known = [(x, gradient) for x, gradient in pairs if gradient is not None]
+    torch.autograd.backward([x for x, _ in known], [gradient for _, gradient in known])

@@ -177,7 +177,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tiny, gradients,
     with torch.no_grad():
         fake = generate(alone, label, first.scope("D"))
     pair = [
-        alone.logits(images, labels, first.scope("D"), real)[0]
+        alone.judge(images, labels, first.scope("D"), real)[0].logits
         for images, labels, real in ((fake, label, False), (alone.reals(first), first.labels, True))
     ]
     loss_of_d = losses.discriminator_loss(config.loss.adversarial, *pair)
