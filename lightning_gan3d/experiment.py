@@ -107,6 +107,8 @@ def run_hash(config: ExperimentConfig) -> str:
         del (tree[above] if above else tree)[name]
     if not config.trainer.callbacks:  # they may change the training
         del tree["trainer"]
+    if not config.data.random_background:
+        del tree["data"]["random_background"]
     if config.data.labels == "camera":  # runs of earlier versions keep their hash
         del tree["data"]["labels"], tree["data"]["num_classes"]
     if config.cameras.kind == "dataset":

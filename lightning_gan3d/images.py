@@ -59,6 +59,20 @@ def resize(image: Float[Tensor, "v c h w"], resolution: int) -> Float[Tensor, "v
     )
 
 
+def recolour(images: Images, colour: Float[Tensor, "v 3 1 1"], background: float) -> Images:
+    """Replace a solid background by another: image + (1 - opacity) (colour - background).
+
+    Colours are in [-1, 1]. `opacity` has the size of the image or of `image_raw`; there is no
+    super-resolution beyond `resize`.
+    """
+    assert images.opacity is not None, "checked with the configuration"
+    change = (1 - images.opacity) * (colour - background)
+    image = images.image + resize(change, images.image.shape[-1])
+    return images._replace(
+        image=image, image_raw=images.image_raw + resize(change, images.image_raw.shape[-1])
+    )
+
+
 def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduced: bool) -> Images:
     """Return real images as a generator would; `image_raw` is an antialiased reduction.
 

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     images: UInt8[Tensor, "b 3 h w"]
     labels: Float[Tensor, "b label_dim"]
     step: int
+    mattes: UInt8[Tensor, "b 1 h w"] | None = None
+    """Opacity of the images, for random backgrounds."""
 
 
 class KeyedOrder:
@@ -64,7 +66,9 @@ class StepBatches(Dataset[Batch | DataError]):
         """Return this rank's share of a step."""
         indices = self.order.indices(step)[self._share]
         try:
-            return Batch(self.dataset.images(indices), self.dataset.labels[indices], step)
+            images, labels = self.dataset.images(indices), self.dataset.labels[indices]
+            random = self.dataset.cfg.random_background
+            return Batch(images, labels, step, self.dataset.mattes(indices) if random else None)
         except DataError as error:
             return error
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Interval
 from einops import rearrange, reduce
@@ -19,7 +20,7 @@ from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
-from lightning_gan3d.data.image_files import decode, image_names, open_image
+from lightning_gan3d.data.image_files import decode, image_names, matte_of, open_image
 from lightning_gan3d.data.labels import KEYS, check_index, read_index
 from lightning_gan3d.ranges import parse_ranges
 
@@ -56,6 +57,9 @@ class DataConfig:
     """Classes of `labels: class`, numbered from 0; otherwise 0."""
     convert: Literal["none", "black", "white"] = "none"
     """Background colour for converting images to 8-bit RGB; `none` rejects other formats."""
+    random_background: bool = False
+    """Train on images with an alpha channel and on generated ones over random solid colours, a new
+    one each time. Metrics see both over `convert`, the background of the renderer."""
     repair_cameras: bool = False
     """Replace invalid rotations by the nearest valid ones."""
     memory_mb: Annotated[int, Ge(0)] = 2048
@@ -70,6 +74,12 @@ class DataConfig:
                 f"data.num_classes={self.num_classes} with data.labels={self.labels}: set the "
                 "number of classes with labels=class, and 0 without",
                 field="num_classes",
+            )
+        if self.random_background and self.convert == "none":
+            raise ConfigError(
+                "data.random_background=true: set data.convert to the background of the renderer, "
+                "white or black",
+                field="random_background",
             )
         try:
             parse_ranges(self.objects)
@@ -252,6 +262,16 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             images = torch.stack([self._read(self.names[i]) for i in plain.tolist()])
         else:
             images = self._images[plain]
+        return self._flip(images, indices)
+
+    def mattes(self, indices: Int[Tensor, " k"]) -> UInt8[Tensor, "k 1 h w"]:
+        """Return the opacity of images by index, 0 to 255."""
+        names = [self.names[i] for i in (indices % len(self.names)).tolist()]
+        mattes = [self._reduce(matte_of(self.source.read(name), name)) for name in names]
+        return self._flip(torch.stack(mattes), indices)
+
+    def _flip(self, images: UInt8[Tensor, "k c h w"], indices: Tensor) -> UInt8[Tensor, "k c h w"]:
+        """Mirror those that follow the plain images."""
         if not self.mirrored:
             return images
         flipped = (indices >= len(self.names))[:, None, None, None]
@@ -261,7 +281,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         data = self.source.read(name)
         if name in self.annotations.sha256 and checksum(data) != self.annotations.sha256[name]:
             raise DataError(f"{name}: bad checksum in {self.source.path}; copy the dataset again")
-        image = torch.from_numpy(decode(data, name, self._file_size, self.cfg.convert))
+        return self._reduce(decode(data, name, self._file_size, self.cfg.convert))
+
+    def _reduce(self, pixels: UInt8[np.ndarray, "y x c"]) -> UInt8[Tensor, "c h w"]:
+        """Average pixels to the resolution of the data set."""
+        image = torch.from_numpy(pixels)
         factor = self._file_size // self.resolution
         if factor == 1:
             return rearrange(image, "h w c -> c h w").contiguous()

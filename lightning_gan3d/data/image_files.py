@@ -177,6 +177,15 @@ def pixels_of(
         raise DataError(f"{name} cannot be decoded: {error}") from None
 
 
+def matte_of(data: bytes, name: str) -> UInt8[np.ndarray, "h w 1"]:
+    """Return the opacity of an image's pixels; 255 without an alpha channel."""
+    image = open_header(io.BytesIO(data), name)
+    try:
+        return np.array(image.convert("RGBA").getchannel("A"))[:, :, None]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name} cannot be decoded: {error}") from None
+
+
 @functools.lru_cache(maxsize=64)
 def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     """Return the mode of an ICC profile, and what converts it to sRGB; None if it is sRGB."""

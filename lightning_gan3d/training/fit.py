@@ -263,6 +263,19 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             "training.microbatch to a smaller divisor of the batch"
         )
     _check_labels(config)
+    renderer = config.generator.renderer
+    if config.data.random_background:
+        background = getattr(renderer, "background", None)
+        if background != {"black": 0.0, "white": 1.0}[config.data.convert]:
+            raise ConfigError(
+                f"data.random_background=true, data.convert={config.data.convert}: the renderer's "
+                f"background is {background}; use a renderer with one, 0 (black) or 1 (white)"
+            )
+        if config.generator.superresolution.factor > 1:
+            raise ConfigError(
+                "data.random_background=true: super-resolution has no opacity; set "
+                "generator.superresolution.factor=1"
+            )
     if training.views > 1 and config.generator.view_in_label:
         raise ConfigError(
             f"training.views={training.views}: the generator has no 3D scene; set training.views=1"

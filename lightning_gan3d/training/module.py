@@ -12,7 +12,7 @@ from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, blur_pair, real_pair
+from lightning_gan3d.images import Images, blur_pair, real_pair, recolour, resize
 from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
@@ -36,6 +36,7 @@ class Microbatch(NamedTuple):
     labels: Float[Tensor, "b label_dim"]
     draws: Draws
     schedule: ScheduleState
+    mattes: UInt8[Tensor, "b 1 h w"] | None = None
 
     def scope(self, name: str) -> "Microbatch":
         """Return the microbatch with the draws of a named part."""
@@ -118,10 +119,11 @@ class AdversarialModule(lightning.LightningModule):
         first = rank() * (len(batch.images) // size)
         draws = Draws(self.config.seed).scope("training")
         schedule = self.schedule(batch.step)
-        pairs = zip(torch.split(batch.images, size), torch.split(batch.labels, size), strict=True)
+        images, labels = torch.split(batch.images, size), torch.split(batch.labels, size)
+        mattes = len(images) * [None] if batch.mattes is None else torch.split(batch.mattes, size)
         return [
-            Microbatch(images, labels, draws.at(batch.step, first + i), schedule)
-            for i, (images, labels) in enumerate(pairs)
+            Microbatch(*parts[:2], draws.at(batch.step, first + i), schedule, parts[2])
+            for i, parts in enumerate(zip(images, labels, mattes, strict=True))
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
@@ -200,6 +202,7 @@ class AdversarialModule(lightning.LightningModule):
         cameras, resolution = Cameras.from_label(label), mb.schedule.rendering_resolution
         draws = mb.draws.scope("render")
         fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
+        fake = self.recoloured(fake, mb, real=False)
         judged, _ = self.judge(fake, label, mb, real=False)
         real_logits = None
         if cfg.adversarial == "relativistic":
@@ -232,6 +235,7 @@ class AdversarialModule(lightning.LightningModule):
             with torch.no_grad():
                 ws, cameras = self.styles(label, mb), Cameras.from_label(label)
                 _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
+            fake = self.recoloured(fake, mb, real=False)
             judged, fake = self.judge(fake, label, mb, False, penalised)
             judged_real, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised)
             fake_logits, real_logits = judged.logits, judged_real.logits
@@ -268,6 +272,7 @@ class AdversarialModule(lightning.LightningModule):
                 with torch.no_grad():
                     ws, cameras = self.styles(label, mb), Cameras.from_label(label)
                     _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
+                fake = self.recoloured(fake, mb, real=False)
                 judged, fake = self.judge(fake, label, mb, False, penalised=True)
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
@@ -307,7 +312,22 @@ class AdversarialModule(lightning.LightningModule):
 
     def reals(self, mb: Microbatch) -> Images:
         """The real images, in the form of the generator's output."""
-        return real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces_reals)
+        reals = real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces_reals)
+        if mb.mattes is None:
+            return reals
+        matte = resize(mb.mattes / 255, mb.schedule.rendering_resolution)
+        opacity = matte if self._reduces_reals else mb.mattes / 255
+        return self.recoloured(reals._replace(opacity=opacity), mb, real=True)
+
+    def recoloured(self, images: Images, mb: Microbatch, real: bool) -> Images:
+        """Put images before random solid backgrounds, if the data say so."""
+        if not self.config.data.random_background:
+            return images
+        name = "real background" if real else "background"
+        shape = (len(images.image), 3, 1, 1)
+        colour = mb.draws.uniform(name, shape, self.device) * 2 - 1
+        background = 2 * self.config.generator.renderer.background - 1
+        return recolour(images, colour, background)
 
     def judge(
         self,
