@@ -26,7 +26,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import from_options
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.synthetic.figures import FigureView
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.files import provenance, write_json
@@ -49,7 +49,7 @@ class Views(NamedTuple):
 
     images: Float[Tensor, "v 3 r r"]
     cameras: Cameras
-    truth: FigureView | None = None
+    truth: ObjectView | None = None
     """Depth and mask of the first view at the rendering resolution, if they are known."""
 
 
@@ -83,7 +83,7 @@ def photographs(model: Model, num: int, path: str, split: str) -> Iterator[Views
         yield Views(to_float(everything.images(chosen)), cameras)
 
 
-def depth_error(images: Images, truth: FigureView) -> float | None:
+def depth_error(images: Images, truth: ObjectView) -> float | None:
     """Mean absolute error of the depth in world units, where both are opaque."""
     if images.depth is None or images.opacity is None:
         return None

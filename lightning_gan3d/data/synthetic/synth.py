@@ -18,12 +18,8 @@ from lightning_gan3d.config import ConfigError, Count, Positive, build
 from lightning_gan3d.data.archive import DataError, open_source, write_dataset
 from lightning_gan3d.data.dataset import HoldoutShare, ImageDataset
 from lightning_gan3d.data.labels import read_index
-from lightning_gan3d.data.synthetic.figures import (
-    FigureView,
-    draw_figures,
-    level_of,
-    render_figures,
-)
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView, level_of, render_ellipsoids
+from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.progress import counting
@@ -97,7 +93,7 @@ class SynthObjects:
     def __init__(self, cfg: SynthConfig) -> None:
         """Draw the figures."""
         self.cfg = cfg
-        self.figures = draw_figures(cfg.num_objects, cfg.seed)
+        self.shapes = draw_figures(cfg.num_objects, cfg.seed)
 
     @classmethod
     def open(cls, path: str | Path) -> "SynthObjects":
@@ -109,18 +105,18 @@ class SynthObjects:
 
     def render(
         self, object_ids: Int[Tensor, " v"], cameras: Cameras, resolution: int
-    ) -> FigureView:
+    ) -> ObjectView:
         """Render view i of object `object_ids[i]` from camera i."""
         cfg = self.cfg
-        return render_figures(
-            self.figures.select(object_ids), cameras, resolution, cfg.background_value, cfg.far
+        return render_ellipsoids(
+            self.shapes.select(object_ids), cameras, resolution, cfg.background_value, cfg.far
         )
 
     def level(
         self, object_ids: Int[Tensor, " m"], points: Float[Tensor, "m n 3"]
     ) -> Float[Tensor, "m n"]:
         """Level function at points: positive inside an object, 0 on its surface."""
-        return level_of(self.figures.select(object_ids), points)
+        return level_of(self.shapes.select(object_ids), points)
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:

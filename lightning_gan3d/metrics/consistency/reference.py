@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.synthetic.figures import FigureView
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.files import sha256_of_tensors
 from lightning_gan3d.images import Images, to_float
@@ -39,7 +39,7 @@ def figures(labels: Float[Tensor, "n 25"], box: float, resolution: int) -> Objec
     objects = SynthObjects(SynthConfig(num_images=NUM_FIGURES, num_objects=NUM_FIGURES))
     scale = box / 2
 
-    def render(ids: Tensor, cameras: Cameras, size: int) -> FigureView:
+    def render(ids: Tensor, cameras: Cameras, size: int) -> ObjectView:
         cam2world = cameras.cam2world.clone()
         cam2world[:, :3, 3] /= scale
         view = objects.render(ids, Cameras(cam2world, cameras.intrinsics), size)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.synthetic.figures import FigureView
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.metric import Metric
@@ -95,7 +95,7 @@ class SelfTestConfig:
     """Training images of the pose regressor; it is tested on a sixth as many items."""
 
 
-Render = Callable[[Tensor, Cameras, int], FigureView]
+Render = Callable[[Tensor, Cameras, int], ObjectView]
 Reading = dict[str, float | None]
 """Value of each measured metric; None if missing."""
 
@@ -153,9 +153,9 @@ def _read(
 
 def _cached(render: Render) -> Render:
     """Keep the views: every perturbation changes the same ones."""
-    views: dict[tuple[bytes, bytes, int], FigureView] = {}
+    views: dict[tuple[bytes, bytes, int], ObjectView] = {}
 
-    def look_up(ids: Tensor, cameras: Cameras, resolution: int) -> FigureView:
+    def look_up(ids: Tensor, cameras: Cameras, resolution: int) -> ObjectView:
         key = (ids.numpy().tobytes(), cameras.to_label().numpy().tobytes(), resolution)
         if key not in views:
             views[key] = render(ids, cameras, resolution)

@@ -15,7 +15,8 @@ from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.synthetic.figures import Figures, draw_figures, render_figures
+from lightning_gan3d.data.synthetic.ellipsoids import Ellipsoids, render_ellipsoids
+from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.data.turntable.collection import (
     EXTENT,
     TurntableConfig,
@@ -44,8 +45,8 @@ def turntable():
     )
     upright = draw_figures(1, seed=1).select(torch.zeros(72, dtype=torch.long))
     lying = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    figures = Figures(upright.centre @ lying.T, upright.axes @ lying.T, upright.colour)
-    view = render_figures(figures, cameras, SIDE, background=0.0)
+    figures = Ellipsoids(upright.centre @ lying.T, upright.axes @ lying.T, upright.colour)
+    view = render_ellipsoids(figures, cameras, SIDE, background=0.0)
     pixels = rearrange(to_uint8(view.image), "v c h w -> v h w c").numpy()
     shots, truth = [], []
     for k in range(72):

@@ -7,7 +7,7 @@ from metric_views import Labels, figures
 from solid_shapes import BOX, Shape, ball, soft_ball
 
 from lightning_gan3d.data.camera_prior import FakeLabels
-from lightning_gan3d.data.synthetic.figures import level_of
+from lightning_gan3d.data.synthetic.ellipsoids import level_of
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metrics.evaluate import source_of
@@ -77,7 +77,7 @@ def test_the_level_of_figures_is_zero_on_their_surface():
     outward = 0.05 * torch.nn.functional.normalize(cameras.origins[:, None] - points, dim=-1)
     assert (level(points + outward) < 0).float().mean() > 0.95
     assert (level(points - outward) > 0).float().mean() > 0.95
-    far = level_of(source.render.__self__.figures.select(items), torch.full((1, 1, 3), 5.0))
+    far = level_of(source.render.__self__.shapes.select(items), torch.full((1, 1, 3), 5.0))
     assert float(far) < -1
 
 
