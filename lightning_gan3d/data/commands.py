@@ -19,7 +19,7 @@ def synth(
     options: Options = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Create procedural figures with known shape, pose and depth."""
+    """Create procedural figures or heads with known shape, pose and depth."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 

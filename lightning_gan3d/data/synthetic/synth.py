@@ -1,7 +1,8 @@
-"""Procedural data with ground truth: figures from a hemisphere, with depth, mask and pose."""
+"""Procedural data with ground truth: figures or heads, with depth, mask and pose."""
 
 import dataclasses
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,31 +17,36 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, Count, Positive, build
 from lightning_gan3d.data.archive import DataError, open_source, write_dataset
+from lightning_gan3d.data.camera_prior import ALLOWED, PRESETS, DistributionConfig
 from lightning_gan3d.data.dataset import HoldoutShare, ImageDataset
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.ellipsoids import ObjectView, level_of, render_ellipsoids
 from lightning_gan3d.data.synthetic.figures import draw_figures
+from lightning_gan3d.data.synthetic.heads import build_heads, draw_attributes
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.progress import counting
 
+_LATER = ("kind", "azimuth", "elevation")
+"""Options that older data sets do not store."""
+
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """A procedural data set. The figures fit the unit sphere, so a box of side 2 holds them."""
+    """A procedural data set. The objects fit the unit sphere, so a box of side 2 holds them."""
 
     num_images: Count = 4000
     """Images of all splits."""
     num_objects: Count = 2000
-    """Number of figures; image i shows figure i modulo this."""
+    """Number of objects; image i shows object i modulo this."""
     holdout: HoldoutShare = 0.25
-    """Share of the figures that only the test split shows."""
+    """Share of the objects that only the test split shows."""
     resolution: Annotated[int, Interval(ge=4, le=4096)] = 32
     """Side of the images in pixels."""
     seed: int = 0
-    """Seed of figures and cameras."""
+    """Seed of objects and cameras."""
     background: Literal["white", "black", "gray"] = "white"
-    """Colour behind the figures."""
+    """Colour behind the objects."""
     radius: Annotated[float, Gt(1.05)] = 3.2
     """Distance of the cameras from the origin, outside the unit sphere."""
     focal: Positive = 1.5
@@ -49,6 +55,14 @@ class SynthConfig:
     """Lowest elevation of the cameras, in radians."""
     elevation_max: Annotated[float, Interval(ge=-1.5, le=1.5)] = 0.7
     """Highest elevation, in radians; directions between both are uniform on the sphere."""
+    kind: Literal["figures", "heads"] = "figures"
+    """Bird-like figures, or heads with named attributes."""
+    azimuth: DistributionConfig | None = None
+    """Azimuths of the cameras in radians; null: the full circle for figures, those of faces for
+    heads."""
+    elevation: DistributionConfig | None = None
+    """Elevations in radians, within 1.5; null: `elevation_min` to `elevation_max` for figures,
+    those of faces for heads."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
@@ -60,8 +74,8 @@ class SynthConfig:
             )
         if self.holdout and not 0 < self.num_test < self.num_objects:
             raise ConfigError(
-                f"holdout={self.holdout} of {self.num_objects} figures is {self.num_test}: use 0, "
-                "or a share that leaves figures in both splits",
+                f"holdout={self.holdout} of {self.num_objects} objects is {self.num_test}: use 0, "
+                "or a share that leaves objects in both splits",
                 field="holdout",
             )
         if self.elevation_min > self.elevation_max:
@@ -70,10 +84,38 @@ class SynthConfig:
                 "less",
                 field="elevation_min",
             )
+        if self.elevation or self.kind == "heads":
+            for name in ("elevation_min", "elevation_max"):
+                if getattr(self, name) != getattr(SynthConfig, name):
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)}: only kind=figures without elevation reads "
+                        "it; use elevation.low and elevation.high",
+                        field=name,
+                    )
+        if self.azimuth and self.azimuth.kind == "sphere":
+            raise ConfigError(
+                "azimuth.kind=sphere: only elevation has it; use uniform or normal", field="azimuth"
+            )
+        (start, end), (low, high) = self.distributions[1].support, ALLOWED["elevation"]
+        if start < low or end > high:
+            raise ConfigError(
+                f"elevation reaches from {start:.3g} to {end:.3g}: use low and high from {low} to "
+                f"{high}",
+                field="elevation",
+            )
+
+    @property
+    def distributions(self) -> tuple[DistributionConfig, DistributionConfig]:
+        """Distributions of azimuth and elevation."""
+        azimuth = DistributionConfig("uniform", 0.0, 2 * math.pi)
+        elevation = DistributionConfig("sphere", self.elevation_min, self.elevation_max)
+        if self.kind == "heads":
+            azimuth, elevation = (PRESETS["faces"][name] for name in ("azimuth", "elevation"))
+        return self.azimuth or azimuth, self.elevation or elevation
 
     @property
     def num_test(self) -> int:
-        """Number of figures in the test split: the last ones."""
+        """Number of objects in the test split: the last ones."""
         return round(self.holdout * self.num_objects)
 
     @property
@@ -83,25 +125,34 @@ class SynthConfig:
 
     @property
     def far(self) -> float:
-        """Depth of rays that miss the figures: behind the unit sphere."""
+        """Depth of rays that miss the objects: behind the unit sphere."""
         return self.radius + 1.0
 
 
 class SynthObjects:
-    """The figures of a procedural data set, rendered from any camera: ground truth."""
+    """The objects of a procedural data set, rendered from any camera: ground truth."""
 
     def __init__(self, cfg: SynthConfig) -> None:
-        """Draw the figures."""
+        """Draw the objects."""
         self.cfg = cfg
-        self.shapes = draw_figures(cfg.num_objects, cfg.seed)
+        self.shapes = (
+            build_heads(self.attributes())
+            if cfg.kind == "heads"
+            else draw_figures(cfg.num_objects, cfg.seed)
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "SynthObjects":
-        """Recreate the figures of a data set that `make_synth` wrote."""
+        """Recreate the objects of a data set that `make_synth` wrote."""
         options = read_index(open_source(path)).get("synth")
         if not isinstance(options, dict):
             raise DataError(f"{path} is not a procedural dataset: its dataset.json has no `synth`")
         return cls(build(SynthConfig, options))
+
+    def attributes(self) -> dict[str, Float[Tensor, " m"]]:
+        """Return the attributes of each head, see `heads.ATTRIBUTES`; figures have none."""
+        cfg = self.cfg
+        return draw_attributes(cfg.num_objects, cfg.seed) if cfg.kind == "heads" else {}
 
     def render(
         self, object_ids: Int[Tensor, " v"], cameras: Cameras, resolution: int
@@ -120,7 +171,12 @@ class SynthObjects:
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
-    """Draw cameras with directions uniform on the sphere between the two elevations."""
+    """Draw cameras on a sphere that look at the origin."""
+    if cfg.kind != "figures" or cfg.azimuth or cfg.elevation:
+        x, y = cfg.distributions
+        angles = x.draw("azimuth", num, draws), y.draw("elevation", num, draws)
+        return Cameras.on_sphere(*angles, cfg.radius, cfg.focal)
+    # Data sets older than other distributions keep their draws.
     u = draws.uniform("cameras", (num, 2))
     low, high = np.sin(cfg.elevation_min), np.sin(cfg.elevation_max)
     elevation = torch.asin(low + (high - low) * u[:, 1])
@@ -145,7 +201,13 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
                 writer.image(name, image, labels[i], "test" if test else "train", int(ids[i]))
                 writer.array(f"truth/{i:06d}.npy", depth_and_mask)
                 show(i + 1)
-        writer.metadata("synth", dataclasses.asdict(cfg))
+        writer.metadata("synth", _stored(cfg))
+
+
+def _stored(cfg: SynthConfig) -> dict[str, Any]:
+    """Return the options, without later ones if none is set: older versions wrote equal bytes."""
+    old = all(getattr(cfg, name) == getattr(SynthConfig, name) for name in _LATER)
+    return {k: v for k, v in dataclasses.asdict(cfg).items() if not (old and k in _LATER)}
 
 
 def read_truth(
