@@ -2,23 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lightning_gan3d.data.captures.from_poses import PreparedCaptures
 
 app = typer.Typer(no_args_is_help=True, help="Create, prepare and validate data sets.")
 Options = Annotated[
     list[str] | None, typer.Argument(help="Options: key=value ...", metavar="[K=V]...")
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
+Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
+Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 
 @app.command("synth")
-def synth(
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
-    options: Options = None,
-    overwrite: Overwrite = False,
-) -> None:
+def synth(out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
     """Create procedural figures or heads with known shape, pose and depth."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
@@ -28,12 +29,7 @@ def synth(
 
 
 @app.command("turntable")
-def turntable(
-    source: Annotated[Path, typer.Argument(help="A folder or zip, e.g. coil-100.zip.")],
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
-    options: Options = None,
-    overwrite: Overwrite = False,
-) -> None:
+def turntable(source: Raw, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
     """Prepare photographs of objects on a turntable, such as COIL-100."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.turntable.collection import TurntableConfig, prepare_turntable
@@ -46,10 +42,6 @@ def turntable(
         f"{sum(residuals.values()) / len(residuals):.2f}, "
         f"maximum {residuals[worst]:.2f} (object {worst})"
     )
-
-
-Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
-Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 
 @app.command("ffhq")
@@ -97,7 +89,7 @@ def from_poses(
     source: Annotated[
         Path, typer.Argument(help="A folder of images with COLMAP's model or transforms.json.")
     ],
-    out: Annotated[Path, typer.Argument(help="Output .zip file or folder.")],
+    out: Out,
     options: Options = None,
     overwrite: Overwrite = False,
     sheet: Annotated[
@@ -106,14 +98,19 @@ def from_poses(
 ) -> None:
     """Prepare your own images with poses; propose box, near and far."""
     from lightning_gan3d.config import from_options
-    from lightning_gan3d.data.captures.camera_plot import draw_cameras
     from lightning_gan3d.data.captures.from_poses import prepare_from_poses
     from lightning_gan3d.data.captures.posed_images import FromPosesConfig
+
+    cfg = from_options(FromPosesConfig, options or [])
+    _check_cameras(prepare_from_poses(source, out, cfg, overwrite), sheet)
+
+
+def _check_cameras(result: "PreparedCaptures", sheet: Path | None = None) -> None:
+    from lightning_gan3d.data.captures.camera_plot import draw_cameras
     from lightning_gan3d.data.check import check_dataset
     from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 
-    cfg = from_options(FromPosesConfig, options or [])
-    result = prepare_from_poses(source, out, cfg, overwrite)
+    out = result.out
     data = DataConfig(path=str(out), memory_mb=0)
     typer.echo(check_dataset(data))
     sheet = sheet or out.with_name(f"{out.stem if out.suffix == '.zip' else out.name}.cameras.png")
