@@ -76,6 +76,7 @@ def test_every_command_parses(line):
 ONLY_PARSED = {
     "gan3d doctor": "tests/test_doctor.py runs its checks",
     "gan3d data synth": "a minute: 4,000 images",
+    "gan3d data from-images": "needs photographs; tests/data/preparers/test_from_images.py",
     "gan3d data from-poses": "needs a capture; tests/test_tutorials.py makes one",
     "gan3d import": "needs a checkpoint of NVIDIA",
     "gan3d train": "minutes, or days without a GPU",

@@ -228,7 +228,7 @@ class DatasetWriter:
         self,
         name: str,
         pixels: UInt8[np.ndarray, "h w 3"],
-        label: Float[np.ndarray, "25"],
+        label: Float[np.ndarray, "25"] | None,
         split: str | None = None,
         object_id: int | None = None,
     ) -> None:
@@ -240,7 +240,8 @@ class DatasetWriter:
         self._write(name, buffer.getvalue())
         if self._zip is None:  # zips have their own checksums
             self._sha256[name] = checksum(buffer.getvalue())
-        self._labels.append((name, [float(x) for x in label]))
+        if label is not None:
+            self._labels.append((name, [float(x) for x in label]))
         if split is not None:
             self._splits.setdefault(split, []).append(name)
         if object_id is not None:
@@ -258,7 +259,7 @@ class DatasetWriter:
 
     def finish(self) -> None:
         """Write `dataset.json`."""
-        index: dict[str, Any] = {"labels": self._labels}
+        index: dict[str, Any] = {"labels": self._labels or None}
         extras = {"splits": self._splits, "objects": self._objects, "sha256": self._sha256}
         index.update({k: v for k, v in {**extras, **self._metadata}.items() if v})
         self._write("dataset.json", json.dumps(index, allow_nan=False).encode())

@@ -15,6 +15,7 @@ Options = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Raw = Annotated[Path, typer.Argument(help="A folder or zip (layouts: docs/data_reference.md).")]
+Photos = Annotated[Path, typer.Argument(help="Photographs: a folder or zip. from-video: a file.")]
 Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 
@@ -82,6 +83,16 @@ def shapenet(source: Raw, out: Out, options: Options = None, overwrite: Overwrit
 
     cfg = from_options(ShapenetConfig, options or [])
     typer.echo(prepare_shapenet(source, out, cfg, overwrite))
+
+
+@app.command("from-images")
+def images(source: Photos, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Prepare any photographs as square images, without cameras or with a file of them."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.preparers.from_images import FromImagesConfig, prepare_images
+
+    cfg = from_options(FromImagesConfig, options or [])
+    typer.echo(f"{out}: {prepare_images(source, out, cfg, overwrite)}")
 
 
 @app.command("from-poses")

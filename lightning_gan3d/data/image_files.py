@@ -11,15 +11,16 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lightning_gan3d.data.archive import DataError, Source, UnsafeDataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
+OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
 """Image types that are not read."""
 MAX_SIDE = 4096
 """Largest side in pixels, checked in the header before memory is allocated."""
+MAX_PHOTO_SIDE = 12000  # likewise, of photographs, which are reduced
 
 Convert = Literal["none", "black", "white"]
 _MODES = {
@@ -55,7 +56,7 @@ def spelling(name: str) -> str:
 
 def _stem(name: str) -> str:
     stem, suffix = posixpath.splitext(spelling(name))
-    return stem if suffix in SUFFIXES + _OTHER_SUFFIXES else stem + suffix
+    return stem if suffix in SUFFIXES + OTHER_SUFFIXES else stem + suffix
 
 
 class ImageIndex:
@@ -137,7 +138,8 @@ def open_header(
             f"{name} claims too many pixels, limit {max_side}x{max_side}: {error}"
         ) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{name} is not a readable PNG, JPEG, WebP or BMP image: {error}") from None
+        why = str(error).split(" <")[0]  # without the address of a buffer
+        raise DataError(f"{name} is not a readable PNG, JPEG, WebP or BMP image: {why}") from None
     w, h = image.size
     if max(w, h) > max_side:
         raise UnsafeDataError(f"{name} claims {w}x{h}, limit {max_side}x{max_side}")
@@ -158,9 +160,15 @@ def decode(
     return pixels
 
 
-def pixels_of(
-    image: Image.Image, name: str, convert: Convert = "none"
-) -> UInt8[np.ndarray, "h w 3"]:
+def upright(image: Image.Image, name: str) -> Image.Image:
+    """Decode an image whose header was checked, and apply its EXIF orientation."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name} cannot be decoded: {error}") from None
+
+
+def pixels_of(image: Image.Image, name: str, convert: str = "none") -> UInt8[np.ndarray, "h w 3"]:
     """Return the sRGB pixels of an image whose header was checked; `convert`: background."""
     try:
         if mode_of(image) == "16-bit gray":  # Pillow would clip at 255, not scale

@@ -18,16 +18,16 @@ from lightning_gan3d.data.archive import DataError, Source, open_source
 from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
 
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
-KEYS |= {"ffhq", "celebahq", "afhq", "shapenet"}
+KEYS |= {"ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
+_REMEDY = "use `gan3d data from-images` or `from-photos`; or data.labels=none, in 3D with a prior"
 
 
 def read_index(source: Source) -> dict[str, Any]:
     """Read `dataset.json`: `labels`, and our own `splits`, `objects`, `copies`, `sha256`, ..."""
     if "dataset.json" not in source.names:
         raise DataError(
-            f"{source.path} has no dataset.json at its root: every image needs a camera; 2D "
-            "generators and metrics of images do without by data.labels=none"
+            f"{source.path} has no dataset.json at its root: every image needs a camera; {_REMEDY}"
         )
     return parse_json(source.read("dataset.json"), f"dataset.json of {source.path}")
 
@@ -71,7 +71,7 @@ def label_rows(index: dict[str, Any], name: str, num_classes: int = 0) -> dict[s
     if not isinstance(index.get("labels"), list):
         raise DataError(
             f'{name}: `labels` must be [["name.png", [25 numbers]], ...], not '
-            f"{reprlib.repr(index.get('labels'))}"
+            f"{reprlib.repr(index.get('labels'))}; {_REMEDY}"
         )
     for item in index["labels"]:
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):

@@ -17,6 +17,7 @@ from lightning_gan3d.data.archive import DataError, FolderSource, UnsafeDataErro
 from lightning_gan3d.data.camera_checks import ROTATION_TOLERANCE
 from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
+    MAX_PHOTO_SIDE,
     SUFFIXES,
     Convert,
     ImageIndex,
@@ -26,8 +27,6 @@ from lightning_gan3d.data.image_files import (
     reject_rotated,
 )
 
-MAX_PHOTO_SIDE = 12000
-"""Largest side of a photograph in pixels, checked in its header before memory is allocated."""
 MAX_NUMBER = 1e9
 """Limit of the numbers of cameras and points."""
 _MAX_PATH = 4096

@@ -116,11 +116,11 @@ def _plain_and_mirrored(
             f"{name} shows {side} pixels a side: use resolution={side} or less instead of "
             f"{cfg.resolution}; images are never enlarged"
         )
-    plain = _crop_and_reduce(Image.fromarray(pixels), side, cfg.resolution)
+    plain = crop_and_reduce(Image.fromarray(pixels), side, cfg.resolution)
     return plain, plain[:, ::-1].copy()
 
 
-def _crop_and_reduce(image: Image.Image, side: int, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
+def crop_and_reduce(image: Image.Image, side: int, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
     """Reduce the central square of `side` pixels, to half a pixel, with Lanczos.
 
     Pixels outside it are cropped first, as in EG3D, so that they do not contribute.
