@@ -283,8 +283,7 @@ def write_dataset(out: Path, overwrite: bool = False) -> Iterator[DatasetWriter]
     bytes.
     """
     as_zip = out.suffix.lower() == ".zip"
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} exists: use another path, or --overwrite")
+    reject_existing(out, overwrite)
     if out.exists() and out.is_dir() == as_zip:
         raise DataError(
             f"{out} exists and is not a {'zip' if as_zip else 'folder'}: use another path"
@@ -305,6 +304,12 @@ def write_dataset(out: Path, overwrite: bool = False) -> Iterator[DatasetWriter]
             raise
         if out.is_dir():
             shutil.rmtree(out)
+
+
+def reject_existing(out: Path, overwrite: bool = False) -> None:
+    """Reject an output that exists, unless it is to be overwritten."""
+    if out.exists() and not overwrite:
+        raise DataError(f"{out} exists: use another path, or --overwrite")
 
 
 def reject_collisions(outputs: Iterable[tuple[str, str]]) -> None:

@@ -116,6 +116,17 @@ def from_poses(
     _check_cameras(prepare_from_poses(source, out, cfg, overwrite), sheet)
 
 
+@app.command("from-video", help="Estimate the cameras of a video around one object, likewise.")
+@app.command("from-photos")
+def photos(source: Photos, out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
+    """Estimate the cameras of photographs of one object, then as from-poses (extra pycolmap)."""
+    from lightning_gan3d.config import from_options
+    from lightning_gan3d.data.captures.from_photos import FromPhotosConfig, prepare_from_photos
+
+    cfg = from_options(FromPhotosConfig, options or [])
+    _check_cameras(prepare_from_photos(source, out, cfg, overwrite))
+
+
 def _check_cameras(result: "PreparedCaptures", sheet: Path | None = None) -> None:
     from lightning_gan3d.data.captures.camera_plot import draw_cameras
     from lightning_gan3d.data.check import check_dataset

@@ -143,7 +143,7 @@ def read_captures(source: Path, cfg: FromPosesConfig) -> list[Capture]:
     if not folders:
         raise DataError(
             f"{source} has no cameras: neither COLMAP's cameras and images (.bin or .txt, also "
-            "in sparse/0) nor transforms.json"
+            "in sparse/0) nor transforms.json; `gan3d data from-photos` estimates them"
         )
     if cfg.objects == "none":
         raise DataError(
