@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -23,6 +24,7 @@ from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorC
 from lightning_gan3d.presets import find_file
 from lightning_gan3d.ranges import is_folder_name
 from lightning_gan3d.training.config import (
+    CosineConfig,
     InitConfig,
     LoggingConfig,
     LossConfig,
@@ -30,6 +32,18 @@ from lightning_gan3d.training.config import (
     TrainerConfig,
     TrainingConfig,
 )
+
+ADDED: dict[str, Any] = {
+    "cameras": CamerasConfig(),
+    "data.labels": "camera",
+    "data.num_classes": 0,
+    "data.random_background": False,
+    "training.views": 1,
+    "training.cosine": CosineConfig(),
+    "training.freeze": (),
+}
+"""Options that earlier versions did not have, and the value that leaves their runs unchanged: with
+this value an option does not enter the hash."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,13 @@ class ExperimentConfig:
                 "field; set loss.density_reg=0",
                 field="loss",
             )
+        probability = self.training.cosine.augment_probability
+        if probability is not None and self.augment.mode != "fixed":
+            raise ConfigError(
+                f"training.cosine.augment_probability={probability}: augment.mode="
+                f"{self.augment.mode} ignores it; set augment.mode=fixed",
+                field="training",
+            )
 
     def fake_labels(self, labels: Float[Tensor, "n label_dim"]) -> FakeLabels:
         """Return the labels from which those of generated images are drawn.
@@ -100,23 +121,20 @@ class ExperimentConfig:
 
 
 def run_hash(config: ExperimentConfig) -> str:
-    """Hash the resolved configuration without the settings in `UNHASHED`."""
+    """Hash the resolved configuration without `UNHASHED`, and without `ADDED` at their defaults."""
     tree = cfg.to_tree(config)
     for key in UNHASHED:
         above, _, name = key.rpartition(".")
         del (tree[above] if above else tree)[name]
+    for key, default in ADDED.items():
+        *path, name = key.split(".")
+        part = reduce(lambda part, below: part.get(below, {}), path, tree)
+        if name in part and part[name] == cfg.to_tree(default):
+            del part[name]
     if not config.trainer.callbacks:  # they may change the training
         del tree["trainer"]
-    if not config.data.random_background:
-        del tree["data"]["random_background"]
-    if config.data.labels == "camera":  # runs of earlier versions keep their hash
-        del tree["data"]["labels"], tree["data"]["num_classes"]
-    if config.cameras.kind == "dataset":
-        del tree["cameras"]
     if config.discriminator.conditioning != "predict":
         del tree["loss"]["camera_fake"], tree["loss"]["camera_real"]
-    if config.training.views == 1:
-        del tree["training"]["views"]
     # The name identifies the source, its folder does not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
     return cfg.digest(tree)

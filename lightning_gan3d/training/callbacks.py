@@ -312,7 +312,9 @@ class PeriodicActions(lightning.Callback):
         scene = {}
         if module.last_fake is not None:
             scene = scene_statistics(*module.last_fake, self.config.generator.scene.box)
-        names = ("rendering_resolution", "blur_sigma", "swap_probability", "learning_rate_factor")
+        names = ["rendering_resolution", "blur_sigma", "swap_probability", "learning_rate_factor"]
+        if self.config.training.cosine.kimg > 0:
+            names += ["gamma_factor", "beta2_g", "beta2_d", "ema_decay", "augment_probability"]
         schedule = {f"schedule/{name}": getattr(state, name) for name in names}
         if self.config.augment.mode == "ada":
             schedule["augment/probability"] = float(module.augment.p)

@@ -219,9 +219,11 @@ def initialise(
         if tensors is None:
             log.info("init_from: %s has no %s; using random weights", stored.path, name)
             continue
-        training = network.training
+        training, trained = network.training, [p for p in network.parameters() if p.requires_grad]
         fill(network, tensors)
-        network.train(training).requires_grad_(name != "G_ema")
+        network.train(training)
+        for p in trained:
+            p.requires_grad_(True)
     if config.init_from.schedules == "keep":
         module.images_before = round(_source_kimg(config, stored) * 1000)
     log.info("starting from %s, schedules: %s", stored.path, config.init_from.schedules)

@@ -118,6 +118,38 @@ class ResolutionScheduleConfig:
 
 
 @dataclass(frozen=True)
+class CosineConfig:
+    """Final values of cosine schedules (R3GAN, Huang et al. 2024) that start at the other options.
+
+    None: constant. R3GAN, FFHQ: 20000 kimg, gamma_factor 0.1, lr_factor 0.25, beta2 0.9 to 0.99,
+    half-life 0 to 500 kimg, probability 0 to 0.3.
+    """
+
+    kimg: NonNegative = 0.0
+    """Thousands of images from the start to the final values. 0: no cosine schedule."""
+    gamma_factor: NonNegative | None = None
+    """R1 and R2 weights relative to the initial ones."""
+    lr_factor: NonNegative | None = None
+    """Learning rates relative to the initial ones; multiplies warm-up and decay."""
+    beta2: Beta | None = None
+    """Adam's second decay rate, of both optimizers, before the correction for lazy penalties."""
+    ema_half_life_kimg: NonNegative | None = None
+    """Half-life of the moving average, which starts at `training.ema_half_life_kimg`."""
+    augment_probability: Share | None = None
+    """Augmentation probability of `augment.mode=fixed`, which starts at `augment.probability`."""
+
+    def __post_init__(self) -> None:
+        """Check that no value is ignored."""
+        finals = (self.gamma_factor, self.lr_factor, self.beta2, self.ema_half_life_kimg,
+                  self.augment_probability)  # fmt: skip
+        if self.kimg == 0 and any(value is not None for value in finals):
+            raise ConfigError(
+                "training.cosine.kimg=0: set the length of the schedules, e.g. ${training.kimg}",
+                field="kimg",
+            )
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Length, batch, precision, device, intervals and schedules. kimg: thousands of real images."""
 
@@ -150,8 +182,9 @@ class TrainingConfig:
     """Interval of the sliced Wasserstein distance. 0: never."""
     keep_checkpoints: Annotated[int, Ge(2)] = 2
     """Newest checkpoints to keep. At least 2, in case the newest is damaged."""
-    ema_half_life_kimg: Positive | None = None
-    """Half-life of the generator's moving average. None: 10 kimg per 32 of batch, as EG3D."""
+    ema_half_life_kimg: NonNegative | None = None
+    """Half-life of the generator's moving average. None: 10 kimg per 32 of batch, as EG3D. 0: no
+    average."""
     ema_rampup: Positive | None = 0.05
     """Upper limit of the half-life as a share of the images seen. None: no ramp-up."""
     rendering_resolution: ResolutionScheduleConfig = ResolutionScheduleConfig()
@@ -171,6 +204,11 @@ class TrainingConfig:
     """The same after `swap_fade_kimg`. Without effect if the label is not, or must be, the view."""
     swap_fade_kimg: NonNegative = 1000.0
     """Length of a linear change between the two. 0: final from the start."""
+    cosine: CosineConfig = CosineConfig()
+    """Cosine schedules of penalties, Adam, moving average and augmentation."""
+    freeze: tuple[str, ...] = ()
+    """Parts that are not trained: parts of the generator, e.g. `mapping` or
+    `representation.decoder`, or of the discriminator, e.g. `discriminator.b64`."""
 
     def __post_init__(self) -> None:
         """Check that processes and microbatches divide the batch."""
@@ -218,9 +256,9 @@ class InitConfig:
     path: str = ""
     """A run directory, checkpoint, export or NVIDIA pickle. Empty: random initialisation."""
     schedules: Literal["restart", "keep", "eg3d"] = "restart"
-    """Blur, swapping, rendering resolution and EMA ramp-up: `restart` starts them again; `keep`
-    continues after the images that the source has seen; `eg3d` is EG3D's `--resume`: no blur,
-    `swap_final`, no ramp-up, restarted rendering resolution."""
+    """Blur, swapping, rendering resolution, EMA ramp-up and cosines: `restart` starts them again;
+    `keep` continues after the images that the source has seen; `eg3d` is EG3D's `--resume`: no
+    blur, `swap_final`, no ramp-up; the others restart."""
     kimg: NonNegative | None = None
     """Thousands of images that the source has seen, for `keep`. None: as recorded in the source;
     NVIDIA pickles do not record it."""

@@ -27,8 +27,9 @@ from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
+from lightning_gan3d.training.losses import recommended_gamma
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.optimizers import NonFiniteGradient
+from lightning_gan3d.training.optimizers import NonFiniteGradient, freeze
 from lightning_gan3d.training.processes import (
     Session,
     is_main,
@@ -280,6 +281,9 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
         raise ConfigError(
             f"training.views={training.views}: the generator has no 3D scene; set training.views=1"
         )
+    if training.freeze:
+        with torch.device("meta"):
+            freeze(*make_networks(config, resolution), training.freeze)
     for name in ("initial", "final"):
         value = getattr(config.training.rendering_resolution, name)
         if value is not None and value > resolution:
@@ -393,6 +397,8 @@ def plan(config: ExperimentConfig) -> str:
     # Weights, gradients and two moments of both, and the averaged generator; 4 bytes each.
     fixed = 4 * (4 * (g + d) + g) / 1e6
     held_out = 0 if data.test is None else len(data.test)
+    gamma = recommended_gamma(resolution, training.batch)
+    r3gan = "; R3GAN starts at 0.05 for CIFAR-10, 2 for FFHQ at 64², 150 at 256²"
     lines = [
         f"run             {config.name} {config.hash}, seed {config.seed}",
         f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
@@ -406,6 +412,9 @@ def plan(config: ExperimentConfig) -> str:
         f"rendering       scene memory {cost.scene_bytes:,} bytes, "
         f"{cost.total_flops / 1e9:.3g} GFLOPs per image",
         f"discriminator   {d:,} parameters",
+        f"R1 gamma        {config.loss.r1_gamma:g}; recommended {gamma:.3g} = 0.0002 * "
+        f"{resolution}² / batch {training.batch} (StyleGAN2-ADA; StyleGAN3 uses about 5 times this)"
+        f"{r3gan if config.loss.adversarial == 'relativistic' else ''}",
         f"memory          {fixed:,.1f} MB for weights, gradients, moments and average, plus the "
         f"activations of {training.microbatch_size} images",
         *(f"warning: {text}" for text in data.train.warnings(config.generator.scene.box)),

@@ -16,6 +16,11 @@ from lightning_gan3d.training.config import LossConfig
 Adversarial = Literal["nonsaturating", "relativistic"]
 
 
+def recommended_gamma(resolution: int, batch: int) -> float:
+    """R1 weight that StyleGAN2-ADA chooses (`auto`, Karras et al. 2020a), as a first guess."""
+    return 0.0002 * resolution**2 / batch
+
+
 def generator_loss(
     kind: Adversarial, fake: Float[Tensor, "v 1"], real: Float[Tensor, "v 1"] | None = None
 ) -> Float[Tensor, ""]:

@@ -23,6 +23,7 @@ from lightning_gan3d.training.optimizers import (
     Gate,
     NonFiniteGradient,
     Phase,
+    freeze,
     gated_step,
     make_adam,
 )
@@ -60,6 +61,7 @@ class AdversarialModule(lightning.LightningModule):
         self.config = config
         self.camera_labels = labels
         self.generator, self.discriminator = make_networks(config, resolution)
+        freeze(self.generator, self.discriminator, config.training.freeze)
         self.augment = Augment(config.augment)
         self.gate = Gate()
         self.register_buffer("sign_sum", torch.zeros(()))
@@ -102,6 +104,8 @@ class AdversarialModule(lightning.LightningModule):
         training = self._schedules
         trained, total = step * training.batch, training.num_steps * training.batch
         images = trained + self.images_before
+        cosine, optimizer, loss = training.cosine, self.config.optimizer, self.config.loss
+        augment = self.config.augment.probability
         return ScheduleState(
             step,
             schedules.rendering_resolution(
@@ -109,8 +113,13 @@ class AdversarialModule(lightning.LightningModule):
             ),
             schedules.blur_sigma(training, images),
             schedules.swap_probability(training, images),
-            schedules.learning_rate_factor(self.config.optimizer, trained + training.batch, total),
+            schedules.learning_rate_factor(optimizer, trained + training.batch, total)
+            * schedules.cosine(cosine, images, 1.0, cosine.lr_factor),
             schedules.ema_decay(training, images),
+            schedules.cosine(cosine, images, 1.0, cosine.gamma_factor),
+            schedules.cosine(cosine, images, augment, cosine.augment_probability),
+            schedules.beta2(cosine, optimizer.generator, loss.lazy_density, images),
+            schedules.beta2(cosine, optimizer.discriminator, loss.lazy_penalty, images),
         )
 
     def split(self, batch: Batch) -> list[Microbatch]:
@@ -129,6 +138,8 @@ class AdversarialModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
         """Generator step, discriminator step, moving average."""
         microbatches, loss = self.split(batch), self.config.loss
+        if self.config.augment.mode == "fixed":
+            self.augment.p.fill_(microbatches[0].schedule.augment_probability)
         self.generator_step(microbatches)
         if loss.lazy_density > 1 and batch.step % loss.lazy_density == 0:
             self.density_step(microbatches)
@@ -184,7 +195,8 @@ class AdversarialModule(lightning.LightningModule):
                 self._backward(loss)
             if num_views > 1:
                 _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
-        self.discriminator.requires_grad_(True)
+        for p in self.optimizer_d.param_groups[0]["params"]:  # all but the frozen ones
+            p.requires_grad_(True)
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
 
     def view_loss(
@@ -252,12 +264,14 @@ class AdversarialModule(lightning.LightningModule):
                 mean_w = mean_w * (num if mb.draws.microbatch == 0 else 0)
             statistics.append(torch.cat([mean_w, real_logits.detach().sign().mean()[None]]))
             if penalised:
-                loss = loss + self.gradient_penalty(real_logits, real, fake_logits, fake)
+                penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
+                loss = loss + penalty * mb.schedule.gamma_factor
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
         self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
         mapping = self.generator.mapping
-        mapping.update_w_avg(torch.where(self.gate.healthy, means[:-1], mapping.w_avg))
+        if any(p.requires_grad for p in mapping.parameters()):
+            mapping.update_w_avg(torch.where(self.gate.healthy, means[:-1], mapping.w_avg))
         if self.config.augment.mode == "ada":
             self._adapt_augmentation(means[-1], microbatches[0].schedule.step)
 
@@ -276,7 +290,7 @@ class AdversarialModule(lightning.LightningModule):
                 judged, fake = self.judge(fake, label, mb, False, penalised=True)
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
-            self._backward(penalty * cfg.r1_interval)
+            self._backward(penalty * mb.schedule.gamma_factor * cfg.r1_interval)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
     def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b label_dim"]:
@@ -394,7 +408,8 @@ class AdversarialModule(lightning.LightningModule):
 
     def _backward(self, loss: Float[Tensor, ""]) -> None:
         """Accumulate the gradient of the mean over the global batch."""
-        (loss / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
+        if loss.requires_grad:  # not a density penalty of frozen parts
+            (loss / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
 
     def _optimizer_step(
         self,
@@ -410,7 +425,8 @@ class AdversarialModule(lightning.LightningModule):
         norm = nn.utils.get_total_norm(gradients)
         self.meter.add(f"gradient/{phase}", norm)
         self.gate.observe(norm, phase, schedule.step)
-        gated_step(optimizer, schedule.learning_rate_factor, self.gate.healthy)
+        beta2 = schedule.beta2_g if optimizer is self.optimizer_g else schedule.beta2_d
+        gated_step(optimizer, schedule.learning_rate_factor, self.gate.healthy, beta2)
 
     def _adapt_augmentation(self, sign: Float[Tensor, ""], step: int) -> None:
         """Adapt the augmentation probability to the signs of real logits (ADA)."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training.config import AdamConfig
 
 Averaged = TypeVar("Averaged", bound=nn.Module)
@@ -54,25 +55,59 @@ class Gate(nn.Module):
 
 
 def make_adam(parameters: Sequence[nn.Parameter], cfg: AdamConfig) -> torch.optim.Adam:
-    """Fused Adam: one call for all parameters, and the only Adam that can skip a step on device."""
-    return torch.optim.Adam(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
+    """Fused Adam: one call for all parameters, and the only Adam that can skip a step on device.
+
+    It leaves frozen parameters out.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.Adam(trained, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
 
 
-def gated_step(optimizer: torch.optim.Adam, factor: float, healthy: Bool[Tensor, ""]) -> None:
+def freeze(generator: nn.Module, discriminator: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude parameters below dotted paths from training; `discriminator.` leads to its parts.
+
+    FreezeD (Mo et al. 2020) is `discriminator.b<resolution>` of the highest resolutions.
+    """
+    networks = {"": generator, "discriminator.": discriminator}
+    named = {f"{at}{name}": p for at, net in networks.items() for name, p in net.named_parameters()}
+    for part in parts:
+        below = [p for name, p in named.items() if f"{name}.".startswith(f"{part}.")]
+        if not below:
+            children = [(at, *c) for at, net in networks.items() for c in net.named_children()]
+            names = ", ".join(f"{at}{name}" for at, name, m in children if list(m.parameters()))
+            raise ConfigError(f"training.freeze: no `{part}`; use {names}, or parts of these")
+        for parameter in below:
+            parameter.requires_grad_(False)
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ConfigError(
+                f"training.freeze={list(parts)} leaves no part of the {name} to train; remove one"
+            )
+
+
+def gated_step(
+    optimizer: torch.optim.Adam,
+    factor: float,
+    healthy: Bool[Tensor, ""],
+    beta2: float | None = None,
+) -> None:
     """Step with `factor` on the learning rate if `healthy`; clear the gradients.
 
-    Fused optimizers skip a step on the device if `found_inf` is set.
+    Fused optimizers skip a step on the device if `found_inf` is set. With `beta2` of the step, t
+    steps are corrected for bias by 1 - beta2 ** t, as torch does, and R3GAN with it.
     """
     gate: Any = optimizer
     gate.found_inf, gate.grad_scale = (~healthy).float(), None
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * factor
+        if beta2 is not None:
+            group["betas"] = (group["betas"][0], beta2)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 class ExponentialMovingAverage(Generic[Averaged]):
-    """A copy of a module: parameters are averaged over steps, buffers are copied."""
+    """A copy of a module: trained parameters are averaged over steps, buffers are copied."""
 
     def __init__(self, source: Averaged) -> None:
         self.source = source
@@ -92,9 +127,11 @@ class ExponentialMovingAverage(Generic[Averaged]):
     @functools.cached_property
     def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Averages, parameters, copies, buffers: listed once, after the move to the device."""
+        pairs = zip(self.module.parameters(), self.source.parameters(), strict=True)
+        trained = [(average, p) for average, p in pairs if p.requires_grad]
         return (
-            list(self.module.parameters()),
-            list(self.source.parameters()),
+            [average for average, _ in trained],
+            [p for _, p in trained],
             list(self.module.buffers()),
             list(self.source.buffers()),
         )

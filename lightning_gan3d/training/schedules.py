@@ -1,10 +1,12 @@
 """Schedules: plain functions of the number of images seen, the same for any batch size."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
 from lightning_gan3d.training.config import (
     AdamConfig,
+    CosineConfig,
     InitConfig,
     OptimizersConfig,
     ResolutionScheduleConfig,
@@ -22,6 +24,10 @@ class ScheduleState(NamedTuple):
     swap_probability: float
     learning_rate_factor: float
     ema_decay: float
+    gamma_factor: float
+    augment_probability: float
+    beta2_g: float
+    beta2_d: float
 
 
 def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
@@ -30,6 +36,17 @@ def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
     if fade_kimg <= 0:
         return 1.0 if passed >= 0 else 0.0
     return min(max(passed / (fade_kimg * 1000), 0.0), 1.0)
+
+
+def cosine(cfg: CosineConfig, images: int, start: float, final: float | None) -> float:
+    """Half a cosine from `start` to `final` over `cfg.kimg`: R3GAN (Huang et al. 2024).
+
+    start + (final - start) (1 - cos(pi * progress)) / 2; `start` if `final` is None.
+    """
+    if final is None:
+        return start
+    share = _progress(images, 0.0, cfg.kimg)
+    return start + (final - start) * (1 - math.cos(math.pi * share)) / 2
 
 
 def with_init(training: TrainingConfig, init: InitConfig) -> TrainingConfig:
@@ -79,6 +96,9 @@ def ema_decay(cfg: TrainingConfig, images: int) -> float:
     """
     half_life_kimg = cfg.ema_half_life_kimg
     half_life = 1000 * (cfg.batch * 10 / 32 if half_life_kimg is None else half_life_kimg)
+    final_kimg = cfg.cosine.ema_half_life_kimg
+    final = None if final_kimg is None else 1000 * final_kimg
+    half_life = cosine(cfg.cosine, images, half_life, final)
     if cfg.ema_rampup is not None:
         half_life = min(half_life, cfg.ema_rampup * images)
     return float(0.5 ** (cfg.batch / half_life)) if half_life > 0 else 0.0
@@ -93,6 +113,12 @@ def lazy_adam(cfg: AdamConfig, interval: int) -> AdamConfig:
         return cfg
     r = interval / (interval + 1)
     return AdamConfig(cfg.lr * r, (cfg.betas[0] ** r, cfg.betas[1] ** r), cfg.eps)
+
+
+def beta2(cfg: CosineConfig, adam: AdamConfig, interval: int, images: int) -> float:
+    """Adam's second decay rate of a step: the schedule first, then the power r of `lazy_adam`."""
+    scheduled = cosine(cfg, images, adam.betas[1], cfg.beta2)
+    return lazy_adam(replace(adam, betas=(adam.betas[0], scheduled)), interval).betas[1]
 
 
 def is_due(interval_kimg: float, before: int, after: int) -> bool:

@@ -40,7 +40,7 @@ from lightning_gan3d.training.config import (
         (TrainingConfig, "log_kimg=0.0"),
         (TrainingConfig, "sample_kimg=-1.0"),
         (TrainingConfig, "keep_checkpoints=1"),
-        (TrainingConfig, "ema_half_life_kimg=0.0"),
+        (TrainingConfig, "ema_half_life_kimg=-1.0"),
         (TrainingConfig, "ema_rampup=0.0"),
         (TrainingConfig, "swap_initial=1.1"),
         (TrainingConfig, "blur_sigma=-1.0"),
