@@ -8,12 +8,13 @@ channels.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.utils._pytree as pytree
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,11 +22,15 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.networks.decoder import DecoderConfig
+from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
 from lightning_gan3d.networks.lowering import Lowered, NotLowered
 from lightning_gan3d.ranges import Positive
 
 SomeScene = TypeVar("SomeScene", bound="Scene")
+
+MIN_BETA = 1e-4
+"""Lower bound of the learnt beta of `sdf`, in world units: sigma stays below 1e4 (VolSDF)."""
 
 
 class FieldSample(NamedTuple):
@@ -108,10 +113,15 @@ def _unflatten_scene(leaves: Any, context: Any) -> Scene:
 
 @dataclasses.dataclass(frozen=True)
 class DensityConfig:
-    """Density activation: sigma = scale * activation(sigma_raw)."""
+    """Density activation: sigma = scale * activation(sigma_raw), or that of a signed distance."""
 
-    activation: Literal["softplus", "relu", "exp"] = "softplus"
-    """`softplus` is softplus(x - 1), as in EG3D: the shift steadies the start of training."""
+    activation: Literal["softplus", "relu", "exp", "sdf"] = "softplus"
+    """`softplus` is softplus(x - 1), as in EG3D: the shift steadies the start of training. `sdf`:
+    sigma_raw is the signed distance d to the surface in world units, negative inside, and sigma =
+    sigmoid(-d / beta) / beta (StyleSDF, Or-El et al. 2022) with one learnt beta. d starts as
+    |x| - prior_radius * box / 2, a sphere; `scale` and `prior_strength` are of the others."""
+    sdf_beta: Annotated[float, Gt(MIN_BETA)] = 0.1
+    """Start of the beta of `sdf`, the width of the surface in world units."""
     scale: Positive = 1.0
     """Density per world unit at an activation of 1."""
     prior_strength: float = 0.0
@@ -139,6 +149,9 @@ class Field(Scene):
 
     needs_dirs: ClassVar[bool] = False
     scene_cfg: SceneConfig
+    sdf_beta: Float[Tensor, " b"] | None = None
+    """Of `sdf`, the same in all scenes; None for other densities. Fields that support `sdf` declare
+    it, and their representations pass `Representation.sdf_beta`."""
 
     @property
     def box(self) -> float:
@@ -161,17 +174,22 @@ class Field(Scene):
         return NotLowered(f"no fused kernel for {type(self).__name__}")
 
     def prior(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"] | float:
-        """Density prior; subclasses add it to the raw density in `__call__`."""
+        """Density prior, or the sphere of `sdf`; subclasses add it to `sigma_raw`."""
         d = self.scene_cfg.density
-        if d.prior_strength == 0:
+        if d.prior_strength == 0 and self.sdf_beta is None:
             return 0.0
         # `norm` over three strided coordinates is some 50 times slower on a CPU than this sum.
         radius = (points.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        if self.sdf_beta is not None:
+            return radius - d.prior_radius * self.box / 2
         return d.prior_strength * (d.prior_radius - radius * (2 / self.box))
 
     def sigma(self, sigma_raw: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Density per world unit, >= 0."""
         d = self.scene_cfg.density
+        if self.sdf_beta is not None:
+            beta = self.sdf_beta.view(-1, *[1] * (sigma_raw.ndim - 1))
+            return torch.sigmoid(-sigma_raw / beta) / beta
         if d.activation == "softplus":
             return d.scale * nn.functional.softplus(sigma_raw - 1)
         if d.activation == "relu":
@@ -189,6 +207,22 @@ class Representation(nn.Module):
     scene_type: type[Scene]
     view_in_label: bool = False
     """True if a new view needs a new label, since there is no 3D scene (the 2D baseline)."""
+    log_beta: nn.Parameter | None
+    """Of `sdf`: beta = MIN_BETA + exp(log_beta). None for other densities."""
+
+    def start_sdf(self, density: DensityConfig, head: FullyConnected) -> None:
+        """For `sdf`: register beta, and set row 0 of the last layer, the distance, to zero.
+
+        The field then starts as the sphere of `Field.prior`, without fitting (StyleSDF fits one).
+        """
+        self.log_beta = None
+        if density.activation == "sdf":
+            nn.init.zeros_(head.weight[0])
+            self.log_beta = nn.Parameter(torch.tensor(math.log(density.sdf_beta - MIN_BETA)))
+
+    def sdf_beta(self, batch: int) -> Float[Tensor, " b"] | None:
+        """Return the beta of `sdf` for a batch of scenes; None for other densities."""
+        return None if self.log_beta is None else (MIN_BETA + self.log_beta.exp()).expand(batch)
 
     def forward(
         self,

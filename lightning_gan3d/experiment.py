@@ -39,6 +39,7 @@ ADDED: dict[str, Any] = {
     "data.num_classes": 0,
     "data.random_background": False,
     "training.views": 1,
+    "generator.scene.density.sdf_beta": 0.1,
     "training.cosine": CosineConfig(),
     "training.freeze": (),
 }

@@ -59,6 +59,13 @@ class GeneratorConfig:
                 f"the representation makes {scenes.__name__}; choose a renderer that accepts these",
                 field="renderer",
             )
+        declared = "sdf_beta" in getattr(scenes, "__dataclass_fields__", {})
+        if self.scene.density.activation == "sdf" and self.is_field and not declared:
+            raise ConfigError(
+                f"generator.scene.density.activation=sdf: {scenes.__name__} declares no `sdf_beta` "
+                "(contract.Field); declare it, or use softplus, relu or exp",
+                field="scene",
+            )
 
     @property
     def representation_type(self) -> Any:

@@ -50,7 +50,8 @@ class VolumeRendererConfig:
     importance sampling from smoothed weights, half an interval nearer to the camera; depths are
     clamped to the range of the batch's samples."""
     density_noise: NonNegative = 0.0
-    """Standard deviation of noise on the raw density in training, against fog."""
+    """Standard deviation of noise on the raw density in training, against fog. The raw density of
+    `sdf` is a distance in world units."""
     chunk: Count | None = None
     """Maximum number of points per query of the field, on the plain path: bounds memory, does not
     change results. None: 2^17; on a CPU without gradient 2^14, which fits its cache."""

@@ -37,6 +37,11 @@ class OccupiedField(Field):
         return self.field.scene_cfg
 
     @property
+    def sdf_beta(self) -> Float[Tensor, " b"] | None:  # type: ignore[override]  # read only, the field's
+        """As the field's."""
+        return self.field.sdf_beta
+
+    @property
     def needs_dirs(self) -> bool:  # type: ignore[override]  # of an instance
         """As the field's."""
         return self.field.needs_dirs

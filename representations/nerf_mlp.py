@@ -137,6 +137,7 @@ class NerfField(Field):
     shift: Float[Tensor, "b l h"]
     net: FilmNet
     scene_cfg: SceneConfig
+    sdf_beta: Float[Tensor, " b"] | None = None
 
     def __call__(
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None
@@ -183,6 +184,7 @@ class NerfMlp(Representation):
         self.scene_type = self.field_type
         self.num_ws = cfg.num_layers + 1
         self.net = FilmNet(cfg, scene.feature_dim)
+        self.start_sdf(scene.density, self.net.to_sigma)
         self.affines = nn.ModuleList(
             FullyConnected(w_dim, 2 * cfg.hidden_dim) for _ in range(self.num_ws)
         )
@@ -199,4 +201,4 @@ class NerfMlp(Representation):
         # A quarter, as pi-GAN scales its last layer: styles start as small changes of one network.
         f, shift = (0.25 * film).chunk(2, dim=-1)
         scale = self.cfg.omega * (1 + f / 2) if self.net.siren else 1 + f
-        return self.field_type(scale, shift, self.net, self.scene_cfg)
+        return self.field_type(scale, shift, self.net, self.scene_cfg, self.sdf_beta(len(ws)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
-from lightning_gan3d.networks.lowering import Lowered
+from lightning_gan3d.networks.lowering import SDF_NOT_LOWERED, Lowered
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
 from lightning_gan3d.ranges import Count
 from representations.grids import (
@@ -65,6 +65,7 @@ class TriPlaneField(Field):
     decoder: Decoder
     scene_cfg: SceneConfig
     axes: PlaneAxes = "standard"
+    sdf_beta: Float[Tensor, " b"] | None = None
 
     def features(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n c"]:
         """Gather the mean feature of the planes, before decoding."""
@@ -110,6 +111,8 @@ class TriPlaneField(Field):
 
     def lower(self) -> Lowered:
         """The planes with their channels last, and the decoder."""
+        if self.sdf_beta is not None:
+            return SDF_NOT_LOWERED
         grids = rearrange(self.planes, "b (p d) c h w -> b p d h w c", p=3)
         return self.decoder.lower(grids, AXES[self.axes])
 
@@ -133,6 +136,7 @@ class TriPlane(Representation):
         out_channels = 3 * cfg.depth * cfg.channels
         self.synthesis = Synthesis2d(cfg.synthesis, w_dim, cfg.resolution, out_channels)
         self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
+        self.start_sdf(scene.density, self.decoder.head)
         self.num_ws = self.synthesis.num_ws
 
     def forward(
@@ -144,4 +148,5 @@ class TriPlane(Representation):
         """Generate the planes of a batch of style vectors."""
         image = full_precision(self.synthesis(ws, noise_mode, draws))
         planes = rearrange(image, "b (p c) h w -> b p c h w", c=self.cfg.channels)
-        return TriPlaneField(planes, self.decoder, self.scene_cfg, self.cfg.axes)
+        beta = self.sdf_beta(len(ws))
+        return TriPlaneField(planes, self.decoder, self.scene_cfg, self.cfg.axes, beta)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder
-from lightning_gan3d.networks.lowering import Lowered
+from lightning_gan3d.networks.lowering import SDF_NOT_LOWERED, Lowered
 from lightning_gan3d.networks.synthesis import Synthesis3d, Synthesis3dConfig
 from lightning_gan3d.ranges import Count
 from representations.grids import (
@@ -44,6 +44,7 @@ class VoxelField(Field):
     """Spatial axes are z, y, x."""
     decoder: Decoder
     scene_cfg: SceneConfig
+    sdf_beta: Float[Tensor, " b"] | None = None
 
     def features(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n c"]:
         """Gather the feature of the grid, before decoding."""
@@ -60,6 +61,8 @@ class VoxelField(Field):
 
     def lower(self) -> Lowered:
         """The grid with its channels last, and the decoder."""
+        if self.sdf_beta is not None:
+            return SDF_NOT_LOWERED
         grids = rearrange(self.voxels, "b c d h w -> b 1 d h w c")
         return self.decoder.lower(grids, ((0, 1, 2),))
 
@@ -82,6 +85,7 @@ class Voxel(Representation):
         self.scene_cfg = scene
         self.synthesis = Synthesis3d(cfg.synthesis, w_dim, cfg.resolution, cfg.channels)
         self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
+        self.start_sdf(scene.density, self.decoder.head)
         self.num_ws = self.synthesis.num_ws
 
     def forward(
@@ -92,4 +96,4 @@ class Voxel(Representation):
     ) -> VoxelField:
         """Generate the voxel grids of a batch of style vectors."""
         voxels = full_precision(self.synthesis(ws, noise_mode, draws))
-        return VoxelField(voxels, self.decoder, self.scene_cfg)
+        return VoxelField(voxels, self.decoder, self.scene_cfg, self.sdf_beta(len(ws)))

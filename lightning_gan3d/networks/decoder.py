@@ -45,15 +45,21 @@ class Decoder(nn.Module):
         layers.append(FullyConnected(below, 1 + feature_dim, lr_mul=cfg.lr_mul))
         self.net = nn.Sequential(*layers)
 
+    @property
+    def head(self) -> FullyConnected:
+        """The last layer: row 0 is the raw density, the others are features."""
+        last = self.net[-1]
+        assert isinstance(last, FullyConnected)
+        return last
+
     def lower(
         self, grids: Float[Tensor, "b p d h w c"], axes: tuple[tuple[int, int, int], ...]
     ) -> Lowered:
         """Describe the decoding of the mean over `grids` to the fused kernels."""
         if self.cfg.num_layers != 1:
             return NotLowered(f"decoder.num_layers={self.cfg.num_layers}; the kernels need 1")
-        first, last = self.net[0], self.net[2]
+        first, last = self.net[0], self.head
         assert isinstance(first, FullyConnected)
-        assert isinstance(last, FullyConnected)
         return LoweredGrid(
             grids,
             axes,

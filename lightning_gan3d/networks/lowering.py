@@ -39,4 +39,6 @@ class NotLowered(NamedTuple):
     reason: str
 
 
+SDF_NOT_LOWERED = NotLowered("density.activation=sdf; the kernels have no signed distance")
+
 Lowered = LoweredGrid | NotLowered

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.contract import Field
 from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
@@ -186,6 +187,8 @@ class AdversarialModule(lightning.LightningModule):
             label = self.fake_labels(mb)
             ws = self.styles(label, mb)
             scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
+            if isinstance(scene, Field) and scene.sdf_beta is not None:
+                self.meter.add("G/beta", scene.sdf_beta.mean())
             # With several views, the graph of each is freed before the next is built.
             cut = (ws, scene) if num_views == 1 else (_leaf(ws), scene.map(_leaf))
             for view in range(num_views):
