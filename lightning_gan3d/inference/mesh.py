@@ -1,6 +1,6 @@
 """Shapes: the surface of a field as a mesh with the colours of its radiance field."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
-from lightning_gan3d.metrics.sources import volume_of
+from lightning_gan3d.metrics.sources import Volume, volume_of
 from lightning_gan3d.progress import track
 from renderers.compositing import standard_weights
 
@@ -83,26 +83,31 @@ def extract_surface(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
     """Return the surface without colours: marching cubes, components, smoothing, decimation.
 
     By default the surface is where one voxel (of at most `FINEST` per axis) absorbs half of the
-    light. The values between samples are interpolated in 1 - 2^(-sigma / level), not in density:
+    light; that of `sdf` is where the signed distance is 0. The values between samples of a density
+    are interpolated in 1 - 2^(-sigma / level), not in density:
     an abrupt rise then lies in the middle between two samples, at any level. Surfaces are closed
     where the box cuts them.
 
-    Raises ConfigError if no density exceeds the level, or if a library for `faces` is missing.
+    Raises ConfigError if there is no surface, or if a library for `faces` is missing.
     """
     import trimesh  # slow: more than a second
 
     length = field.box / min(options.resolution, FINEST)
     level = HALF / length if options.level is None else options.level
-    volume = density_volume(field, options.resolution)
-    highest = float(volume.max())
-    assert np.isfinite(highest), "the field's density is not finite"
-    np.multiply(volume, -1 / level, out=volume)  # in place: 0.5 GiB at 512
-    np.subtract(1, np.exp2(volume, out=volume), out=volume)
+    if field.sdf_beta is not None and options.level is None:
+        volume = grid_of(volume_of(field), options.resolution)
+        problem = "level=null: no surface, the signed distance is positive; choose a density"
+    else:
+        volume = density_volume(field, options.resolution)
+        highest = float(volume.max())
+        assert np.isfinite(highest), "the field's density is not finite"
+        np.multiply(volume, -1 / level, out=volume)  # in place: 0.5 GiB at 512
+        np.subtract(1, np.exp2(volume, out=volume), out=volume)
+        problem = f"level={level:g}: no surface, the highest density is {highest:g}; "
+        problem += "choose a lower level"
     surface = mesh_of(volume, field.box)
     if surface is None:
-        raise ConfigError(
-            f"level={level:g}: no surface, the highest density is {highest:g}; choose a lower level"
-        )
+        raise ConfigError(problem)
     surface = _largest(surface, options.keep)
     if options.smooth:  # trimesh counts shrinking and growing as two iterations
         trimesh.smoothing.filter_taubin(surface, **TAUBIN, iterations=2 * options.smooth)
@@ -151,8 +156,11 @@ def _simplified(surface: "trimesh.Trimesh", faces: int) -> "trimesh.Trimesh":
 def density_volume(field: Field, resolution: int) -> Float[np.ndarray, "x y z"]:
     """Density per world unit of one scene at the centres of resolution^3 voxels."""
     assert field.batch == 1, "a volume is of one scene; select it with Scene.index"
-    density = replace(volume_of(field), occupancy=lambda sigma: sigma)
-    return grid_of(density, resolution)
+    device = field.tensors()[0].device
+    sigma = Volume(
+        lambda p: field.sigma(field.density(p.to(device)))[..., 0], lambda x: x, field.box
+    )
+    return grid_of(sigma, resolution)
 
 
 @torch.no_grad()

@@ -61,8 +61,16 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
 
 
 def volume_of(field: Field) -> Volume:
-    """Return the interior of a field, at which its density can be queried."""
+    """Return the interior of a field: where it is opaque, or where its signed distance is < 0."""
     device = field.tensors()[0].device
+    if field.sdf_beta is not None:
+        # As smooth as a density for marching cubes, whatever beta is.
+        sharpness = BOX_SHARE / field.box
+        return Volume(
+            lambda points: -field.density(points.to(device))[..., 0],
+            lambda level: torch.sigmoid(sharpness * level),
+            field.box,
+        )
 
     def level(points: Tensor) -> Tensor:
         return field.sigma(field.density(points.to(device)))[..., 0]

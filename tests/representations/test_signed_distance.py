@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -12,6 +13,10 @@ from lightning_gan3d.conformance import SCENE
 from lightning_gan3d.contract import MIN_BETA, DensityConfig, Field, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.inference.config import MeshOptions
+from lightning_gan3d.inference.mesh import density_volume, extract_surface
+from lightning_gan3d.metrics.geometry.surfaces import grid_of, pieces
+from lightning_gan3d.metrics.sources import volume_of
 from lightning_gan3d.networks.lowering import LoweredGrid, NotLowered
 from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.registry import module_of
@@ -185,6 +190,42 @@ def test_occupied_cells_are_those_inside_and_at_the_surface():
     assert prepared.occupied[:, radius < RADIUS].all()
     assert not prepared.occupied[:, radius > RADIUS + 0.36].any()
     assert prepared.sdf_beta is field.sdf_beta
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.002])
+def test_the_first_mesh_is_the_sphere_whatever_beta_is(beta):
+    _, field = build("triplane", num=1, beta=beta)
+    surface = extract_surface(field, MeshOptions(resolution=32))
+    radii = (surface.vertices**2).sum(axis=1) ** 0.5
+    assert abs(radii - RADIUS).max() < 0.005
+    assert surface.is_watertight
+    assert surface.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.01)
+    # A given level is a density: nine tenths of the highest are beta log 9 inside.
+    inner = extract_surface(field, MeshOptions(resolution=64, level=0.9 / beta))
+    radius = (inner.volume / (4 / 3 * math.pi)) ** (1 / 3)
+    assert radius == pytest.approx(RADIUS - beta * math.log(9), abs=0.5 * BOX / 64)
+    innermost = 3**0.5 * BOX / 16 - RADIUS
+    highest = 1 / (beta * (1 + math.exp(innermost / beta)))
+    assert density_volume(field, 8).max() == pytest.approx(highest, rel=1e-3)
+
+
+def test_a_distance_without_a_surface_is_named():
+    _, field = build("voxel", num=1)
+    density = dataclasses.replace(field.scene_cfg.density, prior_radius=0.001)
+    field = dataclasses.replace(field, scene_cfg=dataclasses.replace(SCENE, density=density))
+    with pytest.raises(ConfigError, match="the signed distance is positive"):
+        extract_surface(field, MeshOptions(resolution=16))
+
+
+def test_metrics_of_geometry_read_the_side_of_the_surface():
+    _, field = build("voxel", num=1)
+    volume = volume_of(field)
+    part = pieces(grid_of(volume, 32))
+    assert part.num == 1
+    assert part.filled == pytest.approx(4 / 3 * math.pi * RADIUS**3 / BOX**3, rel=0.02)
+    points = torch.rand(1, 20, 3) - 0.5
+    outward = torch.nn.functional.normalize(points, dim=-1)
+    torch.testing.assert_close(volume.normals(points), outward, atol=1e-4, rtol=0)
 
 
 def test_hashes_of_other_densities_do_not_change(monkeypatch):

@@ -56,7 +56,7 @@ VOLUME_METRICS = {
 SHAPE_METRICS = {"shape_to_data": "", "shape_from_data": "", "shape_coverage": "share",
                  "shape_accuracy": "share"}  # fmt: skip
 """Units of comparisons with the data's objects; Chamfer distances are in world units."""
-SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge"
+SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge, or signed distance <= 0"
 NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
 NO_FIELD = "the scenes cannot be queried at points"
 
