@@ -111,3 +111,10 @@ def density_l1(
     sigma_raw = field.density(torch.cat([points, neighbours], dim=1))
     at_points, at_neighbours = sigma_raw.chunk(2, dim=1)
     return (at_points - at_neighbours).abs().mean()
+
+
+def eikonal(field: Field, points: Float[Tensor, "b n 3"]) -> Float[Tensor, ""]:
+    """Mean (|grad d| - 1)^2 of a signed distance d (Gropp et al. 2020, eq. 2)."""
+    points = points.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(field.density(points).sum(), points, create_graph=True)
+    return (gradient.square().sum(-1).add(1e-12).sqrt() - 1).square().mean()

@@ -21,6 +21,11 @@ def test_beta_learns_and_is_averaged(tiny, train, views):
     assert {"loss/density", "G/beta"} <= module.meter.read().keys()
 
 
+def test_the_density_step_of_a_distance_is_the_eikonal_term(tiny, train):
+    module = train(tiny(*SDF, "loss.density_reg_interval=1"), steps=1)
+    assert module.meter.read()["loss/density"] < 1e-5  # of the sphere: slopes are 1
+
+
 def test_a_checkpoint_holds_beta(tiny, start):
     code, run, log = start(tiny(*SDF))
     assert code == 0
