@@ -96,11 +96,19 @@ class Cameras(NamedTuple):
         azimuth = torch.arange(num) * (2 * math.pi / num)
         return cls.on_sphere(azimuth, torch.full_like(azimuth, elevation), radius, focal, target)
 
-    def crop(self, left: float, top: float, width: float, height: float) -> "Cameras":
-        """Cameras of an image patch; arguments are in units of the image size."""
-        scale = self.intrinsics.new_tensor(
-            [[1 / width, 0, -left / width], [0, 1 / height, -top / height], [0, 0, 1]]
-        )
+    def crop(
+        self,
+        left: float | Float[Tensor, " v"],
+        top: float | Float[Tensor, " v"],
+        width: float | Float[Tensor, " v"],
+        height: float | Float[Tensor, " v"],
+    ) -> "Cameras":
+        """Cameras of image patches; arguments are in units of the image size."""
+        zero = torch.zeros_like(self.intrinsics[:, 0, 0])
+        x, y, w, h = (zero + value for value in (left, top, width, height))
+        one = zero + 1
+        rows = [1 / w, zero, -x / w, zero, 1 / h, -y / h, zero, zero, one]
+        scale = torch.stack(rows, dim=-1).view(-1, 3, 3)
         return self._replace(intrinsics=scale @ self.intrinsics)
 
     def mirror(self) -> "Cameras":

@@ -39,6 +39,8 @@ ADDED: dict[str, Any] = {
     "data.num_classes": 0,
     "data.random_background": False,
     "training.views": 1,
+    "training.patch": None,
+    "discriminator.patch": "none",
     "generator.scene.density.sdf_beta": 0.1,
     "training.cosine": CosineConfig(),
     "training.freeze": (),
@@ -108,6 +110,11 @@ class ExperimentConfig:
                 field="training",
             )
 
+    def discriminator_resolution(self, resolution: int) -> int:
+        """Return the side of what the discriminator sees: of patches, or of whole images."""
+        patch = self.training.patch
+        return resolution if patch is None else patch.resolution
+
     def fake_labels(self, labels: Float[Tensor, "n label_dim"]) -> FakeLabels:
         """Return the labels from which those of generated images are drawn.
 
@@ -166,5 +173,6 @@ def make_networks(config: ExperimentConfig, resolution: int) -> tuple[Generator,
         torch.manual_seed(draws.generator("generator").initial_seed())
         generator = Generator(config.generator, resolution, num_classes)
         torch.manual_seed(draws.generator("discriminator").initial_seed())
-        discriminator = Discriminator(config.discriminator, resolution, num_classes)
+        seen = config.discriminator_resolution(resolution)
+        discriminator = Discriminator(config.discriminator, seen, num_classes)
     return generator, discriminator

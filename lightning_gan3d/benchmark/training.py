@@ -99,7 +99,7 @@ def measure_training(config: ExperimentConfig, resolution: int, profiler: Profil
     metrics = [
         Metric("speed.train_img_s", rate, "img/s", n, note=note),
         *measure_phases(module, batch, profiler),
-        *measure_discriminator(module, resolution, profiler),
+        *measure_discriminator(module, module.discriminator_resolution, profiler),
     ]
     if profiler.timings_only:
         return metrics
@@ -161,7 +161,7 @@ def measure_discriminator(
     label = make_inputs(module.generator).label
 
     def inputs(device: torch.device) -> tuple[Images, Tensor]:
-        raw = module.generator.rendering_resolution
+        raw = min(module.generator.rendering_resolution, resolution)
         image = torch.zeros(1, 3, resolution, resolution, device=device)
         image_raw = torch.zeros(1, 3, raw, raw, device=device)
         return Images(image, image_raw), label.to(device)

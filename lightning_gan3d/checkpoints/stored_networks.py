@@ -58,11 +58,13 @@ class Stored(NamedTuple):
     def discriminator(self) -> Discriminator:
         """Build the discriminator, for evaluation and without gradients."""
         self.check("discriminator", self.config)
-        discriminator = Discriminator(
-            self.config.discriminator, self.resolution, self.config.data.num_classes
-        )
+        discriminator = self._discriminator(self.config)
         fill(discriminator, self.tensors["discriminator"])
         return discriminator
+
+    def _discriminator(self, config: ExperimentConfig) -> Discriminator:
+        resolution = config.discriminator_resolution(self.resolution)
+        return Discriminator(config.discriminator, resolution, config.data.num_classes)
 
     def check(self, kind: NetworkKind, config: ExperimentConfig) -> None:
         """Reject a network that does not fit `config`, before memory is allocated for it."""
@@ -72,7 +74,7 @@ class Stored(NamedTuple):
         tensors = self.tensors[kind]
         with torch.device("meta"), _ShapesOnly():
             network = (
-                Discriminator(config.discriminator, self.resolution, config.data.num_classes)
+                self._discriminator(config)
                 if kind == "discriminator"
                 else Generator(config.generator, self.resolution, config.data.num_classes)
             )

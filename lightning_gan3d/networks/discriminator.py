@@ -1,6 +1,7 @@
 """The discriminator: StyleGAN2's residual network on image and raw rendering, given the label."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -36,6 +37,8 @@ class DiscriminatorConfig(ChannelsConfig):
     """Layers from the label to the projection."""
     unconditional_term: bool = False
     """Add an unconditional logit to the projection, which steadies tiny networks."""
+    patch: Literal["none", "modulate"] = "none"
+    """`modulate`: scale and offset of a patch of `training.patch` modulate each block (EpiGRAF)."""
     conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
 
@@ -125,6 +128,28 @@ class Epilogue(nn.Module):
         return self.out(x), None if self.plain is None else self.plain(x)
 
 
+class PatchModulation(nn.Module):
+    """Factors on the channels of each block, from scale and offset of patches (EpiGRAF)."""
+
+    def __init__(self, channels: Sequence[int], hidden_dim: int = 64, num_octaves: int = 6) -> None:
+        """Build one output for each block's input channels; they start at factor 1."""
+        super().__init__()
+        self.num_octaves = num_octaves
+        self.hidden = FullyConnected(6 * num_octaves, hidden_dim, activation="lrelu")
+        for i, dim in enumerate(channels):
+            out = FullyConnected(hidden_dim, dim)
+            nn.init.zeros_(out.weight)
+            self.add_module(f"out{i}", out)
+
+    def forward(self, patch: Float[Tensor, "v 3"]) -> list[Float[Tensor, "v c 1 1"]]:
+        """Return the factors of each block, in (0, 2)."""
+        octaves = math.pi * 2.0 ** torch.arange(self.num_octaves, device=patch.device)
+        angles = (patch[:, :, None] * octaves).flatten(1)
+        x = self.hidden(torch.cat([angles.sin(), angles.cos()], dim=1))
+        outs = [getattr(self, f"out{i}")(x) for i in range(len(self._modules) - 1)]
+        return [1 + out.tanh()[:, :, None, None] for out in outs]
+
+
 class LabelMapping(nn.Module):
     """Label to the vector to project on; learning-rate multiplier 0.01, as EG3D."""
 
@@ -169,26 +194,46 @@ class Discriminator(nn.Module):
         for r in self.resolutions:
             rgb = image_dim if r == resolution else 0
             self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg.conv_clamp, rgb))
+        if cfg.patch == "modulate":
+            self.modulation = PatchModulation([channels[r] for r in self.resolutions[1:]])
         self.out_dim = {"projection": channels[4], "predict": 4, "none": 1}[cfg.conditioning]
         self.b4 = Epilogue(channels[4], self.out_dim, cfg, image_dim if resolution == 4 else 0)
         if cfg.conditioning == "projection":
             self.num_classes = num_classes
             self.mapping = LabelMapping(num_classes or LABEL_DIM, self.out_dim, cfg.mapping_layers)
 
-    def forward(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Float[Tensor, "v 1"]:
+    def forward(
+        self,
+        images: Images,
+        label: Float[Tensor, "v label_dim"],
+        patch: Float[Tensor, "v 3"] | None = None,
+    ) -> Float[Tensor, "v 1"]:
         """Return one logit per image, in the precision of the label."""
-        return self.judge(images, label).logits
+        return self.judge(images, label, patch).logits
 
-    def judge(self, images: Images, label: Float[Tensor, "v label_dim"]) -> Judgement:
-        """Return logits and estimated directions, in the precision of the label."""
+    def judge(
+        self,
+        images: Images,
+        label: Float[Tensor, "v label_dim"],
+        patch: Float[Tensor, "v 3"] | None = None,
+    ) -> Judgement:
+        """Return logits and estimated directions, in the precision of the label.
+
+        `patch`: scale, left and top of patches; None for whole images.
+        """
         with without_autocast(label.device):  # the blocks have their own precision
-            return self._judge(images, label)
+            return self._judge(images, label, patch)
 
-    def _judge(self, images: Images, label: Tensor) -> Judgement:
+    def _judge(self, images: Images, label: Tensor, patch: Tensor | None) -> Judgement:
         x = images.image
         if self.cfg.dual:
             x = torch.cat([x, resize(images.image_raw, (x.shape[-2], x.shape[-1]))], dim=1)
-        for r in self.resolutions:
+        factors = []
+        if self.cfg.patch == "modulate":
+            whole = label.new_tensor([[1.0, 0.0, 0.0]]).expand(len(label), -1)
+            factors = self.modulation(whole if patch is None else patch.to(label))
+        for i, r in enumerate(self.resolutions):
+            x = x if not factors or i == 0 else x * factors[i - 1].to(x.dtype)
             x = getattr(self, f"b{r}")(x)
         logits: Tensor
         logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation needs all digits

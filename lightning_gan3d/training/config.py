@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lightning_gan3d.config import ConfigError, Count, NonNegative, Positive, Share
+from lightning_gan3d.ranges import POWER_OF_TWO
 
 Beta = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -151,6 +152,20 @@ class CosineConfig:
 
 
 @dataclass(frozen=True)
+class PatchConfig:
+    """Patches of images instead of whole ones: full resolution without super-resolution."""
+
+    resolution: Annotated[int, POWER_OF_TWO, Ge(8)] = 64
+    """Side of the patches, and input of the discriminator, in pixels."""
+    scales: Literal["beta", "uniform"] = "beta"
+    """Distribution of the patches' share of the image's side: EpiGRAF's, or GRAF's."""
+    scale_min: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Smallest share. None: pixels of the patch are those of the image."""
+    fade_kimg: NonNegative = 10_000.0
+    """Length of the change from whole images to patches of all shares. 0: patches at once."""
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Length, batch, precision, device, intervals and schedules. kimg: thousands of real images."""
 
@@ -190,6 +205,8 @@ class TrainingConfig:
     """Upper limit of the half-life as a share of the images seen. None: no ramp-up."""
     rendering_resolution: ResolutionScheduleConfig = ResolutionScheduleConfig()
     """Resolution of `image_raw`."""
+    patch: PatchConfig | None = None
+    """Train on patches. None: whole images."""
     blur_sigma: NonNegative = 10.0
     """Initial standard deviation, in pixels, of the blur of the discriminator's input."""
     blur_fade_kimg: NonNegative = 0.0

@@ -264,6 +264,7 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
             "training.microbatch to a smaller divisor of the batch"
         )
     _check_labels(config)
+    _check_patches(config, resolution)
     renderer = config.generator.renderer
     if config.data.random_background:
         background = getattr(renderer, "background", None)
@@ -291,6 +292,28 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
                 f"training.rendering_resolution.{name}={value}: the images have {resolution} "
                 f"pixels; use at most {resolution}"
             )
+
+
+def _check_patches(config: ExperimentConfig, resolution: int) -> None:
+    """Reject options that patches do not have."""
+    generator, training, patch = config.generator, config.training, config.training.patch
+    if patch is None:
+        if config.discriminator.patch != "none":
+            raise ConfigError("discriminator.patch=modulate: set training.patch too, or none here")
+        return
+    if patch.resolution > resolution:
+        raise ConfigError(
+            f"training.patch.resolution={patch.resolution}: the images have {resolution} pixels; "
+            f"use {resolution} or less"
+        )
+    for wrong, value in (
+        (generator.view_in_label, "a 3D generator.representation"),
+        (generator.superresolution.factor > 1, "generator.superresolution.factor=1"),
+        (config.discriminator.dual, "discriminator.dual=false"),
+        (training.rendering_resolution.initial, "training.rendering_resolution.initial=null"),
+    ):
+        if wrong:
+            raise ConfigError(f"training.patch: patches have full resolution; set {value}")
 
 
 def _check_labels(config: ExperimentConfig) -> None:

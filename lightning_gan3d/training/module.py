@@ -13,7 +13,7 @@ from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, blur_pair, real_pair, recolour, resize
+from lightning_gan3d.images import Images, blur_pair, real_pair, recolour, resize, to_float
 from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
@@ -28,6 +28,7 @@ from lightning_gan3d.training.optimizers import (
     gated_step,
     make_adam,
 )
+from lightning_gan3d.training.patches import Patches, crop_cameras, crop_images, draw_patches
 from lightning_gan3d.training.schedules import ScheduleState
 
 
@@ -84,6 +85,7 @@ class AdversarialModule(lightning.LightningModule):
         """Images seen by the source of a fine-tuning, if its schedules continue."""
         self.last_fake: tuple[Images, Cameras] | None = None
         self._schedules = schedules.with_init(config.training, config.init_from)
+        self.discriminator_resolution = config.discriminator_resolution(resolution)
         self._default_resolution = self.generator.rendering_resolution
         generator = config.generator
         self._swaps = generator.mapping.condition == "camera" and not generator.view_in_label
@@ -121,6 +123,7 @@ class AdversarialModule(lightning.LightningModule):
             schedules.cosine(cosine, images, augment, cosine.augment_probability),
             schedules.beta2(cosine, optimizer.generator, loss.lazy_density, images),
             schedules.beta2(cosine, optimizer.discriminator, loss.lazy_penalty, images),
+            schedules.patch_progress(training, images),
         )
 
     def split(self, batch: Batch) -> list[Microbatch]:
@@ -214,10 +217,7 @@ class AdversarialModule(lightning.LightningModule):
         cfg = self.config.loss
         if view > 0:
             mb, label = mb.scope(f"view {view}"), label.roll(-view, dims=0)
-        cameras, resolution = Cameras.from_label(label), mb.schedule.rendering_resolution
-        draws = mb.draws.scope("render")
-        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
-        fake = self.recoloured(fake, mb, real=False)
+        fake, cameras = self.render(scene, ws, Cameras.from_label(label), mb)
         judged, _ = self.judge(fake, label, mb, real=False)
         real_logits = None
         if cfg.adversarial == "relativistic":
@@ -246,11 +246,8 @@ class AdversarialModule(lightning.LightningModule):
         penalised = cfg.penalises_discriminator and cfg.r1_interval == 1
         statistics = []
         for mb in [m.scope("D") for m in microbatches]:
-            label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
-            with torch.no_grad():
-                ws, cameras = self.styles(label, mb), Cameras.from_label(label)
-                _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
-            fake = self.recoloured(fake, mb, real=False)
+            label = self.fake_labels(mb)
+            fake, ws = self.fakes(label, mb)
             judged, fake = self.judge(fake, label, mb, False, penalised)
             judged_real, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised)
             fake_logits, real_logits = judged.logits, judged_real.logits
@@ -285,11 +282,8 @@ class AdversarialModule(lightning.LightningModule):
             judged, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised=True)
             real_logits, fake, fake_logits = judged.logits, None, None
             if cfg.r2 > 0:
-                label, resolution = self.fake_labels(mb), mb.schedule.rendering_resolution
-                with torch.no_grad():
-                    ws, cameras = self.styles(label, mb), Cameras.from_label(label)
-                    _, fake = self.generator.synthesis(ws, cameras, resolution, mb.draws)
-                fake = self.recoloured(fake, mb, real=False)
+                label = self.fake_labels(mb)
+                fake, _ = self.fakes(label, mb)
                 judged, fake = self.judge(fake, label, mb, False, penalised=True)
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
@@ -329,12 +323,59 @@ class AdversarialModule(lightning.LightningModule):
 
     def reals(self, mb: Microbatch) -> Images:
         """The real images, in the form of the generator's output."""
+        if self.config.training.patch is not None:
+            return self.real_patches(mb)
         reals = real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces_reals)
         if mb.mattes is None:
             return reals
         matte = resize(mb.mattes / 255, mb.schedule.rendering_resolution)
         opacity = matte if self._reduces_reals else mb.mattes / 255
         return self.recoloured(reals._replace(opacity=opacity), mb, real=True)
+
+    def real_patches(self, mb: Microbatch) -> Images:
+        """Patches of the real images."""
+        images, patches = to_float(mb.images), self.patches(mb, real=True)
+        assert patches is not None, "the caller checked"
+        if mb.mattes is not None:
+            images = torch.cat([images, mb.mattes / 255], dim=1)
+        image = crop_images(images, patches, self.discriminator_resolution)
+        opacity = None if mb.mattes is None else image[:, 3:]
+        return self.recoloured(Images(image[:, :3], image[:, :3], None, opacity), mb, real=True)
+
+    def patches(self, mb: Microbatch, real: bool) -> Patches | None:
+        """The patches of a microbatch, a function of its draws; None for whole images."""
+        cfg = self.config.training.patch
+        if cfg is None:
+            return None
+        share = cfg.resolution / self.generator.resolution
+        groups = len(mb.images), max(1, self.config.discriminator.mbstd_group)
+        return draw_patches(
+            cfg,
+            share if cfg.scale_min is None else cfg.scale_min,
+            mb.schedule.patch_progress,
+            groups,
+            mb.draws.scope("real patches" if real else "patches"),
+        )
+
+    def render(
+        self, scene: Any, ws: Float[Tensor, "b num_ws w_dim"], cameras: Cameras, mb: Microbatch
+    ) -> tuple[Images, Cameras]:
+        """Render one view of each scene: what the discriminator sees, with its cameras."""
+        patches, resolution = self.patches(mb, real=False), mb.schedule.rendering_resolution
+        if patches is not None:
+            cameras, resolution = crop_cameras(cameras, patches), self.discriminator_resolution
+        draws = mb.draws.scope("render")
+        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
+        if patches is not None:
+            fake = fake._replace(image=fake.image_raw)
+        return self.recoloured(fake, mb, real=False), cameras
+
+    @torch.no_grad()
+    def fakes(self, label: Float[Tensor, "b label_dim"], mb: Microbatch) -> tuple[Images, Tensor]:
+        """Generate images for the discriminator's steps; return also their styles."""
+        ws = self.styles(label, mb)
+        scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
+        return self.render(scene, ws, Cameras.from_label(label), mb)[0], ws
 
     def recoloured(self, images: Images, mb: Microbatch, real: bool) -> Images:
         """Put images before random solid backgrounds, if the data say so."""
@@ -370,9 +411,11 @@ class AdversarialModule(lightning.LightningModule):
             leaves = inputs = losses.with_gradient(inputs)
         precision = "fp32" if penalised else self.config.training.precision
         with computing_in(self.discriminator, precision):
+            patches = self.patches(mb, real)
+            given = (inputs, label, None if patches is None else patches.numbers())
             if self.config.discriminator.conditioning == "predict":
-                return self.discriminator.judge(inputs, label), leaves
-            return Judgement(self.discriminator(inputs, label), None), leaves
+                return self.discriminator.judge(*given), leaves
+            return Judgement(self.discriminator(*given), None), leaves
 
     def camera_loss(
         self, judged: Judgement, label: Float[Tensor, "b label_dim"], real: bool

@@ -28,6 +28,8 @@ class ScheduleState(NamedTuple):
     augment_probability: float
     beta2_g: float
     beta2_d: float
+    patch_progress: float
+    """From whole images, 0, to patches of all scales, 1."""
 
 
 def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
@@ -70,6 +72,11 @@ def blur_sigma(cfg: TrainingConfig, images: int) -> float:
     if cfg.blur_fade_kimg <= 0:
         return 0.0
     return cfg.blur_sigma * (1 - _progress(images, 0.0, cfg.blur_fade_kimg))
+
+
+def patch_progress(cfg: TrainingConfig, images: int) -> float:
+    """Progress from whole images to patches of all scales."""
+    return 1.0 if cfg.patch is None else _progress(images, 0.0, cfg.patch.fade_kimg)
 
 
 def swap_probability(cfg: TrainingConfig, images: int) -> float:
