@@ -56,6 +56,7 @@ ALL = {
     *("quality.sharpness", "quality.contrast"),
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
     *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
+    *("pose.aligned_median_deg", "pose.alignment_deg"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in refit.KINDS),
     *(f"features.{k}" for k in keypoint_tracks.KINDS),

@@ -88,7 +88,8 @@ def test_our_own_regressor_can_be_the_estimator(tmp_path):
     cfg = PoseConfig(estimator=str(tmp_path / "pose.pt"))
     metrics = estimated(figures(), train, test, cfg, 60)
     assert set(metrics) == {
-        f"pose.estimator_{k}{s}" for k in ("within_20deg", "median_deg") for s in ("", "_real")
+        *(f"pose.estimator_{k}{s}" for k in ("within_20deg", "median_deg") for s in ("", "_real")),
+        *("pose.estimator_aligned_median_deg", "pose.estimator_alignment_deg"),
     }
     assert metrics["pose.estimator_median_deg"].value < 40
     assert metrics["pose.estimator_median_deg"].n == 60
