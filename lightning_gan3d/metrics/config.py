@@ -211,6 +211,24 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True)
+class AttributesConfig:
+    """Attributes of procedural heads, read from several views."""
+
+    items: Annotated[int, Ge(2)] = 32
+    """Latents."""
+    views: Annotated[int, Ge(2)] = 5
+    """Views of each latent, over the azimuths of the cameras."""
+    resolution: Annotated[int, Ge(16)] = 48
+    """Side in pixels of the network's input; larger images are reduced to it."""
+    heads: Annotated[int, Ge(16)] = 4000
+    """Heads to train the network; an eighth of them tests it."""
+    iterations: Count = 1500
+    """Training steps of the network."""
+    batch: Count = 32
+    """Images per training step."""
+
+
+@dataclass(frozen=True)
 class GeometryConfig:
     """Geometry of items."""
 
@@ -252,5 +270,7 @@ class EvaluationConfig:
     """Whether to repeat the view metrics with the conditioning label following the camera."""
     identity: IdentityConfig | None = None
     """Identity of two views, by your own embedding."""
+    attributes: AttributesConfig | None = AttributesConfig()
+    """Attributes from view to view; procedural heads only."""
     geometry: GeometryConfig | None = GeometryConfig()
     """Flatness, floaters, normals and shapes."""

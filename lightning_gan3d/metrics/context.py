@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.data.synthetic.synth import SynthConfig
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig
 from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet, ViewSource
@@ -36,6 +37,8 @@ class EvaluationContext:
     """The data set's own objects, whose metrics are the ceiling."""
     multiview: ViewSource | None = None
     """Stored views of the data set's objects, if `truth` is unknown."""
+    heads: SynthConfig | None = None
+    """Options of the data set, if it shows procedural heads."""
     initial: ViewSource | None = None
     """The generator before training."""
     curves: bool = True

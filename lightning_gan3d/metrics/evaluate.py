@@ -13,6 +13,7 @@ from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
+from lightning_gan3d.metrics.consistency.attribute_drift import measure_attributes
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
 from lightning_gan3d.metrics.consistency.keypoint_tracks import measure_features
@@ -128,6 +129,7 @@ GROUPS = (
     MetricGroup(measure_refit, "refit", ceiling=True, following=True),
     MetricGroup(measure_features, "features", ceiling=True, following=True),
     MetricGroup(measure_identity),
+    MetricGroup(measure_attributes, "attributes", ceiling=True, following=True),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )
 FOLLOWING = "each view conditioned on its own camera"

@@ -9,10 +9,10 @@ import torch
 
 from lightning_gan3d.checkpoints import references
 from lightning_gan3d.checkpoints.load import load_generator, read_networks
-from lightning_gan3d.config import ConfigError, from_options, to_tree, to_yaml
+from lightning_gan3d.config import ConfigError, build, from_options, to_tree, to_yaml
 from lightning_gan3d.data.datamodule import open_test
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.synthetic.synth import SynthObjects
+from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.devices import choose_device, device_name, set_threads
 from lightning_gan3d.experiment import ExperimentConfig, make_networks, override
 from lightning_gan3d.files import parse_json, provenance, sha256_of_tensors, write_json, write_text
@@ -229,6 +229,7 @@ def _context(
         device,
         truth=_truth(config.data, train, test),
         multiview=_multiview(config.data, train),
+        heads=_heads(train),
         cache=default_folder(),
         folder=folder,
     )
@@ -269,6 +270,7 @@ def _open_images(
         replace(cfg, num_images=num_images, distribution=distribution),
         device,
         multiview=_multiview(config.data, train),
+        heads=_heads(train),
         curves=False,
         cache=default_folder(),
         folder=folder,
@@ -289,6 +291,12 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
     return ObjectSource(
         objects.render, ids, train.labels, train.resolution, SEED, level=objects.level
     )
+
+
+def _heads(train: ImageDataset) -> SynthConfig | None:
+    """Return the options of procedural heads; None for other data."""
+    cfg = build(SynthConfig, train.index["synth"]) if "synth" in train.index else SynthConfig()
+    return cfg if cfg.kind == "heads" else None
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:

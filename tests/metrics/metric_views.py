@@ -42,7 +42,10 @@ class Perturbed(ViewSource):
 
 OFF = {
     **dict.fromkeys(
-        ("swd", "distribution", "consistency", "refit", "features", "pose", "geometry")
+        (
+            *("swd", "distribution", "consistency", "refit", "features", "pose", "attributes"),
+            "geometry",
+        )
     ),
     "following": False,
 }

@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.protocol import cached
 from lightning_gan3d.metrics.sources import ImageSet
 
+Batch = Callable[[Draws], tuple[Float[Tensor, "b 3 h w"], Tensor]]
+"""Draws images in [-1, 1] and the targets of a regressor."""
 LEARNING_RATE = 2e-3
 """Initial learning rate of Adam; decays to zero along a cosine."""
 
@@ -47,10 +50,10 @@ def angle_between(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float
     return 2 * torch.asin(chord.clamp(max=1))
 
 
-class PoseRegressor(nn.Module):
-    """A network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
+class ImageRegressor(nn.Module):
+    """A network from an image in [-1, 1] to `dim` numbers."""
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int, dim: int) -> None:
         """Build the network with torch's initial weights."""
         super().__init__()
         layers: list[nn.Module] = []
@@ -59,16 +62,28 @@ class PoseRegressor(nn.Module):
             layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.LeakyReLU(0.1)]
             channels = width
         layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
-        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, 6)]
+        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, dim)]
         self.layers = nn.Sequential(*layers)
         self.resolution = resolution
 
-    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
-        """Estimate the rotations of images of any size."""
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Tensor:
+        """Estimate the numbers of images of any size."""
         if image.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
             image = interpolate(image, size, mode="bilinear", antialias=True)
-        return rotation_from_6d(self.layers(image))
+        return self.layers(image)  # type: ignore[no-any-return]  # nn.Sequential
+
+
+class PoseRegressor(ImageRegressor):
+    """A network from an image in [-1, 1] to the rotation of its camera (cam2world)."""
+
+    def __init__(self, resolution: int) -> None:
+        """Build the network with torch's initial weights."""
+        super().__init__(resolution, 6)
+
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 3"]:
+        """Estimate the rotations of images of any size."""
+        return rotation_from_6d(super().forward(image))
 
 
 def rotations(labels: Float[Tensor, "n 25"]) -> Float[Tensor, "n 3 3"]:
@@ -88,26 +103,34 @@ def train_regressor(
     train: ImageSet, cfg: PoseConfig, seed: int = 0, device: torch.device | str = "cpu"
 ) -> PoseRegressor:
     """Train on real images and their labels, by the squared distance of rotation matrices."""
-    draws = Draws(seed).scope("pose")
     labels = torch.as_tensor(train.labels)
-    regressor = PoseRegressor(min(cfg.resolution, train.resolution))
-    with torch.no_grad():
-        for name, p in regressor.named_parameters():
-            bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
-            p.copy_((draws.uniform(f"init/{name}", p.shape) * 2 - 1) * bound)
-    regressor.to(device)
-    optimizer = torch.optim.Adam(regressor.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.iterations)
-    for i in range(cfg.iterations):
-        step = draws.at(i)
+    regressor = PoseRegressor(min(cfg.resolution, train.resolution)).to(device)
+
+    def batch(step: Draws) -> tuple[Tensor, Tensor]:
         indices = step.integers("images", len(train), (cfg.batch,))
         image = _augment(to_float(train.images(indices)).to(device), step)
-        error = regressor(image) - rotations(labels[indices]).to(device)
+        return image, rotations(labels[indices]).to(device)
+
+    fit(regressor, batch, cfg.iterations, Draws(seed).scope("pose"))
+    return regressor
+
+
+def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) -> None:
+    """Train by the squared distance to the targets."""
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
+            p.copy_((draws.uniform(f"init/{name}", p.shape) * 2 - 1) * bound)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    for i in range(iterations):
+        image, target = batch(draws.at(i))
+        error = network(image) - target
         optimizer.zero_grad()
-        error.square().sum(dim=(1, 2)).mean().backward()
+        error.square().flatten(1).sum(dim=1).mean().backward()
         optimizer.step()
         schedule.step()
-    return regressor.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
 
 
 def cached_regressor(context: EvaluationContext, cfg: PoseConfig) -> PoseRegressor:
