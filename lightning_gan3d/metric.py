@@ -28,7 +28,7 @@ class MetricId(NamedTuple):
     scale; empty: the final image, or a metric without stages."""
     variant: str = ""
     """`truth`: the data set's own objects (ceiling); `following`: the conditioning label follows
-    the camera; `posed`: drawn cameras."""
+    the camera; `posed`: drawn cameras; `3d`: the label is that of the frontal camera."""
     at: float | None = None
     """Position on a curve: angle in radians, or resolution in pixels."""
 
@@ -106,7 +106,7 @@ _KEY = re.compile(
     r"(?P<network>(?:_legacy_(?:tensorflow|pytorch)|(?<!precision)(?<!recall)_inception"
     r"|_[0-9a-f]{8})*)"
     r"(?P<stage>_raw|_enlarged|)"
-    r"(?P<variant>_truth|_following|_posed|)"
+    r"(?P<variant>_truth|_following|_posed|_3d|)"
     r"(?:@(?P<at>[\d.e+]+))?"
 )
 

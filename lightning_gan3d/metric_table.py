@@ -342,6 +342,7 @@ _MODES = {
     "truth": (", ground truth (ceiling)", " truth"),
     "following": (", label follows camera", " follow."),
     "posed": (", drawn cameras", " posed"),
+    "3d": (", mapping conditioned on the frontal camera", " 3D"),
 }
 """What networks, stages and variants add to label and head of a column."""
 

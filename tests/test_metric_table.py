@@ -20,6 +20,12 @@ from lightning_gan3d.metric_table import (
             "FID TF posed",
             "lower",
         ),
+        (
+            "quality.fid_legacy_tensorflow_3d",
+            "FID, resized as by StyleGAN and EG3D, mapping conditioned on the frontal camera",
+            "FID TF 3D",
+            "lower",
+        ),
         ("refit.psnr", "PSNR of held-out views (refit; blur raises it)", "Refit PSNR", ""),
         (
             "consistency.psnr_enlarged",

@@ -268,6 +268,8 @@ class EvaluationConfig:
     """Pose accuracy by a regressor."""
     following: bool = True
     """Whether to repeat the view metrics with the conditioning label following the camera."""
+    frontal: bool = True
+    """Whether to repeat FID and SWD with the mapping conditioned on the frontal camera (`3d`)."""
     identity: IdentityConfig | None = None
     """Identity of two views, by your own embedding."""
     attributes: AttributesConfig | None = AttributesConfig()

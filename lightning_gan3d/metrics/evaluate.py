@@ -29,7 +29,7 @@ from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, with
 from lightning_gan3d.metrics.pose.estimators import measure_identity
 from lightning_gan3d.metrics.process_group import rank, world_size
 from lightning_gan3d.metrics.protocol import cached_metrics, keyed
-from lightning_gan3d.metrics.sources import GeneratorSource, ImageSet
+from lightning_gan3d.metrics.sources import SAME_AS_OWN, GeneratorSource, ImageSet, frontal_source
 from lightning_gan3d.progress import track
 
 
@@ -65,6 +65,8 @@ def measure_images(context: EvaluationContext) -> list[Metric]:
     if distance is not None and descriptors is not None:
         initial = None if context.initial is None else distance.of(context.initial, cfg.batch)
         metrics += swd_metrics(distance, distance.real.distance(descriptors), initial)
+        if cfg.frontal and metrics[0].value is not None:
+            metrics.append(frontal_swd(distance, metrics[0], context))
         metrics += sharpness_metrics(amplitude, context)
     for reader in readers:
         metrics += reader.metrics(context)
@@ -106,6 +108,18 @@ def swd_metrics(
         return [*metrics, missing("quality.swd_progress", f"{progress}: {why}", "share")]
     share = (start - values["mean"]) / (start - floor)
     return [*metrics, Metric("quality.swd_progress", share, "share", n, note=f"{progress}: {note}")]
+
+
+def frontal_swd(distance: ImageDistance, own: Metric, context: EvaluationContext) -> Metric:
+    """SWD with the mapping conditioned on the frontal camera, as FID_3D (Barthel et al. 2025)."""
+    source = frontal_source(context.source)
+    if isinstance(source, str):
+        return missing(own.name, source, variant="3d")
+    if source is context.source:
+        return replace(own, note=f"{SAME_AS_OWN}: {own.note}", variant="3d")
+    value = distance.of(source, context.cfg.batch)["mean"]
+    note = f"mapping conditioned on the frontal camera: {own.note}"
+    return replace(own, value=value, note=note, variant="3d")
 
 
 class MetricGroup(NamedTuple):

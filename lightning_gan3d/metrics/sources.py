@@ -2,19 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import PosesConfig
 
+SAME_AS_OWN = "the generator ignores the camera, so the value is that without `3d`"
 BOX_SHARE = 32
 """Occupancy is the opacity over 1/32 of the box edge, for any size of the box."""
 
@@ -116,7 +118,8 @@ class GeneratorSource(ViewSource):
     """Latents of a generator. Latent and label of item i depend on (seed, i) alone.
 
     The label stays fixed while the camera moves, so that conditioning cannot cause a difference
-    between views. With `follow`, each view is conditioned on its own camera instead.
+    between views. With `follow`, each view is conditioned on its own camera instead; with
+    `frontal`, all items on one camera.
     """
 
     generator: Any
@@ -130,11 +133,14 @@ class GeneratorSource(ViewSource):
     """Whose cameras the labels are, for notes."""
     follow: bool = False
     """Whether the label follows the camera."""
+    frontal: Float[Tensor, "1 25"] | None = None
+    """Label of the camera on which the mapping is conditioned; None: that of the item."""
 
     @property
     def protocol(self) -> str:
         """Cameras, truncation and seed."""
-        return f"{self.cameras_from}, no truncation, seed {self.seed}"
+        label = "" if self.frontal is None else ", mapping conditioned on the frontal camera"
+        return f"{self.cameras_from}{label}, no truncation, seed {self.seed}"
 
     def latents(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b z_dim"]:
         """Return the latents of items."""
@@ -146,6 +152,12 @@ class GeneratorSource(ViewSource):
         """Return the labels of items."""
         return draw_labels(self.labels, items, self.seed).to(self.device)
 
+    def condition(self, items: Int64[Tensor, " b"]) -> Float[Tensor, "b label_dim"]:
+        """Return the labels on which the mapping is conditioned."""
+        label = self.label(items)
+        camera = label if self.frontal is None else self.frontal.to(label).expand(len(label), -1)
+        return torch.cat([camera[:, :LABEL_DIM], label[:, LABEL_DIM:]], dim=1)
+
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return the cameras of the items' labels."""
         return Cameras.from_label(self.label(items))
@@ -153,7 +165,7 @@ class GeneratorSource(ViewSource):
     def views(self, items: Int64[Tensor, " b"], cameras: Cameras) -> Images:
         """Render latents without gradient."""
         cameras = cameras.to(self.device)
-        z, label = self.latents(items), self.label(items)
+        z, label = self.latents(items), self.condition(items)
         if self.follow:
             k = len(cameras.cam2world) // len(items)
             z, label = z.repeat_interleave(k, dim=0), cameras.to_label()
@@ -164,9 +176,25 @@ class GeneratorSource(ViewSource):
     def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
         """Return the densities of latents; None if the scenes are not fields."""
         with torch.no_grad():
-            ws = self.generator.mapping(self.latents(items), self.label(items))
+            ws = self.generator.mapping(self.latents(items), self.condition(items))
             scene = self.generator.scene(ws)
         return volume_of(scene) if isinstance(scene, Field) else None
+
+
+def frontal_source(source: ViewSource) -> ViewSource | str:
+    """Condition all latents on the frontal camera, the middle of the labels' orbit.
+
+    Returns the source itself if its generator ignores the camera, or the reason if it is missing.
+    """
+    if not isinstance(source, GeneratorSource):
+        return "the source has no conditioning label"
+    if isinstance(source.generator, Generator):
+        if source.generator.cfg.view_in_label:
+            return "the label is the view: no other camera can be rendered with a fixed label"
+        if source.generator.cfg.mapping.condition != "camera":
+            return source
+    orbit = Orbit.of_labels(source.labels[:, :LABEL_DIM])
+    return replace(source, frontal=orbit.cameras(1).to_label())
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ OFF = {
         )
     ),
     "following": False,
+    "frontal": False,
 }
 """Options that turn all metrics off."""
 

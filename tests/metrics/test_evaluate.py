@@ -56,7 +56,7 @@ ALL = {
     *("quality.sharpness", "quality.contrast"),
     *("quality.swd", "quality.swd_32", "quality.swd_16", "quality.swd_pixels"),
     *("quality.swd_floor", "quality.swd_init", "quality.swd_progress"),
-    *("pose.aligned_median_deg", "pose.alignment_deg"),
+    *("quality.swd_3d", "pose.aligned_median_deg", "pose.alignment_deg"),
     *("pose.within_20deg", "pose.median_deg", "pose.within_20deg_real", "pose.median_deg_real"),
     *(f"refit.{k}" for k in refit.KINDS),
     *(f"features.{k}" for k in keypoint_tracks.KINDS),
@@ -102,7 +102,7 @@ def test_ground_truth_has_all_metrics(data):
     assert set(metrics) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
     assert all(m.note for m in metrics.values())
     missing = {m for m in metrics if metrics[m].value is None}
-    assert missing == FOLLOWING | LPIPS | ENLARGED | REFIT_RAW
+    assert missing == FOLLOWING | LPIPS | ENLARGED | REFIT_RAW | {"quality.swd_3d"}
     assert all("no conditioning label" in metrics[m].note for m in FOLLOWING)
     assert metrics["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in metrics["quality.swd"].note
@@ -138,7 +138,7 @@ def test_the_progress_is_that_from_the_initial_generator_to_the_floor(data):
     start = metrics["quality.swd_init"].value
     assert start == measured(UNTRAINED, data, BARE)["quality.swd"].value > floor
     assert metrics["quality.swd_progress"].value == pytest.approx((start - now) / (start - floor))
-    assert set(metrics) == {m for m in ALL if m.startswith("quality")}
+    assert set(metrics) == {m for m in ALL if m.startswith("quality")} - {"quality.swd_3d"}
     low = measured(source, data, BARE, initial=HeldOut(data[1]))
     assert low["quality.swd_init"].value == pytest.approx(0, abs=1e-6)
     assert low["quality.swd_progress"].value is None
@@ -271,6 +271,10 @@ def test_a_generator_is_measured_and_not_changed(experiment, data, kind):
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
     assert metrics["quality.swd_progress"].value == 0  # it is its own start
     assert metrics["quality.swd"].value > 5 * metrics["quality.swd_floor"].value
+    frontal = metrics["quality.swd_3d"]
+    assert frontal.value == (metrics["quality.swd"].value if kind == "triplane" else None)
+    why = {"triplane": "ignores the camera", "image2d": "the label is the view"}[kind]
+    assert why in frontal.note
     flat = [m for n, m in metrics.items() if n.startswith("consistency") and n not in FOLLOWING]
     why = {"triplane": "condition=none", "image2d": "always follows"}[kind]
     assert all(why in metrics[m].note for m in FOLLOWING)

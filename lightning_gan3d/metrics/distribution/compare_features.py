@@ -41,7 +41,7 @@ from lightning_gan3d.metrics.distribution.precision_recall import precision_reca
 from lightning_gan3d.metrics.pretrained import WeightsError
 from lightning_gan3d.metrics.process_group import from_main, rank
 from lightning_gan3d.metrics.protocol import SCHEMA
-from lightning_gan3d.metrics.sources import PosedSource, ViewSource
+from lightning_gan3d.metrics.sources import SAME_AS_OWN, PosedSource, ViewSource, frontal_source
 from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.stats import mean_interval, why_none
 from lightning_gan3d.version import __version__
@@ -50,8 +50,10 @@ _HEADLINES = {
     "inception": ("quality.fid", "quality.kid", "quality.inception_score"),
     "vgg16": ("quality.precision", "quality.recall"),
     "clip": ("quality.frechet_clip", "quality.kernel_clip"),
+    "frontal": ("quality.fid",),
 }
-"""Metrics that are listed as missing without their network."""
+"""Metrics that are listed as missing without their network. `frontal`: Inception's features of
+images whose mapping is conditioned on the frontal camera (FID_3D, Barthel et al. 2025)."""
 _UNPUBLISHED = {
     "quality.fid": "quality.frechet",
     "quality.fid_infinity": "quality.frechet_infinity",
@@ -82,6 +84,7 @@ def measure_distribution(context: EvaluationContext) -> list[Metric]:
     if cfg is None:
         return []
     networks = _load_networks(context, cfg)
+    frontal = frontal_source(source) if context.cfg.frontal else ""
     extractors = {k: v for k, v in networks.items() if isinstance(v, Extractor)}
     n = cfg.num_images or context.cfg.num_images
     num_samples = min(n, context.cfg.num_images)
@@ -101,18 +104,32 @@ def measure_distribution(context: EvaluationContext) -> list[Metric]:
         real = stores_in(cache, train.fingerprint, len(train))
         held_out = {} if test is None else stores_in(cache, test.fingerprint, len(test))
         fake = stores_in(Path(temporary), "generated", num_fakes)
-        for images, stores in ((train, real), (test, held_out), (source, fake)):
-            if images is not None:
+        fake_frontal = {}
+        if isinstance(frontal, ViewSource) and "inception" in extractors:
+            inception_only = {"frontal": extractors["inception"]}
+            key = "generated" if frontal is source else "frontal"  # equal images are stored once
+            fake_frontal = _stores(context, inception_only, Path(temporary), key, num_fakes)
+        todo = ((train, real), (test, held_out), (source, fake), (frontal, fake_frontal))
+        for images, stores in todo:
+            if images is not None and not isinstance(images, str):
                 compute_features(images, list(stores.values()), context.cfg.batch)
         if rank() != 0:
             return []
         sets = {k: FeatureSets(e, real[k], fake[k], held_out.get(k)) for k, e in extractors.items()}
+        if fake_frontal:
+            sets["frontal"] = sets["inception"]._replace(fake=fake_frontal["frontal"])
+        if frontal:
+            networks["frontal"] = frontal if isinstance(frontal, str) else networks["inception"]
         metrics: list[Metric] = []
         for kind, network in networks.items():
             if isinstance(network, str):
-                metrics += [missing(name, network) for name in _HEADLINES[kind]]
+                variant = "3d" if kind == "frontal" else ""
+                metrics += [missing(name, network, variant=variant) for name in _HEADLINES[kind]]
             else:
-                protocol = _protocol(context, source, network, n)
+                of = frontal if kind == "frontal" and isinstance(frontal, ViewSource) else source
+                protocol = _protocol(context, of, network, n)
+                if kind == "frontal" and of is context.source:
+                    protocol = f"{SAME_AS_OWN}; {protocol}"
                 metrics += _network_metrics(kind, sets[kind], cfg, context.seed, protocol)
         return metrics + _memorisation_metrics(context, source, sets, num_samples)
 
@@ -185,7 +202,7 @@ def _network_metrics(
             m,
             name=m.name if network.published else _UNPUBLISHED.get(m.name, m.name),
             network=network.network,
-            variant="" if cfg.poses is None else "posed",
+            variant="3d" if kind == "frontal" else "" if cfg.poses is None else "posed",
         )
         for m in metrics
     ]
@@ -229,7 +246,7 @@ def _finite(vectors: Features) -> bool:
     return all(bool(block.isfinite().all()) for block in vectors.blocks())
 
 
-def _inception_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+def _fid(sets: FeatureSets) -> tuple[frechet.Frechet, Metric]:
     network, fake = sets.extractor, sets.fake
     to_real = frechet.Frechet(frechet.moments(sets.real.blocks()))
     fid = to_real.distance(frechet.moments(fake.blocks()))
@@ -237,11 +254,17 @@ def _inception_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws)
     note = "Fréchet distance (Heusel et al. 2017)"
     if fewest <= network.dim:
         note += f"; covariance of rank {fewest - 1} of {network.dim}"
+    return to_real, Metric("quality.fid", fid, "", len(fake), note=note)
+
+
+def _inception_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> list[Metric]:
+    network, fake = sets.extractor, sets.fake
+    to_real, fid = _fid(sets)
     scores = frechet.inception_scores(fake, network.probabilities, cfg.splits)
     spread = float(scores.std()) if len(scores) > 1 else None
     of_parts = f"Inception score (Salimans et al. 2016), no bias, mean of {len(scores)} parts"
     return [
-        Metric("quality.fid", fid, "", len(fake), note=note),
+        fid,
         _fid_infinity(to_real, fake, cfg),
         *_kid(sets, cfg, draws),
         Metric("quality.inception_score", float(scores.mean()), "", len(fake), spread, of_parts),
@@ -264,7 +287,12 @@ def _clip_metrics(sets: FeatureSets, cfg: DistributionConfig, draws: Draws) -> l
     ]
 
 
-_METRICS = {"inception": _inception_metrics, "vgg16": _vgg16_metrics, "clip": _clip_metrics}
+_METRICS = {
+    "inception": _inception_metrics,
+    "vgg16": _vgg16_metrics,
+    "clip": _clip_metrics,
+    "frontal": lambda sets, *_: [_fid(sets)[1]],
+}
 """Metrics in the features of each network, under the names for the published one."""
 
 

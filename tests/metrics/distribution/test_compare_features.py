@@ -67,7 +67,7 @@ def measure(shared_cache):
 
 def measure_in(cache, source, data, cfg=CFG, **options):
     """Metrics by key; each key gives back the fields."""
-    evaluation = EvaluationConfig(num_images=NUM, batch=16, distribution=cfg)
+    evaluation = EvaluationConfig(num_images=NUM, batch=16, distribution=cfg, frontal=False)
     context = EvaluationContext(source, *data, evaluation, cache=cache, **options)
     metrics = measure_distribution(context)
     assert len({m.key for m in metrics}) == len(metrics)
