@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "") -> T:
     """Build a dataclass from plain values; rejects unknown keys, wrong types and bad values.
 
-    The metadata of a plug-in's field holds `kinds`: a function from `kind` to the dataclass. A
-    dataclass with a class method `upgrade(tree)` reads files of earlier versions.
+    The metadata of a field of one plug-in, or of a tuple of them, holds `kinds`: a function from
+    `kind` to the dataclass. A dataclass with a class method `upgrade(tree)` reads files of earlier
+    versions.
     """
     origins = origins or Origins()
     if not isinstance(tree, Mapping):
@@ -66,8 +67,14 @@ def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "
                 example = fields[key].default
                 given = example is not dataclasses.MISSING and example is not None
                 raise OutOfRange(f"{error}, e.g. {example}" if given else str(error)) from None
-        else:
+        elif typing.get_origin(hints[key]) is not tuple:
             values[key] = _build_kind(kinds, value, dotted, origins)
+        elif isinstance(value, list | tuple):
+            values[key] = tuple(
+                _build_kind(kinds, v, f"{dotted}.{i}", origins) for i, v in enumerate(value)
+            )
+        else:
+            raise _wrong_type(value, "a list", dotted, origins)
     try:
         return cls(**values)
     except ConfigError as error:
@@ -223,9 +230,11 @@ def to_tree(config: Any) -> Any:
             value = getattr(config, field.name)
             name_of: Callable[[type], str] | None = field.metadata.get("name_of")
             plain = to_tree(value)
-            tree[field.name] = (
-                {"kind": name_of(type(value)), **plain} if name_of and value is not None else plain
-            )
+            if name_of and isinstance(value, tuple):
+                plain = [{"kind": name_of(type(v)), **to_tree(v)} for v in value]
+            elif name_of and value is not None:
+                plain = {"kind": name_of(type(value)), **plain}
+            tree[field.name] = plain
         return tree
     if isinstance(config, tuple | list):
         return [to_tree(v) for v in config]

@@ -240,6 +240,8 @@ class Renderer(nn.Module):
     """Renders scenes of type `accepts` from cameras. Built as `Class(cfg)`."""
 
     accepts: type[Scene]
+    has_depth: bool = True
+    """Whether renderings have depth and opacity."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""

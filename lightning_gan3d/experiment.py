@@ -32,12 +32,14 @@ from lightning_gan3d.training.config import (
     TrainerConfig,
     TrainingConfig,
 )
+from lightning_gan3d.training.terms import check_terms
 
 ADDED: dict[str, Any] = {
     "cameras": CamerasConfig(),
     "data.labels": "camera",
     "data.num_classes": 0,
     "data.random_background": False,
+    "loss.terms": (),
     "training.views": 1,
     "training.patch": None,
     "discriminator.patch": "none",
@@ -109,6 +111,7 @@ class ExperimentConfig:
                 f"{self.augment.mode} ignores it; set augment.mode=fixed",
                 field="training",
             )
+        check_terms(self.loss.terms, self.generator)
 
     def discriminator_resolution(self, resolution: int) -> int:
         """Return the side of what the discriminator sees: of patches, or of whole images."""

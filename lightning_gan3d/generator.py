@@ -25,18 +25,13 @@ from lightning_gan3d.networks.superresolution import SuperResolution, SuperResol
 from lightning_gan3d.ranges import Count
 
 
-def _plugin(group: registry.Group) -> Any:
-    """Return a configuration field whose `kind` selects the plug-in."""
-    return field(metadata={"kinds": registry.kinds(group), "name_of": registry.name_of(group)})
-
-
 @dataclass(frozen=True)
 class GeneratorConfig:
     """The parts of a generator."""
 
-    representation: Any = _plugin("representations")
+    representation: Any = field(metadata=registry.metadata("representations"))
     """The representation; `kind` is its registered name."""
-    renderer: Any = _plugin("renderers")
+    renderer: Any = field(metadata=registry.metadata("renderers"))
     """The renderer; it must accept the scenes of the representation."""
     z_dim: Count = 512
     """Size of the latent vector."""

@@ -1,24 +1,28 @@
 """Plug-ins by name: the project's own, then those of other packages by entry point."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from lightning_gan3d.config import ConfigError
 
-Group = Literal["representations", "renderers"]
+Group = Literal["representations", "renderers", "loss_terms"]
 AnyGroup = Literal[Group, "callbacks", "loggers", "strategies"]
-Plugin = tuple[type, type]
-"""The configuration dataclass, and the class built from it."""
+Plugin = tuple[type, Callable[..., Any]]
+"""The configuration dataclass, and the class built from it or the function called with it."""
 
 
-def own(group: Group) -> dict[str, Plugin]:
+def own(group: Group) -> Mapping[str, Plugin]:
     """Return the project's own plug-ins. The import is late, since plug-ins import the core."""
     if group == "representations":
         from representations import REPRESENTATIONS
 
         return REPRESENTATIONS
+    if group == "loss_terms":
+        from lightning_gan3d.training.terms import LOSS_TERMS
+
+        return LOSS_TERMS
     from renderers import RENDERERS
 
     return RENDERERS
@@ -30,7 +34,7 @@ def external(group: AnyGroup) -> dict[str, EntryPoint]:
 
 
 def find(group: Group, name: str) -> Plugin:
-    """Return (Config, Class) of a plug-in. Raises `ConfigError` if it is unknown or broken."""
+    """Return (Config, Class), or (Config, function) of a loss term. Raises `ConfigError`."""
     mine, others = own(group), external(group)
     if name in mine:
         return mine[name]
@@ -41,14 +45,14 @@ def find(group: Group, name: str) -> Plugin:
         plugin: Any = entry.load()
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"the {group[:-1]} `{name}` of {entry.value} cannot be imported: "
+            f"the {_singular(group)} `{name}` of {entry.value} cannot be imported: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not (
-        isinstance(plugin, tuple) and len(plugin) == 2 and all(isinstance(p, type) for p in plugin)
-    ):
+    part = "function" if group == "loss_terms" else "Class"
+    pair = isinstance(plugin, tuple) and len(plugin) == 2 and isinstance(plugin[0], type)
+    if not pair or not (callable(plugin[1]) if part != "Class" else isinstance(plugin[1], type)):
         raise ConfigError(
-            f"the entry point {entry.value} must be a tuple (Config, Class), not {plugin!r}"
+            f"the entry point {entry.value} must be a tuple (Config, {part}), not {plugin!r}"
         )
     return plugin[0], plugin[1]
 
@@ -57,13 +61,21 @@ def unknown(group: AnyGroup, name: str, known: Sequence[str]) -> ConfigError:
     """Return the error for a name that is not among the known ones."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""
-    kind = {"strategies": "strategy"}.get(group, group[:-1])
-    return ConfigError(f"no {kind} `{name}`; have {', '.join(sorted({*known}))}{hint}")
+    return ConfigError(f"no {_singular(group)} `{name}`; have {', '.join(sorted({*known}))}{hint}")
 
 
-def module_of(group: Group, config: Any) -> type:
-    """Return the class built from this configuration."""
+def _singular(group: AnyGroup) -> str:
+    return {"strategies": "strategy"}.get(group, group[:-1].replace("_", " "))
+
+
+def module_of(group: Group, config: Any) -> Any:
+    """Return the class built from this configuration, or the function of a loss term."""
     return find(group, name_of(group)(type(config)))[1]
+
+
+def metadata(group: Group) -> dict[str, Any]:
+    """Return the metadata of a configuration field that holds plug-ins."""
+    return {"kinds": kinds(group), "name_of": name_of(group)}
 
 
 def kinds(group: Group) -> Callable[[str], type]:

@@ -28,6 +28,7 @@ class PictureRenderer(Renderer):
     """Returns the picture for each of its cameras, at the picture's own size."""
 
     accepts = Picture
+    has_depth = False
 
     def __init__(self, cfg: PictureRendererConfig) -> None:  # noqa: ARG002  # empty
         """Take the configuration, as every renderer."""

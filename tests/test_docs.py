@@ -12,6 +12,7 @@ import pytest
 
 from lightning_gan3d import _MODULES
 from lightning_gan3d.experiment import ExperimentConfig
+from lightning_gan3d.training.terms import LOSS_TERMS
 from renderers import RENDERERS
 from representations import REPRESENTATIONS
 
@@ -69,7 +70,8 @@ def dataclasses_in(kind):
 
 
 def test_fields_of_the_configuration_are_in_the_reference(anchors):
-    kinds = [config for config, _ in (*REPRESENTATIONS.values(), *RENDERERS.values())]
+    plugins = (*REPRESENTATIONS.values(), *RENDERERS.values(), *LOSS_TERMS.values())
+    kinds = [config for config, _ in plugins]
     missing = {
         f"{base.__module__}.{base.__qualname__}.{field}"
         for kind in (ExperimentConfig, *kinds)

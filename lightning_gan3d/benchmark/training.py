@@ -32,9 +32,10 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.training.config import LossConfig
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import Phase
+from lightning_gan3d.training.terms import named
 
-StepKind = tuple[Phase, ...]
-"""Lazy phases at the end of a step."""
+StepKind = tuple[str, ...]
+"""Lazy phases at the end of a step, and the loss terms that not all steps have."""
 SHORT_NAMES: dict[Phase, str] = {
     "G loss": "g",
     "G density penalty": "g_density",
@@ -55,8 +56,10 @@ def phase_intervals(loss: LossConfig) -> dict[Phase, int]:
 
 
 def step_kinds(loss: LossConfig) -> list[StepKind]:
-    """Kind of each step of one cycle, after which all lazy phases repeat."""
-    lazy = {phase: n for phase, n in phase_intervals(loss).items() if n > 1}
+    """Kind of each step of one cycle, after which all lazy phases and loss terms repeat."""
+    terms = {name: term.interval for name, term in named(loss.terms).items()}
+    intervals = (*phase_intervals(loss).items(), *terms.items())
+    lazy = {name: n for name, n in intervals if n > 1}
     cycle = math.lcm(*lazy.values())
     return [tuple(p for p, n in lazy.items() if step % n == 0) for step in range(cycle)]
 

@@ -1,15 +1,35 @@
 """Training options: losses, optimizers, schedules, logging. Imports no torch."""
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
+from lightning_gan3d import registry
 from lightning_gan3d.config import ConfigError, Count, NonNegative, Positive, Share
 from lightning_gan3d.ranges import POWER_OF_TWO
 
 Beta = Annotated[float, Interval(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class TermConfig:
+    """Options of every loss term: its weight, when it is computed, and how the weight changes."""
+
+    needs: ClassVar[Literal["scene", "field", "density", "sdf", "image", "depth", "opacity"]]
+    """What the term reads, checked with the configuration. Once per scene: any scene, a field, a
+    field that is no signed distance, or one that is. Once per view: images, depth or opacity."""
+    weight: NonNegative
+    """Weight, or its start if it changes."""
+    final_weight: NonNegative | None = None
+    """Weight at the end. None: `weight` throughout."""
+    start_kimg: NonNegative = 0.0
+    """Thousands of images before the weight changes."""
+    fade_kimg: NonNegative = 0.0
+    """Thousands of images of a linear change. 0: immediate."""
+    interval: Count = 1
+    """Generator steps from one with the term to the next; it multiplies the weight."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,8 @@ class LossConfig:
     """Pairs of points per scene."""
     density_reg_distance: Positive = 0.004
     """Standard deviation of q - p per axis: a share of the box, or (`eg3d`) in world units."""
+    terms: tuple[Any, ...] = field(default=(), metadata=registry.metadata("loss_terms"))
+    """Further terms of the generator's loss, a list; `kind` is the registered name of each."""
 
     @property
     def r2(self) -> float:
@@ -274,9 +296,9 @@ class InitConfig:
     path: str = ""
     """A run directory, checkpoint, export or NVIDIA pickle. Empty: random initialisation."""
     schedules: Literal["restart", "keep", "eg3d"] = "restart"
-    """Blur, swapping, rendering resolution, EMA ramp-up and cosines: `restart` starts them again;
-    `keep` continues after the images that the source has seen; `eg3d` is EG3D's `--resume`: no
-    blur, `swap_final`, no ramp-up; the others restart."""
+    """Blur, swapping, rendering resolution, EMA ramp-up, cosines, terms: `restart` starts them
+    again; `keep` continues after the images that the source has seen; `eg3d` is EG3D's `--resume`:
+    no blur, `swap_final`, no ramp-up; the others restart."""
     kimg: NonNegative | None = None
     """Thousands of images that the source has seen, for `keep`. None: as recorded in the source;
     NVIDIA pickles do not record it."""

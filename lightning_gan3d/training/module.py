@@ -18,6 +18,7 @@ from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
+from lightning_gan3d.registry import module_of
 from lightning_gan3d.training import distributed, losses, schedules
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
@@ -30,6 +31,7 @@ from lightning_gan3d.training.optimizers import (
 )
 from lightning_gan3d.training.patches import Patches, crop_cameras, crop_images, draw_patches
 from lightning_gan3d.training.schedules import ScheduleState
+from lightning_gan3d.training.terms import TermInput, named
 
 
 class Microbatch(NamedTuple):
@@ -84,6 +86,9 @@ class AdversarialModule(lightning.LightningModule):
         self.images_before = 0
         """Images seen by the source of a fine-tuning, if its schedules continue."""
         self.last_fake: tuple[Images, Cameras] | None = None
+        self._terms = [
+            (n, t, module_of("loss_terms", t)) for n, t in named(config.loss.terms).items()
+        ]
         self._schedules = schedules.with_init(config.training, config.init_from)
         self.discriminator_resolution = config.discriminator_resolution(resolution)
         self._default_resolution = self.generator.rendering_resolution
@@ -124,6 +129,7 @@ class AdversarialModule(lightning.LightningModule):
             schedules.beta2(cosine, optimizer.generator, loss.lazy_density, images),
             schedules.beta2(cosine, optimizer.discriminator, loss.lazy_penalty, images),
             schedules.patch_progress(training, images),
+            tuple(schedules.term_weight(t, step, images) for t in self.config.loss.terms),
         )
 
     def split(self, batch: Batch) -> list[Microbatch]:
@@ -183,7 +189,7 @@ class AdversarialModule(lightning.LightningModule):
         self.images_before = checkpoint["position"]["images_before"]
 
     def generator_step(self, microbatches: list[Microbatch]) -> None:
-        """Train the generator with the adversarial loss, and the density penalty if not lazy."""
+        """Train the generator: adversarial loss, loss terms, and density penalty if not lazy."""
         cfg, num_views = self.config.loss, self.config.training.views
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
@@ -198,6 +204,8 @@ class AdversarialModule(lightning.LightningModule):
                 loss = self.view_loss(*cut, label, mb, view) / num_views
                 if view == 0 and cfg.density_reg > 0 and cfg.density_reg_interval == 1:
                     loss = loss + self.density_penalty(cut[1], mb)
+                if view == 0:
+                    loss = loss + self.terms(cut[1], mb)
                 self._backward(loss)
             if num_views > 1:
                 _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
@@ -228,7 +236,8 @@ class AdversarialModule(lightning.LightningModule):
         self.meter.add("loss/G", loss)
         detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
         self.last_fake = detached, cameras
-        return loss + self.camera_loss(judged, label, real=False)
+        loss = loss + self.camera_loss(judged, label, real=False)
+        return loss + self.terms(scene, mb, fake, cameras)
 
     def density_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the lazy density penalty."""
@@ -427,6 +436,25 @@ class AdversarialModule(lightning.LightningModule):
         error = losses.camera_error(judged.direction, label)
         self.meter.add("loss/camera_real" if real else "loss/camera_fake", error)
         return error * weight
+
+    def terms(
+        self,
+        scene: Any,
+        mb: Microbatch,
+        images: Images | None = None,
+        cameras: Cameras | None = None,
+    ) -> Float[Tensor, ""] | float:
+        """Weighted `loss.terms` of scenes, or of one view of each if there are images."""
+        total: Tensor | float = 0.0
+        for (name, cfg, term), weight in zip(self._terms, mb.schedule.term_weights, strict=True):
+            of_images = cfg.needs in ("image", "depth", "opacity")
+            if weight == 0 or of_images == (images is None):
+                continue
+            draws = mb.draws.scope(f"term {name}")
+            loss = term(cfg, TermInput(scene, mb.schedule, draws, images, cameras))
+            self.meter.add(f"loss/{name}", loss)
+            total = total + weight * loss
+        return total
 
     def density_penalty(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""]:
         """Weighted density penalty."""

@@ -10,6 +10,7 @@ from lightning_gan3d.training.config import (
     InitConfig,
     OptimizersConfig,
     ResolutionScheduleConfig,
+    TermConfig,
     TrainingConfig,
 )
 
@@ -30,6 +31,8 @@ class ScheduleState(NamedTuple):
     beta2_d: float
     patch_progress: float
     """From whole images, 0, to patches of all scales, 1."""
+    term_weights: tuple[float, ...] = ()
+    """Of `loss.terms`; 0: not computed in this step."""
 
 
 def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
@@ -83,6 +86,15 @@ def swap_probability(cfg: TrainingConfig, images: int) -> float:
     """Probability of conditioning the generator on a neighbour's camera (EG3D, section 4.4)."""
     share = _progress(images, 0.0, cfg.swap_fade_kimg)
     return cfg.swap_initial + (cfg.swap_final - cfg.swap_initial) * share
+
+
+def term_weight(cfg: TermConfig, step: int, images: int) -> float:
+    """Weight of a loss term: times its interval every `interval` steps, 0 in the others."""
+    if step % cfg.interval:
+        return 0.0
+    final = cfg.weight if cfg.final_weight is None else cfg.final_weight
+    share = _progress(images, cfg.start_kimg, cfg.fade_kimg)
+    return cfg.interval * (cfg.weight + (final - cfg.weight) * share)
 
 
 def learning_rate_factor(cfg: OptimizersConfig, images: int, total_images: int) -> float:

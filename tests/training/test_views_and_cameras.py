@@ -15,6 +15,7 @@ from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.module import make_modules
 
 DENSITY = ["loss.density_reg=1", "loss.density_reg_interval=1"]
+TERMS = ["loss.terms=[{kind: density_smoothness, weight: 9}, {kind: total_variation, weight: 1}]"]
 PREDICT = ["discriminator.conditioning=predict", "discriminator.unconditional_term=false"]
 
 
@@ -38,7 +39,7 @@ def opened(config):
 
 
 @pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
-@pytest.mark.parametrize("more", [[], PREDICT, DENSITY])
+@pytest.mark.parametrize("more", [[], PREDICT, DENSITY, TERMS])
 def test_the_gradient_of_several_views_is_the_mean_of_the_views(tiny, gradients, loss, more):
     options = [f"loss.adversarial={loss}", "generator.mapping.condition=camera", *more]
     module, microbatches = opened(tiny("training.views=3", *options))
