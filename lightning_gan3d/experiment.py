@@ -98,6 +98,12 @@ class ExperimentConfig:
                 "distance, which evaluation.swd=null disables; set training.eval_kimg=0",
                 field="training",
             )
+        if self.loss.density_reg > 0 and self.generator.scene.density.activation == "sdf":
+            raise ConfigError(
+                f"loss.density_reg={self.loss.density_reg}: it flattens a signed distance; set "
+                "loss.density_reg=0 and loss.terms=[{kind: eikonal, weight: 0.1}]",
+                field="loss",
+            )
         if self.loss.density_reg > 0 and not self.generator.is_field:
             raise ConfigError(
                 f"loss.density_reg={self.loss.density_reg}: this representation has no density "

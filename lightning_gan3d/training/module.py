@@ -460,8 +460,7 @@ class AdversarialModule(lightning.LightningModule):
         """Weighted density penalty."""
         cfg = self.config.loss
         points = losses.density_points(cfg, scene.box, scene.batch, mb.draws, self.device)
-        sdf = scene.sdf_beta is not None
-        penalty = losses.eikonal(scene, points[0]) if sdf else losses.density_l1(scene, *points)
+        penalty = losses.density_l1(scene, *points)
         self.meter.add("loss/density", penalty)
         return penalty * cfg.density_reg
 
