@@ -227,7 +227,7 @@ class DatasetWriter:
     def image(
         self,
         name: str,
-        pixels: UInt8[np.ndarray, "h w 3"],
+        pixels: UInt8[np.ndarray, "h w c"],
         label: Float[np.ndarray, "25"] | None,
         split: str | None = None,
         object_id: int | None = None,

@@ -37,8 +37,9 @@ class FromImagesConfig:
     """Side of the images in pixels; photographs are reduced (Lanczos), never enlarged."""
     crop: Literal["centre", "none"] = "centre"
     """How rectangles become squares; `none` rejects them."""
-    background: Literal["white", "black", "gray", "random"] = "white"
-    """Colour behind transparent pixels; random: one per image, drawn by its name."""
+    background: Literal["white", "black", "gray", "random", "keep"] = "white"
+    """Colour behind transparent pixels; random: one per image, drawn by its name. `keep` writes the
+    alpha channel; training then needs `data.convert`, and can use `data.random_background`."""
     unusable: Literal["skip", "reject"] = "skip"
     """Broken files and images smaller than `resolution`: leave them out, or raise an error."""
     duplicates: Literal["report", "drop"] = "report"
@@ -164,13 +165,20 @@ def _views(source: Source, cfg: FromImagesConfig) -> dict[str, View | None]:
     return {v.source: v for v in read.views}
 
 
-def _read(source: Source, name: str, cfg: FromImagesConfig) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Return an upright image on its background, and on white if the background is random."""
+def _read(source: Source, name: str, cfg: FromImagesConfig) -> list[UInt8[np.ndarray, "h w c"]]:
+    """Return an upright image on its background; also on white if that is random or kept."""
     data = io.BytesIO(source.read(name))
     stored = image_files.open_header(data, name, image_files.MAX_PHOTO_SIDE)
     image = image_files.upright(stored, name)
     if cfg.cameras:
         image_files.reject_rotated(stored, name)
+    if cfg.background == "keep":
+        alpha = np.array(image.convert("RGBA").getchannel("A"))[:, :, None]
+        opaque = image.convert("RGBA").convert("RGB")
+        opaque.info = {k: v for k, v in image.info.items() if k != "transparency"}
+        pixels = image_files.pixels_of(opaque, name)
+        white = image_files.pixels_of(image, name, "white")
+        return [np.concatenate([pixels, alpha], axis=2), white]
     if cfg.background != "random":
         return [image_files.pixels_of(image, name, cfg.background)] * 2
     rgb = Draws(0).integers(f"background/{name}", 256, (3,)).tolist()

@@ -120,7 +120,7 @@ def _plain_and_mirrored(
     return plain, plain[:, ::-1].copy()
 
 
-def crop_and_reduce(image: Image.Image, side: int, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
+def crop_and_reduce(image: Image.Image, side: int, resolution: int) -> UInt8[np.ndarray, "r r c"]:
     """Reduce the central square of `side` pixels, to half a pixel, with Lanczos.
 
     Pixels outside it are cropped first, as in EG3D, so that they do not contribute.

@@ -11,6 +11,7 @@ from preparer_parts import cameras, encoded, index_of, labels_json, opened, pose
 from lightning_gan3d.cli import main
 from lightning_gan3d.config import from_options
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.preparers.from_images import FromImagesConfig, prepare_images
 
 
@@ -77,6 +78,24 @@ def test_transparent_pixels_are_composed_over_the_colour(tmp_path, name, value):
     run(tmp_path, {"a.png": encoded(rgba)}, f"background={name}")
     share = alpha / 255
     assert np.abs(pixels(tmp_path / "out.zip") - (share * colour + (1 - share) * value)).max() <= 1
+
+
+def test_the_alpha_channel_is_kept_and_composed_in_training(tmp_path):
+    rgba = np.full((32, 32, 4), [200, 90, 30, 77], np.uint8)
+    rgba[:, 16:] = [10, 20, 250, 0]  # the colour of transparent pixels must not bleed
+    run(tmp_path, {"a.png": encoded(rgba)}, "background=keep")
+    cfg = DataConfig(path=str(tmp_path / "out.zip"), labels="none", convert="white")
+    data = ImageDataset(cfg)
+    share = 77 / 255
+    expected = share * np.array([200, 90, 30]) + (1 - share) * 255
+    image, matte = data.images([0])[0].numpy(), data.mattes(torch.tensor([0]))[0, 0].numpy()
+    side = image.shape[-1]
+    assert np.abs(image[:, :, : side // 2 - 3] - expected[:, None, None]).max() <= 2
+    assert (image[:, :, side // 2 + 3 :] == 255).all()
+    assert matte[0, 0] == 77
+    assert matte[0, -1] == 0
+    edge = image[2, 0].astype(int)  # blue never falls below the left side's
+    assert (edge >= expected[2] - 3).all()
 
 
 def test_a_random_background_is_solid_and_depends_on_the_name_only(tmp_path):
