@@ -552,4 +552,5 @@ def _backward_through(tensors: list[Tensor], leaves: list[Tensor]) -> None:
     """Continue from the gradients of detached leaves to the tensors that they were cut from."""
     pairs = [(x, leaf.grad) for x, leaf in zip(tensors, leaves, strict=True)]
     known = [(x, gradient) for x, gradient in pairs if gradient is not None]
-    torch.autograd.backward([x for x, _ in known], [gradient for _, gradient in known])
+    if known:  # not if the scene and the mapping are frozen
+        torch.autograd.backward([x for x, _ in known], [gradient for _, gradient in known])

@@ -60,8 +60,13 @@ def test_a_part_of_the_mapping_leaves_its_mean_to_follow(tiny):
     assert not any(name.startswith("mapping.fc0.") for name in names)
 
 
-def test_a_penalty_of_frozen_parts_alone_is_skipped(tiny):
-    options = ("generator.superresolution={factor: 2, channels: [4, 4]}", *LAZY)
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_penalty_of_frozen_parts_alone_is_skipped(tiny, views):
+    options = (
+        f"training.views={views}",
+        "generator.superresolution={factor: 2, channels: [4, 4]}",
+        *LAZY,
+    )
     module, data = module_of(tiny("training.freeze=[mapping, representation]", *options))
     before = state(module.generator)
     steps(module, data, 2)
