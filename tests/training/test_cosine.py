@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import reduce
 from operator import attrgetter
 
 import pytest
@@ -158,8 +159,8 @@ def test_added_options_enter_the_hash_only_when_they_are_used(tiny, monkeypatch)
     monkeypatch.setattr("lightning_gan3d.config.digest", json.dumps)
     plain, used = json.loads(tiny().hash), json.loads(changed.hash)
     for key, default in ADDED.items():
-        part, _, name = key.rpartition(".")
-        assert name not in (plain[part] if part else plain)
+        *parts, name = key.split(".")
+        assert name not in reduce(dict.__getitem__, parts, plain)
         assert cfg.to_tree(default) == cfg.to_tree(attrgetter(key)(tiny()))
     assert used["training"]["freeze"] == ["mapping"]
     assert used["training"]["cosine"]["beta2"] == 0.999

@@ -480,7 +480,7 @@ def test_a_2d_generator_trains_and_is_measured_without_cameras(tiny, start, data
 @pytest.mark.parametrize(
     ("kind", "wrong", "remedy"),
     [
-        ("triplane", "loss.density_reg=0", "generator.representation.kind=image2d"),
+        ("triplane", "loss.density_reg=0", "cameras.kind=prior, or generator.representation"),
         ("image2d", "generator.mapping.condition=camera", "generator.mapping.condition=none"),
         ("image2d", "discriminator.conditioning=projection", "discriminator.conditioning=none"),
     ],
@@ -691,8 +691,8 @@ def test_a_failed_run_closes_wandb_as_failed(tiny, start, at_step, monkeypatch):
 def test_scene_warnings_are_logged_once_and_distances_regularly(tiny, start, monkeypatch):
     calls = []
 
-    def swd_of(generator, images, cfg, device):
-        calls.append((generator.rendering_resolution, len(images), cfg, device.type))
+    def swd_of(source, images, cfg):
+        calls.append((source.generator.rendering_resolution, len(images), cfg))
         return {"swd": 0.5, "swd_16": 0.25}
 
     monkeypatch.setattr("lightning_gan3d.metrics.evaluate.swd_of", swd_of)
