@@ -102,7 +102,7 @@ def measure_training(config: ExperimentConfig, resolution: int, profiler: Profil
     metrics = [
         Metric("speed.train_img_s", rate, "img/s", n, note=note),
         *measure_phases(module, batch, profiler),
-        *measure_discriminator(module, module.discriminator_resolution, profiler),
+        *measure_discriminator(module, module.input.resolution, profiler),
     ]
     if profiler.timings_only:
         return metrics

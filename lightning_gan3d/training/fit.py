@@ -27,9 +27,10 @@ from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
+from lightning_gan3d.training.compatibility import check_trainable
 from lightning_gan3d.training.losses import recommended_gamma
 from lightning_gan3d.training.module import AdversarialModule
-from lightning_gan3d.training.optimizers import NonFiniteGradient, freeze
+from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import (
     Session,
     is_main,
@@ -39,7 +40,6 @@ from lightning_gan3d.training.processes import (
 )
 from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, Interrupted, StopRequest
 from lightning_gan3d.training.trainer_plugins import (
-    check_trainer,
     log_evaluation,
     make_callbacks,
     make_loggers,
@@ -251,104 +251,6 @@ def open_data(session: Session) -> DataModule:
     if session.checkpoint is None and config.init_from.path:
         checkpoint.read_source(config, data.train.resolution)
     return data
-
-
-def check_trainable(config: ExperimentConfig, resolution: int) -> None:
-    """Reject options that cannot work: of the trainer, of resolutions, of labels."""
-    check_trainer(config.trainer)
-    training, num_nodes = config.training, config.trainer.num_nodes
-    if training.num_microbatches % (training.devices * num_nodes):
-        raise ConfigError(
-            f"trainer.num_nodes={num_nodes}: {num_nodes} x training.devices={training.devices} do "
-            f"not divide the {training.num_microbatches} microbatch(es) of a step; set "
-            "training.microbatch to a smaller divisor of the batch"
-        )
-    _check_labels(config)
-    _check_patches(config, resolution)
-    renderer = config.generator.renderer
-    if config.data.random_background:
-        background = getattr(renderer, "background", None)
-        if background != {"black": 0.0, "white": 1.0}[config.data.convert]:
-            raise ConfigError(
-                f"data.random_background=true, data.convert={config.data.convert}: the renderer's "
-                f"background is {background}; use a renderer with one, 0 (black) or 1 (white)"
-            )
-        if config.generator.superresolution.factor > 1:
-            raise ConfigError(
-                "data.random_background=true: super-resolution has no opacity; set "
-                "generator.superresolution.factor=1"
-            )
-    if training.views > 1 and config.generator.view_in_label:
-        raise ConfigError(
-            f"training.views={training.views}: the generator has no 3D scene; set training.views=1"
-        )
-    if training.freeze:
-        with torch.device("meta"):
-            freeze(*make_networks(config, resolution), training.freeze)
-    for name in ("initial", "final"):
-        value = getattr(config.training.rendering_resolution, name)
-        if value is not None and value > resolution:
-            raise ConfigError(
-                f"training.rendering_resolution.{name}={value}: the images have {resolution} "
-                f"pixels; use at most {resolution}"
-            )
-
-
-def _check_patches(config: ExperimentConfig, resolution: int) -> None:
-    """Reject options that patches do not have."""
-    generator, training, patch = config.generator, config.training, config.training.patch
-    if patch is None:
-        if config.discriminator.patch != "none":
-            raise ConfigError("discriminator.patch=modulate: set training.patch too, or none here")
-        return
-    if patch.resolution > resolution:
-        raise ConfigError(
-            f"training.patch.resolution={patch.resolution}: the images have {resolution} pixels; "
-            f"use {resolution} or less"
-        )
-    for wrong, value in (
-        (generator.view_in_label, "a 3D generator.representation"),
-        (generator.superresolution.factor > 1, "generator.superresolution.factor=1"),
-        (config.discriminator.dual, "discriminator.dual=false"),
-        (training.rendering_resolution.initial, "training.rendering_resolution.initial=null"),
-    ):
-        if wrong:
-            raise ConfigError(f"training.patch: patches have full resolution; set {value}")
-
-
-def _check_labels(config: ExperimentConfig) -> None:
-    """Reject generators and losses that need cameras or classes which the data lack."""
-    generator = config.generator
-    labels, prior = config.data.labels, config.cameras.kind == "prior"
-    condition, projects = generator.mapping.condition, config.discriminator.conditioning
-    on_camera = projects == "projection" and labels != "class"
-    if prior and config.loss.adversarial == "relativistic" and on_camera:
-        raise ConfigError(
-            "loss.adversarial=relativistic with cameras.kind=prior: a pair has two cameras; set "
-            "discriminator.conditioning=none"
-        )
-    if config.loss.camera_real > 0 and projects == "predict" and labels != "camera":
-        raise ConfigError(
-            f"loss.camera_real={config.loss.camera_real} with data.labels={labels}: the images "
-            "have no cameras; set loss.camera_real=0"
-        )
-    if labels != "camera":
-        usable = (labels, "none", "camera") if prior else (labels, "none")
-        is_3d = not generator.view_in_label and not prior
-        for wrong, value in (
-            (is_3d, "cameras.kind=prior, or generator.representation.kind=image2d"),
-            (condition not in usable, f"generator.mapping.condition={labels}"),
-            (on_camera, "discriminator.conditioning=none"),
-        ):
-            if wrong:
-                raise ConfigError(f"data.labels={labels}: the images have no cameras; set {value}")
-    elif condition == "class":
-        raise ConfigError("generator.mapping.condition=class: set data.labels=class, or use camera")
-    elif generator.view_in_label and generator.mapping.condition == "none":
-        raise ConfigError(
-            "generator.mapping.condition=none: a representation without a 3D scene gets the camera "
-            "from its label alone; use condition: camera"
-        )
 
 
 def compile_networks(network: nn.Module, backend: str = "inductor") -> None:

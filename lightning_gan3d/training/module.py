@@ -1,10 +1,10 @@
 """The training step: a generator step and a discriminator step, with their lazy penalties."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
@@ -13,13 +13,14 @@ from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, blur_pair, real_pair, recolour, resize, to_float
+from lightning_gan3d.images import Images, blur_pair
 from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.registry import module_of
 from lightning_gan3d.training import distributed, losses, schedules
+from lightning_gan3d.training.discriminator_input import DiscriminatorInput, Microbatch
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
     Gate,
@@ -29,23 +30,8 @@ from lightning_gan3d.training.optimizers import (
     gated_step,
     make_adam,
 )
-from lightning_gan3d.training.patches import Patches, crop_cameras, crop_images, draw_patches
 from lightning_gan3d.training.schedules import ScheduleState
 from lightning_gan3d.training.terms import TermInput, named
-
-
-class Microbatch(NamedTuple):
-    """The input of one pass: the unit of draws, camera swaps and minibatch deviation."""
-
-    images: UInt8[Tensor, "b 3 h w"]
-    labels: Float[Tensor, "b label_dim"]
-    draws: Draws
-    schedule: ScheduleState
-    mattes: UInt8[Tensor, "b 1 h w"] | None = None
-
-    def scope(self, name: str) -> "Microbatch":
-        """Return the microbatch with the draws of a named part."""
-        return self._replace(draws=self.draws.scope(name))
 
 
 class AdversarialModule(lightning.LightningModule):
@@ -90,11 +76,10 @@ class AdversarialModule(lightning.LightningModule):
             (n, t, module_of("loss_terms", t)) for n, t in named(config.loss.terms).items()
         ]
         self._schedules = schedules.with_init(config.training, config.init_from)
-        self.discriminator_resolution = config.discriminator_resolution(resolution)
+        self.input = DiscriminatorInput(config, self.generator)
         self._default_resolution = self.generator.rendering_resolution
         generator = config.generator
         self._swaps = generator.mapping.condition == "camera" and not generator.view_in_label
-        self._reduces_reals = generator.superresolution.factor == 1 and not generator.view_in_label
         set_precision(self.generator, config.training.precision)
         set_precision(self.discriminator, config.training.precision)
 
@@ -190,7 +175,7 @@ class AdversarialModule(lightning.LightningModule):
 
     def generator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator: adversarial loss, loss terms, and density penalty if not lazy."""
-        cfg, num_views = self.config.loss, self.config.training.views
+        num_views = self.config.training.views
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
             label = self.fake_labels(mb)
@@ -202,16 +187,21 @@ class AdversarialModule(lightning.LightningModule):
             cut = (ws, scene) if num_views == 1 else (_leaf(ws), scene.map(_leaf))
             for view in range(num_views):
                 loss = self.view_loss(*cut, label, mb, view) / num_views
-                if view == 0 and cfg.density_reg > 0 and cfg.density_reg_interval == 1:
-                    loss = loss + self.density_penalty(cut[1], mb)
                 if view == 0:
-                    loss = loss + self.terms(cut[1], mb)
+                    loss = loss + self.scene_loss(cut[1], mb)
                 self._backward(loss)
             if num_views > 1:
                 _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
         for p in self.optimizer_d.param_groups[0]["params"]:  # all but the frozen ones
             p.requires_grad_(True)
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
+
+    def scene_loss(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""] | float:
+        """Loss terms of the scenes themselves, and the density penalty if not lazy."""
+        cfg, loss = self.config.loss, self.terms(scene, mb)
+        if cfg.density_reg > 0 and cfg.density_reg_interval == 1:
+            loss = self.density_penalty(scene, mb) + loss
+        return loss
 
     def view_loss(
         self,
@@ -225,12 +215,12 @@ class AdversarialModule(lightning.LightningModule):
         cfg = self.config.loss
         if view > 0:
             mb, label = mb.scope(f"view {view}"), label.roll(-view, dims=0)
-        fake, cameras = self.render(scene, ws, Cameras.from_label(label), mb)
+        fake, cameras = self.input.fakes(scene, ws, Cameras.from_label(label), mb)
         judged, _ = self.judge(fake, label, mb, real=False)
         real_logits = None
         if cfg.adversarial == "relativistic":
             with torch.no_grad():
-                reals = self.judge(self.reals(mb), label.roll(view, dims=0), mb, real=True)[0]
+                reals, _ = self.judge(self.input.reals(mb), mb.labels, mb, real=True)
             real_logits = reals.logits.roll(-view, dims=0)
         loss = losses.generator_loss(cfg.adversarial, judged.logits, real_logits)
         self.meter.add("loss/G", loss)
@@ -256,9 +246,9 @@ class AdversarialModule(lightning.LightningModule):
         statistics = []
         for mb in [m.scope("D") for m in microbatches]:
             label = self.fake_labels(mb)
-            fake, ws = self.fakes(label, mb)
+            fake, ws = self.generate(label, mb)
             judged, fake = self.judge(fake, label, mb, False, penalised)
-            judged_real, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised)
+            judged_real, real = self.judge(self.input.reals(mb), mb.labels, mb, True, penalised)
             fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", loss)
@@ -288,11 +278,11 @@ class AdversarialModule(lightning.LightningModule):
         """Train the discriminator with lazy R1 and R2."""
         cfg = self.config.loss
         for mb in [m.scope("D penalty") for m in microbatches]:
-            judged, real = self.judge(self.reals(mb), mb.labels, mb, True, penalised=True)
+            judged, real = self.judge(self.input.reals(mb), mb.labels, mb, True, penalised=True)
             real_logits, fake, fake_logits = judged.logits, None, None
             if cfg.r2 > 0:
                 label = self.fake_labels(mb)
-                fake, _ = self.fakes(label, mb)
+                fake, _ = self.generate(label, mb)
                 judged, fake = self.judge(fake, label, mb, False, penalised=True)
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
@@ -330,71 +320,14 @@ class AdversarialModule(lightning.LightningModule):
             ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
         return ws
 
-    def reals(self, mb: Microbatch) -> Images:
-        """The real images, in the form of the generator's output."""
-        if self.config.training.patch is not None:
-            return self.real_patches(mb)
-        reals = real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces_reals)
-        if mb.mattes is None:
-            return reals
-        matte = resize(mb.mattes / 255, mb.schedule.rendering_resolution)
-        opacity = matte if self._reduces_reals else mb.mattes / 255
-        return self.recoloured(reals._replace(opacity=opacity), mb, real=True)
-
-    def real_patches(self, mb: Microbatch) -> Images:
-        """Patches of the real images."""
-        images, patches = to_float(mb.images), self.patches(mb, real=True)
-        assert patches is not None, "the caller checked"
-        if mb.mattes is not None:
-            images = torch.cat([images, mb.mattes / 255], dim=1)
-        image = crop_images(images, patches, self.discriminator_resolution)
-        opacity = None if mb.mattes is None else image[:, 3:]
-        return self.recoloured(Images(image[:, :3], image[:, :3], None, opacity), mb, real=True)
-
-    def patches(self, mb: Microbatch, real: bool) -> Patches | None:
-        """The patches of a microbatch, a function of its draws; None for whole images."""
-        cfg = self.config.training.patch
-        if cfg is None:
-            return None
-        share = cfg.resolution / self.generator.resolution
-        groups = len(mb.images), max(1, self.config.discriminator.mbstd_group)
-        return draw_patches(
-            cfg,
-            share if cfg.scale_min is None else cfg.scale_min,
-            mb.schedule.patch_progress,
-            groups,
-            mb.draws.scope("real patches" if real else "patches"),
-        )
-
-    def render(
-        self, scene: Any, ws: Float[Tensor, "b num_ws w_dim"], cameras: Cameras, mb: Microbatch
-    ) -> tuple[Images, Cameras]:
-        """Render one view of each scene: what the discriminator sees, with its cameras."""
-        patches, resolution = self.patches(mb, real=False), mb.schedule.rendering_resolution
-        if patches is not None:
-            cameras, resolution = crop_cameras(cameras, patches), self.discriminator_resolution
-        draws = mb.draws.scope("render")
-        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
-        if patches is not None:
-            fake = fake._replace(image=fake.image_raw)
-        return self.recoloured(fake, mb, real=False), cameras
-
     @torch.no_grad()
-    def fakes(self, label: Float[Tensor, "b label_dim"], mb: Microbatch) -> tuple[Images, Tensor]:
+    def generate(
+        self, label: Float[Tensor, "b label_dim"], mb: Microbatch
+    ) -> tuple[Images, Tensor]:
         """Generate images for the discriminator's steps; return also their styles."""
         ws = self.styles(label, mb)
         scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
-        return self.render(scene, ws, Cameras.from_label(label), mb)[0], ws
-
-    def recoloured(self, images: Images, mb: Microbatch, real: bool) -> Images:
-        """Put images before random solid backgrounds, if the data say so."""
-        if not self.config.data.random_background:
-            return images
-        name = "real background" if real else "background"
-        shape = (len(images.image), 3, 1, 1)
-        colour = mb.draws.uniform(name, shape, self.device) * 2 - 1
-        background = 2 * self.config.generator.renderer.background - 1
-        return recolour(images, colour, background)
+        return self.input.fakes(scene, ws, Cameras.from_label(label), mb)[0], ws
 
     def judge(
         self,
@@ -420,7 +353,7 @@ class AdversarialModule(lightning.LightningModule):
             leaves = inputs = losses.with_gradient(inputs)
         precision = "fp32" if penalised else self.config.training.precision
         with computing_in(self.discriminator, precision):
-            patches = self.patches(mb, real)
+            patches = self.input.patches(mb, real)
             given = (inputs, label, None if patches is None else patches.numbers())
             if self.config.discriminator.conditioning == "predict":
                 return self.discriminator.judge(*given), leaves

@@ -8,6 +8,7 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.runs import run_path
+from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.checkpoint import prepare as prepare_run
 from lightning_gan3d.training.fit import train_run
 from lightning_gan3d.training.module import AdversarialModule
@@ -135,3 +136,17 @@ def _handle_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """The gradient of each optimizer step, in order; the steps themselves are skipped."""
+    collected = []
+
+    def skip(optimizer, *_):
+        parameters = optimizer.param_groups[0]["params"]
+        collected.append([None if p.grad is None else p.grad.clone() for p in parameters])
+        optimizer.zero_grad()
+
+    monkeypatch.setattr(module_file, "gated_step", skip)
+    return collected

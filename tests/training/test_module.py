@@ -7,7 +7,6 @@ from lightning_gan3d.experiment import make_networks
 from lightning_gan3d.images import resize, to_float
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, SynthesisLayer
 from lightning_gan3d.training import losses
-from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.module import AdversarialModule
 
 PLAIN = ("loss.r1_gamma=0", "training.rendering_resolution={initial: 8, final: null}")
@@ -133,20 +132,6 @@ def test_each_step_moves_its_own_network(tiny):
     assert any(not torch.equal(a, b) for a, b in zip(d, weights(module.discriminator), strict=True))
 
 
-@pytest.fixture
-def gradients(monkeypatch):
-    """The gradient of each optimizer step, in order; the steps themselves are skipped."""
-    collected = []
-
-    def skip(optimizer, *_):
-        parameters = optimizer.param_groups[0]["params"]
-        collected.append([None if p.grad is None else p.grad.clone() for p in parameters])
-        optimizer.zero_grad()
-
-    monkeypatch.setattr(module_file, "gated_step", skip)
-    return collected
-
-
 def steps_of(module):
     """The four optimizer steps, in order."""
     return [
@@ -178,7 +163,10 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(tiny, gradients,
         fake = generate(alone, label, first.scope("D"))
     pair = [
         alone.judge(images, labels, first.scope("D"), real)[0].logits
-        for images, labels, real in ((fake, label, False), (alone.reals(first), first.labels, True))
+        for images, labels, real in (
+            (fake, label, False),
+            (alone.input.reals(first), first.labels, True),
+        )
     ]
     loss_of_d = losses.discriminator_loss(config.loss.adversarial, *pair)
     expected = torch.autograd.grad(loss_of_d, parameters, allow_unused=True)
@@ -246,13 +234,13 @@ def test_reals_are_reduced_like_fakes_but_not_beside_a_picture(tiny):
     (mb,) = module.split(batch)
     assert mb.schedule.rendering_resolution == 8
     fake = generate(module, mb.labels, mb)
-    real = module.reals(mb)
+    real = module.input.reals(mb)
     for pair in (fake, real):
         assert pair.image.shape[-1] == 16
         assert pair.image_raw.shape[-1] == 8
         torch.testing.assert_close(pair.image, resize(pair.image_raw, 16))
     picture, (batch,) = batches(tiny(kind="image2d"), 1)
-    sharp = picture.reals(picture.split(batch)[0]).image
+    sharp = picture.input.reals(picture.split(batch)[0]).image
     torch.testing.assert_close(sharp, to_float(batch.images))
 
 

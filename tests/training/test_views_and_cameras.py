@@ -11,26 +11,11 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.images import Images
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.training import losses
-from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.module import make_modules
 
 DENSITY = ["loss.density_reg=1", "loss.density_reg_interval=1"]
 TERMS = ["loss.terms=[{kind: density_smoothness, weight: 9}, {kind: total_variation, weight: 1}]"]
 PREDICT = ["discriminator.conditioning=predict", "discriminator.unconditional_term=false"]
-
-
-@pytest.fixture
-def gradients(monkeypatch):
-    """The gradients of the optimizer steps; the steps themselves are skipped."""
-    collected = []
-
-    def skip(optimizer, *_):
-        parameters = optimizer.param_groups[0]["params"]
-        collected.append([None if p.grad is None else p.grad.clone() for p in parameters])
-        optimizer.zero_grad()
-
-    monkeypatch.setattr(module_file, "gated_step", skip)
-    return collected
 
 
 def opened(config):
