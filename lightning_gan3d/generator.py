@@ -87,8 +87,8 @@ class Generator(nn.Module):
     """A 3D-aware image generator (EG3D, Chan et al. 2022, fig. 4) with any representation.
 
     `label` is the (b, 25) row of `dataset.json`, with the classes appended; it conditions the
-    mapping. `cameras` render k
-    views of each scene, v = b * k; None renders from the label's own camera.
+    mapping. `cameras` render k views of each scene, v = b * k; None renders from the label's own
+    camera.
     """
 
     def __init__(self, cfg: GeneratorConfig, resolution: int, num_classes: int = 0) -> None:

@@ -13,7 +13,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.draws import Draws
 
 NUM_DRAWN = 2**16
-"""Cameras drawn from a prior; they replace the labels of a data set."""
+"""Cameras drawn from a prior, in place of those of a data set."""
 TAIL = 5.0
 """Standard deviations within which an unbounded normal distribution must be valid."""
 
@@ -36,15 +36,16 @@ class DistributionConfig:
 
     def __post_init__(self) -> None:
         """Check that the distribution is defined."""
-        bounded = self.low is not None and self.high is not None
-        if self.kind == "normal" and (self.std <= 0 or (bounded and self.low >= self.high)):  # type: ignore[operator]  # bounded
+        low, high = self.low, self.high
+        if self.kind == "normal":
+            if self.std <= 0 or (low is not None and high is not None and low >= high):
+                raise ConfigError(
+                    f"kind=normal, std={self.std}, low={low}, high={high}: use std above 0, and "
+                    "low below high"
+                )
+        elif low is None or high is None or low > high or self.mean or self.std:
             raise ConfigError(
-                f"kind=normal, std={self.std}, low={self.low}, high={self.high}: use std above 0, "
-                "and low below high"
-            )
-        if self.kind != "normal" and (not bounded or self.low > self.high or self.mean or self.std):  # type: ignore[operator]  # bounded
-            raise ConfigError(
-                f"kind={self.kind}, low={self.low}, high={self.high}, mean={self.mean}, "
+                f"kind={self.kind}, low={low}, high={high}, mean={self.mean}, "
                 f"std={self.std}: set low, and high at or above it; only kind=normal has mean and "
                 "std"
             )
@@ -64,9 +65,9 @@ class DistributionConfig:
             return (low + (high - low) * u).float()
         if self.kind == "sphere":
             return torch.asin(math.sin(low) + (math.sin(high) - math.sin(low)) * u).float()
-        bounds = torch.tensor([-math.inf if self.low is None else low, math.inf])
-        bounds[1] = math.inf if self.high is None else high
-        start, end = torch.special.ndtr((bounds.double() - self.mean) / self.std)
+        ends = (-math.inf if self.low is None else low, math.inf if self.high is None else high)
+        bounds = torch.tensor(ends, dtype=torch.float64)
+        start, end = torch.special.ndtr((bounds - self.mean) / self.std)
         u = (start + (end - start) * u).clamp(1e-9, 1 - 1e-9)
         drawn: Tensor = self.mean + self.std * torch.special.ndtri(u)
         return drawn.float()
@@ -113,6 +114,21 @@ ALLOWED = {
 """Values for which a camera sees the box: radius in box edges, the others in radians."""
 
 
+def check_number(name: str, distribution: DistributionConfig, option: str) -> None:
+    """Reject values of a camera's number that are not in `ALLOWED`; `option` is named in errors."""
+    (start, end), (low, high) = distribution.support, ALLOWED[name]
+    if start < low or end > high:
+        raise ConfigError(
+            f"{option} reaches from {start:.3g} to {end:.3g}: use low and high from {low} to "
+            f"{high}",
+            field=name,
+        )
+    if name != "elevation" and distribution.kind == "sphere":
+        raise ConfigError(
+            f"{option}.kind=sphere: only elevation has it; use uniform or normal", field=name
+        )
+
+
 @dataclass(frozen=True)
 class CamerasConfig:
     """Cameras of generated images. The numbers of a prior that are null are those of the preset."""
@@ -152,19 +168,8 @@ class CamerasConfig:
                 f"cameras.preset={'|'.join(PRESETS)}",
                 field="kind",
             )
-        for name, (low, high) in ALLOWED.items():
-            start, end = numbers[name].support
-            if start < low or end > high:
-                raise ConfigError(
-                    f"cameras.{name} reaches from {start:.3g} to {end:.3g}: use low and high from "
-                    f"{low} to {high}",
-                    field=name,
-                )
-            if name != "elevation" and numbers[name].kind == "sphere":
-                raise ConfigError(
-                    f"cameras.{name}.kind=sphere: only elevation has it; use uniform or normal",
-                    field=name,
-                )
+        for name in ALLOWED:
+            check_number(name, numbers[name], f"cameras.{name}")
 
     @property
     def distributions(self) -> dict[str, DistributionConfig]:
@@ -196,9 +201,9 @@ class FakeLabels(NamedTuple):
 
 
 def fake_labels(cfg: CamerasConfig, box: float, labels: Float[Tensor, "n label_dim"]) -> FakeLabels:
-    """Return the labels of the training images, with cameras of the prior if there is one.
+    """Return the training images' labels; with a prior, a table of its cameras instead.
 
-    They depend on no seed: all runs and evaluations share them, as those of a data set.
+    The table is the same for every seed: all runs and evaluations share it, like a data set.
     """
     if cfg.kind == "dataset":
         known = not bool(labels[:, :LABEL_DIM].isnan().any())

@@ -12,7 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.data.check import draw_camera_arrows
 from lightning_gan3d.data.dataset import ImageDataset
@@ -22,13 +23,19 @@ _SIDE, _ARROWS = 4, 200
 
 
 def draw_camera_sheet(images: ImageDataset, fakes: FakeLabels, box: float, out: Path) -> None:
-    """Draw the box, as drawn cameras see it, over random images; and cameras from two sides.
+    """Draw the box over random images as cameras see it, and the cameras from two sides.
 
-    With the data set's own cameras, each image has its own. `box`: edge in world units.
+    Cameras are drawn from a prior, or are those of the images. `box`: edge in world units.
+    Raises ConfigError if there are no cameras.
     """
+    if bool(fakes.labels[:, :LABEL_DIM].isnan().any()):
+        raise ConfigError(
+            f"{images.name} is used without cameras (data.labels={images.cfg.labels}): set "
+            "cameras.kind=prior, or data.labels=camera"
+        )
     draws, count = Draws(0).scope("camera sheet"), _SIDE**2
     shown = draws.integers("images", len(images), (count,))
-    own = len(fakes.labels) == len(images)
+    own = fakes.labels is images.labels
     rows = shown if own else draws.integers("cameras", len(fakes.labels), (count,))
     cameras = Cameras.from_label(fakes.labels[rows])
     figure = Figure(figsize=(13, 8), layout="constrained")

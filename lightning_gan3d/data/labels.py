@@ -20,7 +20,9 @@ from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
 KEYS |= {"ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
-_REMEDY = "use `gan3d data from-images` or `from-photos`; or data.labels=none, in 3D with a prior"
+_REMEDY = (
+    "use `gan3d data from-images` or `from-photos`, or set data.labels=none (3D: a camera prior)"
+)
 
 
 def read_index(source: Source) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def volume_of(field: Field) -> Volume:
     """Return the interior of a field: where it is opaque, or where its signed distance is < 0."""
     device = field.tensors()[0].device
     if field.sdf_beta is not None:
-        # As smooth as a density for marching cubes, whatever beta is.
+        # Equally smooth for marching cubes at any beta.
         sharpness = BOX_SHARE / field.box
         return Volume(
             lambda points: -field.density(points.to(device))[..., 0],

@@ -38,7 +38,8 @@ class DiscriminatorConfig(ChannelsConfig):
     unconditional_term: bool = False
     """Add an unconditional logit to the projection, which steadies tiny networks."""
     patch: Literal["none", "modulate"] = "none"
-    """`modulate`: scale and offset of a patch of `training.patch` modulate each block (EpiGRAF)."""
+    """`modulate`: scale and offset of a patch of `training.patch` modulate the input of each block
+    after the first (EpiGRAF)."""
     conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
 
@@ -129,10 +130,10 @@ class Epilogue(nn.Module):
 
 
 class PatchModulation(nn.Module):
-    """Factors on the channels of each block, from scale and offset of patches (EpiGRAF)."""
+    """Factors on input channels of blocks, from scale and offset of patches (EpiGRAF)."""
 
     def __init__(self, channels: Sequence[int], hidden_dim: int = 64, num_octaves: int = 6) -> None:
-        """Build one output for each block's input channels; they start at factor 1."""
+        """Build one output per block, of `channels`; the factors start at 1."""
         super().__init__()
         self.num_octaves = num_octaves
         self.hidden = FullyConnected(6 * num_octaves, hidden_dim, activation="lrelu")
@@ -195,7 +196,7 @@ class Discriminator(nn.Module):
             rgb = image_dim if r == resolution else 0
             self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg.conv_clamp, rgb))
         if cfg.patch == "modulate":
-            self.modulation = PatchModulation([channels[r] for r in self.resolutions[1:]])
+            self.modulation = PatchModulation([channels[r] for r in (*self.resolutions[1:], 4)])
         self.out_dim = {"projection": channels[4], "predict": 4, "none": 1}[cfg.conditioning]
         self.b4 = Epilogue(channels[4], self.out_dim, cfg, image_dim if resolution == 4 else 0)
         if cfg.conditioning == "projection":
@@ -233,8 +234,8 @@ class Discriminator(nn.Module):
             whole = label.new_tensor([[1.0, 0.0, 0.0]]).expand(len(label), -1)
             factors = self.modulation(whole if patch is None else patch.to(label))
         for i, r in enumerate(self.resolutions):
-            x = x if not factors or i == 0 else x * factors[i - 1].to(x.dtype)
             x = getattr(self, f"b{r}")(x)
+            x = x * factors[i].to(x.dtype) if factors else x
         logits: Tensor
         logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation needs all digits
         if self.cfg.conditioning == "projection":

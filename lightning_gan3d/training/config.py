@@ -55,8 +55,7 @@ class LossConfig:
     style_mixing: Share = 0.0
     """Probability of style mixing: two latents, split at a random layer."""
     density_reg: NonNegative = 0.0
-    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p, for fields; EG3D: 0.25. 0: off. Of a
-    signed distance d (`sdf`): weight of mean (|grad d(p)| - 1)^2; StyleSDF: 0.1."""
+    """Weight of mean |sigma_raw(p) - sigma_raw(q)|, q near p, for fields; EG3D: 0.25. 0: off."""
     density_reg_interval: Count = 4
     """Steps between density penalties, whose weight it multiplies. 1: part of every step."""
     density_reg_points: Literal["box", "eg3d"] = "box"

@@ -24,19 +24,19 @@ class Patches(NamedTuple):
     top: Float[Tensor, " v"]
 
     def numbers(self) -> Float[Tensor, "v 3"]:
-        """Return scale and offsets, for a discriminator that is told them."""
+        """Return scale and offsets, the input of `discriminator.patch=modulate`."""
         return torch.stack(self, dim=1)
 
 
 def draw_patches(
     cfg: PatchConfig, smallest: float, progress: float, groups: tuple[int, int], draws: Draws
 ) -> Patches:
-    """Draw patches; scales fall from 1 to between `smallest` and 1 as `progress` goes to 1.
+    """Draw scales and uniform offsets. At `progress` 0, scales are 1; at 1, `smallest` to 1.
 
     `uniform`: U(1 - progress (1 - smallest), 1), GRAF (Schwarz et al. 2020) at progress 1. `beta`:
-    smallest + (1 - smallest) Beta(1, b), EpiGRAF (Skorokhodov et al. 2022). Offsets are uniform.
-    `groups`: number of images, and of those that share a patch, as in minibatch deviation: image i
-    belongs to group i mod (number / size).
+    smallest + (1 - smallest) Beta(1, b), EpiGRAF (Skorokhodov et al. 2022).
+    `groups`: number of images, and size of the groups that share a patch. Image i belongs to group
+    i mod (number / size), as in minibatch deviation.
     """
     num, size = groups
     u = draws.uniform("patch", (max(1, num // size), 3)).repeat(min(size, num), 1)

@@ -19,8 +19,9 @@ from lightning_gan3d.data.camera_prior import (
     fake_labels,
     prior_orbit,
 )
-from lightning_gan3d.data.camera_sheet import box_edges
+from lightning_gan3d.data.camera_sheet import box_edges, draw_camera_sheet
 from lightning_gan3d.data.commands import app
+from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.draws import Draws
 
@@ -123,6 +124,15 @@ def test_the_edges_of_the_box_are_where_the_camera_sees_them():
     depth = math.hypot(near - far, near - far)
     expected = sorted([2 * near] * 4 + [2 * far] * 4 + [depth] * 4)
     torch.testing.assert_close(lengths, torch.tensor(expected))
+
+
+def test_a_sheet_without_cameras_is_an_error(tmp_path):
+    make_synth(
+        SynthConfig(num_images=4, num_objects=4, resolution=16, holdout=0.0), tmp_path / "data"
+    )
+    data = ImageDataset(DataConfig(path=str(tmp_path / "data"), labels="none"))
+    with pytest.raises(ConfigError, match=r"set cameras.kind=prior, or data.labels=camera"):
+        draw_camera_sheet(data, fake_labels(CamerasConfig(), 1.0, data.labels), 1.0, tmp_path / "a")
 
 
 @pytest.mark.parametrize("prior", [[], ["cameras.kind=prior", "cameras.preset=faces"]])

@@ -137,6 +137,16 @@ def test_the_discriminator_is_modulated_from_a_factor_of_one():
     assert torch.equal(net(images, label), net(images, label, whole))
 
 
+def test_patches_of_one_block_are_modulated_too():
+    torch.manual_seed(0)
+    options = {"channels": (8, 8), "dual": False, "conditioning": "none", "patch": "modulate"}
+    net = Discriminator(DiscriminatorConfig(**options), 8)
+    torch.nn.init.normal_(net.modulation.out0.weight)
+    images, label = Images(torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)), torch.zeros(4, 25)
+    patch = torch.rand(4, 3)
+    assert not torch.allclose(net(images, label, patch), net(images, label, patch.roll(1, 0)))
+
+
 def test_a_run_on_patches_generates_whole_images(tiny, start):
     from lightning_gan3d.checkpoints.load import load_discriminator, load_generator
 

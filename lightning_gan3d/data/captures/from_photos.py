@@ -24,9 +24,9 @@ class FromPhotosConfig(FromPosesConfig):
     """How cameras are estimated; then the options of from-poses apply."""
 
     min_registered: Share = 0.5
-    """Least share of the images whose cameras must be found."""
+    """Smallest share of the images that COLMAP must register."""
     model: str = ""
-    """Folder where images and COLMAP's model are kept, for `from-poses` with other options."""
+    """Folder in which to keep images and COLMAP's model, for `from-poses` with other options."""
     frames: Count = 100
     """Number of equal parts of a video; the sharpest frame of each is used."""
 
@@ -98,8 +98,8 @@ def _register(folder: Path, cfg: FromPhotosConfig) -> None:
     with spinner(f"COLMAP: cameras of {len(sizes):,} images"):
         pycolmap.extract_features(database, images, camera_mode=mode)
         pycolmap.match_exhaustive(database)
-        found = pycolmap.incremental_mapping(database, images, models).values()
-    best = max(found, key=lambda model: model.num_reg_images(), default=None)
+        mapped = pycolmap.incremental_mapping(database, images, models).values()
+    best = max(mapped, key=lambda model: model.num_reg_images(), default=None)
     num = best.num_reg_images() if best else 0
     if best is None or num < cfg.min_registered * len(sizes):
         raise DataError(

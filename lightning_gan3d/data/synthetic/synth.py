@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, Count, Positive, build
 from lightning_gan3d.data.archive import DataError, open_source, write_dataset
-from lightning_gan3d.data.camera_prior import ALLOWED, PRESETS, DistributionConfig
+from lightning_gan3d.data.camera_prior import PRESETS, DistributionConfig, check_number
 from lightning_gan3d.data.dataset import HoldoutShare, ImageDataset
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.ellipsoids import ObjectView, level_of, render_ellipsoids
@@ -92,17 +92,8 @@ class SynthConfig:
                         "it; use elevation.low and elevation.high",
                         field=name,
                     )
-        if self.azimuth and self.azimuth.kind == "sphere":
-            raise ConfigError(
-                "azimuth.kind=sphere: only elevation has it; use uniform or normal", field="azimuth"
-            )
-        (start, end), (low, high) = self.distributions[1].support, ALLOWED["elevation"]
-        if start < low or end > high:
-            raise ConfigError(
-                f"elevation reaches from {start:.3g} to {end:.3g}: use low and high from {low} to "
-                f"{high}",
-                field="elevation",
-            )
+        for name, numbers in zip(("azimuth", "elevation"), self.distributions, strict=True):
+            check_number(name, numbers, name)
 
     @property
     def distributions(self) -> tuple[DistributionConfig, DistributionConfig]:
