@@ -18,7 +18,7 @@ from lightning_gan3d.data.camera_prior import CamerasConfig, FakeLabels, fake_la
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.metrics.config import AttributesConfig, EvaluationConfig
+from lightning_gan3d.metrics.config import AttributesConfig, DepthConfig, EvaluationConfig
 from lightning_gan3d.networks.augment import AugmentConfig
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.presets import find_file
@@ -48,6 +48,7 @@ ADDED: dict[str, Any] = {
     "training.freeze": (),
     "evaluation.frontal": True,
     "evaluation.attributes": AttributesConfig(),
+    "evaluation.depth": DepthConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

@@ -211,13 +211,9 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True)
-class AttributesConfig:
-    """Attributes of procedural heads, read from several views."""
+class HeadReaderConfig:
+    """A network that reads images of procedural heads."""
 
-    items: Annotated[int, Ge(2)] = 32
-    """Latents."""
-    views: Annotated[int, Ge(2)] = 5
-    """Views of each latent, over the azimuths of the cameras."""
     resolution: Annotated[int, Ge(16)] = 48
     """Side in pixels of the network's input; larger images are reduced to it."""
     heads: Annotated[int, Ge(16)] = 4000
@@ -226,6 +222,24 @@ class AttributesConfig:
     """Training steps of the network."""
     batch: Count = 32
     """Images per training step."""
+
+
+@dataclass(frozen=True)
+class AttributesConfig(HeadReaderConfig):
+    """Attributes of procedural heads, read from several views."""
+
+    items: Annotated[int, Ge(2)] = 32
+    """Latents."""
+    views: Annotated[int, Ge(2)] = 5
+    """Views of each latent, over the azimuths of the cameras."""
+
+
+@dataclass(frozen=True)
+class DepthConfig(HeadReaderConfig):
+    """Rendered depth beside the depth that the image of a procedural head implies."""
+
+    items: Annotated[int, Ge(2)] = 64
+    """Latents, with one view each."""
 
 
 @dataclass(frozen=True)
@@ -274,5 +288,7 @@ class EvaluationConfig:
     """Identity of two views, by your own embedding."""
     attributes: AttributesConfig | None = AttributesConfig()
     """Attributes from view to view; procedural heads only."""
+    depth: DepthConfig | None = DepthConfig()
+    """Depth of the images' contents; procedural heads only."""
     geometry: GeometryConfig | None = GeometryConfig()
     """Flatness, floaters, normals and shapes."""

@@ -24,6 +24,7 @@ from lightning_gan3d.metrics.distribution.compare_features import measure_distri
 from lightning_gan3d.metrics.distribution.sharpness import ImageAmplitude, sharpness_metrics
 from lightning_gan3d.metrics.distribution.swd import Descriptors, ImageDistance
 from lightning_gan3d.metrics.distribution.variety import measure_duplicates
+from lightning_gan3d.metrics.geometry.head_depth import measure_depth
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, without_cameras
 from lightning_gan3d.metrics.pose.estimators import measure_identity
@@ -144,6 +145,7 @@ GROUPS = (
     MetricGroup(measure_features, "features", ceiling=True, following=True),
     MetricGroup(measure_identity),
     MetricGroup(measure_attributes, "attributes", ceiling=True, following=True),
+    MetricGroup(measure_depth, "depth", ceiling=True, following=True),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )
 FOLLOWING = "each view conditioned on its own camera"

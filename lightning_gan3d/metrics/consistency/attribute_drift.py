@@ -3,21 +3,18 @@
 A network learns to read them from images of other heads, and is applied to views of each latent.
 """
 
-from dataclasses import asdict, replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
-from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
-from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import quantise, to_float, to_uint8
+from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
+from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import AttributesConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.pose.estimators import ImageRegressor, fit
-from lightning_gan3d.metrics.protocol import cached
+from lightning_gan3d.metrics.head_reader import trained_reader
+from lightning_gan3d.metrics.pose.estimators import ImageRegressor
 
 ATTRIBUTES = ("hair_hue", "hair_value", "hair_length", "skin_tone", "parting", "head_width")
 """Attributes that a small network reads well from one view; the first is an angle, in turns."""
@@ -84,33 +81,15 @@ def attribute_reader(
     context: EvaluationContext, cfg: AttributesConfig, synth: SynthConfig
 ) -> tuple[ImageRegressor, Float[Tensor, " a"]]:
     """Return a network from images to standardised attributes, and its R² on held-out heads."""
-    side = min(cfg.resolution, context.train.resolution)
-    # Other heads than those of the data set, before equal backgrounds, from equal cameras.
-    num = cfg.heads
-    synth = replace(synth, num_images=num, num_objects=num, holdout=0.0, seed=synth.seed + 1)
-    network = ImageRegressor(side, len(_ATTRIBUTE_OF)).to(context.device)
 
-    def train() -> dict[str, Tensor]:
-        draws = Draws(context.seed).scope("attributes")
-        heads, cameras = SynthObjects(synth), sample_cameras(synth, num, draws)
+    def targets(heads: SynthObjects, _: Cameras) -> Tensor:
         target = columns(heads.attributes())
         scale = deviations(target[None])[0, _ATTRIBUTE_OF]
-        target = ((target - target.mean(dim=0)) / scale).to(context.device)
-        image = to_uint8(heads.render(torch.arange(num), cameras, side).image).to(context.device)
-        num_test = num // 8
+        return (target - target.mean(dim=0)) / scale
 
-        def batch(step: Draws) -> tuple[Tensor, Tensor]:
-            ids = step.integers("heads", num - num_test, (cfg.batch,))
-            noise = 0.05 * step.normal("noise", (cfg.batch, *image.shape[1:]), image.device)
-            return to_float(image[ids]) + noise, target[ids]
+    def score(wrong: Tensor, target: Tensor) -> Tensor:
+        error, spread = deviations(torch.stack([wrong, target]))
+        r2: Tensor = 1 - (error / spread).square()
+        return r2
 
-        fit(network, batch, cfg.iterations, draws)
-        wrong = network(to_float(image[-num_test:])) - target[-num_test:]
-        error, spread = deviations(torch.stack([wrong, target[-num_test:]]).cpu())
-        return {**network.state_dict(), "r2": 1 - (error / spread).square()}
-
-    key = [asdict(synth), side, cfg.iterations, cfg.batch, context.seed]
-    tensors = cached(context.cache, "attributes", key, train)
-    r2 = tensors.pop("r2").cpu()
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False), r2
+    return trained_reader(context, synth, cfg, "attributes", (len(_ATTRIBUTE_OF), targets), score)

@@ -116,7 +116,7 @@ def train_regressor(
 
 
 def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) -> None:
-    """Train by the squared distance to the targets."""
+    """Train by the squared distance to the targets; NaN is ignored."""
     with torch.no_grad():
         for name, p in network.named_parameters():
             bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
@@ -125,7 +125,7 @@ def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) ->
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for i in range(iterations):
         image, target = batch(draws.at(i))
-        error = network(image) - target
+        error = (network(image) - target).nan_to_num()
         optimizer.zero_grad()
         error.square().flatten(1).sum(dim=1).mean().backward()
         optimizer.step()
