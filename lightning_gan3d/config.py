@@ -65,7 +65,8 @@ def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "
                 values[key] = _convert(value, hints[key], dotted, origins)
             except OutOfRange as error:
                 example = fields[key].default
-                given = example is not dataclasses.MISSING and example is not None
+                given = example not in (dataclasses.MISSING, None)
+                given = given and not dataclasses.is_dataclass(example)  # an error further down
                 raise OutOfRange(f"{error}, e.g. {example}" if given else str(error)) from None
         elif typing.get_origin(hints[key]) is not tuple:
             values[key] = _build_kind(kinds, value, dotted, origins)

@@ -185,7 +185,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge two trees, `above` winning.
 
     If the `kind` of a mapping changes, `OLD_KIND` lists its settings from `below`: `config.build`
-    keeps those that the new kind has.
+    keeps those that the new kind has. A mapping of positions changes these items of a list.
     """
     old = below.get(OLD_KIND, [])
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
@@ -195,10 +195,27 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         under = out.get(key)
         is_tree = isinstance(value, dict)
-        out[key] = merge(under, value) if is_tree and isinstance(under, dict) else value
+        if is_tree and isinstance(under, list) and all(k.isdecimal() for k in value):
+            out[key] = _merge_items(key, under, value)
+        else:
+            out[key] = merge(under, value) if is_tree and isinstance(under, dict) else value
     names = [k for k in old if k not in above or k in inherited]
     names += [k for k in inherited if k not in names]
     return {**out, OLD_KIND: names} if names else out
+
+
+def _merge_items(key: str, below: list[Any], above: dict[str, Any]) -> list[Any]:
+    items = list(below)
+    for position, value in above.items():
+        if int(position) >= len(items):
+            raise ConfigError(
+                f"{key}.{position}: the list has {len(items)} item(s), numbered from 0; to add "
+                f"one, set the whole list, {key}=[...]"
+            )
+        under = items[int(position)]
+        both = isinstance(under, dict) and isinstance(value, dict)
+        items[int(position)] = merge(under, value) if both else value
+    return items
 
 
 def apply_overrides(

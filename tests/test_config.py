@@ -215,3 +215,28 @@ def test_a_value_outside_its_annotated_range_is_rejected(override, message):
 def test_values_inside_their_annotated_range_are_accepted():
     built = from_options(Ranges, ["count=1", "share=0", "size=8", "half=0.5", "betas=[0,1]"])
     assert built == Ranges(1, 0.0, 8, 0.5, (0.0, 1.0))
+
+
+def test_a_position_changes_one_item_of_a_list():
+    tree = {"terms": [{"kind": "a", "weight": 1}, {"kind": "b", "weight": 2}], "betas": [0, 1]}
+    changed = cfg.apply_overrides(tree, ["terms.1.weight=5", "betas.0=0.5"], cfg.Origins())
+    assert changed == {"terms": [tree["terms"][0], {"kind": "b", "weight": 5}], "betas": [0.5, 1]}
+    assert tree["terms"][1]["weight"] == 2
+    with pytest.raises(ConfigError, match=r"terms.2: the list has 2 item\(s\), numbered from 0"):
+        cfg.apply_overrides(tree, ["terms.2.weight=5"], cfg.Origins())
+
+
+@dataclass(frozen=True)
+class Required:
+    count: Count
+
+
+@dataclass(frozen=True)
+class Nested:
+    inner: Required = Required(3)
+
+
+def test_an_error_further_down_has_no_example_of_the_part_above():
+    with pytest.raises(ConfigError) as error:
+        from_options(Nested, ["inner.count=0"])
+    assert str(error.value) == "inner.count=0 (command line): use a whole number from 1"
