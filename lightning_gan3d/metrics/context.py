@@ -90,7 +90,10 @@ def _without_cameras(labels: Float[Tensor, "n label_dim"]) -> str:
     if not bool(labels[:, :LABEL_DIM].isnan().any()):
         return ""
     option = "class" if labels.shape[1] > LABEL_DIM else "none"
-    return f"the data are used without cameras (data.labels={option})"
+    return (
+        f"the data are used without cameras (data.labels={option}); if they have some, evaluate "
+        "with data.labels=camera"
+    )
 
 
 def mean_of(

@@ -45,7 +45,10 @@ def test_metrics_of_images_need_no_cameras(tmp_path):
     shown = {"frechet", "kernel", "class_score", "precision_inception", "swd", "sharpness"}
     assert shown <= {m.name.partition(".")[2] for m in metrics.values() if m.value is not None}
     assert metrics["memorisation.excess"].value is not None
-    reason = "the data are used without cameras (data.labels=none)"
+    reason = (
+        "the data are used without cameras (data.labels=none); if they have some, evaluate with "
+        "data.labels=camera"
+    )
     names = ("pose.median_deg", "refit.psnr", "features.score")
     assert {metrics[name].note for name in names} == {reason}
     posed = write(tmp_path / "posed", 12, 2, cameras=True)
