@@ -68,6 +68,8 @@ def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "
                 given = example not in (dataclasses.MISSING, None)
                 given = given and not dataclasses.is_dataclass(example)  # an error further down
                 raise OutOfRange(f"{error}, e.g. {example}" if given else str(error)) from None
+        elif value is None and fields[key].default is None:
+            values[key] = None
         elif typing.get_origin(hints[key]) is not tuple:
             values[key] = _build_kind(kinds, value, dotted, origins)
         elif isinstance(value, list | tuple):

@@ -18,13 +18,14 @@ from annotated_types import Ge, Gt, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
 from lightning_gan3d.networks.lowering import Lowered, NotLowered
+from lightning_gan3d.networks.mapping import Code as Code  # part of the contract
 from lightning_gan3d.ranges import Positive
 
 SomeScene = TypeVar("SomeScene", bound="Scene")
@@ -43,9 +44,9 @@ class FieldSample(NamedTuple):
 class Scene:
     """Base class of scenes: frozen dataclasses of tensors batched over b, registered as pytrees.
 
-    Declare subclasses `@dataclass(frozen=True, eq=False)`. Tensors and nested scenes are leaves:
-    they depend on the latent and count as scene memory. Other fields (sizes, a shared decoder) are
-    context, the same for the whole batch.
+    Declare subclasses `@dataclass(frozen=True, eq=False)`. Tensors, nested scenes and tuples of
+    scenes are leaves: they depend on the latent and count as scene memory. Other fields (sizes, a
+    shared decoder) are context, the same for the whole batch.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -97,12 +98,16 @@ def _flatten_scene(
     scene: Scene,
 ) -> tuple[list[Any], tuple[type[Scene], tuple[str, ...], dict[str, Any]]]:
     values = {f.name: getattr(scene, f.name) for f in dataclasses.fields(scene)}  # type: ignore[arg-type]  # subclasses are dataclasses
-    names = tuple(k for k, v in values.items() if isinstance(v, (Tensor, Scene)))
+    names = tuple(k for k, v in values.items() if isinstance(v, (Tensor, Scene)) or _are_scenes(v))
     return [values[k] for k in names], (
         type(scene),
         names,
         {k: v for k, v in values.items() if k not in names},
     )
+
+
+def _are_scenes(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(v, Scene) for v in value)
 
 
 def _unflatten_scene(leaves: Any, context: Any) -> Scene:
@@ -184,6 +189,10 @@ class Field(Scene):
             return radius - d.prior_radius * self.box / 2
         return d.prior_strength * (d.prior_radius - radius * (2 / self.box))
 
+    def backdrop(self, rays: Rays) -> Float[Tensor, "b r c"] | None:  # noqa: ARG002  # none here
+        """Features in [0, 1] behind the field at the end of each ray; None: the renderer's."""
+        return None
+
     def sigma(self, sigma_raw: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Density per world unit, >= 0."""
         d = self.scene_cfg.density
@@ -204,6 +213,8 @@ class Representation(nn.Module):
     """
 
     num_ws: int
+    codes: tuple[Code, ...] = ()
+    """Codes whose styles follow one another in `ws`. None: one latent gives all styles."""
     scene_type: type[Scene]
     view_in_label: bool = False
     """True if a new view needs a new label, since there is no 3D scene (the 2D baseline)."""

@@ -20,7 +20,7 @@ from lightning_gan3d.contract import (
 )
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, resize
-from lightning_gan3d.networks.mapping import Mapping, MappingConfig
+from lightning_gan3d.networks.mapping import CodesMapping, Mapping, MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolution, SuperResolutionConfig
 from lightning_gan3d.ranges import Count
 
@@ -100,8 +100,11 @@ class Generator(nn.Module):
             cfg.representation, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution
         )
         self.renderer: Renderer = cfg.renderer_type(cfg.renderer)
-        self.mapping = Mapping(
-            cfg.mapping, cfg.z_dim, cfg.w_dim, self.representation.num_ws, num_classes
+        codes, num_ws = self.representation.codes, self.representation.num_ws
+        self.mapping: Mapping | CodesMapping = (
+            CodesMapping(cfg.mapping, cfg.z_dim, cfg.w_dim, codes, num_classes)
+            if codes
+            else Mapping(cfg.mapping, cfg.z_dim, cfg.w_dim, num_ws, num_classes)
         )
         self.superresolution = SuperResolution(
             cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution
@@ -129,11 +132,12 @@ class Generator(nn.Module):
     ) -> Images:
         """Render v = b * k views of b scenes; camera i sees scene i // k."""
         resolution = resolution or self.rendering_resolution
-        feature, depth, opacity = self.renderer(scene, cameras, resolution, draws)
+        feature, depth, opacity, layers = self.renderer(scene, cameras, resolution, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image, raw = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
         # A picture has full size: reduce it, so that the discriminator gets the same pair.
-        return Images(image, resize(raw, resolution), depth, opacity)
+        mask = None if layers is None else layers.mask
+        return Images(image, resize(raw, resolution), depth, opacity, mask)
 
     def synthesis(
         self,

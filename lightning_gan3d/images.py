@@ -10,12 +10,27 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 
+class Layers(NamedTuple):
+    """The n objects and the background of a rendering; features are in [0, 1].
+
+    The feature of a pixel is the sum of `objects` + (1 - sum of `mask`) * `background`.
+    """
+
+    objects: Float[Tensor, "v n c h w"]
+    """Features of each object times its mask."""
+    mask: Float[Tensor, "v n h w"]
+    """Visible share of each object in each pixel."""
+    background: Float[Tensor, "v c h w"]
+
+
 class Rendering(NamedTuple):
     """A renderer's output: `feature` in [-1, 1], rgb first; `depth`, the expected distance."""
 
     feature: Float[Tensor, "v c h w"]
     depth: Float[Tensor, "v 1 h w"] | None
     opacity: Float[Tensor, "v 1 h w"] | None
+    layers: Layers | None = None
+    """Of scenes of parts."""
 
 
 class Images(NamedTuple):
@@ -29,6 +44,8 @@ class Images(NamedTuple):
     image_raw: Float[Tensor, "v 3 h0 w0"]
     depth: Float[Tensor, "v 1 h0 w0"] | None = None
     opacity: Float[Tensor, "v 1 h0 w0"] | None = None
+    mask: Float[Tensor, "v n h0 w0"] | None = None
+    """Visible share of each object in each pixel, for scenes of parts."""
 
 
 def to_float(image: UInt8[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -1,9 +1,11 @@
 """Renderers by name: configuration and class. Each renders one type of scene from cameras."""
 
+from renderers.composed import ComposedRenderer, ComposedRendererConfig
 from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 RENDERERS: dict[str, tuple[type, type]] = {
     "volume": (VolumeRendererConfig, VolumeRenderer),
+    "composed": (ComposedRendererConfig, ComposedRenderer),
     "picture": (PictureRendererConfig, PictureRenderer),
 }

@@ -22,7 +22,13 @@ def standard_weights(
     opacity 1 - exp(-sigma L) for any number of samples. (NeRF's last interval is infinite; ours
     ends with the ray.)
     """
-    tau = sigma * (edges[..., 1:] - edges[..., :-1])
+    return weights_of(sigma * (edges[..., 1:] - edges[..., :-1]))
+
+
+def weights_of(
+    tau: Float[Tensor, "b r s"],
+) -> tuple[Float[Tensor, "b r s"], Float[Tensor, "b r 1"]]:
+    """Return the weights of intervals of optical depth tau along a ray, and the opacity."""
     total = torch.cumsum(tau, dim=-1)
     weights = -torch.expm1(-tau) * torch.exp(tau - total)
     return weights, -torch.expm1(-total[..., -1:])

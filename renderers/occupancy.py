@@ -56,6 +56,14 @@ class OccupiedField(Field):
         """Query the field's density."""
         return self.field.density(points)
 
+    def sigma(self, sigma_raw: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Return the field's density."""
+        return self.field.sigma(sigma_raw)
+
+    def backdrop(self, rays: Rays) -> Float[Tensor, "b r c"] | None:
+        """Return what is behind the field."""
+        return self.field.backdrop(rays)
+
     def lower(self) -> Lowered:
         """Lower the field."""
         return self.field.lower()

@@ -101,7 +101,10 @@ class VolumeRenderer(Renderer):
         else:
             depth = expected_depth(sums.depth, sums.opacity, background)
         feature = sums.feature
-        if o.background:
+        behind = field.backdrop(rays)
+        if behind is not None:
+            feature = feature + (1 - sums.opacity) * behind
+        elif o.background:
             feature = feature + (1 - sums.opacity) * o.background
         return RayRendering(feature, depth, sums.opacity)
 

@@ -1,5 +1,6 @@
 """Representations by name: configuration and class."""
 
+from representations.composed import ComposedConfig, ComposedRepresentation
 from representations.image2d import Image2d, Image2dConfig
 from representations.nerf_mlp import NerfMlp, NerfMlpConfig
 from representations.triplane import TriPlane, TriPlaneConfig
@@ -9,5 +10,6 @@ REPRESENTATIONS: dict[str, tuple[type, type]] = {
     "triplane": (TriPlaneConfig, TriPlane),
     "voxel": (VoxelConfig, Voxel),
     "nerf_mlp": (NerfMlpConfig, NerfMlp),
+    "composed": (ComposedConfig, ComposedRepresentation),
     "image2d": (Image2dConfig, Image2d),
 }

@@ -1,7 +1,8 @@
 """The mapping network: latents and labels to styles, truncated toward the mean style."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Interval
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.config import Count, Positive
+from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.networks.layers import FullyConnected, normalize_second_moment
 
 
@@ -104,7 +105,90 @@ class Mapping(nn.Module):
         truncated = self.w_avg.lerp(ws[:, :cutoff], psi)
         return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
 
+    def mean_style(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, " w_dim"]:
+        """Mean of a batch, for `update_w_avg`."""
+        return ws[:, 0].mean(0)
+
     @torch.no_grad()
     def update_w_avg(self, w: Float[Tensor, " w_dim"]) -> None:
         """Move the running mean toward `w`, the mean style of the global batch."""
         self.w_avg.lerp_(w.to(self.w_avg.dtype), 1 - self.cfg.w_avg_decay)
+
+
+class Code(NamedTuple):
+    """A named part of the latent, such as the shape of an object."""
+
+    name: str
+    num_ws: int
+    """Number of styles that it gives."""
+    network: str | None
+    """Mapping network; codes may share one. None: the latent's own numbers are the style."""
+
+
+class CodesMapping(nn.Module):
+    """Maps a latent of several codes: z is split equally, each part gives the styles of its code.
+
+    Codes of one network share its weights. The numbers of a code without a network are its style.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        cfg: MappingConfig,
+        z_dim: int,
+        w_dim: int,
+        codes: Sequence[Code],
+        num_classes: int = 0,
+    ) -> None:
+        """Build one mapping network for each name of a network among the codes."""
+        super().__init__()
+        self.cfg, self.codes, self.num_classes = cfg, tuple(codes), num_classes
+        if z_dim % len(self.codes):
+            names = ", ".join(code.name for code in self.codes)
+            raise ConfigError(
+                f"generator.z_dim={z_dim}: use a multiple of {len(self.codes)}, since the latent "
+                f"has equal parts ({names})"
+            )
+        self.part_dim, self.num_ws = z_dim // len(self.codes), sum(c.num_ws for c in self.codes)
+        networks = dict.fromkeys(code.network for code in self.codes if code.network)
+        self.networks = nn.ModuleDict(
+            {name: Mapping(cfg, self.part_dim, w_dim, 1, num_classes) for name in networks}
+        )
+        self.register_buffer("w_avg", torch.zeros(self.num_ws, w_dim))
+
+    def forward(
+        self,
+        z: Float[Tensor, "b z_dim"],
+        label: Float[Tensor, "b label_dim"],
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Float[Tensor, "b num_ws w_dim"]:
+        """Return the styles of each latent, truncated as by `Mapping`."""
+        parts = []
+        for code, part in zip(self.codes, torch.split(z, self.part_dim, dim=1), strict=True):
+            if code.network is None:
+                w = functional.pad(part, (0, self.w_avg.shape[1] - self.part_dim))[:, None]
+            else:
+                w = self.networks[code.network](part, label)
+            parts.append(w.expand(-1, code.num_ws, -1))
+        return self.truncate(torch.cat(parts, dim=1), truncation_psi, truncation_cutoff)
+
+    def truncate(
+        self, ws: Float[Tensor, "b num_ws w_dim"], psi: float, cutoff: int | None = None
+    ) -> Float[Tensor, "b num_ws w_dim"]:
+        """Pull the first `cutoff` styles (None: all) toward their means; `psi` 1 keeps them."""
+        if psi == 1:
+            return ws
+        truncated = self.w_avg[:cutoff].lerp(ws[:, :cutoff], psi)
+        return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
+
+    def mean_style(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, " n"]:
+        """Means of a batch, for `update_w_avg`; those of numbers that are not mapped are 0."""
+        mapped = [float(c.network is not None) for c in self.codes for _ in range(c.num_ws)]
+        return (ws.mean(0) * ws.new_tensor(mapped)[:, None]).flatten()
+
+    @torch.no_grad()
+    def update_w_avg(self, w: Float[Tensor, " n"]) -> None:
+        """Move the running means toward `w`, those of the global batch."""
+        self.w_avg.lerp_(w.to(self.w_avg.dtype).view_as(self.w_avg), 1 - self.cfg.w_avg_decay)

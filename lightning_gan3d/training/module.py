@@ -243,7 +243,7 @@ class AdversarialModule(lightning.LightningModule):
         """Train the discriminator with the adversarial loss, and R1 and R2 if not lazy."""
         cfg, num = self.config.loss, self.config.training.num_microbatches
         penalised = cfg.penalises_discriminator and cfg.r1_interval == 1
-        statistics = []
+        mapping, statistics = self.generator.mapping, []
         for mb in [m.scope("D") for m in microbatches]:
             label = self.fake_labels(mb)
             fake, ws = self.generate(label, mb)
@@ -258,7 +258,7 @@ class AdversarialModule(lightning.LightningModule):
             self.meter.add("D/fake", fake_logits.mean())
             accuracy = losses.accuracy(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("D/accuracy", accuracy)
-            mean_w = ws[:, 0].mean(0)
+            mean_w = mapping.mean_style(ws)
             if self.config.training.w_avg_from == "eg3d":
                 mean_w = mean_w * (num if mb.draws.microbatch == 0 else 0)
             statistics.append(torch.cat([mean_w, real_logits.detach().sign().mean()[None]]))
@@ -268,9 +268,10 @@ class AdversarialModule(lightning.LightningModule):
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
         self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
-        mapping = self.generator.mapping
         if any(p.requires_grad for p in mapping.parameters()):
-            mapping.update_w_avg(torch.where(self.gate.healthy, means[:-1], mapping.w_avg))
+            mapping.update_w_avg(
+                torch.where(self.gate.healthy, means[:-1].view_as(mapping.w_avg), mapping.w_avg)
+            )
         if self.config.augment.mode == "ada":
             self._adapt_augmentation(means[-1], microbatches[0].schedule.step)
 

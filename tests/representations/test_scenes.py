@@ -12,9 +12,11 @@ from lightning_gan3d.contract import Field
 from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
+from renderers.composed import ComposedRenderer
 from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations import REPRESENTATIONS
+from representations.composed import ComposedConfig
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.triplane import TriPlaneConfig
@@ -30,7 +32,8 @@ CONFIGS = {
     "view_dirs": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0, view_dirs=True),
     "image2d": Image2dConfig(synthesis=WIDTHS),
 }
-FIELDS = [name for name in CONFIGS if name != "image2d"]
+CONFIGS["composed"] = ComposedConfig(CONFIGS["film_siren"], CONFIGS["triplane"], num_objects=2)
+FIELDS = [name for name in CONFIGS if name not in ("image2d", "composed")]
 
 
 def build(name, num=3):
@@ -49,7 +52,8 @@ def test_one_renderer_accepts_it(name):
     rep, scene = build(name)
     assert isinstance(scene, rep.scene_type)
     accepting = [cls for _, cls in RENDERERS.values() if issubclass(rep.scene_type, cls.accepts)]
-    assert accepting == [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
+    expected = [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
+    assert accepting == [*expected, *[ComposedRenderer] * (name == "composed")]
     assert rep.view_in_label is (name == "image2d")
 
 

@@ -55,7 +55,8 @@ class Made:
         return Solid(ws, self.flat)
 
     def views(self, z: Tensor, label: Tensor, cameras: Cameras) -> Images:
-        feature, depth, opacity = self.renderer(self.scene(self.mapping(z, label)), cameras, 32)
+        scene = self.scene(self.mapping(z, label))
+        feature, depth, opacity = self.renderer(scene, cameras, 32)[:3]
         return Images(feature, feature, depth, opacity)
 
 
