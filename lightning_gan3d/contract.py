@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras, Rays
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.images import Rendering
+from lightning_gan3d.images import Rendering, Upscaled
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.networks.layers import NoiseMode as NoiseMode  # part of the contract
@@ -269,3 +269,21 @@ class Renderer(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(scene, cameras, resolution, ...)"
         )
+
+
+class Head(nn.Module):
+    """Turns renderings into images. Plug-ins derive from it and register (Config, Class).
+
+    Built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int, codes=...)` with the image
+    resolution and the codes of the representation. `cfg.factor`: image over rendering resolution.
+    """
+
+    def forward(
+        self,
+        rendering: Rendering,
+        ws: Float[Tensor, "v num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> Upscaled:
+        """Return the images of v renderings, with the style vectors of each."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(rendering, ws, ...)")

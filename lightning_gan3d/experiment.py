@@ -48,6 +48,7 @@ ADDED: dict[str, Any] = {
     "training.freeze": (),
     "evaluation.frontal": True,
     "evaluation.attributes": AttributesConfig(),
+    "generator.head": None,
     "evaluation.depth": DepthConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with

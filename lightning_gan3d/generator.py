@@ -42,10 +42,18 @@ class GeneratorConfig:
     scene: SceneConfig = SceneConfig()
     """Options that all representations of a comparison share."""
     superresolution: SuperResolutionConfig = SuperResolutionConfig()
-    """The super-resolution network."""
+    """The super-resolution network, from renderings to images."""
+    head: Any | None = field(default=None, metadata=registry.metadata("heads"))
+    """Another network in its place; `kind` is its registered name."""
 
     def __post_init__(self) -> None:
-        """Check that the renderer accepts the representation's scenes."""
+        """Check that the parts fit together."""
+        if self.head is not None and self.superresolution.factor > 1:
+            raise ConfigError(
+                f"generator.superresolution.factor={self.superresolution.factor}: generator.head "
+                "replaces super-resolution; set factor=1, or head=null",
+                field="superresolution",
+            )
         scenes, renderer = self.representation_type.scene_type, self.renderer_type
         if not issubclass(scenes, renderer.accepts):
             kind = registry.name_of("renderers")(type(self.renderer))
@@ -71,6 +79,12 @@ class GeneratorConfig:
     def renderer_type(self) -> Any:
         """Class of the renderer."""
         return registry.module_of("renderers", self.renderer)
+
+    @property
+    def factor(self) -> int:
+        """Image over rendering resolution."""
+        head: Any = self.superresolution if self.head is None else self.head
+        return int(head.factor)
 
     @property
     def is_field(self) -> bool:
@@ -106,10 +120,14 @@ class Generator(nn.Module):
             if codes
             else Mapping(cfg.mapping, cfg.z_dim, cfg.w_dim, num_ws, num_classes)
         )
-        self.superresolution = SuperResolution(
-            cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution
+        self.superresolution: nn.Module = (
+            SuperResolution(cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution)
+            if cfg.head is None
+            else registry.module_of("heads", cfg.head)(
+                cfg.head, scene=cfg.scene, w_dim=cfg.w_dim, resolution=resolution, codes=codes
+            )
         )
-        self.rendering_resolution: int = resolution // cfg.superresolution.factor
+        self.rendering_resolution: int = resolution // cfg.factor
         """Default resolution of `image_raw`; the training schedule changes it."""
 
     def scene(
@@ -132,12 +150,13 @@ class Generator(nn.Module):
     ) -> Images:
         """Render v = b * k views of b scenes; camera i sees scene i // k."""
         resolution = resolution or self.rendering_resolution
-        feature, depth, opacity, layers = self.renderer(scene, cameras, resolution, draws)
+        rendering = self.renderer(scene, cameras, resolution, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
-        image, raw = self.superresolution(feature[:, :3], feature, ws, noise_mode, draws)
+        image, raw, mask = self.superresolution(rendering, ws, noise_mode, draws)
+        if mask is None and rendering.layers is not None:
+            mask = rendering.layers.mask
         # A picture has full size: reduce it, so that the discriminator gets the same pair.
-        mask = None if layers is None else layers.mask
-        return Images(image, resize(raw, resolution), depth, opacity, mask)
+        return Images(image, resize(raw, resolution), rendering.depth, rendering.opacity, mask)
 
     def synthesis(
         self,

@@ -44,8 +44,17 @@ class Images(NamedTuple):
     image_raw: Float[Tensor, "v 3 h0 w0"]
     depth: Float[Tensor, "v 1 h0 w0"] | None = None
     opacity: Float[Tensor, "v 1 h0 w0"] | None = None
-    mask: Float[Tensor, "v n h0 w0"] | None = None
+    mask: Float[Tensor, "v n h1 w1"] | None = None
     """Visible share of each object in each pixel, for scenes of parts."""
+
+
+class Upscaled(NamedTuple):
+    """A head's output: the image and the rendered colours in [-1, 1], and the objects' masks."""
+
+    image: Float[Tensor, "v 3 r r"]
+    image_raw: Float[Tensor, "v 3 h w"]
+    mask: Float[Tensor, "v n h1 w1"] | None = None
+    """None: those of the rendering."""
 
 
 def to_float(image: UInt8[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning_gan3d.config import ConfigError
 
-Group = Literal["representations", "renderers", "loss_terms"]
+Group = Literal["representations", "renderers", "heads", "loss_terms"]
 AnyGroup = Literal[Group, "callbacks", "loggers", "strategies"]
 Plugin = tuple[type, Callable[..., Any]]
 """The configuration dataclass, and the class built from it or the function called with it."""
@@ -23,6 +23,10 @@ def own(group: Group) -> Mapping[str, Plugin]:
         from lightning_gan3d.training.terms import LOSS_TERMS
 
         return LOSS_TERMS
+    if group == "heads":
+        from renderers.heads import HEADS
+
+        return HEADS
     from renderers import RENDERERS
 
     return RENDERERS

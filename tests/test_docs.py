@@ -14,6 +14,7 @@ from lightning_gan3d import _MODULES
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.training.terms import LOSS_TERMS
 from renderers import RENDERERS
+from renderers.heads import HEADS
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +71,12 @@ def dataclasses_in(kind):
 
 
 def test_fields_of_the_configuration_are_in_the_reference(anchors):
-    plugins = (*REPRESENTATIONS.values(), *RENDERERS.values(), *LOSS_TERMS.values())
+    plugins = (
+        *REPRESENTATIONS.values(),
+        *RENDERERS.values(),
+        *HEADS.values(),
+        *LOSS_TERMS.values(),
+    )
     kinds = [config for config, _ in plugins]
     missing = {
         f"{base.__module__}.{base.__qualname__}.{field}"

@@ -20,6 +20,7 @@ from lightning_gan3d.benchmark.speed import (
 from lightning_gan3d.contract import Field, Scene
 from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Rendering
 from lightning_gan3d.metric import Metric, missing
 
 PEAK_PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
@@ -239,7 +240,7 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
         result |= _renderings(g, inputs, ws, scene, flops["renderer"])
     if z.device.type == "cuda":
         result |= _replays(g, result, inputs, ws, scene)
-    if g.cfg.superresolution.factor > 1:
+    if g.cfg.head is None and g.cfg.factor > 1:
         result["superresolution"] = _superresolution(g, ws, flops["superresolution"])
     return result
 
@@ -299,7 +300,7 @@ def _superresolution(generator: Generator, ws: Tensor, flops: int) -> Stage:
     feature = torch.zeros(1, generator.cfg.scene.feature_dim, size, size, device=ws.device)
     return Stage(
         f"super-resolution alone, {size}² to {generator.resolution}²",
-        lambda: generator.superresolution(feature[:, :3], feature, ws),
+        lambda: generator.superresolution(Rendering(feature, None, None), ws),
         flops,
         num_bytes(generator.superresolution) + num_bytes(feature),
     )

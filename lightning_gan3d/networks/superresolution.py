@@ -1,7 +1,7 @@
 """Super-resolution: rendered colours and features to the image, as EG3D's 2X, 4X, 8X and 8XDC."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from einops import repeat
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.images import Rendering, Upscaled
 from lightning_gan3d.networks.layers import LayerOptions, NoiseMode
 from lightning_gan3d.networks.resample import resize
 from lightning_gan3d.networks.synthesis import SynthesisBlock
@@ -41,13 +42,6 @@ class SuperResolutionConfig:
                 "block that keeps the size; use factor 2 or 4, or false",
                 "residual_in_raw",
             )
-
-
-class Upscaled(NamedTuple):
-    """The image and the rendered colours, both in [-1, 1]."""
-
-    image: Float[Tensor, "v 3 r r"]
-    image_raw: Float[Tensor, "v 3 h w"]
 
 
 NOISE_RANK: dict[NoiseMode, int] = {"none": 0, "const": 1, "random": 2}
@@ -83,6 +77,16 @@ class SuperResolution(nn.Module):
         self.block1 = SynthesisBlock(c0, c1, out_resolution, 3, options)
 
     def forward(
+        self,
+        rendering: Rendering,
+        ws: Float[Tensor, "v num_ws w_dim"],
+        noise_mode: NoiseMode = "const",
+        draws: Draws | None = None,
+    ) -> Upscaled:
+        """Return the images of renderings."""
+        return self.upscale(rendering.feature[:, :3], rendering.feature, ws, noise_mode, draws)
+
+    def upscale(
         self,
         rgb: Float[Tensor, "v 3 h w"],
         feature: Float[Tensor, "v c h w"],

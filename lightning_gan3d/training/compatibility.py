@@ -47,7 +47,7 @@ def _check_background(config: ExperimentConfig) -> None:
             f"data.random_background=true, data.convert={config.data.convert}: the renderer's "
             f"background is {background}; use a renderer with one, 0 (black) or 1 (white)"
         )
-    if config.generator.superresolution.factor > 1:
+    if config.generator.factor > 1:
         raise ConfigError(
             "data.random_background=true: super-resolution has no opacity; set "
             "generator.superresolution.factor=1"
@@ -68,7 +68,7 @@ def _check_patches(config: ExperimentConfig, resolution: int) -> None:
         )
     for wrong, value in (
         (generator.view_in_label, "a 3D generator.representation"),
-        (generator.superresolution.factor > 1, "generator.superresolution.factor=1"),
+        (generator.factor > 1, "generator.superresolution.factor=1"),
         (config.discriminator.dual, "discriminator.dual=false"),
         (training.rendering_resolution.initial, "training.rendering_resolution.initial=null"),
     ):

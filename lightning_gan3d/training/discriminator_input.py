@@ -37,7 +37,7 @@ class DiscriminatorInput:
         self.config, self.generator = config, generator
         self.resolution = config.discriminator_resolution(generator.resolution)
         cfg = config.generator
-        self._reduces = cfg.superresolution.factor == 1 and not cfg.view_in_label
+        self._reduces = cfg.factor == 1 and not cfg.view_in_label
 
     def reals(self, mb: Microbatch) -> Images:
         """The real images, in the form of the generator's output."""

@@ -26,20 +26,22 @@ def test_shapes(factor, work, size):
     assert net.work_resolution == work
     rgb, feature, ws = inputs(size)
     before = feature.clone()
-    image = net(rgb, feature, ws).image
+    image = net.upscale(rgb, feature, ws).image
     assert image.shape == (2, 3, 32, 32)
     assert torch.equal(feature, before)  # EG3D adds into its input; image_raw must not change
     # Renderings of another size are resized first.
-    torch.testing.assert_close(net(resize(rgb, work), resize(feature, work), ws).image, image)
+    torch.testing.assert_close(
+        net.upscale(resize(rgb, work), resize(feature, work), ws).image, image
+    )
 
 
 def test_without_a_network_the_rendering_is_the_image():
     net = make(factor=1)
     assert not list(net.parameters())
     rgb, feature, ws = inputs(32)
-    assert net(rgb, feature, ws).image is rgb
+    assert net.upscale(rgb, feature, ws).image is rgb
     rgb, feature, ws = inputs(20)
-    torch.testing.assert_close(net(rgb, feature, ws).image, resize(rgb, 32))
+    torch.testing.assert_close(net.upscale(rgb, feature, ws).image, resize(rgb, 32))
 
 
 def test_names_and_shapes_of_eg3ds_8xdc():
@@ -64,15 +66,15 @@ def test_only_the_last_style_is_used():
     rgb, feature, ws = inputs(16)
     other = torch.randn_like(ws)
     other[:, -1] = ws[:, -1]
-    expected = net(rgb, feature, ws).image
-    torch.testing.assert_close(net(rgb, feature, other).image, expected)
-    assert not torch.allclose(net(rgb, feature, ws + 1).image, expected)
+    expected = net.upscale(rgb, feature, ws).image
+    torch.testing.assert_close(net.upscale(rgb, feature, other).image, expected)
+    assert not torch.allclose(net.upscale(rgb, feature, ws + 1).image, expected)
 
 
 def test_rendered_colours_are_added_to_the_image():
     net = make()
     rgb, feature, ws = inputs(16)
-    added = net(rgb + 1, feature, ws).image - net(rgb, feature, ws).image
+    added = net.upscale(rgb + 1, feature, ws).image - net.upscale(rgb, feature, ws).image
     torch.testing.assert_close(added[..., 2:-2, 2:-2], torch.ones(2, 3, 28, 28))
 
 
@@ -80,14 +82,14 @@ def test_the_residual_is_added_to_the_raw_image_if_configured():
     for factor, size in ((2, 16), (4, 16)):
         rgb, feature, ws = inputs(size)
         plain, leaky = make(factor=factor), make(factor=factor, residual_in_raw=True)
-        assert plain(rgb, feature, ws).image_raw is rgb
-        actual = leaky(rgb, feature, ws)
-        torch.testing.assert_close(actual.image, plain(rgb, feature, ws).image)
-        alone = leaky(torch.zeros_like(rgb), feature, ws).image_raw
+        assert plain.upscale(rgb, feature, ws).image_raw is rgb
+        actual = leaky.upscale(rgb, feature, ws)
+        torch.testing.assert_close(actual.image, plain.upscale(rgb, feature, ws).image)
+        alone = leaky.upscale(torch.zeros_like(rgb), feature, ws).image_raw
         torch.testing.assert_close(actual.image_raw - rgb, alone)
         assert alone.std() > 0.1
     rgb, feature, ws = inputs(24)  # resized first, so nothing is shared
-    assert leaky(rgb, feature, ws).image_raw is rgb
+    assert leaky.upscale(rgb, feature, ws).image_raw is rgb
     with pytest.raises(ConfigError, match="residual_in_raw"):
         make(factor=8, residual_in_raw=True)
 
@@ -102,7 +104,7 @@ def test_noise_is_limited_by_the_configuration():
             if name.endswith("noise_strength"):
                 p.data.fill_(0.5)
         results[noise] = [
-            net(rgb, feature, ws, m, draws).image for m in ("none", "const", "random")
+            net.upscale(rgb, feature, ws, m, draws).image for m in ("none", "const", "random")
         ]
     none, const, random = results["none"], results["const"], results["random"]
     assert torch.equal(none[0], none[1])
@@ -114,9 +116,9 @@ def test_noise_is_limited_by_the_configuration():
 
 def test_options_have_effect():
     rgb, feature, ws = inputs(24)
-    base = make()(rgb, feature, ws).image
-    assert not torch.allclose(make(antialias=False)(rgb, feature, ws).image, base)
-    assert not torch.allclose(make(conv_clamp=0.05)(rgb, feature, ws).image, base)
+    base = make().upscale(rgb, feature, ws).image
+    assert not torch.allclose(make(antialias=False).upscale(rgb, feature, ws).image, base)
+    assert not torch.allclose(make(conv_clamp=0.05).upscale(rgb, feature, ws).image, base)
     assert make(channels=(8, 5)).block1.conv1.weight.shape == (5, 5, 3, 3)
 
 

@@ -16,6 +16,7 @@ from lightning_gan3d.benchmark.stages import cached_scene
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.images import Rendering
 from lightning_gan3d.networks.precision import Precision, set_precision
 
 RESOLUTION, RENDERING, SAMPLES = 512, 128, 48
@@ -166,7 +167,7 @@ def _superresolution(key: str, sides: Sides) -> Work:
         return sides.theirs.superresolution(rgb, feature, ws, noise_mode="none")
 
     def ours(g: Generator) -> Call:
-        return lambda: g.superresolution(feature[:, :3], feature, ws, "none").image
+        return lambda: g.superresolution(Rendering(feature, None, None), ws, "none").image
 
     return sides.work(key, "super-resolution, 128² to 512² (8XDC)", theirs, ours)
 
