@@ -253,6 +253,8 @@ class Renderer(nn.Module):
     accepts: type[Scene]
     has_depth: bool = True
     """Whether renderings have depth and opacity."""
+    has_masks: bool = False
+    """Whether renderings have a mask of each object."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""

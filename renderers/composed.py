@@ -78,6 +78,7 @@ class ComposedRenderer(Renderer):
     """Renders objects in their own coordinates, and composites them."""
 
     accepts = Composed
+    has_masks = True
 
     def __init__(self, cfg: ComposedRendererConfig) -> None:
         """Build the renderer of one object."""

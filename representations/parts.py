@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras, Rays
@@ -68,6 +68,15 @@ class Placed(Scene):
     ) -> Float[Tensor, "b n 1"]:
         inside = local.abs().amax(-1, keepdim=True) <= self.field.box / 2
         return torch.where(inside, self.field.sigma(sigma_raw) / self.factor[:, None, None], 0)
+
+    def is_hit(self, rays: Rays, padding: float = 0.0) -> Bool[Tensor, "b r"]:
+        """Whether rays meet the box, enlarged by `padding` of half its edge."""
+        local = self.local_rays(rays)
+        half = self.field.box / 2 * (1 + padding)
+        toward = torch.where(local.dirs.abs() < 1e-12, 1e-12, local.dirs)
+        one, two = (-half - local.origins) / toward, (half - local.origins) / toward
+        near, far = torch.minimum(one, two).amax(-1), torch.maximum(one, two).amin(-1)
+        return (far > near) & (far > 0)
 
     def corners(self) -> Float[Tensor, "b 8 3"]:
         """World positions of the corners of the box."""

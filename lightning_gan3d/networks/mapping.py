@@ -184,11 +184,11 @@ class CodesMapping(nn.Module):
         return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
 
     def mean_style(self, ws: Float[Tensor, "b num_ws w_dim"]) -> Float[Tensor, " n"]:
-        """Means of a batch, for `update_w_avg`; those of numbers that are not mapped are 0."""
+        """Means of a batch, flat; those of numbers that are not mapped are 0."""
         mapped = [float(c.network is not None) for c in self.codes for _ in range(c.num_ws)]
         return (ws.mean(0) * ws.new_tensor(mapped)[:, None]).flatten()
 
     @torch.no_grad()
-    def update_w_avg(self, w: Float[Tensor, " n"]) -> None:
+    def update_w_avg(self, w: Float[Tensor, "num_ws w_dim"]) -> None:
         """Move the running means toward `w`, those of the global batch."""
-        self.w_avg.lerp_(w.to(self.w_avg.dtype).view_as(self.w_avg), 1 - self.cfg.w_avg_decay)
+        self.w_avg.lerp_(w.to(self.w_avg.dtype), 1 - self.cfg.w_avg_decay)

@@ -381,7 +381,7 @@ class AdversarialModule(lightning.LightningModule):
         """Weighted `loss.terms` of scenes, or of one view of each if there are images."""
         total: Tensor | float = 0.0
         for (name, cfg, term), weight in zip(self._terms, mb.schedule.term_weights, strict=True):
-            of_images = cfg.needs in ("image", "depth", "opacity")
+            of_images = cfg.needs in ("image", "depth", "opacity", "mask")
             if weight == 0 or of_images == (images is None):
                 continue
             draws = mb.draws.scope(f"term {name}")

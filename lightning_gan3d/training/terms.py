@@ -16,7 +16,7 @@ from torch.nn.functional import relu
 
 from lightning_gan3d import registry
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.config import ConfigError, Count, Positive, Share
+from lightning_gan3d.config import ConfigError, Count, NonNegative, Positive, Share
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import GeneratorConfig
 from lightning_gan3d.images import Images
@@ -50,6 +50,13 @@ class TermInput(NamedTuple):
         assert self.images is not None, "set `needs` of the term to opacity"
         assert self.images.opacity is not None, "checked with the configuration"
         return self.images.opacity
+
+    @property
+    def mask(self) -> Float[Tensor, "b n h w"]:
+        """Visible share of each object, in [0, 1]."""
+        assert self.images is not None, "set `needs` of the term to mask"
+        assert self.images.mask is not None, "checked with the configuration"
+        return self.images.mask
 
     def points(self, num: int) -> Float[Tensor, "b n 3"]:
         """Draw points uniformly in the box of each scene."""
@@ -197,6 +204,54 @@ def total_variation(cfg: TotalVariationConfig, at: TermInput) -> Float[Tensor, "
     return (dx.mean() + dy.mean()) * t.shape[-1]
 
 
+@dataclass(frozen=True)
+class ContainmentConfig(TermConfig):
+    """Options of `containment`; GIRAFFE HD weighs it by 14."""
+
+    needs = "mask"
+    padding: NonNegative = 0.1
+    """Margin around the box of an object, as a share of half its edge."""
+
+
+def containment(cfg: ContainmentConfig, at: TermInput) -> Float[Tensor, ""]:
+    """Mean of the mask of an object where its box is not seen (GIRAFFE HD, Xue et al. 2022).
+
+    A pixel sees the box if the ray through its centre meets it; placements get no gradient.
+    """
+    assert at.cameras is not None, "images have cameras"
+    with torch.no_grad():
+        rays = at.cameras.rays(at.mask.shape[-1])
+        seen = [x.is_hit(rays, cfg.padding) for x in at.scene.objects]
+    outside = ~torch.stack(seen, dim=1).view_as(at.mask)
+    return (at.mask * outside).mean()
+
+
+@dataclass(frozen=True)
+class ObjectShareConfig(TermConfig):
+    """Options of `object_share`; GIRAFFE HD weighs it by 14."""
+
+    needs = "mask"
+    low: Share = 0.3
+    """Lowest mean of an object's mask without penalty."""
+
+
+def object_share(cfg: ObjectShareConfig, at: TermInput) -> Float[Tensor, ""]:
+    """Mean relu(low - mean mask) over objects and views: `coverage` of GIRAFFE HD, for masks."""
+    return relu(cfg.low - at.mask.mean((2, 3))).mean()
+
+
+@dataclass(frozen=True)
+class BinarisationConfig(TermConfig):
+    """Options of `binarisation`; GIRAFFE HD weighs it by 4."""
+
+    needs = "mask"
+
+
+def binarisation(cfg: BinarisationConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
+    """Mean min(m, 1 - m) of masks, 0 if each pixel is all or nothing (GIRAFFE HD)."""
+    return torch.minimum(at.mask, 1 - at.mask).mean()
+
+
 LOSS_TERMS: dict[str, tuple[type, Callable[[Any, TermInput], Float[Tensor, ""]]]] = {
     "density_smoothness": (DensitySmoothnessConfig, density_smoothness),
     "eikonal": (EikonalConfig, eikonal),
@@ -204,6 +259,9 @@ LOSS_TERMS: dict[str, tuple[type, Callable[[Any, TermInput], Float[Tensor, ""]]]
     "depth_variance": (DepthVarianceConfig, depth_variance),
     "coverage": (CoverageConfig, coverage),
     "bimodality": (BimodalityConfig, bimodality),
+    "containment": (ContainmentConfig, containment),
+    "object_share": (ObjectShareConfig, object_share),
+    "binarisation": (BinarisationConfig, binarisation),
     "total_variation": (TotalVariationConfig, total_variation),
 }
 
@@ -228,6 +286,8 @@ def check_terms(terms: Sequence[Any], generator: GeneratorConfig) -> None:
             problem = f"generator.scene.density.activation={activation}: use sdf, or remove it"
         elif term.needs == "density" and activation == "sdf":
             problem = "a signed distance has slopes of 1; use the kind eikonal"
+        elif term.needs == "mask" and not generator.renderer_type.has_masks:
+            problem = "the scenes have no objects; use kind=composed for both, or remove the term"
         elif term.needs in ("depth", "opacity") and not generator.renderer_type.has_depth:
             kind = registry.name_of("renderers")(type(generator.renderer))
             problem = f"generator.renderer.kind={kind} has no {term.needs}; remove the term"

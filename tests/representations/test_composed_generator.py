@@ -106,7 +106,7 @@ def test_the_mean_style_follows_its_code():
     ws = generator.mapping(latent(64), torch.zeros(64, 25))
     mapping = generator.mapping
     for _ in range(4000):
-        mapping.update_w_avg(mapping.mean_style(ws))
+        mapping.update_w_avg(mapping.mean_style(ws).view_as(mapping.w_avg))
     means = ws.mean(0)
     assert torch.allclose(mapping.w_avg[1], means[1], atol=1e-3)
     assert not bool(mapping.w_avg[0].any())  # a placement is not mapped
