@@ -18,7 +18,12 @@ from lightning_gan3d.data.camera_prior import CamerasConfig, FakeLabels, fake_la
 from lightning_gan3d.data.dataset import DataConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator, GeneratorConfig
-from lightning_gan3d.metrics.config import AttributesConfig, DepthConfig, EvaluationConfig
+from lightning_gan3d.metrics.config import (
+    AttributesConfig,
+    DepthConfig,
+    EvaluationConfig,
+    PartsConfig,
+)
 from lightning_gan3d.networks.augment import AugmentConfig
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.presets import find_file
@@ -50,6 +55,7 @@ ADDED: dict[str, Any] = {
     "evaluation.attributes": AttributesConfig(),
     "generator.head": None,
     "evaluation.depth": DepthConfig(),
+    "evaluation.parts": PartsConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

@@ -243,6 +243,14 @@ class DepthConfig(HeadReaderConfig):
 
 
 @dataclass(frozen=True)
+class PartsConfig:
+    """Edits of the objects of generated scenes of parts."""
+
+    items: Annotated[int, Ge(2)] = 64
+    """Scenes."""
+
+
+@dataclass(frozen=True)
 class GeometryConfig:
     """Geometry of items."""
 
@@ -290,5 +298,7 @@ class EvaluationConfig:
     """Attributes from view to view; procedural heads only."""
     depth: DepthConfig | None = DepthConfig()
     """Depth of the images' contents; procedural heads only."""
+    parts: PartsConfig | None = PartsConfig()
+    """Edits of objects; scenes of parts only."""
     geometry: GeometryConfig | None = GeometryConfig()
     """Flatness, floaters, normals and shapes."""

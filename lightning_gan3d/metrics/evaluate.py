@@ -17,6 +17,7 @@ from lightning_gan3d.metrics.consistency.attribute_drift import measure_attribut
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
 from lightning_gan3d.metrics.consistency.keypoint_tracks import measure_features
+from lightning_gan3d.metrics.consistency.object_edits import measure_parts
 from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
@@ -145,6 +146,7 @@ GROUPS = (
     MetricGroup(measure_features, "features", ceiling=True, following=True),
     MetricGroup(measure_identity),
     MetricGroup(measure_attributes, "attributes", ceiling=True, following=True),
+    MetricGroup(measure_parts),
     MetricGroup(measure_depth, "depth", ceiling=True, following=True),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )

@@ -44,7 +44,7 @@ OFF = {
     **dict.fromkeys(
         (
             *("swd", "distribution", "consistency", "refit", "features", "pose", "attributes"),
-            *("depth", "geometry"),
+            *("depth", "parts", "geometry"),
         )
     ),
     "following": False,
