@@ -20,15 +20,16 @@ SCENE = SceneConfig(
 )
 
 
-def check_field(cfg: Any) -> None:
+def check_field(cfg: Any, scene_cfg: SceneConfig = SCENE) -> None:
     """Check the representation that this configuration builds; raises `AssertionError`.
 
     Equal styles give equal scenes, scenes of a batch do not mix, the density prior is added once,
-    and gradients of a rendering reach every parameter.
+    and gradients of a rendering reach every parameter. `scene_cfg` has the density of `SCENE`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        representation = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
+        cls = module_of("representations", cfg)
+        representation = cls(cfg, scene=scene_cfg, w_dim=16, resolution=8)
         ws = torch.randn(3, representation.num_ws, 16)
         points, dirs = torch.rand(3, 9, 3) * 2 - 1, torch.randn(3, 9, 3)
     scene = representation(ws)
@@ -39,16 +40,16 @@ def check_field(cfg: Any) -> None:
 
     together = scene(points, dirs)
     assert together.sigma_raw.shape == (3, 9, 1), "sigma_raw must be (b, n, 1)"
-    assert together.feature.shape == (3, 9, SCENE.feature_dim), "feature must be (b, n, c)"
+    assert together.feature.shape == (3, 9, scene_cfg.feature_dim), "feature must be (b, n, c)"
     for i in range(3):
         alone = representation(ws[i : i + 1])(points[i : i + 1], dirs[i : i + 1])
         for part, whole in zip(alone, together, strict=True):
             close = torch.allclose(part[0], whole[i], atol=1e-5, rtol=1e-5)
             assert close, "scenes of a batch mix"
 
-    plain_cfg = dataclasses.replace(SCENE, density=DensityConfig(scale=4.0))
+    plain_cfg = dataclasses.replace(scene_cfg, density=DensityConfig(scale=4.0))
     plain = dataclasses.replace(scene, scene_cfg=plain_cfg)
-    ball = 2 * (0.6 - points.norm(dim=-1, keepdim=True))
+    ball = 2 * scene.activated * (0.6 - points.norm(dim=-1, keepdim=True))
     prior = scene.density(points) - plain.density(points)
     assert torch.allclose(prior, ball, atol=1e-5), "add self.prior(points) to sigma_raw once"
     at_zero = scene(points, torch.zeros_like(dirs) if scene.needs_dirs else None)

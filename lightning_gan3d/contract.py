@@ -153,6 +153,9 @@ class Field(Scene):
     """A scene that can be queried at points; subclasses have a field `scene_cfg`."""
 
     needs_dirs: ClassVar[bool] = False
+    activated: ClassVar[bool] = True
+    """Whether `scene_cfg.density` maps raw densities and has their prior; else the field has its
+    own `sigma`."""
     scene_cfg: SceneConfig
     sdf_beta: Float[Tensor, " b"] | None = None
     """Of `sdf`, the same in all scenes; None for other densities. Fields that support `sdf` declare
@@ -255,6 +258,8 @@ class Renderer(nn.Module):
     """Whether renderings have depth and opacity."""
     has_masks: bool = False
     """Whether renderings have a mask of each object."""
+    differentiable: ClassVar[bool] = True
+    """Whether gradients of a rendering reach its scene. Training needs them."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""

@@ -70,6 +70,19 @@ class GeneratorConfig:
                 field="scene",
             )
 
+    def check_differentiable(self) -> None:
+        """Reject a renderer from which no gradient reaches the scene.
+
+        Evaluation and generation do not need one.
+        """
+        if not self.renderer_type.differentiable:
+            kind = registry.name_of("renderers")(type(self.renderer))
+            raise ConfigError(
+                f"generator.renderer.kind={kind}: it has no gradient, which training and inversion "
+                "need; wrap it in a renderer that has one, or use volume",
+                field="renderer",
+            )
+
     @property
     def representation_type(self) -> Any:
         """Class of the representation."""

@@ -2,10 +2,12 @@
 
 from renderers.composed import ComposedRenderer, ComposedRendererConfig
 from renderers.picture import PictureRenderer, PictureRendererConfig
+from renderers.raster import RasterConfig, RasterRenderer
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 RENDERERS: dict[str, tuple[type, type]] = {
     "volume": (VolumeRendererConfig, VolumeRenderer),
     "composed": (ComposedRendererConfig, ComposedRenderer),
+    "raster": (RasterConfig, RasterRenderer),
     "picture": (PictureRendererConfig, PictureRenderer),
 }

@@ -262,20 +262,22 @@ def _renderings(
             feature = generator.renderer(leaf, inputs.cameras, resolution).feature
             torch.autograd.grad(feature.sum(), differentiated)
 
-    return {
+    result = {
         "rendering": Stage(
             f"rendering at {resolution}² alone",
             lambda: generator.renderer(scene, inputs.cameras, resolution),
             flops,
             scene.nbytes,
-        ),
-        "rendering_gradient": Stage(
+        )
+    }
+    if generator.renderer.differentiable:
+        result["rendering_gradient"] = Stage(
             f"rendering at {resolution}² and the gradient of the scene",
             gradient,
             3 * flops,  # one product forward, two backward
             2 * unprepared.nbytes,  # the scene and its gradient
-        ),
-    }
+        )
+    return result
 
 
 def _replays(

@@ -71,6 +71,8 @@ def mean_step(kinds: list[StepKind], seconds: dict[StepKind, float]) -> float:
 
 def measure_training(config: ExperimentConfig, resolution: int, profiler: Profiler) -> list[Metric]:
     """Measure steps and phases of one process, with the schedules at the end of training."""
+    if not config.generator.renderer_type.differentiable:
+        return [missing("speed.train_img_s", "the renderer has no gradient", "img/s")]
     kinds = step_kinds(config.loss)
     cycle, counts = len(kinds), Counter(kinds)
     config = _at_least(config, cycle)

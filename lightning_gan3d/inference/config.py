@@ -193,7 +193,7 @@ class MeshOptions(ModelOptions):
     """Voxels per axis."""
     level: Positive | None = None
     """Density of the surface, per world unit; default: one voxel, of at most 16 per axis, absorbs
-    half of the light, or (`sdf`) the signed distance is 0."""
+    half of the light, or the signed distance is 0 (`sdf`), or the occupancy is 0.5 (solids)."""
     keep: Share = 0.01
     """Keep components with at least this share of the largest one's area; 1: the largest."""
     smooth: Annotated[int, Ge(0)] = 0

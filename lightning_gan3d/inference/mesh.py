@@ -17,6 +17,7 @@ from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
 from lightning_gan3d.metrics.sources import Volume, volume_of
 from lightning_gan3d.progress import track
 from renderers.compositing import standard_weights
+from representations.solid import Solid
 
 if TYPE_CHECKING:
     import trimesh
@@ -83,7 +84,8 @@ def extract_surface(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
     """Return the surface without colours: marching cubes, components, smoothing, decimation.
 
     By default the surface is where one voxel (of at most `FINEST` per axis) absorbs half of the
-    light; that of `sdf` is where the signed distance is 0. The values between samples of a density
+    light; that of `sdf` is where the signed distance is 0, that of a solid where the interpolated
+    occupancy is 0.5: flat faces of its voxels lie on it. The values between samples of a density
     are interpolated in 1 - 2^(-sigma / level), not in density:
     an abrupt rise then lies in the middle between two samples, at any level. Surfaces are closed
     where the box cuts them.
@@ -94,9 +96,11 @@ def extract_surface(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
 
     length = field.box / min(options.resolution, FINEST)
     level = HALF / length if options.level is None else options.level
-    if field.sdf_beta is not None and options.level is None:
+    solid = isinstance(field, Solid)
+    if options.level is None and (solid or field.sdf_beta is not None):
         volume = grid_of(volume_of(field), options.resolution)
-        problem = "level=null: no surface, the signed distance is positive; choose a density"
+        why = "the occupancy is below 0.5" if solid else "the signed distance is positive"
+        problem = f"level=null: no surface, {why}; choose a density"
     else:
         volume = density_volume(field, options.resolution)
         highest = float(volume.max())

@@ -15,6 +15,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import PosesConfig
+from representations.solid import Solid
 
 SAME_AS_OWN = "the generator ignores the camera, so the value is that without `3d`"
 BOX_SHARE = 32
@@ -63,8 +64,13 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
 
 
 def volume_of(field: Field) -> Volume:
-    """Return the interior of a field: where it is opaque, or where its signed distance is < 0."""
+    """Return the interior of a field: where it is opaque, or where its signed distance is < 0.
+
+    Of a solid, where the interpolated occupancy is above 0.5.
+    """
     device = field.tensors()[0].device
+    if isinstance(field, Solid):
+        return Volume(lambda p: field.soft_occupancy(p.to(device)), lambda x: x, field.box)
     if field.sdf_beta is not None:
         # Equally smooth for marching cubes at any beta.
         sharpness = BOX_SHARE / field.box

@@ -14,11 +14,13 @@ from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
 from renderers.composed import ComposedRenderer
 from renderers.picture import PictureRenderer, PictureRendererConfig
+from renderers.raster import RasterRenderer
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations import REPRESENTATIONS
 from representations.composed import ComposedConfig
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
+from representations.solid import SolidConfig
 from representations.triplane import TriPlaneConfig
 from representations.voxel import Voxel, VoxelConfig, VoxelField
 
@@ -27,6 +29,7 @@ CONFIGS = {
     "triplane": TriPlaneConfig(resolution=8, channels=4, synthesis=WIDTHS),
     "trigrid": TriPlaneConfig(resolution=8, channels=4, depth=2, synthesis=WIDTHS),
     "voxel": VoxelConfig(resolution=8, channels=4, synthesis=Synthesis3dConfig(channels=(8, 8))),
+    "solid": SolidConfig(resolution=8, synthesis=Synthesis3dConfig(channels=(8, 8))),
     "film_siren": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0),
     "posenc_relu": NerfMlpConfig(variant="posenc_relu", hidden_dim=8, num_layers=2, octaves=2),
     "view_dirs": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0, view_dirs=True),
@@ -36,10 +39,13 @@ CONFIGS["composed"] = ComposedConfig(CONFIGS["film_siren"], CONFIGS["triplane"],
 FIELDS = [name for name in CONFIGS if name not in ("image2d", "composed")]
 
 
+COLOUR_ONLY = dataclasses.replace(SCENE, feature_dim=3)
+
+
 def build(name, num=3):
     torch.manual_seed(0)
-    cfg = CONFIGS[name]
-    rep = module_of("representations", cfg)(cfg, scene=SCENE, w_dim=16, resolution=8)
+    cfg, scene_cfg = CONFIGS[name], COLOUR_ONLY if name == "solid" else SCENE
+    rep = module_of("representations", cfg)(cfg, scene=scene_cfg, w_dim=16, resolution=8)
     return rep, rep(torch.randn(num, rep.num_ws, 16))
 
 
@@ -48,12 +54,13 @@ def test_every_plug_in_is_tested_here():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_renderer_accepts_it(name):
+def test_its_renderers_accept_it(name):
     rep, scene = build(name)
     assert isinstance(scene, rep.scene_type)
     accepting = [cls for _, cls in RENDERERS.values() if issubclass(rep.scene_type, cls.accepts)]
     expected = [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
-    assert accepting == [*expected, *[ComposedRenderer] * (name == "composed")]
+    expected += [ComposedRenderer] * (name == "composed") + [RasterRenderer] * (name == "solid")
+    assert accepting == expected
     assert rep.view_in_label is (name == "image2d")
 
 
@@ -80,7 +87,7 @@ def test_maps_select_and_count(name):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_it_conforms_to_the_contract(name):
-    check_field(CONFIGS[name])
+    check_field(CONFIGS[name], COLOUR_ONLY if name == "solid" else SCENE)
 
 
 FAULTS = {

@@ -90,6 +90,7 @@ def invert_files(
     """
     root, names = find_images(images)
     model = open_model(reference, options)
+    model.generator.cfg.check_differentiable()
     out = output_folder([reference], "invert", out)
     names = [n for n in names if not (root / n).resolve().is_relative_to(out.resolve())]
     names = [n for n in names if not (root / n).with_name(RESULT).exists()]  # other results

@@ -1,0 +1,1 @@
+"""Backends of the exact renderer of solids: `grid_walk` (numba) and `opengl` (moderngl)."""
