@@ -18,7 +18,7 @@ from lightning_gan3d.data.archive import DataError, Source, open_source
 from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
 
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
-KEYS |= {"ffhq", "celebahq", "afhq", "shapenet", "from_images"}
+KEYS |= {"placements", "ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
 _REMEDY = (
     "use `gan3d data from-images` or `from-photos`, or set data.labels=none (3D: a camera prior)"

@@ -14,7 +14,8 @@ LIGHT = (0.42, 0.74, 0.53)
 """Direction to the light in the world: above, in front, on the objects' left."""
 AMBIENT = 0.55
 """Share of ambient light, so that backs are not black."""
-_SUPERSAMPLING = 2
+SUPERSAMPLING = 2
+"""Rays along the side of a pixel."""
 _RAYS_AT_ONCE = 2**17
 
 
@@ -38,7 +39,9 @@ class ObjectView(NamedTuple):
     mask: Float[Tensor, "v 1 h w"]
 
 
-class _Hits(NamedTuple):
+class Hits(NamedTuple):
+    """Nearest surface along rays: distance, shaded colour, and whether there is one (else 0)."""
+
     t: Float[Tensor, "v r"]
     colour: Float[Tensor, "v r 3"]
     hit: Bool[Tensor, "v r"]
@@ -77,34 +80,46 @@ def render_ellipsoids(
     far: float = 10.0,
 ) -> ObjectView:
     """Render object i from camera i with 2x2 rays per pixel; the depth of misses is `far`."""
-    side = _SUPERSAMPLING * resolution
-    views_at_once = max(1, _RAYS_AT_ONCE // side**2)
     parts = []
-    for first in range(0, len(cameras.cam2world), views_at_once):
-        chunk = torch.arange(first, min(first + views_at_once, len(cameras.cam2world)))
-        parts.append(_render(objects.select(chunk), cameras.select(chunk), side, background, far))
+    for chunk in view_chunks(len(cameras.cam2world), resolution):
+        hits = nearest_hits(objects.select(chunk), cameras.select(chunk), resolution)
+        hit = hits.hit[..., None]
+        samples = torch.cat([hits.colour * hit, hits.t[..., None] * hit, hit.float()], -1)
+        mean = mean_of_pixels(samples)
+        colour, t, mask = mean[:, :3], mean[:, 3:4], mean[:, 4:]
+        image = 2 * (colour + (1 - mask) * background) - 1
+        parts.append((image, mean_depth(t, mask, far), mask))
     return ObjectView(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _render(
-    objects: Ellipsoids, cameras: Cameras, side: int, background: float, far: float
-) -> ObjectView:
-    rays = cameras.rays(side)
-    hits = _nearest(objects, cameras.origins, rays.dirs)
-    hit = hits.hit[..., None]
-    samples = torch.cat([hits.colour * hit, hits.t[..., None] * hit, hit.float()], -1)
-    num, size = _SUPERSAMPLING, side // _SUPERSAMPLING
-    mean = reduce(samples, "v (h p w q) c -> v c h w", "mean", p=num, q=num, w=size, h=size)
-    colour, t, mask = mean[:, :3], mean[:, 3:4], mean[:, 4:]
-    image = 2 * (colour + (1 - mask) * background) - 1
-    depth = torch.where(mask > 0, t / mask.clamp(min=1e-6), torch.full_like(t, far))
-    return ObjectView(image, depth, mask)
+def view_chunks(num: int, resolution: int) -> list[Int[Tensor, " k"]]:
+    """Split the indices of `num` views into chunks whose rays fit in memory."""
+    at_once = max(1, _RAYS_AT_ONCE // (SUPERSAMPLING * resolution) ** 2)
+    return [torch.arange(i, min(i + at_once, num)) for i in range(0, num, at_once)]
 
 
-def _nearest(
-    objects: Ellipsoids, origins: Float[Tensor, "v 3"], dirs: Float[Tensor, "v r 3"]
-) -> _Hits:
+def mean_of_pixels(samples: Float[Tensor, "v r c"]) -> Float[Tensor, "v c h w"]:
+    """Average the rays of each pixel of square images."""
+    num = SUPERSAMPLING
+    size = math.isqrt(samples.shape[1]) // num
+    return reduce(samples, "v (h p w q) c -> v c h w", "mean", p=num, q=num, w=size, h=size)
+
+
+def mean_depth(
+    t: Float[Tensor, "v 1 h w"], mask: Float[Tensor, "v 1 h w"], far: float
+) -> Float[Tensor, "v 1 h w"]:
+    """Depth of the rays that hit: `t` is the mean over all rays, with 0 for misses."""
+    return torch.where(mask > 0, t / mask.clamp(min=1e-6), torch.full_like(t, far))
+
+
+def nearest_hits(
+    objects: Ellipsoids,
+    cameras: Cameras,
+    resolution: int,
+    light: tuple[float, float, float] = LIGHT,
+) -> Hits:
     """Solve |axes (o + t d - centre)|^2 = 1 per ray and part; shade the nearest hit (Lambert)."""
+    origins, dirs = cameras.origins, cameras.rays(SUPERSAMPLING * resolution).dirs
     metric = objects.axes.mT @ objects.axes
     offset = rearrange(origins, "v c -> v 1 c") - objects.centre
     m_offset = torch.einsum("vpij,vpj->vpi", metric, offset)
@@ -125,6 +140,6 @@ def _nearest(
     rows = metric.flatten(2).gather(1, rearrange(part, "v r -> v r 1").expand(-1, -1, 9))
     normal = torch.einsum("vrij,vrj->vri", rearrange(rows, "v r (i j) -> v r i j", i=3), relative)
     normal = torch.nn.functional.normalize(normal, dim=-1)
-    lambert = (normal @ torch.tensor(LIGHT)).clamp(min=0)
+    lambert = (normal @ torch.tensor(light)).clamp(min=0)
     shade = AMBIENT + (1 - AMBIENT) * lambert
-    return _Hits(t, objects.colour.gather(1, chosen) * shade[..., None], hit)
+    return Hits(t, objects.colour.gather(1, chosen) * shade[..., None], hit)

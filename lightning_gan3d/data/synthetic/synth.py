@@ -1,4 +1,4 @@
-"""Procedural data with ground truth: figures or heads, with depth, mask and pose."""
+"""Procedural data with ground truth: figures, heads or scenes, with depth, mask and pose."""
 
 import dataclasses
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from annotated_types import Gt, Interval
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -20,15 +20,29 @@ from lightning_gan3d.data.archive import DataError, open_source, write_dataset
 from lightning_gan3d.data.camera_prior import PRESETS, DistributionConfig, check_number
 from lightning_gan3d.data.dataset import HoldoutShare, ImageDataset
 from lightning_gan3d.data.labels import read_index
-from lightning_gan3d.data.synthetic.ellipsoids import ObjectView, level_of, render_ellipsoids
+from lightning_gan3d.data.synthetic.ellipsoids import (
+    Ellipsoids,
+    ObjectView,
+    level_of,
+    render_ellipsoids,
+)
 from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.data.synthetic.heads import build_heads, draw_attributes
+from lightning_gan3d.data.synthetic.placements import Placement, describe, mirrored
+from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig, draw_scenes
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.progress import counting
 
 _LATER = ("kind", "azimuth", "elevation")
 """Options that older data sets do not store."""
+_SCENE_CAMERAS = (
+    DistributionConfig("uniform", -0.15, 0.15),
+    DistributionConfig("uniform", 0.05, 0.25),
+)
+"""Azimuth and elevation for scenes: objects turn instead of the cameras, as in GIRAFFE."""
+_HALF_DIAGONAL = 1.75
+"""Of the box of side 2, which holds the objects of scenes, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class SynthConfig:
     num_images: Count = 4000
     """Images of all splits."""
     num_objects: Count = 2000
-    """Number of objects; image i shows object i modulo this."""
+    """Number of objects, or of scenes; image i shows number i modulo this."""
     holdout: HoldoutShare = 0.25
     """Share of the objects that only the test split shows."""
     resolution: Annotated[int, Interval(ge=4, le=4096)] = 32
@@ -46,7 +60,7 @@ class SynthConfig:
     seed: int = 0
     """Seed of objects and cameras."""
     background: Literal["white", "black", "gray"] = "white"
-    """Colour behind the objects."""
+    """Colour behind the objects; scenes have backgrounds of their own."""
     radius: Annotated[float, Gt(1.05)] = 3.2
     """Distance of the cameras from the origin, outside the unit sphere."""
     focal: Positive = 1.5
@@ -55,14 +69,16 @@ class SynthConfig:
     """Lowest elevation of the cameras, in radians."""
     elevation_max: Annotated[float, Interval(ge=-1.5, le=1.5)] = 0.7
     """Highest elevation, in radians; directions between both are uniform on the sphere."""
-    kind: Literal["figures", "heads"] = "figures"
-    """Bird-like figures, or heads with named attributes."""
+    kind: Literal["figures", "heads", "scenes"] = "figures"
+    """Bird-like figures, heads with named attributes, or scenes of one to three animals."""
     azimuth: DistributionConfig | None = None
     """Azimuths of the cameras in radians; null: the full circle for figures, those of faces for
-    heads."""
+    heads, within 0.15 for scenes."""
     elevation: DistributionConfig | None = None
     """Elevations in radians, within 1.5; null: `elevation_min` to `elevation_max` for figures,
-    those of faces for heads."""
+    those of faces for heads, 0.05 to 0.25 for scenes."""
+    scenes: ScenesConfig | None = None
+    """Number and places of the objects of kind=scenes; null: one object with default ranges."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
@@ -84,7 +100,7 @@ class SynthConfig:
                 "less",
                 field="elevation_min",
             )
-        if self.elevation or self.kind == "heads":
+        if self.elevation or self.kind != "figures":
             for name in ("elevation_min", "elevation_max"):
                 if getattr(self, name) != getattr(SynthConfig, name):
                     raise ConfigError(
@@ -92,6 +108,24 @@ class SynthConfig:
                         "it; use elevation.low and elevation.high",
                         field=name,
                     )
+        if self.kind != "scenes" and self.scenes:
+            raise ConfigError(
+                f"scenes with kind={self.kind}: only kind=scenes reads it; leave it out",
+                field="scenes",
+            )
+        if self.kind == "scenes":
+            if self.background != SynthConfig.background:
+                raise ConfigError(
+                    f"background={self.background}: kind=scenes draws a background per scene; "
+                    "leave it out",
+                    field="background",
+                )
+            if self.radius <= _HALF_DIAGONAL:
+                raise ConfigError(
+                    f"radius={self.radius} with kind=scenes: use more than {_HALF_DIAGONAL}, "
+                    "outside the box of side 2",
+                    field="radius",
+                )
         for name, numbers in zip(("azimuth", "elevation"), self.distributions, strict=True):
             check_number(name, numbers, name)
 
@@ -102,6 +136,8 @@ class SynthConfig:
         elevation = DistributionConfig("sphere", self.elevation_min, self.elevation_max)
         if self.kind == "heads":
             azimuth, elevation = (PRESETS["faces"][name] for name in ("azimuth", "elevation"))
+        if self.kind == "scenes":
+            azimuth, elevation = _SCENE_CAMERAS
         return self.azimuth or azimuth, self.elevation or elevation
 
     @property
@@ -116,8 +152,8 @@ class SynthConfig:
 
     @property
     def far(self) -> float:
-        """Depth of rays that miss the objects: behind the unit sphere."""
-        return self.radius + 1.0
+        """Depth of rays that miss the objects: behind the unit sphere, or the box of scenes."""
+        return self.radius + (_HALF_DIAGONAL if self.kind == "scenes" else 1.0)
 
 
 class SynthObjects:
@@ -126,11 +162,14 @@ class SynthObjects:
     def __init__(self, cfg: SynthConfig) -> None:
         """Draw the objects."""
         self.cfg = cfg
-        self.shapes = (
-            build_heads(self.attributes())
-            if cfg.kind == "heads"
-            else draw_figures(cfg.num_objects, cfg.seed)
-        )
+        self.shapes: Ellipsoids | Scenes
+        if cfg.kind == "heads":
+            self.shapes = build_heads(self.attributes())
+        elif cfg.kind == "scenes":
+            options = cfg.scenes or ScenesConfig()
+            self.shapes = draw_scenes(options, cfg.num_objects, cfg.radius, cfg.seed)
+        else:
+            self.shapes = draw_figures(cfg.num_objects, cfg.seed)
 
     @classmethod
     def open(cls, path: str | Path) -> "SynthObjects":
@@ -141,24 +180,35 @@ class SynthObjects:
         return cls(build(SynthConfig, options))
 
     def attributes(self) -> dict[str, Float[Tensor, " m"]]:
-        """Return the attributes of each head, see `heads.ATTRIBUTES`; figures have none."""
+        """Return the attributes of each head, see `heads.ATTRIBUTES`; other kinds have none.
+
+        Those of the objects of scenes are `scenes.attributes`.
+        """
         cfg = self.cfg
         return draw_attributes(cfg.num_objects, cfg.seed) if cfg.kind == "heads" else {}
+
+    @property
+    def scenes(self) -> Scenes:
+        """The scenes; DataError for other kinds."""
+        if not isinstance(self.shapes, Scenes):
+            raise DataError(f"kind={self.cfg.kind} has no scenes: use a data set of kind=scenes")
+        return self.shapes
 
     def render(
         self, object_ids: Int[Tensor, " v"], cameras: Cameras, resolution: int
     ) -> ObjectView:
         """Render view i of object `object_ids[i]` from camera i."""
-        cfg = self.cfg
-        return render_ellipsoids(
-            self.shapes.select(object_ids), cameras, resolution, cfg.background_value, cfg.far
-        )
+        cfg, shapes = self.cfg, self.shapes.select(object_ids)
+        if isinstance(shapes, Scenes):
+            return shapes.render(cameras, resolution, cfg.far).objects
+        return render_ellipsoids(shapes, cameras, resolution, cfg.background_value, cfg.far)
 
     def level(
         self, object_ids: Int[Tensor, " m"], points: Float[Tensor, "m n 3"]
     ) -> Float[Tensor, "m n"]:
         """Level function at points: positive inside an object, 0 on its surface."""
-        return level_of(self.shapes.select(object_ids), points)
+        shapes = self.shapes.select(object_ids)
+        return shapes.level(points) if isinstance(shapes, Scenes) else level_of(shapes, points)
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
@@ -175,17 +225,28 @@ def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
 
 
 def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
-    """Write images, labels, splits, and depth and mask of each image in `truth/NAME.npy`."""
+    """Write images, labels, splits, and depth and mask of each image in `truth/NAME.npy`.
+
+    Scenes add the instance mask to it, and `placements` to `dataset.json`.
+    """
     objects = SynthObjects(cfg)
     ids = torch.arange(cfg.num_images) % cfg.num_objects
     cameras = sample_cameras(cfg, cfg.num_images, Draws(cfg.seed).scope("synth"))
     labels = cameras.to_label().double().numpy()
+    placements: list[list[Placement]] = []
     with write_dataset(out, overwrite) as writer, counting("images", cfg.num_images) as show:
         for first in range(0, cfg.num_images, 256):
             chunk = slice(first, first + 256)
-            view = objects.render(ids[chunk], cameras.select(chunk), cfg.resolution)
+            seen_by = cameras.select(chunk)
+            if cfg.kind == "scenes":
+                scenes = objects.scenes.select(ids[chunk])
+                scene_view = scenes.render(seen_by, cfg.resolution, cfg.far)
+                view, extra = scene_view.objects, [scene_view.instances.float()]
+                placements += describe(scenes, seen_by, scene_view)
+            else:
+                view, extra = objects.render(ids[chunk], seen_by, cfg.resolution), []
             pixels = rearrange(to_uint8(view.image), "v c h w -> v h w c").numpy()
-            truth = torch.cat([view.depth, view.mask], dim=1).numpy()
+            truth = torch.cat([view.depth, view.mask, *extra], dim=1).numpy()
             for i, (image, depth_and_mask) in enumerate(zip(pixels, truth, strict=True), first):
                 test = int(ids[i]) >= cfg.num_objects - cfg.num_test
                 name = f"images/{i:06d}.png"
@@ -193,22 +254,43 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
                 writer.array(f"truth/{i:06d}.npy", depth_and_mask)
                 show(i + 1)
         writer.metadata("synth", _stored(cfg))
+        of_images = {f"images/{i:06d}.png": placed for i, placed in enumerate(placements)}
+        writer.metadata("placements", of_images)
 
 
 def _stored(cfg: SynthConfig) -> dict[str, Any]:
     """Return the options, without later ones if none is set: older versions wrote equal bytes."""
     old = all(getattr(cfg, name) == getattr(SynthConfig, name) for name in _LATER)
-    return {k: v for k, v in dataclasses.asdict(cfg).items() if not (old and k in _LATER)}
+    dropped = (*(_LATER if old else ()), *(() if cfg.kind == "scenes" else ("scenes",)))
+    return {k: v for k, v in dataclasses.asdict(cfg).items() if k not in dropped}
 
 
 def read_truth(
     dataset: ImageDataset, index: int
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """Return depth along the ray and mask of an image, at the resolution of the files."""
+    truth = _truth(dataset, index)
+    return truth[:1], truth[1:2]
+
+
+def read_scene(dataset: ImageDataset, index: int) -> tuple[Int64[Tensor, "1 h w"], list[Placement]]:
+    """Return the instance mask of an image of scenes, and the entry of its objects in `placements`.
+
+    The mask is 0 for the background and i + 1 for object i. Placements and boxes of mirrored images
+    are those of the mirrored scene.
+    """
+    name = dataset.names[index % len(dataset.names)]
+    objects = dataset.index.get("placements", {}).get(name)
+    if objects is None:
+        raise DataError(f"{dataset.name} has no `placements` of {name}: use data of kind=scenes")
+    if index >= len(dataset.names):
+        objects = [mirrored(o) for o in objects]
+    return _truth(dataset, index)[2:].long(), objects
+
+
+def _truth(dataset: ImageDataset, index: int) -> Float[Tensor, "c h w"]:
     name = dataset.names[index % len(dataset.names)]
     file = name.replace("images/", "truth/").replace(".png", ".npy")
     values: Any = np.load(io.BytesIO(dataset.source.read(file)), allow_pickle=False)
     truth = torch.from_numpy(values)
-    if index >= len(dataset.names):
-        truth = truth.flip(-1)
-    return truth[:1], truth[1:]
+    return truth.flip(-1) if index >= len(dataset.names) else truth
