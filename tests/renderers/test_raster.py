@@ -204,10 +204,10 @@ def test_each_camera_sees_its_scene_for_any_number_of_threads(monkeypatch):
     together = renderer(scene, view, 40)
     for i in range(6):
         alone = renderer(scene.index(slice(i // 2, i // 2 + 1)), view.select(slice(i, i + 1)), 40)
-        for a, b in zip(alone, together, strict=True):
+        for a, b in zip(alone[:3], together[:3], strict=True):
             assert torch.equal(a[0], b[i])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for a, b in zip(renderer(scene, view, 40), together, strict=True):
+    for a, b in zip(renderer(scene, view, 40)[:3], together[:3], strict=True):
         assert torch.equal(a, b)
     assert str(renderer.backend) == "grid walk, numba, 3 threads"
     with pytest.raises(ValueError, match="5 cameras for 3 scenes: use a multiple of 3"):
@@ -243,7 +243,7 @@ def test_a_rendering_has_no_gradient():
     scene = random_solid(1, 4, 0.5)
     scene = scene.map(lambda x: x.requires_grad_())
     out = RasterRenderer(WALK)(scene, Cameras.orbit(1), 8)
-    assert not any(x.requires_grad for x in out)
+    assert not any(x.requires_grad for x in out[:3])
     assert not RasterRenderer.differentiable
     assert Renderer.differentiable
     assert VolumeRenderer.differentiable
@@ -266,7 +266,7 @@ def test_every_option_has_an_effect(name):
 
     def render(cfg):
         out = RasterRenderer(cfg)(scene, GENERIC, 9)
-        return torch.cat([x.flatten() for x in out])
+        return torch.cat([x.flatten() for x in out[:3]])
 
     changed = dataclasses.replace(WALK, **{name: CHANGES[name]})
     assert not torch.allclose(render(WALK), render(changed))
@@ -319,7 +319,7 @@ def test_opengl_draws_what_the_walk_finds(cameras, share):
     renderer = RasterRenderer(dataclasses.replace(cfg, backend="moderngl"))
     drawn = renderer(scene, view, 63)
     assert str(renderer.backend).startswith("moderngl, ")
-    difference = torch.cat([a - b for a, b in zip(drawn, walk, strict=True)], dim=1).abs()
+    difference = torch.cat([a - b for a, b in zip(drawn[:3], walk[:3], strict=True)], dim=1).abs()
     # OpenGL rounds corners to 1/256 of a pixel: some pixels at edges show the face beside.
     assert (difference.amax(dim=1) > 1e-3).float().mean() < 3e-3
     cfg = dataclasses.replace(cfg, samples=4)
