@@ -195,7 +195,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         under = out.get(key)
         is_tree = isinstance(value, dict)
-        if is_tree and isinstance(under, list) and all(k.isdecimal() for k in value):
+        if is_tree and isinstance(under, list) and value and all(map(str.isdecimal, value)):
             out[key] = _merge_items(key, under, value)
         else:
             out[key] = merge(under, value) if is_tree and isinstance(under, dict) else value
@@ -235,7 +235,10 @@ def apply_overrides(
         above: Any = value
         for part in reversed(key.split(".")):
             above = {part: above}
-        tree = merge(tree, above)
+        try:
+            tree = merge(tree, above)
+        except ConfigError as error:
+            raise ConfigError(f"override `{item}`: {error}") from None
         origins.add_override(key, text)
     return tree
 

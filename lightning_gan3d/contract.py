@@ -217,7 +217,7 @@ class Representation(nn.Module):
 
     num_ws: int
     codes: tuple[Code, ...] = ()
-    """Codes whose styles follow one another in `ws`. None: one latent gives all styles."""
+    """Codes whose styles follow one another in `ws`. Empty: one latent gives all styles."""
     scene_type: type[Scene]
     view_in_label: bool = False
     """True if a new view needs a new label, since there is no 3D scene (the 2D baseline)."""
@@ -284,6 +284,9 @@ class Head(nn.Module):
     Built as `Class(cfg, scene=SceneConfig, w_dim=int, resolution=int, codes=...)` with the image
     resolution and the codes of the representation. `cfg.factor`: image over rendering resolution.
     """
+
+    needs_masks: ClassVar[bool] = False
+    """Whether it reads `Rendering.layers`."""
 
     def forward(
         self,

@@ -54,6 +54,14 @@ class GeneratorConfig:
                 "replaces super-resolution; set factor=1, or head=null",
                 field="superresolution",
             )
+        head = None if self.head is None else registry.module_of("heads", self.head)
+        if head is not None and head.needs_masks and not self.renderer_type.has_masks:
+            kind = registry.name_of("heads")(type(self.head))
+            raise ConfigError(
+                f"generator.head.kind={kind}: needs the masks of objects; set "
+                "generator.renderer.kind=composed",
+                field="head",
+            )
         scenes, renderer = self.representation_type.scene_type, self.renderer_type
         if not issubclass(scenes, renderer.accepts):
             kind = registry.name_of("renderers")(type(self.renderer))
@@ -79,7 +87,7 @@ class GeneratorConfig:
             kind = registry.name_of("renderers")(type(self.renderer))
             raise ConfigError(
                 f"generator.renderer.kind={kind}: it has no gradient, which training and inversion "
-                "need; wrap it in a renderer that has one, or use volume",
+                "need; set generator.renderer.kind=volume",
                 field="renderer",
             )
 
@@ -133,6 +141,7 @@ class Generator(nn.Module):
             if codes
             else Mapping(cfg.mapping, cfg.z_dim, cfg.w_dim, num_ws, num_classes)
         )
+        # A head has the same place, so that checkpoints keep their names.
         self.superresolution: nn.Module = (
             SuperResolution(cfg.superresolution, cfg.scene.feature_dim, cfg.w_dim, resolution)
             if cfg.head is None

@@ -21,6 +21,8 @@ class Layers(NamedTuple):
     mask: Float[Tensor, "v n h w"]
     """Visible share of each object in each pixel."""
     background: Float[Tensor, "v c h w"]
+    codes: tuple[int, ...]
+    """Number of the latent code of each object."""
 
 
 class Rendering(NamedTuple):

@@ -108,19 +108,21 @@ class ComposedRenderer(Renderer):
 
         behind = scene.backdrop(rays)
         if behind is None:
-            behind = torch.full_like(sums.feature[0], self.cfg.background)
+            shape = (*rays.origins.shape[:2], scene.scene_cfg.feature_dim)
+            behind = rays.origins.new_full(shape, self.cfg.background)
         opacity = sums.opacity.sum(0)
         feature = sums.feature.sum(0) + (1 - opacity) * behind
         _, far = ray_span(rays, scene.box, self.of_object.cfg)
         depth = expected_depth(sums.depth.sum(0), opacity, far)
         objects = rearrange(images(sums.feature), "n v c h w -> v n c h w")
         mask = rearrange(images(sums.opacity), "n v 1 h w -> v n h w")
-        layers = Layers(objects, mask, images(behind))
+        codes = tuple(x.code for x in scene.objects)
+        layers = Layers(objects, mask, images(behind), codes)
         return Rendering(images(feature) * 2 - 1, images(depth), images(opacity), layers)
 
     def _sums(self, scene: Composed, rays: Rays, draws: Draws | None) -> Sums:
         if not scene.objects:
-            empty = rays.origins.new_zeros(1, *rays.origins.shape[:2], 1)
+            empty = rays.origins.new_zeros(0, *rays.origins.shape[:2], 1)
             return Sums(empty.expand(-1, -1, -1, scene.scene_cfg.feature_dim), empty, empty)
         of = [
             None if draws is None else draws.scope(f"object{i}") for i in range(len(scene.objects))

@@ -36,7 +36,7 @@ def _doublings(factor: int, resolution: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class NeuralRendererConfig:
+class GiraffeConfig:
     """GIRAFFE's neural renderer (Niemeyer and Geiger 2021)."""
 
     factor: Factor = 4
@@ -45,12 +45,12 @@ class NeuralRendererConfig:
     """Fewest channels; each doubling halves them, from those of the rendering."""
 
 
-class NeuralRenderer(Head):
+class GiraffeHead(Head):
     """Doubles the size, halves the channels, and adds up the colours of all sizes. No styles."""
 
     def __init__(
         self,
-        cfg: NeuralRendererConfig,
+        cfg: GiraffeConfig,
         scene: SceneConfig,
         w_dim: int,  # noqa: ARG002  # reads no styles
         resolution: int,
@@ -83,7 +83,7 @@ class NeuralRenderer(Head):
 
 
 @dataclass(frozen=True)
-class LayersConfig:
+class GiraffeHdConfig:
     """GIRAFFE HD's style-based renderers of objects and background (Xue et al. 2022)."""
 
     factor: Factor = 4
@@ -133,17 +133,19 @@ class StyleRenderer(nn.Module):
         return x, out
 
 
-class Layers2d(Head):
-    """Renders objects and background apart in 2D, and composites them by learned masks.
+class GiraffeHdHead(Head):
+    """Renders objects and background separately in 2D, and composites them by learned masks.
 
     image = tanh(objects + refinement) m + tanh(background) (1 - m). The refinement gets the style
     of the background, so that objects fit into it. Objects share the weights. GIRAFFE HD has one;
-    masks of several are weighed by their shares.
+    masks of several are normalised by their sum.
     """
+
+    needs_masks = True
 
     def __init__(
         self,
-        cfg: LayersConfig,
+        cfg: GiraffeHdConfig,
         scene: SceneConfig,
         w_dim: int,
         resolution: int,
@@ -178,7 +180,8 @@ class Layers2d(Head):
         if not num:
             return Upscaled(behind, rendering.feature[:, :3])
         x = resize(rearrange(layers.objects, "v n c h w -> (v n) c h w"), size)
-        styles = torch.stack([self._object_styles(ws, *self.rows[i]) for i in range(num)], dim=1)
+        rows = [self.rows[code] for code in layers.codes]
+        styles = torch.stack([self._object_styles(ws, *pair) for pair in rows], dim=1)
         own = draws and draws.scope("objects")
         x, out = self.objects(x, rearrange(styles, "v n k d -> (v n) k d"), noise_mode, own)
         style = repeat(of_background, "v d -> (v n) d", n=num)
@@ -221,7 +224,7 @@ def _style_rows(codes: Sequence[Code]) -> list[tuple[int, int]]:
         first += code.num_ws
     if "background" not in rows:
         raise ConfigError(
-            "generator.head.kind=layers: needs a scene with background; set "
+            "generator.head.kind=giraffe_hd: needs a scene with background; set "
             "generator.representation.kind=composed and its background",
             field="head",
         )
@@ -231,7 +234,7 @@ def _style_rows(codes: Sequence[Code]) -> list[tuple[int, int]]:
 
 
 HEADS: dict[str, tuple[type, type]] = {
-    "giraffe": (NeuralRendererConfig, NeuralRenderer),
-    "layers": (LayersConfig, Layers2d),
+    "giraffe": (GiraffeConfig, GiraffeHead),
+    "giraffe_hd": (GiraffeHdConfig, GiraffeHdHead),
 }
 """Heads by name: configuration and class."""

@@ -89,8 +89,8 @@ class RasterRenderer(Renderer):
             )
         like = cameras.cam2world
         if scene.occupancy.is_meta:  # the count of FLOPs, of which there are none
-            planes = (like.new_empty(num, c, resolution, resolution) for c in (3, 1, 1))
-            return Rendering(*planes)
+            colour, plane = (like.new_empty(num, c, resolution, resolution) for c in (3, 1))
+            return Rendering(colour, plane, plane)
         self.backend, module = choose_backend(self.cfg.backend)
         hits = [module.render(views) for views in self._views(scene, cameras, resolution)]
         colour = torch.from_numpy(np.concatenate([h.colour for h in hits])).to(like)

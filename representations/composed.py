@@ -51,11 +51,15 @@ class PlacementConfig:
                     f"placement.{name}=[{low}, {high}]: write the lower number first", field=name
                 )
 
-    def of(self, latent: Float[Tensor, "b d"]) -> Float[Tensor, "b 5"]:
-        """Map normal numbers to uniform ones in the ranges, in the order of `PLACEMENT`."""
-        ranges = latent.new_tensor([getattr(self, name) for name in PLACEMENT])
-        share = torch.special.ndtr(latent[:, : len(PLACEMENT)])
-        return torch.lerp(ranges[:, 0], ranges[:, 1], share)
+    @property
+    def ranges(self) -> Float[Tensor, "5 2"]:
+        """All ranges, in the order of `PLACEMENT`."""
+        return torch.tensor([getattr(self, name) for name in PLACEMENT])
+
+
+def uniform(latent: Float[Tensor, "b d"], ranges: Float[Tensor, "n 2"]) -> Float[Tensor, "b n"]:
+    """Map the first n of normal numbers to uniform ones in the ranges."""
+    return torch.lerp(ranges[:, 0], ranges[:, 1], torch.special.ndtr(latent[:, : len(ranges)]))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class ComposedRepresentation(Representation):
     """Generates objects and background, each from codes of its own."""
 
     scene_type = Composed
+    ranges: Tensor
 
     def __init__(
         self, cfg: ComposedConfig, scene: SceneConfig, w_dim: int, resolution: int
@@ -93,6 +98,7 @@ class ComposedRepresentation(Representation):
                 f"w_dim={len(PLACEMENT)} or more"
             )
         self.cfg, self.scene_cfg = cfg, scene
+        self.register_buffer("ranges", cfg.placement.ranges, persistent=False)
         own = replace(scene, box=2.0)
         self.object = self._part(cfg.object, own, w_dim, resolution)
         self.background: Representation | None = None
@@ -118,7 +124,7 @@ class ComposedRepresentation(Representation):
         of_shape = num if share is None else min(max(1, round(share * num)), num - 1)
         codes = []
         for i in range(self.cfg.num_objects):
-            codes.append(Code(f"object{i}.placement", 1, None))
+            codes.append(Code(f"object{i}.placement", 1, None, len(PLACEMENT)))
             codes.append(Code(f"object{i}.shape", of_shape, "object"))
             if of_shape < num:
                 codes.append(Code(f"object{i}.appearance", num - of_shape, "object"))
@@ -135,7 +141,12 @@ class ComposedRepresentation(Representation):
         """Generate the parts of a batch of style vectors."""
         num = self.object.num_ws + 1  # the first is the placement
         objects = tuple(
-            self._placed(ws[:, i * num : (i + 1) * num], noise_mode, _scoped(draws, f"object{i}"))
+            replace(
+                self._placed(
+                    ws[:, i * num : (i + 1) * num], noise_mode, _scoped(draws, f"object{i}")
+                ),
+                code=i,
+            )
             for i in range(self.cfg.num_objects)
         )
         background = None
@@ -148,7 +159,7 @@ class ComposedRepresentation(Representation):
     def _placed(
         self, ws: Float[Tensor, "b n w_dim"], noise_mode: NoiseMode, draws: Draws | None
     ) -> Placed:
-        numbers = self.cfg.placement.of(ws[:, 0])
+        numbers = uniform(ws[:, 0], self.ranges)
         part = self.object(ws[:, 1:], noise_mode, draws)
         return Placed(part, numbers[:, 0], numbers[:, 1], numbers[:, 2:])
 

@@ -6,6 +6,7 @@ a resized object keeps its opacity.
 
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,8 @@ class Placed(Scene):
     """Radians, positive from +z toward +x, as the azimuth of cameras."""
     translation: Float[Tensor, "b 3"]
     """World position of the field's centre."""
+    code: int = 0
+    """Number of its latent code; a head reads the styles of this code."""
 
     @property
     def factor(self) -> Float[Tensor, " b"]:
@@ -106,6 +109,7 @@ class Composed(Field):
     distance: Float[Tensor, " b"]
     """Radius of the sphere of the background about the origin, in world units."""
     scene_cfg: SceneConfig
+    activated: ClassVar[bool] = False
 
     @property
     def needs_dirs(self) -> bool:  # type: ignore[override]  # depends on the parts
@@ -130,8 +134,8 @@ class Composed(Field):
         return torch.stack(parts).sum(0) if parts else torch.zeros_like(points[..., :1])
 
     def sigma(self, sigma_raw: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Return the density as it is."""
-        return sigma_raw
+        """Return the density; noise may make it negative."""
+        return sigma_raw.clamp_min(0)
 
     def backdrop(self, rays: Rays) -> Float[Tensor, "b r c"] | None:
         """Features of the background behind each ray, in [0, 1]."""

@@ -260,7 +260,7 @@ def _renderings(
     def gradient() -> None:
         with torch.enable_grad():
             feature = generator.renderer(leaf, inputs.cameras, resolution).feature
-            torch.autograd.grad(feature.sum(), differentiated)
+            torch.autograd.grad(feature.sum(), differentiated, allow_unused=True)
 
     result = {
         "rendering": Stage(

@@ -22,7 +22,7 @@ from lightning_gan3d.inference.model import (
     output_folder,
 )
 from lightning_gan3d.inference.pictures import Tile, pictures, write_contact_sheets
-from lightning_gan3d.inference.styles import edited, ranges_of, style_levels
+from lightning_gan3d.inference.styles import edited, ranges_of, reject_codes, style_levels
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.progress import track
 
@@ -99,6 +99,7 @@ def find_directions(model: Model, options: EditOptions) -> tuple[Directions, lis
 @torch.no_grad()
 def first_styles(model: Model, seeds: Sequence[int]) -> Float[Tensor, "n w_dim"]:
     """Style of each latent under the frontal camera; all layers have the same."""
+    reject_codes(model.generator.representation, "an edit direction")
     z = latents(seeds, model.generator.cfg.z_dim).to(model.device)
     ws: Tensor = model.generator.mapping(z, model.label.expand(len(z), -1))
     return ws[:, 0]

@@ -92,8 +92,23 @@ def slerp(
     return mixed / torch.sin(angle) * lengths
 
 
+def reject_codes(representation: Representation, action: str) -> None:
+    """Reject scenes of parts, whose style vectors have several meanings."""
+    if representation.codes:
+        names = ", ".join(code.name for code in representation.codes)
+        raise ConfigError(
+            f"generator.representation.kind=composed: {action} needs one code for all style "
+            f"vectors, but there are {len(representation.codes)} ({names}); use a generator of "
+            "single objects"
+        )
+
+
 def style_levels(representation: Representation) -> list[int]:
-    """Level of each style vector: the resolution of its layer; for an MLP, the layer's number."""
+    """Level of each style vector: the resolution of its layer; for an MLP, the layer's number.
+
+    Raises `ConfigError` for scenes of parts.
+    """
+    reject_codes(representation, "a range of style vectors")
     for part in representation.modules():
         if isinstance(part, Synthesis):
             levels = [r for r in part.resolutions for _ in range(2)][1:]

@@ -123,6 +123,8 @@ class Code(NamedTuple):
     """Number of styles that it gives."""
     network: str | None
     """Mapping network; codes may share one. None: the latent's own numbers are the style."""
+    least: int = 1
+    """Fewest numbers of its part of the latent."""
 
 
 class CodesMapping(nn.Module):
@@ -149,6 +151,12 @@ class CodesMapping(nn.Module):
             raise ConfigError(
                 f"generator.z_dim={z_dim}: use a multiple of {len(self.codes)}, since the latent "
                 f"has equal parts ({names})"
+            )
+        least = max(code.least for code in self.codes)
+        if z_dim < least * len(self.codes):
+            raise ConfigError(
+                f"generator.z_dim={z_dim}: each of {len(self.codes)} codes needs {least} numbers; "
+                f"use {least * len(self.codes)} or more"
             )
         self.part_dim, self.num_ws = z_dim // len(self.codes), sum(c.num_ws for c in self.codes)
         networks = dict.fromkeys(code.network for code in self.codes if code.network)

@@ -51,7 +51,7 @@ def _check_background(config: ExperimentConfig) -> None:
     if config.generator.factor > 1:
         raise ConfigError(
             "data.random_background=true: super-resolution has no opacity; set "
-            "generator.superresolution.factor=1"
+            "generator.superresolution.factor=1 and generator.head=null"
         )
 
 
@@ -69,7 +69,7 @@ def _check_patches(config: ExperimentConfig, resolution: int) -> None:
         )
     for wrong, value in (
         (generator.view_in_label, "a 3D generator.representation"),
-        (generator.factor > 1, "generator.superresolution.factor=1"),
+        (generator.factor > 1, "generator.superresolution.factor=1 and generator.head=null"),
         (config.discriminator.dual, "discriminator.dual=false"),
         (training.rendering_resolution.initial, "training.rendering_resolution.initial=null"),
     ):

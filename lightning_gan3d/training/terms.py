@@ -214,7 +214,7 @@ class ContainmentConfig(TermConfig):
 
 
 def containment(cfg: ContainmentConfig, at: TermInput) -> Float[Tensor, ""]:
-    """Mean of the mask of an object where its box is not seen (GIRAFFE HD, Xue et al. 2022).
+    """Mean of the masks outside the projected boxes, with padding (GIRAFFE HD, Xue et al. 2022).
 
     A pixel sees the box if the ray through its centre meets it; placements get no gradient.
     """

@@ -190,11 +190,20 @@ def test_jitter_differs_between_objects_and_gradients_are_finite():
 
 
 def test_many_rays_are_rendered_in_chunks(monkeypatch):
+    scene, calls, genuine = composed(*PAIR), [], ComposedRenderer._joint
+
+    def counted(self, objects, rays, draws):
+        calls.append(rays.origins.shape[1])
+        return genuine(self, objects, rays, draws)
+
+    monkeypatch.setattr(ComposedRenderer, "_joint", counted)
+    whole = render(scene, order="joint")
     monkeypatch.setattr("renderers.composed.CHUNK", 700)
-    chunked = render(composed(*PAIR), order="joint")
-    monkeypatch.undo()
-    with torch.enable_grad():
-        assert close(chunked, render(composed(*PAIR), order="joint"))
+    with torch.no_grad():
+        chunked = render(scene, order="joint")
+    assert len(calls) > 3
+    assert max(calls[1:]) * 16 * 2 <= 700
+    assert close(chunked, whole)
 
 
 def test_options_without_effect_are_rejected():

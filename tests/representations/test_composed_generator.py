@@ -9,11 +9,12 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import Generator, GeneratorConfig
+from lightning_gan3d.inference.styles import style_levels
 from lightning_gan3d.networks.mapping import MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolutionConfig
 from lightning_gan3d.networks.synthesis import SynthesisConfig
 from renderers.composed import ComposedRendererConfig
-from representations.composed import ComposedConfig, PlacementConfig
+from representations.composed import ComposedConfig, PlacementConfig, uniform
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.triplane import TriPlaneConfig
@@ -22,7 +23,7 @@ MLP = NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0)
 PLANES = TriPlaneConfig(resolution=8, channels=4, synthesis=SynthesisConfig(channels=(8, 8)))
 
 
-def make(z_dim=28, **options):
+def make(z_dim=35, **options):
     options = {"object": PLANES, "background": MLP, "num_objects": 2, "shape_share": 0.5} | options
     cfg = GeneratorConfig(
         ComposedConfig(**options),
@@ -37,7 +38,7 @@ def make(z_dim=28, **options):
     return Generator(cfg, 8).eval()
 
 
-def latent(num=2, z_dim=28):
+def latent(num=2, z_dim=35):
     return torch.randn(num, z_dim, generator=torch.Generator().manual_seed(3))
 
 
@@ -46,7 +47,8 @@ LABEL = torch.zeros(2, 25)
 
 def test_placements_are_uniform_in_their_ranges():
     cfg = PlacementConfig(scale=(0.2, 0.4), rotation=(0.0, 1.0), y=(0.3, 0.3))
-    numbers = cfg.of(torch.randn(20_000, 7, generator=torch.Generator().manual_seed(0)))
+    normal = torch.randn(20_000, 7, generator=torch.Generator().manual_seed(0))
+    numbers = uniform(normal, cfg.ranges)
     for column, (low, high) in zip(
         numbers.mT, ((0.2, 0.4), (0.0, 1.0), (-0.25, 0.25), (0.3, 0.3), (-0.25, 0.25)), strict=True
     ):
@@ -75,7 +77,7 @@ def test_each_code_changes_its_own_styles_only():
     first = 0
     for i, code in enumerate(codes):
         changed = z.clone()
-        changed[:, 4 * i : 4 * i + 4] += 0.5
+        changed[:, 5 * i : 5 * i + 5] += 0.5
         rows = (generator.mapping(changed, LABEL) != ws).any(dim=0).any(dim=1)
         assert rows.nonzero().flatten().tolist() == list(range(first, first + code.num_ws))
         first += code.num_ws
@@ -84,13 +86,11 @@ def test_each_code_changes_its_own_styles_only():
 def test_objects_share_one_network_and_placements_are_not_mapped():
     generator = make()
     z = latent()
-    z[:, 12:24] = z[:, :12]  # the second object gets the codes of the first
+    z[:, 15:30] = z[:, :15]  # the second object gets the codes of the first
     one, two = generator.scene(generator.mapping(z, LABEL)).objects
     for a, b in zip(one.tensors(), two.tensors(), strict=True):
         assert torch.equal(a, b)
-    expected = generator.cfg.representation.placement.of(
-        torch.cat([z[:, :4], torch.zeros(2, 8)], dim=1)
-    )
+    expected = uniform(z[:, :5], generator.cfg.representation.placement.ranges)
     assert torch.equal(one.scale, expected[:, 0])
 
 
@@ -120,8 +120,15 @@ def test_a_generator_of_parts_makes_images_with_one_mask_per_object():
     assert torch.allclose(images.mask.sum(1, keepdim=True), images.opacity, atol=1e-5)
 
 
+def test_style_ranges_edits_and_inversion_need_one_code():
+    with pytest.raises(ConfigError, match=r"a range of style vectors needs one code .*object0"):
+        style_levels(make().representation)
+
+
 def test_impossible_parts_are_rejected():
-    with pytest.raises(ConfigError, match="z_dim=30: use a multiple of 7"):
-        make(z_dim=30)
+    with pytest.raises(ConfigError, match="z_dim=36: use a multiple of 7"):
+        make(z_dim=36)
+    with pytest.raises(ConfigError, match="z_dim=28: each of 7 codes needs 5 numbers; use 35"):
+        make(z_dim=28)
     with pytest.raises(ConfigError, match="kind=image2d is no part of a scene"):
         make(background=Image2dConfig(synthesis=SynthesisConfig(channels=(8, 8))))

@@ -42,6 +42,7 @@ from lightning_gan3d.inference.model import (
     save_latent,
 )
 from lightning_gan3d.inference.pictures import Tile, contact_sheet, pictures, save_png, to_array
+from lightning_gan3d.inference.styles import reject_codes
 from lightning_gan3d.metrics.config import ConsistencyConfig
 from lightning_gan3d.metrics.consistency.image_similarity import (
     LEAST_SIDE,
@@ -91,6 +92,7 @@ def invert_files(
     root, names = find_images(images)
     model = open_model(reference, options)
     model.generator.cfg.check_differentiable()
+    reject_codes(model.generator.representation, "inversion")
     out = output_folder([reference], "invert", out)
     names = [n for n in names if not (root / n).resolve().is_relative_to(out.resolve())]
     names = [n for n in names if not (root / n).with_name(RESULT).exists()]  # other results

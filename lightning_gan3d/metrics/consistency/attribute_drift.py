@@ -13,7 +13,7 @@ from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import AttributesConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.head_reader import trained_reader
+from lightning_gan3d.metrics.head_reader import ReaderTask, trained_reader
 from lightning_gan3d.metrics.pose.estimators import ImageRegressor
 
 ATTRIBUTES = ("hair_hue", "hair_value", "hair_length", "skin_tone", "parting", "head_width")
@@ -92,4 +92,5 @@ def attribute_reader(
         r2: Tensor = 1 - (error / spread).square()
         return r2
 
-    return trained_reader(context, synth, cfg, "attributes", (len(_ATTRIBUTE_OF), targets), score)
+    task = ReaderTask("attributes", len(_ATTRIBUTE_OF), targets, score)
+    return trained_reader(context, synth, cfg, task)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images, quantise, resize
-from lightning_gan3d.metric import Metric
+from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.sources import GeneratorSource
 from representations.parts import Composed
@@ -35,6 +35,9 @@ def measure_parts(context: EvaluationContext) -> list[Metric]:
             scene = generator.scene(ws)
             assert isinstance(scene, Composed), "representations with codes make scenes of parts"
             first = generator.render(scene, ws, cameras)
+            if first.mask is None:
+                why = "the renderer has no masks; use generator.renderer.kind=composed"
+                return [missing(name, why, "share") for name in NAMES]
             second = generator.render(generator.scene(other), other, cameras)
             changes.append(background_change(first, second))
             leaks.append(leak(first, scene, cameras))

@@ -18,7 +18,7 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import DepthConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.geometry.shape_statistics import NO_DEPTH
-from lightning_gan3d.metrics.head_reader import trained_reader
+from lightning_gan3d.metrics.head_reader import ReaderTask, trained_reader
 from lightning_gan3d.metrics.pose.estimators import ImageRegressor
 
 NAMES = ("depth.correlation", "depth.error")
@@ -121,4 +121,4 @@ def depth_reader(
         error, value = wrong[:, : SIZE**2][known], target[:, : SIZE**2][known]
         return 1 - error.square().mean() / value.var(correction=0)
 
-    return trained_reader(context, synth, cfg, "depth", (2 * SIZE**2, targets), r2)
+    return trained_reader(context, synth, cfg, ReaderTask("depth", 2 * SIZE**2, targets, r2))

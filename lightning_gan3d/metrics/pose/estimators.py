@@ -125,9 +125,9 @@ def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) ->
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for i in range(iterations):
         image, target = batch(draws.at(i))
-        error = (network(image) - target).nan_to_num()
+        error = torch.where(target.isnan(), 0, network(image) - target)
         optimizer.zero_grad()
-        error.square().flatten(1).sum(dim=1).mean().backward()
+        error.square().flatten(1).sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
         schedule.step()
     network.eval().requires_grad_(False)

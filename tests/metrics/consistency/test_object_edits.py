@@ -21,12 +21,14 @@ from lightning_gan3d.metrics.sources import GeneratorSource
 from lightning_gan3d.networks.mapping import MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolutionConfig
 from renderers.composed import ComposedRendererConfig
-from renderers.heads import LayersConfig
+from renderers.config import VolumeRendererConfig
+from renderers.heads import GiraffeHdConfig
 from representations.composed import ComposedConfig
 from representations.nerf_mlp import NerfMlpConfig
 
 MLP = NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0)
 LABELS = Cameras.orbit(9, 0.2, 3.2, 1.4).to_label()
+VOLUME = VolumeRendererConfig(samples_coarse=4, samples_fine=0)
 SCENE = SceneConfig(
     box=2.0, feature_dim=4, density=DensityConfig(scale=20.0, prior_strength=8.0, prior_radius=0.8)
 )
@@ -59,11 +61,11 @@ def test_objects_of_a_volume_stay_in_their_boxes_and_those_of_a_2d_head_leak():
     assert values["leak"] == pytest.approx(0, abs=1e-6)
     # Beyond their masks, faint objects still colour some pixels of the background.
     assert 0 <= values["background_change"] < 0.5
-    assert values_of(source(LayersConfig(factor=2, channels=(8,))))["leak"] > 0.2
+    assert values_of(source(GiraffeHdConfig(factor=2, channels=(8,))))["leak"] > 0.2
 
 
 def test_a_turned_object_is_that_of_an_orbiting_camera_with_a_2d_head_too():
-    generator = source(LayersConfig(factor=2, channels=(8,))).generator
+    generator = source(GiraffeHdConfig(factor=2, channels=(8,))).generator
     ws = torch.randn(1, generator.representation.num_ws, 8)
     scene = generator.scene(ws).only(0)
     (placed,) = scene.objects
@@ -119,4 +121,11 @@ def test_leak_is_the_share_of_the_masks_outside_the_boxes():
 def test_scenes_without_parts_have_no_such_metrics():
     src = source()
     assert values_of(dataclasses.replace(src, generator=object())) == {}
+    plain = dataclasses.replace(src.generator.cfg, representation=MLP, renderer=VOLUME)
+    assert values_of(dataclasses.replace(src, generator=Generator(plain, 16))) == {}
+    unmasked = dataclasses.replace(src.generator.cfg, renderer=VOLUME)
+    other = dataclasses.replace(src, generator=Generator(unmasked, 16))
+    metrics = measure_parts(context(other, Labels(LABELS), parts=PartsConfig(items=2)))
+    assert {m.value for m in metrics} == {None}
+    assert all("the renderer has no masks" in m.note for m in metrics)
     assert measure_parts(context(src, Labels(LABELS), parts=None)) == []
