@@ -75,7 +75,8 @@ def unavailable() -> str:
 def _create() -> _Context:
     import moderngl
 
-    gl: Any = moderngl.create_context(standalone=True, backend="egl", require=330)
+    create: Any = moderngl.create_context  # its stub takes keywords of the backend for a dict
+    gl = create(standalone=True, backend="egl", require=330)
     gl.gc_mode = "auto"
     return _Context(os.getpid(), gl, gl.program(VERTEX, FRAGMENT), {})
 
