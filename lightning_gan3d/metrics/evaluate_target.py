@@ -1,5 +1,6 @@
 """The target of an evaluation: a run, a generator file or stored images; and its results."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from lightning_gan3d.metrics.protocol import default_folder, precision_of
 from lightning_gan3d.metrics.sources import GeneratorSource, ObjectSource, ViewSource
 from lightning_gan3d.metrics.stored_images import StoredImages
 from lightning_gan3d.runs import CONDITIONS, CONFIG, EVALUATION, MANIFEST, Run, read_manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,10 @@ def open_target(
     for name, file in given.items():
         find(name, file)  # raises for a missing file
     if (path / "checkpoints").is_dir() and out is None:
-        target = open_run(Run(path), overrides, choose_device(device))
+        run = Run(path)
+        if run.manifest().get("finished") is False:
+            log.warning("warning: %s: not finished; evaluates its newest checkpoint", path)
+        target = open_run(run, overrides, choose_device(device))
     else:
         name = path.stem if path.is_file() else path.resolve().name
         if path != Path(reference):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import open_source
@@ -193,6 +194,17 @@ def test_a_generator_file_has_the_metrics_of_its_run(data, tmp_path):
         open_run(Run(tmp_path / "run"), lost, torch.device("cpu"))
     more = [f"data.path={data}", "evaluation.num_images=20"]
     assert by_name(evaluate_target(export, more, out))["quality.swd"].n == 20
+
+
+def test_an_unfinished_run_is_evaluated_with_a_warning(data, tmp_path, caplog):
+    path = tmp_path / "run"
+    (path / "checkpoints").mkdir(parents=True)
+    write_config(path, load_experiment("demo/triplane", [f"data.path={data}", *SMALL]))
+    for finished in (True, False):
+        (path / "manifest.json").write_text(json.dumps({"finished": finished}))
+        with pytest.raises(CheckpointError):  # there is none
+            open_target(path, device="cpu")
+        assert ("not finished; evaluates its newest checkpoint" in caplog.text) is not finished
 
 
 def test_unusable_targets_are_rejected(data, tmp_path):
