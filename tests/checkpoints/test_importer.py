@@ -123,7 +123,7 @@ def picture(generator, psi=0.7):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
 
 
 # Results of an import.

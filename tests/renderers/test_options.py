@@ -34,7 +34,8 @@ TESTED_ELSEWHERE = {
 
 
 def render(cfg):
-    return torch.cat([x.flatten() for x in VolumeRenderer(cfg)(clouds(1), cameras(1), 8, Draws(0))])
+    out = VolumeRenderer(cfg)(clouds(1), cameras(1), 8, Draws(0))
+    return torch.cat([x.flatten() for x in out[:3]])
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -39,7 +39,7 @@ def exact() -> ExperimentConfig:
 
 
 def test_training_is_rejected_with_the_remedy(exact: ExperimentConfig) -> None:
-    message = r"renderer\.kind=raster: it has no gradient.*wrap it in a renderer that has one, or"
+    message = r"renderer\.kind=raster: it has no gradient.*set generator\.renderer\.kind=volume"
     with pytest.raises(ConfigError, match=message):
         check_trainable(exact, 32)
     soft = dataclasses.replace(exact.generator, renderer=VolumeRendererConfig(background=1.0))

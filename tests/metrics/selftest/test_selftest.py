@@ -158,10 +158,13 @@ def test_perturbations_change_nothing_at_zero_and_depend_on_no_batch(d):
     cameras = source.base(items).rotate_y(torch.tensor([0.0, 0.3, 0.7]))
     plain = source.views(items, cameras)
     zero = Perturbed(source, d.change, 0.0).views(items, cameras)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, zero, strict=True))
+    pairs = zip(plain[:4], zero[:4], strict=True)  # without masks of objects
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
     changed = Perturbed(source, d.change, d.amounts[-1])
     together = changed.views(items, cameras)
-    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(plain, together, strict=True))
+    assert any(
+        not torch.allclose(a, b, atol=1e-3) for a, b in zip(plain[:4], together[:4], strict=True)
+    )
     alone = changed.views(items[1:], cameras.select(slice(3, 6)))
     assert torch.allclose(together.image[3:], alone.image, atol=1e-5)
 
