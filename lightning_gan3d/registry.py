@@ -24,7 +24,7 @@ def own(group: Group) -> Mapping[str, Plugin]:
 
         return LOSS_TERMS
     if group == "heads":
-        from renderers.heads import HEADS
+        from renderers.image_heads import HEADS
 
         return HEADS
     from renderers import RENDERERS

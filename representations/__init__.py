@@ -1,6 +1,6 @@
 """Representations by name: configuration and class."""
 
-from representations.composed import ComposedConfig, ComposedRepresentation
+from representations.composition import ComposedConfig, ComposedRepresentation
 from representations.image2d import Image2d, Image2dConfig
 from representations.nerf_mlp import NerfMlp, NerfMlpConfig
 from representations.solid import SolidConfig, SolidGrid

@@ -14,7 +14,7 @@ from lightning_gan3d import _MODULES
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.training.terms import LOSS_TERMS
 from renderers import RENDERERS
-from renderers.heads import HEADS
+from renderers.image_heads import HEADS
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from lightning_gan3d.networks.mapping import MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolutionConfig
 from lightning_gan3d.networks.synthesis import SynthesisConfig
 from renderers.composed import ComposedRendererConfig
-from representations.composed import ComposedConfig, PlacementConfig, uniform
+from representations.composition import ComposedConfig, PlacementConfig, uniform
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.triplane import TriPlaneConfig

@@ -17,7 +17,7 @@ from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.raster import RasterRenderer
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations import REPRESENTATIONS
-from representations.composed import ComposedConfig
+from representations.composition import ComposedConfig
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.solid import SolidConfig

@@ -45,7 +45,7 @@ Extent = Annotated[float, Interval(gt=0, le=1)]
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """Objects of procedural scenes. All fit the box of side 2, whatever their rotation."""
+    """Objects of procedural scenes. All fit the box of side 2 at any rotation."""
 
     objects_min: Annotated[int, Interval(ge=1, le=3)] = 1
     """Least number of objects in a scene; each number is equally frequent."""

@@ -55,7 +55,7 @@ def relief_of(
 def measure_depth(context: EvaluationContext) -> list[Metric]:
     """Compare rendered depth with the estimate, at pixels that show a head and are opaque.
 
-    Cameras are drawn from the distribution of the data, whatever the generator was trained with.
+    Cameras are drawn from the distribution of the data, also for generators trained with a prior.
     Returns nothing if the data do not show procedural heads.
     """
     cfg, source, synth = context.cfg.depth, context.source, context.heads

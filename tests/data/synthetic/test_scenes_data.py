@@ -128,7 +128,7 @@ def test_the_level_is_positive_inside_the_objects_of_a_scene():
     level = objects.level(torch.arange(10), middle)
     assert torch.equal(level > 0, scenes.present)
     with pytest.raises(DataError, match="kind=figures has no scenes"):
-        SynthObjects(SynthConfig(num_objects=4, num_images=4)).scenes  # noqa: B018
+        SynthObjects(SynthConfig(num_objects=4, num_images=4)).scenes  # noqa: B018  # the access raises
 
 
 def test_other_kinds_store_nothing_of_scenes(tmp_path):

@@ -22,8 +22,8 @@ from lightning_gan3d.networks.mapping import MappingConfig
 from lightning_gan3d.networks.superresolution import SuperResolutionConfig
 from renderers.composed import ComposedRendererConfig
 from renderers.config import VolumeRendererConfig
-from renderers.heads import GiraffeHdConfig
-from representations.composed import ComposedConfig
+from renderers.image_heads import GiraffeHdConfig
+from representations.composition import ComposedConfig
 from representations.nerf_mlp import NerfMlpConfig
 
 MLP = NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0)

@@ -54,7 +54,7 @@ class GiraffeHead(Head):
         scene: SceneConfig,
         w_dim: int,  # noqa: ARG002  # reads no styles
         resolution: int,
-        codes: Sequence[Code],  # noqa: ARG002
+        codes: Sequence[Code],  # noqa: ARG002  # as all heads
     ) -> None:
         """Build for renderings of `scene.feature_dim` channels."""
         super().__init__()
@@ -68,9 +68,9 @@ class GiraffeHead(Head):
     def forward(
         self,
         rendering: Rendering,
-        ws: Float[Tensor, "v num_ws w_dim"],  # noqa: ARG002
-        noise_mode: NoiseMode = "const",  # noqa: ARG002
-        draws: Draws | None = None,  # noqa: ARG002
+        ws: Float[Tensor, "v num_ws w_dim"],  # noqa: ARG002  # no styles
+        noise_mode: NoiseMode = "const",  # noqa: ARG002  # no noise
+        draws: Draws | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Upscaled:
         """Return the images of renderings."""
         x = resize(rendering.feature, self.sizes[0] // 2)

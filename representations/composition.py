@@ -82,7 +82,7 @@ class ComposedConfig:
 
 
 class ComposedRepresentation(Representation):
-    """Generates objects and background, each from codes of its own."""
+    """Generates objects and background; each has its own codes."""
 
     scene_type = Composed
     ranges: Tensor
