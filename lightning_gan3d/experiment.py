@@ -48,6 +48,7 @@ ADDED: dict[str, Any] = {
     "training.views": 1,
     "training.patch": None,
     "discriminator.patch": "none",
+    "discriminator.objects": None,
     "generator.scene.density.sdf_beta": 0.1,
     "training.cosine": CosineConfig(),
     "training.freeze": (),
@@ -128,6 +129,28 @@ class ExperimentConfig:
                 field="training",
             )
         check_terms(self.loss.terms, self.generator)
+        self._check_objects()
+
+    def _check_objects(self) -> None:
+        """Reject a discriminator of objects that cannot have its crops or its penalty."""
+        objects, penalised = self.discriminator.objects, self.loss.penalises_discriminator
+        if objects is None:
+            return
+        scenes, problem = self.generator.representation_type.scene_type, ""
+        if "objects" not in getattr(scenes, "__dataclass_fields__", {}):
+            problem = "the scenes have no objects; set generator.representation.kind=composed"
+        elif self.training.patch is not None:
+            problem = "patches cut objects; set training.patch=null"
+        elif objects.r1_gamma > 0 and not penalised:
+            problem = (
+                f"r1_gamma={objects.r1_gamma}: it is part of the penalties of `loss`, which are "
+                "off; set loss.r1_gamma above 0, or discriminator.objects.r1_gamma=0"
+            )
+        if problem:
+            raise ConfigError(
+                f"discriminator.objects: {problem}, or discriminator.objects=null",
+                field="discriminator",
+            )
 
     def discriminator_resolution(self, resolution: int) -> int:
         """Return the side of what the discriminator sees: of patches, or of whole images."""

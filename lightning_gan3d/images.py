@@ -48,6 +48,9 @@ class Images(NamedTuple):
     opacity: Float[Tensor, "v 1 h0 w0"] | None = None
     mask: Float[Tensor, "v n h1 w1"] | None = None
     """Visible share of each object in each pixel, for scenes of parts."""
+    boxes: Float[Tensor, "v m 4"] | None = None
+    """Boxes of objects for `discriminator.objects`: left, top, right, bottom, in units of the image
+    size; NaN for missing objects. They have no gradient."""
 
 
 class Upscaled(NamedTuple):

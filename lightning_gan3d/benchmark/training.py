@@ -124,7 +124,10 @@ def _describe(kind: StepKind) -> str:
 def make_step(
     config: ExperimentConfig, resolution: int, device: torch.device
 ) -> tuple[AdversarialModule, Batch]:
-    """Build the loop, and one process's batch of noise images with cameras on a circle."""
+    """Build the loop, and one process's batch of noise images with cameras on a circle.
+
+    If objects are discriminated, each image has one, in its middle.
+    """
     size = config.training.batch // config.training.devices
     shape = (size, 3, resolution, resolution)
     rng = torch.Generator().manual_seed(0)
@@ -132,7 +135,11 @@ def make_step(
     module = AdversarialModule(config, resolution, torch.zeros(0, LABEL_DIM))
     labels = make_inputs(module.generator, size).label
     module.camera_labels = labels
-    return module.to(device).train(), Batch(images.to(device), labels.to(device), 0)
+    boxes = None
+    if config.discriminator.objects is not None:
+        boxes = torch.tensor([0.25, 0.25, 0.75, 0.75], device=device).expand(size, 1, 4)
+    batch = Batch(images.to(device), labels.to(device), 0, boxes=boxes)
+    return module.to(device).train(), batch
 
 
 def measure_phases(module: AdversarialModule, batch: Batch, profiler: Profiler) -> list[Metric]:

@@ -14,6 +14,7 @@ from annotated_types import Ge, Interval
 from einops import rearrange, reduce
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
@@ -21,7 +22,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
 from lightning_gan3d.data.image_files import decode, image_names, matte_of, open_image
-from lightning_gan3d.data.labels import KEYS, check_index, read_index
+from lightning_gan3d.data.labels import KEYS, check_index, read_boxes, read_index
 from lightning_gan3d.ranges import parse_ranges
 
 _SAMPLE = 8
@@ -269,6 +270,24 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         names = [self.names[i] for i in (indices % len(self.names)).tolist()]
         mattes = [self._reduce(matte_of(self.source.read(name), name)) for name in names]
         return self._flip(torch.stack(mattes), indices)
+
+    def boxes(self) -> Float[Tensor, "n m 4"]:
+        """Boxes of up to m objects of all images, of mirrored ones too; NaN for missing objects.
+
+        x0, y0, x1, y1 as shares of the image size, not clipped to the image.
+        """
+        of = read_boxes(self.index, self.source)
+        rows = [torch.tensor(of.get(name, [])).reshape(-1, 4) for name in self.names]
+        boxes = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+        if not boxes.numel():
+            raise DataError(
+                f"split `{self.split}` of {self.source.path}: `placements` has no box of its "
+                "images; add boxes to dataset.json, or set discriminator.objects=null"
+            )
+        if self.mirrored:
+            x0, y0, x1, y1 = boxes.unbind(-1)
+            boxes = torch.cat([boxes, torch.stack([1 - x1, y0, 1 - x0, y1], dim=-1)])
+        return boxes
 
     def _flip(self, images: UInt8[Tensor, "k c h w"], indices: Tensor) -> UInt8[Tensor, "k c h w"]:
         """Mirror those that follow the plain images."""

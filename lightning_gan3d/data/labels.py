@@ -20,6 +20,8 @@ from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
 KEYS |= {"placements", "ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
+_BEYOND = 3
+"""How far boxes may leave the image, in image sizes; boxes in pixels leave it farther."""
 _REMEDY = (
     "use `gan3d data from-images` or `from-photos`, or set data.labels=none (3D: a camera prior)"
 )
@@ -62,6 +64,41 @@ def split_lists(index: dict[str, Any], name: str) -> dict[str, list[str]]:
     ):
         raise DataError(f"{name}: `splits` must map names of splits to image lists")
     return splits
+
+
+def read_boxes(index: dict[str, Any], source: Source) -> dict[str, list[list[float]]]:
+    """Return the boxes of the objects of images, from the key `placements`.
+
+    [x0, y0, x1, y1] as shares of the image size; other keys of an object are not read.
+    """
+    file, listed = f"dataset.json of {source.path}", index.get("placements")
+    form = '{"name.png": [{"box": [x0, y0, x1, y1]}, ...], ...}'
+    if not isinstance(listed, dict) or not listed:
+        raise DataError(
+            f"{file}: `placements` is {reprlib.repr(listed)}: discriminator.objects needs the "
+            f"boxes of objects, {form}, e.g. of a detector; or set discriminator.objects=null"
+        )
+    for name, objects in listed.items():
+        if not isinstance(objects, list) or not all(isinstance(x, dict) for x in objects):
+            raise DataError(
+                f"{_list([name])} in `placements` of {file} is {reprlib.repr(objects)}: use {form}"
+            )
+        for box in (x.get("box") for x in objects):
+            if not _is_box(box):
+                raise DataError(
+                    f"{_list([name])} in `placements` of {file}: box {reprlib.repr(box)}: use "
+                    "[x0, y0, x1, y1] with x0 < x1 and y0 < y1, as shares of the image size, from "
+                    f"{-_BEYOND} to {_BEYOND + 1}; divide pixels by the image size"
+                )
+    of = _find_images([*listed], ImageIndex(source.names), f"`placements` of {file}")
+    return {of[name]: [x["box"] for x in objects] for name, objects in listed.items()}
+
+
+def _is_box(box: Any) -> bool:
+    if not isinstance(box, list) or [type(x) in (int, float) for x in box] != [True] * 4:
+        return False
+    inside = all(-_BEYOND <= x <= _BEYOND + 1 for x in box)  # False for NaN
+    return inside and box[0] < box[2] and box[1] < box[3]
 
 
 def label_rows(index: dict[str, Any], name: str, num_classes: int = 0) -> dict[str, list[float]]:

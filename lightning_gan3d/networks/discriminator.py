@@ -12,13 +12,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.config import ConfigError, Positive
+from lightning_gan3d.config import POWER_OF_TWO, ConfigError, NonNegative, Positive
 from lightning_gan3d.images import Images
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
 from lightning_gan3d.networks.mapping import camera_or_class
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import resize
 from lightning_gan3d.networks.synthesis import ChannelsConfig
+
+
+@dataclass(frozen=True)
+class ObjectDiscriminatorConfig:
+    """A second, unconditional discriminator, of objects (DiscoScene, Xu et al. 2023).
+
+    It sees square crops around the projected boxes of generated objects and around the boxes of
+    real ones, `placements` of `dataset.json`. Its loss is the non-saturating one. Objects outside
+    the image do not count.
+    """
+
+    resolution: Annotated[int, POWER_OF_TWO, Ge(8)] = 64
+    """Side of the crops in pixels; DiscoScene: a half or a quarter of the images'."""
+    weight: Positive = 1.0
+    """Weight in the generator's loss."""
+    r1_gamma: NonNegative = 1.0
+    """R1 weight at real crops before augmentation, in the steps of `loss.r1_gamma`."""
+    padding: NonNegative = 0.1
+    """Enlargement of a crop, as a share of the longer side of the box."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,23 @@ class DiscriminatorConfig(ChannelsConfig):
     after the first (EpiGRAF)."""
     conv_clamp: Positive | None = None
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
+    objects: ObjectDiscriminatorConfig | None = None
+    """Discriminate objects too, by a network of the same widths. None: whole images only."""
+
+    def of_objects(self, resolution: int) -> "DiscriminatorConfig":
+        """Options of the discriminator of crops.
+
+        It has no minibatch deviation: logits do not depend on the crops of missing objects.
+        """
+        return DiscriminatorConfig(
+            self.channel_base,
+            self.channel_max,
+            self.channels and self.channels[: resolution.bit_length() - 2],
+            dual=False,
+            mbstd_group=0,
+            conditioning="none",
+            conv_clamp=self.conv_clamp,
+        )
 
     def __post_init__(self) -> None:
         """Check combinations of fields."""
@@ -202,6 +238,11 @@ class Discriminator(nn.Module):
         if cfg.conditioning == "projection":
             self.num_classes = num_classes
             self.mapping = LabelMapping(num_classes or LABEL_DIM, self.out_dim, cfg.mapping_layers)
+        self.objects: Discriminator | None = None
+        """The discriminator of objects; `forward` does not call it."""
+        if cfg.objects is not None:  # last: it does not change the other initial weights
+            size = cfg.objects.resolution
+            self.objects = Discriminator(cfg.of_objects(size), size)
 
     def forward(
         self,

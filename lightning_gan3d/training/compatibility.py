@@ -3,9 +3,19 @@
 import torch
 
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.training.optimizers import freeze
 from lightning_gan3d.training.trainer_plugins import check_trainer
+
+
+def make_data(config: ExperimentConfig) -> DataModule:
+    """Open an experiment's data; batches have boxes for `discriminator.objects`."""
+    training = config.training
+    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    if config.discriminator.objects is not None:
+        data.boxes = data.train.boxes()
+    return data
 
 
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
@@ -22,6 +32,12 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
     _check_labels(config)
     _check_patches(config, resolution)
     _check_background(config)
+    objects = config.discriminator.objects
+    if objects is not None and objects.resolution > resolution:
+        raise ConfigError(
+            f"discriminator.objects.resolution={objects.resolution}: the images have {resolution} "
+            f"pixels; use {resolution} or less"
+        )
     if training.views > 1 and config.generator.view_in_label:
         raise ConfigError(
             f"training.views={training.views}: the generator has no 3D scene; set training.views=1"

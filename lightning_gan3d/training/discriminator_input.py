@@ -23,6 +23,7 @@ class Microbatch(NamedTuple):
     draws: Draws
     schedule: ScheduleState
     mattes: UInt8[Tensor, "b 1 h w"] | None = None
+    boxes: Float[Tensor, "b m 4"] | None = None
 
     def scope(self, name: str) -> "Microbatch":
         """Return the microbatch with the draws of a named part."""
@@ -44,6 +45,7 @@ class DiscriminatorInput:
         if self.config.training.patch is not None:
             return self._real_patches(mb)
         reals = real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces)
+        reals = reals._replace(boxes=mb.boxes)
         if mb.mattes is None:
             return reals
         matte = resize(mb.mattes / 255, mb.schedule.rendering_resolution)
@@ -86,6 +88,11 @@ class DiscriminatorInput:
         fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
         if patches is not None:
             fake = fake._replace(image=fake.image_raw)
+        if self.config.discriminator.objects is not None:
+            # A gradient would move the crop to where the image is real, instead of the object.
+            with torch.no_grad():
+                boxes = torch.stack([x.box_in(cameras) for x in scene.objects], dim=1)
+            fake = fake._replace(boxes=boxes)
         return self._recoloured(fake, mb, real=False), cameras
 
     def _recoloured(self, images: Images, mb: Microbatch, real: bool) -> Images:

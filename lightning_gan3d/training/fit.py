@@ -27,7 +27,7 @@ from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
-from lightning_gan3d.training.compatibility import check_trainable
+from lightning_gan3d.training.compatibility import check_trainable, make_data
 from lightning_gan3d.training.losses import recommended_gamma
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
@@ -239,8 +239,8 @@ def _evaluate(session: Session) -> int:
 
 def open_data(session: Session) -> DataModule:
     """Open the data; check that the run can train on it and that it has not changed."""
-    config, training = session.config, session.config.training
-    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    config = session.config
+    data = make_data(config)
     check_trainable(config, data.train.resolution)
     before = runs.read_manifest(session.path).get("dataset_fingerprint", data.train.fingerprint)
     if before != data.train.fingerprint:
@@ -310,7 +310,7 @@ def plan(config: ExperimentConfig) -> str:
     """Describe length, sizes and memory of a run, for `--dry-run`; writes nothing."""
     training = config.training
     device = devices.choose_device(training.device, training.devices)
-    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    data = make_data(config)
     resolution = data.train.resolution
     check_trainable(config, resolution)
     if config.init_from.path:

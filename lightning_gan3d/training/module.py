@@ -20,7 +20,9 @@ from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
 from lightning_gan3d.registry import module_of
 from lightning_gan3d.training import distributed, losses, schedules
+from lightning_gan3d.training.compatibility import make_data
 from lightning_gan3d.training.discriminator_input import DiscriminatorInput, Microbatch
+from lightning_gan3d.training.object_crops import ObjectCrops
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
     Gate,
@@ -66,6 +68,7 @@ class AdversarialModule(lightning.LightningModule):
             schedules.lazy_adam(config.optimizer.discriminator, config.loss.lazy_penalty),
         )
         self.meter = distributed.Meter()
+        self.objects = ObjectCrops(config, self.discriminator, self.augment, self.meter)
         self.logs_losses = True
         """Whether the module checks gradients and logs losses every `log_every_n_steps`."""
         self.steps_done = 0
@@ -123,11 +126,12 @@ class AdversarialModule(lightning.LightningModule):
         first = rank() * (len(batch.images) // size)
         draws = Draws(self.config.seed).scope("training")
         schedule = self.schedule(batch.step)
-        images, labels = torch.split(batch.images, size), torch.split(batch.labels, size)
-        mattes = len(images) * [None] if batch.mattes is None else torch.split(batch.mattes, size)
+        fields = (batch.images, batch.labels, batch.mattes, batch.boxes)
+        num = len(batch.images) // size
+        split = [num * [None] if x is None else torch.split(x, size) for x in fields]
         return [
-            Microbatch(*parts[:2], draws.at(batch.step, first + i), schedule, parts[2])
-            for i, parts in enumerate(zip(images, labels, mattes, strict=True))
+            Microbatch(images, labels, draws.at(batch.step, first + i), schedule, mattes, boxes)
+            for i, (images, labels, mattes, boxes) in enumerate(zip(*split, strict=True))
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
@@ -224,6 +228,7 @@ class AdversarialModule(lightning.LightningModule):
             real_logits = reals.logits.roll(-view, dims=0)
         loss = losses.generator_loss(cfg.adversarial, judged.logits, real_logits)
         self.meter.add("loss/G", loss)
+        loss = loss + self.objects.generator_loss(fake, mb)
         detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
         self.last_fake = detached, cameras
         loss = loss + self.camera_loss(judged, label, real=False)
@@ -247,12 +252,14 @@ class AdversarialModule(lightning.LightningModule):
         for mb in [m.scope("D") for m in microbatches]:
             label = self.fake_labels(mb)
             fake, ws = self.generate(label, mb)
+            reals = self.input.reals(mb)
+            of_objects = self.objects.discriminator_loss(fake, reals, mb)
             judged, fake = self.judge(fake, label, mb, False, penalised)
-            judged_real, real = self.judge(self.input.reals(mb), mb.labels, mb, True, penalised)
+            judged_real, real = self.judge(reals, mb.labels, mb, True, penalised)
             fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", loss)
-            loss = loss + self.camera_loss(judged, label, real=False)
+            loss = loss + of_objects + self.camera_loss(judged, label, real=False)
             loss = loss + self.camera_loss(judged_real, mb.labels, real=True)
             self.meter.add("D/real", real_logits.mean())
             self.meter.add("D/fake", fake_logits.mean())
@@ -264,6 +271,7 @@ class AdversarialModule(lightning.LightningModule):
             statistics.append(torch.cat([mean_w, real_logits.detach().sign().mean()[None]]))
             if penalised:
                 penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
+                penalty = penalty + self.objects.penalty(reals, mb)
                 loss = loss + penalty * mb.schedule.gamma_factor
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
@@ -279,7 +287,8 @@ class AdversarialModule(lightning.LightningModule):
         """Train the discriminator with lazy R1 and R2."""
         cfg = self.config.loss
         for mb in [m.scope("D penalty") for m in microbatches]:
-            judged, real = self.judge(self.input.reals(mb), mb.labels, mb, True, penalised=True)
+            reals = self.input.reals(mb)
+            judged, real = self.judge(reals, mb.labels, mb, True, penalised=True)
             real_logits, fake, fake_logits = judged.logits, None, None
             if cfg.r2 > 0:
                 label = self.fake_labels(mb)
@@ -287,6 +296,7 @@ class AdversarialModule(lightning.LightningModule):
                 judged, fake = self.judge(fake, label, mb, False, penalised=True)
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
+            penalty = penalty + self.objects.penalty(reals, mb)
             self._backward(penalty * mb.schedule.gamma_factor * cfg.r1_interval)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
@@ -472,8 +482,7 @@ def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModul
 
     Train for `config.training.num_steps` batches. `average` is the generator to use.
     """
-    training = config.training
-    data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
+    data = make_data(config)
     labels = config.fake_labels(data.train.labels).labels
     return AdversarialModule(config, data.train.resolution, labels), data
 
