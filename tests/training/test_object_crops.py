@@ -8,6 +8,7 @@ from test_fit import assert_same, values_of
 from test_mask_terms import PARTS
 from torch.nn.functional import softplus
 
+from lightning_gan3d.benchmark.training import make_step, phase_of
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.config import ConfigError
@@ -319,3 +320,22 @@ def test_scenes_images_and_data_without_objects_are_rejected(tiny, parts, start,
         start(parts("discriminator.objects.resolution=32"))
     with pytest.raises(DataError, match=r"`placements` is None: discriminator.objects needs"):
         start(parts(f"data.path={data_path}"))
+
+
+def test_the_benchmark_trains_on_one_object_per_image(parts):
+    module, batch = make_step(parts(), 16, torch.device("cpu"))
+    assert batch.boxes.shape == (8, 1, 4)
+    phase_of(module, "D loss", batch)()
+    assert module.gate.healthy
+
+
+def test_a_step_does_not_synchronise_with_the_device(parts, monkeypatch):
+    module, batch, _ = first_step(parts("generator.renderer.path=plain"))
+    module.training_step(batch, 0)
+
+    def fail(*_, **__):
+        raise AssertionError("a training step synchronised with the device")
+
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, fail)
+    module.training_step(batch, 0)
