@@ -160,6 +160,7 @@ _STAGES = (
     ("train_g_density", "Density regularisation time", "density step", NONE, ""),
     ("train_d", "Discriminator step time", "D step", NONE, ""),
     ("train_d_penalty", "R1 step time", "R1 step", NONE, ""),
+    ("train_proxy", "Proxy step time", "proxy step", NONE, ""),
 )
 """Stages of the benchmark: name, label of the time, short name, use, what the fastest is called."""
 
