@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate, pad
+from torch.nn.functional import interpolate
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
@@ -20,8 +20,6 @@ and the gradient of the occupancy nowhere zero."""
 START_SLOPE = 10.0
 """Logit of the occupancy per half box edge, at the surface of the ball from which training starts.
 An untrained network adds about 0.7, which moves the surface by 0.07 of half the box."""
-FLAT = 0.03
-"""Change of the smoothed occupancy across two voxels below which there is no surface."""
 EMPTY = 1e-5
 """Absorption of a voxel below which a colour has no meaning."""
 
@@ -71,24 +69,6 @@ class Solid(Field):
         undecided = (occupancy > 0.1) & (occupancy < 0.9)
         filled = occupancy > 0.5
         return {"scene/filled": filled.float().mean(), "scene/undecided": undecided.float().mean()}
-
-    def normals(self) -> Float[Tensor, "b 3 n n n"]:
-        """Outward vectors from differences of the smoothed occupancy, of length 1 at surfaces.
-
-        They fade to 0 where the occupancy is constant.
-
-        Components are x, y, z.
-        """
-        smoothed = avg_pool3d(full_precision(self.occupancy), 3, 1, 1)
-        edges = pad(smoothed, (1,) * 6)
-        n = self.occupancy.shape[-1]
-        inner = slice(1, n + 1)
-        z = edges[:, 0, :-2, inner, inner] - edges[:, 0, 2:, inner, inner]
-        y = edges[:, 0, inner, :-2, inner] - edges[:, 0, inner, 2:, inner]
-        x = edges[:, 0, inner, inner, :-2] - edges[:, 0, inner, inner, 2:]
-        slope = torch.stack([x, y, z], dim=1)
-        # Over strided components `norm` is slow. FLAT bounds the gradient where all is empty.
-        return slope * (slope.square().sum(1, keepdim=True) + FLAT**2).rsqrt()
 
     def absorption(self) -> Float[Tensor, "b 1 n n n"]:
         """Optical depth of each voxel along its edge."""

@@ -18,11 +18,11 @@ class TermConfig:
     """Options of every loss term: its weight, when it is computed, and how the weight changes."""
 
     needs: ClassVar[
-        Literal["scene", "field", "density", "sdf", "image", "depth", "opacity", "mask"]
+        Literal["scene", "field", "density", "sdf", "solid", "image", "depth", "opacity", "mask"]
     ]
     """What the term reads, checked with the configuration. Once per scene: any scene, a field, a
     field that is no signed distance, or one that is. Once per view: images, depth, opacity, or the
-    masks of objects."""
+    masks of objects. `solid`: once per scene, of solids."""
     weight: NonNegative
     """Weight, or its start if it changes."""
     final_weight: NonNegative | None = None

@@ -11,8 +11,8 @@ from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import GeneratorConfig
 from renderers.proxied import ProxiedConfig, ProxiedRenderer
-from renderers.raster import RasterConfig, RasterRenderer
-from renderers.soft import SoftConfig, SoftRenderer
+from renderers.raster import RasterConfig, RasterRenderer, face_shade
+from renderers.soft import SoftConfig, SoftRenderer, visible_shade
 from renderers.volume import VolumeRendererConfig
 from representations.solid import ABSORBED, Solid, SolidConfig, randomised
 
@@ -66,18 +66,25 @@ def test_a_light_of_the_camera_shades_each_view_alike():
     assert float(centre(out)[0, 0]) > 0.9
 
 
-def test_normals_point_outward_from_a_ball():
-    n = 24
-    axis = (torch.arange(n) + 0.5) / n * 2 - 1
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    place = torch.stack([x, y, z])
-    occupancy = torch.sigmoid(20 * (0.6 - place.norm(dim=0)))[None, None]
-    normals = white(occupancy).normals()[0]
-    surface = (occupancy[0, 0] - 0.5).abs() < 0.2
-    cosine = (normals * place / place.norm(dim=0)).sum(0)[surface]
-    assert len(cosine) > 100
-    assert float(cosine.min()) > 0.98
-    assert float(white(torch.ones(1, 1, 8, 8, 8)).normals()[..., 3, 3, 3].abs().max()) == 0
+def test_voxels_have_the_brightness_of_their_visible_faces():
+    """Of balls with dents, against the exact renderer."""
+    scene = randomised(white(torch.zeros(2, 1, 16, 16, 16)), 0.6, Draws(1))
+    scene = white((scene.occupancy > 0.5).float())
+    cameras = Cameras.orbit(2, radius=4.0, elevation=0.5, focal=2.0)
+    exact = RasterRenderer(dataclasses.replace(WALK, samples=4))(scene, cameras, 24)
+    errors = []
+    for shading in (True, False):
+        cfg = dataclasses.replace(PLAIN, samples=192, shading=shading)
+        soft = SoftRenderer(cfg)(scene, cameras, 24)
+        errors.append(float((soft.feature - exact.feature).abs().mean()))
+    assert errors[0] < 0.2, errors
+    assert errors[0] < 0.4 * errors[1], errors
+
+
+def test_a_voxel_seen_along_an_axis_has_the_brightness_of_one_face():
+    shade = visible_shade(block(), FRONT, WALK)
+    expected = face_shade(WALK, FRONT)[0, 5]  # the face toward +z
+    torch.testing.assert_close(shade[0, 0, 11, 7:9, 7:9], expected.expand(2, 2), atol=0.02, rtol=0)
 
 
 def test_the_gradient_reaches_voxels_that_the_threshold_hides():
@@ -111,7 +118,7 @@ def test_rendernet_sees_the_view_and_the_light():
     assert out.feature.shape == (3, 3, 8, 8)
     alone = renderer(scene, views.select(slice(1, 2)), 8)
     torch.testing.assert_close(out.feature[1:2], alone.feature)
-    renderer.cfg = dataclasses.replace(cfg, light=(-1.0, 0.0, 0.0))
+    renderer.network.cfg = dataclasses.replace(cfg, light=(-1.0, 0.0, 0.0))
     assert not torch.allclose(renderer(scene, views, 8).feature, out.feature)
 
 

@@ -90,7 +90,7 @@ def test_the_discriminator_is_trained_with_what_the_option_says(tiny, train, mon
 
 def test_the_proxy_learns_the_exact_renderings(tiny, train):
     overrides = ("loss.proxy.pretrain_kimg=1", "training.kimg=1", "optimizer.proxy.lr=0.01")
-    config = tiny(*overrides, "generator.renderer.proxy.channels=8", FULL_SIZE, kind="solid")
+    config = tiny(*overrides, "generator.renderer.proxy.shading=false", FULL_SIZE, kind="solid")
     data = DataModule(config.data, 8, 8, 0)
     first = next(iter(data.train_dataloader(0, 1)))
     errors = []
