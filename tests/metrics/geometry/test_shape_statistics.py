@@ -210,8 +210,8 @@ def test_iou_of_all_pairs():
 
 
 def test_an_item_without_a_surface_has_no_overlap():
-    a = block(-0.5, 0.5)
-    metrics = {m.name: m for m in geometry.compare_shapes([a, None], [a, a], 16)}
+    a, far = block(-0.5, 0.5), block(0.5, 0.75)
+    metrics = {m.name: m for m in geometry.compare_shapes([a, None], [a, far], 16)}
     assert metrics["geometry.shape_iou"].value == 0.5
     assert "0 for 1 of 2 items" in metrics["geometry.shape_iou"].note
 
