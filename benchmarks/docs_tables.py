@@ -46,6 +46,7 @@ STAGES = (
     "train_g_density",
     "train_d",
     "train_d_penalty",
+    "train_proxy",
 )
 
 

@@ -63,6 +63,10 @@ class Scene:
         """Apply `fn` to every tensor."""
         return pytree.tree_map(fn, self)  # type: ignore[no-any-return]  # torch's pytree is untyped here
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Return scalars to log in training, by name."""
+        return {}
+
     def tensors(self) -> list[Tensor]:
         """Return all tensors."""
         return pytree.tree_leaves(self)
@@ -177,6 +181,10 @@ class Field(Scene):
         dirs = torch.zeros_like(points) if self.needs_dirs else None
         return self(points, dirs).sigma_raw
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Return the beta of `sdf`."""
+        return {} if self.sdf_beta is None else {"G/beta": self.sdf_beta.mean()}
+
     def lower(self) -> Lowered:
         """Return tensors and constants with which fused kernels compute `__call__` and `sigma`."""
         return NotLowered(f"no fused kernel for {type(self).__name__}")
@@ -259,7 +267,11 @@ class Renderer(nn.Module):
     has_masks: bool = False
     """Whether renderings have a mask of each object."""
     differentiable: ClassVar[bool] = True
-    """Whether gradients of a rendering reach its scene. Training needs them."""
+    """Whether gradients of a rendering reach its scene. Inversion needs them."""
+    has_proxy: ClassVar[bool] = False
+    """Whether `smooth` has the gradient that `forward` lacks; training needs either."""
+    fakes: Literal["exact", "proxy"] = "exact"
+    """What the discriminator is trained with: `forward`, or `smooth`."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""
@@ -276,6 +288,21 @@ class Renderer(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(scene, cameras, resolution, ...)"
         )
+
+    def smooth(
+        self, scene: Any, cameras: Cameras, resolution: int, draws: Draws | None = None
+    ) -> Rendering:
+        """Render with a gradient, for the generator's loss; by default as `forward`."""
+        rendering: Rendering = self(scene, cameras, resolution, draws)
+        return rendering
+
+    def proxy_parameters(self) -> list[nn.Parameter]:
+        """Return what the proxy's own step trains, apart from the generator."""
+        return []
+
+    def random_scenes(self, like: Any, draws: Draws) -> Any:
+        """Return random scenes of the size of others, to pretrain a proxy."""
+        raise NotImplementedError(f"{type(self).__name__} must define random_scenes(like, draws)")
 
 
 class Head(nn.Module):

@@ -34,6 +34,7 @@ from lightning_gan3d.training.config import (
     LoggingConfig,
     LossConfig,
     OptimizersConfig,
+    ProxyLossConfig,
     TrainerConfig,
     TrainingConfig,
 )
@@ -57,6 +58,8 @@ ADDED: dict[str, Any] = {
     "generator.head": None,
     "evaluation.depth": DepthConfig(),
     "evaluation.parts": PartsConfig(),
+    "loss.proxy": ProxyLossConfig(),
+    "optimizer.proxy": OptimizersConfig().proxy,
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

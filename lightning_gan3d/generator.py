@@ -1,7 +1,7 @@
 """The generator: mapping, representation, renderer, super-resolution."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -78,18 +78,22 @@ class GeneratorConfig:
                 field="scene",
             )
 
-    def check_differentiable(self) -> None:
-        """Reject a renderer from which no gradient reaches the scene.
+    @property
+    def is_trainable(self) -> bool:
+        """True if a gradient reaches the scenes, by the renderer or by its proxy."""
+        return bool(self.renderer_type.differentiable or self.renderer_type.has_proxy)
 
-        Evaluation and generation do not need one.
-        """
-        if not self.renderer_type.differentiable:
-            kind = registry.name_of("renderers")(type(self.renderer))
-            raise ConfigError(
-                f"generator.renderer.kind={kind}: it has no gradient, which training and inversion "
-                "need; set generator.renderer.kind=volume",
-                field="renderer",
-            )
+    def check_gradient(self, of: Literal["training", "inversion"]) -> None:
+        """Reject renderers that lack the gradient which training or inversion needs."""
+        if self.renderer_type.differentiable or (of == "training" and self.is_trainable):
+            return
+        kind = registry.name_of("renderers")(type(self.renderer))
+        proxied = ", or proxied with exact and proxy renderers" if of == "training" else ""
+        raise ConfigError(
+            f"generator.renderer.kind={kind}: it has no gradient, which {of} needs; set "
+            f"generator.renderer.kind=volume{proxied}",
+            field="renderer",
+        )
 
     @property
     def representation_type(self) -> Any:
@@ -169,10 +173,15 @@ class Generator(nn.Module):
         resolution: int | None = None,
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
+        smooth: bool = False,
     ) -> Images:
-        """Render v = b * k views of b scenes; camera i sees scene i // k."""
+        """Render v = b * k views of b scenes; camera i sees scene i // k.
+
+        `smooth`: with a gradient, by the proxy of a renderer that has none.
+        """
         resolution = resolution or self.rendering_resolution
-        rendering = self.renderer(scene, cameras, resolution, draws)
+        render = self.renderer.smooth if smooth else self.renderer
+        rendering = render(scene, cameras, resolution, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image, raw, mask = self.superresolution(rendering, ws, noise_mode, draws)
         if mask is None and rendering.layers is not None:

@@ -160,6 +160,7 @@ _STAGES = (
     ("train_g_density", "Density regularisation time", "density step", NONE, ""),
     ("train_d", "Discriminator step time", "D step", NONE, ""),
     ("train_d_penalty", "R1 step time", "R1 step", NONE, ""),
+    ("train_proxy", "Proxy step time", "proxy step", NONE, ""),
 )
 """Stages of the benchmark: name, label of the time, short name, use, what the fastest is called."""
 
@@ -303,6 +304,7 @@ _ROWS = (
     _M("geometry.shape_coverage", "Covered share of real shapes", "Shape COV", "share", UP),
     _M("geometry.shape_accuracy", "Accuracy of 1-NN, generated or real shape (50 %: alike)",
        "Shape 1-NNA", "share"),
+    _M("geometry.shape_iou", "Volumetric IoU with nearest real object", "Shape IoU", "", UP),
     *(_M(f"speed.{stage}_ms", label, f"{short} time", "ms", DOWN, uses, best)
       for stage, label, short, uses, best in _STAGES),
     _M("speed.image_img_s", "Generation throughput", "Throughput", "img/s", UP),
@@ -377,6 +379,11 @@ def describe(metric: MetricId, unit: str = "") -> MetricInfo:
 def block(metric: MetricId) -> str:
     """Return the block of a metric, the part of its name before the first dot."""
     return metric.name.partition(".")[0]
+
+
+def names_of(of: str) -> list[str]:
+    """Return the names of a block's metrics."""
+    return [row.name for row in _ROWS if row.name.partition(".")[0] == of]
 
 
 def selected(metrics: Iterable[MetricId], use: Use) -> list[MetricId]:

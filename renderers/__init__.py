@@ -2,12 +2,16 @@
 
 from renderers.composed import ComposedRenderer, ComposedRendererConfig
 from renderers.picture import PictureRenderer, PictureRendererConfig
+from renderers.proxied import ProxiedConfig, ProxiedRenderer
 from renderers.raster import RasterConfig, RasterRenderer
+from renderers.soft import SoftConfig, SoftRenderer
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 RENDERERS: dict[str, tuple[type, type]] = {
     "volume": (VolumeRendererConfig, VolumeRenderer),
     "composed": (ComposedRendererConfig, ComposedRenderer),
     "raster": (RasterConfig, RasterRenderer),
+    "soft": (SoftConfig, SoftRenderer),
+    "proxied": (ProxiedConfig, ProxiedRenderer),
     "picture": (PictureRendererConfig, PictureRenderer),
 }

@@ -28,11 +28,9 @@ from representations.solid import Solid
 
 
 @dataclass(frozen=True)
-class RasterConfig:
-    """Threshold, light and backend."""
+class LightConfig:
+    """One distant light, ambient light, and the background."""
 
-    threshold: Annotated[float, Interval(gt=0, lt=1)] = 0.5
-    """Occupancy above which a voxel is filled. Meshes and metrics of geometry use 0.5."""
     light: tuple[float, float, float] = (0.4, 1.0, 0.7)
     """Direction toward the light; its length does not matter."""
     light_frame: Literal["world", "camera"] = "world"
@@ -42,11 +40,6 @@ class RasterConfig:
     """Brightness of a face that is turned away from the light; one that faces it has 1."""
     background: Share = 0.0
     """Value of all background channels in [0, 1]: 0 black, 1 white."""
-    samples: Count = 1
-    """Rays per pixel along each axis; their mean softens edges, and opacity is then a coverage."""
-    backend: Literal["auto", "grid_walk", "moderngl"] = "auto"
-    """Implementation: walk of rays on a CPU (extra `numba`), or OpenGL (extra `raster`, and EGL).
-    `auto`: the walk, which is exact in float64, if numba is installed; the choice is logged."""
 
     def __post_init__(self) -> None:
         """Check the light."""
@@ -55,6 +48,19 @@ class RasterConfig:
                 f"generator.renderer.light={list(self.light)}: not a direction; use e.g. [0, 1, 0]",
                 "light",
             )
+
+
+@dataclass(frozen=True)
+class RasterConfig(LightConfig):
+    """Light, threshold and backend."""
+
+    threshold: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    """Occupancy above which a voxel is filled. Meshes and metrics of geometry use 0.5."""
+    samples: Count = 1
+    """Rays per pixel along each axis; their mean softens edges, and opacity is then a coverage."""
+    backend: Literal["auto", "grid_walk", "moderngl"] = "auto"
+    """Implementation: walk of rays on a CPU (extra `numba`), or OpenGL (extra `raster`, and EGL).
+    `auto`: the walk, which is exact in float64, if numba is installed; the choice is logged."""
 
 
 class RasterRenderer(Renderer):
@@ -129,7 +135,7 @@ class RasterRenderer(Renderer):
         return Rendering(feature * 2 - 1, depth, opacity)
 
 
-def lights(cfg: RasterConfig, cameras: Cameras) -> Float[Tensor, "v 3"]:
+def lights(cfg: LightConfig, cameras: Cameras) -> Float[Tensor, "v 3"]:
     """Unit vectors toward the light of each camera, in the world."""
     light = torch.nn.functional.normalize(cameras.cam2world.new_tensor(cfg.light), dim=0)
     if cfg.light_frame == "world":
@@ -137,7 +143,7 @@ def lights(cfg: RasterConfig, cameras: Cameras) -> Float[Tensor, "v 3"]:
     return cameras.cam2world[:, :3, :3] @ light
 
 
-def face_shade(cfg: RasterConfig, cameras: Cameras) -> Float[Tensor, "v 6"]:
+def face_shade(cfg: LightConfig, cameras: Cameras) -> Float[Tensor, "v 6"]:
     """Brightness of the six faces of a voxel: ambient + (1 - ambient) max(0, normal . light)."""
     cosine = lights(cfg, cameras) @ cameras.cam2world.new_tensor(NORMALS).mT
     return cfg.ambient + (1 - cfg.ambient) * cosine.clamp_min(0)

@@ -1,11 +1,12 @@
 """Solids: voxels with occupancy and colour, for exact renderers (IG-GAN, Lunz et al. 2020)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
@@ -31,6 +32,8 @@ class SolidConfig:
     """Voxels along each side; a power of two."""
     synthesis: Synthesis3dConfig = Synthesis3dConfig()
     """The StyleGAN2 network with 3D convolutions."""
+    colour: Literal["generated", "white"] = "generated"
+    """Colours of the voxels: generated, or all white, so that images show shape and light alone."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
@@ -59,6 +62,13 @@ class Solid(Field):
     def voxel(self) -> float:
         """Edge of a voxel in world units."""
         return self.box / self.occupancy.shape[-1]
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return the shares of filled voxels, and of those that are neither empty nor full."""
+        occupancy = self.occupancy.detach()
+        undecided = (occupancy > 0.1) & (occupancy < 0.9)
+        filled = occupancy > 0.5
+        return {"scene/filled": filled.float().mean(), "scene/undecided": undecided.float().mean()}
 
     def absorption(self) -> Float[Tensor, "b 1 n n n"]:
         """Optical depth of each voxel along its edge."""
@@ -113,11 +123,10 @@ class SolidGrid(Representation):
             )
         self.cfg = cfg
         self.scene_cfg = scene
-        self.synthesis = Synthesis3d(cfg.synthesis, w_dim, cfg.resolution, 1 + 3)
+        num = 1 if cfg.colour == "white" else 1 + 3
+        self.synthesis = Synthesis3d(cfg.synthesis, w_dim, cfg.resolution, num)
         self.num_ws = self.synthesis.num_ws
-        centre = (torch.arange(cfg.resolution) + 0.5) / cfg.resolution * 2 - 1
-        radius = torch.stack(torch.meshgrid(centre, centre, centre, indexing="ij")).norm(dim=0)
-        ball = START_SLOPE * (scene.density.prior_radius - radius)
+        ball = START_SLOPE * (scene.density.prior_radius - radii(cfg.resolution))
         self.register_buffer("ball", ball, persistent=False)
 
     def forward(
@@ -129,4 +138,31 @@ class SolidGrid(Representation):
         """Generate the solids of a batch of style vectors."""
         logits = full_precision(self.synthesis(ws, noise_mode, draws))
         occupancy = torch.sigmoid(logits[:, :1] + self.ball)
+        if self.cfg.colour == "white":
+            return Solid(
+                occupancy, torch.ones_like(occupancy).expand(-1, 3, -1, -1, -1), self.scene_cfg
+            )
         return Solid(occupancy, torch.sigmoid(logits[:, 1:]), self.scene_cfg)
+
+
+def randomised(solid: Solid, radius: float, draws: Draws) -> Solid:
+    """Replace the shapes by random ones: balls of `radius`, a share of half the box, with dents.
+
+    Some are sharp and others soft, so that a proxy learns to render both.
+    """
+    b, _, n = solid.occupancy.shape[:3]
+    device = solid.occupancy.device
+    noise = draws.normal("shape", (b, 1, 6, 6, 6), device)
+    smooth = interpolate(noise, (n, n, n), mode="trilinear", align_corners=True)
+    slope = START_SLOPE * torch.exp2(4 * draws.uniform("slope", (b, 1, 1, 1, 1), device) - 2)
+    occupancy = torch.sigmoid(slope * (radius - radii(n).to(device) + 0.5 * smooth))
+    return replace(solid, occupancy=occupancy.to(solid.occupancy))
+
+
+def radii(n: int) -> Float[Tensor, "n n n"]:
+    """Distance of the voxels' centres from that of the grid, in half edges of the box."""
+    centre = (torch.arange(n) + 0.5) / n * 2 - 1
+    distance: Tensor = torch.stack(torch.meshgrid(centre, centre, centre, indexing="ij")).norm(
+        dim=0
+    )
+    return distance

@@ -41,6 +41,7 @@ SHORT_NAMES: dict[Phase, str] = {
     "G density penalty": "g_density",
     "D loss": "d",
     "D penalty": "d_penalty",
+    "proxy loss": "proxy",
 }
 """Phases in names of metrics."""
 
@@ -71,7 +72,7 @@ def mean_step(kinds: list[StepKind], seconds: dict[StepKind, float]) -> float:
 
 def measure_training(config: ExperimentConfig, resolution: int, profiler: Profiler) -> list[Metric]:
     """Measure steps and phases of one process, with the schedules at the end of training."""
-    if not config.generator.renderer_type.differentiable:
+    if not config.generator.is_trainable:
         return [missing("speed.train_img_s", "the renderer has no gradient", "img/s")]
     kinds = step_kinds(config.loss)
     cycle, counts = len(kinds), Counter(kinds)
@@ -145,6 +146,8 @@ def make_step(
 def measure_phases(module: AdversarialModule, batch: Batch, profiler: Profiler) -> list[Metric]:
     """Time and peak memory of each phase of the configuration, its optimizer included."""
     intervals = phase_intervals(module.config.loss)
+    if module.proxy:
+        intervals["proxy loss"] = 1
     rows = []
     for phase, name in SHORT_NAMES.items():
         if phase in intervals:
@@ -161,6 +164,7 @@ def phase_of(module: AdversarialModule, phase: Phase, batch: Batch) -> Callable[
         "G density penalty": module.density_step,
         "D loss": module.discriminator_step,
         "D penalty": module.penalty_step,
+        "proxy loss": module.proxy_step,
     }
     microbatches = module.split(batch)
     return lambda: steps[phase](microbatches)

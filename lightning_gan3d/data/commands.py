@@ -21,7 +21,7 @@ Out = Annotated[Path, typer.Argument(help="Output .zip file or folder.")]
 
 @app.command("synth")
 def synth(out: Out, options: Options = None, overwrite: Overwrite = False) -> None:
-    """Create procedural figures, heads or scenes with known shape, pose and depth."""
+    """Create procedural figures, heads, scenes or solids with known shape, pose and depth."""
     from lightning_gan3d.config import from_options
     from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 

@@ -12,6 +12,7 @@ from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
+from lightning_gan3d.metric_table import names_of
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
 from lightning_gan3d.metrics.consistency.attribute_drift import measure_attributes
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
@@ -197,13 +198,13 @@ def _measured(group: MetricGroup, context: EvaluationContext) -> Iterator[list[M
 
 
 def _ceiling(group: MetricGroup, context: EvaluationContext) -> list[Metric]:
-    """Measure the data set's own objects, cached by data, options, seed and LPIPS weights."""
+    """Measure the data set's own objects; cached by data, options, seed, weights and metrics."""
     options, truth = getattr(context.cfg, group.block), context.truth
     if truth is None or options is None:
         return []
     trunk = find_trunk(options.lpips) if group.block == "consistency" else ""
     digest = None if isinstance(trunk, str) else trunk.sha256
-    key = [context.train.fingerprint, asdict(options), context.seed, digest]
+    key = [context.train.fingerprint, asdict(options), context.seed, digest, names_of(group.block)]
 
     def measure() -> list[Metric]:
         metrics = group.measure(replace(context, source=truth, device=torch.device("cpu")))

@@ -81,7 +81,7 @@ WITH_DEPTH = ("consistency", "geometry")
 more edges."""
 ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
                   "geometry.shape_from_data", "geometry.shape_coverage", "geometry.shape_accuracy",
-                  "consistency.gain", "consistency.hidden",
+                  "geometry.shape_iou", "consistency.gain", "consistency.hidden",
                   "consistency.ceiling", "consistency.deficit")  # fmt: skip
 """Metrics of these blocks that query the density, or reduce depth to a stated resolution."""
 OF_SWD = ("quality.swd", "quality.sharpness", "quality.contrast")

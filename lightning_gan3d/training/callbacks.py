@@ -138,6 +138,20 @@ def scene_warnings(statistics: dict[str, float]) -> list[str]:
         warnings.append("opaque scene: almost every ray hits a surface")
     if statistics.get("scene/relief", 1.0) < FLAT:
         warnings.append("flat scene: the surface is a billboard")
+    filled = statistics.get("scene/filled", 0.5)
+    if filled == 0 or filled > FULL:
+        warnings.append(
+            f"{'full' if filled else 'empty'} solids: no surface for the proxy to learn"
+        )
+    if statistics.get("proxy/exact_opacity", 0.5) < EMPTY:
+        warnings.append("empty exact renderings: the discriminator sees the background alone")
+    if "proxy/logit_gap" in statistics:
+        apart = abs(statistics["D/real"] - statistics["D/fake"])
+        if statistics["proxy/logit_gap"] > max(1.0, apart):
+            warnings.append(
+                "the proxy drifts: its logits differ from those of exact renderings by more than "
+                "reals from fakes; raise loss.proxy.matching or optimizer.proxy.lr"
+            )
     return warnings
 
 
@@ -324,13 +338,18 @@ class PeriodicActions(lightning.Callback):
         if self.config.logging.progress:
             total = self.config.training.num_steps * self.config.training.batch
             left = timedelta(seconds=round((total - module.images_seen) / max(speed, 1e-9)))
+            losses = f"loss of the proxy {means.get('loss/proxy_image', math.nan):.3g}"
+            if "loss/G" in means:  # not while a proxy is pretrained
+                losses = (
+                    f"D acc {means['D/accuracy']:.0%}  "
+                    f"loss G {means['loss/G']:.3f} D {means['loss/D']:.3f}"
+                )
             log.info(
                 f"{module.images_seen / 1000:9.2f} of {total / 1000:g} kimg  {speed:6.1f} img/s  "
-                f"{left} left  {memory:.0f} MB  D acc {means['D/accuracy']:.0%}  "
-                f"loss G {means['loss/G']:.3f} D {means['loss/D']:.3f}"
+                f"{left} left  {memory:.0f} MB  {losses}"
             )
         if self.config.logging.alarms:
-            warnings = scene_warnings(scene)
+            warnings = scene_warnings({**means, **scene})
             for text in warnings:
                 if text not in self._warnings:
                     log.warning("warning: %s", text)

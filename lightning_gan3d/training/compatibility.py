@@ -21,7 +21,7 @@ def make_data(config: ExperimentConfig) -> DataModule:
 def check_trainable(config: ExperimentConfig, resolution: int) -> None:
     """Reject options that cannot work: of the trainer, of resolutions, of labels."""
     check_trainer(config.trainer)
-    config.generator.check_differentiable()
+    config.generator.check_gradient("training")
     training, num_nodes = config.training, config.trainer.num_nodes
     if training.num_microbatches % (training.devices * num_nodes):
         raise ConfigError(

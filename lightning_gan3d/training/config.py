@@ -18,11 +18,11 @@ class TermConfig:
     """Options of every loss term: its weight, when it is computed, and how the weight changes."""
 
     needs: ClassVar[
-        Literal["scene", "field", "density", "sdf", "image", "depth", "opacity", "mask"]
+        Literal["scene", "field", "density", "sdf", "solid", "image", "depth", "opacity", "mask"]
     ]
     """What the term reads, checked with the configuration. Once per scene: any scene, a field, a
     field that is no signed distance, or one that is. Once per view: images, depth, opacity, or the
-    masks of objects."""
+    masks of objects. `solid`: once per scene, of solids."""
     weight: NonNegative
     """Weight, or its start if it changes."""
     final_weight: NonNegative | None = None
@@ -33,6 +33,22 @@ class TermConfig:
     """Thousands of images of a linear change. 0: immediate."""
     interval: Count = 1
     """Generator steps from one with the term to the next; it multiplies the weight."""
+
+
+@dataclass(frozen=True)
+class ProxyLossConfig:
+    """The loss of a proxy, for generator.renderer.kind=proxied (IG-GAN, Lunz et al. 2020).
+
+    Of one code for IG-GAN: the sum over 256 x 256 pixels, and matching=100, which is 0.0015 here.
+    """
+
+    image: NonNegative = 1.0
+    """Weight of the mean squared difference between the images of proxy and exact renderer."""
+    matching: NonNegative = 0.01
+    """Weight of the mean squared difference of their logits: discriminator output matching."""
+    pretrain_kimg: NonNegative = 0.0
+    """Thousands of images at the start in which the proxy alone learns, by `image`, from random
+    solids; part of training.kimg."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,8 @@ class LossConfig:
     """Standard deviation of q - p per axis: a share of the box, or (`eg3d`) in world units."""
     terms: tuple[Any, ...] = field(default=(), metadata=registry.metadata("loss_terms"))
     """Further terms of the generator's loss, a list; `kind` is the registered name of each."""
+    proxy: ProxyLossConfig = ProxyLossConfig()
+    """Loss of the proxy of a renderer without a gradient."""
 
     @property
     def r2(self) -> float:
@@ -113,6 +131,8 @@ class OptimizersConfig:
     """Adam of the generator."""
     discriminator: AdamConfig = AdamConfig(lr=0.002)
     """Adam of the discriminator."""
+    proxy: AdamConfig = AdamConfig(betas=(0.9, 0.99))
+    """Adam of the proxy of a renderer without a gradient."""
     warmup_kimg: NonNegative = 0.0
     """Linear warm-up of the learning rates over this many thousand images."""
     decay_start: Share = 1.0

@@ -78,14 +78,19 @@ class DiscriminatorInput:
         )
 
     def fakes(
-        self, scene: Any, ws: Float[Tensor, "b num_ws w_dim"], cameras: Cameras, mb: Microbatch
+        self,
+        scene: Any,
+        ws: Float[Tensor, "b num_ws w_dim"],
+        cameras: Cameras,
+        mb: Microbatch,
+        smooth: bool = False,
     ) -> tuple[Images, Cameras]:
-        """Render one view of each scene, and return it with its cameras."""
+        """Render one view of each scene, `smooth` with a gradient; return it with its cameras."""
         patches, resolution = self.patches(mb, real=False), mb.schedule.rendering_resolution
         if patches is not None:
             cameras, resolution = crop_cameras(cameras, patches), self.resolution
         draws = mb.draws.scope("render")
-        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws)
+        fake = self.generator.render(scene, ws, cameras, resolution, "random", draws, smooth)
         if patches is not None:
             fake = fake._replace(image=fake.image_raw)
         if self.config.discriminator.objects is not None:

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
-from lightning_gan3d.contract import Field
 from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
@@ -59,14 +58,18 @@ class AdversarialModule(lightning.LightningModule):
         self.register_buffer("sign_sum", torch.zeros(()))
         self.moving_average = ExponentialMovingAverage(self.generator)
         self.average: Generator = self.moving_average.module
+        self.proxy = [p for p in self.generator.renderer.proxy_parameters() if p.requires_grad]
+        """What the proxy's own step trains, and no other step."""
+        of_proxy = {id(p) for p in self.proxy}
         self.optimizer_g = make_adam(
-            list(self.generator.parameters()),
+            [p for p in self.generator.parameters() if id(p) not in of_proxy],
             schedules.lazy_adam(config.optimizer.generator, config.loss.lazy_density),
         )
         self.optimizer_d = make_adam(
             list(self.discriminator.parameters()),
             schedules.lazy_adam(config.optimizer.discriminator, config.loss.lazy_penalty),
         )
+        self.optimizer_proxy = make_adam(self.proxy, config.optimizer.proxy) if self.proxy else None
         self.meter = distributed.Meter()
         self.objects = ObjectCrops(config, self.discriminator, self.augment, self.meter)
         self.logs_losses = True
@@ -88,7 +91,8 @@ class AdversarialModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Lightning moves the optimizers' state to the device; `training_step` steps them."""
-        return [self.optimizer_g, self.optimizer_d]
+        proxy = [] if self.optimizer_proxy is None else [self.optimizer_proxy]
+        return [self.optimizer_g, self.optimizer_d, *proxy]
 
     @property
     def images_seen(self) -> int:
@@ -135,16 +139,20 @@ class AdversarialModule(lightning.LightningModule):
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
-        """Generator step, discriminator step, moving average."""
+        """Generator step, discriminator step, step of a proxy, moving average."""
         microbatches, loss = self.split(batch), self.config.loss
         if self.config.augment.mode == "fixed":
             self.augment.p.fill_(microbatches[0].schedule.augment_probability)
-        self.generator_step(microbatches)
-        if loss.lazy_density > 1 and batch.step % loss.lazy_density == 0:
-            self.density_step(microbatches)
-        self.discriminator_step(microbatches)
-        if loss.lazy_penalty > 1 and batch.step % loss.lazy_penalty == 0:
-            self.penalty_step(microbatches)
+        pretrains = self.images_seen < 1000 * loss.proxy.pretrain_kimg
+        if self.optimizer_proxy is None or not pretrains:
+            self.generator_step(microbatches)
+            if loss.lazy_density > 1 and batch.step % loss.lazy_density == 0:
+                self.density_step(microbatches)
+            self.discriminator_step(microbatches)
+            if loss.lazy_penalty > 1 and batch.step % loss.lazy_penalty == 0:
+                self.penalty_step(microbatches)
+        if self.optimizer_proxy is not None:
+            self.proxy_step(microbatches, pretrains)
         schedule = microbatches[0].schedule
         self.moving_average.update(schedule.ema_decay, self.gate.healthy)
         self.average.rendering_resolution = schedule.rendering_resolution
@@ -180,13 +188,14 @@ class AdversarialModule(lightning.LightningModule):
     def generator_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator: adversarial loss, loss terms, and density penalty if not lazy."""
         num_views = self.config.training.views
+        self._train(self.proxy, False)
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("G") for m in microbatches]:
             label = self.fake_labels(mb)
             ws = self.styles(label, mb)
             scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
-            if isinstance(scene, Field) and scene.sdf_beta is not None:
-                self.meter.add("G/beta", scene.sdf_beta.mean())
+            for name, value in scene.statistics().items():
+                self.meter.add(name, value)
             # With several views, the graph of each is freed before the next is built.
             cut = (ws, scene) if num_views == 1 else (_leaf(ws), scene.map(_leaf))
             for view in range(num_views):
@@ -196,8 +205,7 @@ class AdversarialModule(lightning.LightningModule):
                 self._backward(loss)
             if num_views > 1:
                 _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
-        for p in self.optimizer_d.param_groups[0]["params"]:  # all but the frozen ones
-            p.requires_grad_(True)
+        self._train([*self.optimizer_d.param_groups[0]["params"], *self.proxy])
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
 
     def scene_loss(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""] | float:
@@ -219,7 +227,7 @@ class AdversarialModule(lightning.LightningModule):
         cfg = self.config.loss
         if view > 0:
             mb, label = mb.scope(f"view {view}"), label.roll(-view, dims=0)
-        fake, cameras = self.input.fakes(scene, ws, Cameras.from_label(label), mb)
+        fake, cameras = self.input.fakes(scene, ws, Cameras.from_label(label), mb, smooth=True)
         judged, _ = self.judge(fake, label, mb, real=False)
         real_logits = None
         if cfg.adversarial == "relativistic":
@@ -300,6 +308,40 @@ class AdversarialModule(lightning.LightningModule):
             self._backward(penalty * mb.schedule.gamma_factor * cfg.r1_interval)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
+    def proxy_step(self, microbatches: list[Microbatch], pretrains: bool = False) -> None:
+        """Train the proxy alone: its images and their logits shall be those of exact renderings."""
+        cfg = self.config.loss.proxy
+        self.discriminator.requires_grad_(False)
+        for mb in [m.scope("proxy") for m in microbatches]:
+            label = self.fake_labels(mb)
+            with torch.no_grad():
+                ws = self.styles(label, mb)
+                scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
+                if pretrains:
+                    scene = self.generator.renderer.random_scenes(scene, mb.draws)
+                exact, _ = self.input.fakes(scene, ws, Cameras.from_label(label), mb)
+            smooth, _ = self.input.fakes(scene, ws, Cameras.from_label(label), mb, smooth=True)
+            error = (smooth.image - exact.image).square().mean()
+            self.meter.add("loss/proxy_image", error)
+            loss = cfg.image * error
+            if exact.opacity is not None:
+                self.meter.add("proxy/exact_opacity", exact.opacity.mean())
+            if not pretrains and cfg.matching > 0:
+                gap = self.judge(smooth, label, mb, real=False)[0].logits
+                with torch.no_grad():
+                    target = self.judge(exact, label, mb, real=False)[0].logits
+                self.meter.add("proxy/logit_gap", (gap - target).abs().mean())
+                loss = loss + cfg.matching * (gap - target).square().mean()
+            self._backward(loss)
+        self._train(self.optimizer_d.param_groups[0]["params"])
+        assert self.optimizer_proxy is not None, "the caller checked"
+        self._optimizer_step("proxy loss", self.optimizer_proxy, microbatches)
+
+    @staticmethod
+    def _train(parameters: list[nn.Parameter], trained: bool = True) -> None:
+        for p in parameters:  # never those that `training.freeze` excludes
+            p.requires_grad_(trained)
+
     def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b label_dim"]:
         """Labels of fakes: drawn, or those of the reals for paired losses."""
         paired = self.config.loss.adversarial == "relativistic"
@@ -338,7 +380,8 @@ class AdversarialModule(lightning.LightningModule):
         """Generate images for the discriminator's steps; return also their styles."""
         ws = self.styles(label, mb)
         scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
-        return self.input.fakes(scene, ws, Cameras.from_label(label), mb)[0], ws
+        smooth = self.generator.renderer.fakes == "proxy"
+        return self.input.fakes(scene, ws, Cameras.from_label(label), mb, smooth)[0], ws
 
     def judge(
         self,
@@ -443,7 +486,8 @@ class AdversarialModule(lightning.LightningModule):
         norm = nn.utils.get_total_norm(gradients)
         self.meter.add(f"gradient/{phase}", norm)
         self.gate.observe(norm, phase, schedule.step)
-        beta2 = schedule.beta2_g if optimizer is self.optimizer_g else schedule.beta2_d
+        betas = {id(self.optimizer_g): schedule.beta2_g, id(self.optimizer_d): schedule.beta2_d}
+        beta2 = betas.get(id(optimizer))
         gated_step(optimizer, schedule.learning_rate_factor, self.gate.healthy, beta2)
 
     def _adapt_augmentation(self, sign: Float[Tensor, ""], step: int) -> None:
@@ -458,10 +502,13 @@ class AdversarialModule(lightning.LightningModule):
 
     def training_state(self) -> dict[str, dict[str, Any]]:
         """State besides the networks: tensors and plain values."""
+        optimizer = self.optimizer_proxy
+        proxy = {} if optimizer is None else {"optimizer_proxy": optimizer.state_dict()}
         return {
             "augment": {**self.augment.state_dict(), "sign_sum": self.sign_sum},
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
+            **proxy,
             "meter": self.meter.state(),
         }
 
@@ -472,6 +519,8 @@ class AdversarialModule(lightning.LightningModule):
         self.augment.load_state_dict(augment)
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        if self.optimizer_proxy is not None:
+            self.optimizer_proxy.load_state_dict(state["optimizer_proxy"])
         if "meter" in state:  # not in earlier checkpoints
             self.meter.load(state["meter"])
         self.steps_done = step

@@ -13,7 +13,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.training.config import AdamConfig
 
 Averaged = TypeVar("Averaged", bound=nn.Module)
-Phase = Literal["G loss", "G density penalty", "D loss", "D penalty"]
+Phase = Literal["G loss", "G density penalty", "D loss", "D penalty", "proxy loss"]
 """Name of an optimizer step in logs and errors."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 

@@ -23,6 +23,7 @@ from lightning_gan3d.images import Images
 from lightning_gan3d.training import losses
 from lightning_gan3d.training.config import TermConfig
 from lightning_gan3d.training.schedules import ScheduleState
+from representations.solid import Solid
 
 
 class TermInput(NamedTuple):
@@ -205,6 +206,19 @@ def total_variation(cfg: TotalVariationConfig, at: TermInput) -> Float[Tensor, "
 
 
 @dataclass(frozen=True)
+class UndecidedConfig(TermConfig):
+    """Options of `undecided`."""
+
+    needs = "solid"
+
+
+def undecided(cfg: UndecidedConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
+    """Mean of 4 v (1 - v) over voxels of occupancy v; 0 if all are empty or full."""
+    v: Float[Tensor, "b 1 n n n"] = at.scene.occupancy
+    return (4 * v * (1 - v)).mean()
+
+
+@dataclass(frozen=True)
 class ContainmentConfig(TermConfig):
     """Options of `containment`; GIRAFFE HD weighs it by 14."""
 
@@ -263,6 +277,7 @@ LOSS_TERMS: dict[str, tuple[type, Callable[[Any, TermInput], Float[Tensor, ""]]]
     "object_share": (ObjectShareConfig, object_share),
     "binarisation": (BinarisationConfig, binarisation),
     "total_variation": (TotalVariationConfig, total_variation),
+    "undecided": (UndecidedConfig, undecided),
 }
 
 
@@ -286,6 +301,8 @@ def check_terms(terms: Sequence[Any], generator: GeneratorConfig) -> None:
             problem = f"generator.scene.density.activation={activation}: use sdf, or remove it"
         elif term.needs == "density" and activation == "sdf":
             problem = "a signed distance has slopes of 1; use the kind eikonal"
+        elif term.needs == "solid" and generator.representation_type.scene_type is not Solid:
+            problem = "the scenes are no solids; use representation.kind=solid, or remove the term"
         elif term.needs == "mask" and not generator.renderer_type.has_masks:
             problem = "the scenes have no objects; use kind=composed for both, or remove the term"
         elif term.needs in ("depth", "opacity") and not generator.renderer_type.has_depth:

@@ -43,6 +43,10 @@ PARTS = {
   representation: {kind: triplane, resolution: 16, channels: 4, synthesis: {channels: [8, 8, 8]}}
   renderer: {kind: volume, samples_coarse: 4, samples_fine: 0, background: 1.0}
 """,
+    "solid": """
+  representation: {kind: solid, resolution: 16, colour: white, synthesis: {channels: [8, 8, 8]}}
+  renderer: {kind: proxied, exact: {kind: raster}, proxy: {kind: soft}}
+""",
     "image2d": """
   representation: {kind: image2d, output: sigmoid, synthesis: {channels: [8, 8, 8]}}
   renderer: {kind: picture}

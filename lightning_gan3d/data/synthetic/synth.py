@@ -1,4 +1,4 @@
-"""Procedural data with ground truth: figures, heads or scenes, with depth, mask and pose."""
+"""Procedural data with ground truth: figures, heads, scenes or solids, with depth, mask, pose."""
 
 import dataclasses
 import io
@@ -30,17 +30,22 @@ from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.data.synthetic.heads import build_heads, draw_attributes
 from lightning_gan3d.data.synthetic.placements import Placement, describe, mirrored
 from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig, draw_scenes
+from lightning_gan3d.data.synthetic.solids import Solids, SolidsConfig, draw_solids
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
 from lightning_gan3d.progress import counting
 
 _LATER = ("kind", "azimuth", "elevation")
 """Options that older data sets do not store."""
+_OF_ONE_KIND = ("scenes", "solids")
+"""Options that only the kind of the same name reads and stores."""
 _SCENE_CAMERAS = (
     DistributionConfig("uniform", -0.15, 0.15),
     DistributionConfig("uniform", 0.05, 0.25),
 )
 """Azimuth and elevation for scenes: objects turn instead of the cameras, as in GIRAFFE."""
+_SOLID_ELEVATION = DistributionConfig("sphere", 0.4, 1.0)
+"""High enough to look into bathtubs."""
 _HALF_DIAGONAL = 1.75
 """Of the box of side 2, which holds the objects of scenes, rounded up."""
 
@@ -60,7 +65,7 @@ class SynthConfig:
     seed: int = 0
     """Seed of objects and cameras."""
     background: Literal["white", "black", "gray"] = "white"
-    """Colour behind the objects; scenes have backgrounds of their own."""
+    """Colour behind the objects; scenes draw backgrounds, solids have `solids.background`."""
     radius: Annotated[float, Gt(1.05)] = 3.2
     """Distance of the cameras from the origin, outside the unit sphere."""
     focal: Positive = 1.5
@@ -69,16 +74,19 @@ class SynthConfig:
     """Lowest elevation of the cameras, in radians."""
     elevation_max: Annotated[float, Interval(ge=-1.5, le=1.5)] = 0.7
     """Highest elevation, in radians; directions between both are uniform on the sphere."""
-    kind: Literal["figures", "heads", "scenes"] = "figures"
-    """Bird-like figures, heads with named attributes, or scenes of one to three animals."""
+    kind: Literal["figures", "heads", "scenes", "solids"] = "figures"
+    """Bird-like figures, heads with named attributes, scenes of one to three animals, or white
+    solids of voxels."""
     azimuth: DistributionConfig | None = None
-    """Azimuths of the cameras in radians; null: the full circle for figures, those of faces for
-    heads, within 0.15 for scenes."""
+    """Azimuths of the cameras in radians; null: the full circle for figures and solids, those of
+    faces for heads, within 0.15 for scenes."""
     elevation: DistributionConfig | None = None
     """Elevations in radians, within 1.5; null: `elevation_min` to `elevation_max` for figures,
-    those of faces for heads, 0.05 to 0.25 for scenes."""
+    those of faces for heads, 0.05 to 0.25 for scenes, 0.4 to 1 for solids."""
     scenes: ScenesConfig | None = None
     """Number and places of the objects of kind=scenes; null: one object with default ranges."""
+    solids: SolidsConfig | None = None
+    """Shapes and rendering of kind=solids; null: bathtubs of 32^3 voxels on black."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
@@ -108,10 +116,17 @@ class SynthConfig:
                         "it; use elevation.low and elevation.high",
                         field=name,
                     )
-        if self.kind != "scenes" and self.scenes:
+        for name in _OF_ONE_KIND:
+            if self.kind != name and getattr(self, name):
+                raise ConfigError(
+                    f"{name} with kind={self.kind}: only kind={name} reads it; leave it out",
+                    field=name,
+                )
+        if self.kind == "solids" and self.background != SynthConfig.background:
             raise ConfigError(
-                f"scenes with kind={self.kind}: only kind=scenes reads it; leave it out",
-                field="scenes",
+                f"background={self.background}: kind=solids reads solids.background, from 0 for "
+                "black to 1 for white; use that",
+                field="background",
             )
         if self.kind == "scenes":
             if self.background != SynthConfig.background:
@@ -138,6 +153,8 @@ class SynthConfig:
             azimuth, elevation = (PRESETS["faces"][name] for name in ("azimuth", "elevation"))
         if self.kind == "scenes":
             azimuth, elevation = _SCENE_CAMERAS
+        if self.kind == "solids":
+            elevation = _SOLID_ELEVATION
         return self.azimuth or azimuth, self.elevation or elevation
 
     @property
@@ -162,12 +179,14 @@ class SynthObjects:
     def __init__(self, cfg: SynthConfig) -> None:
         """Draw the objects."""
         self.cfg = cfg
-        self.shapes: Ellipsoids | Scenes
+        self.shapes: Ellipsoids | Scenes | Solids
         if cfg.kind == "heads":
             self.shapes = build_heads(self.attributes())
         elif cfg.kind == "scenes":
             options = cfg.scenes or ScenesConfig()
             self.shapes = draw_scenes(options, cfg.num_objects, cfg.radius, cfg.seed)
+        elif cfg.kind == "solids":
+            self.shapes = draw_solids(cfg.solids or SolidsConfig(), cfg.num_objects, cfg.seed)
         else:
             self.shapes = draw_figures(cfg.num_objects, cfg.seed)
 
@@ -182,7 +201,7 @@ class SynthObjects:
     def attributes(self) -> dict[str, Float[Tensor, " m"]]:
         """Return the attributes of each head, see `heads.ATTRIBUTES`; other kinds have none.
 
-        Those of the objects of scenes are `scenes.attributes`.
+        Those of the objects of scenes are `scenes.attributes`, those of solids `shapes.attributes`.
         """
         cfg = self.cfg
         return draw_attributes(cfg.num_objects, cfg.seed) if cfg.kind == "heads" else {}
@@ -201,6 +220,8 @@ class SynthObjects:
         cfg, shapes = self.cfg, self.shapes.select(object_ids)
         if isinstance(shapes, Scenes):
             return shapes.render(cameras, resolution, cfg.far).objects
+        if isinstance(shapes, Solids):
+            return shapes.render(cameras, resolution, cfg.far)
         return render_ellipsoids(shapes, cameras, resolution, cfg.background_value, cfg.far)
 
     def level(
@@ -208,7 +229,7 @@ class SynthObjects:
     ) -> Float[Tensor, "m n"]:
         """Level function at points: positive inside an object, 0 on its surface."""
         shapes = self.shapes.select(object_ids)
-        return shapes.level(points) if isinstance(shapes, Scenes) else level_of(shapes, points)
+        return level_of(shapes, points) if isinstance(shapes, Ellipsoids) else shapes.level(points)
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
@@ -261,7 +282,7 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
 def _stored(cfg: SynthConfig) -> dict[str, Any]:
     """Return the options, without later ones if none is set: older versions wrote equal bytes."""
     old = all(getattr(cfg, name) == getattr(SynthConfig, name) for name in _LATER)
-    dropped = (*(_LATER if old else ()), *(() if cfg.kind == "scenes" else ("scenes",)))
+    dropped = (*(_LATER if old else ()), *(k for k in _OF_ONE_KIND if k != cfg.kind))
     return {k: v for k, v in dataclasses.asdict(cfg).items() if k not in dropped}
 
 

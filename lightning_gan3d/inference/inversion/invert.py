@@ -91,7 +91,7 @@ def invert_files(
     """
     root, names = find_images(images)
     model = open_model(reference, options)
-    model.generator.cfg.check_differentiable()
+    model.generator.cfg.check_gradient("inversion")
     reject_codes(model.generator.representation, "inversion")
     out = output_folder([reference], "invert", out)
     names = [n for n in names if not (root / n).resolve().is_relative_to(out.resolve())]

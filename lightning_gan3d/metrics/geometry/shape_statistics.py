@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import ndimage
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
@@ -18,6 +19,7 @@ from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.consistency.warp import FAINT
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.geometry.surfaces import (
+    SURFACE,
     chamfer,
     grid_of,
     mesh_of,
@@ -54,11 +56,29 @@ VOLUME_METRICS = {
 }  # fmt: skip
 """Unit and definition of the metrics of volumes."""
 SHAPE_METRICS = {"shape_to_data": "", "shape_from_data": "", "shape_coverage": "share",
-                 "shape_accuracy": "share"}  # fmt: skip
+                 "shape_accuracy": "share", "shape_iou": ""}  # fmt: skip
 """Units of comparisons with the data's objects; Chamfer distances are in world units."""
 SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge, or signed distance <= 0"
 NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
 NO_FIELD = "the scenes cannot be queried at points"
+
+
+class Shape(NamedTuple):
+    """The shape of one item."""
+
+    points: Float[np.ndarray, "n 3"]
+    """Of the surface."""
+    grid: Float[np.ndarray, "x y z"]
+    """Occupancy."""
+    box: float
+    """Edge of the cube that the grid spans, in world units."""
+
+    def solid(self, box: float) -> Bool[Tensor, " c"]:
+        """Whether each cell of another cube about the origin is solid; outside the grid none is."""
+        scale = box / self.box
+        shift = (len(self.grid) - 1) / 2 * (1 - scale)
+        grid = ndimage.affine_transform(self.grid, np.full(3, scale), shift, order=1)
+        return torch.from_numpy(grid.ravel() >= SURFACE)
 
 
 class DepthViews(NamedTuple):
@@ -84,7 +104,7 @@ def measure_geometry(context: EvaluationContext) -> list[Metric]:
     if source.fixed_cameras:
         return _without_depth(with_shapes=truth is not None)
     values: dict[str, list[float]] = {name: [] for name in (*VIEW_METRICS, *VOLUME_METRICS)}
-    shapes: list[Float[np.ndarray, "n 3"] | None] = []
+    shapes: list[Shape | None] = []
     box = None
     for item in range(first, first + num):
         items = torch.tensor([item])
@@ -167,17 +187,13 @@ def normal_gap(volume: Volume, views: DepthViews, cfg: GeometryConfig) -> float:
     return math.degrees(float(angles.mean())) if len(angles) else math.nan
 
 
-def shape_of(
-    grid: Float[np.ndarray, "x y z"], box: float, num: int, seed: int
-) -> Float[np.ndarray, "n 3"] | None:
-    """Return `num` points of the surface of an occupancy grid; None if it has no surface."""
+def shape_of(grid: Float[np.ndarray, "x y z"], box: float, num: int, seed: int) -> Shape | None:
+    """Return the shape of an occupancy grid, with `num` points; None if it has no surface."""
     mesh = mesh_of(grid, box) if np.isfinite(grid).all() else None
-    return None if mesh is None else sample(mesh, num, seed)
+    return None if mesh is None else Shape(sample(mesh, num, seed), grid, box)
 
 
-def _object_shape(
-    truth: ViewSource, item: int, cfg: GeometryConfig, seed: int
-) -> Float[np.ndarray, "n 3"] | None:
+def _object_shape(truth: ViewSource, item: int, cfg: GeometryConfig, seed: int) -> Shape | None:
     volume = truth.volume(torch.tensor([item]))
     if volume is None:
         return None
@@ -194,17 +210,16 @@ def num_objects(truth: ViewSource, items: int) -> int:
 
 
 def compare_shapes(
-    of_items: list[Float[np.ndarray, "n 3"] | None],
-    of_objects: list[Float[np.ndarray, "n 3"] | None],
-    grid: int,
+    of_items: list[Shape | None], of_objects: list[Shape | None], grid: int
 ) -> list[Metric]:
     """Compare each shape with its nearest object, and each object with its nearest shape.
 
     The latter is the minimum matching distance (Achlioptas et al. 2018), which is large if modes
     are missing; the former is large if shapes are implausible. Coverage is the share of objects
     that are nearest to an item (the same authors); accuracy that of a leave-one-out classifier by
-    the nearest neighbour, 0.5 if shapes are like the objects (Yang et al. 2019). Uses equally many
-    items and objects: the nearest of more items is nearer.
+    the nearest neighbour, 0.5 if shapes are like the objects (Yang et al. 2019). The IoU is that of
+    solid cells. Shapes are not aligned. Uses equally many items and objects: the nearest of more
+    items is nearer.
     """
     num = min(len(of_items), len(of_objects))
     shapes = [s for s in of_items[:num] if s is not None]
@@ -219,20 +234,23 @@ def compare_shapes(
     all_pairs = torch.zeros(total, total)
     for i in range(total):
         for j in range(i):
-            all_pairs[i, j] = all_pairs[j, i] = chamfer(everything[i], everything[j])
+            pair = chamfer(everything[i].points, everything[j].points)
+            all_pairs[i, j] = all_pairs[j, i] = pair
     distance = all_pairs[:split, split:]
     n = min(split, len(objects))  # the classifier needs equally many
     both = torch.cat([torch.arange(n), split + torch.arange(n)])
     note = (
         "Chamfer distance in world units (mean of both directions, not squared) between meshes by "
-        f"marching cubes on {grid}^3 cells, {len(shapes[0])} points each; {len(shapes)} of {num} "
-        f"items have a surface; {len(objects)} of {len(of_objects)} objects of the data"
+        f"marching cubes on {grid}^3 cells, {len(shapes[0].points)} points each; {len(shapes)} of "
+        f"{num} items have a surface; {len(objects)} of {len(of_objects)} objects of the data"
     )
     to_data, from_data = distance.amin(dim=1), distance.amin(dim=0)
     covered = len(set(distance.argmin(dim=1).tolist())) / len(objects)
     is_item = torch.arange(2 * n) < n
     neighbour = all_pairs[both][:, both].fill_diagonal_(torch.inf).argmin(dim=1)
     accuracy = float((is_item[neighbour] == is_item).float().mean())
+    best = torch.zeros(num)  # for items without a surface
+    best[: len(shapes)] = overlaps(shapes, objects).amax(dim=1)
     # All generators share the objects, which can be paired; items may lack a shape.
     paired = torch.ones_like(from_data, dtype=torch.bool)
     return [
@@ -242,7 +260,18 @@ def compare_shapes(
                note=f"share of objects that are nearest to an item: {note}"),
         Metric("geometry.shape_accuracy", accuracy, "share", 2 * n,
                note=f"leave-one-out accuracy of the nearest neighbour; 0.5 is best: {note}"),
+        mean_of("geometry.shape_iou", best, "",
+                f"largest volumetric IoU of each item with an object, on {grid}^3 cells ({SOLID}), "
+                f"not aligned; 0 for {num - len(shapes)} of {num} items, which have no surface"),
     ]  # fmt: skip
+
+
+def overlaps(a: list[Shape], b: list[Shape]) -> Float[Tensor, "n m"]:
+    """Volumetric IoU of all pairs, on a cube that holds all shapes."""
+    box = max(shape.box for shape in (*a, *b))
+    x, y = (torch.stack([shape.solid(box) for shape in shapes]).double() for shapes in (a, b))
+    both = x @ y.mT
+    return both / (x.sum(1)[:, None] + y.sum(1) - both).clamp_min(1)
 
 
 def _without_depth(with_shapes: bool) -> list[Metric]:

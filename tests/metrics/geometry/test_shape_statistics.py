@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from metric_views import context, figures
@@ -9,6 +10,7 @@ from solid_shapes import BOX, Shape, ball, card, soft_ball, without
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, from_options
 from lightning_gan3d.metrics.config import GeometryConfig
+from lightning_gan3d.metrics.geometry import shape_statistics as geometry
 from lightning_gan3d.metrics.geometry.shape_statistics import (
     SHAPE_METRICS,
     VIEW_METRICS,
@@ -162,6 +164,7 @@ def test_without_depth_everything_is_missing_with_the_reason():
 
 
 DISTANCES = ("shape_to_data", "shape_from_data")
+CHAMFER = (*DISTANCES, "shape_coverage", "shape_accuracy")
 
 
 def test_shapes_are_apart_from_the_data_as_known():
@@ -169,13 +172,48 @@ def test_shapes_are_apart_from_the_data_as_known():
     small = Shape(ball, 0.6, soft_ball(0.6))
     cfg = dataclasses.replace(CFG, points=2000)
     metrics = measured(BALL, cfg, small)
-    for name in SHAPE_METRICS:
+    for name in CHAMFER:
         assert "2 of 2 items have a surface; 2 of 2 objects" in metrics[name].note
     for name in DISTANCES:
         assert metrics[name].value == pytest.approx(0.2, rel=0.05)
     assert metrics["shape_accuracy"].value == 1  # each is nearest to one of its own kind
     alike = measured(small, cfg, small)
     assert alike["shape_accuracy"].value < 1
+
+
+def test_the_iou_of_balls_is_the_ratio_of_their_volumes():
+    small = Shape(ball, 0.6, soft_ball(0.6))
+    cfg = dataclasses.replace(CFG, grid=48)
+    iou = measured(BALL, cfg, small)["shape_iou"]
+    assert iou.value == pytest.approx((0.6 / 0.8) ** 3, rel=0.02)
+    assert iou.n == 2
+    assert "not aligned; 0 for 0 of 2 items" in iou.note
+    assert measured(small, cfg, small)["shape_iou"].value == 1
+
+
+def block(low, high, box=2.0):
+    """Cells of a cube in which each coordinate is between two numbers."""
+    centre = ((np.arange(16) + 0.5) / 16 - 0.5) * box
+    inside = (low < centre) & (centre < high)
+    grid = inside[:, None, None] & inside[:, None] & inside
+    return geometry.Shape(np.zeros((1, 3)), grid.astype(np.float32), box)
+
+
+def test_iou_of_all_pairs():
+    shapes = [block(-0.5, 0.5), block(-0.5, 0.0), block(0.5, 0.75)]
+    expected = [[1, 1 / 8, 0], [1 / 8, 1, 0], [0, 0, 1]]
+    assert geometry.overlaps(shapes, shapes).tolist() == expected
+    # In a larger cube: cells of another size, and matter outside the smaller cube.
+    assert geometry.overlaps([block(-0.5, 0.5, 4.0)], shapes)[0].tolist() == expected[0]
+    large = block(-1.5, 1.5, 4.0)
+    assert geometry.overlaps([block(-1.0, 1.0)], [large]).item() == pytest.approx((1 / 1.5) ** 3)
+
+
+def test_an_item_without_a_surface_has_no_overlap():
+    a, far = block(-0.5, 0.5), block(0.5, 0.75)
+    metrics = {m.name: m for m in geometry.compare_shapes([a, None], [a, far], 16)}
+    assert metrics["geometry.shape_iou"].value == 0.5
+    assert "0 for 1 of 2 items" in metrics["geometry.shape_iou"].note
 
 
 def test_one_shape_for_all_lacks_variety():
