@@ -22,7 +22,7 @@ class Layers(NamedTuple):
     """Visible share of each object in each pixel."""
     background: Float[Tensor, "v c h w"]
     codes: tuple[int, ...]
-    """Number of the latent code of each object."""
+    """`Placed.code` of each object."""
 
 
 class Rendering(NamedTuple):

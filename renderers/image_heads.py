@@ -154,7 +154,7 @@ class GiraffeHdHead(Head):
         """Build for scenes of parts with a background."""
         super().__init__()
         self.cfg, self.sizes = cfg, _doublings(cfg.factor, resolution)
-        self.rows = _style_rows(codes)
+        self.rows, self.num_ws = _style_rows(codes), sum(code.num_ws for code in codes)
         inner, width = scene.feature_dim, cfg.channels[-1]
         self.objects = StyleRenderer(inner, cfg.channels, self.sizes, 4, w_dim)
         self.background = StyleRenderer(inner, cfg.channels, self.sizes, 3, w_dim)
@@ -171,7 +171,10 @@ class GiraffeHdHead(Head):
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
     ) -> Upscaled:
-        """Return the images of renderings, and the mask of each object."""
+        """Return the images of renderings, and the mask of each object.
+
+        `ws` may hold several latents: the first, with the background, stands last.
+        """
         layers = rendering.layers
         assert layers is not None, "the renderer of scenes of parts returns layers"
         num, size = layers.objects.shape[1], self.sizes[0] // 2
@@ -180,8 +183,8 @@ class GiraffeHdHead(Head):
         if not num:
             return Upscaled(behind, rendering.feature[:, :3])
         x = resize(rearrange(layers.objects, "v n c h w -> (v n) c h w"), size)
-        rows = [self.rows[code] for code in layers.codes]
-        styles = torch.stack([self._object_styles(ws, *pair) for pair in rows], dim=1)
+        of_objects = [self._object_styles(ws, code) for code in layers.codes]
+        styles = torch.stack(of_objects, dim=1)
         own = draws and draws.scope("objects")
         x, out = self.objects(x, rearrange(styles, "v n k d -> (v n) k d"), noise_mode, own)
         style = repeat(of_background, "v d -> (v n) d", n=num)
@@ -209,16 +212,18 @@ class GiraffeHdHead(Head):
         return torch.tanh(self.background(x, styles, noise_mode, own)[1])
 
     def _object_styles(
-        self, ws: Float[Tensor, "v num_ws w_dim"], shape: int, appearance: int
+        self, ws: Float[Tensor, "v num_ws w_dim"], code: int
     ) -> Float[Tensor, "v convs w_dim"]:
+        latent, index = divmod(code, len(self.rows) - 1)
+        shape, appearance = (row - latent * self.num_ws for row in self.rows[index])
         first = self.cfg.shape_layers
         rows = [shape if k < first else appearance for k in range(2 * len(self.sizes))]
         return ws[:, rows]
 
 
 def _style_rows(codes: Sequence[Code]) -> list[tuple[int, int]]:
-    """Rows of `ws` with the shape and the appearance of each object; the last is the background."""
-    first, rows = 0, {}
+    """Rows of `ws` from the end: shape and appearance of each object; then the background."""
+    first, rows = -sum(code.num_ws for code in codes), {}
     for code in codes:
         rows[code.name] = first
         first += code.num_ws

@@ -35,7 +35,7 @@ class Placed(Scene):
     translation: Float[Tensor, "b 3"]
     """World position of the field's centre."""
     code: int = 0
-    """Number of its latent code; a head reads the styles of this code."""
+    """Number of its object among those of latents one after another; a head reads its styles."""
 
     @property
     def factor(self) -> Float[Tensor, " b"]:

@@ -24,7 +24,8 @@ class ModelOptions:
     class_index: Annotated[int, Ge(0)] | None = None
     """Class to generate, from 0, of a generator that is conditioned on classes."""
     edits: str = ""
-    """Edits of all latents, FILE:NAME=STRENGTH,... with a file of `gan3d edit`."""
+    """Edits of all latents: FILE:NAME=STRENGTH,... with a file of `gan3d edit`; of scenes of parts
+    NAME=VALUE,... such as object0.rotation=0.5, object0.shape=SEED:SHARE, add=SEED, remove=0."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -153,7 +154,7 @@ class MixOptions(RenderOptions):
 
 @dataclass(frozen=True)
 class EditOptions(RenderOptions):
-    """Method and data for finding edit directions."""
+    """Edits of scenes of parts; for others, method and data for finding edit directions."""
 
     method: Literal["pca", "sefa", "labels"] = "pca"
     """pca: principal components of the styles (GANSpace). sefa: closed-form factorisation of the
@@ -169,8 +170,26 @@ class EditOptions(RenderOptions):
     regressor: str = ""
     """For labels: package.module:function, from an image (1, 3, h, w) in [-1, 1] to a dict of
     attributes."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed of the latent on the sheet."""
+    change: str = "all"
+    """Edits of scenes of parts, in place of directions: any of rotation, x, y, z, scale, shape,
+    appearance, background, add and remove with commas, or all."""
+    object: Annotated[int, Ge(0)] = 0
+    """Number of the changed object."""
+    others: str = "100-102"
+    """Seeds of other latents: the first gives shape, appearance and background, the objects of all
+    are added."""
+    amount: Positive | None = None
+    """Largest strength: of a direction, in standard deviations (default 3); of a change, in radians
+    (a full turn), world units (half the range of the placements), as a factor above 1, or a share
+    (1)."""
+    seeds: str = "0"
+    """Seeds of the latents: rows of the sheets, side by side in films."""
+    steps: Annotated[int, Ge(2)] = 5
+    """Columns of a sheet; those of add and remove are the numbers of objects."""
+    film: Literal["none", "mp4", "gif"] = "none"
+    """Also write a film of each edit."""
+    frames: Count = 60
+    """Frames of a film, at 30 per second."""
 
     def __post_init__(self) -> None:
         """Check across fields."""

@@ -1,7 +1,7 @@
 """A generator, opened for use: its cameras, its latents, and what is rendered from them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ from lightning_gan3d.checkpoints.load import orbit_of, read_networks, warn_of_di
 from lightning_gan3d.checkpoints.store import CheckpointError, steps_in
 from lightning_gan3d.checkpoints.stored_networks import LATENT
 from lightning_gan3d.config import ConfigError, to_tree
+from lightning_gan3d.contract import Scene
 from lightning_gan3d.devices import choose_device
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, load_experiment, override
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.inference.config import ModelOptions, Output, RenderOptions
-from lightning_gan3d.inference.directions import sum_edits
+from lightning_gan3d.inference.scene_edits import (
+    SceneEdits,
+    codes_of,
+    edited_scene,
+    edited_styles,
+    edits_of,
+)
 from lightning_gan3d.networks.mapping import with_class
 from lightning_gan3d.networks.precision import set_precision
 from lightning_gan3d.ranges import parse_ranges
@@ -54,8 +61,8 @@ class Model:
     """Cameras on which it is shown."""
     cameras_from: str = ""
     """Source of the orbit, for messages."""
-    edits: Float[Tensor, "num_ws w_dim"] | None = None
-    """Added to the styles of all latents."""
+    edits: Float[Tensor, "num_ws w_dim"] | SceneEdits | None = None
+    """Added to the styles of all latents, or edits of their scenes of parts."""
     inverted: tuple[Styles, ...] = ()
     """Inverted latents: they have the first seeds, drawn latents the others."""
     alone: bool = True
@@ -123,9 +130,20 @@ class Model:
 
         def changed(label: Float[Tensor, "k label_dim"]) -> Float[Tensor, "k num_ws w_dim"]:
             ws: Tensor = self.generator.mapping.truncate(styles(label), psi, cutoff)
-            return ws if self.edits is None else ws + self.edits
+            if not isinstance(self.edits, tuple):
+                return ws if self.edits is None else ws + self.edits
+            plain, codes = replace(self, edits=None), codes_of(self.generator.representation)
+            return edited_styles(
+                ws, self.edits, lambda s: plain.styles(self.latent(s), psi, cutoff)(label), codes
+            )
 
         return changed
+
+    def scene(self, ws: Float[Tensor, "1 num_ws w_dim"]) -> Scene:
+        """Compute the scene of styles, with its edits."""
+        if isinstance(self.edits, tuple):
+            return edited_scene(self.generator, ws, self.edits)
+        return self.generator.scene(ws)
 
 
 class Subject:
@@ -150,7 +168,7 @@ class Subject:
         """None for the 2D baseline, which has a picture for each view."""
         if not self.of_each_view:
             self.ws = styles(model.label if label is None else label)
-            scene = model.generator.scene(self.ws)
+            scene = model.scene(self.ws)
             self.scene = model.generator.renderer.prepare(scene) if prepare else scene
 
     @torch.no_grad()
@@ -204,7 +222,7 @@ def open_model(reference: str | Path, options: ModelOptions, alone: bool = True)
         generator,
         orbit,
         source,
-        sum_edits(options.edits, generator) if options.edits else None,
+        edits_of(options.edits, generator),
         (read_latent(latent, generator),) if latent.is_file() else (),
         alone,
         _class_index(generator.mapping.num_classes, options.class_index),

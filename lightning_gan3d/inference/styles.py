@@ -99,7 +99,7 @@ def reject_codes(representation: Representation, action: str) -> None:
         raise ConfigError(
             f"generator.representation.kind=composed: {action} needs one code for all style "
             f"vectors, but there are {len(representation.codes)} ({names}); use a generator of "
-            "single objects"
+            "single objects, or edit the parts: gan3d edit RUN --change rotation,shape"
         )
 
 

@@ -12,7 +12,9 @@ import viser
 from lightning_gan3d.cameras import spherical
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.mesh import mesh_of_field
+from lightning_gan3d.inference.scene_edits import parse
 from lightning_gan3d.inference.styles import RANGES
+from lightning_gan3d.inference.viewer.object_controls import ObjectControls
 from lightning_gan3d.inference.viewer.session import Session
 from lightning_gan3d.inference.viewer.view_state import DECIMALS, ViewState, save_camera
 
@@ -45,6 +47,7 @@ class Controls:
         ranges = [name for name, box in self.ranges.items() if box.value]
         strengths = {name: round(float(s.value), DECIMALS) for name, s in self.edits.items()}
         edits = ",".join(f"{name}={value}" for name, value in strengths.items() if value)
+        edits = f"{self._stage.edits_file}:{edits}" if edits else ""
         resolution, cutoff = self.resolution.value, int(self.cutoff.value)
         return replace(
             self._start,
@@ -56,7 +59,7 @@ class Controls:
             space=self.space.value if share else "w",
             mix=int(self.mix.value) if ranges else None,
             mix_range=",".join(ranges) or self._start.mix_range,
-            edits=f"{self._stage.edits_file}:{edits}" if edits else "",
+            edits=self.parts.edits if self.parts else edits,
             condition=self._condition,
             output=self.output.value,
             samples=int(self.samples.value),
@@ -104,6 +107,9 @@ class Controls:
                     most = max(STRENGTH, abs(first))
                     slider = gui.add_slider(name, -most, most, 0.05, first)
                     self.edits[name] = self._watch(slider)
+        self.parts: ObjectControls | None = None
+        if parts := self._stage.parts:
+            self.parts = ObjectControls(gui, parts, parse(self._start.edits, parts), self._watch)
 
     def _build_rendering(self) -> None:
         gui, stage, start = self._gui, self._stage, self._start

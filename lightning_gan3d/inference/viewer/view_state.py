@@ -25,12 +25,14 @@ from lightning_gan3d.inference.config import (
     Output,
     RenderOptions,
 )
-from lightning_gan3d.inference.directions import parse_edits, read, sum_edits
+from lightning_gan3d.inference.directions import parse_edits, read
 from lightning_gan3d.inference.edit import FILE
 from lightning_gan3d.inference.model import Model, Subject, open_model, output_folder
 from lightning_gan3d.inference.pictures import EMPTY, Pixels, pictures, to_array
+from lightning_gan3d.inference.scene_edits import edits_of
 from lightning_gan3d.inference.styles import subject_of
 from lightning_gan3d.inference.video import side_by_side
+from representations.composition import ComposedRepresentation
 
 MARGIN = 245
 """Grey around the picture."""
@@ -67,7 +69,10 @@ class Stage:
         self.models = [open_model(r, replace(options, samples=1)) for r in references]
         self._subjects: list[tuple[tuple[Any, ...], Subject] | None] = [None] * len(references)
         self._seconds_per_ray = 0.0
-        self.edits_file, self.directions = directions_of(references, options.edits)
+        of_parts = isinstance(self.models[0].edits, tuple)
+        self.edits_file, self.directions = directions_of(
+            references, "" if of_parts else options.edits
+        )
         for i, model in enumerate(self.models):
             self._subject(i, ViewState()).render(model.orbit.cameras(1))
 
@@ -75,6 +80,13 @@ class Stage:
     def orbit(self) -> Orbit:
         """Orbit of the first generator, on which the camera starts."""
         return self.models[0].orbit
+
+    @property
+    def parts(self) -> ComposedRepresentation | None:
+        """What makes the scenes of parts, if those of all generators have the same codes."""
+        first, *rest = (model.generator.representation for model in self.models)
+        same = all(other.codes == first.codes for other in rest)
+        return first if same and isinstance(first, ComposedRepresentation) else None
 
     @property
     def one_orbit(self) -> bool:
@@ -162,7 +174,7 @@ class Stage:
 
 
 def _subject_of(model: Model, state: ViewState, prepare: bool = True) -> Subject:
-    edits = sum_edits(state.edits, model.generator) if state.edits else None
+    edits = edits_of(state.edits, model.generator)
     return subject_of(replace(model, edits=edits), state.seed, state, prepare)
 
 
