@@ -17,10 +17,10 @@ from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
-from lightning_gan3d.registry import module_of
 from lightning_gan3d.training import distributed, losses, schedules
 from lightning_gan3d.training.compatibility import make_data
 from lightning_gan3d.training.discriminator_input import DiscriminatorInput, Microbatch
+from lightning_gan3d.training.generator_terms import GeneratorTerms
 from lightning_gan3d.training.object_crops import ObjectCrops
 from lightning_gan3d.training.optimizers import (
     ExponentialMovingAverage,
@@ -31,8 +31,8 @@ from lightning_gan3d.training.optimizers import (
     gated_step,
     make_adam,
 )
+from lightning_gan3d.training.proxy import proxy_loss
 from lightning_gan3d.training.schedules import ScheduleState
-from lightning_gan3d.training.terms import TermInput, named
 
 
 class AdversarialModule(lightning.LightningModule):
@@ -71,6 +71,7 @@ class AdversarialModule(lightning.LightningModule):
         )
         self.optimizer_proxy = make_adam(self.proxy, config.optimizer.proxy) if self.proxy else None
         self.meter = distributed.Meter()
+        self.terms = GeneratorTerms(config.loss, self.meter)
         self.objects = ObjectCrops(config, self.discriminator, self.augment, self.meter)
         self.logs_losses = True
         """Whether the module checks gradients and logs losses every `log_every_n_steps`."""
@@ -78,9 +79,6 @@ class AdversarialModule(lightning.LightningModule):
         self.images_before = 0
         """Images seen by the source of a fine-tuning, if its schedules continue."""
         self.last_fake: tuple[Images, Cameras] | None = None
-        self._terms = [
-            (n, t, module_of("loss_terms", t)) for n, t in named(config.loss.terms).items()
-        ]
         self._schedules = schedules.with_init(config.training, config.init_from)
         self.input = DiscriminatorInput(config, self.generator)
         self._default_resolution = self.generator.rendering_resolution
@@ -201,19 +199,12 @@ class AdversarialModule(lightning.LightningModule):
             for view in range(num_views):
                 loss = self.view_loss(*cut, label, mb, view) / num_views
                 if view == 0:
-                    loss = loss + self.scene_loss(cut[1], mb)
+                    loss = loss + self.terms.of_scene(cut[1], mb)
                 self._backward(loss)
             if num_views > 1:
                 _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
         self._train([*self.optimizer_d.param_groups[0]["params"], *self.proxy])
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
-
-    def scene_loss(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""] | float:
-        """Loss terms of the scenes themselves, and the density penalty if not lazy."""
-        cfg, loss = self.config.loss, self.terms(scene, mb)
-        if cfg.density_reg > 0 and cfg.density_reg_interval == 1:
-            loss = self.density_penalty(scene, mb) + loss
-        return loss
 
     def view_loss(
         self,
@@ -240,7 +231,7 @@ class AdversarialModule(lightning.LightningModule):
         detached = Images(*(x if x is None else x.detach() for x in fake))  # type: ignore[arg-type]  # images are never None
         self.last_fake = detached, cameras
         loss = loss + self.camera_loss(judged, label, real=False)
-        return loss + self.terms(scene, mb, fake, cameras)
+        return loss + self.terms.of_view(scene, mb, fake, cameras)
 
     def density_step(self, microbatches: list[Microbatch]) -> None:
         """Train the generator with the lazy density penalty."""
@@ -249,7 +240,7 @@ class AdversarialModule(lightning.LightningModule):
             ws = self.styles(self.fake_labels(mb), mb, num_coins=1)
             scene = self.generator.scene(ws, "random", mb.draws.scope("noise"))
             interval = self.config.loss.density_reg_interval
-            self._backward(self.density_penalty(scene, mb) * interval)
+            self._backward(self.terms.density(scene, mb) * interval)
         self._optimizer_step("G density penalty", self.optimizer_g, microbatches)
 
     def discriminator_step(self, microbatches: list[Microbatch]) -> None:
@@ -310,29 +301,10 @@ class AdversarialModule(lightning.LightningModule):
 
     def proxy_step(self, microbatches: list[Microbatch], pretrains: bool = False) -> None:
         """Train the proxy alone: its images and their logits shall be those of exact renderings."""
-        cfg = self.config.loss.proxy
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("proxy") for m in microbatches]:
             label = self.fake_labels(mb)
-            with torch.no_grad():
-                ws = self.styles(label, mb)
-                scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
-                if pretrains:
-                    scene = self.generator.renderer.random_scenes(scene, mb.draws)
-                exact, _ = self.input.fakes(scene, ws, Cameras.from_label(label), mb)
-            smooth, _ = self.input.fakes(scene, ws, Cameras.from_label(label), mb, smooth=True)
-            error = (smooth.image - exact.image).square().mean()
-            self.meter.add("loss/proxy_image", error)
-            loss = cfg.image * error
-            if exact.opacity is not None:
-                self.meter.add("proxy/exact_opacity", exact.opacity.mean())
-            if not pretrains and cfg.matching > 0:
-                gap = self.judge(smooth, label, mb, real=False)[0].logits
-                with torch.no_grad():
-                    target = self.judge(exact, label, mb, real=False)[0].logits
-                self.meter.add("proxy/logit_gap", (gap - target).abs().mean())
-                loss = loss + cfg.matching * (gap - target).square().mean()
-            self._backward(loss)
+            self._backward(proxy_loss(self, label, mb, pretrains))
         self._train(self.optimizer_d.param_groups[0]["params"])
         assert self.optimizer_proxy is not None, "the caller checked"
         self._optimizer_step("proxy loss", self.optimizer_proxy, microbatches)
@@ -423,33 +395,6 @@ class AdversarialModule(lightning.LightningModule):
         error = losses.camera_error(judged.direction, label)
         self.meter.add("loss/camera_real" if real else "loss/camera_fake", error)
         return error * weight
-
-    def terms(
-        self,
-        scene: Any,
-        mb: Microbatch,
-        images: Images | None = None,
-        cameras: Cameras | None = None,
-    ) -> Float[Tensor, ""] | float:
-        """Weighted `loss.terms` of scenes, or of one view of each if there are images."""
-        total: Tensor | float = 0.0
-        for (name, cfg, term), weight in zip(self._terms, mb.schedule.term_weights, strict=True):
-            of_images = cfg.needs in ("image", "depth", "opacity", "mask")
-            if weight == 0 or of_images == (images is None):
-                continue
-            draws = mb.draws.scope(f"term {name}")
-            loss = term(cfg, TermInput(scene, mb.schedule, draws, images, cameras))
-            self.meter.add(f"loss/{name}", loss)
-            total = total + weight * loss
-        return total
-
-    def density_penalty(self, scene: Any, mb: Microbatch) -> Float[Tensor, ""]:
-        """Weighted density penalty."""
-        cfg = self.config.loss
-        points = losses.density_points(cfg, scene.box, scene.batch, mb.draws, self.device)
-        penalty = losses.density_l1(scene, *points)
-        self.meter.add("loss/density", penalty)
-        return penalty * cfg.density_reg
 
     def gradient_penalty(
         self, real_logits: Tensor, real: Images, fake_logits: Tensor | None, fake: Images | None

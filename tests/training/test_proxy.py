@@ -3,11 +3,17 @@
 import pytest
 import torch
 
+from lightning_gan3d.config import ConfigError
+from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.data.datamodule import DataModule
+from lightning_gan3d.draws import Draws
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import scene_warnings
 from lightning_gan3d.training.module import AdversarialModule
+from lightning_gan3d.training.schedules import ScheduleState
+from lightning_gan3d.training.terms import TermInput, undecided
 from renderers.proxied import ProxiedRenderer
+from representations.solid import Solid
 
 PROXY = "generator.renderer.proxy.samples=6"
 FULL_SIZE = "training.rendering_resolution={initial: null, final: null}"
@@ -151,3 +157,14 @@ def test_the_average_holds_the_trained_proxy(tiny, train):
     assert isinstance(module.average.renderer, ProxiedRenderer)
     pairs = zip(module.average.renderer.proxy_parameters(), module.proxy, strict=True)
     assert all(torch.equal(a, p) for a, p in pairs)
+
+
+def test_undecided_voxels_are_penalised_and_other_scenes_rejected(tiny):
+    occupancy = torch.tensor([0.0, 1.0, 0.5, 0.9]).view(1, 1, 1, 1, 4)
+    scene = Solid(occupancy, occupancy.expand(-1, 3, -1, -1, -1), SceneConfig(feature_dim=3))
+    config = tiny("loss.terms=[{kind: undecided, weight: 1}]", kind="solid")
+    (term,) = config.loss.terms
+    at = TermInput(scene, ScheduleState(0, *[0] * 10), Draws(0))
+    assert float(undecided(term, at)) == pytest.approx((1 + 0.36) / 4)
+    with pytest.raises(ConfigError, match="undecided: the scenes are no solids"):
+        tiny("loss.terms=[{kind: undecided, weight: 1}]")
