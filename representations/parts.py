@@ -23,6 +23,14 @@ def along_y(vectors: Float[Tensor, "b n 3"], angle: Float[Tensor, " b"]) -> Floa
     return torch.stack([c * x + s * z, y, c * z - s * x], dim=-1)
 
 
+def box_corners(
+    scale: Float[Tensor, " b"], rotation: Float[Tensor, " b"], translation: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 8 3"]:
+    """World positions of the corners of placed boxes; arguments as in `Placed`."""
+    signs = translation.new_tensor(list(product((-1, 1), repeat=3)))
+    return along_y(scale[:, None, None] * signs, rotation) + translation[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Placed(Scene):
     """A field that is scaled, rotated about its y axis, and moved; empty outside its own box."""
@@ -83,9 +91,7 @@ class Placed(Scene):
 
     def corners(self) -> Float[Tensor, "b 8 3"]:
         """World positions of the corners of the box."""
-        signs = self.translation.new_tensor(list(product((-1, 1), repeat=3)))
-        corners = self.scale[:, None, None] * signs
-        return along_y(corners, self.rotation) + self.translation[:, None]
+        return box_corners(self.scale, self.rotation, self.translation)
 
     def box_in(self, cameras: Cameras) -> Float[Tensor, "v 4"]:
         """Bounds of the projected box: left, top, right, bottom, in units of the image size."""

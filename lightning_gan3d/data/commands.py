@@ -171,3 +171,35 @@ def cameras(
     fakes, box = config.fake_labels(images.labels), config.generator.scene.box
     draw_camera_sheet(images, fakes, box, sheet)
     typer.echo(f"{sheet}: {fakes.source}")
+
+
+@app.command("placements")
+def placements(
+    experiment: Annotated[str, typer.Argument(help="A preset or YAML file: a scene of parts.")],
+    options: Options = None,
+    sheet: Annotated[Path, typer.Option(help="Output picture (PNG).")] = Path("placements.png"),
+    masks: Annotated[Path | None, typer.Option(help="A folder or zip, named as images.")] = None,
+    propose: Annotated[bool, typer.Option(help="Propose ranges from the data.")] = False,
+) -> None:
+    """Draw boxes of objects from the placement prior over real images; propose its ranges."""
+    from lightning_gan3d.config import ConfigError
+    from lightning_gan3d.data import placement_sheet
+    from lightning_gan3d.data.dataset import ImageDataset
+    from lightning_gan3d.experiment import load_experiment
+    from representations.composition import ComposedConfig
+
+    config = load_experiment(experiment, options or [])
+    composed = config.generator.representation
+    if not isinstance(composed, ComposedConfig):
+        raise ConfigError(
+            f"{experiment}: only generator.representation.kind=composed has placements; use a "
+            "scene of parts, e.g. the preset family/small_giraffe"
+        )
+    images, num = ImageDataset(config.data, "train"), composed.num_objects
+    fakes, priors = config.fake_labels(images.labels), {"configured": composed.placement}
+    sample = placement_sheet.sample_objects(images, fakes, num, masks)
+    if propose:
+        priors["proposed"], text = placement_sheet.propose(sample, composed.placement)
+        typer.echo(text)
+    lines = placement_sheet.draw_placement_sheet(images, sample, priors, num, sheet)
+    typer.echo("# " + "\n# ".join([*lines, f"{sheet}: {fakes.source}"]))

@@ -160,11 +160,11 @@ def test_the_average_holds_the_trained_proxy(tiny, train):
 
 
 def test_undecided_voxels_are_penalised_and_other_scenes_rejected(tiny):
-    occupancy = torch.tensor([0.0, 1.0, 0.5, 0.9]).view(1, 1, 1, 1, 4)
+    occupancy = torch.tensor([0.0, 1.0, 0.5, 0.9, 0, 0, 1, 1]).view(1, 1, 2, 2, 2)
     scene = Solid(occupancy, occupancy.expand(-1, 3, -1, -1, -1), SceneConfig(feature_dim=3))
     config = tiny("loss.terms=[{kind: undecided, weight: 1}]", kind="solid")
     (term,) = config.loss.terms
     at = TermInput(scene, ScheduleState(0, *[0] * 10), Draws(0))
-    assert float(undecided(term, at)) == pytest.approx((1 + 0.36) / 4)
+    assert float(undecided(term, at)) == pytest.approx((1 + 0.36) / 8)
     with pytest.raises(ConfigError, match="undecided: the scenes are no solids"):
         tiny("loss.terms=[{kind: undecided, weight: 1}]")
