@@ -22,6 +22,7 @@ from lightning_gan3d.metrics.config import (
     AttributesConfig,
     DepthConfig,
     EvaluationConfig,
+    MasksConfig,
     PartsConfig,
 )
 from lightning_gan3d.networks.augment import AugmentConfig
@@ -56,6 +57,7 @@ ADDED: dict[str, Any] = {
     "generator.head": None,
     "evaluation.depth": DepthConfig(),
     "evaluation.parts": PartsConfig(),
+    "evaluation.masks": MasksConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""
