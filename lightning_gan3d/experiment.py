@@ -22,6 +22,7 @@ from lightning_gan3d.metrics.config import (
     AttributesConfig,
     DepthConfig,
     EvaluationConfig,
+    MasksConfig,
     PartsConfig,
 )
 from lightning_gan3d.networks.augment import AugmentConfig
@@ -60,6 +61,7 @@ ADDED: dict[str, Any] = {
     "evaluation.parts": PartsConfig(),
     "loss.proxy": ProxyLossConfig(),
     "optimizer.proxy": OptimizersConfig().proxy,
+    "evaluation.masks": MasksConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

@@ -211,17 +211,23 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True)
-class HeadReaderConfig:
-    """A network that reads images of procedural heads."""
+class ReaderConfig:
+    """A network that reads images of a procedural data set."""
 
     resolution: Annotated[int, Ge(16)] = 48
     """Side in pixels of the network's input; larger images are reduced to it."""
-    heads: Annotated[int, Ge(16)] = 4000
-    """Heads to train the network; an eighth of them tests it."""
     iterations: Count = 1500
     """Training steps of the network."""
     batch: Count = 32
     """Images per training step."""
+
+
+@dataclass(frozen=True)
+class HeadReaderConfig(ReaderConfig):
+    """A network that reads images of procedural heads."""
+
+    heads: Annotated[int, Ge(16)] = 4000
+    """Heads to train the network; an eighth of them tests it."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,18 @@ class PartsConfig:
 
     items: Annotated[int, Ge(2)] = 64
     """Scenes."""
+
+
+@dataclass(frozen=True)
+class MasksConfig(ReaderConfig):
+    """Masks of generated objects beside those that the image of a procedural scene implies."""
+
+    items: Annotated[int, Ge(2)] = 64
+    """Latents, with one view each."""
+    scenes: Annotated[int, Ge(16)] = 2000
+    """Scenes to train the network; an eighth of them tests it."""
+    iterations: Count = 1000
+    """Training steps of the network."""
 
 
 @dataclass(frozen=True)
@@ -300,5 +318,7 @@ class EvaluationConfig:
     """Depth of the images' contents; procedural heads only."""
     parts: PartsConfig | None = PartsConfig()
     """Edits of objects; scenes of parts only."""
+    masks: MasksConfig | None = MasksConfig()
+    """Masks of objects; scenes of parts and procedural scenes only."""
     geometry: GeometryConfig | None = GeometryConfig()
     """Flatness, floaters, normals and shapes."""

@@ -39,6 +39,8 @@ class EvaluationContext:
     """Stored views of the data set's objects, if `truth` is unknown."""
     heads: SynthConfig | None = None
     """Options of the data set, if it shows procedural heads."""
+    scenes: SynthConfig | None = None
+    """Options of the data set, if it shows procedural scenes."""
     initial: ViewSource | None = None
     """The generator before training."""
     curves: bool = True

@@ -19,6 +19,7 @@ from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
 from lightning_gan3d.metrics.consistency.keypoint_tracks import measure_features
 from lightning_gan3d.metrics.consistency.object_edits import measure_parts
+from lightning_gan3d.metrics.consistency.object_masks import measure_masks
 from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
@@ -148,6 +149,7 @@ GROUPS = (
     MetricGroup(measure_identity),
     MetricGroup(measure_attributes, "attributes", ceiling=True, following=True),
     MetricGroup(measure_parts),
+    MetricGroup(measure_masks),
     MetricGroup(measure_depth, "depth", ceiling=True, following=True),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )

@@ -235,7 +235,8 @@ def _context(
         device,
         truth=_truth(config.data, train, test),
         multiview=_multiview(config.data, train),
-        heads=_heads(train),
+        heads=_procedural(train, "heads"),
+        scenes=_procedural(train, "scenes"),
         cache=default_folder(),
         folder=folder,
     )
@@ -276,7 +277,8 @@ def _open_images(
         replace(cfg, num_images=num_images, distribution=distribution),
         device,
         multiview=_multiview(config.data, train),
-        heads=_heads(train),
+        heads=_procedural(train, "heads"),
+        scenes=_procedural(train, "scenes"),
         curves=False,
         cache=default_folder(),
         folder=folder,
@@ -299,10 +301,10 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
     )
 
 
-def _heads(train: ImageDataset) -> SynthConfig | None:
-    """Return the options of procedural heads; None for other data."""
+def _procedural(train: ImageDataset, kind: str) -> SynthConfig | None:
+    """Return the options of a procedural data set of a kind; None for other data."""
     cfg = build(SynthConfig, train.index["synth"]) if "synth" in train.index else SynthConfig()
-    return cfg if cfg.kind == "heads" else None
+    return cfg if cfg.kind == kind else None
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:

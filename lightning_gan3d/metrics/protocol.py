@@ -128,6 +128,8 @@ def block_of(name: str) -> str:
     family = name.partition(".")[0]
     if family == "quality":
         return "swd" if name.startswith(OF_SWD) else "distribution"
+    if name.startswith("parts.mask"):
+        return "masks"
     return "distribution" if family == "memorisation" else family
 
 

@@ -44,7 +44,7 @@ OFF = {
     **dict.fromkeys(
         (
             *("swd", "distribution", "consistency", "refit", "features", "pose", "attributes"),
-            *("depth", "parts", "geometry"),
+            *("depth", "parts", "masks", "geometry"),
         )
     ),
     "following": False,

@@ -8,7 +8,12 @@ from metric_views import figure_labels
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.metric import Metric, missing, read_metrics, write_metrics
-from lightning_gan3d.metrics.config import DistributionConfig, EvaluationConfig, RefitConfig
+from lightning_gan3d.metrics.config import (
+    DistributionConfig,
+    EvaluationConfig,
+    MasksConfig,
+    RefitConfig,
+)
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.protocol import keyed, precision_of
 from lightning_gan3d.metrics.sources import GeneratorSource
@@ -18,6 +23,7 @@ ROWS = [
     *(Metric("consistency.psnr", 1.0, stage=stage) for stage in ("", "raw")),
     *(Metric("refit.psnr", 1.0, variant=variant) for variant in ("", "following")),
     *(Metric(name, 1.0) for name in ("pose.median_deg", "geometry.relief", "geometry.filled")),
+    *(Metric(name, 1.0) for name in ("parts.leak", "parts.mask_iou")),
 ]
 
 
@@ -62,6 +68,7 @@ def test_a_protocol_key_depends_on_its_own_block_alone():
         "quality.fid",
         "memorisation.excess",
     }
+    assert changed(cfg=replace(plain, masks=MasksConfig(scenes=50))) == {"parts.mask_iou"}
     many = DistributionConfig(num_images=10, repeats=3)
     assert changed(cfg=replace(plain, distribution=many)) == set()
 

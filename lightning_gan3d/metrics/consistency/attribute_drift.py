@@ -3,18 +3,21 @@
 A network learns to read them from images of other heads, and is applied to views of each latent.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects
 from lightning_gan3d.images import quantise
 from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import AttributesConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
-from lightning_gan3d.metrics.head_reader import ReaderTask, trained_reader
-from lightning_gan3d.metrics.pose.estimators import ImageRegressor
+from lightning_gan3d.metrics.pose.estimators import ImageReader, ImageRegressor
+from lightning_gan3d.metrics.synthetic_reader import ReaderTask, trained_reader
 
 ATTRIBUTES = ("hair_hue", "hair_value", "hair_length", "skin_tone", "parting", "head_width")
 """Attributes that a small network reads well from one view; the first is an angle, in turns."""
@@ -79,18 +82,19 @@ def measure_attributes(context: EvaluationContext) -> list[Metric]:
 
 def attribute_reader(
     context: EvaluationContext, cfg: AttributesConfig, synth: SynthConfig
-) -> tuple[ImageRegressor, Float[Tensor, " a"]]:
+) -> tuple[ImageReader, Float[Tensor, " a"]]:
     """Return a network from images to standardised attributes, and its R² on held-out heads."""
 
-    def targets(heads: SynthObjects, _: Cameras) -> Tensor:
+    def targets(heads: SynthObjects, _: Cameras, _view: ObjectView) -> Tensor:
         target = columns(heads.attributes())
         scale = deviations(target[None])[0, _ATTRIBUTE_OF]
         return (target - target.mean(dim=0)) / scale
 
-    def score(wrong: Tensor, target: Tensor) -> Tensor:
-        error, spread = deviations(torch.stack([wrong, target]))
+    def score(output: Tensor, target: Tensor) -> Tensor:
+        error, spread = deviations(torch.stack([output - target, target]))
         r2: Tensor = 1 - (error / spread).square()
         return r2
 
-    task = ReaderTask("attributes", len(_ATTRIBUTE_OF), targets, score)
+    network = partial(ImageRegressor, dim=len(_ATTRIBUTE_OF))
+    task = ReaderTask("attributes", cfg.heads, network, targets, score)
     return trained_reader(context, synth, cfg, task)

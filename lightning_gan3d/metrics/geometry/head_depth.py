@@ -4,6 +4,8 @@ Generated heads have no true depth. A network learns the depth of procedural hea
 images, and estimates it from generated ones, as EG3D does with a face reconstruction network.
 """
 
+from functools import partial
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.data.synthetic.ellipsoids import ObjectView
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import quantise
@@ -18,8 +21,8 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metrics.config import DepthConfig
 from lightning_gan3d.metrics.context import EvaluationContext, mean_of
 from lightning_gan3d.metrics.geometry.shape_statistics import NO_DEPTH
-from lightning_gan3d.metrics.head_reader import ReaderTask, trained_reader
-from lightning_gan3d.metrics.pose.estimators import ImageRegressor
+from lightning_gan3d.metrics.pose.estimators import ImageReader, ImageRegressor
+from lightning_gan3d.metrics.synthetic_reader import ReaderTask, trained_reader
 
 NAMES = ("depth.correlation", "depth.error")
 SIZE = 24
@@ -107,18 +110,20 @@ def resized(x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 s s"]:
 
 def depth_reader(
     context: EvaluationContext, cfg: DepthConfig, synth: SynthConfig
-) -> tuple[ImageRegressor, Tensor]:
+) -> tuple[ImageReader, Tensor]:
     """Return a network from images to relief and coverage, and R² of relief on held-out heads."""
 
-    def targets(heads: SynthObjects, cameras: Cameras) -> Tensor:
+    def targets(heads: SynthObjects, cameras: Cameras, _: ObjectView) -> Tensor:
         view = heads.render(torch.arange(cfg.heads), cameras, SIZE)
         covered = view.mask >= FOREGROUND
         relief = torch.where(covered, relief_of(view.depth, cameras, synth.radius), torch.nan)
         return torch.cat([relief.flatten(1), covered.float().flatten(1)], dim=1)
 
-    def r2(wrong: Tensor, target: Tensor) -> Tensor:
+    def r2(output: Tensor, target: Tensor) -> Tensor:
         known = ~target[:, : SIZE**2].isnan()
-        error, value = wrong[:, : SIZE**2][known], target[:, : SIZE**2][known]
-        return 1 - error.square().mean() / value.var(correction=0)
+        value, estimate = target[:, : SIZE**2][known], output[:, : SIZE**2][known]
+        return 1 - (estimate - value).square().mean() / value.var(correction=0)
 
-    return trained_reader(context, synth, cfg, ReaderTask("depth", 2 * SIZE**2, targets, r2))
+    network = partial(ImageRegressor, dim=2 * SIZE**2)
+    task = ReaderTask("depth", cfg.heads, network, targets, r2)
+    return trained_reader(context, synth, cfg, task)

@@ -26,6 +26,8 @@ from lightning_gan3d.metrics.sources import ImageSet
 
 Batch = Callable[[Draws], tuple[Float[Tensor, "b 3 h w"], Tensor]]
 """Draws images in [-1, 1] and the targets of a regressor."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Loss of outputs and targets."""
 LEARNING_RATE = 2e-3
 """Initial learning rate of Adam; decays to zero along a cosine."""
 
@@ -50,20 +52,13 @@ def angle_between(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float
     return 2 * torch.asin(chord.clamp(max=1))
 
 
-class ImageRegressor(nn.Module):
-    """A network from an image in [-1, 1] to `dim` numbers."""
+class ImageReader(nn.Module):
+    """A network from an image in [-1, 1], reduced to `resolution`, to numbers."""
 
-    def __init__(self, resolution: int, dim: int) -> None:
-        """Build the network with torch's initial weights."""
+    def __init__(self, resolution: int, layers: nn.Module) -> None:
+        """Build the network from `layers`, with their initial weights."""
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in (32, 64, 96):
-            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.LeakyReLU(0.1)]
-            channels = width
-        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
-        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, dim)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = layers
         self.resolution = resolution
 
     def forward(self, image: Float[Tensor, "n 3 h w"]) -> Tensor:
@@ -71,7 +66,22 @@ class ImageRegressor(nn.Module):
         if image.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
             image = interpolate(image, size, mode="bilinear", antialias=True)
-        return self.layers(image)  # type: ignore[no-any-return]  # nn.Sequential
+        return self.layers(image)  # type: ignore[no-any-return]  # nn.Module
+
+
+class ImageRegressor(ImageReader):
+    """A network from an image in [-1, 1] to `dim` numbers."""
+
+    def __init__(self, resolution: int, dim: int) -> None:
+        """Build the network with torch's initial weights."""
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in (32, 64, 96):
+            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.LeakyReLU(0.1)]
+            channels = width
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        layers += [nn.Linear(16 * channels, 128), nn.LeakyReLU(0.1), nn.Linear(128, dim)]
+        super().__init__(resolution, nn.Sequential(*layers))
 
 
 class PoseRegressor(ImageRegressor):
@@ -115,8 +125,20 @@ def train_regressor(
     return regressor
 
 
-def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) -> None:
-    """Train by the squared distance to the targets; NaN is ignored."""
+def squared_distance(output: Float[Tensor, "*s"], target: Float[Tensor, "*s"]) -> Tensor:
+    """Squared distance to the targets, mean over images; NaN is ignored."""
+    error = torch.where(target.isnan(), 0, output - target)
+    return error.square().flatten(1).sum(dim=1).mean()
+
+
+def fit(
+    network: ImageReader,
+    batch: Batch,
+    iterations: int,
+    draws: Draws,
+    loss: Loss = squared_distance,
+) -> None:
+    """Train by a loss of outputs and targets."""
     with torch.no_grad():
         for name, p in network.named_parameters():
             bound = math.sqrt(6 / p[0].numel()) if p.dim() > 1 else 0.0
@@ -125,9 +147,9 @@ def fit(network: ImageRegressor, batch: Batch, iterations: int, draws: Draws) ->
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for i in range(iterations):
         image, target = batch(draws.at(i))
-        error = torch.where(target.isnan(), 0, network(image) - target)
+        value = loss(network(image), target)
         optimizer.zero_grad()
-        error.square().flatten(1).sum(dim=1).mean().backward()  # type: ignore[no-untyped-call]  # torch's
+        value.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
         schedule.step()
     network.eval().requires_grad_(False)

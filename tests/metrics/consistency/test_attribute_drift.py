@@ -10,7 +10,7 @@ from metric_views import Labels, Perturbed, context
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
-from lightning_gan3d.metrics import head_reader
+from lightning_gan3d.metrics import synthetic_reader
 from lightning_gan3d.metrics.config import AttributesConfig
 from lightning_gan3d.metrics.consistency import attribute_drift
 from lightning_gan3d.metrics.consistency.attribute_drift import (
@@ -151,7 +151,7 @@ def test_the_network_learns_from_other_heads_of_the_same_kind(monkeypatch):
         configs.append(cfg)
         return SynthObjects(cfg)
 
-    monkeypatch.setattr(head_reader, "SynthObjects", recorded)
+    monkeypatch.setattr(synthetic_reader, "SynthObjects", recorded)
     attribute_reader(ctx_of(painted()), AttributesConfig(heads=16, iterations=1), SYNTH)
     (cfg,) = configs
     assert cfg.num_objects == 16
