@@ -18,6 +18,10 @@ class Walk(NamedTuple):
     """The arrays that the kernel reads and writes; r = k h w rays, view after view."""
 
     filled: np.ndarray
+    low: np.ndarray
+    """(3,), int64: index along x, y, z of the first filled voxel; rays are walked from there."""
+    high: np.ndarray
+    """(3,), int64: index after the last one."""
     colour: np.ndarray
     half: float
     """Half the edge of the box."""
@@ -39,9 +43,8 @@ def walk_tile(walk: Walk, first: int, last: int) -> None:
     Planes are computed from their index, without adding up steps. A camera inside a filled voxel
     sees what lies behind the solid around it, since faces are seen from outside only.
     """
-    filled, half = walk.filled, walk.half
-    n = filled.shape[0]
-    cell = 2 * half / n
+    filled, half, low, high = walk.filled, walk.half, walk.low, walk.high
+    cell = 2 * half / filled.shape[0]
     per_view = walk.dirs.shape[0] // walk.origins.shape[0]
     at, step, beyond = np.empty(3, np.int64), np.empty(3, np.int64), np.empty(3)
     for ray in range(first, last):
@@ -49,12 +52,12 @@ def walk_tile(walk: Walk, first: int, last: int) -> None:
         walk.out_t[ray] = np.inf
         t, leave, axis = 0.0, np.inf, -1
         for a in range(3):
+            start, end = low[a] * cell - half, high[a] * cell - half
             if direction[a] == 0:  # half-open, as voxels are
-                if not -half <= origin[a] < half:
+                if not start <= origin[a] < end:
                     leave = -1.0
                 continue
-            near = (-half - origin[a]) / direction[a]
-            far = (half - origin[a]) / direction[a]
+            near, far = (start - origin[a]) / direction[a], (end - origin[a]) / direction[a]
             if near > far:
                 near, far = far, near
             if near > t:
@@ -65,10 +68,10 @@ def walk_tile(walk: Walk, first: int, last: int) -> None:
         for a in range(3):
             step[a] = 1 if direction[a] > 0 else -1
             if a == axis:
-                at[a] = 0 if direction[a] > 0 else n - 1
+                at[a] = low[a] if direction[a] > 0 else high[a] - 1
             else:
                 place = (origin[a] + t * direction[a] + half) / cell
-                at[a] = min(max(int(np.floor(place)), 0), n - 1)
+                at[a] = min(max(int(np.floor(place)), low[a]), high[a] - 1)
             beyond[a] = np.inf
             if direction[a] != 0:
                 plane = (at[a] + (step[a] > 0)) * cell - half
@@ -88,7 +91,7 @@ def walk_tile(walk: Walk, first: int, last: int) -> None:
             axis = axis if beyond[axis] <= beyond[2] else 2
             t = beyond[axis]
             at[axis] += step[axis]
-            if at[axis] < 0 or at[axis] >= n:
+            if at[axis] < low[axis] or at[axis] >= high[axis]:
                 break
             plane = (at[axis] + (step[axis] > 0)) * cell - half
             beyond[axis] = (plane - origin[axis]) / direction[axis]
@@ -107,9 +110,13 @@ def render(views: Views) -> Hits:
     # Another layout would compile the kernel again.
     read = views.filled, views.colour, cameras.origins, rays.dirs.reshape(-1, 3), views.shade
     filled, albedo, origins, dirs, shade = (np.ascontiguousarray(x) for x in read)
-    colour, t = np.empty((len(dirs), 3), np.float32), np.empty(len(dirs), np.float32)
-    walk = Walk(filled, albedo, views.box / 2, origins, dirs, shade, colour, t)
-    run(functools.partial(_tile, walk), -(-len(dirs) // TILE))
+    colour = np.empty((len(dirs), 3), np.float32)
+    t = np.full(len(dirs), np.inf, np.float32)
+    if filled.any():
+        rows = [np.flatnonzero(filled.any(axis=other)) for other in ((0, 1), (0, 2), (1, 2))]
+        low, high = np.array([r[0] for r in rows]), np.array([r[-1] + 1 for r in rows])
+        walk = Walk(filled, low, high, albedo, views.box / 2, origins, dirs, shade, colour, t)
+        run(functools.partial(_tile, walk), -(-len(dirs) // TILE))
     shape = len(origins), views.size, views.size
     return Hits(colour.reshape(*shape, 3), t.reshape(shape))
 
