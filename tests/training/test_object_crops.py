@@ -163,7 +163,10 @@ def test_wrong_boxes_are_rejected_with_image_value_and_remedy(annotated, placeme
 
 
 def test_losses_are_means_over_the_objects_in_the_image(parts):
-    module, _, (mb, _) = first_step(parts("training.blur_fade_kimg=1.0", "training.blur_sigma=1.0"))
+    blurred = ("training.blur_fade_kimg=1.0", "training.blur_sigma=1.0")
+    module, batch, (mb, other) = first_step(parts(*blurred))
+    given = torch.cat([mb.boxes, other.boxes])
+    torch.testing.assert_close(given, batch.boxes, rtol=0, atol=0, equal_nan=True)
     real, network = module.input.reals(mb), module.discriminator.objects
     assert mb.boxes.shape == (4, 3, 4)
     present = mb.boxes.isfinite().all(-1)
