@@ -366,4 +366,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
         digest.update(self.labels.numpy().tobytes())
         digest.update(repr((self.names, self.mirrored, self.resolution, self.cfg.convert)).encode())
+        if placements := self.index.get("placements"):  # what the discriminator of objects sees
+            digest.update(repr(placements).encode())
         return digest.hexdigest()[:16]
