@@ -269,9 +269,7 @@ class Renderer(nn.Module):
     differentiable: ClassVar[bool] = True
     """Whether gradients of a rendering reach its scene. Inversion needs them."""
     has_proxy: ClassVar[bool] = False
-    """Whether `smooth` has the gradient that `forward` lacks; training needs either."""
-    fakes: Literal["exact", "proxy"] = "exact"
-    """What the discriminator is trained with: `forward`, or `smooth`."""
+    """Whether its `proxy` is a renderer with the gradient that it lacks; training needs either."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""
@@ -288,21 +286,6 @@ class Renderer(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(scene, cameras, resolution, ...)"
         )
-
-    def smooth(
-        self, scene: Any, cameras: Cameras, resolution: int, draws: Draws | None = None
-    ) -> Rendering:
-        """Render with a gradient, for the generator's loss; by default as `forward`."""
-        rendering: Rendering = self(scene, cameras, resolution, draws)
-        return rendering
-
-    def proxy_parameters(self) -> list[nn.Parameter]:
-        """Return what the proxy's own step trains, apart from the generator."""
-        return []
-
-    def random_scenes(self, like: Any, draws: Draws) -> Any:
-        """Return random scenes of the size of others, to pretrain a proxy."""
-        raise NotImplementedError(f"{type(self).__name__} must define random_scenes(like, draws)")
 
 
 class Head(nn.Module):

@@ -57,6 +57,7 @@ ADDED: dict[str, Any] = {
     "evaluation.frontal": True,
     "evaluation.attributes": AttributesConfig(),
     "generator.head": None,
+    "generator.representation.colour": "generated",
     "evaluation.depth": DepthConfig(),
     "evaluation.parts": PartsConfig(),
     "loss.proxy": ProxyLossConfig(),
@@ -135,6 +136,7 @@ class ExperimentConfig:
             )
         check_terms(self.loss.terms, self.generator)
         self._check_objects()
+        self._check_proxy()
 
     def _check_objects(self) -> None:
         """Reject a discriminator of objects that cannot have its crops or its penalty."""
@@ -156,6 +158,18 @@ class ExperimentConfig:
                 f"discriminator.objects: {problem}, or discriminator.objects=null",
                 field="discriminator",
             )
+
+    def _check_proxy(self) -> None:
+        """Reject options of a proxy that nothing reads."""
+        if self.generator.renderer_type.has_proxy:
+            return
+        for part, key in (("loss", self.loss.proxy), ("optimizer", self.optimizer.proxy)):
+            if key != ADDED[f"{part}.proxy"]:
+                raise ConfigError(
+                    f"{part}.proxy: the renderer has no proxy; leave it out, or set "
+                    "generator.renderer.kind=proxied",
+                    field=part,
+                )
 
     def discriminator_resolution(self, resolution: int) -> int:
         """Return the side of what the discriminator sees: of patches, or of whole images."""

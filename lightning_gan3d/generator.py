@@ -180,8 +180,10 @@ class Generator(nn.Module):
         `smooth`: with a gradient, by the proxy of a renderer that has none.
         """
         resolution = resolution or self.rendering_resolution
-        render = self.renderer.smooth if smooth else self.renderer
-        rendering = render(scene, cameras, resolution, draws)
+        renderer: Any = self.renderer
+        if smooth and renderer.has_proxy:
+            renderer = renderer.proxy
+        rendering = renderer(scene, cameras, resolution, draws)
         ws = ws.repeat_interleave(len(cameras.cam2world) // len(ws), dim=0)
         image, raw, mask = self.superresolution(rendering, ws, noise_mode, draws)
         if mask is None and rendering.layers is not None:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from torch import nn
-
 from lightning_gan3d import registry
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
@@ -27,8 +25,8 @@ class ProxiedConfig:
     proxy: Any = field(metadata=registry.metadata("renderers"))
     """The renderer of the generator's loss; `loss.proxy` alone trains its parameters."""
     fakes: Literal["exact", "proxy"] = "exact"
-    """What the discriminator is trained with. `proxy`: as GANs of soft renderers alone, whose exact
-    renderings metrics and samples still show."""
+    """Renderer of the discriminator's fakes. `proxy`: a GAN on soft renderings; samples and metrics
+    stay exact."""
 
     def __post_init__(self) -> None:
         """Check that both render solids, and alike."""
@@ -62,7 +60,7 @@ class ProxiedConfig:
 
 
 class ProxiedRenderer(Renderer):
-    """Renders exactly; `smooth` renders by the proxy."""
+    """Renders exactly; `proxy` renders with a gradient."""
 
     accepts = Solid
     differentiable: ClassVar[bool] = False
@@ -74,7 +72,6 @@ class ProxiedRenderer(Renderer):
         self.cfg = cfg
         self.exact: Renderer = registry.module_of("renderers", cfg.exact)(cfg.exact)
         self.proxy: Renderer = registry.module_of("renderers", cfg.proxy)(cfg.proxy)
-        self.fakes = cfg.fakes
 
     @property
     def backend(self) -> Backend | None:
@@ -87,17 +84,6 @@ class ProxiedRenderer(Renderer):
         """Render exactly."""
         rendering: Rendering = self.exact(scene, cameras, resolution, draws)
         return rendering
-
-    def smooth(
-        self, scene: Solid, cameras: Cameras, resolution: int, draws: Draws | None = None
-    ) -> Rendering:
-        """Render by the proxy."""
-        rendering: Rendering = self.proxy(scene, cameras, resolution, draws)
-        return rendering
-
-    def proxy_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the proxy."""
-        return list(self.proxy.parameters())
 
     def random_scenes(self, like: Solid, draws: Draws) -> Solid:
         """Return solids of random shapes, with the colours of others."""

@@ -100,19 +100,20 @@ class SoftRenderer(Renderer):
         if self.cfg.sharpness != 1:
             logit = torch.logit(full_precision(scene.occupancy), eps=1e-4)
             scene = replace(scene, occupancy=torch.sigmoid(self.cfg.sharpness * logit))
+        if self.cfg.shading:
+            shade = visible_shade(scene, cameras, self.cfg)
+            scene = replace(scene, colour=scene.colour * shade)
         if self.cfg.absorption == "sum":
             scene = replace(scene, occupancy=-torch.expm1(-scene.occupancy) / ABSORBED)
-        if not self.cfg.shading:
-            return scene
-        return replace(scene, colour=scene.colour * visible_shade(scene, cameras, self.cfg))
+        return scene
 
 
 def visible_shade(scene: Solid, cameras: Cameras, cfg: LightConfig) -> Float[Tensor, "v 1 n n n"]:
     """Brightness of each voxel of scene i for camera i: the mean of its faces that are seen.
 
     Of the three faces that are turned to the camera, each counts by its projected area and by the
-    emptiness of the voxel in front of it. So a threshold leaves the brightness of the exact image,
-    and its gradient says which neighbour to fill.
+    emptiness of the voxel in front of it. For binary occupancy it approximates the exact shade. Its
+    gradient shows which neighbour to fill.
     """
     occupancy = full_precision(scene.occupancy)
     n = occupancy.shape[-1]

@@ -140,17 +140,15 @@ def scene_warnings(statistics: dict[str, float]) -> list[str]:
         warnings.append("flat scene: the surface is a billboard")
     filled = statistics.get("scene/filled", 0.5)
     if filled == 0 or filled > FULL:
-        warnings.append(
-            f"{'full' if filled else 'empty'} solids: no surface for the proxy to learn"
-        )
+        warnings.append(f"{'full' if filled else 'empty'} solids: they have no surface")
     if statistics.get("proxy/exact_opacity", 0.5) < EMPTY:
         warnings.append("empty exact renderings: the discriminator sees the background alone")
     if "proxy/logit_gap" in statistics:
         apart = abs(statistics["D/real"] - statistics["D/fake"])
         if statistics["proxy/logit_gap"] > max(1.0, apart):
             warnings.append(
-                "the proxy drifts: its logits differ from those of exact renderings by more than "
-                "reals from fakes; raise loss.proxy.matching or optimizer.proxy.lr"
+                "the proxy drifts: its logits differ more from the exact renderer's than real from "
+                "fake; raise loss.proxy.matching or optimizer.proxy.lr"
             )
     return warnings
 

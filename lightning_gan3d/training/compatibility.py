@@ -1,5 +1,7 @@
 """Checks across the parts of an experiment that need its data, before anything is written."""
 
+from typing import Any
+
 import torch
 
 from lightning_gan3d.config import ConfigError
@@ -42,6 +44,14 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
         raise ConfigError(
             f"training.views={training.views}: the generator has no 3D scene; set training.views=1"
         )
+    if config.loss.proxy.pretrain_kimg > 0:
+        with torch.device("meta"):
+            renderer: Any = make_networks(config, resolution)[0].renderer
+        if not list(renderer.proxy.parameters()):
+            raise ConfigError(
+                f"loss.proxy.pretrain_kimg={config.loss.proxy.pretrain_kimg}: the proxy has no "
+                "parameters; set 0"
+            )
     if training.freeze:
         with torch.device("meta"):
             freeze(*make_networks(config, resolution), training.freeze)

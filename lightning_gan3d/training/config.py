@@ -39,7 +39,7 @@ class TermConfig:
 class ProxyLossConfig:
     """The loss of a proxy, for generator.renderer.kind=proxied (IG-GAN, Lunz et al. 2020).
 
-    Of one code for IG-GAN: the sum over 256 x 256 pixels, and matching=100, which is 0.0015 here.
+    A published code sums over 256 x 256 pixels and weighs matching by 100: 0.0015 for means.
     """
 
     image: NonNegative = 1.0

@@ -58,7 +58,9 @@ class AdversarialModule(lightning.LightningModule):
         self.register_buffer("sign_sum", torch.zeros(()))
         self.moving_average = ExponentialMovingAverage(self.generator)
         self.average: Generator = self.moving_average.module
-        self.proxy = [p for p in self.generator.renderer.proxy_parameters() if p.requires_grad]
+        renderer: Any = self.generator.renderer
+        proxy = renderer.proxy.parameters() if renderer.has_proxy else ()
+        self.proxy = [p for p in proxy if p.requires_grad]
         """What the proxy's own step trains, and no other step."""
         of_proxy = {id(p) for p in self.proxy}
         self.optimizer_g = make_adam(
@@ -141,7 +143,8 @@ class AdversarialModule(lightning.LightningModule):
         microbatches, loss = self.split(batch), self.config.loss
         if self.config.augment.mode == "fixed":
             self.augment.p.fill_(microbatches[0].schedule.augment_probability)
-        pretrains = self.images_seen < 1000 * loss.proxy.pretrain_kimg
+        images = batch.step * self.config.training.batch + self.images_before
+        pretrains = images < 1000 * loss.proxy.pretrain_kimg
         if self.optimizer_proxy is None or not pretrains:
             self.generator_step(microbatches)
             if loss.lazy_density > 1 and batch.step % loss.lazy_density == 0:
@@ -300,7 +303,7 @@ class AdversarialModule(lightning.LightningModule):
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
     def proxy_step(self, microbatches: list[Microbatch], pretrains: bool = False) -> None:
-        """Train the proxy alone: its images and their logits shall be those of exact renderings."""
+        """Train the proxy alone: minimise differences of images and logits to exact renderings."""
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("proxy") for m in microbatches]:
             label = self.fake_labels(mb)
@@ -352,7 +355,7 @@ class AdversarialModule(lightning.LightningModule):
         """Generate images for the discriminator's steps; return also their styles."""
         ws = self.styles(label, mb)
         scene = self.generator.scene(ws, "random", mb.draws.scope("scene"))
-        smooth = self.generator.renderer.fakes == "proxy"
+        smooth = getattr(self.config.generator.renderer, "fakes", "exact") == "proxy"
         return self.input.fakes(scene, ws, Cameras.from_label(label), mb, smooth)[0], ws
 
     def judge(

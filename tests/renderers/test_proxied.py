@@ -132,16 +132,23 @@ def test_random_solids_differ_and_have_a_surface():
     torch.testing.assert_close(scene.colour, like.colour)
 
 
+def test_absorption_does_not_change_the_shade():
+    product, summed = (
+        SoftRenderer(dataclasses.replace(PLAIN, absorption=name))._lit(block(), FRONT)
+        for name in ("product", "sum")
+    )
+    assert torch.equal(product.colour, summed.colour)
+    assert not torch.equal(product.occupancy, summed.occupancy)
+
+
 def test_the_exact_renderer_is_seen_and_the_proxy_has_the_gradient():
     scene = block().map(lambda x: x.clone().requires_grad_())
     renderer = ProxiedRenderer(ProxiedConfig(WALK, PLAIN))
-    exact, smooth = renderer(scene, FRONT, 8), renderer.smooth(scene, FRONT, 8)
+    exact, smooth = renderer(scene, FRONT, 8), renderer.proxy(scene, FRONT, 8)
     assert torch.equal(exact.feature, RasterRenderer(WALK)(scene, FRONT, 8).feature)
     assert torch.equal(smooth.feature, SoftRenderer(PLAIN)(scene, FRONT, 8).feature)
     assert smooth.feature.requires_grad
     assert not exact.feature.requires_grad
-    assert renderer.proxy_parameters() == []
-    assert len(ProxiedRenderer(PROXIED).proxy_parameters()) > 0
 
 
 @pytest.mark.parametrize(

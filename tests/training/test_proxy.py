@@ -9,6 +9,8 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import scene_warnings
+from lightning_gan3d.training.compatibility import check_trainable
+from lightning_gan3d.training.discriminator_input import DiscriminatorInput
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.schedules import ScheduleState
 from lightning_gan3d.training.terms import TermInput, undecided
@@ -71,12 +73,48 @@ def test_each_step_changes_its_own_network_and_no_gradient_reaches_another(stepp
     ]
 
 
-def test_pretraining_trains_the_proxy_alone_on_solids_that_are_not_the_generators(stepping):
+def test_pretraining_trains_the_proxy_alone_on_random_solids(stepping, monkeypatch):
+    drawn = []
+    genuine = ProxiedRenderer.random_scenes
+
+    def recorded(*args):
+        drawn.append(genuine(*args))
+        return drawn[-1]
+
+    seen, fakes = [], DiscriminatorInput.fakes
+
+    def observed(self, scene, *args, **kwargs):
+        seen.append(scene)
+        return fakes(self, scene, *args, **kwargs)
+
+    monkeypatch.setattr(ProxiedRenderer, "random_scenes", recorded)
+    monkeypatch.setattr(DiscriminatorInput, "fakes", observed)
     module, changes = stepping("loss.proxy.pretrain_kimg=0.008", steps=2)
-    phases = [phase for phase, *_ in changes]
-    assert phases == ["proxy loss", "G loss", "D loss", "proxy loss"]
+    assert [phase for phase, *_ in changes] == ["proxy loss", "G loss", "D loss", "proxy loss"]
     assert changes[0][1:] == ({"proxy"}, {"proxy"})
+    assert len(drawn) == 1
+    assert all(scene is drawn[0] for scene in seen[:2])
     assert module.steps_done == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "message"),
+    [
+        ("triplane", "loss.proxy.matching=1", "loss.proxy: the renderer has no proxy"),
+        ("triplane", "optimizer.proxy.lr=1", "optimizer.proxy: the renderer has no proxy"),
+    ],
+)
+def test_options_of_a_proxy_need_one(tiny, kind, override, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(override, kind=kind)
+
+
+def test_pretraining_needs_a_proxy_that_learns(tiny):
+    config = tiny(
+        "loss.proxy.pretrain_kimg=1", "generator.renderer.proxy.network=none", kind="solid"
+    )
+    with pytest.raises(ConfigError, match="the proxy has no parameters; set 0"):
+        check_trainable(config, 16)
 
 
 @pytest.mark.parametrize("fakes", ["exact", "proxy"])
@@ -155,7 +193,7 @@ def test_a_proxy_that_drifts_and_solids_without_surface_are_reported():
 def test_the_average_holds_the_trained_proxy(tiny, train):
     module = train(tiny(PROXY, "training.ema_half_life_kimg=0", kind="solid"), 2)
     assert isinstance(module.average.renderer, ProxiedRenderer)
-    pairs = zip(module.average.renderer.proxy_parameters(), module.proxy, strict=True)
+    pairs = zip(module.average.renderer.proxy.parameters(), module.proxy, strict=True)
     assert all(torch.equal(a, p) for a, p in pairs)
 
 
