@@ -91,7 +91,7 @@ class ExperimentConfig:
     loss: LossConfig = LossConfig()
     """Adversarial loss and regularisers."""
     optimizer: OptimizersConfig = OptimizersConfig()
-    """The two optimizers."""
+    """The optimizers."""
     training: TrainingConfig = TrainingConfig()
     """Budget, batch, schedules, precision and device."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -125,7 +125,7 @@ class AdamConfig:
 
 @dataclass(frozen=True)
 class OptimizersConfig:
-    """Both optimizers and their learning rate schedule."""
+    """The optimizers and their learning rate schedule."""
 
     generator: AdamConfig = AdamConfig(lr=0.0025)
     """Adam of the generator."""

@@ -1,4 +1,4 @@
-"""The training step: a generator step and a discriminator step, with their lazy penalties."""
+"""The training step: generator, discriminator, and a proxy if there is one; lazy penalties."""
 
 from typing import Any
 
