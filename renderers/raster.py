@@ -84,8 +84,10 @@ class RasterRenderer(Renderer):
     differentiable: ClassVar[bool] = False
 
     def __init__(self, cfg: RasterConfig) -> None:
-        """Store the options."""
+        """Store the options. Raises `ConfigError` if Mitsuba is chosen and not installed."""
         super().__init__()
+        if cfg.backend == "mitsuba":  # before a training; the others start at the first rendering
+            choose_backend(cfg.backend)
         self.cfg = cfg
         self.backend: Backend | None = None
         """Backend of the last rendering, for logs and reports."""

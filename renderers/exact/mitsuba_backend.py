@@ -31,7 +31,7 @@ WHITE = 0.5
 be brighter than other faces: white walls lose no light."""
 DEPTH = {"type": "aov", "aovs": "t:depth"}
 SEED = 0
-"""Of all images, so that an image does not depend on those beside it."""
+"""The same for all images, so that an image does not depend on those beside it."""
 
 _lock = threading.Lock()  # the variant is one of the process
 

@@ -298,7 +298,7 @@ def test_backends_that_cannot_be_used_are_named_with_the_remedy(monkeypatch):
         without.setitem(sys.modules, "mitsuba", None)
         message = r"backend=mitsuba: .*pip install 'lightning-gan3d\[mitsuba\]'; or use auto"
         with pytest.raises(ConfigError, match=message):
-            choose_backend("mitsuba")
+            RasterRenderer(RasterConfig(backend="mitsuba"))
     monkeypatch.setattr(opengl, "_context", None)
     monkeypatch.setattr(opengl, "_fault", "")
     monkeypatch.setitem(sys.modules, "moderngl", None)
