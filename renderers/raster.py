@@ -21,7 +21,7 @@ from lightning_gan3d.contract import Renderer
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Rendering
 from renderers.backends import Backend
-from renderers.exact import opengl
+from renderers.exact import mitsuba_backend, opengl
 from renderers.exact.views import NORMALS, Views
 from representations.grids import full_precision
 from representations.solid import Solid
@@ -58,9 +58,23 @@ class RasterConfig(LightConfig):
     """Occupancy above which a voxel is filled. Meshes and metrics of geometry use 0.5."""
     samples: Count = 1
     """Rays per pixel along each axis; their mean softens edges, and opacity is then a coverage."""
-    backend: Literal["auto", "grid_walk", "moderngl"] = "auto"
+    backend: Literal["auto", "grid_walk", "moderngl", "mitsuba"] = "auto"
     """Implementation: walk of rays on a CPU (extra `numba`), or OpenGL (extra `raster`, and EGL).
-    `auto`: the walk, which is exact in float64, if numba is installed; the choice is logged."""
+    `auto`: the walk, which is exact in float64, if numba is installed; the choice is logged.
+    `mitsuba` (extra `mitsuba`) traces paths on a CPU: the same faces, with shadows and light that
+    voxels reflect on each other. Cameras need square pixels."""
+    spp: Literal[4, 16, 64, 256, 1024] = 16
+    """Paths per ray of `mitsuba`: the noise falls with their number."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        super().__post_init__()
+        if self.spp != RasterConfig.spp and self.backend != "mitsuba":
+            raise ConfigError(
+                f"generator.renderer.spp={self.spp}: only mitsuba traces paths; use "
+                f"backend=mitsuba, or spp={RasterConfig.spp}",
+                "spp",
+            )
 
 
 class RasterRenderer(Renderer):
@@ -70,8 +84,10 @@ class RasterRenderer(Renderer):
     differentiable: ClassVar[bool] = False
 
     def __init__(self, cfg: RasterConfig) -> None:
-        """Store the options."""
+        """Store the options. Raises `ConfigError` if Mitsuba is chosen and not installed."""
         super().__init__()
+        if cfg.backend == "mitsuba":  # before a training; the others start at the first rendering
+            choose_backend(cfg.backend)
         self.cfg = cfg
         self.backend: Backend | None = None
         """Backend of the last rendering, for logs and reports."""
@@ -112,9 +128,9 @@ class RasterRenderer(Renderer):
         shade = face_shade(self.cfg, seen_by).float().numpy()
         poses, intrinsics = (x.contiguous().numpy() for x in seen_by)
         k = len(poses) // scene.batch
-        size = resolution * self.cfg.samples
+        size, spp = resolution * self.cfg.samples, self.cfg.spp
         return [
-            Views(filled[i], colour[i], scene.box, poses[s], intrinsics[s], shade[s], size)
+            Views(filled[i], colour[i], scene.box, poses[s], intrinsics[s], shade[s], size, spp)
             for i, s in enumerate(slice(i * k, (i + 1) * k) for i in range(scene.batch))
         ]
 
@@ -151,6 +167,12 @@ def face_shade(cfg: LightConfig, cameras: Cameras) -> Float[Tensor, "v 6"]:
 
 def choose_backend(requested: str) -> tuple[Backend, ModuleType]:
     """Return the backend and its module. Raises `ConfigError` if it cannot be used."""
+    if requested == "mitsuba":
+        if fault := mitsuba_backend.unavailable():
+            raise ConfigError(
+                f"generator.renderer.backend=mitsuba: {fault}; or use auto", "backend"
+            )
+        return Backend(mitsuba_backend.describe(), fused=True), mitsuba_backend
     try:
         from renderers.exact import grid_walk
 

@@ -1,1 +1,4 @@
-"""Backends of the exact renderer of solids: `grid_walk` (numba) and `opengl` (moderngl)."""
+"""Backends of the exact renderer of solids.
+
+`grid_walk` (numba) and `opengl` (moderngl) make equal images; `mitsuba_backend` traces paths.
+"""

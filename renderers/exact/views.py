@@ -24,6 +24,8 @@ class Views(NamedTuple):
     """Brightness of each face, float32."""
     size: int
     """Pixels along each side."""
+    spp: int
+    """Paths per pixel, of a path tracer."""
 
 
 class Hits(NamedTuple):

@@ -270,7 +270,7 @@ def test_every_option_has_an_effect(name):
 
     changed = dataclasses.replace(WALK, **{name: CHANGES[name]})
     assert not torch.allclose(render(WALK), render(changed))
-    assert {f.name for f in dataclasses.fields(RasterConfig)} == {*CHANGES, "backend"}
+    assert {f.name for f in dataclasses.fields(RasterConfig)} == {*CHANGES, "backend", "spp"}
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,11 @@ def test_every_option_has_an_effect(name):
         ({"light": [0.0, 0.0, 0.0]}, r"renderer\.light=.*not a direction; use"),
         ({"samples": 0}, r"renderer\.samples="),
         ({"backend": "opengl"}, r"renderer\.backend="),
+        (
+            {"spp": 64},
+            r"renderer\.spp=64: only mitsuba traces paths; use backend=mitsuba, or spp=16",
+        ),
+        ({"spp": 5, "backend": "mitsuba"}, r"renderer\.spp="),
     ],
 )
 def test_impossible_options_are_rejected_by_name(options, message):
@@ -289,6 +294,11 @@ def test_impossible_options_are_rejected_by_name(options, message):
 
 def test_backends_that_cannot_be_used_are_named_with_the_remedy(monkeypatch):
     assert choose_backend("auto")[1] is grid_walk
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "mitsuba", None)
+        message = r"backend=mitsuba: .*pip install 'lightning-gan3d\[mitsuba\]'; or use auto"
+        with pytest.raises(ConfigError, match=message):
+            RasterRenderer(RasterConfig(backend="mitsuba"))
     monkeypatch.setattr(opengl, "_context", None)
     monkeypatch.setattr(opengl, "_fault", "")
     monkeypatch.setitem(sys.modules, "moderngl", None)
