@@ -173,7 +173,8 @@ class GiraffeHdHead(Head):
     ) -> Upscaled:
         """Return the images of renderings, and the mask of each object.
 
-        `ws` may hold several latents: the first, with the background, stands last.
+        With added objects, `ws` is [latent k, ..., latent 1, own]; the own latent, with the
+        background, is last.
         """
         layers = rendering.layers
         assert layers is not None, "the renderer of scenes of parts returns layers"

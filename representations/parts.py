@@ -43,7 +43,8 @@ class Placed(Scene):
     translation: Float[Tensor, "b 3"]
     """World position of the field's centre."""
     code: int = 0
-    """Number of its object among those of latents one after another; a head reads its styles."""
+    """Index of the object over all latents, latent * num_objects + object; heads select styles by
+    it."""
 
     @property
     def factor(self) -> Float[Tensor, " b"]:

@@ -176,20 +176,16 @@ class EditOptions(RenderOptions):
     object: Annotated[int, Ge(0)] = 0
     """Number of the changed object."""
     others: str = "100-102"
-    """Seeds of other latents: the first gives shape, appearance and background, the objects of all
-    are added."""
+    """Seeds of other latents. The first gives shape, appearance and background; each adds one
+    object."""
     amount: Positive | None = None
     """Largest strength: of a direction, in standard deviations (default 3); of a change, in radians
     (a full turn), world units (half the range of the placements), as a factor above 1, or a share
-    (1)."""
+    (1). add and remove have none."""
     seeds: str = "0"
     """Seeds of the latents: rows of the sheets, side by side in films."""
-    steps: Annotated[int, Ge(2)] = 5
-    """Columns of a sheet; those of add and remove are the numbers of objects."""
     film: Literal["none", "mp4", "gif"] = "none"
     """Also write a film of each edit."""
-    frames: Count = 60
-    """Frames of a film, at 30 per second."""
 
     def __post_init__(self) -> None:
         """Check across fields."""

@@ -1,17 +1,13 @@
-"""Sheets and films of edits: directions in the space of styles, or changes of scenes of parts.
-
-Directions are found without labels, or from labels.
-"""
+"""Sheets and films of edits; directions of styles, found without labels or from labels."""
 
 import csv
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +15,7 @@ from torch import Tensor
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.inference.config import EditOptions
 from lightning_gan3d.inference.directions import Directions, save
+from lightning_gan3d.inference.edit_courses import Course, along, changes_of_parts, reject_unused
 from lightning_gan3d.inference.model import (
     Model,
     Subject,
@@ -35,18 +32,19 @@ from lightning_gan3d.inference.pictures import (
     pictures,
     write_contact_sheets,
 )
-from lightning_gan3d.inference.scene_edits import codes_of, edits_of, num_objects
-from lightning_gan3d.inference.styles import edited, ranges_of, reject_codes, style_levels
+from lightning_gan3d.inference.styles import ranges_of, reject_codes, style_levels
 from lightning_gan3d.inference.video import side_by_side, video_writer
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.progress import track
-from representations.composition import PLACEMENT, ComposedRepresentation
+from representations.composition import ComposedRepresentation
 
 FILE = "directions.safetensors"
 STRENGTH = 3.0
 """Largest strength on the sheet, in standard deviations."""
 FPS = 30
 """Frames per second of films."""
+FRAMES = 60
+"""Frames of a film."""
 MOST = 32
 """Rows of a sheet of one edit."""
 FOLDS = 5
@@ -60,132 +58,59 @@ Attributes = dict[str, Float[Tensor, " n"]]
 """Values of each attribute, one per latent."""
 
 
-class Course(NamedTuple):
-    """An edit of increasing strength."""
-
-    name: str
-    strengths: list[float]
-    """Columns of its sheet."""
-    subject: Callable[[int, float], Subject]
-    """Scene of a seed at a strength."""
-    closed: bool = False
-    """Whether both ends are the same. Films of others go forth and back."""
-
-
 def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
     """Draw edits of scenes of parts, or find directions and draw them; returns a summary."""
     model, seeds = open_model(reference, options), parse_seeds(options.seeds, most=MOST)
     parts = model.generator.representation
     out = output_folder([reference], "edits", out)
     if isinstance(parts, ComposedRepresentation) and options.method == "pca":
+        unused = ["components", "range", "samples_w"]
+        reject_unused(options, unused, "no effect on scenes of parts; use change, object, others")
         courses = changes_of_parts(model, parts, options)
+        for course, seed in product(courses, seeds):  # fails before anything is drawn
+            course.subject(model, options, seed, course.strengths[-1])
         lines = ["apply with --edits, e.g. --edits object0.rotation=0.5,add=7"]
         sheets = {course.name: [course] for course in courses}
-    elif options.change != "all":
-        raise ConfigError(
-            f"change={options.change}: {model.name} has no scenes of parts; find directions with "
-            "method=pca, sefa or labels",
-            field="change",
-        )
     else:
+        unused = ["change", "object", "others"]
+        reject_unused(options, unused, "no effect on directions, only on scenes of parts")
         directions, lines = find_directions(model, options)
         out.mkdir(parents=True, exist_ok=True)
         save(out / FILE, directions)
         lines.append(f"{out / FILE}; apply with --edits {out / FILE}:{next(iter(directions))}=2")
-        courses = [_along(model, name, directions[name], options) for name in directions]
+        most = options.amount or STRENGTH
+        courses = [along(name, x, model, most) for name, x in directions.items()]
         sheets = {"directions": courses}
     out.mkdir(parents=True, exist_ok=True)
-    files: list[str] = []
+    camera, files = model.orbit.cameras(1), list[str]()
+
+    def picture(course: Course, seed: int, strength: float) -> Pixels:
+        subject = course.subject(model, options, seed, strength)
+        images = subject.render(camera, options.rendering_resolution)
+        return pictures(model, images, camera, "image")[0]
+
     for name, rows in track(sheets.items(), "sheets", len(sheets)):
-        tiles = [
-            Tile(
-                f"{course.name}, seed {seed}: " + ", ".join(f"{x:.3g}" for x in course.strengths),
-                [_picture(course.subject(seed, x), options) for x in course.strengths],
-            )
-            for course in rows
-            for seed in seeds
-        ]
+        tiles = []
+        for course, seed in product(rows, seeds):
+            strengths = ", ".join(f"{x:.3g}" for x in course.strengths)
+            row = [picture(course, seed, x) for x in course.strengths]
+            tiles.append(Tile(f"{course.name}, seed {seed}: {strengths}", row))
         files += write_contact_sheets(out / f"{name}.png", tiles, asdict(options), columns=1)
     for course in courses if options.film != "none" else ():
         files.append(str(out / f"{course.name}.{options.film}"))
-        _write_film(Path(files[-1]), course, seeds, options)
+        _write_film(Path(files[-1]), course, lambda c, x: [picture(c, s, x) for s in seeds])
     return "\n".join([model.summary, *files, *lines])
 
 
-def _picture(subject: Subject, options: EditOptions) -> Pixels:
-    camera = subject.model.orbit.cameras(1)
-    images = subject.render(camera, options.rendering_resolution)
-    return pictures(subject.model, images, camera, "image")[0]
-
-
-def _write_film(path: Path, course: Course, seeds: Sequence[int], options: EditOptions) -> None:
-    """Write a film that can be repeated, with the seeds side by side."""
+def _write_film(path: Path, course: Course, row: Callable[[Course, float], list[Pixels]]) -> None:
+    """Write a film that can be repeated, with the pictures of a strength side by side."""
     low, high = course.strengths[0], course.strengths[-1]
     with video_writer(path, FPS) as add:
-        for i in track(range(options.frames), path.name, options.frames):
-            t = i / options.frames
+        for i in track(range(FRAMES), path.name, FRAMES):
+            t = i / FRAMES
             share = t if course.closed else (1 - math.cos(2 * math.pi * t)) / 2
-            strength = low + share * (high - low)
-            row = side_by_side([_picture(course.subject(s, strength), options) for s in seeds])
-            add(enlarged(row, -(-CELL // row.shape[0])))
-
-
-def _along(
-    model: Model, name: str, direction: Float[Tensor, "num_ws w_dim"], options: EditOptions
-) -> Course:
-    def subject(seed: int, strength: float) -> Subject:
-        return Subject(model, edited(model.styles_of(seed, options), strength * direction))
-
-    most = options.amount or STRENGTH
-    return Course(name, np.linspace(-most, most, options.steps).tolist(), subject)
-
-
-def changes_of_parts(
-    model: Model, parts: ComposedRepresentation, options: EditOptions
-) -> list[Course]:
-    """Return the chosen changes; `all` leaves out placements that have one value."""
-    ranges = dict(zip(PLACEMENT, parts.ranges.tolist(), strict=True))
-    changed = (f"object{options.object}", "background")
-    codes = {x.rpartition(".")[2]: x for x in codes_of(parts) if x.partition(".")[0] in changed}
-    default = {x: (high - low) / 2 for x, (low, high) in ranges.items()} | dict.fromkeys(codes, 1.0)
-    default |= {"rotation": 2 * math.pi, "scale": 2 * ranges["scale"][1] / sum(ranges["scale"])}
-    others = parse_seeds(options.others, "others")
-    counted = {"add": others, "remove": list(range(num_objects(parts)))}
-    possible = [*PLACEMENT, *codes, *counted]
-    chosen = [x.strip() for x in options.change.split(",")]
-    if chosen == ["all"]:
-        chosen = [x for x in possible if x not in ranges or ranges[x][0] < ranges[x][1]]
-
-    def course(name: str) -> Course:
-        def subject(seed: int, strength: float) -> Subject:
-            term = f"object{options.object}.{name}={strength:.10g}"
-            if name in counted:
-                term = ",".join(f"{name}={value}" for value in counted[name][: round(strength)])
-            elif name in codes:
-                term = f"{codes[name]}={others[0]}:{strength:.10g}"
-            own = replace(model, edits=edits_of(f"{options.edits},{term}", model.generator))
-            return Subject(own, own.styles_of(seed, options))
-
-        if name in counted:
-            return Course(name, [float(i) for i in range(len(counted[name]) + 1)], subject)
-        if name not in possible:
-            raise ConfigError(
-                f"change={options.change}: `{name}`; use all, or any of {', '.join(possible)}",
-                field="change",
-            )
-        most = options.amount or default[name]
-        least = 0.0 if name in codes or name == "rotation" else -most
-        least = 1 / most if name == "scale" else least
-        if least == most:
-            raise ConfigError(
-                f"change={name}: generator.representation.placement.{name} has one value; add "
-                f"amount={1.2 if name == 'scale' else 0.2}",
-                field="amount",
-            )
-        strengths = np.linspace(least, most, options.steps).tolist()
-        return Course(name, strengths, subject, name == "rotation" and options.amount is None)
-
-    return [course(name) for name in chosen]
+            picture = side_by_side(row(course, low + share * (high - low)))
+            add(enlarged(picture, -(-CELL // picture.shape[0])))
 
 
 def find_directions(model: Model, options: EditOptions) -> tuple[Directions, list[str]]:

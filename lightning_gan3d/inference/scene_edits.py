@@ -1,7 +1,9 @@
 """Edits of scenes of parts: objects are moved, turned, resized, added, removed; codes exchanged.
 
 The option `edits` names them: `object0.x=0.2,object0.shape=7:0.5,add=3,object1.scale=0.8,remove=0`.
-They apply in this order. Added objects get the next numbers; removed objects keep theirs.
+Added objects get the next numbers, in their order; removed objects keep theirs. No other order
+matters: codes are exchanged and objects removed, the others change, then objects are added one by
+one where they are free; their own changes count from there.
 """
 
 import math
@@ -10,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.config import ConfigError
@@ -18,7 +20,7 @@ from lightning_gan3d.contract import Representation
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.inference.directions import sum_edits
 from representations.composition import PLACEMENT
-from representations.parts import Composed, Placed, along_y
+from representations.parts import Composed, Placed
 
 CELLS = 32
 """Cells per axis of the grid on the ground on which free places are sought."""
@@ -33,7 +35,7 @@ class Edit(NamedTuple):
     value: float
     """Radians, world units, or a factor, relative to the latent's own placement; the seed of
     another latent, whose code is taken or whose first object is added; the object's number."""
-    share: float
+    share: float = 1.0
     """Share of the other latent's code, 0 to 1: linear in W."""
 
 
@@ -65,20 +67,23 @@ def num_objects(representation: Representation) -> int:
 def parse(text: str, representation: Representation) -> SceneEdits:
     """Parse `NAME=VALUE,...`; raises ConfigError with what a scene of these parts has."""
     edits: list[Edit] = []
-    num, codes = num_objects(representation), codes_of(representation)
-    for term in filter(None, text.split(",")):
-        name, _, values = term.strip().partition("=")
+    terms = [term.strip() for term in text.split(",") if term]
+    num = num_objects(representation) + sum(term.startswith("add=") for term in terms)
+    codes = codes_of(representation)
+    placements = [f"object{i}.{x}" for i in range(num) for x in PLACEMENT]
+    for term in terms:
+        name, _, values = term.partition("=")
         number, _, share = values.partition(":")
-        placements = [f"object{i}.{x}" for i in range(num) for x in PLACEMENT]
         try:
             edit = Edit(name, float(number), float(share or 1))
         except ValueError:
-            edit = Edit(name, math.nan, 1.0)
+            edit = Edit(name, math.nan)
         whole = edit.value.is_integer() and edit.value >= 0
+        first = all(edit.name != other.name for other in edits)
         valid = {
             "add": whole,
             "remove": whole and edit.value < num and edit not in edits,
-            **dict.fromkeys(codes, whole and 0 <= edit.share <= 1),
+            **dict.fromkeys(codes, whole and 0 <= edit.share <= 1 and first),
             **dict.fromkeys(placements, math.isfinite(edit.value)),
         }
         empty = name.endswith(".scale") and edit.value <= 0
@@ -86,10 +91,9 @@ def parse(text: str, representation: Representation) -> SceneEdits:
             raise ConfigError(
                 f"edits={text}: `{term}`: use objectN with .rotation=RADIANS, .x, .y or .z=WORLD "
                 f"UNITS, or .scale=FACTOR above 0, N from 0 to {num - 1}; {', '.join(codes)} with "
-                "=SEED or =SEED:SHARE; add=SEED; remove=N",
+                "=SEED or =SEED:SHARE, each once; add=SEED; remove=N",
                 field="edits",
             )
-        num += name == "add"
         edits.append(edit)
     return tuple(edits)
 
@@ -113,38 +117,37 @@ def edited_styles(
     return torch.cat([*reversed(added), ws], dim=1)
 
 
+def total_changes(edits: SceneEdits, index: int) -> dict[str, float]:
+    """Change of each number of an object's placement: the product of factors, the sum of others."""
+    values = {x: [e.value for e in edits if e.name == f"object{index}.{x}"] for x in PLACEMENT}
+    return {x: math.prod(v, start=1.0) if x == "scale" else math.fsum(v) for x, v in values.items()}
+
+
 def edited_scene(
     generator: Generator, ws: Float[Tensor, "1 more_ws w_dim"], edits: SceneEdits
 ) -> Composed:
     """Compute the scene of styles from `edited_styles`, and edit its objects."""
-    latents = list(torch.split(ws, generator.representation.num_ws, dim=1))
-    scene = cast(Composed, generator.scene(latents.pop()))
-    num, added, removed = len(scene.objects), 0, set[int]()
-    for edit in edits:
-        part, _, what = edit.name.partition(".")
-        if what in PLACEMENT:
-            x, y, z = (edit.value if what == axis else 0.0 for axis in "xyz")
-            turn = edit.value if what == "rotation" else 0.0
-            resize = edit.value if what == "scale" else 1.0
-            scene = scene.change(int(part.removeprefix("object")), (x, y, z), turn, resize)
-        elif part == "remove":
-            removed.add(int(edit.value))
-        elif part == "add":
-            added += 1
-            other = cast(Composed, generator.scene(latents.pop()))
-            new = replace(other.objects[0], code=added * num)
-            present = [x for i, x in enumerate(scene.objects) if i not in removed]
-            scene = scene.add(freely_placed(new, present, scene.box))
-    for index in sorted(removed, reverse=True):
-        scene = scene.remove(index)
+    removed = {edit.value for edit in edits if edit.name == "remove"}
+    latents = reversed(torch.split(ws, generator.representation.num_ws, dim=1))
+    first, *others = (cast(Composed, generator.scene(latent)) for latent in latents)
+    num, scene = len(first.objects), replace(first, objects=())
+    added = [replace(x.objects[0], code=(i + 1) * num) for i, x in enumerate(others)]
+    for i, part in enumerate((*first.objects, *added)):
+        if i not in removed:
+            placed = part if i < num else freely_placed(part, scene.objects, scene.box)
+            turn, resize, x, y, z = (
+                total_changes(edits, i)[k] for k in ("rotation", "scale", *"xyz")
+            )
+            scene = scene.add(placed).change(-1, (x, y, z), turn, resize)
     return scene
 
 
 def freely_placed(new: Placed, present: Sequence[Placed], reach: float) -> Placed:
-    """Leave an object where it is if its box meets no other, seen from above; else move it.
+    """Leave an object where it is if no other is near, seen from above; else move it.
 
-    It moves to the nearest free place beside it or behind it, with x and z in [-reach, reach]; the
-    frontal camera is on +z. Raises ConfigError if there is none. All are of one scene.
+    Circles around the boxes may not overlap, so that objects can turn. It moves to the nearest free
+    place beside it or behind it, with x and z in [-reach, reach]; the frontal camera is on +z.
+    Raises ConfigError if there is none. All are of one scene.
     """
     axis = torch.linspace(-reach, reach, CELLS + 1).to(new.translation)
     grid = torch.cartesian_prod(axis, new.translation[0, 1:2], axis)
@@ -153,21 +156,12 @@ def freely_placed(new: Placed, present: Sequence[Placed], reach: float) -> Place
     places = torch.cat([new.translation, grid[order]])
     free = torch.ones_like(places[:, 0], dtype=torch.bool)
     for old in present:
-        free &= _apart(new, old, places - old.translation)
+        distance = (places - old.translation)[:, ::2].norm(dim=1)
+        free &= distance > math.sqrt(2) * (new.scale + old.scale)
     if not bool(free.any()):
         raise ConfigError(
             f"edits: add: no free place on the ground within {reach:g} world units; add fewer "
-            "objects, remove some, or make them smaller before: object0.scale=0.5",
+            "objects, remove some, or make others smaller: object0.scale=0.5",
             field="edits",
         )
     return replace(new, translation=places[free][:1])
-
-
-def _apart(one: Placed, other: Placed, offset: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
-    """Whether two squares on the ground are disjoint: an axis of one separates them."""
-    turn = one.rotation - other.rotation
-    spread = turn.cos().abs() + turn.sin().abs()
-    gaps = [along_y(offset[None], -x.rotation)[0, :, ::2].abs().amax(1) for x in (one, other)]
-    return (gaps[0] > one.scale + other.scale * spread) | (
-        gaps[1] > other.scale + one.scale * spread
-    )

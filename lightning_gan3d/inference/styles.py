@@ -74,11 +74,6 @@ def interpolated(
     return lambda label: one(label).lerp(other(label), t)
 
 
-def edited(styles: Styles, change: Float[Tensor, "num_ws w_dim"]) -> Styles:
-    """Add a direction to a latent's styles."""
-    return lambda label: styles(label) + change
-
-
 def slerp(
     a: Float[Tensor, "1 z_dim"], b: Float[Tensor, "1 z_dim"], t: float
 ) -> Float[Tensor, "1 z_dim"]:

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from lightning_gan3d.inference.edit import (
 )
 from lightning_gan3d.inference.generate import generate
 from lightning_gan3d.inference.model import Subject, open_model
-from lightning_gan3d.inference.styles import edited, style_levels
+from lightning_gan3d.inference.styles import style_levels
 
 CPU = {"device": "cpu", "samples_w": 200}
 
@@ -98,10 +99,9 @@ def test_a_regressor_finds_a_direction_that_moves_its_attribute(models, monkeypa
     camera = model.orbit.cameras(1)
     values = []
     for strength in (-2.0, 0.0, 2.0):
-        own = [model.styles(model.latent(seed)) for seed in (300, 301)]
-        views = [
-            Subject(model, edited(s, strength * directions["red"])).render(camera) for s in own
-        ]
+        own = replace(model, edits=strength * directions["red"])
+        styles = [own.styles(own.latent(seed)) for seed in (300, 301)]
+        views = [Subject(own, s).render(camera) for s in styles]
         values.append(sum(hue(v.image)["red"] for v in views))
     assert values[0] < values[1] < values[2]
 

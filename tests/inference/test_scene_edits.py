@@ -1,8 +1,10 @@
 """Edits of scenes of parts: exact cases, free places, sheets, films and the viewer's controls."""
 
+import copy
 import dataclasses
 import math
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.inference.config import EditOptions, RenderOptions
-from lightning_gan3d.inference.edit import changes_of_parts, edit
+from lightning_gan3d.inference.edit import edit
+from lightning_gan3d.inference.edit_courses import Course, changes_of_parts
 from lightning_gan3d.inference.model import Subject, open_model
 from lightning_gan3d.inference.scene_edits import codes_of, edits_of
 from lightning_gan3d.inference.viewer.view_state import Stage, ViewState, command_of
@@ -32,39 +35,43 @@ SMALL = [
 ]
 
 
-def export(folder, labels, *overrides):
+def make(labels, *overrides, name="family/small_giraffe_hd"):
+    small = SMALL if "giraffe" in name else []
     config = load_experiment(
-        "family/small_giraffe_hd", [*SMALL, f"data.path={labels}", "data.resolution=32", *overrides]
+        name, [*small, f"data.path={labels}", "data.resolution=32", *overrides]
     )
     torch.manual_seed(0)
     generator = Generator(config.generator, 32)
-    with torch.no_grad():  # biases start at zero
-        for p in generator.superresolution.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return str(save_generator(folder, generator, config))
+    if small:
+        with torch.no_grad():  # biases start at zero
+            for p in generator.superresolution.parameters():
+                p.add_(0.3 * torch.randn_like(p))
+    return generator.eval(), config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, labels):
     """An exported tiny GIRAFFE HD of one object."""
-    return export(tmp_path_factory.mktemp("parts") / "one", labels)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory, labels):
-    """An exported tiny GIRAFFE HD of two objects that may be apart."""
-    return export(
-        tmp_path_factory.mktemp("parts") / "two",
-        labels,
-        "generator.z_dim=42",
-        "generator.representation.num_objects=2",
-        "generator.representation.placement.x=[-0.9, 0.9]",
-    )
+    return str(save_generator(tmp_path_factory.mktemp("parts") / "one", *make(labels)))
 
 
 @pytest.fixture(scope="module")
 def model(run):
     return open_model(run, CPU)
+
+
+@pytest.fixture(scope="module")
+def pair(model, labels):
+    """The same with two objects that may be apart."""
+    two = ["generator.z_dim=42", "generator.representation.num_objects=2"]
+    wide = "generator.representation.placement.x=[-0.9, 0.9]"
+    return dataclasses.replace(model, generator=make(labels, *two, wide)[0])
+
+
+@pytest.fixture(scope="module")
+def flat(model, labels):
+    """A generator without parts."""
+    return dataclasses.replace(model, generator=make(labels, name="demo/image2d")[0], edits=None)
 
 
 def subject(model, text="", seed=3, psi=1.0):
@@ -147,10 +154,11 @@ def inside(placed, points):
     return local[..., 0] & local[..., 2]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_added_objects_take_free_places(model, seed):
-    scene = subject(model, "add=20,add=21,add=22", seed).scene
-    axis = torch.linspace(-3, 3, 241)
+@pytest.mark.parametrize("seed", range(3))
+def test_added_objects_take_free_places_even_if_others_turn(model, seed):
+    text = f"add=20,add=21,add=22,object0.rotation={seed}"
+    scene = subject(model, f"{text},object2.rotation=0.5", seed).scene
+    axis = torch.linspace(-3, 3, 121)
     ground = torch.cartesian_prod(axis, torch.zeros(1), axis)[None]
     covered = torch.stack([inside(x, ground) for x in scene.objects])
     assert bool(covered.any(-1).all())
@@ -161,18 +169,51 @@ def test_added_objects_take_free_places(model, seed):
         )
 
 
+def test_three_objects_fit_into_forty_scenes(model):
+    for seed in range(40):
+        assert (
+            len(subject(model, f"add={seed + 50},add={seed + 51},add=7", seed).scene.objects) == 4
+        )
+
+
+def assert_same_scenes(model, one, two):
+    """Compare styles, codes and placements, which are all of a scene."""
+    a, b = (subject(model, text) for text in (one, two))
+    num = model.generator.representation.num_ws
+    assert len(a.scene.objects) == len(b.scene.objects)
+    for x, y in zip(a.scene.objects, b.scene.objects, strict=True):
+        for name in ("scale", "rotation", "translation"):
+            assert torch.allclose(getattr(x, name), getattr(y, name), atol=1e-6), name
+        points = torch.rand(1, 20, 3) - 0.5
+        assert torch.allclose(x.field(points, None).feature, y.field(points, None).feature)
+    assert torch.allclose(a.ws[:, -num:], b.ws[:, -num:])
+    assert torch.allclose(shown(model, one).image, shown(model, two).image, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("remove=0,add=5", "add=5,remove=0"),
+        ("object0.x=0.9,add=5,object1.scale=0.5", "object1.scale=0.5,add=5,object0.x=0.9"),
+        ("object0.x=0.1,object0.x=0.2,object0.scale=0.5", "object0.scale=0.5,object0.x=0.3"),
+        ("add=5,remove=1,add=6,object2.z=-0.1", "add=6,object1.z=-0.1"),
+    ],
+)
+def test_the_order_of_edits_does_not_matter(model, one, two):
+    assert_same_scenes(model, one, two)
+
+
 def test_an_object_with_a_free_place_of_its_own_stays_there(pair):
-    model = open_model(pair, CPU)
-    assert not torch.equal(shown(model, "object1.shape=9").image, shown(model).image)
+    assert not torch.equal(shown(pair, "object1.shape=9").image, shown(pair).image)
     text = "object0.x=-9,object1.x=9"
-    scene, other = subject(model, f"{text},add=8").scene, subject(model, seed=8).scene
+    scene, other = subject(pair, f"{text},add=8").scene, subject(pair, seed=8).scene
     assert torch.equal(scene.objects[2].translation, other.objects[0].translation)
     assert scene.objects[2].code == 2
 
 
 def test_a_full_ground_is_an_error_with_a_remedy(model):
     full = ",".join(f"add={seed}" for seed in range(30))
-    with pytest.raises(ConfigError, match=r"no free place .* smaller before: object0\.scale=0\.5"):
+    with pytest.raises(ConfigError, match=r"no free place .* others smaller: object0\.scale=0\.5"):
         subject(model, full)
     assert len(subject(model, "object0.scale=0.2,add=1").scene.objects) == 2
 
@@ -183,26 +224,50 @@ def test_a_full_ground_is_an_error_with_a_remedy(model):
         *("object1.x=1", "object0.w=1", "object0.x", "object0.x=nan", "object0.x=1:0.5"),
         *("object0.scale=0", "object0.shape=1.5", "object0.shape=-1", "background=1:2"),
         *("add=inf", "remove=1", "remove=0,remove=0", "remove=0:0.5", "edits.safetensors:pc1=2"),
+        *("background=1:0.5,background=2", "add=3,object2.x=1"),
     ],
 )
-def test_impossible_edits_name_the_possible_ones(run, text):
+def test_impossible_edits_name_the_possible_ones(model, text):
     with pytest.raises(ConfigError) as error:
-        open_model(run, RenderOptions(device="cpu", edits=text))
+        subject(model, text)
     message = str(error.value)
     for part in (f"edits={text}", ".rotation=RADIANS", "object0.shape, object0.appearance", "SEED"):
         assert part in message
 
 
-def test_directions_need_one_code_and_changes_need_parts(run, exports, tmp_path):
-    with pytest.raises(ConfigError, match=r"an edit direction needs one code .* --change rotation"):
-        edit(run, EditOptions(method="sefa", device="cpu"), tmp_path)
-    with pytest.raises(ConfigError, match=r"no scenes of parts; .* method=pca, sefa or labels"):
-        edit(str(exports["voxel"]), EditOptions(change="x", device="cpu"), tmp_path)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "sefa"}, r"an edit direction needs one code .* --change rotation"),
+        ({"components": 3}, "components=3: no effect on scenes of parts; use change, object"),
+        ({"range": "4-8"}, "range=4-8: no effect on scenes of parts"),
+        ({"samples_w": 20}, "samples_w=20: no effect on scenes of parts"),
+        ({"others": ",".join(map(str, range(30)))}, "no free place"),
+    ],
+)
+def test_nothing_is_drawn_for_wrong_options(run, model, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("lightning_gan3d.inference.edit.open_model", lambda *_: model)
+    with pytest.raises(ConfigError, match=message):
+        edit(run, EditOptions(device="cpu", **options), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [{"change": "x"}, {"object": 1}, {"others": "3"}])
+def test_directions_have_no_options_of_parts(run, flat, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("lightning_gan3d.inference.edit.open_model", lambda *_: flat)
+    with pytest.raises(ConfigError, match=r"=.: no effect on directions, only on scenes of parts"):
+        edit(run, EditOptions(device="cpu", **option), tmp_path)
 
 
 def courses(model, **options):
     options = EditOptions(device="cpu", **options)
-    return {c.name: c for c in changes_of_parts(model, model.generator.representation, options)}
+    parts = model.generator.representation
+    own = dataclasses.replace(model, edits=edits_of(options.edits, model.generator))
+    return {c.name: c for c in changes_of_parts(own, parts, options)}
+
+
+def at(model, course, strength):
+    return course.subject(model, EditOptions(device="cpu"), 3, strength).scene.objects
 
 
 def test_strengths_follow_the_placements(model):
@@ -217,25 +282,52 @@ def test_strengths_follow_the_placements(model):
     assert every["shape"].strengths == [0, 0.25, 0.5, 0.75, 1]
     assert every["add"].strengths == [0, 1, 2]
     assert courses(model, change="x", amount=0.4)["x"].strengths[0] == -0.4
-    assert len(every["add"].subject(3, 2.0).scene.objects) == 3
-    assert every["remove"].subject(3, 1.0).scene.objects == ()
-    with pytest.raises(ConfigError, match="change=x,w: `w`; use all, or any of scale, rotation"):
-        courses(model, change="x,w")
+    assert len(at(model, every["add"], 2.0)) == 3
+    assert at(model, every["remove"], 1.0) == ()
 
 
-def test_a_placement_with_one_value_needs_an_amount(tmp_path, labels):
-    path = export(tmp_path / "flat", labels, "generator.representation.placement.y=[0.1, 0.1]")
-    model = open_model(path, CPU)
+def test_changes_begin_after_the_edits(model):
+    assert list(courses(model, edits="remove=0")) == ["background", "add"]
+    more = courses(model, edits="add=9,remove=0,add=8", object=2)
+    assert list(more)[:5] == ["scale", "rotation", "x", "y", "z"]
+    assert more["remove"].strengths == [0, 1, 2]
+    assert [len(at(model, more["remove"], i)) for i in (0.0, 1.0, 2.0)] == [2, 1, 0]
+    left, right = (at(model, more["x"], x)[1].translation[0, 0] for x in more["x"].strengths[::4])
+    assert float(right - left) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"change": "x,w"}, "change=x,w: `w`; for object=0 use all, or any of scale, rotation"),
+        ({"object": 5}, "object=5: use 0 to 0"),
+        ({"object": 1, "edits": "add=9", "change": "shape"}, "`shape`; for object=1 after edits="),
+        ({"edits": "remove=0", "change": "x"}, "`x`; for object=0 after edits=remove=0 use all"),
+        ({"object": 1, "edits": "add=9", "change": "background"}, "object=1: no effect with"),
+        ({"others": "5", "change": "x"}, "others=5: no effect with change=x"),
+        ({"change": "scale", "amount": 1.0}, "amount=1: not for `scale`: a factor above 1"),
+        ({"change": "shape", "amount": 1.5}, "amount=1.5: not for `shape`: .* share up to 1"),
+        ({"change": "x,add", "amount": 1.5}, "amount=1.5: not for `add`"),
+    ],
+)
+def test_impossible_changes_name_their_option(model, options, message):
+    with pytest.raises(ConfigError, match=message):
+        courses(model, **options)
+
+
+def test_a_placement_with_one_value_needs_an_amount(model, labels):
+    generator, _ = make(labels, "generator.representation.placement.y=[0.1, 0.1]")
+    model = dataclasses.replace(model, generator=generator)
     assert "y" not in courses(model)
     assert courses(model, change="y", amount=0.1)["y"].strengths[0] == -0.1
     with pytest.raises(ConfigError, match=r"placement\.y has one value; add amount=0\.2"):
         courses(model, change="y")
 
 
-def test_sheets_and_films_of_changes(run, model, tmp_path):
-    options = EditOptions(
-        change="rotation,remove", seeds="2,3", film="gif", frames=6, steps=3, device="cpu"
-    )
+def test_sheets_and_films_of_changes(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_gan3d.inference.edit.FRAMES", 6)
+    monkeypatch.setattr("lightning_gan3d.inference.edit_courses.STEPS", 3)
+    options = EditOptions(change="rotation,remove", seeds="2,3", film="gif", device="cpu")
     text = edit(run, options, tmp_path)
     for name, columns in (("rotation", 3), ("remove", 2)):
         assert str(tmp_path / f"{name}.png") in text
@@ -257,23 +349,23 @@ def test_sheets_and_films_of_changes(run, model, tmp_path):
 def test_a_turn_goes_on_and_other_films_go_forth_and_back(run, tmp_path, monkeypatch):
     strengths = {"rotation": [], "x": []}
 
-    def recorded(*arguments):
-        def record(course):
-            def subject(seed, strength):
-                strengths[course.name].append(strength)
-                return course.subject(seed, strength)
+    def record(course, *others):
+        strength = others[-1]
+        strengths[course.name].append(strength)
+        return SimpleNamespace(render=lambda *_: None)
 
-            return course._replace(subject=subject)
-
-        return [record(course) for course in changes_of_parts(*arguments)]
-
-    monkeypatch.setattr("lightning_gan3d.inference.edit.changes_of_parts", recorded)
-    options = EditOptions(change="rotation,x", film="gif", frames=4, steps=2, device="cpu")
-    edit(run, options, tmp_path)
-    assert strengths["rotation"] == pytest.approx(
-        [0, 2 * math.pi, *(i * math.pi / 2 for i in range(4))]
+    monkeypatch.setattr(Course, "subject", record)
+    monkeypatch.setattr(
+        "lightning_gan3d.inference.edit.pictures", lambda *_: [np.zeros((8, 8, 3), np.uint8)]
     )
-    assert strengths["x"] == pytest.approx([-0.25, 0.25, -0.25, 0, 0.25, 0])
+    monkeypatch.setattr("lightning_gan3d.inference.edit.FRAMES", 4)
+    monkeypatch.setattr("lightning_gan3d.inference.edit_courses.STEPS", 2)
+    edit(run, EditOptions(change="rotation,x", film="gif", device="cpu"), tmp_path)
+    turn = 2 * math.pi  # first the check, then the sheet, then the film
+    assert strengths["rotation"] == pytest.approx(
+        [turn, 0, turn, *(i * math.pi / 2 for i in range(4))]
+    )
+    assert strengths["x"] == pytest.approx([0.25, -0.25, 0.25, -0.25, 0, 0.25, 0])
 
 
 EDITS = "object0.rotation=0.7,object0.shape=9:0.5,add=12,object1.scale=0.8"
@@ -327,15 +419,31 @@ def test_the_viewers_controls_are_edits(controls_of, stage):
     assert controls.state.edits.startswith("remove=0,add=12")
 
 
-def test_the_viewer_starts_with_the_given_edits(controls_of, stage):
-    controls = controls_of(stage, edits=EDITS)
-    assert sorted(controls.state.edits.split(",")) == sorted(EDITS.split(","))
-    assert controls_of(stage, edits="remove=0").state.edits == "remove=0"
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            EDITS,
+            "remove=0",
+            "add=5,remove=0",
+            "remove=0,add=5",
+            "add=5,remove=1,add=6,object2.x=0.5",
+        ),
+        "object0.x=0.1,object0.x=0.2,object0.scale=0.5,object0.scale=0.5,background=7:0.5",
+    ],
+)
+def test_the_viewer_starts_with_the_given_edits(controls_of, stage, model, text):
+    assert_same_scenes(model, controls_of(stage, edits=text).state.edits, text)
 
 
-def test_only_scenes_of_the_same_parts_have_controls(controls_of, run, pair, exports):
-    flat = Stage([str(exports["image2d"])], CPU)
-    assert controls_of(flat).parts is None
-    assert controls_of(flat).state.edits == ""
-    assert Stage([run, str(exports["image2d"])], CPU).parts is None
-    assert Stage([run, pair], CPU).parts is None
+def test_only_scenes_of_the_same_parts_have_controls(controls_of, stage, model, pair, flat):
+    def of(*models):
+        other = copy.copy(stage)
+        other.models = list(models)
+        return other
+
+    assert controls_of(of(flat)).parts is None
+    assert controls_of(of(flat)).state.edits == ""
+    assert of(model, model).parts is model.generator.representation
+    assert of(model, flat).parts is None
+    assert of(model, pair).parts is None

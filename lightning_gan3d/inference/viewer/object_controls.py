@@ -6,7 +6,12 @@ from typing import Any
 
 import viser
 
-from lightning_gan3d.inference.scene_edits import SceneEdits, codes_of, num_objects
+from lightning_gan3d.inference.scene_edits import (
+    SceneEdits,
+    codes_of,
+    num_objects,
+    total_changes,
+)
 from lightning_gan3d.inference.viewer.view_state import DECIMALS
 from representations.composition import PLACEMENT, ComposedRepresentation
 
@@ -15,7 +20,7 @@ ADDABLE = 3
 
 
 class ObjectControls:
-    """A folder for each object, of which one is shown, and one for the background."""
+    """A folder for each object, and one for the background."""
 
     def __init__(
         self,
@@ -26,47 +31,32 @@ class ObjectControls:
     ) -> None:
         """Add the controls to the panel; `start` has their first values."""
         self._gui, self._watch, self._num = gui, watch, num_objects(parts)
-        self._first = {edit.name: edit for edit in start}
-        self._codes = list(codes_of(parts))
+        self._start, self._codes = start, list(codes_of(parts))
         added = [int(edit.value) for edit in start if edit.name == "add"]
-        removed = [edit.value for edit in start if edit.name == "remove"]
         spans = (parts.ranges[:, 1] - parts.ranges[:, 0]).clamp_min(parts.scene_cfg.box / 2)
         limits = dict(zip(PLACEMENT, spans.tolist(), strict=True)) | {"rotation": math.pi}
-        more = range(max(ADDABLE, len(added)))
-        names = [*(f"object {i}" for i in range(self._num)), *(f"added {i + 1}" for i in more)]
         self.objects: list[dict[str, Any]] = []
         """Controls of each object by name."""
         self.codes: dict[str, tuple[Any, Any]] = {}
         """Seed and share of each code."""
         with gui.add_folder("Objects"):
-            chosen = gui.add_dropdown("Object", names)
-            folders = [gui.add_folder(name, visible=i == 0) for i, name in enumerate(names)]
-        for i, folder in enumerate(folders):
-            with folder:
-                self._build_object(i, limits, removed, added)
+            for i in range(self._num + max(ADDABLE, len(added))):
+                name = f"Object {i}" if i < self._num else f"Added {i - self._num + 1}"
+                with gui.add_folder(name, expand_by_default=i == 0):
+                    self._build_object(i, limits, added)
         if "background" in self._codes:
             with gui.add_folder("Background", expand_by_default=False):
                 self._build_code("background")
 
-        def show(_: object) -> None:
-            for name, folder in zip(names, folders, strict=True):
-                folder.visible = name == chosen.value
-
-        chosen.on_update(show)
-
-    def _build_object(
-        self, i: int, limits: dict[str, float], removed: list[float], added: list[int]
-    ) -> None:
-        gui, watch, own = self._gui, self._watch, i < self._num
-        present = i not in removed and i < self._num + len(added)
+    def _build_object(self, i: int, limits: dict[str, float], added: list[int]) -> None:
+        gui, watch, other = self._gui, self._watch, i - self._num
+        present = ("remove", i) not in {x[:2] for x in self._start} and other < len(added)
         controls = {"present": watch(gui.add_checkbox("In the scene", present))}
-        if not own:
-            seed = added[i - self._num] if present else i
+        if other >= 0:
+            seed = added[other] if other < len(added) else i
             controls["seed"] = watch(gui.add_number("Seed", seed, min=0, step=1))
-        for x in PLACEMENT:
-            low, high, rest = (0.25, 2.0, 1.0) if x == "scale" else (-limits[x], limits[x], 0.0)
-            name = f"object{i}.{x}"
-            value = self._first[name].value if name in self._first else rest
+        for x, value in total_changes(self._start, i).items():
+            low, high = (0.25, 2.0) if x == "scale" else (-limits[x], limits[x])
             low, high = min(low, value), max(high, value)
             controls[x] = watch(gui.add_slider(x.capitalize(), low, high, 0.01, value))
         self.objects.append(controls)
@@ -75,10 +65,10 @@ class ObjectControls:
                 self._build_code(name)
 
     def _build_code(self, name: str) -> None:
-        first, what = self._first.get(name), name.rpartition(".")[2].capitalize()
-        seed, share = (int(first.value), first.share) if first else (1, 0.0)
+        what = name.rpartition(".")[2].capitalize()
+        seed, share = next((x[1:] for x in self._start if x.name == name), (1, 0.0))
         self.codes[name] = (
-            self._watch(self._gui.add_number(f"{what} of seed", seed, min=0, step=1)),
+            self._watch(self._gui.add_number(f"{what} of seed", int(seed), min=0, step=1)),
             self._watch(self._gui.add_slider(f"{what} share", 0.0, 1.0, 0.01, share)),
         )
 

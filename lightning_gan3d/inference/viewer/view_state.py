@@ -83,7 +83,7 @@ class Stage:
 
     @property
     def parts(self) -> ComposedRepresentation | None:
-        """What makes the scenes of parts, if those of all generators have the same codes."""
+        """The representation, if all generators have the same codes; else None."""
         first, *rest = (model.generator.representation for model in self.models)
         same = all(other.codes == first.codes for other in rest)
         return first if same and isinstance(first, ComposedRepresentation) else None
