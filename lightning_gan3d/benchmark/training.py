@@ -183,13 +183,14 @@ def measure_discriminator(
         return Images(image, image_raw), label.to(device)
 
     images, label = inputs(profiler.device)
-    counted = to_meta(module.discriminator)
+    network = module.discriminator
+    counted = to_meta(network)
     flops = count_flops(lambda: counted(*inputs(torch.device("meta"))))["Global"]
     stage = Stage(
         f"logit of one image of {resolution}²",
-        lambda: module.discriminator(images, label),
+        lambda: network(images, label),
         flops,
-        num_bytes(module.discriminator) + num_bytes(images),
+        num_bytes(network) - num_bytes(network.objects) + num_bytes(images),  # objects: not called
     )
     return profiler.measure_stages({"discriminator": stage})
 

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     mattes: UInt8[Tensor, "b 1 h w"] | None = None
     """Opacity of the images, for random backgrounds."""
     boxes: Float[Tensor, "b m 4"] | None = None
-    """Boxes of the objects, see `ImageDataset.boxes`."""
+    """Boxes of the objects, see `ImageDataset.use_boxes`."""
 
 
 class KeyedOrder:
@@ -58,19 +58,9 @@ class StepBatches(Dataset[Batch | DataError]):
     The item of a broken image is its error, since an exception in a worker prints a traceback.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        order: KeyedOrder,
-        rank: int,
-        world: int,
-        boxes: Float[Tensor, "n m 4"] | None = None,
-    ) -> None:
-        """Rank r of `world` reads the r-th contiguous share of each batch.
-
-        `boxes`: those of the objects of all images, for batches with boxes.
-        """
-        self.dataset, self.order, self.boxes = dataset, order, boxes
+    def __init__(self, dataset: ImageDataset, order: KeyedOrder, rank: int, world: int) -> None:
+        """Rank r of `world` reads the r-th contiguous share of each batch."""
+        self.dataset, self.order = dataset, order
         share = order.batch // world
         self._share = slice(rank * share, (rank + 1) * share)
 
@@ -81,7 +71,7 @@ class StepBatches(Dataset[Batch | DataError]):
             images, labels = self.dataset.images(indices), self.dataset.labels[indices]
             random = self.dataset.cfg.random_background
             mattes = self.dataset.mattes(indices) if random else None
-            boxes = None if self.boxes is None else self.boxes[indices]
+            boxes = None if self.dataset.boxes is None else self.dataset.boxes[indices]
             return Batch(images, labels, step, mattes, boxes)
         except DataError as error:
             return error
@@ -139,8 +129,6 @@ class DataModule(lightning.LightningDataModule):
         self.num_workers = cfg.num_workers if num_workers is None else num_workers
         self.train = ImageDataset(cfg, "train")
         self.test = open_test(cfg, self.train)
-        self.boxes: Float[Tensor, "n m 4"] | None = None
-        """Set to `train.boxes()` for batches with the boxes of objects."""
         self._start_step = 0
 
     def set_start_step(self, step: int) -> None:
@@ -169,7 +157,7 @@ class DataModule(lightning.LightningDataModule):
             )
         order = KeyedOrder(len(self.train), self.batch, self.seed)
         return _Loader(
-            StepBatches(self.train, order, rank, world, self.boxes),
+            StepBatches(self.train, order, rank, world),
             batch_size=None,
             sampler=_StepsFrom(self._next_step),
             num_workers=self.num_workers,

@@ -22,7 +22,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
 from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
 from lightning_gan3d.data.image_files import decode, image_names, matte_of, open_image
-from lightning_gan3d.data.labels import KEYS, check_index, read_boxes, read_index
+from lightning_gan3d.data.labels import KEYS, check_index, mirror_objects, read_index
 from lightning_gan3d.ranges import parse_ranges
 
 _SAMPLE = 8
@@ -132,6 +132,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         names: files of the plain images.
         objects: object number of each image, -1 if unknown; None without object numbers.
         fingerprint: 16 hexadecimal digits that identify content and selection.
+        boxes: (n, m, 4), boxes of objects for training; None unless `use_boxes` was called.
         name: name of the file or folder.
         index: all of `dataset.json`.
         annotations: what is read of it, checked.
@@ -191,6 +192,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         objects, repeated = self.annotations.objects, self.names * (2 if self.mirrored else 1)
         self.objects = torch.tensor([objects.get(n, -1) for n in repeated]) if objects else None
         self.fingerprint = self._fingerprint(self._all)
+        self.boxes: Float[Tensor, "n m 4"] | None = None
         self._images: UInt8[Tensor, "n 3 h w"] | None = None
         if len(self.names) * 3 * self.resolution**2 <= cfg.memory_mb * 2**20:
             self._images = torch.stack([self._read(n) for n in self.names])
@@ -271,23 +273,37 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         mattes = [self._reduce(matte_of(self.source.read(name), name)) for name in names]
         return self._flip(torch.stack(mattes), indices)
 
-    def boxes(self) -> Float[Tensor, "n m 4"]:
-        """Boxes of up to m objects of all images, of mirrored ones too; NaN for missing objects.
+    def placements(self, index: int) -> Float[Tensor, "m 9"]:
+        """Objects of an image, mirrored with it, see `labels.read_placements`."""
+        rows = self.annotations.placements.get(self.names[index % len(self.names)], [])
+        objects = torch.tensor(rows, dtype=torch.float32).view(-1, 9)
+        return mirror_objects(objects) if index >= len(self.names) else objects
 
-        x0, y0, x1, y1 as shares of the image size, not clipped to the image.
+    def use_boxes(self, most: int) -> None:
+        """Set `boxes`: those of all images' objects, at most the `most` largest within the image.
+
+        x0, y0, x1, y1 as shares of the image size, not clipped to it; NaN for missing objects.
         """
-        of = read_boxes(self.index, self.source)
-        rows = [torch.tensor(of.get(name, [])).reshape(-1, 4) for name in self.names]
-        boxes = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
-        if not boxes.numel():
+        rows = []
+        for i in range(len(self)):
+            boxes = self.placements(i)[:, :4]
+            inside = boxes.clamp(0, 1)
+            area = (inside[:, 2:] - inside[:, :2]).prod(dim=1)
+            rows.append(boxes[area.argsort(descending=True, stable=True)[:most].sort().values])
+        self.boxes = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+        if not self.boxes.numel():
             raise DataError(
                 f"split `{self.split}` of {self.source.path}: `placements` has no box of its "
                 "images; add boxes to dataset.json, or set discriminator.objects=null"
             )
-        if self.mirrored:
-            x0, y0, x1, y1 = boxes.unbind(-1)
-            boxes = torch.cat([boxes, torch.stack([1 - x1, y0, 1 - x0, y1], dim=-1)])
-        return boxes
+
+    @property
+    def training_fingerprint(self) -> str:
+        """As `fingerprint`; covers the boxes, too, if they are used."""
+        if self.boxes is None:
+            return self.fingerprint
+        seen = self.fingerprint.encode() + self.boxes.numpy().tobytes()
+        return hashlib.sha256(seen).hexdigest()[:16]
 
     def _flip(self, images: UInt8[Tensor, "k c h w"], indices: Tensor) -> UInt8[Tensor, "k c h w"]:
         """Mirror those that follow the plain images."""
@@ -366,6 +382,4 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
         digest.update(self.labels.numpy().tobytes())
         digest.update(repr((self.names, self.mirrored, self.resolution, self.cfg.convert)).encode())
-        if placements := self.index.get("placements"):  # what the discriminator of objects sees
-            digest.update(repr(placements).encode())
         return digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable",
 KEYS |= {"placements", "ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
 _BEYOND = 3
-"""How far boxes may leave the image, in image sizes; boxes in pixels leave it farther."""
+"""Farthest a box may leave the image, in image sizes; detects boxes in pixels."""
 _REMEDY = (
     "use `gan3d data from-images` or `from-photos`, or set data.labels=none (3D: a camera prior)"
 )
@@ -66,39 +66,44 @@ def split_lists(index: dict[str, Any], name: str) -> dict[str, list[str]]:
     return splits
 
 
-def read_boxes(index: dict[str, Any], source: Source) -> dict[str, list[list[float]]]:
-    """Return the boxes of the objects of images, from the key `placements`.
+def read_placements(index: dict[str, Any], name: str) -> dict[str, list[list[float]]]:
+    """Return the objects of images, from the key `placements`; `{}` if missing.
 
-    [x0, y0, x1, y1] as shares of the image size; other keys of an object are not read.
+    Nine numbers each: the box x0, y0, x1, y1 as shares of the image size, then scale, rotation, x,
+    y and z, NaN if unknown.
     """
-    file, listed = f"dataset.json of {source.path}", index.get("placements")
-    form = '{"name.png": [{"box": [x0, y0, x1, y1]}, ...], ...}'
-    if not isinstance(listed, dict) or not listed:
-        raise DataError(
-            f"{file}: `placements` is {reprlib.repr(listed)}: discriminator.objects needs the "
-            f"boxes of objects, {form}, e.g. of a detector; or set discriminator.objects=null"
-        )
-    for name, objects in listed.items():
-        if not isinstance(objects, list) or not all(isinstance(x, dict) for x in objects):
+    rows: dict[str, list[list[float]]] = {}
+    for image, objects in name_map(index, "placements", list, name).items():
+        try:
+            rows[image] = [_placed(x) for x in objects]
+        except (KeyError, TypeError, ValueError):
             raise DataError(
-                f"{_list([name])} in `placements` of {file} is {reprlib.repr(objects)}: use {form}"
-            )
-        for box in (x.get("box") for x in objects):
-            if not _is_box(box):
-                raise DataError(
-                    f"{_list([name])} in `placements` of {file}: box {reprlib.repr(box)}: use "
-                    "[x0, y0, x1, y1] with x0 < x1 and y0 < y1, as shares of the image size, from "
-                    f"{-_BEYOND} to {_BEYOND + 1}; divide pixels by the image size"
-                )
-    of = _find_images([*listed], ImageIndex(source.names), f"`placements` of {file}")
-    return {of[name]: [x["box"] for x in objects] for name, objects in listed.items()}
+                f"{_list([image])} in `placements` of {name} is {reprlib.repr(objects)}: use "
+                '[{"box": [x0, y0, x1, y1]}, ...] with x0 < x1 and y0 < y1, as shares of the image '
+                f"size, from {-_BEYOND} to {_BEYOND + 1}; divide pixels by the image size. If "
+                'known, add "scale" > 0, "rotation" and "translation": [x, y, z], up to 1e6'
+            ) from None
+    return rows
 
 
-def _is_box(box: Any) -> bool:
-    if not isinstance(box, list) or [type(x) in (int, float) for x in box] != [True] * 4:
-        return False
-    inside = all(-_BEYOND <= x <= _BEYOND + 1 for x in box)  # False for NaN
-    return inside and box[0] < box[2] and box[1] < box[3]
+def _placed(placed: Any) -> list[float]:
+    x0, y0, x1, y1 = box = placed["box"]
+    x, y, z = placed.get("translation", [np.nan] * 3)
+    numbers = [*box, placed.get("scale", np.nan), placed.get("rotation", np.nan), x, y, z]
+    if not (
+        {type(v) for v in numbers} <= {int, float}
+        and all(-_BEYOND <= v <= _BEYOND + 1 for v in box)  # False for NaN
+        and (x0 < x1 and y0 < y1 and not numbers[4] <= 0)
+        and not any(abs(v) > 1e6 for v in numbers)
+    ):
+        raise ValueError
+    return [float(v) for v in numbers]
+
+
+def mirror_objects(rows: Float[Tensor, "m 9"]) -> Float[Tensor, "m 9"]:
+    """Return the objects of mirrored images, see `read_placements` and `Cameras.mirror`."""
+    x0, y0, x1, y1, scale, rotation, x, y, z = rows.unbind(1)
+    return torch.stack([1 - x1, y0, 1 - x0, y1, scale, -rotation, -x, y, z], dim=1)
 
 
 def label_rows(index: dict[str, Any], name: str, num_classes: int = 0) -> dict[str, list[float]]:
@@ -155,6 +160,8 @@ class Annotations(NamedTuple):
     objects: dict[str, int]
     copies: dict[str, str]
     sha256: dict[str, str]
+    placements: dict[str, list[list[float]]]
+    """See `read_placements`."""
 
 
 def check_index(
@@ -175,8 +182,9 @@ def check_index(
     copies, sha256 = (name_map(index, key, str, file) for key in ("copies", "sha256"))
     listed = {"`labels`": [*rows], **{f"split `{k}`": images for k, images in splits.items()}}
     listed |= {"`objects`": [*objects], "`copies`": [*copies, *copies.values()]}
+    placements = read_placements(index, file)
     of, images = dict[str, str](), ImageIndex(source.names)
-    for key, keys in {**listed, "`sha256`": [*sha256]}.items():
+    for key, keys in {**listed, "`sha256`": [*sha256], "`placements`": [*placements]}.items():
         of |= _find_images(keys, images, f"{key} of {file}")
     label_of = {of[name]: row for name, row in rows.items()}
     if len(label_of) < len(rows):
@@ -195,6 +203,7 @@ def check_index(
         {of[n]: number for n, number in objects.items()},
         {of[n]: of[original] for n, original in copies.items()},
         {of[n]: digest for n, digest in sha256.items()},
+        {of[n]: rows for n, rows in placements.items()},
     )
 
 

@@ -58,51 +58,29 @@ def sample_objects(
     draws = Draws(0).scope("placements")
     indices = draws.permutation("images", len(images))[:_MOST_IMAGES]
     cameras = cameras_of(images, fakes, indices, draws)
-    placements = images.index.get("placements") or {}
-    if not isinstance(placements, dict):
-        raise DataError(f"{images.name}: `placements` must map image names to lists of objects")
+    listed = images.annotations.placements and not masks
     archive = open_source(masks) if masks else images.source
     index = ImageIndex(archive.names)
-    source = f"masks in {masks}" if masks else "placements" if placements else "alpha channel"
+    source = f"masks in {masks}" if masks else "placements" if listed else "alpha channel"
     rows = []
     for i in indices.tolist():
         name = images.names[i % len(images.names)]
-        if masks:
+        if listed:
+            objects = images.placements(i)
+        elif masks:
             files = index.find([name, Path(name).name])
             if len(files) != 1:
                 raise DataError(f"{masks} has {len(files)} masks of {name}: name each as its image")
             mask = decode(archive.read(files[0]), files[0], convert="black")[..., 0] > _OPAQUE
-            objects = mask_boxes(mask, num_objects)
-        elif placements:
-            objects = _listed(placements.get(name, []), name)
+            step = 1 if i < len(images.names) else -1  # mirrored
+            objects = mask_boxes(mask[:, ::step], num_objects)
         else:
-            matte = images.mattes(torch.tensor([i % len(images.names)]))[0, 0].numpy() > _OPAQUE
+            matte = images.mattes(torch.tensor([i]))[0, 0].numpy() > _OPAQUE
             objects = mask_boxes(matte & ~matte.all(), num_objects)
-        if i >= len(images.names):  # mirrored: left and right, rotation, x
-            objects[:, [0, 2]] = 1 - objects[:, [2, 0]]
-            objects[:, 5:7] *= -1
         rows.append(objects)
     known = torch.cat(rows)
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
     return ObjectSample(indices, cameras, source, owner, known[:, :4], known[:, 4:])
-
-
-def _listed(objects: Any, name: str) -> Float[Tensor, "n 9"]:
-    try:
-        parts = [
-            (o.get("box", [_NAN] * 4), o.get("translation", [_NAN] * 3), o.get) for o in objects
-        ]
-        values = [[*b, get("scale", _NAN), get("rotation", _NAN), *t] for b, t, get in parts]
-        rows = torch.tensor(values, dtype=torch.float32).view(len(values), 9)
-        empty = (rows[:, 2:4] <= rows[:, :2]).any(1) | (rows[:, 4] <= 0)
-        if rows.isinf().any() or empty.any():
-            raise ValueError
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        raise DataError(
-            f'`placements` of {name}: an object is {{"box": [left, top, right, bottom]}} and, if '
-            'known, "scale" > 0, "rotation" and "translation": [x, y, z]; all are finite numbers'
-        ) from None
-    return rows
 
 
 def mask_boxes(mask: Bool[np.ndarray, "h w"], most: int) -> Float[Tensor, "n 9"]:
@@ -167,9 +145,9 @@ def propose(sample: ObjectSample, placement: PlacementConfig) -> tuple[Placement
         notes = [
             f"Objects that touch the border of their image, left out: {int((~whole).sum())}.",
             "Assumed: an object is seen as large as the sphere in its box, at the distance of the",
-            "middle of the configured ranges. Nearer objects count as larger; narrow views lower",
-            "the least scale; z varies with the cameras' directions only.",
-            "rotation stays as configured: boxes do not tell it.",
+            "middle of the configured ranges. Near objects are overestimated; narrow views lower",
+            "the smallest scale. z varies with the cameras' directions only.",
+            "rotation stays as configured: boxes do not determine the rotation.",
         ]
     ends = torch.quantile(numbers.double(), torch.tensor([0.01, 0.99]).double(), dim=0).T.tolist()
     ranges: dict[str, Any] = {  # adding 0 removes the sign of zero

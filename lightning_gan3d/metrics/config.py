@@ -223,17 +223,11 @@ class ReaderConfig:
 
 
 @dataclass(frozen=True)
-class HeadReaderConfig(ReaderConfig):
-    """A network that reads images of procedural heads."""
+class AttributesConfig(ReaderConfig):
+    """Attributes of procedural heads, read from several views."""
 
     heads: Annotated[int, Ge(16)] = 4000
     """Heads to train the network; an eighth of them tests it."""
-
-
-@dataclass(frozen=True)
-class AttributesConfig(HeadReaderConfig):
-    """Attributes of procedural heads, read from several views."""
-
     items: Annotated[int, Ge(2)] = 32
     """Latents."""
     views: Annotated[int, Ge(2)] = 5
@@ -241,9 +235,11 @@ class AttributesConfig(HeadReaderConfig):
 
 
 @dataclass(frozen=True)
-class DepthConfig(HeadReaderConfig):
+class DepthConfig(ReaderConfig):
     """Rendered depth beside the depth that the image of a procedural head implies."""
 
+    heads: Annotated[int, Ge(16)] = 4000
+    """Heads to train the network; an eighth of them tests it."""
     items: Annotated[int, Ge(2)] = 64
     """Latents, with one view each."""
 

@@ -37,10 +37,8 @@ class EvaluationContext:
     """The data set's own objects, whose metrics are the ceiling."""
     multiview: ViewSource | None = None
     """Stored views of the data set's objects, if `truth` is unknown."""
-    heads: SynthConfig | None = None
-    """Options of the data set, if it shows procedural heads."""
-    scenes: SynthConfig | None = None
-    """Options of the data set, if it shows procedural scenes."""
+    synth: SynthConfig | None = None
+    """Options of the data set, if it is procedural."""
     initial: ViewSource | None = None
     """The generator before training."""
     curves: bool = True

@@ -235,8 +235,7 @@ def _context(
         device,
         truth=_truth(config.data, train, test),
         multiview=_multiview(config.data, train),
-        heads=_procedural(train, "heads"),
-        scenes=_procedural(train, "scenes"),
+        synth=_synth(train),
         cache=default_folder(),
         folder=folder,
     )
@@ -277,8 +276,7 @@ def _open_images(
         replace(cfg, num_images=num_images, distribution=distribution),
         device,
         multiview=_multiview(config.data, train),
-        heads=_procedural(train, "heads"),
-        scenes=_procedural(train, "scenes"),
+        synth=_synth(train),
         curves=False,
         cache=default_folder(),
         folder=folder,
@@ -301,10 +299,9 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
     )
 
 
-def _procedural(train: ImageDataset, kind: str) -> SynthConfig | None:
-    """Return the options of a procedural data set of a kind; None for other data."""
-    cfg = build(SynthConfig, train.index["synth"]) if "synth" in train.index else SynthConfig()
-    return cfg if cfg.kind == kind else None
+def _synth(train: ImageDataset) -> SynthConfig | None:
+    """Return the options of a procedural data set; None for other data."""
+    return build(SynthConfig, train.index["synth"]) if "synth" in train.index else None
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:

@@ -9,6 +9,7 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
 from lightning_gan3d.training.optimizers import freeze
 from lightning_gan3d.training.trainer_plugins import check_trainer
+from representations.composition import ComposedConfig
 
 
 def make_data(config: ExperimentConfig) -> DataModule:
@@ -16,7 +17,9 @@ def make_data(config: ExperimentConfig) -> DataModule:
     training = config.training
     data = DataModule(config.data, training.batch, training.microbatch_size, config.seed)
     if config.discriminator.objects is not None:
-        data.boxes = data.train.boxes()
+        representation = config.generator.representation
+        assert isinstance(representation, ComposedConfig), "checked with the configuration"
+        data.train.use_boxes(representation.num_objects)
     return data
 
 

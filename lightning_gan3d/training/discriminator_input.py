@@ -94,7 +94,8 @@ class DiscriminatorInput:
         if patches is not None:
             fake = fake._replace(image=fake.image_raw)
         if self.config.discriminator.objects is not None:
-            # A gradient would move the crop to where the image is real, instead of the object.
+            # Without gradient: else the generator could lower the loss by moving the crop instead
+            # of the object.
             with torch.no_grad():
                 boxes = torch.stack([x.box_in(cameras) for x in scene.objects], dim=1)
             fake = fake._replace(boxes=boxes)

@@ -17,7 +17,7 @@ from lightning_gan3d.training.distributed import Meter
 
 
 class Crops(NamedTuple):
-    """k = v * m square crops of m objects of each of v images, whatever their boxes are."""
+    """One square crop per object; crops of absent objects are placeholders."""
 
     image: Float[Tensor, "k c r r"]
     present: Float[Tensor, " k"]
@@ -56,7 +56,7 @@ def _resampling(
 ) -> Float[Tensor, "v m 2 r h"]:
     """Weights of `size` pixels in the samples of spans, in shares of the image; rows sum to 1.
 
-    Triangles that reach one sample, or one pixel if that is more, to either side of a sample.
+    Triangle filter; half-width: one output sample or one pixel, whichever is larger.
     """
     at = (torch.arange(resolution, device=start.device) + 0.5) / resolution
     position = ((start[..., None] + length[..., None] * at) * size).clamp(0.5, size - 0.5)

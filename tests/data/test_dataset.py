@@ -231,13 +231,3 @@ def test_holdout_keeps_the_views_of_an_object_in_one_split(tmp_path):
     parts.index["objects"] = dict.fromkeys(names, -1)  # unknown: each image by itself
     path = parts.zip(tmp_path / "b.zip")
     assert len(ImageDataset(DataConfig(path=path, holdout=0.3), "test").names) in (3, 4)
-
-
-def test_the_fingerprint_covers_boxes(tmp_path):
-    fingerprints = set()
-    for height in (0.5, 1.0):
-        parts = Parts()
-        parts.index["placements"] = {"img3.png": [{"box": [0, 0, 1, height]}]}
-        data = DataConfig(path=parts.zip(tmp_path / f"{height}.zip"))
-        fingerprints.add(ImageDataset(data).fingerprint)
-    assert len(fingerprints) == 2

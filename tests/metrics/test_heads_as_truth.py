@@ -9,7 +9,7 @@ from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.metrics.config import ConsistencyConfig, GeometryConfig
 from lightning_gan3d.metrics.consistency.reference import known_objects, rendered_views
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
-from lightning_gan3d.metrics.evaluate_target import _procedural, _truth
+from lightning_gan3d.metrics.evaluate_target import _synth, _truth
 from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 
 
@@ -21,8 +21,7 @@ def test_objects_of_both_kinds_are_their_own_truth(tmp_path, kind):
     train, test = ImageDataset(data, "train"), ImageDataset(data, "test")
     truth = _truth(data, train, test)
     assert truth is not None
-    heads = _procedural(train, "heads")
-    assert heads == (cfg if kind == "heads" else None)
+    assert _synth(train) == cfg
     assert list(truth.objects) == [9, 10, 11]
     options = {
         "consistency": ConsistencyConfig(items=2, steps=1, flicker=None),

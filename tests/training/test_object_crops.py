@@ -1,5 +1,6 @@
 """The discriminator of objects: crops, their boxes in data sets, losses, gradients, errors."""
 
+import dataclasses
 import json
 
 import pytest
@@ -13,12 +14,14 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.synthetic.placements import mirrored
+from lightning_gan3d.data.labels import mirror_objects, read_placements
 from lightning_gan3d.data.synthetic.scenes import ScenesConfig
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import make_networks, run_hash
 from lightning_gan3d.images import Images, blur, resize, to_float
+from lightning_gan3d.training.compatibility import make_data
 from lightning_gan3d.training.module import make_modules
 from lightning_gan3d.training.object_crops import crop_objects
 
@@ -33,7 +36,7 @@ def scenes_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("scenes") / "scenes.zip"
     scenes = ScenesConfig(objects_max=3)
     make_synth(
-        SynthConfig(kind="scenes", num_images=24, num_objects=24, resolution=16, scenes=scenes),
+        SynthConfig(kind="scenes", num_images=12, num_objects=12, resolution=16, scenes=scenes),
         path,
     )
     return path
@@ -51,8 +54,10 @@ def annotated(tmp_path):
     """A function from `placements` to a data set of the tiny images with them."""
 
     def make(placements, **options):
-        make_synth(SynthConfig(num_images=4, num_objects=4, resolution=16), tmp_path / "data")
         file = tmp_path / "data" / "dataset.json"
+        if not file.exists():
+            cfg = SynthConfig(num_images=4, num_objects=4, resolution=16)
+            make_synth(cfg, tmp_path / "data")
         index = {**json.loads(file.read_text()), "placements": placements}
         file.write_text(json.dumps(index))
         return ImageDataset(DataConfig(path=str(tmp_path / "data"), **options), "all")
@@ -118,13 +123,16 @@ def test_objects_that_no_pixel_can_show_are_absent():
 
 def test_crops_of_mirrored_images_are_mirrored(scenes_path):
     data = ImageDataset(DataConfig(path=str(scenes_path), mirror=True))
-    num, boxes = len(data.names), data.boxes()
+    data.use_boxes(3)
+    num, boxes = len(data.names), data.boxes
     assert boxes.shape == (2 * num, 3, 4)
     for image, name in enumerate(data.names):
         placed = data.index["placements"][name]
-        for i, objects in ((image, placed), (num + image, [mirrored(x) for x in placed])):
-            expected = torch.tensor([x["box"] for x in objects] + [NONE] * (3 - len(placed)))
-            torch.testing.assert_close(boxes[i], expected, equal_nan=True)
+        plain = torch.tensor([x["box"] for x in placed])
+        flipped = plain[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
+        missing = torch.tensor([NONE] * (3 - len(placed))).view(-1, 4)
+        for i, own in ((image, plain), (num + image, flipped)):
+            torch.testing.assert_close(boxes[i], torch.cat([own, missing]), equal_nan=True)
     crops = crop_objects(to_float(data.images(range(2 * num))), boxes, 8, 0.3)
     plain, flipped = crops.image.chunk(2)
     present, also = crops.present.bool().chunk(2)
@@ -134,32 +142,79 @@ def test_crops_of_mirrored_images_are_mirrored(scenes_path):
 
 def test_a_detector_may_give_boxes_alone_and_miss_images(annotated):
     data = annotated({**PLACEMENTS, "images/000002.PNG": [], "images/000003.png": [{"box": WHOLE}]})
-    boxes = data.boxes()
+    data.use_boxes(5)
+    boxes = data.boxes
     assert boxes.shape == (4, 2, 4)
     assert boxes.isfinite().all(-1).sum(1).tolist() == [2, 0, 0, 1]
     expected = torch.tensor([[0.1, 0.2, 0.5, 0.4], [0.5, -0.1, 0.9, 0.6]])
     torch.testing.assert_close(boxes[0], expected)
 
 
+def test_the_largest_boxes_in_the_image_are_kept_in_their_order(annotated):
+    small, large, beside = [0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9], [0.8, -2, 3, 0.1]
+    listed = [{"box": box} for box in (small, beside, large, WHOLE)]
+    data = annotated({"images/000001.png": listed, "./images/000003.PNG": listed[:1]})
+    for most, expected in ((2, [large, WHOLE]), (3, [beside, large, WHOLE])):
+        data.use_boxes(most)
+        boxes = data.boxes
+        assert boxes.shape == (4, most, 4)
+        torch.testing.assert_close(boxes[1], torch.tensor(expected))
+        torch.testing.assert_close(boxes[3, 0], torch.tensor(small))
+
+
 @pytest.mark.parametrize(
-    ("placements", "message"),
+    ("objects", "message"),
     [
-        ({}, r"`placements` is {}: discriminator.objects needs the boxes .*; or set"),
-        ([], r"`placements` is \[\]: discriminator.objects needs"),
-        ({"images/000000.png": WHOLE}, r"000000.png in `placements` .* is \[0.0, .*: use {"),
-        ({"images/000001.png": [{}]}, r"000001.png in `placements` .* box None: use \[x0, y0"),
-        ({"images/000000.png": [{"box": [0, 0, 1]}]}, r"box \[0, 0, 1\]: use"),
-        ({"images/000000.png": [{"box": [0, 0, 1, True]}]}, r"box \[0, 0, 1, True\]: use"),
-        ({"images/000000.png": [{"box": [0, 0, 1, float("nan")]}]}, r"box \[0, 0, 1, nan\]: use"),
-        ({"images/000000.png": [{"box": [0.4, 0, 0.4, 1]}]}, "with x0 < x1 and y0 < y1"),
-        ({"images/000000.png": [{"box": [2, 3, 11, 12]}]}, "divide pixels by the image size"),
-        ({"other.png": [{"box": WHOLE}]}, "`placements` .* names other.png, which does not exist"),
-        ({"images/000000.png": []}, "split `all` of .*: `placements` has no box"),
+        (WHOLE, r"a.png in `placements` of x is \[0.0, .*: use"),
+        ([{}], r"is \[{}\]: use \[{\"box\": \[x0, y0"),
+        ([{"box": [0, 0, 1]}], "use"),
+        ([{"box": [0, 0, 1, True]}], "use"),
+        ([{"box": [0, 0, 1, float("nan")]}], "use"),
+        ([{"box": [0.4, 0, 0.4, 1]}], "with x0 < x1 and y0 < y1"),
+        ([{"box": [2, 3, 11, 12]}], "divide pixels by the image size"),
+        ([{"box": WHOLE, "scale": 0}], '"scale" > 0'),
+        ([{"box": WHOLE, "translation": [0, 0, 10**400]}], "up to 1e6"),
+        ({"box": WHOLE}, "x: `placements` must map image names to list"),
     ],
 )  # fmt: skip
-def test_wrong_boxes_are_rejected_with_image_value_and_remedy(annotated, placements, message):
+def test_wrong_objects_are_rejected_with_image_value_and_remedy(objects, message):
     with pytest.raises(DataError, match=message):
-        annotated(placements).boxes()
+        read_placements({"placements": {"a.png": objects}}, "x")
+
+
+def test_mirrored_objects_are_those_of_the_mirrored_camera():
+    row = torch.tensor([[0.1, 0.2, 0.5, 0.4, 2, 0.3, 0.4, 0.5, 0.6]])
+    expected = torch.tensor([[0.5, 0.2, 0.9, 0.4, 2, -0.3, -0.4, 0.5, 0.6]])
+    torch.testing.assert_close(mirror_objects(row), expected)
+    assert torch.equal(mirror_objects(mirror_objects(row)).isnan(), row.isnan())
+
+
+def test_data_check_training_and_evaluation_reject_the_same_boxes(annotated):
+    cfg = annotated({"images/000000.png": []}).cfg
+    assert check_dataset(cfg).num_images == 4
+    with pytest.raises(DataError, match=r"split `all` of .*: `placements` has no box"):
+        ImageDataset(cfg, "all").use_boxes(1)
+    for placements, message in (
+        ({"images/000000.png": [{"box": [2, 3, 11, 12]}]}, "divide pixels by the image size"),
+        ({"other.png": [{"box": WHOLE}]}, "`placements` .* names other.png, which does not exist"),
+    ):
+        with pytest.raises(DataError, match=message):
+            annotated(placements)  # as training and evaluation open data
+        with pytest.raises(DataError, match=message):
+            check_dataset(cfg)
+
+
+def test_only_the_fingerprint_of_a_training_that_uses_boxes_covers_them(annotated, parts):
+    for option in ("discriminator.objects=null", "seed=0"):
+        prints = []
+        for height in (0.5, 1.0):
+            cfg = annotated({"images/000000.png": [{"box": [0, 0, 1, height]}]}).cfg
+            data = make_data(dataclasses.replace(parts(option), data=cfg))
+            prints.append((data.train.fingerprint, data.train.training_fingerprint))
+        images, seen = zip(*prints, strict=True)
+        assert images[0] == images[1]
+        assert (seen == images) == (option != "seed=0")
+        assert (seen[0] == seen[1]) == (option != "seed=0")
 
 
 def test_losses_are_means_over_the_objects_in_the_image(parts):
@@ -168,7 +223,7 @@ def test_losses_are_means_over_the_objects_in_the_image(parts):
     given = torch.cat([mb.boxes, other.boxes])
     torch.testing.assert_close(given, batch.boxes, rtol=0, atol=0, equal_nan=True)
     real, network = module.input.reals(mb), module.discriminator.objects
-    assert mb.boxes.shape == (4, 3, 4)
+    assert mb.boxes.shape == (4, 2, 4)
     present = mb.boxes.isfinite().all(-1)
     assert not present.all()
     image = blur(real.image, 1.0)
@@ -192,7 +247,7 @@ def test_losses_are_means_over_the_objects_in_the_image(parts):
     assert logged["loss/G_objects"] == pytest.approx(float(loss) / 2)
     assert logged["loss/D_objects"] == pytest.approx(float(both))
     assert logged["loss/R1_objects"] == pytest.approx(float(r1))
-    none = real._replace(boxes=torch.full((4, 3, 4), torch.nan))
+    none = real._replace(boxes=torch.full((4, 2, 4), torch.nan))
     assert module.objects.discriminator_loss(none, none, mb).detach() == 0
 
 
@@ -228,10 +283,13 @@ def test_each_phase_moves_its_own_network(parts):
 
 
 def test_the_loss_of_objects_reaches_the_generator(parts):
+    module, _, microbatches = first_step(parts())
+    module._optimizer_step = lambda *_: None
+
     def gradient_of(weight):
-        module, _, microbatches = first_step(parts(f"discriminator.objects.weight={weight}"))
-        module._optimizer_step = lambda *_: None
-        module.generator_step(microbatches)
+        module.objects.cfg = dataclasses.replace(module.objects.cfg, weight=weight)
+        module.generator.zero_grad()
+        module.generator_step(microbatches[:1])
         grads = [p.grad for p in module.generator.parameters() if p.grad is not None]
         return torch.cat([g.flatten() for g in grads])
 
@@ -321,7 +379,7 @@ def test_scenes_images_and_data_without_objects_are_rejected(tiny, parts, start,
         tiny(OBJECTS)
     with pytest.raises(ConfigError, match="resolution=32: the images have 16 pixels; use 16"):
         start(parts("discriminator.objects.resolution=32"))
-    with pytest.raises(DataError, match=r"`placements` is None: discriminator.objects needs"):
+    with pytest.raises(DataError, match="`placements` has no box of its images"):
         start(parts(f"data.path={data_path}"))
 
 

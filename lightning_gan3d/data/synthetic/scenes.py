@@ -8,7 +8,7 @@ colours of an object do not depend on its rotation.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Interval
@@ -30,6 +30,7 @@ from lightning_gan3d.data.synthetic.ellipsoids import (
     view_chunks,
 )
 from lightning_gan3d.draws import Draws
+from representations.parts import along_y, box_corners
 
 _UP = (0.0, 1.0, 0.0)
 """Direction to the light."""
@@ -196,7 +197,9 @@ class Scenes:
 
     def in_world(self, i: int) -> Ellipsoids:
         """Return object i of all scenes in world coordinates."""
-        turn, scale = _about_y(self.rotation[:, i])[:, None], self.scale[:, i, None, None]
+        axes = torch.eye(3).expand(len(self.scale), -1, -1)
+        turn = along_y(axes, self.rotation[:, i]).mT[:, None]
+        scale = self.scale[:, i, None, None]
         own = self.objects[i]
         centre = scale * (turn @ own.centre[..., None])[..., 0] + self.translation[:, i, None]
         return Ellipsoids(centre, own.axes @ turn.mT / scale[..., None], own.colour)
@@ -241,11 +244,12 @@ class Scenes:
         x0, y0, x1, y1 as shares of the image size, not clipped to the image; NaN for missing
         objects. They hold all of an object, hidden parts too.
         """
-        corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
-        placed = torch.einsum("mnij,kj->mnki", _about_y(self.rotation), corners)
-        placed = placed * self.scale[..., None, None] + self.translation[:, :, None]
-        points, _ = cameras.project(placed.flatten(1, 2))
-        points = points.view(len(points), -1, 8, 2)
+        rotation, centre = self.rotation.flatten(), self.translation.flatten(0, 1)
+        # Scaled after the rotation: the bits of older data sets.
+        corners = box_corners(torch.ones_like(rotation), rotation, 0 * centre)
+        corners = corners * self.scale.view(-1, 1, 1) + centre[:, None]
+        points, _ = cameras.project(corners.view(len(self.scale), -1, 3))
+        points = points.view(*self.scale.shape, 8, 2)
         boxes = torch.cat([points.amin(2), points.amax(2)], -1)
         return torch.where(self.present[..., None], boxes, math.nan)
 
@@ -258,16 +262,25 @@ class Scenes:
         return torch.stack(levels).amax(0)
 
 
+def describe(scenes: Scenes, cameras: Cameras, view: SceneView) -> list[list[dict[str, Any]]]:
+    """Return the entries of `placements` of the objects of each scene, rounded to 1e-6.
+
+    `visible` (`SceneView.boxes`) is null for an object that no pixel shows.
+    """
+    values = {name: getattr(scenes, name) for name in ("scale", "rotation", "translation")}
+    values |= {"box": scenes.boxes(cameras), "visible": view.boxes}
+    rounded = {key: v.double().mul(1e6).round().div(1e6).tolist() for key, v in values.items()}
+    rounded["visible"] = [[None if math.isnan(b[0]) else b for b in s] for s in rounded["visible"]]
+    return [
+        [{key: v[i][j] for key, v in rounded.items()} for j, present in enumerate(row) if present]
+        for i, row in enumerate(scenes.present.tolist())
+    ]
+
+
 def _changed(values: Tensor, i: int, new: Tensor | bool) -> Tensor:
     changed = values.clone()
     changed[:, i] = new
     return changed
-
-
-def _about_y(angle: Float[Tensor, "*m"]) -> Float[Tensor, "*m 3 3"]:
-    """Rotation about the y axis, from +z toward +x."""
-    c, s, zero, one = angle.cos(), angle.sin(), angle * 0, angle * 0 + 1
-    return torch.stack([c, zero, s, zero, one, zero, -s, zero, c], -1).view(*angle.shape, 3, 3)
 
 
 def draw_scenes(cfg: ScenesConfig, num: int, radius: float, seed: int) -> Scenes:

@@ -28,8 +28,7 @@ from lightning_gan3d.data.synthetic.ellipsoids import (
 )
 from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.data.synthetic.heads import build_heads, draw_attributes
-from lightning_gan3d.data.synthetic.placements import Placement, describe, mirrored
-from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig, draw_scenes
+from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig, describe, draw_scenes
 from lightning_gan3d.data.synthetic.solids import Solids, SolidsConfig, draw_solids
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_uint8
@@ -254,7 +253,7 @@ def make_synth(cfg: SynthConfig, out: Path, overwrite: bool = False) -> None:
     ids = torch.arange(cfg.num_images) % cfg.num_objects
     cameras = sample_cameras(cfg, cfg.num_images, Draws(cfg.seed).scope("synth"))
     labels = cameras.to_label().double().numpy()
-    placements: list[list[Placement]] = []
+    placements: list[list[dict[str, Any]]] = []
     with write_dataset(out, overwrite) as writer, counting("images", cfg.num_images) as show:
         for first in range(0, cfg.num_images, 256):
             chunk = slice(first, first + 256)
@@ -294,18 +293,17 @@ def read_truth(
     return truth[:1], truth[1:2]
 
 
-def read_scene(dataset: ImageDataset, index: int) -> tuple[Int64[Tensor, "1 h w"], list[Placement]]:
-    """Return the instance mask of an image of scenes, and the entry of its objects in `placements`.
+def read_scene(
+    dataset: ImageDataset, index: int
+) -> tuple[Int64[Tensor, "1 h w"], Float[Tensor, "n 9"]]:
+    """Return the instance mask of an image of scenes, and its objects, mirrored with the image.
 
-    The mask is 0 for the background and i + 1 for object i. Placements and boxes of mirrored images
-    are those of the mirrored scene.
+    The mask is 0 for the background and i + 1 for object i; objects as `ImageDataset.placements`.
     """
-    name = dataset.names[index % len(dataset.names)]
-    objects = dataset.index.get("placements", {}).get(name)
-    if objects is None:
+    objects = dataset.placements(index)
+    if not len(objects):
+        name = dataset.names[index % len(dataset.names)]
         raise DataError(f"{dataset.name} has no `placements` of {name}: use data of kind=scenes")
-    if index >= len(dataset.names):
-        objects = [mirrored(o) for o in objects]
     return _truth(dataset, index)[2:].long(), objects
 
 

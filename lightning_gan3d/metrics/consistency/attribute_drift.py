@@ -46,13 +46,13 @@ def measure_attributes(context: EvaluationContext) -> list[Metric]:
     The unit is the deviation of the attribute over heads. Values between latents take each view of
     another latent. Returns nothing if the data do not show procedural heads.
     """
-    cfg, source = context.cfg.attributes, context.source
-    if cfg is None or context.heads is None:
+    cfg, source, synth = context.cfg.attributes, context.source, context.synth
+    if cfg is None or synth is None or synth.kind != "heads":
         return []
     fixed = "stored images have one camera per latent" if source.fixed_cameras else ""
     if why := fixed or context.without_cameras:
         return [missing(NAMES[0], why, "share"), *(missing(name, why) for name in NAMES[1:])]
-    network, r2 = attribute_reader(context, cfg, context.heads)
+    network, r2 = attribute_reader(context, cfg, synth)
     orbit = Orbit.of_labels(context.labels[:, :LABEL_DIM]).cameras(cfg.views)
     parts = []
     for items in torch.split(torch.arange(cfg.items), max(1, context.cfg.batch // cfg.views)):

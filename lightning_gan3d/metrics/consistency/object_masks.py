@@ -73,16 +73,17 @@ def mask_iou(logits: Float[Tensor, "n p"], mask: Float[Tensor, "n p"]) -> Float[
 def measure_masks(context: EvaluationContext) -> list[Metric]:
     """Compare the generator's masks with those read from its images.
 
-    Returns nothing without a generator, or if neither it has masks nor the data show scenes.
+    Returns nothing without a generator, or if it has no masks and the data are no scenes.
     """
-    cfg, source, synth = context.cfg.masks, context.source, context.scenes
+    cfg, source, synth = context.cfg.masks, context.source, context.synth
     if cfg is None or not isinstance(source, GeneratorSource):
         return []
     first = torch.tensor([0])
     unmasked = source.views(first, source.base(first)).mask is None
-    if unmasked and synth is None:
+    unknown = synth is None or synth.kind != "scenes"
+    if unmasked and unknown:
         return []
-    if unmasked or synth is None:
+    if synth is None or unmasked or unknown:
         why = "the true masks are unknown; use data of gan3d data synth kind=scenes"
         if unmasked:
             why = "the renderer has no masks; use generator.renderer.kind=composed"

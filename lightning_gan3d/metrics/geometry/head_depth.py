@@ -61,8 +61,8 @@ def measure_depth(context: EvaluationContext) -> list[Metric]:
     Cameras are drawn from the distribution of the data, also for generators trained with a prior.
     Returns nothing if the data do not show procedural heads.
     """
-    cfg, source, synth = context.cfg.depth, context.source, context.heads
-    if cfg is None or synth is None:
+    cfg, source, synth = context.cfg.depth, context.source, context.synth
+    if cfg is None or synth is None or synth.kind != "heads":
         return []
     if source.fixed_cameras:
         return [missing(name, NO_DEPTH) for name in NAMES]

@@ -12,8 +12,7 @@ from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.data.labels import read_index
-from lightning_gan3d.data.synthetic.placements import describe, mirrored
-from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig
+from lightning_gan3d.data.synthetic.scenes import Scenes, ScenesConfig, describe
 from lightning_gan3d.data.synthetic.synth import (
     SynthConfig,
     SynthObjects,
@@ -48,18 +47,22 @@ def test_a_data_set_of_scenes_has_their_truth(small):
     assert int((to_uint8(view.objects.image).int() - data.images(range(20)).int()).abs().max()) <= 1
     for i in (0, 7, 13):
         depth, mask = read_truth(data, i)
-        instances, placed = read_scene(data, i)
+        (instances, objects_of), placed = (
+            read_scene(data, i),
+            data.index["placements"][data.names[i]],
+        )
         torch.testing.assert_close(depth, view.objects.depth[i])
         assert torch.equal(mask, view.objects.mask[i])
         assert torch.equal(instances, view.instances[i])
         present = scenes.present[i]
-        for name, values in (
-            ("scale", scenes.scale),
-            ("rotation", scenes.rotation),
-            ("translation", scenes.translation),
-            ("box", scenes.boxes(cameras)),
+        for name, columns, values in (
+            ("scale", slice(4, 5), scenes.scale),
+            ("rotation", slice(5, 6), scenes.rotation),
+            ("translation", slice(6, 9), scenes.translation),
+            ("box", slice(4), scenes.boxes(cameras)),
         ):
             stored = torch.tensor([p[name] for p in placed])
+            assert torch.equal(objects_of[:, columns].squeeze(1), stored)
             torch.testing.assert_close(stored, values[i][present], atol=1e-5, rtol=0)
         visible = [[math.nan] * 4 if p["visible"] is None else p["visible"] for p in placed]
         torch.testing.assert_close(
@@ -87,16 +90,19 @@ def test_placements_of_mirrored_images_are_those_of_the_mirrored_scene(small):
     other = index + len(data.names)
     (plain, placed), (flipped, turned) = read_scene(data, index), read_scene(data, other)
     assert torch.equal(flipped, plain.flip(-1))
-    scale, x, turn = (
-        torch.tensor([[p[k] for p in turned]]) for k in ("scale", "translation", "rotation")
-    )
     num = len(turned)
-    again = Scenes((), {}, scale, turn, x, torch.ones(1, num, dtype=torch.bool), None)
+    again = Scenes(
+        (),
+        {},
+        turned[None, :, 4],
+        turned[None, :, 5],
+        turned[None, :, 6:],
+        torch.ones(1, num, dtype=torch.bool),
+        None,
+    )
     boxes = again.boxes(Cameras.from_label(data.labels[other : other + 1]))[0]
-    torch.testing.assert_close(boxes, torch.tensor([p["box"] for p in turned]), atol=1e-4, rtol=0)
-    for before, after in zip(placed, turned, strict=True):
-        if before["visible"]:
-            assert after["visible"][0] == pytest.approx(1 - before["visible"][2])
+    torch.testing.assert_close(boxes, turned[:, :4], atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned[:, 0], 1 - placed[:, 2])
 
 
 def test_hidden_objects_have_no_visible_box():
@@ -106,7 +112,6 @@ def test_hidden_objects_have_no_visible_box():
     away = scenes.moved(0, torch.tensor([0.0, 0.0, 9.0]))
     (placed,) = describe(away, camera, away.render(camera, 16, SMALL.far))
     assert placed[0]["visible"] is None
-    assert mirrored(placed[0])["visible"] is None
     assert len(placed) == 3
 
 

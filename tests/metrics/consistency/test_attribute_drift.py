@@ -30,7 +30,7 @@ SMALL = AttributesConfig(items=12, views=3, resolution=16, heads=400, iterations
 
 
 def ctx_of(source, cfg=CFG, **options):
-    options = {"heads": SYNTH, "attributes": cfg} | options
+    options = {"synth": SYNTH, "attributes": cfg} | options
     return context(source, Labels(LABELS), **options)
 
 
@@ -169,7 +169,7 @@ def test_items_and_views_are_those_of_the_options():
 
 @pytest.mark.usefixtures("perfect")
 def test_other_data_have_no_such_metrics_and_missing_ones_a_reason():
-    assert measure_attributes(ctx_of(painted(), heads=None)) == []
+    assert measure_attributes(ctx_of(painted(), synth=None)) == []
     assert measure_attributes(ctx_of(painted(), attributes=None)) == []
     broken = Perturbed(painted(), lambda s, i, c: Images(*[math.nan * s.views(i, c).image] * 2))
     assert all("not finite" in m.note for m in measure_attributes(ctx_of(broken, SMALL)))

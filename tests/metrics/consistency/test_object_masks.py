@@ -25,6 +25,7 @@ SYNTH = SynthConfig(
     kind="scenes", num_images=40, num_objects=40, scenes=ScenesConfig(objects_max=2)
 )
 SCENES = SynthObjects(SYNTH).scenes
+VIEWS = {}
 LABELS = sample_cameras(SYNTH, 40, Draws(1)).to_label()
 CFG = MasksConfig(items=16, resolution=16, scenes=320, iterations=160)
 
@@ -36,7 +37,10 @@ class TrueScenes(GeneratorSource):
     change: object = staticmethod(lambda mask: mask)
 
     def views(self, items, cameras):
-        view = SCENES.select(items).render(cameras, 32, SYNTH.far)
+        key = tuple(items.tolist())
+        if key not in VIEWS:  # their cameras are equal in each call
+            VIEWS[key] = SCENES.select(items).render(cameras, 32, SYNTH.far)
+        view = VIEWS[key]
         return Images(*[view.objects.image] * 2, mask=self.change(view.shares))
 
 
@@ -49,7 +53,7 @@ def cache(tmp_path_factory):
 def metrics_of(cache, change=None, **options):
     change = {} if change is None else {"change": change}
     source = options.pop("source", TrueScenes(None, 4, LABELS, **change))
-    options = {"scenes": SYNTH, "masks": CFG, "cache": cache} | options
+    options = {"synth": SYNTH, "masks": CFG, "cache": cache} | options
     return measure_masks(context(source, Labels(LABELS), **options))
 
 
@@ -112,11 +116,11 @@ def test_the_network_depends_on_seed_and_data_alone():
 def test_missing_masks_and_unknown_truth_have_reasons(cache):
     for metrics, reason in (
         (metrics_of(cache, lambda _: None), "the renderer has no masks"),
-        (metrics_of(cache, scenes=None), "the true masks are unknown"),
+        (metrics_of(cache, synth=None), "the true masks are unknown"),
     ):
         assert [m.key for m in metrics] == ["parts.mask_iou", "parts.mask_iou_reader"]
         assert all(m.value is None and reason in m.note for m in metrics)
-    assert metrics_of(cache, lambda _: None, scenes=None) == []
+    assert metrics_of(cache, lambda _: None, synth=None) == []
     assert metrics_of(cache, masks=None) == []
     objects = SynthObjects(SYNTH)
     assert metrics_of(cache, source=ObjectSource(objects.render, range(4), LABELS, 32)) == []
@@ -129,7 +133,7 @@ def test_masks_that_are_not_finite_give_no_number(cache):
 
 
 def test_an_evaluation_contains_them_with_a_protocol(cache):
-    options = {"scenes": SYNTH, "masks": CFG, "cache": cache}
+    options = {"synth": SYNTH, "masks": CFG, "cache": cache}
     source = TrueScenes(SimpleNamespace(rendering_resolution=32), 4, LABELS)
     metrics = evaluate(context(source, Labels(LABELS), **options))
     assert {m.key for m in metrics} == {"parts.mask_iou", "parts.mask_iou_reader"}

@@ -102,7 +102,7 @@ def test_variants_and_data_without_heads(heads):
     source, _ = heads
     values = values_of(evaluate(context_of(heads, truth=source)))
     assert values["correlation"] == values["correlation_truth"]
-    assert measure_depth(context_of(heads, heads=None)) == []
+    assert measure_depth(context_of(heads, synth=None)) == []
     assert measure_depth(context_of(heads, depth=None)) == []
     flat = Perturbed(source, lambda s, i, c: Images(*[s.views(i, c).image] * 2))
     for metric in measure_depth(dataclasses.replace(context_of(heads), source=flat)):
