@@ -51,7 +51,7 @@ def reproduce(
             return
         if before or run.path in folder.resolve().parents:
             raise ConfigError(f"{folder}: is of another run; choose another --root")
-        keys = "dataset_fingerprint", "init_from", "extends"
+        keys = "dataset_fingerprint", "boxes_fingerprint", "init_from", "extends"
         kept = {k: manifest[k] for k in keys if k in manifest}
         if "extends" in manifest:
             source = run.path.with_name(kept["extends"]["run"])

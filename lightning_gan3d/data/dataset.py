@@ -298,12 +298,13 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             )
 
     @property
-    def training_fingerprint(self) -> str:
-        """As `fingerprint`; covers the boxes, too, if they are used."""
-        if self.boxes is None:
-            return self.fingerprint
-        seen = self.fingerprint.encode() + self.boxes.numpy().tobytes()
-        return hashlib.sha256(seen).hexdigest()[:16]
+    def fingerprints(self) -> dict[str, str]:
+        """What a run's manifest keeps: `fingerprint`, and that of the boxes if they are used."""
+        prints = {"dataset_fingerprint": self.fingerprint}
+        if self.boxes is not None:
+            digest = hashlib.sha256(self.boxes.numpy().tobytes()).hexdigest()
+            prints["boxes_fingerprint"] = digest[:16]
+        return prints
 
     def _flip(self, images: UInt8[Tensor, "k c h w"], indices: Tensor) -> UInt8[Tensor, "k c h w"]:
         """Mirror those that follow the plain images."""

@@ -242,13 +242,13 @@ def open_data(session: Session) -> DataModule:
     config = session.config
     data = make_data(config)
     check_trainable(config, data.train.resolution)
-    now = data.train.training_fingerprint
-    before = runs.read_manifest(session.path).get("dataset_fingerprint", now)
-    if before != now:
-        raise ConfigError(
-            f"{config.data.path} has changed since {session.path} started (fingerprint {now}, "
-            f"before {before}); restore it, or start another run"
-        )
+    manifest = runs.read_manifest(session.path)
+    for name, now in data.train.fingerprints.items():
+        if (before := manifest.get(name, now)) != now:
+            raise ConfigError(
+                f"{config.data.path} has changed since {session.path} started ({name} {now}, "
+                f"before {before}); restore it, or start another run"
+            )
     if session.checkpoint is None and config.init_from.path:
         checkpoint.read_source(config, data.train.resolution)
     return data
@@ -295,7 +295,7 @@ def describe(session: Session, data: DataModule, module: AdversarialModule) -> d
     return {
         **describe_machine(config, session.device, session.command),
         "dataset": data.train.name,
-        "dataset_fingerprint": data.train.training_fingerprint,
+        **data.train.fingerprints,
         "dataset_images": len(data.train),
         "resolution": data.train.resolution,
         "parameters": {
@@ -328,7 +328,7 @@ def plan(config: ExperimentConfig) -> str:
     lines = [
         f"run             {config.name} {config.hash}, seed {config.seed}",
         f"data            {data.train.name}: {len(data.train)} images of {resolution}² "
-        f"({held_out} held out), fingerprint {data.train.training_fingerprint}",
+        f"({held_out} held out), fingerprint {data.train.fingerprint}",
         f"device          {devices.device_name(device)}, {training.devices} process(es) on "
         f"{config.trainer.num_nodes} node(s)",
         f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
