@@ -145,7 +145,7 @@ def edited_scene(
 def freely_placed(new: Placed, present: Sequence[Placed], reach: float) -> Placed:
     """Leave an object where it is if no other is near, seen from above; else move it.
 
-    Circles around the boxes may not overlap, so that objects can turn. It moves to the nearest free
+    Circles in the boxes may not overlap, as in the synthetic scenes. It moves to the nearest free
     place beside it or behind it, with x and z in [-reach, reach]; the frontal camera is on +z.
     Raises ConfigError if there is none. All are of one scene.
     """
@@ -157,7 +157,7 @@ def freely_placed(new: Placed, present: Sequence[Placed], reach: float) -> Place
     free = torch.ones_like(places[:, 0], dtype=torch.bool)
     for old in present:
         distance = (places - old.translation)[:, ::2].norm(dim=1)
-        free &= distance > math.sqrt(2) * (new.scale + old.scale)
+        free &= distance > new.scale + old.scale
     if not bool(free.any()):
         raise ConfigError(
             f"edits: add: no free place on the ground within {reach:g} world units; add fewer "
