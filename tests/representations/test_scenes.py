@@ -14,7 +14,9 @@ from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
 from renderers.composed import ComposedRenderer
 from renderers.picture import PictureRenderer, PictureRendererConfig
+from renderers.proxied import ProxiedRenderer
 from renderers.raster import RasterRenderer
+from renderers.soft import SoftRenderer
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations import REPRESENTATIONS
 from representations.composition import ComposedConfig
@@ -59,7 +61,8 @@ def test_its_renderers_accept_it(name):
     assert isinstance(scene, rep.scene_type)
     accepting = [cls for _, cls in RENDERERS.values() if issubclass(rep.scene_type, cls.accepts)]
     expected = [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
-    expected += [ComposedRenderer] * (name == "composed") + [RasterRenderer] * (name == "solid")
+    expected += [ComposedRenderer] * (name == "composed")
+    expected += [RasterRenderer, SoftRenderer, ProxiedRenderer] if name == "solid" else []
     assert accepting == expected
     assert rep.view_in_label is (name == "image2d")
 

@@ -37,7 +37,7 @@ def context_of(fixture, change=None, **options):
         return Images(view.image, view.image, change(z) * view.depth / z, view.opacity)
 
     shown = source if change is None else Perturbed(source, changed)
-    options = {"heads": SYNTH, "depth": CFG, "cache": cache} | options
+    options = {"synth": SYNTH, "depth": CFG, "cache": cache} | options
     return context(shown, Labels(LABELS), **options)
 
 
@@ -89,7 +89,7 @@ def test_heads_that_are_not_opaque_do_not_count_and_none_has_a_reason(heads):
         opacity = view.opacity * (items < share * CFG.items)[:, None, None, None]
         return Images(view.image, view.image, view.depth, opacity)
 
-    options = {"heads": SYNTH, "depth": CFG, "cache": cache}
+    options = {"synth": SYNTH, "depth": CFG, "cache": cache}
     metrics = measure_depth(context(Perturbed(source, faded), Labels(LABELS), **options))
     assert [m.n for m in metrics] == [CFG.items // 2] * 2
     clear = Perturbed(source, lambda s, i, c: faded(s, i, c, share=0))
