@@ -269,7 +269,7 @@ class Renderer(nn.Module):
     differentiable: ClassVar[bool] = True
     """Whether gradients of a rendering reach its scene. Inversion needs them."""
     has_proxy: ClassVar[bool] = False
-    """Whether its `proxy` is a renderer with the gradient that it lacks; training needs either."""
+    """Whether its `proxy` renders with the gradient that it lacks. Training needs either one."""
 
     def prepare(self, scene: Scene) -> Scene:
         """Precompute what several views share (occupancy grid, 16-bit copy); by default nothing."""

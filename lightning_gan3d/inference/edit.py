@@ -1,4 +1,4 @@
-"""Sheets and films of edits; directions of styles, found without labels or from labels."""
+"""Draws sheets and films of edits; finds directions of styles, with or without labels."""
 
 import csv
 import importlib

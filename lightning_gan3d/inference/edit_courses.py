@@ -28,7 +28,7 @@ class Course(NamedTuple):
     edits: Callable[[float], Float[Tensor, "num_ws w_dim"] | SceneEdits]
     """`Model.edits` at a strength."""
     closed: bool = False
-    """Whether both ends are the same. Films of others go forth and back."""
+    """Whether both ends are equal. Films of other edits play forward, then backward."""
 
     def subject(self, model: Model, options: EditOptions, seed: int, strength: float) -> Subject:
         """Compute the scene of a seed at a strength."""

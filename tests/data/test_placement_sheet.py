@@ -118,7 +118,7 @@ def test_masks_recover_position_and_scale_within_the_stated_tolerance(scenes, tm
     assert abs(high - 0.6) < 0.06
     assert proposed["x"] == pytest.approx([-0.25, 0.25], abs=0.05)
     assert proposed["y"] == pytest.approx([-0.05, 0.1], abs=0.2)
-    assert proposed["z"] == pytest.approx([0, 0], abs=0.1)  # frontal cameras do not tell it
+    assert proposed["z"] == pytest.approx([0, 0], abs=0.1)  # frontal cameras do not determine depth
 
 
 def test_spheres_are_recovered_from_their_boxes():

@@ -8,6 +8,7 @@ from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.runs import run_path
+from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training import module as module_file
 from lightning_gan3d.training.checkpoint import prepare as prepare_run
 from lightning_gan3d.training.fit import train_run
@@ -119,6 +120,24 @@ def train():
         for _, batch in zip(range(steps), data.train_dataloader(0, 1), strict=False):
             module.training_step(batch, 0)
         return module
+
+    return run
+
+
+@pytest.fixture
+def resumed(train, tmp_path):
+    """A function that trains 4 steps, 2 steps, and 2 more from a checkpoint of these."""
+
+    def run(config):
+        whole, half = train(config, 4), train(config, 2)
+        checkpoint.save(half, config, tmp_path, 1.0)
+        data = DataModule(config.data, 8, 8, 0)
+        module = AdversarialModule(config, 16, data.train.labels)
+        checkpoint.load(module, config, next(tmp_path.glob("step*")))
+        data.set_start_step(2)
+        for _, batch in zip(range(2), data.train_dataloader(0, 1), strict=False):
+            module.training_step(batch, 0)
+        return whole, half, module
 
     return run
 

@@ -14,7 +14,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.experiment import ADDED, load_experiment
 from lightning_gan3d.runs import Run
-from lightning_gan3d.training import checkpoint, losses, schedules
+from lightning_gan3d.training import losses, schedules
 from lightning_gan3d.training.config import AdamConfig, CosineConfig, TrainingConfig
 from lightning_gan3d.training.fit import plan
 from lightning_gan3d.training.module import AdversarialModule
@@ -110,16 +110,9 @@ def test_the_factor_multiplies_the_penalty_of_either_kind_of_step(tiny, train, n
     assert torch.equal(*weights)
 
 
-def test_a_resume_within_the_cosines_is_bitwise_equal(tiny, train, numbers, tmp_path):
+def test_a_resume_within_the_cosines_is_bitwise_equal(tiny, resumed, numbers):
     config = tiny(*R3GAN, "training.freeze=[mapping, discriminator.b16]")
-    whole, half = train(config, 4), train(config, 2)
-    checkpoint.save(half, config, tmp_path, 1.0)
-    data = DataModule(config.data, 8, 8, 0)
-    module = AdversarialModule(config, 16, data.train.labels)
-    checkpoint.load(module, config, next(tmp_path.glob("step*")))
-    data.set_start_step(2)
-    for _, batch in zip(range(2), data.train_dataloader(0, 1), strict=False):
-        module.training_step(batch, 0)
+    whole, half, module = resumed(config)
     assert torch.equal(numbers(module), numbers(whole))
     assert not torch.equal(numbers(half), numbers(whole))
 

@@ -7,7 +7,6 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.data.datamodule import DataModule
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import scene_warnings
 from lightning_gan3d.training.compatibility import check_trainable
 from lightning_gan3d.training.discriminator_input import DiscriminatorInput
@@ -158,16 +157,9 @@ def test_output_matching_changes_the_proxy_and_is_the_difference_of_logits(tiny,
     assert 0 < logged["scene/filled"] < 1
 
 
-def test_a_resumed_training_equals_an_undisturbed_one(tiny, train, numbers, tmp_path):
+def test_a_resumed_training_equals_an_undisturbed_one(tiny, resumed, numbers):
     config = tiny(PROXY, kind="solid")
-    whole, half = train(config, 4), train(config, 2)
-    checkpoint.save(half, config, tmp_path, 1.0)
-    data = DataModule(config.data, 8, 8, 0)
-    module = AdversarialModule(config, 16, data.train.labels)
-    checkpoint.load(module, config, next(tmp_path.glob("step*")))
-    data.set_start_step(2)
-    for _, batch in zip(range(2), data.train_dataloader(0, 1), strict=False):
-        module.training_step(batch, 0)
+    whole, half, module = resumed(config)
     assert torch.equal(numbers(module), numbers(whole))
     assert not torch.equal(numbers(half), numbers(whole))
 
