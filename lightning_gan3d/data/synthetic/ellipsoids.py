@@ -20,15 +20,33 @@ _RAYS_AT_ONCE = 2**17
 
 
 class Ellipsoids(NamedTuple):
-    """m objects of p ellipsoids: |axes @ (x - centre)| = 1 on the surface; colours in [0, 1]."""
+    """m objects of p ellipsoids: |axes @ (x - centre)| = 1 on the surface; colours in [0, 1].
+
+    `waves`: a solid texture, the sum of k plane waves; each has a wave vector in cycles per world
+    unit, and a phase in turns. It multiplies the colour by 1 + `contrast` * texture, of variance 1.
+    """
 
     centre: Float[Tensor, "m p 3"]
     axes: Float[Tensor, "m p 3 3"]
     colour: Float[Tensor, "m p 3"]
+    waves: Float[Tensor, "m k 4"] | None = None
+    contrast: float = 0.0
 
     def select(self, indices: Int[Tensor, " k"]) -> "Ellipsoids":
         """Select objects by index."""
-        return Ellipsoids(self.centre[indices], self.axes[indices], self.colour[indices])
+        waves = None if self.waves is None else self.waves[indices]
+        parts = self.centre[indices], self.axes[indices], self.colour[indices]
+        return Ellipsoids(*parts, waves, self.contrast)
+
+    def textured(self, points: Float[Tensor, "m n 3"]) -> Float[Tensor, "m n 1"] | float:
+        """Factor on the colours at points, 0 or more."""
+        if self.waves is None:
+            return 1.0
+        turns = points @ self.waves[..., :3].mT + self.waves[:, None, :, 3]
+        texture = (2 * math.pi * turns).cos().sum(-1, keepdim=True)
+        # A cosine has the variance 1/2.
+        scaled: Tensor = self.contrast * texture * (2 / self.waves.shape[1]) ** 0.5
+        return (1 + scaled).clamp(min=0)
 
 
 class ObjectView(NamedTuple):
@@ -142,4 +160,5 @@ def nearest_hits(
     normal = torch.nn.functional.normalize(normal, dim=-1)
     lambert = (normal @ torch.tensor(light)).clamp(min=0)
     shade = AMBIENT + (1 - AMBIENT) * lambert
-    return Hits(t, objects.colour.gather(1, chosen) * shade[..., None], hit)
+    colour = objects.colour.gather(1, chosen) * objects.textured(point)
+    return Hits(t, (colour * shade[..., None]).clamp(max=1), hit)

@@ -50,6 +50,16 @@ _HALF_DIAGONAL = 1.75
 
 
 @dataclass(frozen=True)
+class TextureConfig:
+    """A solid texture of figures and heads: band-limited noise in the objects' coordinates."""
+
+    contrast: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    """Standard deviation of the factor on the colours."""
+    wavelength: Positive = 0.25
+    """Of its plane waves, in world units; 0.25 is 8 pixels of 64 at the default cameras."""
+
+
+@dataclass(frozen=True)
 class SynthConfig:
     """A procedural data set. The objects fit the unit sphere, so a box of side 2 holds them."""
 
@@ -84,6 +94,8 @@ class SynthConfig:
     those of faces for heads, 0.05 to 0.25 for scenes, 0.4 to 1 for solids."""
     scenes: ScenesConfig | None = None
     """Number and places of the objects of kind=scenes; null: one object with default ranges."""
+    texture: TextureConfig | None = None
+    """Texture of the surfaces of kind=figures and kind=heads; null: plain colours."""
     solids: SolidsConfig | None = None
     """Shapes and rendering of kind=solids; null: bathtubs of 32^3 voxels on black."""
 
@@ -115,6 +127,12 @@ class SynthConfig:
                         "it; use elevation.low and elevation.high",
                         field=name,
                     )
+        if self.texture and self.kind not in ("figures", "heads"):
+            raise ConfigError(
+                f"texture with kind={self.kind}: only kind=figures and kind=heads read it; leave "
+                "it out",
+                field="texture",
+            )
         for name in _OF_ONE_KIND:
             if self.kind != name and getattr(self, name):
                 raise ConfigError(
@@ -188,6 +206,9 @@ class SynthObjects:
             self.shapes = draw_solids(cfg.solids or SolidsConfig(), cfg.num_objects, cfg.seed)
         else:
             self.shapes = draw_figures(cfg.num_objects, cfg.seed)
+        if cfg.texture and isinstance(self.shapes, Ellipsoids):
+            waves = _draw_waves(cfg.texture, cfg.num_objects, cfg.seed)
+            self.shapes = self.shapes._replace(waves=waves, contrast=cfg.texture.contrast)
 
     @classmethod
     def open(cls, path: str | Path) -> "SynthObjects":
@@ -229,6 +250,15 @@ class SynthObjects:
         """Level function at points: positive inside an object, 0 on its surface."""
         shapes = self.shapes.select(object_ids)
         return level_of(shapes, points) if isinstance(shapes, Ellipsoids) else shapes.level(points)
+
+
+def _draw_waves(cfg: TextureConfig, num: int, seed: int) -> Float[Tensor, "m 8 4"]:
+    """Draw eight plane waves per object; those of object i do not depend on `num`."""
+    draws = Draws(seed).scope("texture")
+    directions = torch.stack([draws.at(i).normal("directions", (8, 3)) for i in range(num)])
+    phases = torch.stack([draws.at(i).uniform("phases", (8, 1)) for i in range(num)])
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    return torch.cat([directions / cfg.wavelength, phases], dim=-1)
 
 
 def sample_cameras(cfg: SynthConfig, num: int, draws: Draws) -> Cameras:
@@ -282,6 +312,7 @@ def _stored(cfg: SynthConfig) -> dict[str, Any]:
     """Return the options, without later ones if none is set: older versions wrote equal bytes."""
     old = all(getattr(cfg, name) == getattr(SynthConfig, name) for name in _LATER)
     dropped = (*(_LATER if old else ()), *(k for k in _OF_ONE_KIND if k != cfg.kind))
+    dropped += () if cfg.texture else ("texture",)
     return {k: v for k, v in dataclasses.asdict(cfg).items() if k not in dropped}
 
 
