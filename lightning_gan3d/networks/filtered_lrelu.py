@@ -1,0 +1,98 @@
+"""StyleGAN3's filtered nonlinearity (Karras et al. 2021, section 3.1): leaky ReLU without aliasing.
+
+The image is upsampled, activated at the higher rate, and downsampled, each with a low-pass filter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredActivation:
+    """Filters, rates and activation of `filtered_lrelu`.
+
+    Filters are tensors on the device of the image, in any floating-point dtype, and have no
+    gradient.
+    """
+
+    up_filter: Float[Tensor, " taps"] | None = None
+    """Separable low-pass filter after the zeros, of sum 1; None: no filter, `up` must be 1."""
+    down_filter: Float[Tensor, "*taps"] | None = None
+    """Separable (1-D) or radial (2-D, square) low-pass filter, of sum 1; None: no filter."""
+    up: int = 1
+    down: int = 1
+    padding: tuple[int, int] = (0, 0)
+    """Zeros before and after both axes at the high rate; negative: samples to cut off."""
+    gain: float = math.sqrt(2)
+    slope: float = 0.2
+    clamp: float | None = 256.0
+    """Bound of the magnitude of an activation."""
+
+    def __post_init__(self) -> None:
+        """Check the filters."""
+        assert self.up_filter is not None or self.up == 1, "up > 1 needs an `up_filter`"
+        assert self.up_filter is None or self.up_filter.ndim == 1, "`up_filter` must be separable"
+        shape = () if self.down_filter is None else self.down_filter.shape
+        assert len(shape) < 2 or (len(shape) == 2 and shape[0] == shape[1]), (
+            "`down_filter` must be 1-D or a square"
+        )
+
+    def taps(self) -> tuple[int, int]:
+        """Lengths of the two filters; 1 for an absent one."""
+        return tuple(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))  # type: ignore[return-value]  # two
+
+    def size(self, n: int) -> tuple[int, int]:
+        """Return the size of an axis of `n` pixels at the high rate, and in the result."""
+        up_taps, down_taps = self.taps()
+        high = n * self.up + sum(self.padding) - up_taps + 1
+        size = (high - down_taps) // self.down + 1
+        assert size > 0, f"{n} pixels are too few for filters of {self.taps()} taps"
+        return high, size
+
+
+def filtered_lrelu(
+    x: Float[Tensor, "v c h w"], bias: Float[Tensor, " c"], activation: FilteredActivation
+) -> Float[Tensor, "v c h2 w2"]:
+    """Add the bias, upsample, apply the leaky ReLU with gain and clamp, downsample.
+
+    Upsampling: up - 1 zeros after each pixel, padding, the filter with gain `up` per axis. Filters
+    are true convolutions within the padded image. Downsampling: the filter, then every `down`-th
+    sample from the first. Differentiable by `x` and `bias`, in the dtype of `x`.
+    """
+    return plain(x, bias, activation)
+
+
+def plain(
+    x: Float[Tensor, "v c h w"], bias: Float[Tensor, " c"], activation: FilteredActivation
+) -> Float[Tensor, "v c h2 w2"]:
+    """Compute `filtered_lrelu` by torch; it keeps the image at the high rate."""
+    a = activation
+    v, c, h, w = x.shape
+    (_, height), (_, width) = a.size(h), a.size(w)
+    y = (x + bias.to(x.dtype).reshape(-1, 1, 1)).reshape(v * c, 1, h, w)
+    low, high = a.padding
+    if a.up_filter is None:
+        y = F.pad(y, (low, high, low, high))
+    else:
+        taps = a.up_filter.to(y) * a.up
+        y = F.conv_transpose2d(y, taps.reshape(1, 1, -1, 1), stride=(a.up, 1))
+        y = F.conv_transpose2d(y, taps.reshape(1, 1, 1, -1), stride=(1, a.up))
+        # The whole convolution reaches taps - 1 samples beyond the image at both ends.
+        first, last = low + 1 - len(taps), high + a.up - len(taps)
+        y = F.pad(y, (first, last, first, last))
+    y = F.leaky_relu(y, a.slope) * a.gain
+    if a.clamp is not None:
+        y = F.hardtanh(y, -a.clamp, a.clamp)
+    if a.down_filter is None:
+        y = y[..., :: a.down, :: a.down]
+    elif a.down_filter.ndim == 2:
+        y = F.conv2d(y, a.down_filter.to(y).flip(0, 1)[None, None], stride=a.down)
+    else:
+        taps = a.down_filter.to(y).flip(0)
+        y = F.conv2d(y, taps.reshape(1, 1, -1, 1), stride=(a.down, 1))
+        y = F.conv2d(y, taps.reshape(1, 1, 1, -1), stride=(1, a.down))
+    return y.reshape(v, c, height, width)
