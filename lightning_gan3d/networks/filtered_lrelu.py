@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_gan3d.networks import fused
+
 
 @dataclass(frozen=True, eq=False)
 class FilteredActivation:
@@ -61,9 +63,30 @@ def filtered_lrelu(
 
     Upsampling: up - 1 zeros after each pixel, padding, the filter with gain `up` per axis. Filters
     are true convolutions within the padded image. Downsampling: the filter, then every `down`-th
-    sample from the first. Differentiable by `x` and `bias`, in the dtype of `x`.
+    sample from the first. In the dtype of `x`. Differentiable by `x` and `bias`: once by the
+    kernels, any number of times by plain torch (`backend` names which).
     """
+    if fused.serves(x):
+        from lightning_gan3d.networks.fused import filtered
+
+        return filtered.filtered_lrelu(x, bias, activation)
     return plain(x, bias, activation)
+
+
+def backend(like: Float[Tensor, "a b c d"]) -> str:
+    """Name what computes `filtered_lrelu` for images of the device and dtype of `like`.
+
+    Such as `numba, AVX-512`, or `plain torch (numba is missing: ...)` with the reason.
+    """
+    if like.device.type != "cpu":
+        return f"plain torch (on {like.device.type}; the kernel needs a CPU)"
+    try:
+        from lightning_gan3d import simd
+    except ImportError as error:
+        return f"plain torch ({error})"
+    if fused.serves(like):
+        return f"numba, {simd.describe()}"
+    return f"plain torch ({like.dtype}; the kernel needs float32 or bfloat16)"
 
 
 def plain(

@@ -17,6 +17,8 @@ cgutils: Any = _untyped
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS, INTS = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 HALVES = ir.VectorType(ir.IntType(16), WIDTH)
+MASK_BYTES = max(1, WIDTH // 8)
+"""Of a stored mask."""
 
 
 class _Value:
@@ -184,6 +186,20 @@ def split(x: Vec) -> list[Vec]:
     return [Vec(x.builder, x.builder.shuffle_vector(x.value, undefined, part)) for part in parts]
 
 
+def transposed(rows: Sequence[Vec]) -> list[Vec]:
+    """Transpose a square of WIDTH vectors, by log2(WIDTH) perfect shuffles."""
+    vectors, half = list(rows), WIDTH // 2
+    zipped = [k // 2 + k % 2 * WIDTH for k in range(WIDTH)]
+    orders = [ir.Constant(INTS, [start + k for k in zipped]) for start in (0, half)]
+    for _ in range(WIDTH.bit_length() - 1):
+        vectors = [
+            Vec(a.builder, a.builder.shuffle_vector(a.value, b.value, order))
+            for a, b in zip(vectors[:half], vectors[half:], strict=True)
+            for order in orders
+        ]
+    return vectors
+
+
 def constant(near: Int | Float | Vec, number: float | int) -> Vec:
     """Repeat a number in every lane, in the kernel of `near`."""
     return Vec(near.builder, ir.Constant(FLOATS, [float(number)] * WIDTH))
@@ -243,6 +259,21 @@ def store_bfloat16(x: Vec, at: Int) -> None:
     number = Vec(x.builder, x.builder.fcmp_ordered("==", x.value, x.value))
     result = select(number, rounded, Vec(x.builder, rounded.like(0x7FC0)))
     at.builder.store(at.builder.trunc(result.value, HALVES), at.pointer(HALVES), align=2)
+
+
+def store_mask(mask: Vec, at: Int) -> None:
+    """Store a mask of WIDTH lanes, one bit each, in MASK_BYTES."""
+    bits = at.builder.bitcast(mask.value, ir.IntType(WIDTH))
+    kind = ir.IntType(8 * MASK_BYTES)
+    bits = bits if WIDTH >= 8 else at.builder.zext(bits, kind)
+    at.builder.store(bits, at.pointer(kind), align=1)
+
+
+def load_mask(at: Int) -> Vec:
+    """Load a mask that `store_mask` has stored."""
+    bits = at.builder.load(at.pointer(ir.IntType(8 * MASK_BYTES)), align=1)
+    bits = bits if WIDTH >= 8 else at.builder.trunc(bits, ir.IntType(WIDTH))
+    return Vec(at.builder, at.builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH)))
 
 
 def store_float(x: Float, at: Int) -> None:

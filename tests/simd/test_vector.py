@@ -6,6 +6,7 @@ pytest.importorskip("numba")
 
 from lightning_gan3d.simd import WIDTH, entry, simd
 from lightning_gan3d.simd.vector import (
+    MASK_BYTES,
     Float,
     Int,
     Registers,
@@ -18,6 +19,7 @@ from lightning_gan3d.simd.vector import (
     load,
     load_bfloat16,
     load_ints,
+    load_mask,
     loop,
     maximum,
     minimum,
@@ -29,7 +31,9 @@ from lightning_gan3d.simd.vector import (
     store,
     store_bfloat16,
     store_float,
+    store_mask,
     total,
+    transposed,
 )
 
 
@@ -146,3 +150,35 @@ def test_registers_carry_values_through_loops():
     out = np.zeros(WIDTH, np.float32)
     sum_rows(x, out)
     np.testing.assert_allclose(out, x.sum(0), rtol=1e-5)
+
+
+@simd
+def transpose_square(x: Int, out: Int) -> None:
+    for i, row in enumerate(transposed([load(x + 4 * WIDTH * i) for i in range(WIDTH)])):
+        store(row, out + 4 * WIDTH * i)
+
+
+@simd
+def mark_positive(x: Int, mask: Int, out: Int) -> None:
+    store_mask(load(x) > 0.0, mask)
+    store(select(load_mask(mask), constant(x, 1.0), -1.0), out)
+
+
+@entry
+def transpose_and_mark(x: np.ndarray, out: np.ndarray, mask: np.ndarray) -> None:
+    transpose_square(x.ctypes.data, out[0].ctypes.data)
+    for i in range(WIDTH):
+        row = x[i].ctypes.data
+        mark_positive(row, mask.ctypes.data + MASK_BYTES * i, out[1, i].ctypes.data)
+
+
+def test_squares_are_transposed_and_masks_kept_in_a_bit_per_lane():
+    x = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
+    out = np.zeros((2, WIDTH, WIDTH), np.float32)
+    mask = np.full(MASK_BYTES * WIDTH + 1, 7, np.uint8)
+    transpose_and_mark(x, out, mask)
+    assert (out[0] == x.T).all()
+    assert (out[1] == np.where(x > 0, 1, -1)).all()
+    assert mask[-1] == 7, "nothing is written beyond the masks"
+    bits = np.unpackbits(mask[:MASK_BYTES], bitorder="little")[:WIDTH]
+    assert (bits == (x[0] > 0)).all()

@@ -1,0 +1,176 @@
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from lightning_gan3d.benchmark.memory import peak_bytes
+from lightning_gan3d.networks.filtered_lrelu import (
+    FilteredActivation,
+    backend,
+    filtered_lrelu,
+    plain,
+)
+
+pytest.importorskip("numba")
+
+from lightning_gan3d import simd
+from lightning_gan3d.networks.fused.filtered_kernels import CODE
+
+T = "separable"
+R = "radial"
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def low_pass(taps, seed=0):
+    """A positive filter of sum 1, without symmetry, so that a mirrored one is noticed."""
+    f = torch.rand(taps, generator=torch.Generator().manual_seed(seed)) + 0.1
+    return f / f.sum()
+
+
+def random_case(seed):
+    """Rates, filters, padding and sizes, from a seed; some filters are absent, some radial."""
+    draw = random.Random(seed)
+    up, down = draw.choice([1, 2, 4]), draw.choice([1, 2, 4])
+    up_filter = low_pass(draw.randint(up, 6 * up)) if up > 1 or draw.random() < 0.5 else None
+    down_filter = low_pass(draw.randint(down, 6 * down), 1)
+    if draw.random() < 0.4:
+        down_filter = down_filter[:, None] * low_pass(len(down_filter), 2)
+    if down == 1 and draw.random() < 0.5:
+        down_filter = None
+    padding = draw.randint(-6, 20), draw.randint(-6, 20)
+    clamp = draw.choice([None, 0.4])
+    a = FilteredActivation(up_filter, down_filter, up, down, padding, 1.3, 0.3, clamp)
+    size = draw.randint(1, 2), draw.randint(1, 40), draw.randint(8, 30), draw.randint(8, 40)
+    try:
+        a.size(size[2]), a.size(size[3])
+    except AssertionError:  # too small: another one
+        return random_case(seed + 1000)
+    return a, numbers(*size), numbers(size[1], seed=1)
+
+
+def results(function, a, x, bias):
+    x, bias = (t.detach().clone().requires_grad_() for t in (x, bias))
+    y = function(x, bias, a)
+    y.backward(numbers(*y.shape, seed=7).to(y.dtype))
+    return y.detach(), x.grad, bias.grad
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_values_and_gradients_equal_the_plain_ones(seed):
+    a, x, bias = random_case(seed)
+    expected = results(plain, a, x.double(), bias.double())
+    for value, exact, bound in zip(
+        results(filtered_lrelu, a, x, bias), expected, (1e-6, 1e-5, 1e-5), strict=True
+    ):
+        assert value.shape == exact.shape
+        assert (value - exact).abs().max() <= bound * exact.abs().max() + 1e-12, a
+
+
+def wide_case(kind=T, channels=20, width=700):
+    """A case of several strips, blocks of channels and tasks."""
+    down = low_pass(12, 1)
+    down = down if kind == T else down[:, None] * low_pass(12, 2)
+    a = FilteredActivation(low_pass(12), down, 2, 2, (9, 8), clamp=1.0)
+    return a, numbers(1, channels, 8, width), numbers(channels, seed=1)
+
+
+@pytest.mark.parametrize("kind", [T, R])
+def test_strips_and_blocks_of_channels_join(kind):
+    a, x, bias = wide_case(kind, channels=5 * simd.WIDTH + 1)
+    expected = results(plain, a, x.double(), bias.double())
+    for value, exact in zip(results(filtered_lrelu, a, x, bias), expected, strict=True):
+        # Some samples lie so close to 0 that their sign is lost.
+        assert (value - exact).norm() < 1e-4 * exact.norm()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_bits_do_not_depend_on_threads(threads):
+    case = wide_case(channels=5 * simd.WIDTH)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = results(filtered_lrelu, *case)
+        torch.set_num_threads(threads)
+        assert all(map(torch.equal, results(filtered_lrelu, *case), alone))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_high_rate_is_never_stored_and_two_bits_of_a_sample_are_kept():
+    a, x, bias = wide_case(channels=16, width=200)
+    high = a.size(8)[0] * a.size(200)[0] * 16
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = filtered_lrelu(x.requires_grad_(), bias, a)
+    assert sum(t.numel() * t.element_size() for t in saved) == high * CODE // simd.WIDTH
+    with torch.no_grad():
+        peak = peak_bytes(lambda: filtered_lrelu(x, bias, a), x.device)
+    scratch = (4 + 6 + 12) * (2 * y.shape[3] + 11) * 4 * simd.WIDTH
+    assert peak < 4 * y.numel() + 1.1 * scratch + 50_000
+    assert peak_bytes(lambda: plain(x, bias, a), x.device) > 4 * high
+
+
+def test_second_derivatives_raise():
+    a, x, bias = wide_case(width=40)
+    y = filtered_lrelu(x.requires_grad_(), bias, a)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice a function"):
+        grad.sum().backward()
+
+
+def test_any_layout_and_bfloat16_are_converted():
+    a, x, bias = wide_case(width=40)
+    expected = filtered_lrelu(x, bias, a)
+    strided = x.repeat_interleave(2, 1)[:, ::2].contiguous(memory_format=torch.channels_last)
+    assert torch.equal(filtered_lrelu(strided, bias, a), expected)
+    low = filtered_lrelu(x.bfloat16(), bias, a)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_default_dtype_and_device_do_not_matter():
+    case = wide_case(width=40)
+    expected = results(filtered_lrelu, *case)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            a, x, bias = case
+            x, bias = x.clone().requires_grad_(), bias.clone().requires_grad_()
+            y = filtered_lrelu(x, bias, a)
+            grads = torch.autograd.grad(y.square().sum(), (x, bias))
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(y, expected[0])
+    assert all(g.dtype == torch.float32 for g in grads)
+
+
+def test_nan_stays_in_its_channel():
+    a, x, bias = wide_case(width=40)
+    x[0, 3, 4, 10] = float("nan")
+    y = filtered_lrelu(x, bias, a)
+    assert y[0, 3].isnan().any()
+    assert not y[0, 4].isnan().any()
+
+
+def test_the_backend_is_named(monkeypatch):
+    x = numbers(1, 3, 8, 8)
+    assert backend(x) == f"numba, {simd.describe()}"
+    assert backend(x.double()) == (
+        "plain torch (torch.float64; the kernel needs float32 or bfloat16)"
+    )
+    assert backend(x.to("meta")) == "plain torch (on meta; the kernel needs a CPU)"
+    calls = []
+    from lightning_gan3d.networks.fused import filtered
+
+    fused = filtered.filtered_lrelu
+    monkeypatch.setattr(filtered, "filtered_lrelu", lambda *x: calls.append(x) or fused(*x))
+    a = dataclasses.replace(wide_case()[0], padding=(20, 20))
+    filtered_lrelu(x.double(), numbers(3), a)
+    assert not calls
+    filtered_lrelu(x, numbers(3), a)
+    assert len(calls) == 1
