@@ -26,6 +26,7 @@ from lightning_gan3d.metrics.config import (
     PartsConfig,
 )
 from lightning_gan3d.networks.augment import AugmentConfig
+from lightning_gan3d.networks.band_limits import StyleGAN3Config
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.presets import find_file
 from lightning_gan3d.ranges import is_folder_name
@@ -63,6 +64,11 @@ ADDED: dict[str, Any] = {
     "loss.proxy": ProxyLossConfig(),
     "optimizer.proxy": OptimizersConfig().proxy,
     "evaluation.masks": MasksConfig(),
+    **{
+        f"generator.representation.{part}{name}": default
+        for part in ("", "object.", "background.")
+        for name, default in (("network", "stylegan2"), ("stylegan3", StyleGAN3Config()))
+    },
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""
@@ -197,7 +203,7 @@ def run_hash(config: ExperimentConfig) -> str:
         del (tree[above] if above else tree)[name]
     for key, default in ADDED.items():
         *path, name = key.split(".")
-        part = reduce(lambda part, below: part.get(below, {}), path, tree)
+        part = reduce(lambda part, below: part.get(below) or {}, path, tree)
         if name in part and part[name] == cfg.to_tree(default):
             del part[name]
     if not config.trainer.callbacks:  # they may change the training

@@ -18,6 +18,7 @@ from lightning_gan3d.images import Rendering, Upscaled, resize
 from lightning_gan3d.networks.layers import LayerOptions, SynthesisLayer, ToRGB
 from lightning_gan3d.networks.resample import upsample_plus
 from lightning_gan3d.networks.synthesis import SynthesisBlock
+from renderers.alias_free_head import AliasFreeConfig, AliasFreeHead
 
 Factor = Literal[2, 4, 8, 16]
 
@@ -240,6 +241,7 @@ def _style_rows(codes: Sequence[Code]) -> list[tuple[int, int]]:
 
 
 HEADS: dict[str, tuple[type, type]] = {
+    "alias_free": (AliasFreeConfig, AliasFreeHead),
     "giraffe": (GiraffeConfig, GiraffeHead),
     "giraffe_hd": (GiraffeHdConfig, GiraffeHdHead),
 }

@@ -4,7 +4,7 @@ Grids are read multilinearly with the half-texel convention (`align_corners=Fals
 outside. All reads are twice differentiable, in the grid and in the points.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
+from lightning_gan3d.networks.band_limits import StyleGAN3Config, layer_signals
+from lightning_gan3d.networks.stylegan3 import StyleGAN3Synthesis
+from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.ranges import POWER_OF_TWO
 
 GridSize = Annotated[int, Ge(4), POWER_OF_TWO]
@@ -28,6 +30,32 @@ def check_widths(synthesis: SynthesisConfig | Synthesis3dConfig, resolution: int
         synthesis.widths("synthesis", resolution)
     except ConfigError as error:
         raise ConfigError(f"representation.{error}", "synthesis.channels") from None
+
+
+def check_backbone(cfg: Any, resolution: int | None = None) -> None:
+    """Check that `cfg.network` can have the resolution, and reads the options.
+
+    Other networks than StyleGAN2 ignore its `synthesis`, so that the network of a preset can be
+    changed alone.
+    """
+    if cfg.network == "stylegan2" and cfg.stylegan3 != StyleGAN3Config():
+        raise ConfigError(
+            "representation.stylegan3: network=stylegan2 does not read it; set network=stylegan3-t "
+            "or stylegan3-r, or leave it out",
+            field="stylegan3",
+        )
+    if resolution is not None and cfg.network == "stylegan2":
+        check_widths(cfg.synthesis, resolution)
+    elif resolution is not None:
+        layer_signals(cfg.stylegan3, resolution)
+
+
+def make_backbone(cfg: Any, w_dim: int, resolution: int, out_channels: int) -> Any:
+    """Build `cfg.network`, from styles to (b, out_channels, resolution, resolution)."""
+    if cfg.network == "stylegan2":
+        return Synthesis2d(cfg.synthesis, w_dim, resolution, out_channels)
+    variant = cfg.network.removeprefix("stylegan3-")
+    return StyleGAN3Synthesis(cfg.stylegan3, variant, w_dim, resolution, out_channels)
 
 
 def full_precision(grid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The 2D baseline: StyleGAN2 (Karras et al. 2020), conditioned on the camera by a label only."""
+"""The 2D baseline: StyleGAN2 or StyleGAN3, conditioned on the camera by a label only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from lightning_gan3d.contract import NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from lightning_gan3d.networks.band_limits import StyleGAN3Config
+from lightning_gan3d.networks.synthesis import SynthesisConfig
 from renderers.picture import Picture
+from representations.grids import check_backbone, make_backbone
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,15 @@ class Image2dConfig:
     output: Literal["linear", "sigmoid"] = "linear"
     """`linear`: unbounded, as StyleGAN2. `sigmoid`: within [-1, 1], steadier at small sizes."""
     synthesis: SynthesisConfig = SynthesisConfig()
-    """The StyleGAN2 network."""
+    """The StyleGAN2 network; the others ignore it."""
+    network: Literal["stylegan2", "stylegan3-t", "stylegan3-r"] = "stylegan2"
+    """Karras et al. 2020, or configuration T or R of Karras et al. 2021."""
+    stylegan3: StyleGAN3Config = StyleGAN3Config()
+    """The StyleGAN3 network."""
+
+    def __post_init__(self) -> None:
+        """Check across fields."""
+        check_backbone(self)
 
 
 class Image2d(Representation):
@@ -39,7 +49,7 @@ class Image2d(Representation):
         """Build the network for images of `resolution`."""
         super().__init__()
         self.cfg = cfg
-        self.synthesis = Synthesis2d(cfg.synthesis, w_dim, resolution, 3)
+        self.synthesis = make_backbone(cfg, w_dim, resolution, 3)
         self.num_ws = self.synthesis.num_ws
 
     def forward(

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
+from lightning_gan3d.networks.band_limits import StyleGAN3Config
 from lightning_gan3d.networks.decoder import Decoder
 from lightning_gan3d.networks.lowering import SDF_NOT_LOWERED, Lowered
-from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig
+from lightning_gan3d.networks.synthesis import SynthesisConfig
 from lightning_gan3d.ranges import Count
 from representations.grids import (
     GridSize,
-    check_widths,
+    check_backbone,
     full_precision,
+    make_backbone,
     sample_plane,
     sample_volume,
 )
@@ -49,11 +51,17 @@ class TriPlaneConfig:
     axes: Literal["standard", "eg3d"] = "standard"
     """World axes of the planes: three distinct pairs, or those of EG3D's released models."""
     synthesis: SynthesisConfig = SynthesisConfig()
-    """The StyleGAN2 network; it generates an image of 3 * depth * channels channels."""
+    """The StyleGAN2 network, which the others ignore; it generates an image of 3 * depth * channels
+    channels."""
+    network: Literal["stylegan2", "stylegan3-t", "stylegan3-r"] = "stylegan2"
+    """The network of the planes. The input of StyleGAN3 does not depend on w here: a rotation would
+    turn the axes of each plane."""
+    stylegan3: StyleGAN3Config = StyleGAN3Config()
+    """The StyleGAN3 network."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
-        check_widths(self.synthesis, self.resolution)
+        check_backbone(self, self.resolution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +142,9 @@ class TriPlane(Representation):
         self.cfg = cfg
         self.scene_cfg = scene
         out_channels = 3 * cfg.depth * cfg.channels
-        self.synthesis = Synthesis2d(cfg.synthesis, w_dim, cfg.resolution, out_channels)
+        self.synthesis = make_backbone(cfg, w_dim, cfg.resolution, out_channels)
+        if cfg.network != "stylegan2":
+            self.synthesis.input.affine = None
         self.decoder = Decoder(scene.decoder, cfg.channels, scene.feature_dim)
         self.start_sdf(scene.density, self.decoder.head)
         self.num_ws = self.synthesis.num_ws

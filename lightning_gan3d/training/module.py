@@ -17,6 +17,7 @@ from lightning_gan3d.metrics.process_group import rank
 from lightning_gan3d.networks.augment import Augment
 from lightning_gan3d.networks.discriminator import Judgement
 from lightning_gan3d.networks.precision import computing_in, set_precision
+from lightning_gan3d.networks.stylegan3 import InputMagnitudes
 from lightning_gan3d.training import distributed, losses, schedules
 from lightning_gan3d.training.compatibility import make_data
 from lightning_gan3d.training.discriminator_input import DiscriminatorInput, Microbatch
@@ -74,6 +75,7 @@ class AdversarialModule(lightning.LightningModule):
         self.optimizer_proxy = make_adam(self.proxy, config.optimizer.proxy) if self.proxy else None
         self.meter = distributed.Meter()
         self.terms = GeneratorTerms(config.loss, self.meter)
+        self.magnitudes = InputMagnitudes(self.generator)
         self.objects = ObjectCrops(config, self.discriminator, self.augment, self.meter)
         self.logs_losses = True
         """Whether the module checks gradients and logs losses every `log_every_n_steps`."""
@@ -253,7 +255,8 @@ class AdversarialModule(lightning.LightningModule):
         mapping, statistics = self.generator.mapping, []
         for mb in [m.scope("D") for m in microbatches]:
             label = self.fake_labels(mb)
-            fake, ws = self.generate(label, mb)
+            with self.magnitudes.recorded() as squares:
+                fake, ws = self.generate(label, mb)
             reals = self.input.reals(mb)
             of_objects = self.objects.discriminator_loss(fake, reals, mb)
             judged, fake = self.judge(fake, label, mb, False, penalised)
@@ -270,7 +273,8 @@ class AdversarialModule(lightning.LightningModule):
             mean_w = mapping.mean_style(ws)
             if self.config.training.w_avg_from == "eg3d":
                 mean_w = mean_w * (num if mb.draws.microbatch == 0 else 0)
-            statistics.append(torch.cat([mean_w, real_logits.detach().sign().mean()[None]]))
+            sign = real_logits.detach().sign().mean()
+            statistics.append(torch.cat([mean_w, sign[None], *squares]))
             if penalised:
                 penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
                 penalty = penalty + self.objects.penalty(reals, mb)
@@ -278,12 +282,15 @@ class AdversarialModule(lightning.LightningModule):
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
         self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
+        end = mapping.w_avg.numel()
+        mean_w, mean_sign, mean_squares = means[:end], means[end], means[end + 1 :]
         if any(p.requires_grad for p in mapping.parameters()):
             mapping.update_w_avg(
-                torch.where(self.gate.healthy, means[:-1].view_as(mapping.w_avg), mapping.w_avg)
+                torch.where(self.gate.healthy, mean_w.view_as(mapping.w_avg), mapping.w_avg)
             )
+        self.magnitudes.update(mean_squares, self.config.training.batch, self.gate.healthy)
         if self.config.augment.mode == "ada":
-            self._adapt_augmentation(means[-1], microbatches[0].schedule.step)
+            self._adapt_augmentation(mean_sign, microbatches[0].schedule.step)
 
     def penalty_step(self, microbatches: list[Microbatch]) -> None:
         """Train the discriminator with lazy R1 and R2."""
