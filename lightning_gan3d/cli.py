@@ -288,7 +288,8 @@ def bench(
     device: Device = "auto",
     quick: Annotated[bool, typer.Option(help="Fewer processes, repeats and sizes.")] = False,
     against: Annotated[
-        Path | None, typer.Option(help="A clone of NVlabs/eg3d to compare with.")
+        Path | None,
+        typer.Option(help="A clone of NVlabs/eg3d or NVlabs/stylegan3 to compare with."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="With --against: filter benchmarks by name prefix.")
@@ -304,10 +305,10 @@ def bench(
         Path | None, typer.Option("--out", "-o", help="With --against: output JSON file.")
     ] = None,
 ) -> None:
-    """Benchmark speed, memory and cost; --against compares with the official EG3D."""
+    """Benchmark speed, memory and cost; --against compares with the official EG3D or StyleGAN3."""
     if against is not None:
         if targets:
-            raise ConfigError(f"bench --against compares EG3D's own model; remove {targets[0]}")
+            raise ConfigError(f"bench --against compares official models; remove {targets[0]}")
         from lightning_gan3d.benchmark.eg3d.compare import CompareOptions, compare
 
         options = CompareOptions(

@@ -1,7 +1,7 @@
 """Translate networks of NVIDIA's repositories to our configuration and tensor names.
 
-EG3D (Chan et al. 2022), and StyleGAN2 as in the repositories of StyleGAN2-ADA and StyleGAN3. A
-network with an unknown class or option is rejected; nothing is guessed.
+EG3D (Chan et al. 2022), StyleGAN2 as in the repositories of StyleGAN2-ADA and StyleGAN3, and
+StyleGAN3. A network with an unknown class or option is rejected; nothing is guessed.
 """
 
 import re
@@ -17,6 +17,7 @@ from lightning_gan3d.checkpoints.pickled_objects import Record, printable
 from lightning_gan3d.checkpoints.store import CheckpointError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.generator import GeneratorConfig
+from lightning_gan3d.networks.band_limits import StyleGAN3Config
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.discriminator import DiscriminatorConfig
 from lightning_gan3d.networks.mapping import MappingConfig
@@ -81,10 +82,11 @@ def read_generator(network: Network) -> GeneratorParts:
     if network.name == "TriPlaneGenerator":
         return _triplane(network)
     if network.name == "Generator":
-        return _stylegan2(network)
+        is_stylegan3 = "synthesis.input.freqs" in network.tensors
+        return _stylegan3(network) if is_stylegan3 else _stylegan2(network)
     raise CheckpointError(
         f"the generator is a {printable(network.name)}; use EG3D's TriPlaneGenerator or "
-        "StyleGAN2's Generator"
+        "the Generator of StyleGAN2 or StyleGAN3"
     )
 
 
@@ -299,14 +301,63 @@ def _stylegan2(network: Network) -> GeneratorParts:
         mapping=_map(options.inner("mapping_kwargs"), c_dim, 1.0, 0.995 if nested else 0.998),
     )
     options.finish(*([synthesis] if nested else []))
+    return _picture(network, config, resolution)
+
+
+def _picture(network: Network, config: GeneratorConfig, resolution: int) -> GeneratorParts:
+    """A 2D generator, whose tensors are named as ours but for the representation."""
     tensors = {
         f"representation.{name}" if name.startswith("synthesis.") else name: x
         for name, x in _without(network.tensors, "resample_filter$").items()
     }
-    notes = (
-        [] if c_dim else ["not conditioned on cameras: every view of a latent is the same image"]
-    )
+    notes = ["not conditioned on cameras: every view of a latent is the same image"]
+    if config.mapping.condition == "camera":
+        notes = []
     return GeneratorParts(config, resolution, resolution, tensors, notes)
+
+
+def _stylegan3(network: Network) -> GeneratorParts:
+    options = Arguments(network)
+    resolution = options.whole("img_resolution")
+    c_dim = _label_dim(options)
+    options.expect(img_channels=3)
+    kernel, radial = options.whole("conv_kernel", 3), options.flag("use_radial_filters", False)
+    variants = {(3, False): "stylegan3-t", (1, True): "stylegan3-r"}
+    if (kernel, radial) not in variants:
+        raise CheckpointError(
+            f"conv_kernel={kernel} and use_radial_filters={radial}: only configurations T (3, "
+            "False) and R (1, True) are supported"
+        )
+    upsampling = options.whole("lrelu_upsampling", 2)
+    if upsampling not in (2, 4):
+        raise CheckpointError(f"lrelu_upsampling={upsampling}: only 2 and 4 are supported")
+    options.ignore("magnitude_ema_beta", "num_fp16_res")  # of the training; of speed
+    stylegan3 = StyleGAN3Config(
+        channel_base=options.whole("channel_base", 32768),
+        channel_max=options.whole("channel_max", 512),
+        num_layers=options.whole("num_layers", 14),
+        num_critical=options.whole("num_critical", 2),
+        first_cutoff=options.number("first_cutoff", 2),
+        first_stopband=options.number("first_stopband", 2**2.1),
+        last_stopband_rel=options.number("last_stopband_rel", 2**0.3),
+        margin_size=options.whole("margin_size", 10),
+        output_scale=options.number("output_scale", 0.25),
+        conv_clamp=options.number_or_none("conv_clamp", 256),
+        filter_size=options.whole("filter_size", 6),
+        lrelu_upsampling=upsampling,  # type: ignore[arg-type]  # checked above
+    )
+    config = GeneratorConfig(
+        representation=Image2dConfig(
+            network=variants[kernel, radial],  # type: ignore[arg-type]  # of the table above
+            stylegan3=stylegan3,
+        ),
+        renderer=PictureRendererConfig(),
+        z_dim=options.whole("z_dim"),
+        w_dim=options.whole("w_dim"),
+        mapping=_map(options.inner("mapping_kwargs"), c_dim, 1.0, num_layers=2),
+    )
+    options.finish()
+    return _picture(network, config, resolution)
 
 
 def _synthesis(options: Arguments) -> SynthesisConfig:
@@ -320,10 +371,16 @@ def _synthesis(options: Arguments) -> SynthesisConfig:
     )
 
 
-def _map(options: Arguments, c_dim: int, label_scale: float, decay: float = 0.998) -> MappingConfig:
+def _map(
+    options: Arguments,
+    c_dim: int,
+    label_scale: float,
+    decay: float = 0.998,
+    num_layers: int = 8,
+) -> MappingConfig:
     options.expect(**_MAPPING_OPTIONS)
     config = MappingConfig(
-        num_layers=options.whole("num_layers", 8),
+        num_layers=options.whole("num_layers", num_layers),
         lr_mul=options.number("lr_multiplier", 0.01),
         condition="camera" if c_dim else "none",
         label_scale=label_scale,

@@ -231,8 +231,8 @@ class TrainingConfig:
     threads: Count | None = None
     """CPU threads per process. None: torch's default."""
     compile: bool = False
-    """Compile the generator's convolutions; never the discriminator (double backward) or StyleGAN3's
-    layers (statistics of inputs)."""
+    """Compile the generator's convolutions; never the discriminator (double backward) or the layers
+    of StyleGAN3 (statistics of inputs)."""
     log_kimg: Positive = 4.0
     """Interval of rows in `metrics.jsonl` and of checks for non-finite gradients."""
     sample_kimg: NonNegative = 200.0

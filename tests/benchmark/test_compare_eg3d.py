@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from lightning_gan3d.benchmark.eg3d import compare as comparison
-from lightning_gan3d.benchmark.eg3d import inference_work, training_work
+from lightning_gan3d.benchmark.eg3d import inference_work, stylegan3_work, training_work
 from lightning_gan3d.benchmark.eg3d.compare import CompareOptions, Result, compare, mean_steps
 from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
+from lightning_gan3d.benchmark.eg3d.stylegan3_work import StyleGAN3Checkout
 from lightning_gan3d.benchmark.speed import Protocol
 from lightning_gan3d.config import ConfigError
 
@@ -151,3 +152,25 @@ def test_both_sides_agree_on_the_official_weights() -> None:
         first, *rest = work.agreement("fp32").split(", gradient of the planes ")
         assert float(first) < 1e-5
         assert all(float(x) < 1e-3 for x in rest)
+
+
+def test_stylegan3_is_recognised(tmp_path: Path) -> None:
+    """EG3D's repository, which has a copy of StyleGAN3's network, stays EG3D's."""
+    for name in ("networks_stylegan3.py", "triplane.py"):
+        assert Checkout.folder(tmp_path) is None
+        (tmp_path / "training").mkdir(exist_ok=True)
+        (tmp_path / "training" / name).touch()
+        assert StyleGAN3Checkout.folder(tmp_path) == tmp_path
+    assert Checkout.folder(tmp_path) == tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("STYLEGAN3_CHECKOUT" not in os.environ, reason="STYLEGAN3_CHECKOUT is not set")
+@pytest.mark.parametrize("variant", ["t", "r"])
+def test_stylegan3_agrees_with_the_official_network(variant: str) -> None:
+    code = StyleGAN3Checkout(Path(os.environ["STYLEGAN3_CHECKOUT"]))
+    keys = (f"stylegan3_{variant}_256", f"stylegan3_{variant}_256_backward")
+    works = list(stylegan3_work.works(code, torch.device("cpu"), ("fp32",), keys.__contains__))
+    assert tuple(work.key for work in works) == keys
+    for work in works:
+        assert float(work.agreement("fp32").split()[-1]) < 1e-5

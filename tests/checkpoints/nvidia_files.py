@@ -169,6 +169,37 @@ def stylegan2(
     return network
 
 
+def stylegan3(network: torch.nn.Module | None, **kwargs: Any) -> FakeModule:
+    """StyleGAN3's generator with the weights of `network`, ours: the names are the same.
+
+    None: without weights. `kwargs`: changes of the constructor's arguments.
+    """
+    arguments = {
+        "c_dim": 0,
+        "img_resolution": 16,
+        "img_channels": 3,
+        "z_dim": 16,
+        "w_dim": 16,
+        "mapping_kwargs": CAMERA_KWARGS,
+        **CHANNELS,
+        "num_layers": 4,
+        "magnitude_ema_beta": 0.999,
+        "num_fp16_res": 4,
+        **kwargs,
+    }
+    module = "training.networks_stylegan3"
+    root = FakeModule(module, "Generator", attributes=_arguments(arguments))
+    if network is None:
+        return root
+    parameters = {name for name, _ in network.named_parameters()}
+    for ours, x in network.state_dict().items():
+        part, (*path, name) = root, ours.removeprefix("representation.").split(".")
+        for child in path:
+            part = part.modules.setdefault(child, FakeModule(module, "SynthesisLayer"))
+        (part.parameters if ours in parameters else part.buffers)[name] = x
+    return root
+
+
 def fill(module: FakeModule, draw: Draw, prefix: str = "") -> None:
     """Set every parameter and buffer, but for filters, by its dotted name."""
     for part in (module.parameters, module.buffers):

@@ -10,7 +10,7 @@ import nvidia_files
 import pytest
 import torch
 from handmade import EasyDict, FakeModule, write_network_pickle
-from nvidia_files import at, discriminator, numbers, stylegan2, triplane
+from nvidia_files import at, discriminator, numbers, stylegan2, stylegan3, triplane
 from reference import labels, latents
 
 from lightning_gan3d import cli
@@ -645,6 +645,59 @@ def test_stylegan2_becomes_the_2d_baseline(tmp_path, nested, c_dim):
 )
 def test_unsupported_stylegan2_is_rejected(tmp_path, changes, parts):
     network = stylegan2(**{"whole": False, **changes})
+    path = write_network_pickle(tmp_path / "network.pkl", G_ema=network)
+    with pytest.raises(ConfigError, match=parts):
+        load(path)
+
+
+STYLEGAN3 = {
+    "t": {},
+    "r": {"conv_kernel": 1, "use_radial_filters": True},
+}
+
+
+def our_stylegan3(variant):
+    config = load_experiment(
+        "image2d",
+        [
+            "generator={z_dim: 16, w_dim: 16, mapping: {condition: none}}",
+            "generator.representation.stylegan3={channel_base: 256, channel_max: 4, num_layers: 4}",
+            f"generator.representation.network=stylegan3-{variant}",
+        ],
+    )
+    torch.manual_seed(0)
+    return Generator(config.generator, 16).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("variant", STYLEGAN3)
+def test_stylegan3_becomes_the_2d_baseline(tmp_path, variant):
+    direct = our_stylegan3(variant)
+    network = stylegan3(direct, **STYLEGAN3[variant])
+    path = write_network_pickle(tmp_path / "afhq.pkl", G_ema=network)
+    generator = load(path)
+    read, expected = generator.cfg.representation, direct.cfg.representation
+    assert (read.network, read.stylegan3) == (expected.network, expected.stylegan3)
+    assert generator.cfg.mapping == direct.cfg.mapping
+    z, label = torch.randn(1, 16), torch.zeros(1, 25)
+    with torch.no_grad():
+        assert torch.equal(generator(z, label).image, direct(z, label).image)
+    import_file(path, tmp_path / "out")
+    assert load_experiment(tmp_path / "out" / "config.yaml").generator == generator.cfg
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"conv_kernel": 1}, "conv_kernel=1 and use_radial_filters=False"),
+        ({"lrelu_upsampling": 3}, "lrelu_upsampling"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"img_resolution": 48}, "resolution=48"),
+        ({"c_dim": 7}, "c_dim=7"),
+        ({"first_layer": 3}, "first_layer=3"),
+    ],
+)
+def test_unsupported_stylegan3_is_rejected(tmp_path, changes, parts):
+    network = stylegan3(our_stylegan3("t"), **changes)
     path = write_network_pickle(tmp_path / "network.pkl", G_ema=network)
     with pytest.raises(ConfigError, match=parts):
         load(path)

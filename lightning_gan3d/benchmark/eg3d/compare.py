@@ -1,8 +1,9 @@
-"""`gan3d bench --against`: comparison with the official EG3D, with equal weights, in one process.
+"""`gan3d bench --against`: comparison with the official EG3D or StyleGAN3, in one process.
 
-Both sides of a work are timed in alternating rounds. Agreement is checked before timing, except for
-phases of training, which tests/eg3d compares with equal draws. Sizes are EG3D's own: its 512-pixel
-model for inference, its 128-pixel model for training.
+Both sides of a work have equal weights and are timed in alternating rounds. Agreement is checked
+before timing, except for phases of training, which tests/eg3d compares with equal draws. Sizes are
+those of the official models: EG3D's 512-pixel model for inference and its 128-pixel model for
+training, StyleGAN3 at 256 and 512 pixels.
 """
 
 import dataclasses
@@ -13,8 +14,9 @@ from typing import Any, get_args
 
 import torch
 
-from lightning_gan3d.benchmark.eg3d import inference_work, training_work
+from lightning_gan3d.benchmark.eg3d import inference_work, stylegan3_work, training_work
 from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
+from lightning_gan3d.benchmark.eg3d.stylegan3_work import StyleGAN3Checkout
 from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, peak_bytes, resident_peak
 from lightning_gan3d.benchmark.speed import (
     Environment,
@@ -92,13 +94,17 @@ def compare(
 
     Raises `ConfigError` if no work is selected or the checkout cannot be imported.
     """
-    code, device = Checkout(checkout), choose_device(options.device)
+    # EG3D's repository has a copy of StyleGAN3's network.
+    is_stylegan3 = not Checkout.folder(checkout) and bool(StyleGAN3Checkout.folder(checkout))
+    code = (StyleGAN3Checkout if is_stylegan3 else Checkout)(checkout)
+    of_eg3d = (inference_work.works, training_work.works)
+    device = choose_device(options.device)
     if options.out is not None:
         make_folder(options.out)
     rows: list[Result] = []
     with cpu_threads(options.threads):
         environment = Environment.current(device, options.command)
-        for works in (inference_work.works, training_work.works):
+        for works in (stylegan3_work.works,) if is_stylegan3 else of_eg3d:
             for work in works(code, device, options.precisions, options.selects):
                 for row in measure(work, device, QUICK if options.quick else FULL):
                     progress(line(row))

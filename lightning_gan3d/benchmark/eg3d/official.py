@@ -44,20 +44,38 @@ class Work:
 
 
 class Checkout:
-    """A clone of NVlabs/eg3d."""
+    """A clone of NVlabs/eg3d; subclasses: of other repositories."""
+
+    repository = "NVlabs/eg3d"
+    modules: tuple[str, ...] = (
+        "training.triplane",
+        "training.dual_discriminator",
+        "training.loss",
+    )
+    """What is used; the first identifies the repository."""
+    operations: tuple[str, ...] = ("bias_act", "upfirdn2d")
+
+    @classmethod
+    def folder(cls, path: Path) -> Path | None:
+        """Return the folder of the code: `path`, or the one inside it with the project's name."""
+        file = Path(*cls.modules[0].split(".")).with_suffix(".py")
+        candidates = (path, path / cls.repository.partition("/")[2])
+        return next((p for p in candidates if (p / file).is_file()), None)
 
     def __init__(self, path: Path) -> None:
         """Import the code; raises `ConfigError` if it is missing or cannot be imported."""
-        inner = path if (path / "training" / "triplane.py").is_file() else path / "eg3d"
-        if not (inner / "training" / "triplane.py").is_file():
+        inner = self.folder(path)
+        if inner is None:
+            first = self.modules[0].replace(".", "/")
             raise ConfigError(
-                f"--against {path}: no training/triplane.py there or in its folder eg3d; name a "
-                "clone of NVlabs/eg3d"
+                f"--against {path}: no {first}.py there or in its folder "
+                f"{self.repository.partition('/')[2]}; name a clone of NVlabs/eg3d or "
+                "NVlabs/stylegan3"
             )
         self.path = inner
         if str(inner) not in sys.path:
             sys.path.append(str(inner))
-        for module in ("training.triplane", "training.dual_discriminator", "training.loss"):
+        for module in self.modules:
             try:
                 importlib.import_module(module)
             except ImportError as error:
@@ -85,7 +103,7 @@ class Checkout:
 
     def plugins(self) -> str:
         """List its compiled CUDA operations: without a compiler it falls back silently."""
-        ops = {name: self.module(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")}
+        ops = {name: self.module(f"torch_utils.ops.{name}") for name in self.operations}
         built = [name for name, op in ops.items() if getattr(op, "_plugin", None) is not None]
         return f"its CUDA operations built: {', '.join(built) or 'none'}"
 
