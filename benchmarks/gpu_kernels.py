@@ -27,6 +27,7 @@ from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.metric import Metric, write_metrics
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
+from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, filtered_lrelu, plain
 from renderers.fused.gpu import launches
 from renderers.fused.gpu.decode_kernels import gather, point_of, rays_of, scatter
 from renderers.fused.gpu.point_kernels import part_of, scene_offset
@@ -196,6 +197,28 @@ def rendering(
             yield Metric.of_key(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
 
 
+def filters(device: str) -> Iterator[Metric]:
+    """Time StyleGAN3's filtered leaky ReLU, plain and fused, without and with gradient."""
+    channels, size = (2, 16) if DRY else (64, 276)
+    taps = torch.hann_window(12, periodic=False, device=device)
+    x = torch.randn(1, channels, size + 2, size + 2, device=device, requires_grad=True)
+    bias = torch.zeros(channels, device=device)
+    for kind, down in (("separable", taps), ("radial", taps[:, None] * taps)):
+        a = FilteredActivation(taps / taps.sum(), down / down.sum(), 2, 2, (9, 8))
+        for path, function in (("plain", plain), ("fused", filtered_lrelu)):
+
+            def forward(function: Any = function, a: Any = a) -> torch.Tensor:
+                with torch.no_grad():
+                    return function(x, bias, a)  # type: ignore[no-any-return]  # untyped
+
+            def both(function: Any = function, a: Any = a) -> None:
+                torch.autograd.grad(function(x, bias, a).sum(), x)
+
+            for name, timed in (("forward", forward), ("both", both)):
+                key, note = f"gpu.filtered_{name}_ms.{kind}.{path}", f"{channels} x {size}²"
+                yield Metric.of_key(key, milliseconds(timed), "ms", 1, note=note)
+
+
 def recordings(device: str) -> Iterator[Metric]:
     """Time an image at batch 1, eager and as a CUDA graph."""
     if DRY:
@@ -224,7 +247,7 @@ def main() -> None:
     args = parser.parse_args()
     DRY = args.dry_run
     device, rows, failed = "cpu" if DRY else "cuda", [], []
-    for part in (stages, renderings, recordings):
+    for part in (stages, renderings, filters, recordings):
         try:
             for row in part(device):
                 print(f"{row.key:<48} {row.value:>10.4g} {row.unit}", flush=True)

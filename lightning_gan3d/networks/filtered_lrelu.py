@@ -5,7 +5,9 @@ The image is upsampled, activated at the higher rate, and downsampled, each with
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -66,11 +68,14 @@ def filtered_lrelu(
     sample from the first. In the dtype of `x`. Differentiable by `x` and `bias`: once by the
     kernels, any number of times by plain torch (`backend` names which).
     """
-    if fused.serves(x):
-        from lightning_gan3d.networks.fused import filtered
+    kernel, _ = _find_kernel(x)
+    if kernel is None:
+        return plain(x, bias, activation)
+    from lightning_gan3d.networks.fused.filtered import FilteredLReLU
 
-        return filtered.filtered_lrelu(x, bias, activation)
-    return plain(x, bias, activation)
+    keep = torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)
+    y: Tensor = FilteredLReLU.apply(kernel, activation, keep, x.float(), bias.float())
+    return y.to(x.dtype)
 
 
 def backend(like: Float[Tensor, "a b c d"]) -> str:
@@ -78,15 +83,25 @@ def backend(like: Float[Tensor, "a b c d"]) -> str:
 
     Such as `numba, AVX-512`, or `plain torch (numba is missing: ...)` with the reason.
     """
-    if like.device.type != "cpu":
-        return f"plain torch (on {like.device.type}; the kernel needs a CPU)"
+    kernel, reason = _find_kernel(like)
+    return f"plain torch ({reason})" if kernel is None else str(kernel.name)
+
+
+def _find_kernel(like: Tensor) -> tuple[Any, str]:
+    device, dtypes = like.device.type, (torch.float32, torch.float16, torch.bfloat16)
     try:
-        from lightning_gan3d import simd
+        if device == "cuda" and like.dtype in dtypes and not torch.compiler.is_compiling():
+            from lightning_gan3d.networks.fused import filtered_gpu
+
+            return filtered_gpu.KERNEL, ""
+        if device == "cpu":
+            from lightning_gan3d.networks.fused import filtered_cpu
+
+            if fused.serves(like):
+                return filtered_cpu.KERNEL, ""
     except ImportError as error:
-        return f"plain torch ({error})"
-    if fused.serves(like):
-        return f"numba, {simd.describe()}"
-    return f"plain torch ({like.dtype}; the kernel needs float32 or bfloat16)"
+        return None, str(error)
+    return None, f"{like.dtype} on {device}; kernels need float32 or bfloat16 on cpu or cuda"
 
 
 def plain(

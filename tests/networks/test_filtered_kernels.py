@@ -1,5 +1,9 @@
 import dataclasses
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,17 +164,66 @@ def test_nan_stays_in_its_channel():
 def test_the_backend_is_named(monkeypatch):
     x = numbers(1, 3, 8, 8)
     assert backend(x) == f"numba, {simd.describe()}"
-    assert backend(x.double()) == (
-        "plain torch (torch.float64; the kernel needs float32 or bfloat16)"
-    )
-    assert backend(x.to("meta")) == "plain torch (on meta; the kernel needs a CPU)"
+    needs = "kernels need float32 or bfloat16 on cpu or cuda"
+    assert backend(x.double()) == f"plain torch (torch.float64 on cpu; {needs})"
+    assert backend(x.to("meta")) == f"plain torch (torch.float32 on meta; {needs})"
     calls = []
-    from lightning_gan3d.networks.fused import filtered
+    from lightning_gan3d.networks.fused import filtered_cpu
 
-    fused = filtered.filtered_lrelu
-    monkeypatch.setattr(filtered, "filtered_lrelu", lambda *x: calls.append(x) or fused(*x))
+    kernel = filtered_cpu.KERNEL
+    counting = kernel._replace(run=lambda *x: calls.append(x) or kernel.run(*x))
+    monkeypatch.setattr(filtered_cpu, "KERNEL", counting)
     a = dataclasses.replace(wide_case()[0], padding=(20, 20))
     filtered_lrelu(x.double(), numbers(3), a)
     assert not calls
     filtered_lrelu(x, numbers(3), a)
     assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_the_gpu_kernel_agrees_in_the_interpreter():
+    # Triton decides at import whether it interprets: hence its own process.
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "interpreted_filtered.py"]
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    here = Path(__file__).parent
+    result = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
+    assert "6 passed" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "most"), [(T, 0), (R, 16)])
+def test_few_registers_spill_on_a_gpu(kind, most, monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    import compiled
+    from triton import knobs
+
+    from lightning_gan3d.networks.fused import filtered, filtered_gpu
+
+    if not compiled.CUOBJDUMP.exists():
+        pytest.skip("this build of Triton brings no cuobjdump")
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+    usages = []
+    recorder = compiled.Recorder(filtered_gpu.filtered_kernel, usages)
+    monkeypatch.setattr(filtered_gpu, "filtered_kernel", recorder)
+    a, x, bias = wide_case(kind)
+    y = filtered.FilteredLReLU.apply(filtered_gpu.KERNEL, a, True, x.requires_grad_(), bias)
+    torch.autograd.grad(y.sum(), x)
+    assert len(usages) == 2
+    for usage in usages:
+        assert usage.stack <= most, usage._replace(ptx="")
+        assert usage.shared <= 227 * 1024 / 2, "room for two programs in a multiprocessor"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", [T, R])
+def test_full_size_on_a_gpu_agrees_with_the_plain_path(kind):
+    a, _, _ = wide_case(kind)
+    filters = {k: getattr(a, k).cuda() for k in ("up_filter", "down_filter")}
+    a, x, bias = dataclasses.replace(a, **filters), numbers(2, 64, 148, 148).cuda(), numbers(64)
+    assert backend(x).startswith("triton")
+    actual = results(filtered_lrelu, a, x, bias.cuda())
+    for value, exact in zip(actual, results(plain, a, x, bias.cuda()), strict=True):
+        assert (value - exact).norm() < 1e-4 * exact.norm()

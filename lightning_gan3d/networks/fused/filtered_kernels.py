@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_gan3d.networks.fused.filtered import ACTIVATE, KEEP, MULTIPLY
 from lightning_gan3d.networks.fused.fir_kernels import BYTES, read
 from lightning_gan3d.simd import WIDTH, entry, helper, simd
 from lightning_gan3d.simd.processor import MANY_REGISTERS
@@ -41,8 +42,6 @@ BLOCK = 16 if MANY_REGISTERS else 8
 """Pixels whose sums stay in registers."""
 CODE = 2 * MASK_BYTES
 """Bytes of a vector's two masks: which samples are positive, and which are clamped."""
-ACTIVATE, KEEP, MULTIPLY = 0, 1, 2
-"""Modes: activate; store the masks too; multiply by the slopes of stored masks."""
 
 
 class Side(NamedTuple):

@@ -1,0 +1,45 @@
+"""Run by test_filtered_kernels.py in its own process, in Triton's interpreter."""
+
+import pytest
+import torch
+from test_filtered_kernels import R, T, low_pass, numbers, results
+
+from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, plain
+from lightning_gan3d.networks.fused import filtered, filtered_gpu
+
+CASES = [
+    (T, 2, 2, (9, 8), (2, 3, 18, 9)),
+    (T, 4, 2, (-6, -9), (1, 2, 15, 16)),
+    (T, 2, 1, (-2, 7), (1, 1, 17, 12)),
+    (R, 2, 4, (4, 9), (1, 1, 10, 21)),
+    (R, 1, 2, (3, 1), (1, 1, 12, 20)),
+]
+
+
+def on_gpu(x, bias, a):
+    keep = x.requires_grad
+    return filtered.FilteredLReLU.apply(filtered_gpu.KERNEL, a, keep, x, bias)
+
+
+@pytest.mark.parametrize(("kind", "up", "down", "padding", "size"), CASES)
+def test_values_and_gradients_equal_the_plain_ones(kind, up, down, padding, size):
+    taps = low_pass(6 * down, 1) if down > 1 else None
+    if kind == R:  # a product per row in the interpreter: few
+        taps = low_pass(2 * down, 1)
+        taps = taps[:, None] * low_pass(len(taps), 2)
+    a = FilteredActivation(low_pass(6 * up), taps, up, down, padding, 1.3, 0.3, 0.4)
+    x, bias = numbers(*size), numbers(size[1], seed=1)
+    expected = results(plain, a, x.double(), bias.double())
+    for value, exact in zip(results(on_gpu, a, x, bias), expected, strict=True):
+        assert (value - exact).abs().max() < 1e-5 * exact.abs().max()
+    with torch.no_grad():
+        assert (on_gpu(x, bias, a) - expected[0]).abs().max() < 1e-5 * expected[0].abs().max()
+
+
+def test_four_samples_share_a_byte():
+    a = FilteredActivation(low_pass(12), low_pass(12), 2, 2, (9, 8))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        on_gpu(numbers(1, 1, 16, 16).requires_grad_(), numbers(1), a)
+    rows, columns = a.size(16)[0], (a.size(16)[0] + 3) // 4
+    assert [t.numel() * t.element_size() for t in saved] == [rows * columns]
