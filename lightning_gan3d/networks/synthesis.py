@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lightning_gan3d.config import ConfigError, Count, Positive
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks import fused
+from lightning_gan3d.networks import filtered_lrelu, fused
 from lightning_gan3d.networks.layers import LayerOptions, NoiseMode, SynthesisLayer, ToRGB
-from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
+from lightning_gan3d.networks.precision import DTYPES, MixedPrecision, without_autocast
 from lightning_gan3d.networks.resample import upsample_plus
+from lightning_gan3d.networks.stylegan3 import AliasFreeLayer
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,18 @@ def describe_layers(network: nn.Module) -> str:
 
     Such as `numba, AVX-512`, `numba, AVX-512, in 5 of 7 layers` (the others are plain),
     `plain torch (numba is missing: ...)`, or `none` without such layers. Compilers are ignored.
+    StyleGAN3's layers follow as `filtered activations: ...`.
     """
+    filtered = next((m for m in network.modules() if isinstance(m, AliasFreeLayer)), None)
     layers = [m for m in network.modules() if isinstance(m, SynthesisLayer)]
-    if not layers:
-        return "none"
+    if filtered is None:
+        return _describe(network, layers) if layers else "none"
+    like = filtered.weight.to(DTYPES[filtered.precision] or filtered.weight.dtype)
+    text = f"filtered activations: {filtered_lrelu.backend(like)}"
+    return f"{_describe(network, layers)}; {text}" if layers else text
+
+
+def _describe(network: nn.Module, layers: list[SynthesisLayer]) -> str:
     devices = {m.weight.device.type for m in layers} - {"cpu"}
     if devices:
         return f"plain torch (layers on {', '.join(sorted(devices))}; the kernels need a CPU)"

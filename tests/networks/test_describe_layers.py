@@ -6,6 +6,7 @@ from torch import nn
 
 from lightning_gan3d.networks.layers import LayerOptions, SynthesisLayer
 from lightning_gan3d.networks.precision import set_precision
+from lightning_gan3d.networks.stylegan3 import StyleGAN3Config, StyleGAN3Synthesis
 from lightning_gan3d.networks.synthesis import Synthesis2d, SynthesisConfig, describe_layers
 
 
@@ -63,3 +64,17 @@ def test_the_number_of_fused_layers_is_that_of_fused_calls(monkeypatch):
     net = network(32, 3)
     net(torch.zeros(2, net.num_ws, 8))
     assert f"in {len(calls)} of 3 layers" in describe_layers(net)
+
+
+def test_filtered_activations_follow_the_layers():
+    simd = pytest.importorskip("lightning_gan3d.simd")
+    cfg = StyleGAN3Config(num_layers=2, num_critical=1, channel_max=4)
+    net = StyleGAN3Synthesis(cfg, "t", 8, 16, 3)
+    assert describe_layers(net) == f"filtered activations: numba, {simd.describe()}"
+    both = nn.ModuleList([net, network(32, 16)])
+    fast = f"numba, {simd.describe()}"
+    assert describe_layers(both) == f"{fast}; filtered activations: {fast}"
+    set_precision(both, "fp16")
+    text = describe_layers(both)
+    assert text.startswith("plain torch (no layer")
+    assert "filtered activations: plain torch (torch.float16" in text

@@ -65,12 +65,18 @@ def assert_rows_agree(first, second):
 
 
 def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
-    half = ("training.microbatch=4", "training.kimg=0.032")
+    planes = "{num_layers: 2, num_critical: 1, channel_max: 8}"  # StyleGAN3 has statistics to share
+    network = ["network=stylegan3-t", f"stylegan3={planes}"]
+    network = [f"generator.representation.{option}" for option in network]
+    half = ("training.microbatch=4", "training.kimg=0.032", *network)
     (one, rows_one), (two, rows_two) = train_one_and_two(tiny, tmp_path, *half)
     assert one.keys() == two.keys()
     assert not [k for k in one if not torch.equal(one[k], two[k])]
     assert_rows_agree(rows_one, rows_two)
     assert len(rows_one) == 4
+    magnitudes = [x for name, x in one.items() if name.endswith("magnitude_ema")]
+    assert not any((x == 1).any() for x in magnitudes)
+    assert len(magnitudes) >= 3
 
 
 def test_two_nodes_are_bitwise_one(tiny, tmp_path):
