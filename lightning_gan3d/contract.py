@@ -9,7 +9,8 @@ channels.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -232,6 +233,15 @@ class Representation(nn.Module):
     log_beta: nn.Parameter | None
     """Of `sdf`: beta = MIN_BETA + exp(log_beta). None for other densities."""
 
+    @property
+    def input_transform(self) -> Float[Tensor, "3 3"] | None:
+        """Map from positions in the picture to positions in its network's input; None: it has none.
+
+        In image sides from the centre, x right and y down: `[:2, 2]` = -t shifts the picture by t.
+        The identity by default. Set it by `transformed`, in evaluation mode.
+        """
+        return None
+
     def start_sdf(self, density: DensityConfig, head: FullyConnected) -> None:
         """For `sdf`: register beta, and set row 0 of the last layer, the distance, to zero.
 
@@ -256,6 +266,22 @@ class Representation(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(ws, noise_mode, draws)"
         )
+
+
+@contextmanager
+def transformed(representation: Representation, matrix: Float[Tensor, "3 3"]) -> Iterator[None]:
+    """Set the `input_transform` of a representation, and restore it.
+
+    Its network raises NotImplementedError for a transform that it does not support.
+    """
+    transform = representation.input_transform
+    assert transform is not None, "this representation has no input transform"
+    before = transform.clone()
+    transform.copy_(matrix)
+    try:
+        yield
+    finally:
+        transform.copy_(before)
 
 
 class Renderer(nn.Module):

@@ -52,6 +52,11 @@ class Image2d(Representation):
         self.synthesis = make_backbone(cfg, w_dim, resolution, 3)
         self.num_ws = self.synthesis.num_ws
 
+    @property
+    def input_transform(self) -> Float[Tensor, "3 3"] | None:
+        """The transform of the network's input, if it has one."""
+        return getattr(self.synthesis, "transform", None)
+
     def forward(
         self,
         ws: Float[Tensor, "b num_ws w_dim"],

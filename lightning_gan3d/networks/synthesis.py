@@ -15,6 +15,9 @@ from lightning_gan3d.networks.precision import DTYPES, MixedPrecision, without_a
 from lightning_gan3d.networks.resample import upsample_plus
 from lightning_gan3d.networks.stylegan3 import AliasFreeLayer
 
+IDENTITY = torch.eye(3)
+"""The input transform that changes nothing."""
+
 
 @dataclass(frozen=True)
 class ChannelsConfig:
@@ -105,9 +108,9 @@ class SynthesisBlock(MixedPrecision):
         """
         with without_autocast(ws.device):  # the block has its own precision
             if x is None:
-                x = self.enter(self.const.expand(ws.shape[0], *self.const.shape))
-            else:
-                x = self.enter(x)
+                x = self.const.expand(ws.shape[0], *self.const.shape)
+            x = self.enter(x)
+            if self.in_dim > 0:
                 x = self.conv0(x, ws[:, 0], noise_mode, draws and draws.scope("conv0"))
             x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws and draws.scope("conv1"))
             out = self.torgb(x, ws[:, self.num_conv])
@@ -143,7 +146,7 @@ class Synthesis(nn.Module):
 
         `random` noise needs `draws`, keyed by layer.
         """
-        x: Tensor | None = None
+        x = self.moved_constant(len(ws))
         out: Tensor | None = None
         start = 0
         for r in self.resolutions:
@@ -153,6 +156,10 @@ class Synthesis(nn.Module):
             start += block.num_conv
         assert out is not None
         return out
+
+    def moved_constant(self, batch: int) -> Float[Tensor, "b c *size"] | None:  # noqa: ARG002
+        """Return what replaces the learned constant; None: nothing does."""
+        return None
 
 
 class Synthesis2d(Synthesis):
@@ -164,6 +171,21 @@ class Synthesis2d(Synthesis):
         """Build for a resolution that is a power of two."""
         options = LayerOptions(w_dim, 2, cfg.use_noise, cfg.conv_clamp)
         super().__init__(cfg.widths("synthesis", resolution), out_channels, options)
+        # No buffer: a tensor on the CPU is compared without waiting for a GPU.
+        self.transform = IDENTITY.clone()
+
+    def moved_constant(self, batch: int) -> Float[Tensor, "b c 4 4"] | None:
+        """Shift the constant by `transform` with wrap, band-limited; in evaluation mode only."""
+        if self.training or torch.equal(self.transform, IDENTITY):
+            return None
+        if not torch.equal(self.transform[:, :2], IDENTITY[:, :2]):
+            raise NotImplementedError("StyleGAN2's constant input can be shifted, but not rotated")
+        const: Tensor = self.b4.const  # type: ignore[assignment, union-attr]  # a sub-module
+        i = torch.arange(4, dtype=torch.float64)
+        # Rows of weights; frequencies 0, 1, and 2 (Nyquist's) of the four samples.
+        angles = (torch.pi / 2 * (i[:, None] - i + 4 * float(t)) for t in self.transform[:2, 2])
+        x, y = (((1 + 2 * a.cos() + (2 * a).cos()) / 4).to(const) for a in angles)
+        return (y @ const @ x.T).expand(batch, -1, -1, -1)
 
 
 class Synthesis3d(Synthesis):
