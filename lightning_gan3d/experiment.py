@@ -23,6 +23,7 @@ from lightning_gan3d.metrics.config import (
     DepthConfig,
     EvaluationConfig,
     MasksConfig,
+    MotionConfig,
     PartsConfig,
 )
 from lightning_gan3d.networks.augment import AugmentConfig
@@ -69,6 +70,7 @@ ADDED: dict[str, Any] = {
         for part in ("", "object.", "background.")
         for name, default in (("network", "stylegan2"), ("stylegan3", StyleGAN3Config()))
     },
+    "evaluation.motion": MotionConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

@@ -281,6 +281,22 @@ class GeometryConfig:
 
 
 @dataclass(frozen=True)
+class MotionConfig:
+    """Equivariance to transforms of the input, and texture sticking on slow orbits."""
+
+    equivariance: Count | None = 64
+    """Latents for EQ-T and EQ-R, each with transforms of its own; null: off. Papers use 50000."""
+    items: Count | None = 16
+    """Latents for sticking; null: off."""
+    step: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    """Motion in pixels from frame to frame, of a point in front of the world's y axis by a quarter
+    of the image's side."""
+    detail: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    """Deviation of the detail around a pixel, as a share of the range of colours, from which the
+    pixel is used."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """All metrics; null turns a group off."""
 
@@ -300,6 +316,8 @@ class EvaluationConfig:
     """Fields fitted to views."""
     features: FeaturesConfig | None = FeaturesConfig()
     """Keypoints followed from view to view."""
+    motion: MotionConfig | None = MotionConfig()
+    """Equivariance and texture sticking."""
     pose: PoseConfig | None = PoseConfig()
     """Pose accuracy by a regressor."""
     following: bool = True

@@ -15,6 +15,7 @@ from lightning_gan3d.metric import Metric, missing
 from lightning_gan3d.metric_table import names_of
 from lightning_gan3d.metrics.config import SEED, EvaluationConfig, SwdConfig
 from lightning_gan3d.metrics.consistency.attribute_drift import measure_attributes
+from lightning_gan3d.metrics.consistency.equivariance import measure_equivariance
 from lightning_gan3d.metrics.consistency.flicker import measure_flicker
 from lightning_gan3d.metrics.consistency.image_similarity import find_trunk
 from lightning_gan3d.metrics.consistency.keypoint_tracks import measure_features
@@ -22,6 +23,7 @@ from lightning_gan3d.metrics.consistency.object_edits import measure_parts
 from lightning_gan3d.metrics.consistency.object_masks import measure_masks
 from lightning_gan3d.metrics.consistency.refit import measure_refit
 from lightning_gan3d.metrics.consistency.reprojection import measure_consistency
+from lightning_gan3d.metrics.consistency.sticking import measure_sticking
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext
 from lightning_gan3d.metrics.distribution.compare_features import measure_distribution
 from lightning_gan3d.metrics.distribution.sharpness import ImageAmplitude, sharpness_metrics
@@ -144,6 +146,8 @@ GROUPS = (
     MetricGroup(measure_images),
     MetricGroup(measure_consistency, "consistency", ceiling=True, following=True),
     MetricGroup(measure_flicker, "consistency", ceiling=True, following=True),
+    MetricGroup(measure_equivariance),
+    MetricGroup(measure_sticking, "motion", ceiling=True, following=True),
     MetricGroup(measure_refit, "refit", ceiling=True, following=True),
     MetricGroup(measure_features, "features", ceiling=True, following=True),
     MetricGroup(measure_identity),
@@ -154,6 +158,8 @@ GROUPS = (
     MetricGroup(measure_geometry, "geometry", ceiling=True),
 )
 FOLLOWING = "each view conditioned on its own camera"
+MAY_LACK = ("consistency.lpips", "motion.sticking", "motion.sticking_depth")
+"""Metrics that the data set's own objects may lack, like the generator."""
 
 
 def evaluate(
@@ -210,12 +216,11 @@ def _ceiling(group: MetricGroup, context: EvaluationContext) -> list[Metric]:
 
     def measure() -> list[Metric]:
         metrics = group.measure(replace(context, source=truth, device=torch.device("cpu")))
-        # The generator's own metrics give the reason why there is no LPIPS and no control.
+        # The generator's own metrics give the reason why they are missing.
         return [
             replace(m, variant="truth")
             for m in metrics
-            if m.value is not None
-            or not (m.name == "consistency.lpips" or m.stage in ("enlarged", "raw"))
+            if m.value is not None or not (m.name in MAY_LACK or m.stage in ("enlarged", "raw"))
         ]
 
     return cached_metrics(context.cache, f"{group.measure.__name__}-truth", key, measure)

@@ -76,8 +76,8 @@ PATHS = ("lpips", "estimator", "embedding")
 """Fields that name files. Only the file name counts: a moved file is the same protocol."""
 IGNORED = {"distribution": ("repeats", "num_images")}
 """Number of repeats, and a field that repeats the metric's own n."""
-WITH_DEPTH = ("consistency", "geometry")
-"""Blocks whose metrics depend on depth, which has the rendering resolution: fewer pixels of it hide
+WITH_DEPTH = ("consistency", "geometry", "motion.sticking_depth")
+"""Blocks and metrics that depend on depth, which has the rendering resolution: fewer pixels hide
 more edges."""
 ANY_RESOLUTION = ("geometry.floaters", "geometry.filled", "geometry.shape_to_data",
                   "geometry.shape_from_data", "geometry.shape_coverage", "geometry.shape_accuracy",
@@ -113,7 +113,8 @@ def keyed(metrics: Iterable[Metric], context: EvaluationContext) -> list[Metric]
         parts = [block, _options(block, getattr(context.cfg, block, None)), *data]
         if block in SETS:
             parts.append(m.n)
-        if m.stage == "raw" or (block in WITH_DEPTH and m.name not in ANY_RESOLUTION):
+        with_depth = m.name in WITH_DEPTH or (block in WITH_DEPTH and m.name not in ANY_RESOLUTION)
+        if m.stage == "raw" or with_depth:
             parts.append(rendering_resolution)
         if m.name in OF_KNOWN:
             parts.append([context.truth is not None, context.multiview is not None])

@@ -20,11 +20,18 @@ from lightning_gan3d.metrics.config import (
     FeaturesConfig,
     FlickerConfig,
     GeometryConfig,
+    MotionConfig,
     PoseConfig,
     RefitConfig,
     SwdConfig,
 )
-from lightning_gan3d.metrics.consistency import flicker, keypoint_tracks, refit
+from lightning_gan3d.metrics.consistency import (
+    equivariance,
+    flicker,
+    keypoint_tracks,
+    refit,
+    sticking,
+)
 from lightning_gan3d.metrics.consistency.reprojection import rows
 from lightning_gan3d.metrics.context import EvaluationContext
 from lightning_gan3d.metrics.distribution.swd import ImageDistance
@@ -50,6 +57,7 @@ SMALL = EvaluationConfig(
     features=FeaturesConfig(items=6, views=3),
     pose=PoseConfig(resolution=16, iterations=3, batch=8),
     geometry=GeometryConfig(items=2, grid=12, points=64),
+    motion=MotionConfig(equivariance=2, items=2),
 )
 REFIT_RAW = {f"refit.{k}_raw" for k in refit.KINDS if k not in refit.OF_KNOWN}
 ALL = {
@@ -64,12 +72,14 @@ ALL = {
     *(row.missing("no value").key for row in rows(SMALL.consistency, True)),
     *(f"consistency.{k}{s}" for s in ("", "_raw") for k in flicker.KINDS),
     *(f"geometry.{k}" for k in (*VIEW_METRICS, *VOLUME_METRICS)),
+    *(f"motion.{k}" for k in (*equivariance.KINDS, *sticking.KINDS)),
 }
 FOLLOWING = {
     f"{name}_following"
     for name in ALL
-    if name.startswith(("consistency", "refit", "features")) and "@" not in name
+    if name.startswith(("consistency", "refit", "features", "motion.sticking")) and "@" not in name
 }
+EQ = {f"motion.{k}" for k in equivariance.KINDS}
 LPIPS = {"consistency.lpips", "consistency.lpips_raw"}
 ENLARGED = {name for name in ALL if name.endswith("_enlarged")}  # the truth has one size of images
 
@@ -102,7 +112,8 @@ def test_ground_truth_has_all_metrics(data):
     assert set(metrics) - truth == ALL | FOLLOWING | {f"geometry.{k}" for k in SHAPE_METRICS}
     assert all(m.note for m in metrics.values())
     missing = {m for m in metrics if metrics[m].value is None}
-    assert missing == FOLLOWING | LPIPS | ENLARGED | REFIT_RAW | {"quality.swd_3d"}
+    more = {"quality.swd_3d", "motion.sticking", "motion.sticking_depth"}  # too few pixels
+    assert missing == FOLLOWING | LPIPS | ENLARGED | REFIT_RAW | EQ | more
     assert all("no conditioning label" in metrics[m].note for m in FOLLOWING)
     assert metrics["quality.swd"].n == 40
     assert "n = 40 against 40 held-out images; 16 patches" in metrics["quality.swd"].note
