@@ -118,6 +118,18 @@ def count_cost(generator: "Generator", resolution: int | None = None) -> Cost:
     )
 
 
+def count_pair(
+    generator: "Generator", discriminator: nn.Module, resolution: int
+) -> tuple[int, int]:
+    """FLOPs of one image rendered at `resolution`, and of its logit, at their level of detail."""
+    generator, discriminator = to_meta(generator), to_meta(discriminator)
+    inputs = make_inputs(generator)
+    images = generator(*inputs, resolution=resolution)
+    images = images._replace(image=images.image_raw)
+    of_image = count_flops(lambda: generator(*inputs, resolution=resolution))["Global"]
+    return of_image, count_flops(lambda: discriminator(images, inputs.label))["Global"]
+
+
 def to_meta(module: Module) -> Module:
     """Copy a module to the device `meta`, where nothing is computed and no kernel is fused."""
     # With trained parameters, the counter's hooks take a view of one for part of a graph.

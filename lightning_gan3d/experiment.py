@@ -71,6 +71,10 @@ ADDED: dict[str, Any] = {
         for name, default in (("network", "stylegan2"), ("stylegan3", StyleGAN3Config()))
     },
     "evaluation.motion": MotionConfig(),
+    "training.growing": None,
+    "loss.wgan_penalty": 10.0,
+    "loss.wgan_drift": 0.001,
+    "discriminator.architecture": "residual",
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""
@@ -242,6 +246,12 @@ def make_networks(config: ExperimentConfig, resolution: int) -> tuple[Generator,
         torch.manual_seed(draws.generator("generator").initial_seed())
         generator = Generator(config.generator, resolution, num_classes)
         torch.manual_seed(draws.generator("discriminator").initial_seed())
-        seen = config.discriminator_resolution(resolution)
-        discriminator = Discriminator(config.discriminator, seen, num_classes)
+        discriminator = make_discriminator(config, resolution)
     return generator, discriminator
+
+
+def make_discriminator(config: ExperimentConfig, resolution: int) -> Discriminator:
+    """Build the discriminator for images of `resolution`."""
+    growing, seen = config.training.growing, config.discriminator_resolution(resolution)
+    levels = [] if growing is None else [stage.resolution for stage in growing.stages[:-1]]
+    return Discriminator(config.discriminator, seen, config.data.num_classes, levels)

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 
 class Layers(NamedTuple):
@@ -113,6 +113,19 @@ def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduc
     image = to_float(stored)
     image_raw = resize(image, rendering_resolution)
     return Images(resize(image_raw, image.shape[-1]) if reduced else image, image_raw)
+
+
+def box_reduce(image: Float[Tensor, "v c h w"], resolution: int) -> Float[Tensor, "v c r r"]:
+    """Reduce by means of square blocks; returns the same tensor if the size fits already."""
+    factor = image.shape[-1] // resolution
+    return image if factor == 1 else avg_pool2d(image, factor)
+
+
+def fade(image: Float[Tensor, "v c h w"], alpha: float) -> Float[Tensor, "v c h w"]:
+    """Hide a share 1 - alpha of the details finer than 2 x 2 pixels (ProGAN's real images)."""
+    if alpha == 1:
+        return image
+    return interpolate(avg_pool2d(image, 2), scale_factor=2).lerp(image, alpha)
 
 
 def blur_kernel(sigma: float) -> Float[Tensor, " k"]:

@@ -38,10 +38,10 @@ def check_backbone(cfg: Any, resolution: int | None = None) -> None:
     Other networks than StyleGAN2 ignore its `synthesis`, so that the network of a preset can be
     changed alone.
     """
-    if cfg.network == "stylegan2" and cfg.stylegan3 != StyleGAN3Config():
+    if not cfg.network.startswith("stylegan3") and cfg.stylegan3 != StyleGAN3Config():
         raise ConfigError(
-            "representation.stylegan3: network=stylegan2 does not read it; set network=stylegan3-t "
-            "or stylegan3-r, or leave it out",
+            f"representation.stylegan3: network={cfg.network} does not read it; set "
+            "network=stylegan3-t or stylegan3-r, or leave it out",
             field="stylegan3",
         )
     if resolution is not None and cfg.network == "stylegan2":

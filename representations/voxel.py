@@ -95,5 +95,5 @@ class Voxel(Representation):
         draws: Draws | None = None,
     ) -> VoxelField:
         """Generate the voxel grids of a batch of style vectors."""
-        voxels = full_precision(self.synthesis(ws, noise_mode, draws))
+        voxels = full_precision(self.synthesis(ws, noise_mode, draws, self.lod))
         return VoxelField(voxels, self.decoder, self.scene_cfg, self.sdf_beta(len(ws)))

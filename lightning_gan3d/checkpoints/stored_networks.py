@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_gan3d.checkpoints import store
 from lightning_gan3d.checkpoints.pickled_objects import printable
 from lightning_gan3d.checkpoints.store import CheckpointError
-from lightning_gan3d.experiment import ExperimentConfig, load_experiment
+from lightning_gan3d.experiment import ExperimentConfig, load_experiment, make_discriminator
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.networks.discriminator import Discriminator
 from lightning_gan3d.runs import CONFIG, write_config
@@ -46,25 +46,25 @@ class Stored(NamedTuple):
     tensors: dict[NetworkKind, dict[str, Tensor]]
     about: dict[str, Any]
     """Their source; `kimg` if known; `notes` for the user."""
+    lod: float = 0.0
+    """Level of detail of the generators: `Representation.lod`."""
 
     def generator(self, kind: Literal["generator", "generator_raw"]) -> Generator:
         """Build a generator, for evaluation and without gradients."""
         self.check(kind, self.config)
         generator = Generator(self.config.generator, self.resolution, self.config.data.num_classes)
         generator.rendering_resolution = self.rendering_resolution
+        generator.representation.lod = self.lod
         fill(generator, self.tensors[kind])
         return generator
 
     def discriminator(self) -> Discriminator:
         """Build the discriminator, for evaluation and without gradients."""
         self.check("discriminator", self.config)
-        discriminator = self._discriminator(self.config)
+        discriminator = make_discriminator(self.config, self.resolution)
+        discriminator.lod = self.lod
         fill(discriminator, self.tensors["discriminator"])
         return discriminator
-
-    def _discriminator(self, config: ExperimentConfig) -> Discriminator:
-        resolution = config.discriminator_resolution(self.resolution)
-        return Discriminator(config.discriminator, resolution, config.data.num_classes)
 
     def check(self, kind: NetworkKind, config: ExperimentConfig) -> None:
         """Reject a network that does not fit `config`, before memory is allocated for it."""
@@ -74,7 +74,7 @@ class Stored(NamedTuple):
         tensors = self.tensors[kind]
         with torch.device("meta"), _ShapesOnly():
             network = (
-                self._discriminator(config)
+                make_discriminator(config, self.resolution)
                 if kind == "discriminator"
                 else Generator(config.generator, self.resolution, config.data.num_classes)
             )
@@ -118,16 +118,15 @@ def save_network(
     folder: Path,
     kind: NetworkKind,
     tensors: Mapping[str, Tensor],
-    resolution: int,
-    rendering_resolution: int,
+    *sizes: int | float,
 ) -> None:
-    """Write one network, with the two resolutions that it needs besides its configuration."""
-    about = {
-        "format": FORMAT,
-        "schema": str(store.SCHEMA),
-        "resolution": str(resolution),
-        "rendering_resolution": str(rendering_resolution),
-    }
+    """Write one network, with what it needs besides its configuration.
+
+    `sizes`: resolution, rendering resolution, and the level of detail if it grows.
+    """
+    names = ("resolution", "rendering_resolution", "lod")[: len(sizes)]
+    about = {"format": FORMAT, "schema": str(store.SCHEMA)}
+    about |= {name: str(size) for name, size in zip(names, sizes, strict=True)}
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     save_file(contiguous, folder / f"{kind}.safetensors", metadata=about)
     _sort_metadata(folder / f"{kind}.safetensors")
@@ -150,9 +149,14 @@ def save_generator(folder: str | Path, generator: Generator, config: ExperimentC
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, config)
-    sizes = (generator.resolution, generator.rendering_resolution)
-    save_network(folder, "generator", generator.state_dict(), *sizes)
+    save_network(folder, "generator", generator.state_dict(), *sizes_of(generator))
     return folder
+
+
+def sizes_of(generator: Generator) -> tuple[int | float, ...]:
+    """Return the sizes to store with a network of this generator or its discriminator."""
+    lod = generator.representation.lod
+    return (generator.resolution, generator.rendering_resolution, *([lod] if lod else []))
 
 
 def read_folder(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
@@ -174,9 +178,10 @@ def read_folder(path: str | Path, kinds: Sequence[NetworkKind]) -> Stored:
         tensors[kind], sizes = read_tensors(file)
     try:
         resolution, raw = (int(sizes[k]) for k in ("resolution", "rendering_resolution"))
+        lod = float(sizes.get("lod", 0.0))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder}: no valid resolution: {error}") from None
-    return Stored(folder, load_experiment(folder / CONFIG), resolution, raw, tensors, about)
+    return Stored(folder, load_experiment(folder / CONFIG), resolution, raw, tensors, about, lod)
 
 
 def _resolve(path: Path) -> tuple[Path, dict[str, Any]]:

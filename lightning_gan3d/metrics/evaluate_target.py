@@ -194,6 +194,7 @@ def open_run(run: Run, overrides: Sequence[str], device: torch.device) -> Target
     if not config.init_from.path and "imported_from" not in run.manifest():
         initial, _ = make_networks(config, generator.resolution)
         initial.rendering_resolution = generator.rendering_resolution
+        initial.representation.lod = generator.representation.lod
         initial = initial.to(device).eval()
         fakes = config.fake_labels(torch.as_tensor(context.train.labels))
         context = replace(context, initial=source_of(initial, fakes, device))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge
 from einops import rearrange, reduce
 from jaxtyping import Float
@@ -63,6 +64,8 @@ class DiscriminatorConfig(ChannelsConfig):
     """Clamp activations to this magnitude; EG3D's 16-bit layers use 256."""
     objects: ObjectDiscriminatorConfig | None = None
     """Discriminate objects too, by a network of the same widths. None: whole images only."""
+    architecture: Literal["residual", "progan"] = "residual"
+    """Blocks: StyleGAN2's, or two convolutions and means of 2 x 2 pixels (Karras et al. 2018)."""
 
     def of_objects(self, resolution: int) -> "DiscriminatorConfig":
         """Options of the discriminator of crops.
@@ -77,6 +80,7 @@ class DiscriminatorConfig(ChannelsConfig):
             mbstd_group=0,
             conditioning="none",
             conv_clamp=self.conv_clamp,
+            architecture=self.architecture,
         )
 
     def __post_init__(self) -> None:
@@ -111,25 +115,31 @@ def minibatch_deviation(x: Float[Tensor, "v c h w"], group: int) -> Float[Tensor
 
 
 class ResBlock(MixedPrecision):
-    """Two convolutions, the second halving, beside a linear shortcut; each scaled by sqrt(1/2)."""
+    """Two convolutions, the second halving, beside a linear shortcut; each scaled by sqrt(1/2).
+
+    `progan`: two convolutions, then means of 2 x 2 pixels, without a shortcut.
+    """
 
     def __init__(
-        self, in_dim: int, out_dim: int, conv_clamp: float | None, image_dim: int = 0
+        self, in_dim: int, out_dim: int, cfg: DiscriminatorConfig, image_dim: int = 0
     ) -> None:
         """Build; `image_dim` > 0 adds the layer that reads an image."""
         super().__init__()
+        conv_clamp, residual = cfg.conv_clamp, cfg.architecture == "residual"
         self.fromrgb = (
             Conv2dLayer(image_dim, in_dim, 1, conv_clamp=conv_clamp) if image_dim else None
         )
         self.conv0 = Conv2dLayer(in_dim, in_dim, 3, conv_clamp=conv_clamp)
-        self.conv1 = Conv2dLayer(in_dim, out_dim, 3, residual=True, conv_clamp=conv_clamp)
-        self.skip = Conv2dLayer(in_dim, out_dim, 1, "linear", residual=True)
+        self.conv1 = Conv2dLayer(in_dim, out_dim, 3, residual=residual, conv_clamp=conv_clamp)
+        self.skip = Conv2dLayer(in_dim, out_dim, 1, "linear", residual=True) if residual else None
 
     def forward(self, x: Float[Tensor, "v i h w"]) -> Float[Tensor, "v o h2 w2"]:
         """Halve the size, in this block's precision."""
         x = self.enter(x)
         if self.fromrgb is not None:
             x = self.fromrgb(x)
+        if self.skip is None:
+            return F.avg_pool2d(self.conv1(self.conv0(x)), 2)
         y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
         return y
 
@@ -219,8 +229,18 @@ class Judgement(NamedTuple):
 class Discriminator(nn.Module):
     """Logit of (images, label): higher is more real. Differentiable twice, for R1 and R2."""
 
-    def __init__(self, cfg: DiscriminatorConfig, resolution: int, num_classes: int = 0) -> None:
-        """Build for images of `resolution`, a power of two.
+    lod: float = 0.0
+    """Halvings of the images in progressive growing; its fraction fades in the block that reads
+    them (ProGAN, Karras et al. 2018)."""
+
+    def __init__(
+        self,
+        cfg: DiscriminatorConfig,
+        resolution: int,
+        num_classes: int = 0,
+        levels: Sequence[int] = (),
+    ) -> None:
+        """Build for images of `resolution`, a power of two, and for growing, of lower `levels`.
 
         `num_classes`: condition on the class of the label instead of its camera.
         """
@@ -230,7 +250,7 @@ class Discriminator(nn.Module):
         image_dim = 6 if cfg.dual else 3
         for r in self.resolutions:
             rgb = image_dim if r == resolution else 0
-            self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg.conv_clamp, rgb))
+            self.add_module(f"b{r}", ResBlock(channels[r], channels[r // 2], cfg, rgb))
         if cfg.patch == "modulate":
             self.modulation = PatchModulation([channels[r] for r in (*self.resolutions[1:], 4)])
         self.out_dim = {"projection": channels[4], "predict": 4, "none": 1}[cfg.conditioning]
@@ -243,6 +263,11 @@ class Discriminator(nn.Module):
         if cfg.objects is not None:  # last: it does not change the other initial weights
             size = cfg.objects.resolution
             self.objects = Discriminator(cfg.of_objects(size), size)
+        if levels:
+            self.fromrgb = nn.ModuleDict()
+            for r in levels:
+                layer = Conv2dLayer(image_dim, channels[r], 1, conv_clamp=cfg.conv_clamp)
+                self.fromrgb[str(r)] = layer
 
     def forward(
         self,
@@ -274,9 +299,15 @@ class Discriminator(nn.Module):
         if self.cfg.patch == "modulate":
             whole = label.new_tensor([[1.0, 0.0, 0.0]]).expand(len(label), -1)
             factors = self.modulation(whole if patch is None else patch.to(label))
-        for i, r in enumerate(self.resolutions):
+        image, fade = x, self.lod % 1
+        if self.lod >= 1:
+            x = self.fromrgb[str(image.shape[-1])](image)
+        for i, r in enumerate(self.resolutions[int(self.lod) :]):
             x = getattr(self, f"b{r}")(x)
             x = x * factors[i].to(x.dtype) if factors else x
+            if i == 0 and fade > 0:
+                below = self.fromrgb[str(r // 2)](F.avg_pool2d(image, 2))
+                x = x.lerp(below.to(x.dtype), fade)
         logits: Tensor
         logits, plain = self.b4(x.to(label.dtype))  # small, and the deviation needs all digits
         if self.cfg.conditioning == "projection":

@@ -32,8 +32,10 @@ from lightning_gan3d.networks.convolution import (
 NoiseMode = Literal["const", "random", "none"]
 
 
-def normalize_second_moment(x: Float[Tensor, "b c"], eps: float = 1e-8) -> Float[Tensor, "b c"]:
-    """Divide each row by its root mean square."""
+def normalize_second_moment(
+    x: Float[Tensor, "b c *size"], eps: float = 1e-8
+) -> Float[Tensor, "b c *size"]:
+    """Divide each row, or the channels of each pixel, by their root mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 

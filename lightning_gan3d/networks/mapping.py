@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_gan3d.cameras import LABEL_DIM
-from lightning_gan3d.config import ConfigError, Count, Positive
+from lightning_gan3d.config import ConfigError, Positive
 from lightning_gan3d.networks.layers import FullyConnected, normalize_second_moment
 
 
@@ -20,8 +20,8 @@ from lightning_gan3d.networks.layers import FullyConnected, normalize_second_mom
 class MappingConfig:
     """StyleGAN2's mapping network, conditioned on the camera as EG3D's."""
 
-    num_layers: Count = 2
-    """Fully connected layers."""
+    num_layers: Annotated[int, Ge(0)] = 2
+    """Fully connected layers. 0: the normalised latent is the style (ProGAN), of equal size."""
     lr_mul: Positive = 0.01
     """Learning-rate multiplier of the layers."""
     condition: Literal["camera", "class", "none"] = "camera"
@@ -68,6 +68,11 @@ class Mapping(nn.Module):
             dim = LABEL_DIM if cfg.condition == "camera" else num_classes
             self.embed = FullyConnected(dim, w_dim)
             in_dim += w_dim
+        if cfg.num_layers == 0 and in_dim != w_dim:
+            raise ConfigError(
+                "generator.mapping.num_layers=0: the style is the latent; set "
+                "generator.mapping.condition=none and generator.w_dim=${generator.z_dim}"
+            )
         for i in range(cfg.num_layers):
             layer = FullyConnected(
                 in_dim if i == 0 else w_dim, w_dim, activation="lrelu", lr_mul=cfg.lr_mul

@@ -119,6 +119,12 @@ class SynthesisBlock(MixedPrecision):
             return x, upsample_plus(rgb, out) if self.up == 2 else rgb + out
 
 
+def blocks_and_alpha(num_blocks: int, lod: float) -> tuple[int, float]:
+    """Blocks in use at a level of detail, at least one, and the share of the last one's output."""
+    used = num_blocks - int(lod)
+    return (used, 1 - lod % 1) if used > 1 else (1, 1.0)
+
+
 class Synthesis(nn.Module):
     """Blocks b4, b8, ... of a synthesis network with skip connections, in 2D or 3D.
 
@@ -141,18 +147,23 @@ class Synthesis(nn.Module):
         ws: Float[Tensor, "b num_ws w_dim"],
         noise_mode: NoiseMode = "const",
         draws: Draws | None = None,
+        lod: float = 0.0,
     ) -> Float[Tensor, "b c *size"]:
         """Return the image or volume of each row of styles.
 
-        `random` noise needs `draws`, keyed by layer.
+        `random` noise needs `draws`, keyed by layer. `lod`: halvings of the size, at most to that
+        of the first block; its fraction is the share of the last block's output that is missing.
         """
         x = self.moved_constant(len(ws))
         out: Tensor | None = None
         start = 0
-        for r in self.resolutions:
+        used, alpha = blocks_and_alpha(len(self.resolutions), lod)
+        for i, r in enumerate(self.resolutions[:used], start=1):
             block: SynthesisBlock = getattr(self, f"b{r}")
-            styles = ws[:, start : start + block.num_conv + 1]
-            x, out = block(x, out, styles, noise_mode, draws and draws.scope(f"b{r}"))
+            styles, fades = ws[:, start : start + block.num_conv + 1], i == used and alpha < 1
+            below, scoped = None if fades else out, draws and draws.scope(f"b{r}")
+            x, y = block(x, below, styles, noise_mode, scoped)
+            out = upsample_plus(out, alpha * y) if fades and out is not None else y
             start += block.num_conv
         assert out is not None
         return out

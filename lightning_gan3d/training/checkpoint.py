@@ -40,7 +40,7 @@ def save(module: AdversarialModule, config: ExperimentConfig, folder: Path, seco
         write_config(directory, config)
         for attribute, kind in _NETWORKS.items():
             tensors = getattr(module, attribute).state_dict()
-            sizes = (average.resolution, average.rendering_resolution)
+            sizes = stored_networks.sizes_of(average)
             stored_networks.save_network(directory, kind, tensors, *sizes)
         torch.save(module.training_state(), directory / TRAINING)
 

@@ -36,6 +36,7 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
         )
     _check_labels(config)
     _check_patches(config, resolution)
+    _check_growing(config, resolution)
     _check_background(config)
     objects = config.discriminator.objects
     if objects is not None and objects.resolution > resolution:
@@ -101,9 +102,35 @@ def _check_patches(config: ExperimentConfig, resolution: int) -> None:
         (generator.factor > 1, "generator.superresolution.factor=1 and generator.head=null"),
         (config.discriminator.dual, "discriminator.dual=false"),
         (training.rendering_resolution.initial, "training.rendering_resolution.initial=null"),
+        (config.loss.adversarial == "wgan", "loss.adversarial=nonsaturating"),
     ):
         if wrong:
             raise ConfigError(f"training.patch: patches have full resolution; set {value}")
+
+
+def _check_growing(config: ExperimentConfig, resolution: int) -> None:
+    """Reject options that progressive growing does not have, and stages that do not fit."""
+    generator, training, growing = config.generator, config.training, config.training.growing
+    if growing is None:
+        return
+    gammas = any(stage.r1_gamma is not None for stage in growing.stages)
+    network = getattr(generator.representation, "network", "stylegan2")
+    for wrong, value in (
+        (generator.view_in_label and network.startswith("stylegan3"),
+         "generator.representation.network=stylegan2 or progan"),
+        (generator.factor > 1, "generator.superresolution.factor=1"),
+        (generator.head is not None, "generator.head=null"),
+        (config.discriminator.dual, "discriminator.dual=false"),
+        (config.discriminator.objects is not None, "discriminator.objects=null"),
+        (training.patch is not None, "training.patch=null"),
+        (training.rendering_resolution.initial, "training.rendering_resolution={}"),
+        (training.compile, "training.compile=false"),
+        (gammas and config.loss.r1_gamma == 0, "loss.r1_gamma above 0, or none in its stages"),
+        (growing.stages[-1].resolution != resolution,
+         f"the resolution of its last stage to {resolution}, that of the images"),
+    ):  # fmt: skip
+        if wrong:
+            raise ConfigError(f"training.growing: set {value}", field="training")
 
 
 def _check_labels(config: ExperimentConfig) -> None:
@@ -112,9 +139,10 @@ def _check_labels(config: ExperimentConfig) -> None:
     labels, prior = config.data.labels, config.cameras.kind == "prior"
     condition, projects = generator.mapping.condition, config.discriminator.conditioning
     on_camera = projects == "projection" and labels != "class"
-    if prior and config.loss.adversarial == "relativistic" and on_camera:
+    adversarial = config.loss.adversarial
+    if prior and adversarial != "nonsaturating" and on_camera:
         raise ConfigError(
-            "loss.adversarial=relativistic with cameras.kind=prior: a pair has two cameras; set "
+            f"loss.adversarial={adversarial} with cameras.kind=prior: a pair has two cameras; set "
             "discriminator.conditioning=none"
         )
     if config.loss.camera_real > 0 and projects == "predict" and labels != "camera":

@@ -55,8 +55,13 @@ class ProxyLossConfig:
 class LossConfig:
     """The adversarial loss and its regularisers."""
 
-    adversarial: Literal["nonsaturating", "relativistic"] = "nonsaturating"
-    """Non-saturating (Goodfellow et al. 2014) or relativistic pairs (R3GAN, Huang et al. 2024)."""
+    adversarial: Literal["nonsaturating", "relativistic", "wgan"] = "nonsaturating"
+    """Non-saturating (Goodfellow et al. 2014), relativistic pairs (R3GAN, Huang et al. 2024), or
+    Wasserstein (WGAN-GP, Gulrajani et al. 2017), which needs r1_gamma=0."""
+    wgan_penalty: NonNegative = 10.0
+    """`wgan`: weight of (|grad D| - 1)^2 between pairs of real and generated images."""
+    wgan_drift: NonNegative = 0.001
+    """`wgan`: weight of D(real)^2 (ProGAN, Karras et al. 2018)."""
     r1_gamma: NonNegative = 1.0
     """R1 weight (Mescheder et al. 2018): gamma / 2 * |grad D|^2 at both real images. 0: off."""
     r2_gamma: NonNegative | None = None
@@ -87,6 +92,15 @@ class LossConfig:
     """Further terms of the generator's loss, a list; `kind` is the registered name of each."""
     proxy: ProxyLossConfig = ProxyLossConfig()
     """Loss of the proxy of a renderer without a gradient."""
+
+    def __post_init__(self) -> None:
+        """Check that there is one kind of gradient penalty."""
+        if self.adversarial == "wgan" and self.penalises_discriminator:
+            raise ConfigError(
+                f"loss.r1_gamma={self.r1_gamma}, r2_gamma={self.r2_gamma} with adversarial=wgan, "
+                "which has its own penalty: set loss.r1_gamma=0 and r2_gamma=null",
+                field="r1_gamma",
+            )
 
     @property
     def r2(self) -> float:
@@ -196,6 +210,50 @@ class CosineConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """A level of progressive growing: it fades in, then trains alone."""
+
+    resolution: Annotated[int, POWER_OF_TWO, Ge(4)]
+    """Side of its images; twice that of the stage before."""
+    fade_kimg: NonNegative = 0.0
+    """Thousands of images in which it fades in, after the stage before; 0 in the first stage."""
+    kimg: NonNegative | None = None
+    """Thousands of images after the fade. None: to the end, in the last stage."""
+    lr_factor: Positive = 1.0
+    """Factor on both learning rates, fade included."""
+    r1_gamma: NonNegative | None = None
+    """R1 weight, fade included; R2 scales alike. None: `loss.r1_gamma`."""
+
+
+@dataclass(frozen=True)
+class GrowingConfig:
+    """Progressive growing (ProGAN, Karras et al. 2018): generator and discriminator start small.
+
+    Pictures and voxel grids grow by layers, other scenes by their rendering resolution alone.
+    """
+
+    stages: tuple[StageConfig, ...]
+    """The levels; the last has the resolution of the data."""
+    reset_optimizer: bool = True
+    """Clear Adam's moments at the start and the end of each fade, as ProGAN."""
+
+    def __post_init__(self) -> None:
+        """Check the order of the stages."""
+        if not self.stages:
+            raise ConfigError("training.growing.stages=[]: use one or more", field="stages")
+        for i, stage in enumerate(self.stages):
+            last, problem = stage is self.stages[-1], ""
+            if i > 0 and stage.resolution != 2 * self.stages[i - 1].resolution:
+                problem = f"resolution={stage.resolution}: use {2 * self.stages[i - 1].resolution}"
+            elif i == 0 and stage.fade_kimg > 0:
+                problem = f"fade_kimg={stage.fade_kimg}: use 0, nothing comes before"
+            elif last != (stage.kimg is None):
+                problem = f"kimg={stage.kimg}: use {'null' if last else 'a number, e.g. 600'}"
+            if problem:
+                raise ConfigError(f"training.growing.stages.{i}.{problem}", field="stages")
+
+
+@dataclass(frozen=True)
 class PatchConfig:
     """Patches of images instead of whole ones: full resolution without super-resolution."""
 
@@ -252,6 +310,8 @@ class TrainingConfig:
     """Resolution of `image_raw`."""
     patch: PatchConfig | None = None
     """Train on patches. None: whole images."""
+    growing: GrowingConfig | None = None
+    """Grow the networks. None: full size throughout."""
     blur_sigma: NonNegative = 10.0
     """Initial standard deviation, in pixels, of the blur of the discriminator's input."""
     blur_fade_kimg: NonNegative = 0.0

@@ -10,9 +10,17 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, real_pair, recolour, resize, to_float
+from lightning_gan3d.images import (
+    Images,
+    box_reduce,
+    fade,
+    real_pair,
+    recolour,
+    resize,
+    to_float,
+)
 from lightning_gan3d.training.patches import Patches, crop_cameras, crop_images, draw_patches
-from lightning_gan3d.training.schedules import ScheduleState
+from lightning_gan3d.training.schedules import Level, ScheduleState
 
 
 class Microbatch(NamedTuple):
@@ -44,6 +52,8 @@ class DiscriminatorInput:
         """The real images, in the form of the generator's output."""
         if self.config.training.patch is not None:
             return self._real_patches(mb)
+        if mb.schedule.level is not None:
+            return self._level_reals(mb, mb.schedule.level)
         reals = real_pair(mb.images, mb.schedule.rendering_resolution, self._reduces)
         reals = reals._replace(boxes=mb.boxes)
         if mb.mattes is None:
@@ -51,6 +61,14 @@ class DiscriminatorInput:
         matte = resize(mb.mattes / 255, mb.schedule.rendering_resolution)
         opacity = matte if self._reduces else mb.mattes / 255
         return self._recoloured(reals._replace(opacity=opacity), mb, real=True)
+
+    def _level_reals(self, mb: Microbatch, level: Level) -> Images:
+        """Real images of a level of progressive growing, with the details that have faded in."""
+        image = box_reduce(to_float(mb.images), level.resolution)
+        matte = None if mb.mattes is None else box_reduce(mb.mattes / 255, level.resolution)
+        reals = self._recoloured(Images(image, image, None, matte), mb, real=True)
+        image = fade(reals.image, level.alpha)
+        return reals._replace(image=image, image_raw=image)
 
     def _real_patches(self, mb: Microbatch) -> Images:
         """Patches of the real images."""
@@ -99,7 +117,14 @@ class DiscriminatorInput:
             with torch.no_grad():
                 boxes = torch.stack([x.box_in(cameras) for x in scene.objects], dim=1)
             fake = fake._replace(boxes=boxes)
-        return self._recoloured(fake, mb, real=False), cameras
+        level = mb.schedule.level
+        if level is None:
+            return self._recoloured(fake, mb, real=False), cameras
+        fake = self._recoloured(fake._replace(image=fake.image_raw), mb, real=False)
+        if not self.config.generator.view_in_label:  # the network fades pictures itself
+            image = fade(fake.image, level.alpha)
+            fake = fake._replace(image=image, image_raw=image)
+        return fake, cameras
 
     def _recoloured(self, images: Images, mb: Microbatch, real: bool) -> Images:
         """Put images before random solid backgrounds, if the data say so."""

@@ -127,8 +127,7 @@ def fit(session: Session) -> int:
             if training.compile:
                 compile_networks(module.generator)
             seconds, records = checkpoint.restore(module, session)
-            state = module.schedule(module.steps_done)
-            module.average.rendering_resolution = state.rendering_resolution
+            module.set_level(module.schedule(module.steps_done))
             if module.steps_done >= training.num_steps:
                 return DONE
             main = is_main()

@@ -13,7 +13,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images
 from lightning_gan3d.training.config import LossConfig
 
-Adversarial = Literal["nonsaturating", "relativistic"]
+Adversarial = Literal["nonsaturating", "relativistic", "wgan"]
 
 
 def recommended_gamma(resolution: int, batch: int) -> float:
@@ -28,7 +28,10 @@ def generator_loss(
 
     Non-saturating: softplus(-D(fake)). Relativistic: softplus(D(real) - D(fake)), paired
     (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2); the images of a pair share their label.
+    Wasserstein: -D(fake).
     """
+    if kind == "wgan":
+        return -fake.mean()
     if kind == "nonsaturating":
         return softplus(-fake).mean()
     assert real is not None, "the relativistic loss needs the logits of real images"
@@ -41,8 +44,10 @@ def discriminator_loss(
     """Adversarial loss of the discriminator, from logits.
 
     Non-saturating: softplus(D(fake)) + softplus(-D(real)).
-    Relativistic: softplus(D(fake) - D(real)), paired.
+    Relativistic: softplus(D(fake) - D(real)), paired. Wasserstein: D(fake) - D(real).
     """
+    if kind == "wgan":
+        return (fake - real).mean()
     if kind == "nonsaturating":
         return (softplus(fake) + softplus(-real)).mean()
     return softplus(fake - real).mean()
@@ -51,7 +56,7 @@ def discriminator_loss(
 def accuracy(
     kind: Adversarial, fake: Float[Tensor, "v 1"], real: Float[Tensor, "v 1"]
 ) -> Float[Tensor, ""]:
-    """Accuracy of the discriminator over images, or over pairs for the relativistic loss."""
+    """Accuracy of the discriminator over images, or over pairs for the other losses."""
     if kind == "nonsaturating":
         return ((fake < 0).float().mean() + (real > 0).float().mean()) / 2
     return (real > fake).float().mean()
@@ -70,12 +75,27 @@ def gradient_penalty(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tens
     Mescheder et al. 2018, eq. 9, without gamma / 2; dual as EG3D. `images`: the leaves of the
     logits' graph, which may contain blur and augmentation.
     """
+    return _squared_gradient(logits, images).mean()
+
+
+def interpolate(real: Images, fake: Images, share: Float[Tensor, "v 1 1 1"]) -> Images:
+    """Images between pairs; `share` 0 is real."""
+    image, image_raw = (a.lerp(b, share) for a, b in zip(real[:2], fake[:2], strict=True))
+    return Images(image, image_raw)
+
+
+def critic_penalty(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tensor, ""]:
+    """Mean (|grad D| - 1)^2 at `images` between pairs (Gulrajani et al. 2017, eq. 3)."""
+    return (_squared_gradient(logits, images).add(1e-12).sqrt() - 1).square().mean()
+
+
+def _squared_gradient(logits: Float[Tensor, "v 1"], images: Images) -> Float[Tensor, " v"]:
     gradients = torch.autograd.grad(
         logits.sum(), (images.image, images.image_raw), create_graph=True, allow_unused=True
     )
     per_image = sum(g.square().sum(dim=(1, 2, 3)) for g in gradients if g is not None)
     assert isinstance(per_image, Tensor), "the logits depend on neither image"
-    return per_image.mean()
+    return per_image
 
 
 def camera_error(

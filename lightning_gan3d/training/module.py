@@ -108,7 +108,7 @@ class AdversarialModule(lightning.LightningModule):
         images = trained + self.images_before
         cosine, optimizer, loss = training.cosine, self.config.optimizer, self.config.loss
         augment = self.config.augment.probability
-        return ScheduleState(
+        state = ScheduleState(
             step,
             schedules.rendering_resolution(
                 training.rendering_resolution, images, self._default_resolution
@@ -125,6 +125,15 @@ class AdversarialModule(lightning.LightningModule):
             schedules.patch_progress(training, images),
             tuple(schedules.term_weight(t, step, images) for t in self.config.loss.terms),
         )
+        return schedules.grown(state, training.growing, loss.r1_gamma, images)
+
+    def set_level(self, schedule: ScheduleState) -> None:
+        """Set the rendering resolution of the average, and the level of detail of all networks."""
+        self.average.rendering_resolution = schedule.rendering_resolution
+        if schedule.level is not None:
+            lod = schedule.level.lod(self.generator.resolution)
+            self.generator.representation.lod = self.average.representation.lod = lod
+            self.discriminator.lod = lod
 
     def split(self, batch: Batch) -> list[Microbatch]:
         """Split this process's share of the global batch into microbatches."""
@@ -143,6 +152,13 @@ class AdversarialModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
         """Generator step, discriminator step, step of a proxy, moving average."""
         microbatches, loss = self.split(batch), self.config.loss
+        schedule, growing = microbatches[0].schedule, self.config.training.growing
+        self.set_level(schedule)
+        if growing is not None and growing.reset_optimizer and batch.step > 0:
+            before = self.schedule(batch.step - 1).level
+            if schedule.level is not None and before is not None and schedule.level.follows(before):
+                for optimizer in (self.optimizer_g, self.optimizer_d):
+                    optimizer.state.clear()
         if self.config.augment.mode == "fixed":
             self.augment.p.fill_(microbatches[0].schedule.augment_probability)
         images = batch.step * self.config.training.batch + self.images_before
@@ -156,9 +172,7 @@ class AdversarialModule(lightning.LightningModule):
                 self.penalty_step(microbatches)
         if self.optimizer_proxy is not None:
             self.proxy_step(microbatches, pretrains)
-        schedule = microbatches[0].schedule
         self.moving_average.update(schedule.ema_decay, self.gate.healthy)
-        self.average.rendering_resolution = schedule.rendering_resolution
         self.steps_done = batch.step + 1
         trainer: Any = self._trainer
         if trainer is None:
@@ -279,6 +293,9 @@ class AdversarialModule(lightning.LightningModule):
                 penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
                 penalty = penalty + self.objects.penalty(reals, mb)
                 loss = loss + penalty * mb.schedule.gamma_factor
+            if cfg.adversarial == "wgan":
+                loss = loss + cfg.wgan_drift * real_logits.square().mean()
+                loss = loss + cfg.wgan_penalty * self.critic_penalty(real, fake, mb)
             self._backward(loss)
         means = torch.stack(statistics).sum(0) / num
         self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
@@ -326,7 +343,7 @@ class AdversarialModule(lightning.LightningModule):
 
     def fake_labels(self, mb: Microbatch) -> Float[Tensor, "b label_dim"]:
         """Labels of fakes: drawn, or those of the reals for paired losses."""
-        paired = self.config.loss.adversarial == "relativistic"
+        paired = self.config.loss.adversarial != "nonsaturating"
         if paired and self.config.cameras.kind == "dataset":
             return mb.labels
         rows = mb.draws.integers("label", len(self.camera_labels), (len(mb.labels),))
@@ -421,6 +438,16 @@ class AdversarialModule(lightning.LightningModule):
             self.meter.add("loss/R2", r2)
             total = total + cfg.r2 / 2 * r2
         return total
+
+    def critic_penalty(self, real: Images, fake: Images, mb: Microbatch) -> Float[Tensor, ""]:
+        """(|grad D| - 1)^2 of WGAN-GP at random points between the images of pairs."""
+        mb = mb.scope("between")
+        share = mb.draws.uniform("share", (len(mb.images), 1, 1, 1), self.device)
+        between = losses.interpolate(real, fake, share)
+        judged, between = self.judge(between, mb.labels, mb, real=False, penalised=True)
+        penalty = losses.critic_penalty(judged.logits, between)
+        self.meter.add("loss/critic_penalty", penalty)
+        return penalty
 
     def _backward(self, loss: Float[Tensor, ""]) -> None:
         """Accumulate the gradient of the mean over the global batch."""

@@ -7,12 +7,31 @@ from typing import NamedTuple
 from lightning_gan3d.training.config import (
     AdamConfig,
     CosineConfig,
+    GrowingConfig,
     InitConfig,
     OptimizersConfig,
     ResolutionScheduleConfig,
     TermConfig,
     TrainingConfig,
 )
+
+
+class Level(NamedTuple):
+    """Where progressive growing is."""
+
+    stage: int
+    resolution: int
+    """Side of the images."""
+    alpha: float
+    """Share of the stage in a fade from the one before, in (0, 1]. 1: it trains alone."""
+
+    def lod(self, resolution: int) -> float:
+        """ProGAN's level of detail: halvings of `resolution`, fractional in a fade."""
+        return math.log2(resolution / self.resolution) + 1 - self.alpha
+
+    def follows(self, before: "Level") -> bool:
+        """True if a fade starts or ends: floor or ceiling of the level of detail changes."""
+        return (self.stage, self.alpha < 1) != (before.stage, before.alpha < 1)
 
 
 class ScheduleState(NamedTuple):
@@ -33,6 +52,8 @@ class ScheduleState(NamedTuple):
     """From whole images, 0, to patches of all scales, 1."""
     term_weights: tuple[float, ...] = ()
     """Of `loss.terms`; 0: not computed in this step."""
+    level: Level | None = None
+    """Of progressive growing; None: full size."""
 
 
 def _progress(images: int, start_kimg: float, fade_kimg: float) -> float:
@@ -68,6 +89,39 @@ def rendering_resolution(cfg: ResolutionScheduleConfig, images: int, default: in
         return initial
     share = _progress(images, cfg.start_kimg, cfg.fade_kimg)
     return round(initial + (cfg.final - initial) * share)
+
+
+def level(cfg: GrowingConfig, images: int) -> Level:
+    """Level after `images`: each stage trains alone, then the next fades in (ProGAN)."""
+    state, start = Level(0, cfg.stages[0].resolution, 1.0), 0.0
+    for i, stage in enumerate(cfg.stages[1:], start=1):
+        start += cfg.stages[i - 1].kimg or 0.0
+        alpha = _progress(images, start, stage.fade_kimg)
+        if alpha <= 0:
+            break
+        state, start = Level(i, stage.resolution, alpha), start + stage.fade_kimg
+    return state
+
+
+def grown(
+    state: ScheduleState, cfg: GrowingConfig | None, r1_gamma: float, images: int
+) -> ScheduleState:
+    """Return the state with the level after `images` and the factors of its stage.
+
+    The blur keeps its size in the scene. `r1_gamma` is that of `loss`.
+    """
+    if cfg is None:
+        return state
+    at = level(cfg, images)
+    stage = cfg.stages[at.stage]
+    gamma = 1.0 if stage.r1_gamma is None else stage.r1_gamma / r1_gamma
+    return state._replace(
+        rendering_resolution=at.resolution,
+        blur_sigma=state.blur_sigma * at.resolution / cfg.stages[-1].resolution,
+        learning_rate_factor=state.learning_rate_factor * stage.lr_factor,
+        gamma_factor=state.gamma_factor * gamma,
+        level=at,
+    )
 
 
 def blur_sigma(cfg: TrainingConfig, images: int) -> float:

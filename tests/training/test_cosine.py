@@ -154,8 +154,8 @@ def test_added_options_enter_the_hash_only_when_they_are_used(tiny, monkeypatch)
     for key, default in ADDED.items():
         *parts, name = key.split(".")
         assert name not in reduce(dict.__getitem__, parts, plain)
-        solid = ["generator.representation={kind: solid}"] if key.endswith("colour") else []
-        config = tiny(*solid)
+        solid = ["generator.representation={kind: solid}"] if name == "colour" else []
+        config = tiny(*solid, kind="image2d" if name == "network" else "triplane")
         assert cfg.to_tree(default) == cfg.to_tree(attrgetter(key)(config))
     assert used["training"]["freeze"] == ["mapping"]
     assert used["training"]["cosine"]["beta2"] == 0.999

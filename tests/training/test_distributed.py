@@ -79,6 +79,22 @@ def test_two_processes_are_bitwise_one_that_accumulates(tiny, tmp_path):
     assert len(magnitudes) >= 3
 
 
+def test_two_processes_are_bitwise_one_in_a_fade(tiny, tmp_path):
+    options = (
+        "training.microbatch=4",
+        "training.kimg=0.024",
+        "training.rendering_resolution={initial: null, final: null}",
+        "training.growing.stages=[{resolution: 8, kimg: 0.004}, {resolution: 16, fade_kimg: 1}]",
+        "generator.representation={kind: voxel, resolution: 16, channels: 4, "
+        "synthesis: {channels: [8, 8, 8]}}",
+    )
+    (one, _), (two, rows) = train_one_and_two(tiny, tmp_path, *options)
+    assert [row["schedule/stage"] for row in rows] == [0, 1, 1]
+    assert 0 < rows[-1]["schedule/alpha"] < 1
+    assert one.keys() == two.keys()
+    assert not [k for k in one if not torch.equal(one[k], two[k])]
+
+
 def test_two_nodes_are_bitwise_one(tiny, tmp_path):
     half = ("training.microbatch=4", "training.kimg=0.016")
     assert train(tiny(*OPTIONS, *half), tmp_path / "one") == 0
