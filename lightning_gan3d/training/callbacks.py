@@ -35,7 +35,7 @@ from lightning_gan3d.training.distributed import Agreement
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import Session, is_main
-from lightning_gan3d.training.schedules import Level, is_due
+from lightning_gan3d.training.schedules import is_due
 from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, StopRequest
 from lightning_gan3d.training.trainer_plugins import log_image, log_row
 from lightning_gan3d.training.wandb_logger import WandbLogger
@@ -213,7 +213,6 @@ class PeriodicActions(lightning.Callback):
         self._warnings: list[str] = []
         self._backends: dict[str, str] = {}
         self._logged = (0, 0.0)
-        self._costs: dict[tuple[int, bool], dict[str, float]] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Start the clock, and replace Lightning's signal handlers by ours."""
@@ -331,8 +330,9 @@ class PeriodicActions(lightning.Callback):
             names += ["gamma_factor", "beta2_g", "beta2_d", "ema_decay", "augment_probability"]
         schedule = {f"schedule/{name}": getattr(state, name) for name in names}
         if state.level is not None:
+            flops = count_pair(module.generator, module.discriminator, state.level.resolution)
             schedule |= {"schedule/stage": state.level.stage, "schedule/alpha": state.level.alpha}
-            schedule |= self._flops(module, state.level)
+            schedule |= {"gflop/G": flops[0] / 1e9, "gflop/D": flops[1] / 1e9}
         if self.config.augment.mode == "ada":
             schedule["augment/probability"] = float(module.augment.p)
         self._write(
@@ -358,15 +358,6 @@ class PeriodicActions(lightning.Callback):
                     log.warning("warning: %s", text)
             self._warnings = warnings
         self._log_backends(module)
-
-    def _flops(self, module: AdversarialModule, level: Level) -> dict[str, float]:
-        """GFLOPs of one generated image and of its logit at a level, without gradients."""
-        key = level.stage, level.alpha < 1
-        if key not in self._costs:
-            networks = module.generator, module.discriminator
-            counts = dict(zip(("G", "D"), count_pair(*networks, level.resolution), strict=True))
-            self._costs[key] = {f"gflop/{name}": count / 1e9 for name, count in counts.items()}
-        return self._costs[key]
 
     def _log_backends(self, module: AdversarialModule) -> None:
         """Log the implementations of layers and rendering when they change."""
