@@ -31,6 +31,15 @@ class MappingConfig:
     w_avg_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
     """Decay of the running mean of w per update."""
 
+    def __post_init__(self) -> None:
+        """Check that a network without layers is given the latent alone."""
+        if self.num_layers == 0 and self.condition != "none":
+            raise ConfigError(
+                f"generator.mapping.num_layers=0 with condition={self.condition}: use 1 or more, "
+                "or condition: none",
+                field="num_layers",
+            )
+
 
 def camera_or_class(
     label: Float[Tensor, "b label_dim"], of_class: bool
@@ -68,10 +77,9 @@ class Mapping(nn.Module):
             dim = LABEL_DIM if cfg.condition == "camera" else num_classes
             self.embed = FullyConnected(dim, w_dim)
             in_dim += w_dim
-        if cfg.num_layers == 0 and in_dim != w_dim:
+        if cfg.num_layers == 0 and z_dim != w_dim:
             raise ConfigError(
-                "generator.mapping.num_layers=0: the style is the latent; set "
-                "generator.mapping.condition=none and generator.w_dim=${generator.z_dim}"
+                f"generator.mapping.num_layers=0: the style is the latent; set w_dim={z_dim}"
             )
         for i in range(cfg.num_layers):
             layer = FullyConnected(

@@ -96,6 +96,8 @@ def test_without_layers_the_style_is_the_normalised_latent():
     torch.testing.assert_close(ws[:, 0], normalize_second_moment(z))
     with pytest.raises(ConfigError, match="w_dim="):
         Mapping(MappingConfig(num_layers=0, condition="none"), 8, 16, 1)
+    with pytest.raises(ConfigError, match="use 1 or more"):
+        MappingConfig(num_layers=0)
 
 
 @pytest.mark.parametrize("lod", [0, 1])
