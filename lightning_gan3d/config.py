@@ -57,6 +57,8 @@ def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "
     values: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"
+        if key == OLD_KIND:  # this class has the settings of all its kinds
+            continue
         if key not in fields:
             raise ConfigError(_unknown_key(dotted, str(key), list(fields), origins))
         kinds: Callable[[str], type] | None = fields[key].metadata.get("kinds")

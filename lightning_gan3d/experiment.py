@@ -41,6 +41,7 @@ from lightning_gan3d.training.config import (
     TrainerConfig,
     TrainingConfig,
 )
+from lightning_gan3d.training.critic import CriticConfig
 from lightning_gan3d.training.terms import check_terms
 
 ADDED: dict[str, Any] = {
@@ -75,6 +76,7 @@ ADDED: dict[str, Any] = {
     "loss.wgan_penalty": 10.0,
     "loss.wgan_drift": 0.001,
     "discriminator.architecture": "residual",
+    "critic": CriticConfig(),
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""
@@ -98,6 +100,8 @@ class ExperimentConfig:
     """Name of this configuration in logs and reports; default: by what differs from others."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     """The discriminator."""
+    critic: CriticConfig = CriticConfig()
+    """What the generator learns from: the discriminator, or encoders of images."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of the discriminator's input."""
     loss: LossConfig = LossConfig()
@@ -149,6 +153,7 @@ class ExperimentConfig:
         check_terms(self.loss.terms, self.generator)
         self._check_objects()
         self._check_proxy()
+        self._check_critic()
 
     def _check_objects(self) -> None:
         """Reject a discriminator of objects that cannot have its crops or its penalty."""
@@ -183,6 +188,23 @@ class ExperimentConfig:
                     field=part,
                 )
 
+    def _check_critic(self) -> None:
+        """Reject a fine-tuning towards a direction that has no start, or sees parts of images."""
+        for wrong, remedy in (
+            (not self.init_from.path, "set init_from.path, e.g. pretrained:triplane"),
+            (self.training.patch is not None, "set training.patch=null: encoders see whole images"),
+        ):
+            if wrong and self.critic.kind == "direction":
+                raise ConfigError(
+                    f"critic.kind=direction: it fine-tunes a generator; {remedy}", field="critic"
+                )
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Parts that are not trained; a direction never trains the mapping."""
+        mapping = ("mapping",) if self.critic.kind == "direction" else ()
+        return (*self.training.freeze, *mapping)
+
     def discriminator_resolution(self, resolution: int) -> int:
         """Return the side of what the discriminator sees: of patches, or of whole images."""
         patch = self.training.patch
@@ -216,8 +238,11 @@ def run_hash(config: ExperimentConfig) -> str:
         del tree["trainer"]
     if config.discriminator.conditioning != "predict":
         del tree["loss"]["camera_fake"], tree["loss"]["camera_real"]
-    # The name identifies the source, its folder does not; a run checks the content.
+    # The names identify the sources, their folders do not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
+    critic = tree.get("critic", {})
+    for part in (critic, *critic.get("encoders", ())):
+        part |= {k: Path(part[k]).name for k in ("target", "source", "image", "text") if k in part}
     return cfg.digest(tree)
 
 

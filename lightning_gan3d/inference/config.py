@@ -186,9 +186,29 @@ class EditOptions(RenderOptions):
     """Seeds of the latents: rows of the sheets, side by side in films."""
     film: Literal["none", "mp4", "gif"] = "none"
     """Also write a film of each edit."""
+    towards: str = ""
+    """Optimise the latent of each seed, or inverted photograph, towards an image, the images of a
+    folder, or a direction, text or target in a file .npy, .json or .safetensors (StyleCLIP)."""
+    encoder: str = ""
+    """For towards: TorchScript file from images in [-1, 1] to embeddings."""
+    text_encoder: str = ""
+    """For towards: TorchScript file from tokens to embeddings, for a file of tokens."""
+    encoder_resolution: Count | None = None
+    """For towards: resolution of the encoder's images; CLIP: 224. Default: the generator's."""
+    steps: Count = 300
+    """For towards: steps of Adam."""
+    rate: Positive = 0.1
+    """For towards: learning rate of the style vectors."""
+    prior: NonNegative = 0.008
+    """For towards: weight of the squared distance of the style vectors from the first ones."""
 
     def __post_init__(self) -> None:
         """Check across fields."""
+        if self.towards and not self.encoder:
+            raise ConfigError(
+                f"towards={self.towards}: name the encoder of images, e.g. encoder=clip.pt",
+                field="encoder",
+            )
         sources = [name for name in ("csv", "regressor") if getattr(self, name)]
         if len(sources) != (self.method == "labels"):
             raise ConfigError(

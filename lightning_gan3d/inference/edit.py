@@ -33,6 +33,7 @@ from lightning_gan3d.inference.pictures import (
     write_contact_sheets,
 )
 from lightning_gan3d.inference.styles import ranges_of, reject_codes, style_levels
+from lightning_gan3d.inference.towards import OPTIONS, offset_towards, open_target
 from lightning_gan3d.inference.video import side_by_side, video_writer
 from lightning_gan3d.networks.layers import FullyConnected
 from lightning_gan3d.progress import track
@@ -41,6 +42,8 @@ from representations.composition import ComposedRepresentation
 FILE = "directions.safetensors"
 STRENGTH = 3.0
 """Largest strength on the sheet, in standard deviations."""
+TOWARDS = [0.0, 0.5, 1.0]
+"""Strengths on the sheet of an optimised latent: 0 is the first, 1 the result."""
 FPS = 30
 """Frames per second of films."""
 FRAMES = 60
@@ -61,9 +64,21 @@ Attributes = dict[str, Float[Tensor, " n"]]
 def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
     """Draw edits of scenes of parts, or find directions and draw them; returns a summary."""
     model, seeds = open_model(reference, options), parse_seeds(options.seeds, most=MOST)
-    parts = model.generator.representation
+    parts, directions = model.generator.representation, Directions()
     out = output_folder([reference], "edits", out)
-    if isinstance(parts, ComposedRepresentation) and options.method == "pca":
+    if not options.towards:
+        reject_unused(options, OPTIONS, "no effect without towards; add towards=FILE or FOLDER")
+    if options.towards:
+        goal, lines = open_target(model, options), []
+        for seed in seeds:
+            directions[f"seed{seed}"], line = offset_towards(model, seed, options, goal)
+            lines.append(line)
+        courses = [
+            along(name, x, model, 1.0)._replace(strengths=TOWARDS, only=seed)
+            for seed, (name, x) in zip(seeds, directions.items(), strict=True)
+        ]
+        sheets = {"towards": courses}
+    elif isinstance(parts, ComposedRepresentation) and options.method == "pca":
         unused = ["components", "range", "samples_w"]
         reject_unused(options, unused, "no effect on scenes of parts; use change, object, others")
         courses = changes_of_parts(model, parts, options)
@@ -75,13 +90,15 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
         unused = ["change", "object", "others"]
         reject_unused(options, unused, "no effect on directions, only on scenes of parts")
         directions, lines = find_directions(model, options)
-        out.mkdir(parents=True, exist_ok=True)
-        save(out / FILE, directions)
-        lines.append(f"{out / FILE}; apply with --edits {out / FILE}:{next(iter(directions))}=2")
         most = options.amount or STRENGTH
         courses = [along(name, x, model, most) for name, x in directions.items()]
         sheets = {"directions": courses}
     out.mkdir(parents=True, exist_ok=True)
+    if directions:
+        file = out / ("towards.safetensors" if options.towards else FILE)
+        save(file, directions)
+        example = f"{next(iter(directions))}={1 if options.towards else 2}"
+        lines.append(f"{file}; apply with --edits {file}:{example}")
     camera, files = model.orbit.cameras(1), list[str]()
 
     def picture(course: Course, seed: int, strength: float) -> Pixels:
@@ -91,14 +108,16 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
 
     for name, rows in track(sheets.items(), "sheets", len(sheets)):
         tiles = []
-        for course, seed in product(rows, seeds):
+        for course, seed in ((c, s) for c in rows for s in c.seeds(seeds)):
             strengths = ", ".join(f"{x:.3g}" for x in course.strengths)
             row = [picture(course, seed, x) for x in course.strengths]
             tiles.append(Tile(f"{course.name}, seed {seed}: {strengths}", row))
         files += write_contact_sheets(out / f"{name}.png", tiles, asdict(options), columns=1)
     for course in courses if options.film != "none" else ():
         files.append(str(out / f"{course.name}.{options.film}"))
-        _write_film(Path(files[-1]), course, lambda c, x: [picture(c, s, x) for s in seeds])
+        _write_film(
+            Path(files[-1]), course, lambda c, x: [picture(c, s, x) for s in c.seeds(seeds)]
+        )
     return "\n".join([model.summary, *files, *lines])
 
 

@@ -1,7 +1,7 @@
 """Edits of increasing strength: along a direction, or changes of scenes of parts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +29,12 @@ class Course(NamedTuple):
     """`Model.edits` at a strength."""
     closed: bool = False
     """Whether both ends are equal. Films of other edits play forward, then backward."""
+    only: int | None = None
+    """The seed that it edits; None: those of the options."""
+
+    def seeds(self, given: Sequence[int]) -> Sequence[int]:
+        """The seeds that it edits, of the given ones."""
+        return given if self.only is None else [self.only]
 
     def subject(self, model: Model, options: EditOptions, seed: int, strength: float) -> Subject:
         """Compute the scene of a seed at a strength."""
@@ -43,7 +49,7 @@ def along(name: str, direction: Float[Tensor, "num_ws w_dim"], model: Model, mos
     return Course(name, strengths, lambda strength: base + strength * direction)
 
 
-def reject_unused(options: EditOptions, names: list[str], reason: str) -> None:
+def reject_unused(options: EditOptions, names: Sequence[str], reason: str) -> None:
     """Raise ConfigError if an option without effect is not at its default."""
     for name in names:
         if (value := getattr(options, name)) != getattr(EditOptions, name):

@@ -342,7 +342,10 @@ class PeriodicActions(lightning.Callback):
             total = self.config.training.num_steps * self.config.training.batch
             left = timedelta(seconds=round((total - module.images_seen) / max(speed, 1e-9)))
             losses = f"loss of the proxy {means.get('loss/proxy_image', math.nan):.3g}"
-            if "loss/G" in means:  # not while a proxy is pretrained
+            if "loss/direction" in means:
+                cosine = 1 - means["loss/direction"]
+                losses = f"cosine of change and direction {cosine:.3f}"
+            elif "loss/G" in means:  # not while a proxy is pretrained
                 losses = (
                     f"D acc {means['D/accuracy']:.0%}  "
                     f"loss G {means['loss/G']:.3f} D {means['loss/D']:.3f}"

@@ -56,9 +56,9 @@ def check_trainable(config: ExperimentConfig, resolution: int) -> None:
                 f"loss.proxy.pretrain_kimg={config.loss.proxy.pretrain_kimg}: the proxy has no "
                 "parameters; set 0"
             )
-    if training.freeze:
+    if config.frozen_parts:
         with torch.device("meta"):
-            freeze(*make_networks(config, resolution), training.freeze)
+            freeze(*make_networks(config, resolution), config.frozen_parts)
     for name in ("initial", "final"):
         value = getattr(config.training.rendering_resolution, name)
         if value is not None and value > resolution:

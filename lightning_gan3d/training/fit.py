@@ -28,6 +28,7 @@ from lightning_gan3d.progress import counting
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
 from lightning_gan3d.training.compatibility import check_trainable, make_data
+from lightning_gan3d.training.direction import DirectionModule, digests_of, open_critic
 from lightning_gan3d.training.losses import recommended_gamma
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
@@ -123,7 +124,9 @@ def fit(session: Session) -> int:
             warnings.filterwarnings("ignore", module="lightning")
             data, callbacks = open_data(session), make_callbacks(config.trainer)
             labels = config.fake_labels(data.train.labels).labels
-            module = AdversarialModule(config, data.train.resolution, labels)
+            directed = config.critic.kind == "direction"
+            module_type = DirectionModule if directed else AdversarialModule
+            module = module_type(config, data.train.resolution, labels)
             if training.compile:
                 compile_networks(module.generator)
             seconds, records = checkpoint.restore(module, session)
@@ -242,6 +245,13 @@ def open_data(session: Session) -> DataModule:
     data = make_data(config)
     check_trainable(config, data.train.resolution)
     manifest = runs.read_manifest(session.path)
+    digests = digests_of(config, open_critic(config, data.train.resolution)[0])
+    for name, before in manifest.get("critic", {}).items():
+        if digests.get(name) != before:
+            raise ConfigError(
+                f"critic: {name} has changed since {session.path} started (SHA-256 before: "
+                f"{before}); restore it, or set another `name`"
+            )
     for name, now in data.train.fingerprints.items():
         if (before := manifest.get(name, now)) != now:
             raise ConfigError(
@@ -303,6 +313,7 @@ def describe(session: Session, data: DataModule, module: AdversarialModule) -> d
             "discriminator": num_parameters(module.discriminator),
         },
         "continued_at_step": module.steps_done,
+        **({"critic": module.digests} if isinstance(module, DirectionModule) else {}),
     }
 
 
@@ -337,6 +348,11 @@ def plan(config: ExperimentConfig) -> str:
         f"rendering       scene memory {cost.scene_bytes:,} bytes, "
         f"{cost.total_flops / 1e9:.3g} GFLOPs per image",
         f"discriminator   {d:,} parameters",
+        *(
+            f"encoder         {e.network.protocol}: images of {e.side}² to {e.dim} numbers; target "
+            f"{config.critic.target}. FID, KID and SWD to the data grow by intention"
+            for e in open_critic(config, resolution)[0]
+        ),
         f"R1 gamma        {config.loss.r1_gamma:g}; recommended {gamma:.3g} = 0.0002 * "
         f"{resolution}² / batch {training.batch} (StyleGAN2-ADA; StyleGAN3 uses about 5 times this)"
         f"{r3gan if config.loss.adversarial == 'relativistic' else ''}",

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.datamodule import Batch, DataModule
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig, make_networks
@@ -53,7 +54,7 @@ class AdversarialModule(lightning.LightningModule):
         self.config = config
         self.camera_labels = labels
         self.generator, self.discriminator = make_networks(config, resolution)
-        freeze(self.generator, self.discriminator, config.training.freeze)
+        freeze(self.generator, self.discriminator, config.frozen_parts)
         self.augment = Augment(config.augment)
         self.gate = Gate()
         self.register_buffer("sign_sum", torch.zeros(()))
@@ -513,6 +514,8 @@ def make_modules(config: ExperimentConfig) -> tuple[AdversarialModule, DataModul
 
     Train for `config.training.num_steps` batches. `average` is the generator to use.
     """
+    if config.critic.kind != "adversarial":
+        raise ConfigError(f"critic.kind={config.critic.kind}: use `gan3d train`, or adversarial")
     data = make_data(config)
     labels = config.fake_labels(data.train.labels).labels
     return AdversarialModule(config, data.train.resolution, labels), data

@@ -194,14 +194,18 @@ class ScriptedNetwork:
         image = image.to(self.device)
         if size is not None and image.shape[-1] != size:
             image = interpolate(image, (size, size), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            return self.evaluate(image)
+
+    def evaluate(self, given: Tensor) -> Tensor:
+        """Evaluate images, or tokens of texts, as they are and with a gradient."""
         try:
-            with torch.no_grad():
-                output = self.module(image)
+            output = self.module(given)
         except RuntimeError as error:
             last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            shape = tuple(image.shape)
+            shape = tuple(given.shape)
             raise self.error(f"the network rejects images of shape {shape}: {last}") from None
-        if not isinstance(output, Tensor) or len(output) != len(image):
+        if not isinstance(output, Tensor) or len(output) != len(given):
             raise self.error("the network must return one tensor with a row per image")
         return output.float()
 
