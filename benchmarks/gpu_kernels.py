@@ -127,9 +127,7 @@ def stages_of(device: str, precision: str) -> Iterator[Metric]:
     }
     note = f"{resolution} x {resolution} rays of {n} samples, {size}² planes, {precision}"
     for name, function in work.items():
-        yield Metric.of_key(
-            f"gpu.{name}_ms.{precision}", milliseconds(function), "ms", 1, note=note
-        )
+        yield Metric(f"gpu.{name}_ms.{precision}", milliseconds(function), "ms", 1, note=note)
     yield from bounds(x, t, precision, note)
 
 
@@ -146,13 +144,11 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
             points = x.scene(t)._replace(texels=target)
             constants = {"SCATTER": does == "scatter", "SHAPE": x.shape(tile), "num_stages": 1}
             ms = milliseconds(functools.partial(run, points, out, work, **constants))
-            yield Metric.of_key(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
+            yield Metric(f"gpu.{does}_{order}_ms.{precision}", ms, "ms", 1, note=note)
             if does == "scatter":
                 rate = t.numel() * 12 * x.grid.channels / ms / 1e6
                 why = "float32 additions per second, 12 corners per point"
-                yield Metric.of_key(
-                    f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why
-                )
+                yield Metric(f"gpu.scatter_{order}_rate.{precision}", rate, "G/s", 1, note=why)
 
 
 def renderings(device: str) -> Iterator[Metric]:
@@ -188,35 +184,31 @@ def rendering(
     note = f"{batch} x {resolution}² rays, rendered by "
     for kind, function in (("forward", forward), ("both", forward_backward)):
         ms = milliseconds(function)
-        yield Metric.of_key(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.backend))
+        yield Metric(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.backend))
         if not DRY:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             function()
             peak = (torch.cuda.max_memory_allocated() - before) / 1e6
-            yield Metric.of_key(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
+            yield Metric(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
+
+
+def gradient(function: Any, x: torch.Tensor, *others: Any) -> None:
+    """Compute and differentiate a function of an image."""
+    torch.autograd.grad(function(x, *others).sum(), x)
 
 
 def filters(device: str) -> Iterator[Metric]:
-    """Time StyleGAN3's filtered leaky ReLU, plain and fused, without and with gradient."""
+    """Time StyleGAN3's filtered leaky ReLU with its gradient, plain and fused."""
     channels, size = (2, 16) if DRY else (64, 276)
-    taps = torch.hann_window(12, periodic=False, device=device)
+    taps = torch.hann_window(12, periodic=False, device=device) / 5.5
     x = torch.randn(1, channels, size + 2, size + 2, device=device, requires_grad=True)
-    bias = torch.zeros(channels, device=device)
+    bias, note = torch.zeros(channels, device=device), f"{channels} x {size}²"
     for kind, down in (("separable", taps), ("radial", taps[:, None] * taps)):
-        a = FilteredActivation(taps / taps.sum(), down / down.sum(), 2, 2, (9, 8))
+        a = FilteredActivation(taps, down, 2, 2, (9, 8))
         for path, function in (("plain", plain), ("fused", filtered_lrelu)):
-
-            def forward(function: Any = function, a: Any = a) -> torch.Tensor:
-                with torch.no_grad():
-                    return function(x, bias, a)  # type: ignore[no-any-return]  # untyped
-
-            def both(function: Any = function, a: Any = a) -> None:
-                torch.autograd.grad(function(x, bias, a).sum(), x)
-
-            for name, timed in (("forward", forward), ("both", both)):
-                key, note = f"gpu.filtered_{name}_ms.{kind}.{path}", f"{channels} x {size}²"
-                yield Metric.of_key(key, milliseconds(timed), "ms", 1, note=note)
+            ms = milliseconds(functools.partial(gradient, function, x, bias, a))
+            yield Metric(f"gpu.filtered_ms.{kind}.{path}", ms, "ms", 1, note=note)
 
 
 def recordings(device: str) -> Iterator[Metric]:
@@ -235,7 +227,7 @@ def recordings(device: str) -> Iterator[Metric]:
         ):
             ms = milliseconds(function)
             note = "one 512² image from a 128² rendering"
-            yield Metric.of_key(f"gpu.image_{name}_ms", ms, "ms", 1, note=note)
+            yield Metric(f"gpu.image_{name}_ms", ms, "ms", 1, note=note)
 
 
 def main() -> None:
@@ -256,7 +248,7 @@ def main() -> None:
             print(f"{part.__name__}: {type(error).__name__}: {error}", flush=True)
             failed.append(part.__name__)
             note = f"{type(error).__name__}: {error}"
-            rows.append(Metric.of_key(f"gpu.{part.__name__}", None, note=note))
+            rows.append(Metric(f"gpu.{part.__name__}", None, note=note))
         write_metrics(args.out, rows)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

@@ -45,16 +45,12 @@ class FilteredActivation:
             "`down_filter` must be 1-D or a square"
         )
 
-    def taps(self) -> tuple[int, int]:
-        """Lengths of the two filters; 1 for an absent one."""
-        return tuple(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))  # type: ignore[return-value]  # two
-
     def size(self, n: int) -> tuple[int, int]:
         """Return the size of an axis of `n` pixels at the high rate, and in the result."""
-        up_taps, down_taps = self.taps()
-        high = n * self.up + sum(self.padding) - up_taps + 1
-        size = (high - down_taps) // self.down + 1
-        assert size > 0, f"{n} pixels are too few for filters of {self.taps()} taps"
+        taps = [1 if f is None else len(f) for f in (self.up_filter, self.down_filter)]
+        high = n * self.up + sum(self.padding) - taps[0] + 1
+        size = (high - taps[1]) // self.down + 1
+        assert size > 0, f"{n} pixels are too few for filters of {taps} taps"
         return high, size
 
 

@@ -4,6 +4,7 @@ For the gradient two bits per sample are kept: its sign, and whether it is clamp
 pass is the same kernel, with the filters exchanged and mirrored, and slopes by these bits.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,14 @@ from lightning_gan3d.networks.filtered_lrelu import FilteredActivation
 
 ACTIVATE, KEEP, MULTIPLY = 0, 1, 2
 """Modes: activate; store the bits too; multiply by the slopes of stored bits."""
+
+
+class Slopes(NamedTuple):
+    """Slopes for positive and negative samples, and the bound of the clamp."""
+
+    positive: Any
+    negative: Any
+    clamp: Any
 
 
 class Pass(NamedTuple):
@@ -34,6 +43,33 @@ class Pass(NamedTuple):
     high: tuple[int, int]
     out: tuple[int, int]
 
+    @property
+    def slopes(self) -> Slopes:
+        """Slopes and bound of the activation."""
+        a = self.activation
+        return Slopes(a.gain, a.gain * a.slope, math.inf if a.clamp is None else a.clamp)
+
+
+class Images(NamedTuple):
+    """Tensors or addresses: image, result, bias of each channel, and bits."""
+
+    x: Any
+    out: Any
+    bias: Any
+    bits: Any
+
+
+class Sizes(NamedTuple):
+    """Channels of an image, and sizes in pixels."""
+
+    channels: Any
+    height: Any
+    width: Any
+    high_height: Any
+    high_width: Any
+    out_height: Any
+    out_width: Any
+
 
 class Kernel(NamedTuple):
     """A kernel for images of a kind of device, in float32."""
@@ -41,8 +77,14 @@ class Kernel(NamedTuple):
     name: str
     new_bits: Callable[[Tensor, Pass], Tensor]
     """Of an image and its pass: memory for the bits."""
-    run: Callable[[Pass, int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """Of a pass, mode, image, bias, bits: the result, and in MULTIPLY its sums per channel."""
+    run: Callable[[Pass, int, Images], None]
+    """Of a pass, a mode, and contiguous tensors: write result and bits, or read bits."""
+
+
+def _run(kernel: Kernel, p: Pass, mode: int, x: Tensor, *others: Tensor) -> Tensor:
+    out = x.new_empty(*x.shape[:2], *p.out)
+    kernel.run(p, mode, Images(x.contiguous(), out, *others))
+    return out
 
 
 def _passes(a: FilteredActivation, like: Tensor) -> tuple[Pass, Pass]:
@@ -71,16 +113,12 @@ class FilteredLReLU(Function):
         bits = kernel.new_bits(image, forward) if keep else image.new_empty(0)
         ctx.kernel = kernel
         ctx.save_for_backward(bits)
-        return kernel.run(forward, KEEP if keep else ACTIVATE, image, bias, bits)[0]
+        return _run(kernel, forward, KEEP if keep else ACTIVATE, image, bias, bits)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Differentiate by image and bias."""
-        zero = grad.new_zeros(grad.shape[1])
-        return (
-            None,
-            None,
-            None,
-            *ctx.kernel.run(ctx.backward_pass, MULTIPLY, grad, zero, *ctx.saved_tensors),
-        )
+        zero, (bits,) = grad.new_zeros(grad.shape[1]), ctx.saved_tensors
+        grad_x = _run(ctx.kernel, ctx.backward_pass, MULTIPLY, grad, zero, bits)
+        return None, None, None, grad_x, grad_x.sum((0, 2, 3))

@@ -12,19 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_gan3d.networks.fused.filtered import MULTIPLY, Kernel, Pass
+from lightning_gan3d.networks.fused.filtered import Images, Kernel, Pass, Sizes
 
 TILE, HIGH = tl.constexpr(16), tl.constexpr(64)
 """Edges of a tile: of the result, at most, and at the high rate."""
-
-
-class Images(NamedTuple):
-    """Images of (planes, height, width), and of the bits, (planes, height, bytes)."""
-
-    x: Any
-    out: Any
-    bias: Any
-    bits: Any
 
 
 class Filter(NamedTuple):
@@ -33,28 +24,6 @@ class Filter(NamedTuple):
     rows: Any
     columns: Any
     offset: Any
-
-
-class Sizes(NamedTuple):
-    """Sizes in pixels, channels, and tiles per row and column."""
-
-    channels: Any
-    height: Any
-    width: Any
-    high_height: Any
-    high_width: Any
-    out_height: Any
-    out_width: Any
-    tiles_y: Any
-    tiles_x: Any
-
-
-class Slopes(NamedTuple):
-    """Slopes for positive and negative samples, and the bound of the clamp."""
-
-    positive: Any
-    negative: Any
-    clamp: Any
 
 
 class Shape(NamedTuple):
@@ -78,14 +47,15 @@ def band(taps, tap, NUM: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def filtered_kernel(images, up, down, sizes, slopes, SHAPE: tl.constexpr):
+def filtered_kernel(images, filters, extent, slopes, SHAPE: tl.constexpr):
     """Upsample, activate and downsample a tile of a channel."""
     UP: tl.constexpr = SHAPE.up[0]
     DOWN: tl.constexpr = SHAPE.down[0]
-    tiles = sizes.tiles_y * sizes.tiles_x
-    plane = (tl.program_id(0) // tiles).to(tl.int64)
-    tile = tl.program_id(0) % tiles
-    tile_y, tile_x = tile // sizes.tiles_x, tile % sizes.tiles_x
+    up, down = filters
+    sizes, tiles_y, tiles_x = extent
+    plane = (tl.program_id(0) // (tiles_y * tiles_x)).to(tl.int64)
+    tile = tl.program_id(0) % (tiles_y * tiles_x)
+    tile_y, tile_x = tile // tiles_x, tile % tiles_x
     near = tl.arange(0, HIGH)
     m = tile_y * SHAPE.used * DOWN + down.offset + near
     n = tile_x * SHAPE.used * DOWN + down.offset + near
@@ -127,8 +97,8 @@ def filtered_kernel(images, up, down, sizes, slopes, SHAPE: tl.constexpr):
             byte = tl.arange(0, HIGH // 4)
             # A tile stores its own samples; others reach beyond its block of the image.
             own = SHAPE.used * DOWN
-            last_row = tl.where(tile_y == sizes.tiles_y - 1, HIGH, own)
-            last_byte = tl.where(tile_x == sizes.tiles_x - 1, HIGH, own) // 4
+            last_row = tl.where(tile_y == tiles_y - 1, HIGH, own)
+            last_byte = tl.where(tile_x == tiles_x - 1, HIGH, own) // 4
             mine = ((near < last_row) & (m < sizes.high_height))[:, None]
             mine = mine & (byte < last_byte)[None, :]
             byte += tile_x * own // 4
@@ -163,24 +133,20 @@ def _new_bits(x: Tensor, p: Pass) -> Tensor:
     return x.new_empty(size, dtype=torch.uint8)
 
 
-def _run(p: Pass, mode: int, x: Tensor, bias: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    x, a = x.contiguous(), p.activation
-    v, c, h, w = x.shape
-    out = x.new_empty(v, c, *p.out)
+def _run(p: Pass, mode: int, images: Images) -> None:
+    v, c, h, w = images.x.shape
     up, down = _filter(p.up, p.offsets[0]), _filter(p.down, p.offsets[1])
     # Bits of four samples share a byte, and so belong to one tile.
     used = min(TILE.value, (HIGH.value - len(p.down)) // p.rates[1] + 1) // 4 * 4
     high = p.rates[1] * (used - 1) + len(p.down)
     pixels = max(16, triton.next_power_of_2(-(-high // p.rates[0]) + -(-len(p.up) // p.rates[0])))
     tiles = [triton.cdiv(n, used) for n in p.out]
-    shape = Shape(mode, used, pixels, (p.rates[0], *up.rows.shape), (p.rates[1], *down.rows.shape))
-    sizes = Sizes(c, h, w, *p.high, *p.out, *tiles)
-    slopes = Slopes(a.gain, a.gain * a.slope, float("inf") if a.clamp is None else a.clamp)
-    images = Images(x, out, bias, bits if mode else x)
-    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current
+    taps = (p.rates[0], *up.rows.shape), (p.rates[1], *down.rows.shape)
+    extent = Sizes(c, h, w, *p.high, *p.out), *tiles
+    constants = {"SHAPE": Shape(mode, used, pixels, *taps), "num_warps": 8}
+    with torch.cuda.device_of(images.x):  # type: ignore[no-untyped-call]  # for Triton
         grid = (v * c * tiles[0] * tiles[1],)
-        filtered_kernel[grid](images, up, down, sizes, slopes, SHAPE=shape, num_warps=8)
-    return out, out.sum((0, 2, 3)) if mode == MULTIPLY else out
+        filtered_kernel[grid](images, (up, down), extent, p.slopes, **constants)
 
 
 _NAME = "interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else triton.__version__

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gan3d.networks.fused.filtered import ACTIVATE, KEEP, MULTIPLY
+from lightning_gan3d.networks.fused.filtered import ACTIVATE, KEEP, Images, Sizes, Slopes
 from lightning_gan3d.networks.fused.fir_kernels import BYTES, read
 from lightning_gan3d.simd import WIDTH, entry, helper, simd
 from lightning_gan3d.simd.processor import MANY_REGISTERS
@@ -57,37 +57,13 @@ class Side(NamedTuple):
     radial: Any
 
 
-class Images(NamedTuple):
-    """Addresses; images have the layout (channels, height, width)."""
+class Part(NamedTuple):
+    """The part of the result to compute: columns, and blocks of WIDTH channels."""
 
-    x: Any
-    out: Any
-    bias: Any
-    """One float32 per channel, padded to whole vectors."""
-    codes: Any
-    """The masks, of `CODE` bytes: (blocks of channels, height, width) at the high rate."""
-    sums: Any
-    """MULTIPLY: one float32 per channel, to which the pixels of the result are added."""
-
-
-class Extent(NamedTuple):
-    """Sizes in pixels, and the part of the result to compute."""
-
-    channels: Any
-    height: Any
-    width: Any
-    high_height: Any
-    high_width: Any
-    out_height: Any
-    out_width: Any
     begin: Any
-    """First column of the result."""
     end: Any
     block: Any
-    """First block of WIDTH channels."""
     end_block: Any
-    pitch: Any
-    """Pixels of a row of scratch memory."""
 
 
 class Fir(NamedTuple):
@@ -105,14 +81,6 @@ class Fir(NamedTuple):
     """Step from window to window."""
     out: Any
     out_step: Any
-
-
-class Slopes(NamedTuple):
-    """Slopes for positive and negative samples, and the bound of the clamp."""
-
-    positive: Any
-    negative: Any
-    clamp: Any
 
 
 Activation = Annotated[Slopes, Float]
@@ -194,14 +162,6 @@ def _move(x: Int, added: Float, out: Int) -> None:
     store_float(load_float(x) + added, out)
 
 
-@simd
-def _add_up(x: Int, sums: Int, count: Int) -> None:
-    total = Registers([load(sums)])
-    with loop(count) as p:
-        total[0] = total[0] + load(x + p * BYTES)
-    store(total[0], sums)
-
-
 @helper
 def _read_row(channels: NDArray[np.int64], start: int, bias: int, out: int, count: int) -> None:
     """Read `count` pixels of a row of each channel, and add the bias."""
@@ -252,30 +212,31 @@ def _upsample(f: Fir, up: Side, samples: tuple[int, int], first: int) -> None:
 def filter_strip(
     sides: tuple[Side, Side],
     images: Images,
-    extent: Extent,
+    extent: tuple[Sizes, Part],
     activation: tuple[int, float, float, float],
-    buffers: tuple[NDArray[np.int64], int],
+    buffers: tuple[NDArray[np.int64], int, int],
 ) -> None:
     """Upsample, activate and downsample some channels of an image, for a strip of the result.
 
     Args:
         sides: upsampling and downsampling.
-        images: addresses.
+        images: addresses; images are (channels, height, width), the bias is padded to whole
+            vectors, and bits are masks of CODE bytes, (blocks, height, width) at the high rate.
         extent: sizes, and the part to compute.
         activation: mode, and the fields of `Slopes`.
-        buffers: three rows of at least WIDTH, and as many as taps; and zeros, of float32: 4 rows,
-            and one for each tap of both sides, of `extent.pitch` pixels.
+        buffers: three rows of at least WIDTH numbers, and as many as taps; zeros, in rows of
+            pixels, four and one for each tap of both sides; and the pixels of a row.
     """
-    (up, down), e = sides, extent
-    tables, scratch = buffers
+    (up, down), (e, part) = sides, extent
+    tables, scratch, pitch = buffers
     sources, targets, rows = tables[0], tables[1], tables[2]
     table, mode = np.int64(rows.ctypes.data), activation[0]
     slopes = Slopes(np.float32(activation[1]), np.float32(activation[2]), np.float32(activation[3]))
-    pitch, columns = BYTES * e.pitch, e.end - e.begin
+    pitch, columns = BYTES * pitch, part.end - part.begin
     zeros, row_x = scratch, scratch + pitch
     row_high, result = scratch + 2 * pitch, scratch + 3 * pitch
     ring_up, ring_down = scratch + 4 * pitch, scratch + (4 + up.taps) * pitch
-    left = down.factor * e.begin + down.offset
+    left = down.factor * part.begin + down.offset
     right = left + down.factor * (columns - 1) + down.taps
     # Samples beyond the image at the high rate, and pixels beyond the image, stay zero.
     start, end = max(left, 0), min(right, e.high_width)
@@ -286,12 +247,12 @@ def filter_strip(
     # A radial filter of rows covers columns, too.
     across = up.taps if up.radial else 1
     taps, step = (down.taps, BYTES * down.factor) if down.radial else (1, BYTES)
-    for block in range(e.block, e.end_block):
+    for block in range(part.block, part.end_block):
         for k in range(WIDTH):
             channel = min(block * WIDTH + k, e.channels - 1)
             sources[k] = images.x + 4 * e.height * e.width * channel
             targets[k] = images.out + 4 * e.out_height * e.out_width * channel
-        codes = images.codes + CODE * (block * e.high_height * e.high_width + start)
+        codes = images.bits + CODE * (block * e.high_height * e.high_width + start)
         following = 0  # the next row of the image to read
         for m in range(down.offset, down.offset + down.factor * (e.out_height - 1) + down.taps):
             slot = ring_down + pitch * (m % down.taps)
@@ -335,6 +296,4 @@ def filter_strip(
                     y = m - down.taps + 1 + k
                     rows[k] = ring_down + pitch * (y % down.taps) if 0 <= y < high_height else zeros
                 _filter(Fir(table, 0, down.taps, down.weights, taps, step, result, BYTES), columns)
-                _write_row(result, targets, 4 * (e.out_width * row + e.begin), columns)
-                if mode == MULTIPLY:
-                    _add_up(result, images.sums + BYTES * block, columns)
+                _write_row(result, targets, 4 * (e.out_width * row + part.begin), columns)
