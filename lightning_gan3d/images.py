@@ -115,14 +115,12 @@ def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduc
     return Images(resize(image_raw, image.shape[-1]) if reduced else image, image_raw)
 
 
-def box_reduce(image: Float[Tensor, "v c h w"], resolution: int) -> Float[Tensor, "v c r r"]:
-    """Reduce by means of square blocks; returns the same tensor if the size fits already."""
+def at_level(
+    image: Float[Tensor, "v c h w"], resolution: int, alpha: float = 1.0
+) -> Float[Tensor, "v c r r"]:
+    """Reduce by means of square blocks; hide 1 - alpha of what they show within 2 x 2 (ProGAN)."""
     factor = image.shape[-1] // resolution
-    return image if factor == 1 else avg_pool2d(image, factor)
-
-
-def fade(image: Float[Tensor, "v c h w"], alpha: float) -> Float[Tensor, "v c h w"]:
-    """Hide a share 1 - alpha of the details finer than 2 x 2 pixels (ProGAN's real images)."""
+    image = image if factor == 1 else avg_pool2d(image, factor)
     if alpha == 1:
         return image
     return interpolate(avg_pool2d(image, 2), scale_factor=2).lerp(image, alpha)

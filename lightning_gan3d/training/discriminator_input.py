@@ -10,15 +10,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import (
-    Images,
-    box_reduce,
-    fade,
-    real_pair,
-    recolour,
-    resize,
-    to_float,
-)
+from lightning_gan3d.images import Images, at_level, real_pair, recolour, resize, to_float
 from lightning_gan3d.training.patches import Patches, crop_cameras, crop_images, draw_patches
 from lightning_gan3d.training.schedules import Level, ScheduleState
 
@@ -64,11 +56,10 @@ class DiscriminatorInput:
 
     def _level_reals(self, mb: Microbatch, level: Level) -> Images:
         """Real images of a level of progressive growing, with the details that have faded in."""
-        image = box_reduce(to_float(mb.images), level.resolution)
-        matte = None if mb.mattes is None else box_reduce(mb.mattes / 255, level.resolution)
-        reals = self._recoloured(Images(image, image, None, matte), mb, real=True)
-        image = fade(reals.image, level.alpha)
-        return reals._replace(image=image, image_raw=image)
+        size = level.resolution, level.alpha
+        image = at_level(to_float(mb.images), *size)
+        matte = None if mb.mattes is None else at_level(mb.mattes / 255, *size)
+        return self._recoloured(Images(image, image, None, matte), mb, real=True)
 
     def _real_patches(self, mb: Microbatch) -> Images:
         """Patches of the real images."""
@@ -117,12 +108,11 @@ class DiscriminatorInput:
             with torch.no_grad():
                 boxes = torch.stack([x.box_in(cameras) for x in scene.objects], dim=1)
             fake = fake._replace(boxes=boxes)
-        level = mb.schedule.level
-        if level is None:
-            return self._recoloured(fake, mb, real=False), cameras
-        fake = self._recoloured(fake._replace(image=fake.image_raw), mb, real=False)
-        if not self.config.generator.view_in_label:  # the network fades pictures itself
-            image = fade(fake.image, level.alpha)
+        fake, level = self._recoloured(fake, mb, real=False), mb.schedule.level
+        if level is not None:
+            # The network of pictures fades by itself.
+            alpha = 1.0 if self.config.generator.view_in_label else level.alpha
+            image = at_level(fake.image_raw, level.resolution, alpha)
             fake = fake._replace(image=image, image_raw=image)
         return fake, cameras
 

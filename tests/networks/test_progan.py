@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.images import Images, box_reduce, fade
+from lightning_gan3d.images import Images, at_level
 from lightning_gan3d.networks.discriminator import Discriminator, DiscriminatorConfig
 from lightning_gan3d.networks.layers import normalize_second_moment
 from lightning_gan3d.networks.mapping import Mapping, MappingConfig
@@ -174,11 +174,11 @@ def test_blocks_of_other_levels_have_no_gradient(lod):
 
 def test_reals_fade_from_means_of_pixels():
     image = torch.randn(2, 3, 8, 8)
-    low = box_reduce(image, 4)
+    low = at_level(image, 4)
     torch.testing.assert_close(low[:, :, 1, 2], image[:, :, 2:4, 4:6].mean((2, 3)))
     torch.testing.assert_close(
-        fade(image, 1e-9), low.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        at_level(image, 8, 1e-9), low.repeat_interleave(2, 2).repeat_interleave(2, 3)
     )
-    assert fade(image, 1.0) is image
+    assert at_level(image, 8) is image
     # What a network of the old level sees does not change in a fade.
-    torch.testing.assert_close(box_reduce(fade(image, 0.3), 4), low)
+    torch.testing.assert_close(at_level(at_level(image, 8, 0.3), 4), low)

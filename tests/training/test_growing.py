@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.cost import count_cost
-from lightning_gan3d.images import Images, box_reduce, to_float
+from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.images import Images, at_level, to_float
+from lightning_gan3d.presets import preset_names
 from lightning_gan3d.runs import Run
 from lightning_gan3d.training import checkpoint, losses, schedules
 from lightning_gan3d.training.callbacks import sample_cameras, sample_grid
@@ -135,7 +137,7 @@ def test_both_networks_meet_images_of_one_level(tiny):
             assert images.image.shape == images.image_raw.shape == (8, 3, 16, 16)
             assert images.image is images.image_raw
         full = to_float(mb.images)
-        low = F.interpolate(box_reduce(full, 8), scale_factor=2)
+        low = F.interpolate(at_level(full, 8), scale_factor=2)
         torch.testing.assert_close(reals.image, (low + full) / 2)
 
 
@@ -238,3 +240,14 @@ def test_drift_and_penalty_enter_the_critics_loss(tiny, train, numbers):
 def test_options_that_do_not_fit_are_rejected(tiny, options, text):
     with pytest.raises(ConfigError, match=text):
         check_trainable(tiny(*options), 16)
+
+
+GROWING = [n for n in preset_names("runs") if n.startswith("growing/") or "progan" in n]
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_the_presets_end_at_full_size(name):
+    config = load_experiment(name)
+    check_trainable(config, config.data.resolution)
+    last = schedules.level(config.training.growing, round(1000 * config.training.kimg))
+    assert (last.resolution, last.alpha) == (config.data.resolution, 1.0)

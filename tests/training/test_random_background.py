@@ -13,7 +13,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, real_pair, recolour, resize, to_float
+from lightning_gan3d.images import Images, at_level, real_pair, recolour, resize, to_float
 from lightning_gan3d.training.module import make_modules
 
 RANDOM = ["data.random_background=true", "data.convert=white"]
@@ -105,3 +105,18 @@ def test_combinations_that_cannot_work_are_rejected(tiny, start, options, messag
     kind = "image2d" if "kind" in options else "triplane"
     with pytest.raises(ConfigError, match=message):
         start(tiny(*(o for o in options if o != "kind"), kind=kind))
+
+
+def test_growing_reduces_and_fades_the_image_over_its_background(tiny, matted):
+    whole = "training.rendering_resolution={initial: null, final: null}"
+    stages = "[{resolution: 8, kimg: 0}, {resolution: 16, fade_kimg: 0.016}]"
+    options = [*RANDOM, f"data.path={matted[0]}", whole]
+    grows, plain = (
+        make_modules(tiny(*options, *more)) for more in ([f"training.growing.stages={stages}"], [])
+    )
+    batch = next(iter(plain[1].train_dataloader(0, 1)))._replace(step=1)
+    (mb,), (full,) = grows[0].split(batch), plain[0].split(batch)
+    assert mb.schedule.level.alpha == 0.5
+    reals = grows[0].input.reals(mb).image
+    expected = at_level(plain[0].input.reals(full).image, 16, 0.5)
+    torch.testing.assert_close(reals, expected)
