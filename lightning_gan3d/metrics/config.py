@@ -284,7 +284,7 @@ class GeometryConfig:
 class MotionConfig:
     """Equivariance to transforms of the input, and texture sticking on slow orbits."""
 
-    equivariance: Count | None = 64
+    equivariance: Count | None = 32
     """Latents for EQ-T and EQ-R, each with transforms of its own; null: off. Papers use 50000."""
     items: Count | None = 16
     """Latents for sticking; null: off."""

@@ -26,7 +26,7 @@ FINE, MIDDLE, COARSE, WINDOW = 0.8, 2.0, 2.5, 3.0
 that of the image at `COARSE`, by least squares over `WINDOW`."""
 UNEXPLAINED = 0.3
 """Largest share of the squared change of the coarse image that the other half's motion leaves."""
-BORDER, CONTOUR = 8, 6
+BORDER, CONTOUR = 8, 5
 """Pixels not used at the border, and around depth edges, since an outline is no texture."""
 STILL = 0.05
 """Motion in pixels between two frames below which a pixel is not used."""

@@ -58,9 +58,9 @@ def generator(kind="image2d", change=None):
     return made.eval()
 
 
-def measured(made, **options):
+def measured(made, latents=8):
     source = source_of(made, FakeLabels(figure_labels(), "cameras"))
-    metrics = measure_equivariance(context(source, motion=MotionConfig(equivariance=8, **options)))
+    metrics = measure_equivariance(context(source, motion=MotionConfig(equivariance=latents)))
     assert [m.name for m in metrics] == [f"motion.{kind}" for kind in KINDS]
     return {m.name.removeprefix("motion."): m for m in metrics}
 
@@ -119,15 +119,15 @@ def test_pixels_that_come_from_outside_do_not_count():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_transforms_are_drawn_by_kind(kind):
-    matrices = torch.stack([draw(kind, Draws(0).at(i), SIDE) for i in range(200)])
+    matrices = torch.stack([draw(kind, Draws(0).at(i), SIDE) for i in range(100)])
     turn, shift = matrices[:, :2, :2], matrices[:, :2, 2] * SIDE
     if kind == "eq_r":
-        torch.testing.assert_close(turn @ turn.mT, torch.eye(2).expand(200, 2, 2))
+        torch.testing.assert_close(turn @ turn.mT, torch.eye(2).expand(100, 2, 2))
         assert (torch.linalg.det(turn) > 0.99).all()
-        assert turn[:, 0, 0].min() < -0.99
+        assert turn[:, 0, 0].min() < -0.98
         assert not shift.any()
     else:
-        assert torch.equal(turn, torch.eye(2).expand(200, 2, 2))
+        assert torch.equal(turn, torch.eye(2).expand(100, 2, 2))
         assert 3.8 < shift.abs().max() <= 4
         assert torch.equal(shift, shift.round()) is (kind == "eq_t_int")
 
@@ -150,6 +150,16 @@ def test_stylegan2_can_be_translated_only_and_scores_low():
     assert 5 < metrics["eq_t_frac"].value < 45
     assert metrics["eq_r"].value is None
     assert "shifted, but not rotated" in metrics["eq_r"].note
+
+
+def test_stylegan3_is_equivariant_before_training():
+    torch.manual_seed(0)
+    small = "{num_layers: 5, channel_base: 256, channel_max: 16}"
+    options = ["network=stylegan3-r", f"stylegan3={small}", "output=linear"]
+    config = load_experiment("demo/image2d", [f"generator.representation.{x}" for x in options])
+    made, _ = make_networks(config, SIDE)
+    for metric in measured(made.eval(), latents=2).values():
+        assert metric.value > 50
 
 
 def test_generators_without_input_transform_lack_it_for_a_reason():
