@@ -4,6 +4,7 @@ import pytest
 
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.networks.augment import AugmentConfig
+from lightning_gan3d.networks.band_limits import StyleGAN3Config
 from lightning_gan3d.networks.decoder import DecoderConfig
 from lightning_gan3d.networks.discriminator import DiscriminatorConfig
 from lightning_gan3d.networks.mapping import MappingConfig
@@ -23,6 +24,19 @@ OUTSIDE = {
     },
     MappingConfig: {"num_layers": 0, "lr_mul": 0.0, "w_avg_decay": 1.0},
     SuperResolutionConfig: {"channels": [0, 4], "conv_clamp": -1.0},
+    StyleGAN3Config: {
+        "channel_base": 0,
+        "channel_max": 0,
+        "num_layers": 1,
+        "num_critical": 0,
+        "first_cutoff": 0.0,
+        "last_stopband_rel": 1.0,
+        "margin_size": -1,
+        "output_scale": 0.0,
+        "conv_clamp": 0.0,
+        "filter_size": 1,
+        "lrelu_upsampling": 3,
+    },
     Synthesis3dConfig: {"channel_base": 0, "channel_max": -1, "channels": [8, 0, 4]},
     SynthesisConfig: {
         "channel_base": 0,

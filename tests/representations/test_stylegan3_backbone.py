@@ -66,6 +66,10 @@ def test_earlier_runs_keep_their_hash(preset):
         "family/small_giraffe": "7225c299",
     }
     assert load_experiment(preset).hash == known[preset]
+    planes = "{kind: triplane, resolution: 16, channels: 4, synthesis: {channels: [8, 8, 8]}}"
+    if preset == "family/small_giraffe":
+        parts = load_experiment(preset, [f"generator.representation.object={planes}"])
+        assert parts.hash == "a6657d76"
 
 
 @pytest.mark.parametrize(

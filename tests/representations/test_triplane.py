@@ -90,6 +90,7 @@ def linear_fields():
     planes[1] = slope[:, 2, None, None] * x[:, None]
     planes[2] = offset[:, None, None]
     grid = (3 * planes)[None, :, None].expand(-1, -1, 4, -1, -1, -1).flatten(1, 2)
+    torch.manual_seed(0)
     decoder = Decoder(SCENE.decoder, 4, 3)
     return {
         "triplane": TriPlaneField(3 * planes[None], decoder, SCENE),
