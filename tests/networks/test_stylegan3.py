@@ -53,9 +53,14 @@ def test_names_and_rates_of_layers():
     rates = {layer.rates["padding"]: layer.activation for layer in layers}
     assert list(rates) == [(9, 8), (-6, -9), (-11, -12)]
     same, doubling, last = rates.values()
-    assert (same.up, same.down, same.taps()) == (2, 2, (12, 12))
-    assert (doubling.up, doubling.down, doubling.taps()) == (4, 2, (24, 12))
-    assert (last.up, last.down, last.taps()) == (2, 2, (12, 12))
+    assert (same.up, same.down, len(same.up_filter), len(same.down_filter)) == (2, 2, 12, 12)
+    assert (doubling.up, doubling.down, len(doubling.up_filter), len(doubling.down_filter)) == (
+        4,
+        2,
+        24,
+        12,
+    )
+    assert (last.up, last.down, len(last.up_filter), len(last.down_filter)) == (2, 2, 12, 12)
     state = net.state_dict()
     own = {"weight", "bias", "affine.weight", "affine.bias", "magnitude_ema"}
     assert {k.removeprefix("L14_256_3.") for k in state if k.startswith("L14_")} == own
