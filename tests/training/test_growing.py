@@ -11,10 +11,10 @@ from lightning_gan3d.checkpoints.load import load_generator
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.cost import count_cost
 from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.images import Images, at_level, to_float
+from lightning_gan3d.images import at_level, to_float
 from lightning_gan3d.presets import preset_names
 from lightning_gan3d.runs import Run
-from lightning_gan3d.training import checkpoint, losses, schedules
+from lightning_gan3d.training import checkpoint, schedules
 from lightning_gan3d.training.callbacks import sample_cameras, sample_grid
 from lightning_gan3d.training.compatibility import check_trainable
 from lightning_gan3d.training.config import GrowingConfig, LoggingConfig, StageConfig
@@ -189,21 +189,6 @@ def test_the_log_has_the_level_and_the_flops_of_its_networks(tiny, start):
     generator.representation.lod = 1.0
     assert first["gflop/G"] == pytest.approx(count_cost(generator, 8).total_flops / 1e9)
     assert 2 < second["gflop/D"] / first["gflop/D"] < 8
-
-
-def test_the_critic_penalty_of_a_linear_critic():
-    w = torch.randn(3, 8, 8)
-    real, fake = (Images(x, x) for x in torch.randn(2, 4, 3, 8, 8))
-    share = torch.tensor([0.0, 1.0, 0.25, 0.5]).view(4, 1, 1, 1)
-    between = losses.interpolate(real, fake, share)
-    torch.testing.assert_close(between.image[:2], torch.stack([real.image[0], fake.image[1]]))
-    torch.testing.assert_close(between.image[3], (real.image[3] + fake.image[3]) / 2)
-    leaves = losses.with_gradient(between)
-    penalty = losses.critic_penalty((leaves.image * w).sum((1, 2, 3))[:, None], leaves)
-    torch.testing.assert_close(penalty, (w.norm() - 1) ** 2)
-    logits = torch.tensor([[1.0], [3.0]])
-    assert losses.generator_loss("wgan", logits) == -2
-    assert losses.discriminator_loss("wgan", logits, logits + 5) == -5
 
 
 def test_drift_and_penalty_enter_the_critics_loss(tiny, train, numbers):

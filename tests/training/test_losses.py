@@ -128,3 +128,18 @@ def test_penalty_of_a_slope_is_its_mean_step():
 def test_constant_density_has_no_penalty():
     field = Slope(torch.zeros(2, 3), SceneConfig())
     assert density_l1(field, *density_points(LossConfig(), 1.0, 2, Draws(0), CPU)) == 0
+
+
+def test_the_critic_penalty_of_a_linear_critic():
+    w = torch.randn(3, 8, 8)
+    real, fake = (Images(x, x) for x in torch.randn(2, 4, 3, 8, 8))
+    share = torch.tensor([0.0, 1.0, 0.25, 0.5]).view(4, 1, 1, 1)
+    between = losses.interpolate(real, fake, share)
+    torch.testing.assert_close(between.image[:2], torch.stack([real.image[0], fake.image[1]]))
+    torch.testing.assert_close(between.image[3], (real.image[3] + fake.image[3]) / 2)
+    leaves = losses.with_gradient(between)
+    penalty = losses.critic_penalty((leaves.image * w).sum((1, 2, 3))[:, None], leaves)
+    torch.testing.assert_close(penalty, (w.norm() - 1) ** 2)
+    logits = torch.tensor([[1.0], [3.0]])
+    assert losses.generator_loss("wgan", logits) == -2
+    assert losses.discriminator_loss("wgan", logits, logits + 5) == -5
