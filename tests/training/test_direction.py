@@ -49,9 +49,20 @@ class Detached(Regions):
 RED = torch.cat([torch.tensor([1.0, -1.0, -1.0]).repeat_interleave(4), torch.zeros(1)])
 
 
-@pytest.fixture
-def files(tmp_path, tiny):
-    """A folder with encoders, targets, and an export to start from."""
+def save_start(path, config):
+    """Export a generator with random weights and visible noise."""
+    generator = make_networks(config, 16)[0]
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.3)
+    save_generator(path, generator, config)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with encoders and targets."""
+    tmp_path = tmp_path_factory.mktemp("files")
     torch.jit.trace(Regions(), torch.zeros(2, 3, 16, 16)).save(tmp_path / "encoder.pt")
     torch.jit.trace(Texts(), torch.zeros(2, 13, dtype=torch.int64)).save(tmp_path / "text.pt")
     torch.jit.trace(Detached(), torch.zeros(2, 3, 16, 16)).save(tmp_path / "detached.pt")
@@ -65,9 +76,16 @@ def files(tmp_path, tiny):
     tokens = {"target_tokens": [[2] + 12 * [1]], "source_tokens": [13 * [1]]}
     (tmp_path / "text.json").write_text(json.dumps(tokens))
     save_file({"direction": RED}, tmp_path / "other.safetensors", {"encoder": "0" * 64})
-    config = tiny("seed=3")
-    save_generator(tmp_path / "start", make_networks(config, 16)[0], config)
     return tmp_path
+
+
+@pytest.fixture
+def files(written, tmp_path, tiny):
+    """The same, with an export to start from."""
+    path = shutil.copytree(written, tmp_path / "files")
+    if not (written / "start").exists():
+        save_start(written / "start", tiny("seed=3"))
+    return shutil.copytree(written, path, dirs_exist_ok=True)
 
 
 @pytest.fixture
@@ -141,9 +159,8 @@ def test_mapping_discriminator_and_frozen_start_keep_their_bits(directed):
 
 @pytest.mark.parametrize("kind", ["triplane", "image2d"])
 def test_images_move_in_the_direction(directed, tiny, files, kind):
-    config = tiny("seed=3", kind=kind)
     shutil.rmtree(files / "start")
-    save_generator(files / "start", make_networks(config, 16)[0], config)
+    save_start(files / "start", tiny("seed=3", kind=kind))
     module = run(begin(directed(kind=kind, target="red.npy")), 12)
     assert module.meter.read()["loss/direction"] < 0.6
     label = module.camera_labels[:4]
