@@ -98,7 +98,8 @@ def edit(reference: str, options: EditOptions, out: Path | None = None) -> str:
         file = out / ("towards.safetensors" if options.towards else FILE)
         save(file, directions)
         example = f"{next(iter(directions))}={1 if options.towards else 2}"
-        lines.append(f"{file}; apply with --edits {file}:{example}")
+        unusable = isinstance(parts, ComposedRepresentation)  # their --edits name parts
+        lines.append(f"{file}" if unusable else f"{file}; apply with --edits {file}:{example}")
     camera, files = model.orbit.cameras(1), list[str]()
 
     def picture(course: Course, seed: int, strength: float) -> Pixels:

@@ -44,7 +44,7 @@ class Course(NamedTuple):
 
 def along(name: str, direction: Float[Tensor, "num_ws w_dim"], model: Model, most: float) -> Course:
     """Return the course along a direction, to both sides."""
-    base = cast(Any, 0 if model.edits is None else model.edits)
+    base = cast(Any, model.edits if isinstance(model.edits, Tensor) else 0)
     strengths = np.linspace(-most, most, STEPS).tolist()
     return Course(name, strengths, lambda strength: base + strength * direction)
 

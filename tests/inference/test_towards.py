@@ -8,7 +8,9 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from lightning_gan3d.checkpoints.stored_networks import save_generator
 from lightning_gan3d.config import ConfigError, build
+from lightning_gan3d.experiment import load_experiment, make_networks
 from lightning_gan3d.inference.config import EditOptions, RenderOptions
 from lightning_gan3d.inference.directions import read
 from lightning_gan3d.inference.edit import edit
@@ -73,6 +75,18 @@ def test_the_result_applies_to_its_seed(exports, options, tmp_path, monkeypatch)
         images.append(subject.render(model.orbit.cameras(3)).image)
     change = (images[1] - images[0]).mean(dim=(2, 3))
     assert bool((change[:, 0] > change[:, 1:].amax(dim=1)).all())  # from all sides
+
+
+def test_latents_of_scenes_of_parts_move_too(labels, options, tmp_path):
+    config = load_experiment(
+        "family/small_giraffe_hd", [f"data.path={labels}", "data.resolution=32"]
+    )
+    save_generator(tmp_path / "parts", make_networks(config, 32)[0], config)
+    summary = edit(str(tmp_path / "parts"), options(steps=2), tmp_path / "out")
+    assert "apply with" not in summary
+    assert (tmp_path / "out/towards.png").is_file()
+    with pytest.raises(ConfigError, match="not with towards"):
+        edit(str(tmp_path / "parts"), options(edits="object0.rotation=1"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

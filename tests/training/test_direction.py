@@ -142,8 +142,9 @@ def test_the_loss_is_one_minus_the_cosine_of_long_changes_and_smooth_at_zero():
     assert torch.allclose(after.grad, torch.tensor([[-1 / LEAST, 0]]))
 
 
-def test_mapping_discriminator_and_frozen_start_keep_their_bits(directed):
-    module = begin(directed())
+@pytest.mark.parametrize("views", [1, 2])
+def test_mapping_discriminator_and_frozen_start_keep_their_bits(directed, views):
+    module = begin(directed(f"training.views={views}"))
     start = copied(module.average)
     others = [copied(module.discriminator), copied(module.augment)]
     run(module, 1)
