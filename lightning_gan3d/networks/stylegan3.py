@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks import band_limits
 from lightning_gan3d.networks.band_limits import Signal, StyleGAN3Config
-from lightning_gan3d.networks.convolution import convolve, demodulation, kernel_parameter
+from lightning_gan3d.networks.convolution import convolve, demodulation
 from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, filtered_lrelu
 from lightning_gan3d.networks.layers import FullyConnected, LayerOptions, NoiseMode, ToRGB
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
@@ -93,7 +93,8 @@ class AliasFreeLayer(MixedPrecision):
         kernel = 3 if variant == "t" else 1
         self.affine = FullyConnected(w_dim, before.channels, bias_init=1.0)
         weight = torch.randn(after.channels, before.channels, kernel, kernel)
-        self.weight = kernel_parameter(weight)
+        # Not channels last: gradients by these shapes take twice as long on a CPU.
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(after.channels))
         rate = cfg.lrelu_upsampling * max(before.rate, after.rate)
         up, down, n = rate // before.rate, rate // after.rate, cfg.filter_size

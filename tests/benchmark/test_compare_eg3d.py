@@ -169,7 +169,8 @@ def test_stylegan3_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["t", "r"])
 def test_stylegan3_agrees_with_the_official_network(variant: str) -> None:
     code = StyleGAN3Checkout(Path(os.environ["STYLEGAN3_CHECKOUT"]))
-    keys = (f"stylegan3_{variant}_256", f"stylegan3_{variant}_256_backward")
+    key = f"stylegan3_{variant}_256"
+    keys = (key, f"{key}_backward") if variant == "t" else (key,)
     works = list(stylegan3_work.works(code, torch.device("cpu"), ("fp32",), keys.__contains__))
     assert tuple(work.key for work in works) == keys
     for work in works:

@@ -32,11 +32,11 @@ def works(
     precisions: tuple[str, ...],
     selected: Callable[[str], bool],
 ) -> Iterator[Work]:
-    """Yield the selected works: images of both configurations, and gradients at 256²."""
+    """Yield the selected works: images of both configurations, gradients of T at 256²."""
     for resolution in CHANNEL_BASES:
         for variant in ("t", "r"):
             key = f"stylegan3_{variant}_{resolution}"
-            keys = [key, *([f"{key}_backward"] if resolution == 256 else [])]
+            keys = [key, *([f"{key}_backward"] if key == "stylegan3_t_256" else [])]
             keys = [k for k in keys if selected(k)]
             if keys:
                 theirs, ours, ws = _build(code, device, precisions, (variant, resolution))
@@ -76,8 +76,10 @@ def _build(
         noise = torch.randn(x.shape, generator=draw).to(x)
         if name.endswith("magnitude_ema"):
             x.copy_(noise.exp())
-        elif name.endswith(("input.affine.weight", "bias", "input.transform")):
+        elif name.endswith(("input.affine.weight", "bias")):
             x.add_(noise, alpha=0.1)
+        elif name.endswith("input.transform"):
+            x[:2].add_(noise[:2], alpha=0.1)  # affine: the last row stays
     network = Network("Generator", {"_init_kwargs": kwargs}, dict(state))
     parts = nvidia.read_generator(network)
     ours = {}
