@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_gan3d.cameras import Cameras
+from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.datamodule import Batch
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.embedding import (
@@ -106,6 +107,11 @@ class DirectionModule(AdversarialModule):
             self.targets = [self.with_source(*pair) for pair in pairs]
         if self.config.critic.layers is not None and not self.layers:
             self.layers = layers_of_styles(self.generator, self.camera_labels[:1].to(self.device))
+            if not any(self.layers):
+                raise ConfigError(
+                    f"critic.layers={self.config.critic.layers}: no trained layer has a style of "
+                    "its own; set critic.layers=null, or training.freeze=[]"
+                )
         super().training_step(batch, batch_idx)
 
     @torch.no_grad()
@@ -164,7 +170,8 @@ class DirectionModule(AdversarialModule):
             loss = direction_loss(after, before, target.direction.to(self.device))
             self.meter.add("loss/direction", loss)
             if len(after) > 1:
-                spread = torch.pdist(after.detach()).mean() / torch.pdist(before).mean()
+                spread = torch.pdist(after.detach()).mean()
+                spread = spread / torch.pdist(before).mean().clamp(min=1e-12)
                 self.meter.add("direction/diversity", spread)
             total = total + encoder.cfg.weight * loss
         return torch.as_tensor(total)

@@ -206,6 +206,12 @@ def test_only_layers_of_the_styles_with_the_largest_gradients_are_trained(direct
     assert all(p.requires_grad for p in module.optimizer_g.param_groups[0]["params"])
 
 
+def test_layers_need_a_trained_layer(directed):
+    parts = "[representation.synthesis]"
+    with pytest.raises(ConfigError, match=r"critic\.layers=1: no trained layer has a style"):
+        run(begin(directed("critic.layers=1", f"training.freeze={parts}")), 1)
+
+
 def test_layers_of_an_mlp_are_its_affine_maps(tiny):
     config = tiny("generator.representation={kind: nerf_mlp, hidden_dim: 8, num_layers: 2}")
     generator = make_networks(config, 16)[0]

@@ -221,8 +221,8 @@ def load_network(field: str, path: str, device: torch.device | str = "cpu") -> S
         content = file.read_bytes()
     except OSError as error:
         raise ScriptError(
-            f"{field}={path}: cannot be read ({error.strerror}); name a TorchScript file, or use "
-            "null"
+            f"{field}={path}: cannot be read ({error.strerror}); name a TorchScript file, or "
+            "leave it out"
         ) from None
     try:
         with warnings.catch_warnings():
