@@ -28,6 +28,8 @@ GOALS: dict[tuple[str, str, str], tuple[float, float | None]] = {
     ("cpu", "view", "bf16"): (7.0, None),
     ("cpu", "step", "fp32"): (2.0, 2.0),
     ("cpu", "step", "bf16"): (4.0, 2.0),
+    ("cpu", "stylegan3_t_256", "fp32"): (5.0, 3.0),
+    ("cpu", "stylegan3_r_256", "fp32"): (5.0, 3.0),
     ("cuda", "view", "bf16"): (5.0, None),
 }
 """By device, work and precision: goals for the ratios of time and memory."""
@@ -73,8 +75,8 @@ def against(path: Path) -> str:
     rows = [_against_row(row, kind) for row in content["rows"]]
     paths = "; ".join(dict.fromkeys(r["path"] for r in content["rows"] if r["path"]))
     note = (
-        f"{about['device']}; {about['threads']} threads; {about['versions']}; {about['official']}. "
-        f"Rendering path: {paths}.\n\n`{about['command']}`"
+        f"{about['device']}; {about['threads']} threads; {about['versions']}; {about['official']}."
+        f"{f' Rendering path: {paths}.' if paths else ''}\n\n`{about['command']}`"
     )
     return "\n".join([head, *rows, "", note])
 

@@ -89,7 +89,8 @@ def _find_kernel(like: Tensor) -> tuple[Any, str]:
         if device == "cuda" and like.dtype in dtypes and not torch.compiler.is_compiling():
             from lightning_gan3d.networks.fused import filtered_gpu
 
-            return filtered_gpu.KERNEL, ""
+            fault = filtered_gpu.find_fault(like.device)
+            return (None, fault) if fault else (filtered_gpu.KERNEL, "")
         if device == "cpu":
             from lightning_gan3d.networks.fused import filtered_cpu
 

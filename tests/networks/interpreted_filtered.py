@@ -43,3 +43,18 @@ def test_four_samples_share_a_byte():
         on_gpu(numbers(1, 1, 16, 16).requires_grad_(), numbers(1), a)
     rows, columns = a.size(16)[0], (a.size(16)[0] + 3) // 4
     assert [t.numel() * t.element_size() for t in saved] == [rows * columns]
+
+
+def test_a_faulty_kernel_is_found(monkeypatch):
+    check, cpu = filtered_gpu.find_fault.__wrapped__, torch.device("cpu")
+    assert check(cpu) == ""
+    kernel = filtered_gpu.KERNEL
+
+    def doubled(p, mode, images):
+        kernel.run(p, mode, images)
+        images.out.mul_(1 if mode == filtered.KEEP else 2)  # the gradient alone
+
+    monkeypatch.setattr(filtered_gpu, "KERNEL", kernel._replace(run=doubled))
+    assert check(cpu) == "self-check: gradient off by 100 %"
+    monkeypatch.setattr(filtered_gpu, "KERNEL", kernel._replace(run=None))
+    assert check(cpu).startswith("self-check raised TypeError")

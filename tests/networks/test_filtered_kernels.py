@@ -189,7 +189,7 @@ def test_the_gpu_kernel_agrees_in_the_interpreter():
     here = Path(__file__).parent
     result = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
-    assert "6 passed" in result.stdout
+    assert "7 passed" in result.stdout
 
 
 @pytest.mark.slow

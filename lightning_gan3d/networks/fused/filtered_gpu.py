@@ -5,6 +5,7 @@ over its rows of separable ones: of the unit impulse at the row, and the row.
 """
 
 import os
+from functools import cache, partial
 from typing import Any, NamedTuple, no_type_check
 
 import torch
@@ -12,10 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_gan3d.networks.fused.filtered import Images, Kernel, Pass, Sizes
+from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, plain
+from lightning_gan3d.networks.fused.filtered import FilteredLReLU, Images, Kernel, Pass, Sizes
 
 TILE, HIGH = tl.constexpr(16), tl.constexpr(64)
 """Edges of a tile: of the result, at most, and at the high rate."""
+
+TOLERANCE = 0.02
+"""Error of the self-check over the largest magnitude; a sample near 0 may change its slope."""
 
 
 class Filter(NamedTuple):
@@ -147,6 +152,36 @@ def _run(p: Pass, mode: int, images: Images) -> None:
     with torch.cuda.device_of(images.x):  # type: ignore[no-untyped-call]  # for Triton
         grid = (v * c * tiles[0] * tiles[1],)
         filtered_kernel[grid](images, (up, down), extent, p.slopes, **constants)
+
+
+@cache
+@torch.inference_mode(False)
+@torch.enable_grad()
+def find_fault(device: torch.device) -> str:
+    """Compare the kernel with plain torch, once per device; return its fault, or an empty text."""
+    short, long = (torch.linspace(1, 2, n, device=device) / n for n in (12, 24))
+    radial = short.outer(short.flip(0))
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 2, 17, 20, generator=noise).to(device)
+    for up, down, rate in ((short, short, 2), (long, short, 4), (short, radial, 2)):
+        activation = FilteredActivation(up, down, rate, 2, (3, 2), clamp=1.0)
+        results = []
+        for run in (partial(FilteredLReLU.apply, KERNEL, activation, True), None):
+            x, bias = image.clone().requires_grad_(), image[0, :, 0, 0].clone().requires_grad_()
+            try:
+                y = plain(x, bias, activation) if run is None else run(x, bias)
+                ramp = torch.linspace(0.5, 1.5, y.numel(), device=device).view_as(y)
+                results.append([y.detach(), *torch.autograd.grad(y, (x, bias), ramp)])
+            except Exception as error:  # of the compiler, the driver or the kernel: any type
+                text = " ".join(str(error).split())[:300]
+                return f"self-check raised {type(error).__name__}: {text}"
+        for name, a, b in zip(
+            ("values", "gradient", "gradient of the bias"), *results, strict=True
+        ):
+            off = float(((a - b).abs().max() / b.abs().max()).nan_to_num(torch.inf))
+            if not off <= TOLERANCE:
+                return f"self-check: {name} off by {100 * off:.3g} %"
+    return ""
 
 
 _NAME = "interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else triton.__version__

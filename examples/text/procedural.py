@@ -1,12 +1,11 @@
-"""An image encoder of procedural figures, a stand-in for CLIP without downloads, and its test.
+"""An image encoder of procedural figures or heads, a stand-in for CLIP, and its test.
 
-python figures.py encoder OUT.pt   trains and exports the encoder
-python figures.py target FOLDER    renders figures of one hue
-python figures.py measure RUN      compares a fine-tuned generator with its start
+python procedural.py encoder OUT.pt   trains and exports the encoder
+python procedural.py target FOLDER    renders figures with bodies, or heads with hair, of one hue
+python procedural.py measure RUN      compares a fine-tuned generator with its start
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn.functional import normalize
 
 from lightning_gan3d.data.synthetic.ellipsoids import hsv
 from lightning_gan3d.data.synthetic.figures import PARTS
+from lightning_gan3d.data.synthetic.heads import build_heads
 from lightning_gan3d.data.synthetic.synth import SynthConfig, SynthObjects, sample_cameras
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import to_float, to_uint8
@@ -22,40 +22,51 @@ from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import Subject, open_model
 from lightning_gan3d.metrics.pose import estimators
 
-SIDE, COLOUR, SHAPE, POSE = 64, slice(0, 3), slice(3, -6), slice(-6, None)
-SYNTH = SynthConfig(num_images=3000, num_objects=3000, holdout=0.0)
+COLOUR, SHAPE, POSE = slice(0, 3), slice(3, -6), slice(-6, None)
+SHAPES = ("hair_length", "hair_right", "head_width", "jaw_width", "nose_length", "skin_tone")
+"""Attributes of heads besides the colour of the hair."""
+
+
+def synth(options, num, seed=0):
+    """Options of procedural data."""
+    return SynthConfig(num, num, 0.0, options.side, seed, kind=options.kind)
 
 
 def attributes(objects, cameras):
-    """Body colour; sizes of body, head and pack; direction of the arm; columns of the camera."""
+    """Colour of body or hair; measures of the shape; columns of the camera."""
+    columns = cameras.cam2world[:, :3, :2].mT.flatten(1)
+    if objects.cfg.kind == "heads":
+        named = objects.attributes()
+        hue, value = named["hair_hue"], named["hair_value"]
+        shape = torch.stack([named[name] for name in SHAPES], dim=1)
+        return torch.cat([hsv(hue, 0 * hue + 0.75, value), shape, columns], dim=1)
     body, head, _, arm, pack = range(len(PARTS))
-    shapes, columns = objects.shapes, cameras.cam2world[:, :3, :2].mT.flatten(1)
-    sizes = (1 / shapes.axes[:, [body, head, pack]].norm(dim=-1)).flatten(1)
-    towards = normalize(shapes.axes[:, arm, 0], dim=-1)
-    return torch.cat([shapes.colour[:, body], sizes, towards, columns], dim=1)
+    sizes = (1 / objects.shapes.axes[:, [body, head, pack]].norm(dim=-1)).flatten(1)
+    towards = normalize(objects.shapes.axes[:, arm, 0], dim=-1)
+    return torch.cat([objects.shapes.colour[:, body], sizes, towards, columns], dim=1)
 
 
-def train(seed, iterations):
+def train(options, seed):
     """Return a network from images to standardised attributes, and their deviation and mean."""
-    draws, synth = Draws(seed).scope("encoder"), replace(SYNTH, seed=7 + seed)
-    objects, cameras = SynthObjects(synth), sample_cameras(synth, synth.num_images, draws)
-    image = to_uint8(objects.render(torch.arange(synth.num_objects), cameras, SIDE).image)
+    draws, cfg = Draws(seed).scope("encoder"), synth(options, 3000, 7 + seed)
+    objects, cameras = SynthObjects(cfg), sample_cameras(cfg, cfg.num_images, draws)
+    image = to_uint8(objects.render(torch.arange(cfg.num_objects), cameras, options.side).image)
     values = attributes(objects, cameras)
     deviation, mean = torch.std_mean(values, dim=0)
-    network = estimators.ImageRegressor(SIDE, values.shape[1])
+    network = estimators.ImageRegressor(options.side, values.shape[1])
 
     def batch(step):
         ids = step.integers("figures", len(image), (64,))
         noise = 0.05 * step.normal("noise", (64, *image.shape[1:]))
         return to_float(image[ids]) + noise, ((values - mean) / deviation)[ids]
 
-    estimators.fit(network, batch, iterations, draws)
+    estimators.fit(network, batch, options.iterations, draws)
     return network, deviation, mean
 
 
 def measure(options):
     """Print how hue, pose, silhouette and diversity change; four views of each latent."""
-    (network, deviation, mean), spread, masks = train(1, options.iterations), [], []
+    (network, deviation, mean), spread, masks = train(options, 1), [], []
     turns = torch.arange(3) / 3 * 2 * torch.pi
     for path in (options.start, options.path):
         model = open_model(path, RenderOptions(device="cpu"))
@@ -79,12 +90,15 @@ def measure(options):
 
 
 def render_target(options):
-    """Write images of figures of one hue."""
-    objects = SynthObjects(replace(SYNTH, num_images=options.num, num_objects=options.num))
-    hue = torch.full((options.num,), options.hue)
-    objects.shapes.colour[:, PARTS.index("body")] = hsv(hue, 0 * hue + 0.7, 0 * hue + 0.85)
-    cameras = sample_cameras(SYNTH, options.num, Draws(0).scope("target"))
-    views = to_uint8(objects.render(torch.arange(options.num), cameras, SIDE).image)
+    """Write images of figures or heads of one hue."""
+    cfg = synth(options, options.num)
+    objects, hue = SynthObjects(cfg), torch.full((options.num,), options.hue)
+    if options.kind == "heads":
+        objects.shapes = build_heads({**objects.attributes(), "hair_hue": hue})
+    else:
+        objects.shapes.colour[:, PARTS.index("body")] = hsv(hue, 0 * hue + 0.7, 0 * hue + 0.85)
+    cameras = sample_cameras(cfg, options.num, Draws(0).scope("target"))
+    views = to_uint8(objects.render(torch.arange(options.num), cameras, options.side).image)
     Path(options.path).mkdir(parents=True, exist_ok=True)
     for i, pixels in enumerate(views.permute(0, 2, 3, 1).numpy()):
         Image.fromarray(pixels).save(Path(options.path) / f"{i:03d}.png")
@@ -94,14 +108,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["encoder", "target", "measure"])
     parser.add_argument("path")
+    parser.add_argument("--kind", choices=["figures", "heads"], default="figures")
+    parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--start", default="pretrained:triplane")
     parser.add_argument("--hue", type=float, default=0.62)
     parser.add_argument("--num", type=int, default=32)
     parser.add_argument("--iterations", type=int, default=600)
     given = parser.parse_args()
     if given.command == "encoder":
-        network = train(0, given.iterations)[0]
-        torch.jit.trace(network, torch.zeros(2, 3, SIDE, SIDE)).save(given.path)
+        network = train(given, 0)[0]
+        torch.jit.trace(network, torch.zeros(2, 3, given.side, given.side)).save(given.path)
     elif given.command == "measure":
         measure(given)
     else:
