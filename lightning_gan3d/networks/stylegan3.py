@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks import band_limits
 from lightning_gan3d.networks.band_limits import Signal, StyleGAN3Config
-from lightning_gan3d.networks.convolution import convolve, demodulation
+from lightning_gan3d.networks.convolution import demodulation
 from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, filtered_lrelu
 from lightning_gan3d.networks.layers import FullyConnected, LayerOptions, NoiseMode, ToRGB
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
@@ -118,14 +118,22 @@ class AliasFreeLayer(MixedPrecision):
         x, style, weight = self.enter(x), self.affine(w), torch.as_tensor(self.weight)
         # Demodulation reverts both scales, which keep 16-bit numbers in range.
         style = style * style.square().mean(dim=1, keepdim=True).rsqrt()
-        weight = weight * weight.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
+        weight = weight * weight.square().sum(dim=(1, 2, 3), keepdim=True).rsqrt()
         scale = demodulation(weight, style) * self.magnitude_ema.rsqrt()
-        x = x * style[:, :, None, None].to(x.dtype)
-        if weight.shape[-1] == 1:
-            y = convolve(x, weight)
+        # One sample's scales are a pass over the weight instead of two over the image.
+        single = len(x) == 1 and not torch.is_grad_enabled()
+        if single:
+            weight = weight * scale.mT[:, :, None, None] * style[0, :, None, None]
         else:
-            y = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] - 1)
-        return filtered_lrelu(y * scale[:, :, None, None].to(x.dtype), self.bias, self.activation)
+            x = x * style[:, :, None, None].to(x.dtype)
+        weight = weight.to(x.dtype)
+        if weight.shape[-1] == 1:
+            y = (weight.flatten(1) @ x.flatten(2)).view(len(x), -1, *x.shape[2:])
+        else:
+            y = F.conv2d(x, weight, padding=weight.shape[-1] - 1)
+        if not single:
+            y = y * scale[:, :, None, None].to(x.dtype)
+        return filtered_lrelu(y, self.bias, self.activation)
 
 
 class AliasFreeToRGB(ToRGB):
