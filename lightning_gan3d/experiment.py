@@ -150,6 +150,12 @@ class ExperimentConfig:
                 f"{self.augment.mode} ignores it; set augment.mode=fixed",
                 field="training",
             )
+        if self.loss.adversarial == "wgan" and self.augment.mode == "ada":
+            raise ConfigError(
+                "augment.mode=ada with loss.adversarial=wgan: it needs logits whose sign means "
+                "real or generated; set augment.mode=fixed or none",
+                field="augment",
+            )
         check_terms(self.loss.terms, self.generator)
         self._check_objects()
         self._check_proxy()
@@ -165,6 +171,8 @@ class ExperimentConfig:
             problem = "the scenes have no objects; set generator.representation.kind=composed"
         elif self.training.patch is not None:
             problem = "patches cut objects; set training.patch=null"
+        elif self.loss.adversarial == "wgan":
+            problem = "their loss is non-saturating; set loss.adversarial=nonsaturating"
         elif objects.r1_gamma > 0 and not penalised:
             problem = (
                 f"r1_gamma={objects.r1_gamma}: it is part of the penalties of `loss`, which are "
@@ -189,11 +197,19 @@ class ExperimentConfig:
                 )
 
     def _check_critic(self) -> None:
-        """Reject a fine-tuning towards a direction that has no start, or sees parts of images."""
+        """Reject a direction without a start, and options of what it does not have."""
+        training = self.training
+        frozen = [part for part in training.freeze if part.partition(".")[0] == "discriminator"]
         for wrong, remedy in (
             (not self.init_from.path, "set init_from.path, e.g. pretrained:triplane"),
-            (self.training.patch is not None, "set training.patch=null: encoders see whole images"),
-        ):
+            (training.patch is not None, "set training.patch=null: encoders see whole images"),
+            (training.growing is not None, "set training.growing=null: it has full size already"),
+            (self.loss.adversarial != "nonsaturating",
+             "set loss.adversarial=nonsaturating: there is no adversarial loss"),
+            (self.augment.mode != "none", "set augment.mode=none: encoders see images as they are"),
+            (frozen, f"remove {', '.join(frozen)} from training.freeze: no discriminator is "
+             "trained"),
+        ):  # fmt: skip
             if wrong and self.critic.kind == "direction":
                 raise ConfigError(
                     f"critic.kind=direction: it fine-tunes a generator; {remedy}", field="critic"
@@ -202,8 +218,9 @@ class ExperimentConfig:
     @property
     def frozen_parts(self) -> tuple[str, ...]:
         """Parts that are not trained; a direction never trains the mapping."""
-        mapping = ("mapping",) if self.critic.kind == "direction" else ()
-        return (*self.training.freeze, *mapping)
+        has_layers = self.generator.mapping.num_layers > 0
+        keeps = self.critic.kind == "direction" and has_layers
+        return (*self.training.freeze, *(("mapping",) if keeps else ()))
 
     def discriminator_resolution(self, resolution: int) -> int:
         """Return the side of what the discriminator sees: of patches, or of whole images."""

@@ -123,7 +123,7 @@ def _check_growing(config: ExperimentConfig, resolution: int) -> None:
         (config.discriminator.dual, "discriminator.dual=false"),
         (config.discriminator.objects is not None, "discriminator.objects=null"),
         (training.patch is not None, "training.patch=null"),
-        (training.rendering_resolution.initial, "training.rendering_resolution={}"),
+        (training.rendering_resolution.initial, "training.rendering_resolution={initial: null, final: null}"),
         (training.compile, "training.compile=false"),
         (gammas and config.loss.r1_gamma == 0, "loss.r1_gamma above 0, or none in its stages"),
         (growing.stages[-1].resolution != resolution,

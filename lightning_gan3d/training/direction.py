@@ -166,7 +166,9 @@ class DirectionModule(AdversarialModule):
         total = self.terms.of_view(scene, mb, images, cameras)
         for encoder, target in zip(self.encoders, self.targets, strict=True):
             assert target.direction is not None, "set before the first step"
-            after, before = encoder(images.image), encoder(frozen.image)
+            with torch.no_grad():
+                before = encoder(frozen.image)
+            after = encoder(images.image)
             loss = direction_loss(after, before, target.direction.to(self.device))
             self.meter.add("loss/direction", loss)
             if len(after) > 1:

@@ -42,8 +42,14 @@ class Texts(nn.Module):
 
 
 class Detached(Regions):
+    """With weights of its own, which must not pass for the image's gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(13, 13)
+
     def forward(self, image):
-        return super().forward(image.detach())
+        return self.last(super().forward(image.detach()))
 
 
 RED = torch.cat([torch.tensor([1.0, -1.0, -1.0]).repeat_interleave(4), torch.zeros(1)])
@@ -260,6 +266,10 @@ def check(config):
         (["critic.kind=adversarial"], "critic.encoders: only kind=direction reads it"),
         (["init_from.path=''"], "set init_from.path, e.g. pretrained:triplane"),
         (["training.patch={resolution: 8}"], "set training.patch=null"),
+        (["training.growing.stages=[{resolution: 16}]"], "set training.growing=null"),
+        (["loss.adversarial=relativistic"], "set loss.adversarial=nonsaturating"),
+        (["augment.mode=ada"], "set augment.mode=none"),
+        (["training.freeze=[discriminator.b4, mapping]"], "remove discriminator.b4 from"),
         (["training.freeze=[representation]"], "leaves no part of the generator to train"),
         (["critic.encoders=[{image: nowhere.pt}]"], "critic.encoders.0.image=nowhere.pt: cannot"),
         (["critic.encoders=[{image: FILES/detached.pt}]"], "the embedding has no gradient"),
@@ -313,3 +323,4 @@ def test_other_entry_points_reject_a_direction_and_the_mapping_is_never_trained(
     with pytest.raises(ConfigError, match="use `gan3d train`, or adversarial"):
         make_modules(directed())
     assert directed().frozen_parts == ("mapping",)
+    assert directed("generator.mapping={num_layers: 0, condition: none}").frozen_parts == ()

@@ -235,7 +235,10 @@ def load_network(field: str, path: str, device: torch.device | str = "cpu") -> S
             f"{field}={path}: not a TorchScript file ({first}); write one by torch.jit.script or "
             "torch.jit.trace"
         ) from None
-    return ScriptedNetwork(field, file, hashlib.sha256(content).hexdigest(), module.eval(), device)
+    module.eval()
+    for p in module.parameters():  # TorchScript has no `module.requires_grad_`
+        p.requires_grad_(False)
+    return ScriptedNetwork(field, file, hashlib.sha256(content).hexdigest(), module, device)
 
 
 def read_rotations(
