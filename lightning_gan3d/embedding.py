@@ -79,8 +79,9 @@ class Encoder:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of its files, by name."""
-        return {n.path.name: n.digest for n in (self.network, self.text) if n is not None}
+        """SHA-256 of its files, by option."""
+        halves = (("image", self.network), ("text", self.text))
+        return {name: network.digest for name, network in halves if network is not None}
 
     def __call__(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Embeddings of images in [-1, 1]."""

@@ -1,5 +1,6 @@
 """The configuration of a run, read from a preset or YAML file with overrides."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -257,9 +258,13 @@ def run_hash(config: ExperimentConfig) -> str:
         del tree["loss"]["camera_fake"], tree["loss"]["camera_real"]
     # The names identify the sources, their folders do not; a run checks the content.
     tree["init_from"]["path"] = Path(config.init_from.path).name
-    critic = tree.get("critic", {})
-    for part in (critic, *critic.get("encoders", ())):
-        part |= {k: Path(part[k]).name for k in ("target", "source", "image", "text") if k in part}
+    critic, options = tree.get("critic", {}), ("target", "source", "image", "text")
+    parts = (critic, *critic.get("encoders", ()))
+    names = Counter(Path(part[k]).name for part in parts for k in options if part.get(k))
+    for part in parts:
+        for k in options:
+            if part.get(k) and names[name := Path(part[k]).name] == 1:  # else two would be one
+                part[k] = name
     return cfg.digest(tree)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_gan3d.cameras import LABEL_DIM
 from lightning_gan3d.config import POWER_OF_TWO, ConfigError, NonNegative, Positive
-from lightning_gan3d.images import Images
+from lightning_gan3d.images import Images, at_level
 from lightning_gan3d.networks.layers import Conv2dLayer, FullyConnected, normalize_second_moment
 from lightning_gan3d.networks.mapping import camera_or_class
 from lightning_gan3d.networks.precision import MixedPrecision, without_autocast
@@ -301,7 +301,9 @@ class Discriminator(nn.Module):
             factors = self.modulation(whole if patch is None else patch.to(label))
         image, fade = x, self.lod % 1
         if self.lod >= 1:
-            x = self.fromrgb[str(image.shape[-1])](image)
+            side = [*self.resolutions, 4][int(self.lod)]
+            image = at_level(image, side)  # of full size after training
+            x = self.fromrgb[str(side)](image)
         for i, r in enumerate(self.resolutions[int(self.lod) :]):
             x = getattr(self, f"b{r}")(x)
             x = x * factors[i].to(x.dtype) if factors else x

@@ -213,6 +213,8 @@ class PeriodicActions(lightning.Callback):
         self._warnings: list[str] = []
         self._backends: dict[str, str] = {}
         self._logged = (0, 0.0)
+        self._flops: dict[tuple[int, bool], tuple[int, int]] = {}
+        """Of both networks, by stage and whether it fades in."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Start the clock, and replace Lightning's signal handlers by ours."""
@@ -330,8 +332,11 @@ class PeriodicActions(lightning.Callback):
             names += ["gamma_factor", "beta2_g", "beta2_d", "ema_decay", "augment_probability"]
         schedule = {f"schedule/{name}": getattr(state, name) for name in names}
         if state.level is not None:
-            flops = count_pair(module.generator, module.discriminator, state.level.resolution)
-            schedule |= {"schedule/stage": state.level.stage, "schedule/alpha": state.level.alpha}
+            stage, side, alpha = state.level
+            if (at := (stage, alpha < 1)) not in self._flops:
+                self._flops[at] = count_pair(module.generator, module.discriminator, side)
+            flops = self._flops[at]
+            schedule |= {"schedule/stage": stage, "schedule/alpha": alpha}
             schedule |= {"gflop/G": flops[0] / 1e9, "gflop/D": flops[1] / 1e9}
         if self.config.augment.mode == "ada":
             schedule["augment/probability"] = float(module.augment.p)

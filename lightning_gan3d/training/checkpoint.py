@@ -183,7 +183,7 @@ def copy_state(source: Path, config: ExperimentConfig, path: Path) -> dict[str, 
         "content": about["files"][TRAINING]["sha256"],
         "note": "; ".join(filter(None, notes)),
     }
-    keys = "dataset_fingerprint", "boxes_fingerprint", "init_from"
+    keys = "dataset_fingerprint", "boxes_fingerprint", "init_from", "critic"
     kept = {k: manifest[k] for k in keys if k in manifest}
     files.write_json(path / runs.MANIFEST, {**kept, "extends": record})
     return record

@@ -48,10 +48,12 @@ def open_critic(config: ExperimentConfig, resolution: int) -> tuple[list[Encoder
 
 
 def digests_of(config: ExperimentConfig, encoders: Sequence[Encoder]) -> dict[str, str]:
-    """SHA-256 of the files of encoders, target and source, by name: for the manifest."""
-    paths = [Path(p).expanduser() for p in (config.critic.target, config.critic.source) if p]
-    digests = {path.name: digest_of(path) for path in paths}
-    return digests | {name: x for encoder in encoders for name, x in encoder.digests.items()}
+    """SHA-256 of the files of encoders, target and source, by option: for the manifest."""
+    paths = {"target": config.critic.target, "source": config.critic.source}
+    digests = {name: digest_of(Path(path).expanduser()) for name, path in paths.items() if path}
+    for i, encoder in enumerate(encoders):
+        digests |= {f"encoders.{i}.{half}": digest for half, digest in encoder.digests.items()}
+    return digests
 
 
 @torch.no_grad()

@@ -249,7 +249,7 @@ def open_data(session: Session) -> DataModule:
     for name, before in manifest.get("critic", {}).items():
         if digests.get(name) != before:
             raise ConfigError(
-                f"critic: {name} has changed since {session.path} started (SHA-256 before: "
+                f"critic.{name} has changed since {session.path} started (SHA-256 before: "
                 f"{before}); restore it, or set another `name`"
             )
     for name, now in data.train.fingerprints.items():
@@ -350,7 +350,7 @@ def plan(config: ExperimentConfig) -> str:
         f"discriminator   {d:,} parameters",
         *(
             f"encoder         {e.network.protocol}: images of {e.side}² to {e.dim} numbers; target "
-            f"{config.critic.target}. FID, KID and SWD to the data grow by intention"
+            f"{config.critic.target}. FID, KID and SWD to the data will rise"
             for e in open_critic(config, resolution)[0]
         ),
         f"R1 gamma        {config.loss.r1_gamma:g}; recommended {gamma:.3g} = 0.0002 * "

@@ -182,3 +182,10 @@ def test_reals_fade_from_means_of_pixels():
     assert at_level(image, 8) is image
     # What a network of the old level sees does not change in a fade.
     torch.testing.assert_close(at_level(at_level(image, 8, 0.3), 4), low)
+
+
+@pytest.mark.parametrize("lod", [1.0, 1.5, 2.0])
+def test_a_discriminator_reduces_images_of_full_size_to_its_level(lod):
+    network, image = discriminator("progan"), torch.randn(2, 3, 16, 16)
+    low = F.avg_pool2d(image, 2 ** int(lod))
+    assert torch.equal(logits(network, image, lod), logits(network, low, lod))

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +23,12 @@ from lightning_gan3d.runs import Run
 from lightning_gan3d.training import checkpoint
 from lightning_gan3d.training.compatibility import check_trainable
 from lightning_gan3d.training.critic import EncoderConfig
-from lightning_gan3d.training.direction import DirectionModule, layers_of_styles, open_critic
+from lightning_gan3d.training.direction import (
+    DirectionModule,
+    digests_of,
+    layers_of_styles,
+    open_critic,
+)
 from lightning_gan3d.training.fit import plan
 from lightning_gan3d.training.module import make_modules
 
@@ -299,14 +306,17 @@ def test_a_run_logs_and_checks_its_files(directed, files, start):
     assert "cosine of change and direction" in log
     assert len(list((path / "samples").glob("*.png"))) == 2
     digest = hashlib.sha256((files / "encoder.pt").read_bytes()).hexdigest()
-    assert Run(path).manifest()["critic"]["encoder.pt"] == digest
+    assert Run(path).manifest()["critic"]["encoders.0.image"] == digest
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss/direction"] == 1
     assert rows[1]["direction/diversity"] == pytest.approx(1, abs=0.2)
     np.save(files / "red.npy", -RED.numpy())
+    longer = replace(config, training=replace(config.training, kimg=0.024))
+    with pytest.raises(ConfigError, match=r"critic\.target has changed since"):
+        start(longer, prepare=partial(checkpoint.prepare, how="extend"))
     shutil.rmtree(path / "checkpoints")
     (path / "manifest.json").write_text(json.dumps({**Run(path).manifest(), "finished": False}))
-    with pytest.raises(ConfigError, match=r"critic: red\.npy has changed since"):
+    with pytest.raises(ConfigError, match=r"critic\.target has changed since"):
         start(config)
 
 
@@ -317,6 +327,21 @@ def test_the_hash_names_files_and_ignores_their_folders(directed, tiny, files):
     assert directed().hash == moved.hash
     assert directed().hash != directed("critic.target=a/blue.npy").hash
     assert tiny().hash != directed().hash
+    pair = "critic.encoders=[{{image: {}/e.pt}}, {{image: {}/e.pt}}]"
+    assert len({directed(pair.format(*x)).hash for x in ("ab", "ba", "aa")}) == 3
+
+
+def test_files_of_equal_names_have_their_own_digests(directed, files):
+    other = files / "reds" / "encoder.pt"
+    torch.jit.trace(nn.Flatten(), torch.zeros(2, 3, 16, 16)).save(other)
+    images = [files / "encoder.pt", other]
+    encoders = ", ".join(f"{{image: '{image}'}}" for image in images)
+    config = directed(f"critic.encoders=[{encoders}]", target="reds")
+    digests = digests_of(config, open_critic(config, 16)[0])
+    assert digests.keys() == {"target", "encoders.0.image", "encoders.1.image"}
+    for i, file in enumerate(images):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert digests[f"encoders.{i}.image"] == digest
 
 
 def test_other_entry_points_reject_a_direction_and_the_mapping_is_never_trained(directed):

@@ -34,6 +34,7 @@ THREE = (
     "{resolution: 16, fade_kimg: 0.016, r1_gamma: 2.0}]",
 )
 """Levels of steps 0 to 6: 4, 4, in a fade, 8, 8, in a fade, 16."""
+TRIPLANE = "kind: triplane, resolution: 16"
 WGAN = ("loss.adversarial=wgan", "loss.r1_gamma=0")
 VOXEL = (
     "generator.representation={kind: voxel, resolution: 16, channels: 4, "
@@ -221,8 +222,8 @@ def test_drift_and_penalty_enter_the_critics_loss(tiny, train, numbers):
         ([*THREE, "loss.r1_gamma=0"], "loss.r1_gamma above 0"),
         (["loss.adversarial=wgan"], "set loss.r1_gamma=0"),
         ([*WGAN, "augment.mode=ada"], "set augment.mode=fixed or none"),
-        ([*WGAN, "generator.representation={kind: composed, object: {kind: triplane, resolution: 16}}", "discriminator.objects={}"],
-         "set loss.adversarial=nonsaturating"),
+        ([*WGAN, f"generator.representation={{kind: composed, object: {{{TRIPLANE}}}}}",
+          "discriminator.objects={}"], "set loss.adversarial=nonsaturating"),
         (["cameras={kind: prior, preset: faces}", "loss.adversarial=wgan", "loss.r1_gamma=0"],
          "a pair has two cameras"),
     ],
