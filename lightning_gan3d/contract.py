@@ -232,7 +232,8 @@ class Representation(nn.Module):
     """True if a new view needs a new label, since there is no 3D scene (the 2D baseline)."""
     lod: float = 0.0
     """Level of detail in progressive growing: halvings of the full size, fractional in a fade.
-    Pictures and voxel grids follow it; of other scenes, the rendering alone grows."""
+    Pictures and voxel grids follow it, unless they are parts of a scene; of other scenes, the
+    rendering alone grows."""
     log_beta: nn.Parameter | None
     """Of `sdf`: beta = MIN_BETA + exp(log_beta). None for other densities."""
 

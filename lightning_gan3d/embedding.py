@@ -24,7 +24,7 @@ from lightning_gan3d.metrics.pose.estimators import ScriptedNetwork, load_networ
 from lightning_gan3d.training.critic import EncoderConfig
 
 LEAST = 1e-2
-"""Shorter changes of embeddings are divided by this instead of their length.
+"""Lower bound of the norm by which a change of embeddings is divided.
 
 The first change of a fine-tuning is 0. Gal et al. add 1e-6: that gradient is some 1e4 times those
 of later steps, and Adam's second moment would keep the steps small for hundreds of steps.
@@ -95,7 +95,7 @@ class Encoder:
         return self._embed(self.text, tokens.long().to(self._device))
 
     def of_files(self, paths: list[Path]) -> Float[Tensor, "n d"]:
-        """Embeddings of the central squares of image files; what is transparent is white."""
+        """Embeddings of the central squares of image files; transparent pixels become white."""
         embeddings = []
         for path in paths:
             with path.open("rb") as file:

@@ -118,7 +118,7 @@ def real_pair(stored: UInt8[Tensor, "v 3 h w"], rendering_resolution: int, reduc
 def at_level(
     image: Float[Tensor, "v c h w"], resolution: int, alpha: float = 1.0
 ) -> Float[Tensor, "v c r r"]:
-    """Reduce by means of square blocks; hide 1 - alpha of what they show within 2 x 2 (ProGAN)."""
+    """Reduce by means of square blocks; mix in 1 - alpha of means of 2 x 2 pixels (ProGAN)."""
     factor = image.shape[-1] // resolution
     image = image if factor == 1 else avg_pool2d(image, factor)
     if alpha == 1:

@@ -38,9 +38,10 @@ class AliasFreeHead(Head):
 
     The rendering takes the place of the input: a critically sampled signal with a cutoff of half
     its resolution, extended by StyleGAN3's margin of 10 replicated pixels. Cutoffs and rates of the
-    layers follow its formulas from there to the image. All layers use the last style. The rendered
-    colours are added after upsampling with a low-pass filter. A short network is enough: VoxGRAF
-    (Schwarz et al. 2022) refines by 3 such layers, Szabo et al. (2024) reach a megapixel.
+    layers follow its formulas from there to the image. All layers use the last style; in scenes of
+    parts with a background, its style. The rendered colours are added after upsampling with a
+    low-pass filter. A short network is enough: VoxGRAF (Schwarz et al. 2022) refines by 3 such
+    layers, Szabo et al. (2024) reach a megapixel.
     """
 
     rgb_filter: Tensor

@@ -230,8 +230,8 @@ class Discriminator(nn.Module):
     """Logit of (images, label): higher is more real. Differentiable twice, for R1 and R2."""
 
     lod: float = 0.0
-    """Halvings of the images in progressive growing; its fraction fades in the block that reads
-    them (ProGAN, Karras et al. 2018)."""
+    """Halvings of the images in progressive growing; its fraction is the weight of the next lower
+    level in a fade (ProGAN, Karras et al. 2018)."""
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ class Progan2d(nn.Module):
     """Blocks b4, b8, ..., each with its own layer to colours. The one style is the latent itself.
 
     Equalised learning rates. The gain sqrt(2) of the convolutions includes their biases, as in
-    StyleGAN2; pixel norm removes it otherwise.
+    StyleGAN2; pixel norm cancels it elsewhere.
     """
 
     num_ws = 1

@@ -27,8 +27,8 @@ class CriticConfig:
 
     kind: Literal["adversarial", "direction"] = "adversarial"
     """A discriminator, or a direction in the embeddings of encoders (StyleGAN-NADA, Gal et al.
-    2022): then the discriminator is kept as it is, `data` give cameras, and the generator of
-    `init_from` is fine-tuned."""
+    2022): fine-tunes the generator of `init_from`; `data` supplies cameras only; the discriminator
+    is not trained."""
     encoders: tuple[EncoderConfig, ...] = ()
     """Encoders of a direction; their weighted losses are summed."""
     target: str = ""
@@ -39,10 +39,11 @@ class CriticConfig:
     of the generator before fine-tuning."""
     layers: Count | None = None
     """Style vectors whose layers are trained in a step: those that the target would move most. The
-    mapping is never trained, with `layers` nor are output layers. None: all others."""
+    mapping is never trained. With `layers`, output layers are not trained either. None: all others.
+    """
 
     def __post_init__(self) -> None:
-        """Reject missing options, and options that nothing reads."""
+        """Reject missing and unused options."""
         names = ("encoders", "target", "source", "layers")
         given = [name for name in names if getattr(self, name)]
         if self.kind == "adversarial" and given:

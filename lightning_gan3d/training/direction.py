@@ -1,7 +1,8 @@
 """Fine-tuning towards a direction of image encoders: StyleGAN-NADA (Gal et al. 2022) in 3D.
 
 A frozen copy of the start renders the same latents from the same cameras with the same noise; the
-difference of the two images' embeddings is to have the direction. No discriminator is trained.
+loss aligns the difference of both embeddings with the target direction. No discriminator is
+trained.
 """
 
 import copy

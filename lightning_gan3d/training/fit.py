@@ -25,7 +25,7 @@ from lightning_gan3d.networks.mapping import Mapping
 from lightning_gan3d.networks.superresolution import SuperResolution
 from lightning_gan3d.networks.synthesis import Synthesis2d, Synthesis3d
 from lightning_gan3d.progress import counting
-from lightning_gan3d.training import checkpoint
+from lightning_gan3d.training import checkpoint, schedules
 from lightning_gan3d.training.callbacks import CannotSave, PeriodicActions
 from lightning_gan3d.training.compatibility import check_trainable, make_data
 from lightning_gan3d.training.direction import DirectionModule, digests_of, open_critic
@@ -317,6 +317,21 @@ def describe(session: Session, data: DataModule, module: AdversarialModule) -> d
     }
 
 
+def growth(config: ExperimentConfig) -> list[str]:
+    """Describe the levels of progressive growing in a line; none without it."""
+    training, growing = config.training, config.training.growing
+    if growing is None:
+        return []
+    levels = ", ".join(f"{stage.resolution}²" for stage in growing.stages)
+    end = schedules.level(growing, training.num_steps * training.batch)
+    unfinished = (end.resolution, end.alpha) != (growing.stages[-1].resolution, 1.0)
+    if unfinished and config.init_from.schedules != "keep":
+        levels += (
+            f"; ends at {end.resolution}², faded in to {end.alpha:.0%}: training.kimg is short"
+        )
+    return [f"growing         {levels}"]
+
+
 def plan(config: ExperimentConfig) -> str:
     """Describe length, sizes and memory of a run, for `--dry-run`; writes nothing."""
     training = config.training
@@ -348,6 +363,7 @@ def plan(config: ExperimentConfig) -> str:
         f"rendering       scene memory {cost.scene_bytes:,} bytes, "
         f"{cost.total_flops / 1e9:.3g} GFLOPs per image",
         f"discriminator   {d:,} parameters",
+        *growth(config),
         *(
             f"encoder         {e.network.protocol}: images of {e.side}² to {e.dim} numbers; target "
             f"{config.critic.target}. FID, KID and SWD to the data will rise"

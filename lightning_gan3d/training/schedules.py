@@ -108,7 +108,7 @@ def grown(
 ) -> ScheduleState:
     """Return the state with the level after `images` and the factors of its stage.
 
-    The blur keeps its size in the scene. `r1_gamma` is that of `loss`.
+    The blur keeps its width relative to the image. `r1_gamma` is that of `loss`.
     """
     if cfg is None:
         return state

@@ -320,7 +320,7 @@ def optimise(
             yield step
             step = fall if since >= patience and step < fall else step + 1
 
-    for now in track(schedule(), "invert", steps):
+    for now in track(schedule(), "optimise", steps):
         t = now / steps
         scale = (0.5 - 0.5 * math.cos(math.pi * min(1, (1 - t) / 0.25))) * min(1, (t + 0.01) / 0.05)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
