@@ -66,8 +66,13 @@ class Stored(NamedTuple):
         fill(discriminator, self.tensors["discriminator"])
         return discriminator
 
-    def check(self, kind: NetworkKind, config: ExperimentConfig) -> None:
-        """Reject a network that does not fit `config`, before memory is allocated for it."""
+    def check(
+        self, kind: NetworkKind, config: ExperimentConfig, loose: tuple[str, ...] = ()
+    ) -> None:
+        """Reject a network that does not fit `config`, before memory is allocated for it.
+
+        Tensors with a prefix of `loose` may be missing or left over.
+        """
         if kind not in self.tensors:
             names = ", ".join(NAMES[k] for k in self.tensors) or "no network"
             raise CheckpointError(f"{self.path}: holds no {NAMES[kind]}; it holds {names}")
@@ -78,7 +83,9 @@ class Stored(NamedTuple):
                 if kind == "discriminator"
                 else Generator(config.generator, self.resolution, config.data.num_classes)
             )
-        expected = network.state_dict()
+        own = network.state_dict()
+        expected = {k: v for k, v in own.items() if k in tensors or not k.startswith(loose)}
+        tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith(loose)}
         faults = [f"{k} is missing" for k in expected if k not in tensors]
         faults += [
             f"{printable(k)} is not part of the network" for k in tensors if k not in expected

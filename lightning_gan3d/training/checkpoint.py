@@ -25,6 +25,8 @@ from lightning_gan3d.training.schedules import learning_rate_factor
 log = logging.getLogger(__name__)
 TRAINING = "training.pt"
 """Optimizers and augmentation: tensors and plain values, read with `weights_only`."""
+LEVELS = "fromrgb."
+"""Layers of a discriminator that read images of lower levels of growing; not those of blocks."""
 _NETWORKS: dict[str, NetworkKind] = {
     "average": "generator",
     "generator": "generator_raw",
@@ -221,7 +223,11 @@ def initialise(
             log.info("init_from: %s has no %s; using random weights", stored.path, name)
             continue
         training, trained = network.training, [p for p in network.parameters() if p.requires_grad]
-        fill(network, tensors)
+        own = network.state_dict()
+        for key in sorted(own.keys() ^ tensors.keys()):  # `read_source` checked the others
+            what = "starts at random" if key in own else "is not used"
+            log.info("init_from: layer of a level of growing: %s's %s %s", name, key, what)
+        fill(network, {key: tensors.get(key, value) for key, value in own.items()})
         network.train(training)
         for p in trained:
             p.requires_grad_(True)
@@ -252,7 +258,7 @@ def read_source(config: ExperimentConfig, resolution: int) -> Stored:
     if init.schedules == "keep":
         _source_kimg(config, stored)
     for kind in stored.tensors:
-        stored.check(kind, config)
+        stored.check(kind, config, (LEVELS,) if kind == "discriminator" else ())
     return stored
 
 

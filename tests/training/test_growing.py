@@ -195,6 +195,24 @@ def test_the_log_has_the_level_and_the_flops_of_its_networks(tiny, start):
     assert 2 < second["gflop/D"] / first["gflop/D"] < 8
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_start_without_or_with_levels_fits(tiny, tmp_path, caplog, grows):
+    caplog.set_level("INFO", "lightning_gan3d")
+    options = [(WHOLE,), FADE]
+    config = tiny(*options[not grows])
+    source = AdversarialModule(config, 16, torch.zeros(1, 25))
+    path = checkpoint.save(source, config, tmp_path, 1.0)
+    config = tiny(*options[grows], f"init_from.path={path}", "seed=1")
+    module = AdversarialModule(config, 16, torch.zeros(1, 25))
+    before = dict(module.discriminator.state_dict())
+    checkpoint.initialise(module, config, None)
+    for name, value in module.discriminator.state_dict().items():
+        start = before if name.startswith("fromrgb.") else source.discriminator.state_dict()
+        assert torch.equal(value, start[name]), name
+    what = "starts at random" if grows else "is not used"
+    assert f"D's fromrgb.8.weight {what}" in caplog.text
+
+
 def test_the_plan_has_the_levels_and_where_they_end(tiny):
     for kimg, text in (("0.018", "; ends at 16², faded in to 71%"), ("0.064", "\n")):
         assert f"\ngrowing         8², 16²{text}" in plan(tiny(*FADE, f"training.kimg={kimg}"))
