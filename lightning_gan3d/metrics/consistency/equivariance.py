@@ -24,8 +24,8 @@ FURTHEST = 0.125
 KINDS = {
     "eq_t_int": "translation by up to 1/8 of the image, in whole pixels",
     "eq_t_frac": "translation by up to 1/8 of the image, Lanczos filter of 3 pixels",
-    "eq_r": "rotation by any angle, both images limited to the band of the other's pixel grid by "
-            "Lanczos filters of 3 pixels",
+    "eq_r": "rotation by any angle, each image low-pass filtered to the other's pixel grid "
+            "(Lanczos, 3 pixels)",
 }  # fmt: skip
 """Definition of each metric, by the last part of its name."""
 
@@ -67,8 +67,8 @@ def squared_error(
 ) -> tuple[Tensor, Tensor]:
     """Sum of squared differences of `moved` and the transformed image, and number of values.
 
-    `matrix`: that of `Representation.input_transform`, with which `moved` was generated. Counts
-    pixels whose filters are inside of both images.
+    `matrix`: that of `Representation.input_transform`, with which `moved` was generated. Only
+    pixels whose filter support lies inside both images count.
     """
     size, turn = image.shape[-1], matrix[:2, :2]
     at, shift = grid(size).to(image), matrix[:2, 2] * size

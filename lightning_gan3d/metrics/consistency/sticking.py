@@ -19,8 +19,8 @@ from lightning_gan3d.metrics.consistency.warp import Surfaces, surfaces
 from lightning_gan3d.metrics.context import NOT_FINITE, EvaluationContext, mean_of
 
 FRAMES = 3
-"""Frames of each half of an orbit. Each half estimates the motion for itself; errors by noise or by
-a change of shape differ between them."""
+"""Frames of each half of an orbit. Each half estimates motion independently, so noise and shape
+changes give different errors."""
 FINE, MIDDLE, COARSE, WINDOW = 0.8, 2.0, 2.5, 3.0
 """Standard deviations of Gaussians in pixels: detail is the difference of the first two; motion is
 that of the image at `COARSE`, by least squares over `WINDOW`."""

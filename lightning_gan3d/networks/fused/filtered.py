@@ -1,4 +1,4 @@
-"""StyleGAN3's filtered leaky ReLU by kernels that never store the high rate.
+"""StyleGAN3's filtered leaky ReLU by kernels that never store the upsampled image.
 
 For the gradient two bits per sample are kept: its sign, and whether it is clamped. The backward
 pass is the same kernel, with the filters exchanged and mirrored, and slopes by these bits.

@@ -72,7 +72,7 @@ class Fir(NamedTuple):
     rows: Any
     """Address of the addresses of the rows."""
     start: Any
-    """Of the first window in a row."""
+    """Offset of the first window in a row, in bytes."""
     num_rows: Any
     weights: Any
     taps: Any
