@@ -59,7 +59,8 @@ class AliasFreeHead(Head):
         self.size, rel = resolution // cfg.factor, StyleGAN3Config.last_stopband_rel
         if resolution % cfg.factor or self.size < 2:
             raise ConfigError(
-                f"generator.head.factor={cfg.factor}: does not divide the resolution {resolution}",
+                f"generator.head.factor={cfg.factor}: resolution={resolution}: use a multiple of "
+                f"{cfg.factor}, at least {2 * cfg.factor}: the rendering needs 2 pixels or more",
                 field="head",
             )
         cutoff = self.size / 2

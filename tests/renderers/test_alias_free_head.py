@@ -99,7 +99,8 @@ def test_the_head_of_a_generator_gets_all_gradients():
 
 
 @pytest.mark.parametrize(
-    ("resolution", "message"), [(48, "resolution=48"), (2, "factor=4: does not divide")]
+    ("resolution", "message"),
+    [(48, "resolution=48"), (2, "at least 8: the rendering needs 2"), (4, "resolution=4: use a")],
 )
 def test_impossible_sizes_are_rejected(resolution, message):
     with pytest.raises(ConfigError, match=message):
