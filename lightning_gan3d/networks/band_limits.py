@@ -133,6 +133,5 @@ def lowpass(
 def centred_padding(size: int, out: int, activation: FilteredActivation) -> tuple[int, int]:
     """Padding at the high rate that maps `size` to `out` pixels with the same centre."""
     up, down = activation.up, activation.down
-    filters = [f for f in (activation.up_filter, activation.down_filter) if f is not None]
-    total = (out - 1) * down + 1 - size * up + sum(len(f) - 1 for f in filters)
+    total = (out - 1) * down - 1 - size * up + sum(activation.taps)
     return (total + up) // 2, total - (total + up) // 2

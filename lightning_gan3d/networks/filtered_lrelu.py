@@ -23,8 +23,8 @@ class FilteredActivation:
     gradient.
     """
 
-    up_filter: Float[Tensor, " taps"] | None = None
-    """Separable low-pass filter after the zeros, of sum 1; None: no filter, `up` must be 1."""
+    up_filter: Float[Tensor, " taps"]
+    """Separable low-pass filter after the zeros, of sum 1."""
     down_filter: Float[Tensor, "*taps"] | None = None
     """Separable (1-D) or radial (2-D, square) low-pass filter, of sum 1; None: no filter."""
     up: int = 1
@@ -38,19 +38,22 @@ class FilteredActivation:
 
     def __post_init__(self) -> None:
         """Check the filters."""
-        assert self.up_filter is not None or self.up == 1, "up > 1 needs an `up_filter`"
-        assert self.up_filter is None or self.up_filter.ndim == 1, "`up_filter` must be separable"
+        assert self.up_filter.ndim == 1, "`up_filter` must be separable"
         shape = () if self.down_filter is None else self.down_filter.shape
         assert len(shape) < 2 or (len(shape) == 2 and shape[0] == shape[1]), (
             "`down_filter` must be 1-D or a square"
         )
 
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Taps of both filters along an axis."""
+        return len(self.up_filter), 1 if self.down_filter is None else len(self.down_filter)
+
     def size(self, n: int) -> tuple[int, int]:
         """Return the size of an axis of `n` pixels at the high rate, and in the result."""
-        taps = [1 if f is None else len(f) for f in (self.up_filter, self.down_filter)]
-        high = n * self.up + sum(self.padding) - taps[0] + 1
-        size = (high - taps[1]) // self.down + 1
-        assert size > 0, f"{n} pixels are too few for filters of {taps} taps"
+        high = n * self.up + sum(self.padding) - self.taps[0] + 1
+        size = (high - self.taps[1]) // self.down + 1
+        assert size > 0, f"{n} pixels are too few for filters of {self.taps} taps"
         return high, size
 
 
@@ -110,15 +113,12 @@ def plain(
     (_, height), (_, width) = a.size(h), a.size(w)
     y = (x + bias.to(x.dtype).reshape(-1, 1, 1)).reshape(v * c, 1, h, w)
     low, high = a.padding
-    if a.up_filter is None:
-        y = F.pad(y, (low, high, low, high))
-    else:
-        taps = a.up_filter.to(y) * a.up
-        y = F.conv_transpose2d(y, taps.reshape(1, 1, -1, 1), stride=(a.up, 1))
-        y = F.conv_transpose2d(y, taps.reshape(1, 1, 1, -1), stride=(1, a.up))
-        # The whole convolution reaches taps - 1 samples beyond the image at both ends.
-        first, last = low + 1 - len(taps), high + a.up - len(taps)
-        y = F.pad(y, (first, last, first, last))
+    taps = a.up_filter.to(y) * a.up
+    y = F.conv_transpose2d(y, taps.reshape(1, 1, -1, 1), stride=(a.up, 1))
+    y = F.conv_transpose2d(y, taps.reshape(1, 1, 1, -1), stride=(1, a.up))
+    # The whole convolution reaches taps - 1 samples beyond the image at both ends.
+    first, last = low + 1 - len(taps), high + a.up - len(taps)
+    y = F.pad(y, (first, last, first, last))
     y = F.leaky_relu(y, a.slope) * a.gain
     if a.clamp is not None:
         y = F.hardtanh(y, -a.clamp, a.clamp)

@@ -36,10 +36,10 @@ def low_pass(taps, seed=0):
 
 
 def random_case(seed):
-    """Rates, filters, padding and sizes, from a seed; some filters are absent, some radial."""
+    """Rates, filters, padding and sizes, from a seed; some filters down are absent, some radial."""
     draw = random.Random(seed)
     up, down = draw.choice([1, 2, 4]), draw.choice([1, 2, 4])
-    up_filter = low_pass(draw.randint(up, 6 * up)) if up > 1 or draw.random() < 0.5 else None
+    up_filter = low_pass(draw.randint(up, 6 * up))
     down_filter = low_pass(draw.randint(down, 6 * down), 1)
     if draw.random() < 0.4:
         down_filter = down_filter[:, None] * low_pass(len(down_filter), 2)

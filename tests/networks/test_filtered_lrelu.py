@@ -23,8 +23,7 @@ def by_definition(x, bias, a):
     wide = np.pad(spread, [tuple(max(p, 0) for p in a.padding)] * 2)
     first, last = (max(-p, 0) for p in a.padding)
     y = wide[first : wide.shape[0] - last, first : wide.shape[1] - last]
-    if a.up_filter is not None:
-        y = along_axes(y, lambda row: np.convolve(row, a.up * a.up_filter.numpy(), "valid"))
+    y = along_axes(y, lambda row: np.convolve(row, a.up * a.up_filter.numpy(), "valid"))
     y = np.clip(a.gain * np.where(y > 0, y, a.slope * y), -a.clamp, a.clamp)
     if a.down_filter is not None and a.down_filter.ndim == 2:
         f = a.down_filter.numpy()[::-1, ::-1]
@@ -36,11 +35,11 @@ def by_definition(x, bias, a):
 
 
 CASES = [
-    FilteredActivation(clamp=1.5),
+    FilteredActivation(torch.ones(1), clamp=1.5),
     FilteredActivation(numbers(12), numbers(12, seed=1), 2, 2, (9, 8), clamp=1.5),
     FilteredActivation(numbers(24), numbers(12, seed=1), 4, 2, (-6, -9), clamp=8.0),
     FilteredActivation(numbers(7), numbers(9, 9, seed=1), 2, 4, (11, -2), 0.7, 0.3, 9.0),
-    FilteredActivation(None, numbers(5, seed=1), 1, 1, (3, 0), clamp=2.0),
+    FilteredActivation(numbers(3), numbers(5, seed=1), 1, 1, (3, 0), clamp=2.0),
     FilteredActivation(numbers(5), None, 4, 4, (0, 1), clamp=2.0),
 ]
 
@@ -70,9 +69,8 @@ def test_gradients_equal_finite_differences(a):
 
 
 def test_invalid_filters_and_sizes_are_rejected():
-    with pytest.raises(AssertionError, match="up > 1 needs an `up_filter`"):
-        FilteredActivation(up=2)
+    one = torch.ones(1)
     with pytest.raises(AssertionError, match="1-D or a square"):
-        FilteredActivation(down_filter=numbers(3, 4))
+        FilteredActivation(one, numbers(3, 4))
     with pytest.raises(AssertionError, match="2 pixels are too few"):
-        filtered_lrelu(numbers(1, 1, 2, 2), numbers(1), FilteredActivation(None, numbers(5)))
+        filtered_lrelu(numbers(1, 1, 2, 2), numbers(1), FilteredActivation(one, numbers(5)))

@@ -91,9 +91,8 @@ def _passes(a: FilteredActivation, like: Tensor) -> tuple[Pass, Pass]:
     """Return the forward pass of an image, and its adjoint."""
     size = like.shape[2], like.shape[3]
     (high, height), (wide, width) = a.size(size[0]), a.size(size[1])
-    one = torch.ones(1, dtype=torch.float32, device=like.device)
-    up, down = (one if f is None else f.detach().float() for f in (a.up_filter, a.down_filter))
-    up = up * a.up
+    up = a.up_filter.detach().float() * a.up
+    down = torch.ones_like(up[:1]) if a.down_filter is None else a.down_filter.detach().float()
     first, second = (f.flip(*range(f.ndim)).contiguous() for f in (up, down))
     rates, offsets = (a.up, a.down), (a.padding[0], 0)
     forward = Pass(a, first, second, rates, offsets, (high, wide), (height, width))
