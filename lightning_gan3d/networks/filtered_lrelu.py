@@ -67,7 +67,7 @@ def filtered_lrelu(
     sample from the first. In the dtype of `x`. Differentiable by `x` and `bias`: once by the
     kernels, any number of times by plain torch (`backend` names which).
     """
-    kernel, _ = _find_kernel(x)
+    kernel, _ = _find_kernel(x, activation)
     if kernel is None:
         return plain(x, bias, activation)
     from lightning_gan3d.networks.fused.filtered import FilteredLReLU
@@ -77,23 +77,23 @@ def filtered_lrelu(
     return y.to(x.dtype)
 
 
-def backend(like: Float[Tensor, "a b c d"]) -> str:
+def backend(like: Float[Tensor, "a b c d"], activation: FilteredActivation) -> str:
     """Name what computes `filtered_lrelu` for images of the device and dtype of `like`.
 
     Such as `numba, AVX-512`, or `plain torch (numba is missing: ...)` with the reason.
     """
-    kernel, reason = _find_kernel(like)
+    kernel, reason = _find_kernel(like, activation)
     return f"plain torch ({reason})" if kernel is None else str(kernel.name)
 
 
-def _find_kernel(like: Tensor) -> tuple[Any, str]:
+def _find_kernel(like: Tensor, activation: FilteredActivation) -> tuple[Any, str]:
     device, dtypes = like.device.type, (torch.float32, torch.float16, torch.bfloat16)
     try:
         if device == "cuda" and like.dtype in dtypes and not torch.compiler.is_compiling():
             from lightning_gan3d.networks.fused import filtered_gpu
 
-            fault = filtered_gpu.find_fault(like.device)
-            return (None, fault) if fault else (filtered_gpu.KERNEL, "")
+            why = filtered_gpu.unsupported(activation) or filtered_gpu.find_fault(like.device)
+            return (None, why) if why else (filtered_gpu.KERNEL, "")
         if device == "cpu":
             from lightning_gan3d.networks.fused import filtered_cpu
 
@@ -101,7 +101,8 @@ def _find_kernel(like: Tensor) -> tuple[Any, str]:
                 return filtered_cpu.KERNEL, ""
     except ImportError as error:
         return None, str(error)
-    return None, f"{like.dtype} on {device}; kernels need float32 or bfloat16 on cpu or cuda"
+    needs = "kernels need float32 or bfloat16 on cpu or cuda, or float16 on cuda"
+    return None, f"{like.dtype} on {device}; {needs}"
 
 
 def plain(

@@ -215,14 +215,15 @@ def describe_layers(network: nn.Module) -> str:
 
     Such as `numba, AVX-512`, `numba, AVX-512, in 5 of 7 layers` (the others are plain),
     `plain torch (numba is missing: ...)`, or `none` without such layers. Compilers are ignored.
-    StyleGAN3's layers follow as `filtered activations: ...`.
+    StyleGAN3's layers follow as `filtered activations: ...`, with each backend that they use.
     """
-    filtered = next((m for m in network.modules() if isinstance(m, AliasFreeLayer)), None)
+    filtered = [m for m in network.modules() if isinstance(m, AliasFreeLayer)]
     layers = [m for m in network.modules() if isinstance(m, SynthesisLayer)]
-    if filtered is None:
+    if not filtered:
         return _describe(network, layers) if layers else "none"
-    like = filtered.weight.to(DTYPES[filtered.precision] or filtered.weight.dtype)
-    text = f"filtered activations: {filtered_lrelu.backend(like)}"
+    likes = (m.weight.to(DTYPES[m.precision] or m.weight.dtype) for m in filtered)
+    backends = map(filtered_lrelu.backend, likes, (m.activation for m in filtered))
+    text = f"filtered activations: {', '.join(dict.fromkeys(backends))}"
     return f"{_describe(network, layers)}; {text}" if layers else text
 
 

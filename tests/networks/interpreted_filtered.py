@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_filtered_kernels import R, T, low_pass, numbers, results
 
-from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, plain
+from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, backend, plain
 from lightning_gan3d.networks.fused import filtered, filtered_gpu
 
 CASES = [
@@ -46,8 +46,14 @@ def test_four_samples_share_a_byte():
 
 
 def test_a_faulty_kernel_is_found(monkeypatch):
-    check, cpu = filtered_gpu.find_fault.__wrapped__, torch.device("cpu")
-    assert check(cpu) == ""
+    check, cpu = filtered_gpu._compare, torch.device("cpu")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert check(cpu) == ""
+    finally:
+        torch.set_default_dtype(before)
     kernel = filtered_gpu.KERNEL
 
     def doubled(p, mode, images):
@@ -58,3 +64,30 @@ def test_a_faulty_kernel_is_found(monkeypatch):
     assert check(cpu) == "self-check: gradient off by 100 %"
     monkeypatch.setattr(filtered_gpu, "KERNEL", kernel._replace(run=None))
     assert check(cpu).startswith("self-check raised TypeError")
+    monkeypatch.setattr(filtered_gpu, "_faults", {})
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for capturing, fault in ((True, ""), (False, "self-check raised")):  # "" is not cached
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda on=capturing: on)
+        assert filtered_gpu.find_fault(cpu)[:17] == fault
+
+
+class OnCuda(torch.Tensor):
+    device = torch.device("cuda", 0)
+
+
+LAYERS = (4, 24, True), (4, 64, False), (8, 48, False)  # with filter_size=16; lrelu_upsampling=4
+COLOURS = (2, 24, True), (4, 48, True), (8, 96, False), (16, 192, False)  # of AliasFreeHead
+
+
+@pytest.mark.parametrize(("up", "taps", "fits"), LAYERS + COLOURS)
+def test_filters_longer_than_a_tile_are_plain(up, taps, fits, monkeypatch):
+    monkeypatch.setattr(filtered_gpu, "find_fault", lambda _: "")
+    a = FilteredActivation(low_pass(taps), None, up, 1, (taps, taps))
+    x, bias = numbers(1, 1, 5, 9), numbers(1, seed=1)
+    reason = f"filters of {taps} taps up by {up}, 1 down by 1 exceed the kernel's tile"
+    expected = filtered_gpu.KERNEL.name if fits else f"plain torch ({reason})"
+    assert backend(x.as_subclass(OnCuda), a) == expected
+    if fits:
+        expected = results(plain, a, x.double(), bias.double())
+        for value, exact in zip(results(on_gpu, a, x, bias), expected, strict=True):
+            assert (value - exact).abs().max() < 1e-5 * exact.abs().max()

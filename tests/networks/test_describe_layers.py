@@ -74,6 +74,10 @@ def test_filtered_activations_follow_the_layers():
     both = nn.ModuleList([net, network(32, 16)])
     fast = f"numba, {simd.describe()}"
     assert describe_layers(both) == f"{fast}; filtered activations: {fast}"
+    net.L0_36_4.precision = "fp16"
+    text = describe_layers(net)
+    assert text.startswith("filtered activations: plain torch (torch.float16 on cpu; kernels need")
+    assert text.endswith(f"), {fast}")
     set_precision(both, "fp16")
     text = describe_layers(both)
     assert text.startswith("plain torch (no layer")

@@ -5,13 +5,13 @@ over its rows of separable ones: of the unit impulse at the row, and the row.
 """
 
 import os
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, no_type_check
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, cuda
 
 from lightning_gan3d.networks.filtered_lrelu import FilteredActivation, plain
 from lightning_gan3d.networks.fused.filtered import FilteredLReLU, Images, Kernel, Pass, Sizes
@@ -138,11 +138,25 @@ def _new_bits(x: Tensor, p: Pass) -> Tensor:
     return x.new_empty(size, dtype=torch.uint8)
 
 
+def _used(taps: int, rate: int) -> int:
+    """Pixels of the result that a tile computes: bits of four samples share a byte."""
+    used: int = min(TILE.value, (HIGH.value - taps) // rate + 1) // 4 * 4
+    return used
+
+
+def unsupported(a: FilteredActivation) -> str:
+    """Return why the kernel cannot run these filters, or an empty text."""
+    # The backward pass downsamples by the filter of upsampling.
+    if min(map(_used, a.taps, (a.up, a.down))) >= 4:
+        return ""
+    up, down = a.taps
+    return f"filters of {up} taps up by {a.up}, {down} down by {a.down} exceed the kernel's tile"
+
+
 def _run(p: Pass, mode: int, images: Images) -> None:
     v, c, h, w = images.x.shape
     up, down = _filter(p.up, p.offsets[0]), _filter(p.down, p.offsets[1])
-    # Bits of four samples share a byte, and so belong to one tile.
-    used = min(TILE.value, (HIGH.value - len(p.down)) // p.rates[1] + 1) // 4 * 4
+    used = _used(len(p.down), p.rates[1])
     high = p.rates[1] * (used - 1) + len(p.down)
     pixels = max(16, triton.next_power_of_2(-(-high // p.rates[0]) + -(-len(p.up) // p.rates[0])))
     tiles = [triton.cdiv(n, used) for n in p.out]
@@ -154,15 +168,27 @@ def _run(p: Pass, mode: int, images: Images) -> None:
         filtered_kernel[grid](images, (up, down), extent, p.slopes, **constants)
 
 
-@cache
-@torch.inference_mode(False)
-@torch.enable_grad()
+_faults: dict[torch.device, str] = {}
+
+
 def find_fault(device: torch.device) -> str:
     """Compare the kernel with plain torch, once per device; return its fault, or an empty text."""
-    short, long = (torch.linspace(1, 2, n, device=device) / n for n in (12, 24))
+    # A CUDA graph that is being recorded allows no comparison.
+    capturing = cuda.is_initialized() and cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]  # torch's
+    if device not in _faults and not capturing:
+        _faults[device] = _compare(device)
+    return _faults.get(device, "")
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+def _compare(device: torch.device) -> str:
+    options: Any = {"dtype": torch.float32, "device": device}
+    short, long = (torch.linspace(1, 2, n, **options) / n for n in (12, 24))
     radial = short.outer(short.flip(0))
-    noise = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 2, 17, 20, generator=noise).to(device)
+    noise = torch.Generator("cpu").manual_seed(0)
+    image = torch.randn(2, 2, 17, 20, generator=noise, dtype=torch.float32, device="cpu").to(device)
     for up, down, rate in ((short, short, 2), (long, short, 4), (short, radial, 2)):
         activation = FilteredActivation(up, down, rate, 2, (3, 2), clamp=1.0)
         results = []
@@ -170,7 +196,7 @@ def find_fault(device: torch.device) -> str:
             x, bias = image.clone().requires_grad_(), image[0, :, 0, 0].clone().requires_grad_()
             try:
                 y = plain(x, bias, activation) if run is None else run(x, bias)
-                ramp = torch.linspace(0.5, 1.5, y.numel(), device=device).view_as(y)
+                ramp = torch.linspace(0.5, 1.5, y.numel(), **options).view_as(y)
                 results.append([y.detach(), *torch.autograd.grad(y, (x, bias), ramp)])
             except Exception as error:  # of the compiler, the driver or the kernel: any type
                 text = " ".join(str(error).split())[:300]
