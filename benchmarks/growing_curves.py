@@ -1,0 +1,62 @@
+"""Quality over images and over FLOPs of growing runs, and of the same networks at full size.
+
+    python -m benchmarks.growing_curves runs docs/images/growing.png
+
+Prints a Markdown table of the final SWD. FLOPs are those of networks and renderers: 4 G + 8 D per
+image (forward, and backward of twice that), without penalties.
+"""
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+Point = tuple[float, float, float]
+"""Thousands of images, TFLOPs, SWD."""
+
+
+def curve(log: Path) -> list[Point]:
+    """Read the SWD of a run over its training."""
+    flops, before, points = 0.0, 0.0, list[Point]()
+    for line in log.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "gflop/G" in row:
+            per_image = 4 * row["gflop/G"] + 8 * row["gflop/D"]
+            flops, before = flops + (row["kimg"] - before) * per_image, row["kimg"]
+        if "eval/swd" in row:
+            points.append((row["kimg"], flops, row["eval/swd"]))
+    return points
+
+
+def main(root: str, image: str) -> None:
+    """Draw all finished runs below a folder, and print the table."""
+    arms: dict[str, list[list[Point]]] = defaultdict(list)
+    for manifest in sorted(Path(root).glob("*/*/manifest.json")):
+        about = json.loads(manifest.read_text(encoding="utf-8"))
+        if about.get("finished"):
+            arms[about["experiment"]].append(curve(manifest.parent / "metrics.jsonl"))
+    _, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    print("| | kimg | TFLOPs | SWD ↓ | seeds |\n|---|---|---|---|---|")
+    for i, (name, runs) in enumerate(arms.items()):
+        mean = [tuple(map(statistics.mean, zip(*at, strict=True))) for at in zip(*runs)]  # noqa: B905  # runs may differ by a row
+        kimg, flops, swd = zip(*mean, strict=True)
+        style = {"color": f"C{i}", "linestyle": "--" if name.endswith("full") else "-"}
+        axes[0].plot(kimg, swd, label=name.removeprefix("growing-"), **style)
+        axes[1].plot(flops, swd, **style)
+        last = [run[-1][2] for run in runs]
+        spread = f" ± {statistics.stdev(last):.3f}" if len(last) > 1 else ""
+        print(
+            f"| {name} | {kimg[-1]:.1f} | {flops[-1]:.2f} | {statistics.mean(last):.3f}{spread} | "
+            f"{len(last)} |"
+        )
+    axes[0].set(xlabel="Training images (kimg)", ylabel="SWD ↓", yscale="log")
+    axes[1].set(xlabel="Training FLOPs (TFLOP)")
+    axes[0].legend(fontsize=8)
+    plt.savefig(image, dpi=120)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
