@@ -156,12 +156,12 @@ def test_both_sides_agree_on_the_official_weights() -> None:
 
 def test_stylegan3_is_recognised(tmp_path: Path) -> None:
     """EG3D's repository, which has a copy of StyleGAN3's network, stays EG3D's."""
-    for name in ("networks_stylegan3.py", "triplane.py"):
-        assert Checkout.folder(tmp_path) is None
-        (tmp_path / "training").mkdir(exist_ok=True)
-        (tmp_path / "training" / name).touch()
-        assert StyleGAN3Checkout.folder(tmp_path) == tmp_path
-    assert Checkout.folder(tmp_path) == tmp_path
+    assert not StyleGAN3Checkout.recognises(tmp_path)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "networks_stylegan3.py").touch()
+    assert StyleGAN3Checkout.recognises(tmp_path)
+    (tmp_path / "training" / "triplane.py").touch()
+    assert not StyleGAN3Checkout.recognises(tmp_path)
 
 
 @pytest.mark.slow

@@ -94,8 +94,7 @@ def compare(
 
     Raises `ConfigError` if no work is selected or the checkout cannot be imported.
     """
-    # EG3D's repository has a copy of StyleGAN3's network.
-    is_stylegan3 = not Checkout.folder(checkout) and bool(StyleGAN3Checkout.folder(checkout))
+    is_stylegan3 = StyleGAN3Checkout.recognises(checkout)
     code = (StyleGAN3Checkout if is_stylegan3 else Checkout)(checkout)
     of_eg3d = (inference_work.works, training_work.works)
     device = choose_device(options.device)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -26,6 +27,11 @@ class StyleGAN3Checkout(Checkout):
     repository = "NVlabs/stylegan3"
     modules = ("training.networks_stylegan3",)
     operations = ("bias_act", "upfirdn2d", "filtered_lrelu")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """True for a clone of StyleGAN3; EG3D's repository, with a copy of its network, is none."""
+        return cls.folder(path) is not None and Checkout.folder(path) is None
 
 
 def works(
