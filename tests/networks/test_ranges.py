@@ -22,7 +22,7 @@ OUTSIDE = {
         "mapping_layers": -1,
         "conv_clamp": 0.0,
     },
-    MappingConfig: {"num_layers": 0, "lr_mul": 0.0, "w_avg_decay": 1.0},
+    MappingConfig: {"num_layers": -1, "lr_mul": 0.0, "w_avg_decay": 1.0},
     SuperResolutionConfig: {"channels": [0, 4], "conv_clamp": -1.0},
     StyleGAN3Config: {
         "channel_base": 0,

@@ -169,7 +169,7 @@ def test_hair_ends_on_the_left_where_its_length_says():
 
 def test_a_mirrored_head_is_another_one():
     heads = build_heads(draw_attributes(50, seed=0))
-    skull = Ellipsoids(*(x[:, :1] for x in heads))
+    skull = Ellipsoids(*(x[:, :1] for x in heads[:3]))
     changed = []
     for shape in (heads, skull):
         mask = seen(shape, FRONT, 64).mask
