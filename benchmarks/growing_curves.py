@@ -40,10 +40,12 @@ def main(root: str, image: str) -> None:
             arms[about["experiment"]].append(curve(manifest.parent / "metrics.jsonl"))
     _, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     print("| | kimg | TFLOPs | SWD ↓ | seeds |\n|---|---|---|---|---|")
-    for i, (name, runs) in enumerate(arms.items()):
+    networks = list(dict.fromkeys(name.split("-")[1] for name in arms))
+    for name, runs in arms.items():
         mean = [tuple(map(statistics.mean, zip(*at, strict=True))) for at in zip(*runs)]  # noqa: B905  # runs may differ by a row
         kimg, flops, swd = zip(*mean, strict=True)
-        style = {"color": f"C{i}", "linestyle": "--" if name.endswith("full") else "-"}
+        style = {"color": f"C{networks.index(name.split('-')[1])}"}
+        style["linestyle"] = {"full": "--", "long": ":"}.get(name.rpartition("-")[2], "-")
         axes[0].plot(kimg, swd, label=name.removeprefix("growing-"), **style)
         axes[1].plot(flops, swd, **style)
         last = [run[-1][2] for run in runs]
