@@ -101,20 +101,26 @@ def compare(
     if options.out is not None:
         make_folder(options.out)
     rows: list[Result] = []
+    about: dict[str, Any] = {}
+
+    def write(rows: list[Result]) -> None:
+        if options.out is not None:
+            content = {"about": about, "rows": [dataclasses.asdict(r) for r in rows]}
+            write_json(options.out, content)
+
     with cpu_threads(options.threads):
-        environment = Environment.current(device, options.command)
+        about |= dataclasses.asdict(Environment.current(device, options.command))
+        about |= {"official": code.plugins(), "quick": options.quick}
         for works in (stylegan3_work.works,) if is_stylegan3 else of_eg3d:
             for work in works(code, device, options.precisions, options.selects):
                 for row in measure(work, device, QUICK if options.quick else FULL):
                     progress(line(row))
                     rows.append(row)
+                write(rows)  # an interrupted comparison keeps them
     rows += mean_steps(rows)
     if not rows:
         raise ConfigError(f"--only {' '.join(options.only)}: no such work")
-    if options.out is not None:
-        about = {"official": code.plugins(), "quick": options.quick}
-        about = {**dataclasses.asdict(environment), **about}
-        write_json(options.out, {"about": about, "rows": [dataclasses.asdict(r) for r in rows]})
+    write(rows)
     return table(rows)
 
 
