@@ -74,7 +74,7 @@ class Progan2d(nn.Module):
         self,
         ws: Float[Tensor, "b 1 w_dim"],
         noise_mode: NoiseMode = "const",  # noqa: ARG002  # no noise; same call as other networks
-        draws: Draws | None = None,  # noqa: ARG002
+        draws: Draws | None = None,  # noqa: ARG002  # nothing is drawn
         lod: float = 0.0,
     ) -> Float[Tensor, "b 3 h w"]:
         """Return the images; `lod` is the level of detail, as of `Synthesis`.

@@ -221,8 +221,8 @@ def test_the_plan_has_the_levels_and_where_they_end(tiny):
 def test_the_critics_loss_by_hand(tiny, monkeypatch):
     module, data = make_modules(tiny(WHOLE, *WGAN, "loss.wgan_penalty=3", "loss.wgan_drift=0.5"))
     (mb,) = module.split(next(iter(data.train_dataloader(0, 1))))
-    found = []
-    monkeypatch.setattr(module, "_backward", lambda loss: found.append(loss.detach()))
+    losses_seen = []
+    monkeypatch.setattr(module, "_backward", lambda loss: losses_seen.append(loss.detach()))
     critic, drawn = module.discriminator, mb.scope("D")
     label = module.fake_labels(drawn)
     fake, real = module.generate(label, drawn)[0].image, module.input.reals(drawn).image
@@ -235,7 +235,7 @@ def test_the_critics_loss_by_hand(tiny, monkeypatch):
     penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
     expected = on_fake.mean() - on_real.mean() + 0.5 * on_real.square().mean() + 3 * penalty
     module.discriminator_step([mb])
-    torch.testing.assert_close(found, [expected.detach()])
+    torch.testing.assert_close(losses_seen, [expected.detach()])
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,8 @@ def works(
                     yield make(k, theirs, ours, ws)
 
 
-def kwargs_of(variant: str, resolution: int, channel_base: int | None = None) -> dict[str, Any]:
+def kwargs_of(variant: str, resolution: int) -> dict[str, Any]:
     """Arguments of the official generator as its `train.py` sets them."""
-    base = CHANNEL_BASES[resolution] if channel_base is None else channel_base
     is_r = variant == "r"
     radial = {"conv_kernel": 1, "use_radial_filters": True} if is_r else {}
     return {
@@ -65,7 +64,7 @@ def kwargs_of(variant: str, resolution: int, channel_base: int | None = None) ->
         "img_resolution": resolution,
         "img_channels": 3,
         "mapping_kwargs": {"num_layers": 2},
-        "channel_base": base * (2 if is_r else 1),
+        "channel_base": CHANNEL_BASES[resolution] * (2 if is_r else 1),
         "channel_max": 1024 if is_r else 512,
         **radial,
     }
