@@ -5,13 +5,11 @@ All embeddings and directions have length 1.
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import ImageOps
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -131,10 +129,10 @@ def digest_of(path: Path) -> str:
 
 @torch.no_grad()
 def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Target:
-    """Read an image, a folder of images, or a file .npy, .json or .safetensors.
+    """Read an image, a folder of images, or a JSON file.
 
-    A file holds `direction` (d) or `target` (d) of the encoder whose SHA-256 is `encoder` in it or
-    in its metadata, or `target_tokens` and `source_tokens` (n, t) for the text half. Means over n
+    The file holds `direction` (d) or `target` (d) of the encoder whose SHA-256 is `encoder` in it,
+    or `target_tokens` and `source_tokens` (n, t) for the text half. Means over n
     texts or images are embedded; `source`: images for the direction to images. Raises ConfigError.
     """
     file, name = Path(path).expanduser(), field.rpartition(".")[2]
@@ -147,12 +145,13 @@ def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Ta
             return Target(None, target)
         return Target(direction_from(target, encoder.of_files(others).mean(0), field), target)
     try:
-        values = _read_values(file)
+        if not file.is_file():
+            raise ValueError("there are no images" if file.exists() else "no such file")
+        values = parse_json(file.read_bytes(), dict)
         tensors = {k: torch.as_tensor(values[k]) for k in _NAMES if k in values}
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{field}={path}: {error}; use an image, a folder of images, or a file .npy, .json or "
-            ".safetensors",
+            f"{field}={path}: {error}; use an image, a folder of images, or a JSON file",
             name,
         ) from None
     problem, vectors = "", list[Tensor | None]()
@@ -172,7 +171,7 @@ def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Ta
                 f"{key} has shape {tuple(vector.shape)}, but embeddings of {encoder.network.path} "
                 f"have {encoder.dim} numbers; make it with this encoder"
             )
-        elif vector is not None and not 1e-6 < float(vector.norm()) < torch.inf:
+        elif vector is not None and not 1e-6 < float(vector.float().norm()) < torch.inf:
             problem = f"{key} is zero or not finite; source and target must differ"
         elif vector is not None:
             vector = normalize(vector.float().to(encoder.network.device), dim=0)
@@ -185,15 +184,3 @@ def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Ta
 
 
 _NAMES = ("direction", "target", "target_tokens", "source_tokens")
-
-
-def _read_values(file: Path) -> dict[str, Any]:
-    if file.suffix == ".npy":
-        return {"direction": np.load(file, allow_pickle=False)}
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-            return {**tensors, **(opened.metadata() or {})}
-    if file.suffix == ".json":
-        return parse_json(file.read_bytes(), dict)
-    raise ValueError("there are no images" if file.exists() else "no such file")

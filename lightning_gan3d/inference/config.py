@@ -188,7 +188,7 @@ class EditOptions(RenderOptions):
     """Also write a film of each edit."""
     towards: str = ""
     """Optimise the latent of each seed, or inverted photograph, towards an image, the images of a
-    folder, or a direction, text or target in a file .npy, .json or .safetensors (StyleCLIP)."""
+    folder, or a direction, text or target in a JSON file (StyleCLIP)."""
     encoder: str = ""
     """For towards: TorchScript file from images in [-1, 1] to embeddings."""
     text_encoder: str = ""

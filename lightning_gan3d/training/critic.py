@@ -32,8 +32,8 @@ class CriticConfig:
     encoders: tuple[EncoderConfig, ...] = ()
     """Encoders of a direction; their weighted losses are summed."""
     target: str = ""
-    """An image or a folder of images; or a file .npy, .json or .safetensors with a direction, or
-    with tokens of texts: `embedding.read_target`."""
+    """An image or a folder of images; or a JSON file with a direction, or with tokens of texts:
+    `embedding.read_target`."""
     source: str = ""
     """Image or folder of images from which the direction leads to those of `target`. Empty: images
     of the generator before fine-tuning."""

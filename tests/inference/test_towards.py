@@ -1,6 +1,5 @@
 """Latents optimised towards a target of an encoder, by `gan3d edit --towards`."""
 
-import numpy as np
 import pytest
 import torch
 from kinds import KINDS
@@ -32,7 +31,7 @@ def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
     torch.jit.trace(Colour(), torch.zeros(2, 3, 32, 32)).save(folder / "colour.pt")
     Image.new("RGB", (32, 32), (255, 60, 60)).save(folder / "red.png")
-    np.save(folder / "redder.npy", np.array([1.0, -1.0, -1.0, 0.0]))
+    (folder / "redder.json").write_text('{"direction": [1, -1, -1, 0]}')
 
     def make(target="red.png", **given):
         fields = {"device": "cpu", "steps": 6, "encoder": str(folder / "colour.pt")}
@@ -42,7 +41,7 @@ def options(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [*((kind, "red.png") for kind in KINDS), ("voxel", "redder.npy")]
+    ("kind", "target"), [*((kind, "red.png") for kind in KINDS), ("voxel", "redder.json")]
 )
 def test_a_latent_moves_towards_the_target(models, kind, target, options):
     model, chosen = models[kind], options(target, prior=0.0)

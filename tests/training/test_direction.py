@@ -6,11 +6,9 @@ import shutil
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
@@ -79,16 +77,16 @@ def written(tmp_path_factory):
     torch.jit.trace(Regions(), torch.zeros(2, 3, 16, 16)).save(tmp_path / "encoder.pt")
     torch.jit.trace(Texts(), torch.zeros(2, 13, dtype=torch.int64)).save(tmp_path / "text.pt")
     torch.jit.trace(Detached(), torch.zeros(2, 3, 16, 16)).save(tmp_path / "detached.pt")
-    np.save(tmp_path / "red.npy", RED.numpy())
-    np.save(tmp_path / "zero.npy", np.zeros(13))
-    np.save(tmp_path / "short.npy", np.ones(5))
+    directions = {"red": RED.tolist(), "zero": 13 * [0], "short": 5 * [1], "other": RED.tolist()}
+    for name, direction in directions.items():
+        made_for = {"encoder": "0" * 64} if name == "other" else {}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"direction": direction, **made_for}))
     for name, colour in (("reds", (255, 0, 0)), ("blues", (0, 0, 255))):
         (tmp_path / name).mkdir()
         for i, size in enumerate(((16, 16), (32, 24))):
             Image.new("RGB", size, colour).save(tmp_path / name / f"{i}.png")
     tokens = {"target_tokens": [[2] + 12 * [1]], "source_tokens": [13 * [1]]}
     (tmp_path / "text.json").write_text(json.dumps(tokens))
-    save_file({"direction": RED}, tmp_path / "other.safetensors", {"encoder": "0" * 64})
     return tmp_path
 
 
@@ -105,7 +103,7 @@ def files(written, tmp_path, tiny):
 def directed(tiny, files):
     """A function from overrides to an experiment that starts from the export."""
 
-    def make(*overrides, target="red.npy", kind="triplane"):
+    def make(*overrides, target="red.json", kind="triplane"):
         return tiny(
             f"init_from.path={files / 'start'}",
             "critic.kind=direction",
@@ -175,7 +173,7 @@ def test_mapping_discriminator_and_frozen_start_keep_their_bits(directed, views)
 def test_images_move_in_the_direction(directed, tiny, files, kind):
     shutil.rmtree(files / "start")
     save_start(files / "start", tiny("seed=3", kind=kind))
-    module = run(begin(directed(kind=kind, target="red.npy")), 12)
+    module = run(begin(directed(kind=kind, target="red.json")), 12)
     assert module.meter.read()["loss/direction"] < 0.6
     label = module.camera_labels[:4]
     z = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -281,11 +279,11 @@ def check(config):
         (["critic.encoders=[{image: nowhere.pt}]"], "critic.encoders.0.image=nowhere.pt: cannot"),
         (["critic.encoders=[{image: FILES/detached.pt}]"], "the embedding has no gradient"),
         (["critic.encoders=[{image: FILES/text.pt}]"], "critic.encoders.0.image="),
-        (["critic.target=FILES/short.npy"], "have 13 numbers; make it with this encoder"),
-        (["critic.target=FILES/zero.npy"], "zero or not finite; source and target must differ"),
+        (["critic.target=FILES/short.json"], "have 13 numbers; make it with this encoder"),
+        (["critic.target=FILES/zero.json"], "zero or not finite; source and target must differ"),
         (["critic.target=FILES/text.json"], "set critic.encoders.0.text to the encoder of texts"),
-        (["critic.target=FILES/other.safetensors"], "made for SHA-256 0000000000000000, not"),
-        (["critic.target=FILES/start"], "no images; use an image, a folder of images, or a file"),
+        (["critic.target=FILES/other.json"], "made for SHA-256 0000000000000000, not"),
+        (["critic.target=FILES/start"], "no images; use an image, a folder of images, or a JSON"),
         (["critic.target=FILES/reds", "critic.source=FILES/start"], "no images; name a folder"),
         (["critic.target=FILES/reds", "critic.source=FILES/reds"], "have equal embeddings"),
     ],
@@ -310,7 +308,7 @@ def test_a_run_logs_and_checks_its_files(directed, files, start):
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss/direction"] == 1
     assert rows[1]["direction/diversity"] == pytest.approx(1, abs=0.2)
-    np.save(files / "red.npy", -RED.numpy())
+    (files / "red.json").write_text(json.dumps({"direction": (-RED).tolist()}))
     longer = replace(config, training=replace(config.training, kimg=0.024))
     with pytest.raises(ConfigError, match=r"critic\.target has changed since"):
         start(longer, prepare=partial(checkpoint.prepare, how="extend"))
@@ -322,10 +320,10 @@ def test_a_run_logs_and_checks_its_files(directed, files, start):
 
 def test_the_hash_names_files_and_ignores_their_folders(directed, tiny, files):
     encoder = str(files / "encoder.pt")
-    moved = directed("critic.encoders=[{image: elsewhere/encoder.pt}]", "critic.target=a/red.npy")
+    moved = directed("critic.encoders=[{image: elsewhere/encoder.pt}]", "critic.target=a/red.json")
     assert directed().critic.encoders[0].image == encoder
     assert directed().hash == moved.hash
-    assert directed().hash != directed("critic.target=a/blue.npy").hash
+    assert directed().hash != directed("critic.target=a/blue.json").hash
     assert tiny().hash != directed().hash
     pair = "critic.encoders=[{{image: {}/e.pt}}, {{image: {}/e.pt}}]"
     assert len({directed(pair.format(*x)).hash for x in ("ab", "ba", "aa")}) == 3
