@@ -149,7 +149,7 @@ def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Ta
             raise ValueError("there are no images" if file.exists() else "no such file")
         values = parse_json(file.read_bytes(), dict)
         tensors = {k: torch.as_tensor(values[k]) for k in _NAMES if k in values}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(
             f"{field}={path}: {error}; use an image, a folder of images, or a JSON file",
             name,
@@ -162,7 +162,7 @@ def read_target(field: str, path: str, encoder: Encoder, source: str = "") -> Ta
         if "source_tokens" in tensors:
             before = encoder.of_tokens(tensors["source_tokens"]).mean(dim=0)
             tensors["direction"] = tensors["target"] - before
-    if (made_for := values.get("encoder", "")) not in ("", encoder.network.digest):
+    if (made_for := str(values.get("encoder", ""))) not in ("", encoder.network.digest):
         problem = f"made for SHA-256 {made_for[:16]}, not {encoder.network.protocol}; use that"
     for key in ("direction", "target"):
         vector = tensors.get(key)
