@@ -2,9 +2,9 @@
 
     python -m benchmarks.motion_slices docs/images/motion.png DATA.zip RUN...
 
-For an object of the procedural data and a latent of each run: the view from the middle of a slow
-orbit, and below it one row of pixels over all cameras, time downwards. Detail on the surface draws
-slanted lines; detail on the screen, vertical ones.
+A column shows an object of the procedural data, or a latent of a run: the middle view of a slow
+orbit, and below it the same row of pixels of all views, first to last. Detail on the surface draws
+slanted lines. Detail on the screen draws vertical ones.
 """
 
 import sys

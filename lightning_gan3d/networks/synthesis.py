@@ -168,7 +168,7 @@ class Synthesis(nn.Module):
         assert out is not None
         return out
 
-    def moved_constant(self, batch: int) -> Float[Tensor, "b c *size"] | None:  # noqa: ARG002  # of subclasses
+    def moved_constant(self, batch: int) -> Float[Tensor, "b c *size"] | None:  # noqa: ARG002  # subclasses use it
         """Return what replaces the learned constant; None: nothing does."""
         return None
 

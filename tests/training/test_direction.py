@@ -78,7 +78,7 @@ def written(tmp_path_factory):
     torch.jit.trace(Texts(), torch.zeros(2, 13, dtype=torch.int64)).save(tmp_path / "text.pt")
     torch.jit.trace(Detached(), torch.zeros(2, 3, 16, 16)).save(tmp_path / "detached.pt")
     directions = {"red": RED.tolist(), "zero": 13 * [0], "short": 5 * [1], "other": RED.tolist()}
-    (tmp_path / "words.json").write_text('{"direction": [null]}')
+    (tmp_path / "null.json").write_text('{"direction": [null]}')
     for name, direction in directions.items():
         made_for = {"encoder": "0" * 64} if name == "other" else {}
         (tmp_path / f"{name}.json").write_text(json.dumps({"direction": direction, **made_for}))
@@ -284,7 +284,7 @@ def check(config):
         (["critic.target=FILES/zero.json"], "zero or not finite; source and target must differ"),
         (["critic.target=FILES/text.json"], "set critic.encoders.0.text to the encoder of texts"),
         (["critic.target=FILES/other.json"], "made for SHA-256 0000000000000000, not"),
-        (["critic.target=FILES/words.json"], "use an image, a folder of images, or a JSON"),
+        (["critic.target=FILES/null.json"], "use an image, a folder of images, or a JSON"),
         (["critic.target=FILES/start"], "no images; use an image, a folder of images, or a JSON"),
         (["critic.target=FILES/reds", "critic.source=FILES/start"], "no images; name a folder"),
         (["critic.target=FILES/reds", "critic.source=FILES/reds"], "have equal embeddings"),
