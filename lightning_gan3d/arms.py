@@ -31,17 +31,17 @@ class Arm(NamedTuple):
 
 def arm_labels(arms: Sequence[Arm]) -> list[str]:
     """Name arms: by the representation, and by the experiment and the settings that differ."""
-    labels = []
-    for arm in arms:
-        same_kind = [a for a in arms if a.kind == arm.kind]
-        alike = [a for a in same_kind if a.name == arm.name]
-        parts = [arm.name] if len({a.name for a in same_kind}) > 1 else []
-        settings = factors([a.config for a in alike])[alike.index(arm)]
-        parts += [f"{key} {value}" for key, value in settings.items()]
-        rest = ", ".join(parts)
-        if len(same_kind) < len(arms):
-            rest = f"{arm.kind} ({rest})" if rest else arm.kind
-        labels.append(arm.label or rest or arm.kind)
+    labels = [""] * len(arms)
+    for kind, name in dict.fromkeys((a.kind, a.name) for a in arms):
+        alike = [i for i, a in enumerate(arms) if (a.kind, a.name) == (kind, name)]
+        names = {a.name for a in arms if a.kind == kind}
+        settings = factors([arms[i].config for i in alike])
+        for i, own in zip(alike, settings, strict=True):
+            parts = [name] if len(names) > 1 else []
+            rest = ", ".join([*parts, *(f"{key} {value}" for key, value in own.items())])
+            if len({a.kind for a in arms}) > 1:
+                rest = f"{kind} ({rest})" if rest else kind
+            labels[i] = arms[i].label or rest or kind
     return labels
 
 

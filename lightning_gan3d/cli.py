@@ -1,20 +1,28 @@
 """The `gan3d` command: one thin function per sub-command, with lazy imports."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lightning_gan3d.cli_options import (
+    Overrides,
+    Root,
+    Seeds,
+    TrainDevice,
+    numbers_of,
+    stoppable,
+    with_device,
+)
 from lightning_gan3d.config import ConfigError, UserError, split_overrides
 from lightning_gan3d.data.commands import app as data_app
 from lightning_gan3d.inference.commands import app as inference_app
-from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
+from lightning_gan3d.presets import complete, describe, preset_names
 from lightning_gan3d.progress import spinner
-from lightning_gan3d.training.signals import STOPPED, Interrupted, StopRequest
+from lightning_gan3d.sweep.sweep_commands import app as sweep_app
 from lightning_gan3d.version import __version__
 
 if TYPE_CHECKING:
@@ -26,7 +34,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, evaluate and compare 3D-aware image generators.",
 )
-sweep_app = typer.Typer(no_args_is_help=True, help="Multi-run experiments: configurations x seeds.")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 weights_app = typer.Typer(
@@ -37,20 +44,8 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(inference_app)
 
 
-Root = Annotated[Path, typer.Option(help="Parent folder of the run directories.")]
 File = Annotated[
     str, typer.Argument(help="A YAML file, or a preset name.", autocompletion=complete)
-]
-SweepFile = Annotated[
-    str,
-    typer.Argument(help="A sweep's YAML file, or a preset name.", autocompletion=complete_sweep),
-]
-Seeds = Annotated[str | None, typer.Option(help="Seeds instead of the file's, e.g. 0-2 or 0,5.")]
-TrainDevice = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu or cuda; as training.device=.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Overrides: key.path=value ...", metavar="[K=V]...")
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -67,19 +62,8 @@ def _load(file: str, overrides: Sequence[str] | None) -> "ExperimentConfig":
         return load_experiment(path, overrides or [])
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """End a command at a stop signal, where it does not handle the signal itself."""
-    try:
-        with StopRequest(at_once=True):
-            yield
-    except Interrupted as number:
-        typer.echo(f"stopped ({number}); the same command continues")
-        raise typer.Exit(STOPPED) from None
-
-
 @app.command()
-@_stoppable()
+@stoppable()
 def train(
     file: File,
     overrides: Overrides = None,
@@ -97,8 +81,8 @@ def train(
     """Train a generator, then evaluate it; with several seeds one after another."""
     if resume and extend:
         raise ConfigError("--resume continues a run, --extend starts a longer one; remove one")
-    overrides = [*(overrides or []), *_of_device(device)]
-    of_seeds = [[f"seed={seed}"] for seed in _numbers("--seeds", seeds)] or [[]]
+    overrides = with_device(overrides, device)
+    of_seeds = [[f"seed={seed}"] for seed in numbers_of("--seeds", seeds)] or [[]]
     configs = [_load(file, [*overrides, *of_seed]) for of_seed in of_seeds]
     from lightning_gan3d.data.dataset import check_exists
 
@@ -120,26 +104,8 @@ def train(
             raise typer.Exit(code)
 
 
-def _of_device(device: str | None) -> list[str]:
-    return [] if device is None else [f"training.device={device}"]
-
-
-def _numbers(option: str, text: str | None) -> list[int]:
-    from lightning_gan3d.ranges import parse_ranges
-
-    if text is None:
-        return []
-    try:
-        numbers = parse_ranges(text)
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: {error}") from None
-    if not numbers:
-        raise ConfigError(f"{option}: give numbers, e.g. 0-2")
-    return numbers
-
-
 @app.command()
-@_stoppable()
+@stoppable()
 def reproduce(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     overrides: Overrides = None,
@@ -181,41 +147,6 @@ def presets(
     names = [*preset_names("runs"), *preset_names("sweeps")]
     width = max(map(len, names))
     typer.echo("\n".join(f"{name:<{width}}  {describe(name)}" for name in names))
-
-
-@sweep_app.command("run")
-@_stoppable()
-def sweep_run(
-    file: SweepFile,
-    overrides: Overrides = None,
-    root: Root = Path("runs"),
-    device: TrainDevice = None,
-    seeds: Seeds = None,
-) -> None:
-    """Run configurations x seeds; skip finished runs, continue stopped ones."""
-    from lightning_gan3d.sweep.local import run_sweep
-    from lightning_gan3d.sweep.plan import load_sweep
-    from lightning_gan3d.training.processes import print_log
-
-    print_log()
-    overrides = [*(overrides or []), *_of_device(device)]
-    raise typer.Exit(run_sweep(load_sweep(file, _numbers("--seeds", seeds), overrides), root))
-
-
-@sweep_app.command("plan")
-def sweep_plan(
-    file: SweepFile,
-    overrides: Overrides = None,
-    root: Root = Path("runs"),
-    device: TrainDevice = None,
-    seeds: Seeds = None,
-) -> None:
-    """Print the plan of `sweep run`."""
-    from lightning_gan3d.sweep.local import plan_sweep
-    from lightning_gan3d.sweep.plan import load_sweep
-
-    overrides = [*(overrides or []), *_of_device(device)]
-    typer.echo(plan_sweep(load_sweep(file, _numbers("--seeds", seeds), overrides), root))
 
 
 @app.command()

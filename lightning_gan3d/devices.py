@@ -1,6 +1,7 @@
 """Devices: choice, description, allocator settings, peak memory."""
 
 import ctypes
+import os
 import platform
 import resource
 import sys
@@ -39,6 +40,13 @@ def choose_device(kind: str, devices: int = 1) -> torch.device:
                 f"training.devices={devices}: MPS has one device; use 1", field="devices"
             )
     return torch.device(kind)
+
+
+def visible_gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    num = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[:num] or [str(i) for i in range(num)]
 
 
 def set_threads(threads: int | None, device: torch.device) -> None:

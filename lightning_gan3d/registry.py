@@ -1,6 +1,7 @@
 """Plug-ins by name: the project's own, then those of other packages by entry point."""
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -34,7 +35,13 @@ def own(group: Group) -> Mapping[str, Plugin]:
 
 def external(group: AnyGroup) -> dict[str, EntryPoint]:
     """Return the entry points of other installed packages, not yet loaded."""
-    return {e.name: e for e in entry_points(group=f"lightning_gan3d.{group}")}
+    return dict(_points(entry_points, f"lightning_gan3d.{group}"))
+
+
+@functools.cache
+def _points(search: Callable[..., Any], group: str) -> dict[str, EntryPoint]:
+    """Search once: it reads the metadata of every installed package."""
+    return {e.name: e for e in search(group=group)}
 
 
 def find(group: Group, name: str) -> Plugin:

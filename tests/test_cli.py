@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lightning_gan3d import cli
+from lightning_gan3d.sweep import sweep_commands
 from lightning_gan3d.version import __version__
 
 
@@ -167,7 +168,8 @@ def test_user_weights_must_exist(capsys, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_before_training_stops_the_command(capsys, monkeypatch, command, number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(cli, "_of_device", lambda _: os.kill(os.getpid(), number))
+    for module in (cli, sweep_commands):
+        monkeypatch.setattr(module, "with_device", lambda *_: os.kill(os.getpid(), number))
     try:
         code, out, _ = run(capsys, *command, "demo")
     finally:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_gan3d import cli
-from lightning_gan3d.sweep.local import Job
+from lightning_gan3d.sweep.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
@@ -30,12 +30,13 @@ def gan3d(arguments):
     return 0
 
 
-def start_job(_, arguments, file, environment):  # noqa: ARG001  # as `Job.start`
-    """Run a job of a sweep in this process."""
+def start_task(_, folder, run, *_others):
+    """Run a task of a sweep in this process, as `Task.start` does in another."""
+    file = folder.log(run)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
-        code = gan3d(arguments[arguments.index("train") :])
-    return Job(SimpleNamespace(poll=lambda: code, returncode=code), file, 0)
+        code = gan3d(["train", str(folder.config(run)), "--root", str(run.path.parent.parent)])
+    return Task(folder, run, SimpleNamespace(poll=lambda: code, returncode=code), file, 0)
 
 
 def run_command(line):
@@ -58,7 +59,7 @@ def environment(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setattr(Job, "start", classmethod(start_job))
+    monkeypatch.setattr(Task, "start", classmethod(start_task))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.setenv("PIP_TARGET", str(site))
     monkeypatch.setenv("PIP_NO_INDEX", "1")

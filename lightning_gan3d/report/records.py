@@ -26,6 +26,7 @@ from lightning_gan3d.runs import (
     walk,
 )
 from lightning_gan3d.sweep.plan import SWEEP_FILE, SweepEntry, read_record
+from lightning_gan3d.sweep.states import Failure, SweepFolder
 
 UNKNOWN = "unknown"
 T = TypeVar("T")
@@ -114,7 +115,7 @@ def _is_number(row: dict[str, Any], key: str) -> bool:
 def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Read the runs in directories and sweeps; a planned run that was never started is a gap."""
     records: dict[Path, RunRecord] = {}
-    planned: dict[Path, SweepEntry] = {}
+    planned: dict[Path, tuple[SweepEntry, SweepFolder]] = {}
     for path in paths:
         if not path.exists():
             hint = f"; did you mean {'runs' / path}?" if ("runs" / path).exists() else ""
@@ -122,17 +123,20 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
                 f"{path}: no such directory; name a run, a sweep or a folder of runs{hint}"
             )
         only_sweep = path.name == SWEEP_FILE
-        for folder, files in [(path.parent, [path.name])] if only_sweep else walk(path):
+        for parent, files in [(path.parent, [path.name])] if only_sweep else walk(path):
             if CONFIG in files:
-                records[folder.resolve()] = read_run(folder)
+                records[parent.resolve()] = read_run(parent)
             if SWEEP_FILE in files:
-                planned.update({e.path.resolve(): e for e in read_record(folder / SWEEP_FILE)})
-    for path, entry in planned.items():
+                folder = SweepFolder(parent)
+                entries = read_record(parent / SWEEP_FILE)
+                planned.update({e.path.resolve(): (e, folder) for e in entries})
+    for path, (entry, folder) in planned.items():
         if path not in records:
             is_run = (entry.path / CONFIG).is_file()
-            records[path] = read_run(entry.path) if is_run else _not_started(entry)
-        elif records[path].gap and entry.state == "failed":
-            gap = f"{records[path].gap}; sweep: {entry.last_line or 'failed'}"
+            failure = folder.failure(entry)
+            records[path] = read_run(entry.path) if is_run else _not_started(entry, failure)
+        elif records[path].gap and (failure := folder.failure(entry)):
+            gap = f"{records[path].gap}; sweep: {failure.reason}"
             records[path] = replace(records[path], gap=gap)
     if not records:
         folders = ", ".join(str(p) for p in paths) or "nothing"
@@ -142,8 +146,7 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
     return sorted(records.values(), key=lambda r: (r.experiment, r.variant, r.seed or 0, r.name))
 
 
-def _not_started(entry: SweepEntry) -> RunRecord:
-    failed = entry.state == "failed"
+def _not_started(entry: SweepEntry, failure: Failure | None) -> RunRecord:
     return RunRecord(
         entry.path,
         _name(entry.path),
@@ -151,7 +154,7 @@ def _not_started(entry: SweepEntry) -> RunRecord:
         entry.representation,
         entry.seed,
         _variant(entry.path, {}),
-        gap=f"failed before the first step: {entry.last_line}" if failed else "not started",
+        gap=f"failed before the first step: {failure.reason}" if failure else "not started",
         config={"label": entry.arm},
     )
 

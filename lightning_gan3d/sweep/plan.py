@@ -1,4 +1,4 @@
-"""The runs of a sweep: read from its YAML file, and recorded in `sweep.json` with their states."""
+"""The runs of a sweep: read from its YAML file, and recorded in `sweep.json`."""
 
 import itertools
 import json
@@ -6,9 +6,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.arms import Arm, arm_labels, short_names, value_text
@@ -22,10 +22,11 @@ from lightning_gan3d.runs import run_path
 
 SWEEP_FILE = "sweep.json"
 MAX_RUNS = 10_000
-State = Literal["planned", "running", "done", "failed", "preempted"]
+_STATE = ("state", "exit_code", "seconds", "last_line")
+"""What the records of earlier versions also had."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepEntry:
     """One run of a sweep."""
 
@@ -41,14 +42,8 @@ class SweepEntry:
     """`kind` of its representation."""
     path: Path
     """Run directory; relative to the file's folder in `sweep.json`."""
-    state: State = "planned"
-    """State of the run."""
-    exit_code: int | None = None
-    """Exit code of the last attempt; None before it ends."""
-    seconds: float = 0.0
-    """Wall time of the last attempt."""
-    last_line: str = ""
-    """Last line of the log of a failed run."""
+    kimg: float = 0.0
+    """Training images in thousands."""
     arm: str = ""
     """`label` of the configuration."""
     factors: dict[str, str] = field(default_factory=dict)
@@ -58,6 +53,19 @@ class SweepEntry:
     def label(self) -> str:
         """Name in log lines."""
         return f"{self.experiment}{self.arm and f', {self.arm},'} seed {self.seed}"
+
+    @property
+    def id(self) -> str:
+        """Name of its files, e.g. `ablation-d34c17bc-s0`: the hash is that of its configuration."""
+        return f"{self.path.parent.name}-{self.path.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun(SweepEntry):
+    """A run with its configuration."""
+
+    config: ExperimentConfig
+    """Resolved and checked, with the seed."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +77,21 @@ def write_record(path: Path, entries: Sequence[SweepEntry]) -> None:
     """Write `sweep.json`, with run directories relative to its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
-    rows = [
-        {**asdict(e), "path": Path(os.path.relpath(e.path.resolve(), folder)).as_posix()}
-        for e in entries
-    ]
+    rows = [{f.name: getattr(e, f.name) for f in fields(SweepEntry)} for e in entries]
+    for row in rows:
+        row["path"] = Path(os.path.relpath(row["path"].resolve(), folder)).as_posix()
     write_json(path, {"runs": rows})
 
 
 def read_record(path: Path) -> list[SweepEntry]:
     """Read `sweep.json`."""
     try:
-        record = cfg.build(_Record, parse_json(path.read_bytes(), dict))
-    except (OSError, ValueError) as error:
+        tree = parse_json(path.read_bytes(), dict)
+        for row in tree.get("runs", ()):
+            for key in _STATE:
+                row.pop(key, None)
+        record = cfg.build(_Record, tree)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path}: not a sweep record ({error}); give run directories instead, or run the sweep "
             "again"
@@ -118,8 +129,8 @@ class SweepConfig:
     """Values of settings that change together: the first of each, the second of each, ..."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Combinations of values of `grid` and `zip` that are not run."""
-    jobs: Count = 1
-    """Parallel processes."""
+    jobs: Count | None = None
+    """Runs at a time on this machine. None: as many as its GPUs carry; without a GPU one."""
     threads: Count | None = None
     """CPU threads per process. None: as in each configuration."""
 
@@ -206,12 +217,13 @@ def load_sweep(
     ), path
 
 
-def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
+def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
     """List all runs, seed by seed; validates each configuration.
 
     The arms of a seed are in the order of `runs`, each with all combinations of `grid` and `zip`.
     """
-    arms: list[tuple[SweepEntry, ExperimentConfig]] = []
+    arms: list[PlannedRun] = []
+    known: dict[Path, PlannedRun] = {}
     names = short_names([*sweep.grid, *sweep.zip])
     for number, run in enumerate(sweep.runs):
         preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
@@ -224,38 +236,30 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[SweepEntry]:
                 config = load_experiment(preset, overrides)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
-            for other, same in arms:
-                if same.hash == config.hash and same.name == config.name:
-                    raise ConfigError(
-                        f"{name} is the same experiment as {other.label}; change the overrides "
-                        "of one of them"
-                    )
-            entry = SweepEntry(
-                preset,
-                tuple(overrides),
-                config.seed,
-                config.name,
-                kind_of(config),
-                run_path(config, root),
+            arm = PlannedRun(
+                preset=preset,
+                overrides=tuple(overrides),
+                seed=0,
+                experiment=config.name,
+                representation=kind_of(config),
+                path=run_path(replace(config, seed=0), root),
+                kimg=config.training.kimg,
                 arm=config.label,
                 factors=factors,
+                config=config,
             )
-            arms.append((entry, config))
+            if (same := known.setdefault(arm.path, arm)) is not arm:
+                raise ConfigError(
+                    f"{name} is the same experiment as {same.label}; change the overrides of one "
+                    "of them"
+                )
+            arms.append(arm)
     if names:  # otherwise reports name arms by what differs between all of their runs
         labels = arm_labels(
-            [Arm(e.representation, e.experiment, e.arm, cfg.to_tree(c)) for e, c in arms]
+            [Arm(a.representation, a.experiment, a.arm, cfg.to_tree(a.config)) for a in arms]
         )
-        arms = [(_named(e, x), c) for (e, c), x in zip(arms, labels, strict=True)]
-    return [
-        replace(
-            entry,
-            overrides=(*entry.overrides, f"seed={seed}"),
-            seed=seed,
-            path=run_path(replace(config, seed=seed), root),
-        )
-        for seed in sweep.seeds
-        for entry, config in arms
-    ]
+        arms = [_named(arm, label) for arm, label in zip(arms, labels, strict=True)]
+    return [_seeded(arm, seed) for seed in sweep.seeds for arm in arms]
 
 
 def _options(sweep: SweepConfig, run: SweepRun, factors: Mapping[str, str]) -> list[str]:
@@ -268,11 +272,23 @@ def _options(sweep: SweepConfig, run: SweepRun, factors: Mapping[str, str]) -> l
     return options
 
 
-def _named(entry: SweepEntry, label: str) -> SweepEntry:
-    if entry.arm:
-        return entry
-    group = f"logging.wandb_group={_written(f'{entry.experiment}, {label}')}"
-    return replace(entry, arm=label, overrides=(*entry.overrides, group))
+def _named(arm: PlannedRun, label: str) -> PlannedRun:
+    if arm.arm:
+        return arm
+    group = f"{arm.experiment}, {label}"
+    logging = replace(arm.config.logging, wandb_group=group)
+    overrides = (*arm.overrides, f"logging.wandb_group={_written(group)}")
+    return replace(arm, arm=label, overrides=overrides, config=replace(arm.config, logging=logging))
+
+
+def _seeded(arm: PlannedRun, seed: int) -> PlannedRun:
+    return replace(
+        arm,
+        overrides=(*arm.overrides, f"seed={seed}"),
+        seed=seed,
+        path=arm.path.with_name(f"{arm.path.name.partition('-')[0]}-s{seed}"),
+        config=replace(arm.config, seed=seed),
+    )
 
 
 def _is_file(run: SweepRun) -> bool:

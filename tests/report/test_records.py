@@ -6,6 +6,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.metric import parse_key, write_metrics
 from lightning_gan3d.report.records import find_runs, read_run
 from lightning_gan3d.sweep.plan import SweepEntry, write_record
+from lightning_gan3d.sweep.states import Failure, SweepFolder
 
 
 def value(record, name):
@@ -124,8 +125,11 @@ def test_missing_paths_and_empty_folders_are_rejected(tmp_path):
         find_runs([])
 
 
-def entry(path, seed, state="planned", line=""):
-    return SweepEntry("p", ("seed=0",), seed, "voxel", "voxel", path, state, last_line=line)
+def entry(path, seed):
+    return SweepEntry(
+        preset="p", overrides=("seed=0",), seed=seed, experiment="voxel", representation="voxel",
+        path=path,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("by_file", [True, False])
@@ -133,8 +137,9 @@ def test_a_planned_run_that_was_never_started_is_a_gap(tmp_path, by_file):
     path = make_run(tmp_path, "voxel")
     absent, broken = path.with_name("0000022e-s1"), path.with_name("0000022e-s2")
     record = tmp_path / "sweeps" / "s" / "sweep.json"
-    entries = [entry(path, 0, "done"), entry(absent, 1), entry(broken, 2, "failed", "no memory")]
+    entries = [entry(path, 0), entry(absent, 1), entry(broken, 2)]
     write_record(record, entries)
+    SweepFolder(record.parent).failed(entries[2], Failure(4, "no memory"))
     records = find_runs([record if by_file else tmp_path])
     assert [r.seed for r in records] == [0, 1, 2]
     assert [r.gap for r in records] == [
@@ -148,7 +153,8 @@ def test_a_planned_run_that_was_never_started_is_a_gap(tmp_path, by_file):
 def test_the_sweep_states_why_an_unfinished_run_failed(tmp_path):
     path = make_run(tmp_path, "voxel", finished=False)
     record = tmp_path / "sweep.json"
-    write_record(record, [entry(path, 0, "failed", "D gradient not finite")])
+    write_record(record, [entry(path, 0)])
+    SweepFolder(tmp_path).failed(entry(path, 0), Failure(4, "D gradient not finite"))
     assert find_runs([tmp_path])[0].gap.endswith("; sweep: D gradient not finite")
 
 

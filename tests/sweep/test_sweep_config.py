@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from lightning_gan3d import experiment
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.sweep.plan import SweepEntry, expand, load_sweep, read_record, write_record
@@ -41,7 +42,7 @@ def test_runs_are_listed_seed_by_seed_in_order(tmp_path):
     assert entries[1].overrides[2] == "training.kimg=2"  # applied after that of the sweep
     assert entries[0].path.parent == tmp_path / "runs" / entries[0].experiment
     assert entries[0].path.name.endswith("-s3")
-    assert all(e.state == "planned" for e in entries)
+    assert all(e.config == load_experiment(e.preset, e.overrides) for e in entries)
 
 
 WIDTH, SAMPLES = "generator.scene.decoder.hidden_dim", "generator.renderer.samples_coarse"
@@ -185,14 +186,15 @@ def test_a_record_round_trips_and_moves_with_its_folder(tmp_path):
     root = tmp_path / "a folder" / "runs"
     run = root / "voxel" / "00000000-s0"
     run.mkdir(parents=True)
+    common = {"preset": "p", "experiment": "voxel", "representation": "voxel"}
     entries = [
-        SweepEntry("p", ("a=1", "seed=0"), 0, "voxel", "voxel", run, "done", 0, 3.5),
-        SweepEntry("p", (), 1, "voxel", "voxel", run.with_name("x"), "failed", 4, 1.0, "no memory"),
+        SweepEntry(**common, overrides=("a=1", "seed=0"), seed=0, path=run),
+        SweepEntry(**common, overrides=(), seed=1, path=run.with_name("x"), factors={"lr": "1"}),
     ]
     record = root / "sweeps" / "grid" / "sweep.json"
     write_record(record, entries)
     assert [e.path.resolve() for e in read_record(record)] == [e.path.resolve() for e in entries]
-    assert [e.last_line for e in read_record(record)] == ["", "no memory"]
+    assert [e.factors for e in read_record(record)] == [{}, {"lr": "1"}]
     assert read_record(record)[0].overrides == ("a=1", "seed=0")
     moved = tmp_path / "elsewhere"
     root.rename(moved)
@@ -210,9 +212,15 @@ def test_a_broken_record_is_rejected(tmp_path, text):
         read_record(tmp_path / "sweep.json")
 
 
-def test_an_unknown_state_is_rejected(tmp_path):
-    record = tmp_path / "sweep.json"
-    write_record(record, [SweepEntry("p", (), 0, "a", "b", tmp_path / "r")])
-    record.write_text(record.read_text().replace("planned", "asleep"))
-    with pytest.raises(ConfigError, match="asleep"):
-        read_record(record)
+def test_planning_hundreds_of_runs_hashes_each_arm_once(tmp_path, monkeypatch):
+    hashed = []
+    genuine = experiment.run_hash
+    monkeypatch.setattr(
+        experiment, "run_hash", lambda config: hashed.append(config) or genuine(config)
+    )
+    rates = [n / 1000 for n in range(1, 11)]
+    path = write(
+        tmp_path, runs=["demo/voxel"], grid={"optimizer.generator.lr": rates}, seeds=[*range(40)]
+    )
+    assert len({e.path for e in plan(path, tmp_path)}) == 400
+    assert len(hashed) == 10

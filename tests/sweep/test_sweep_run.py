@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -15,8 +16,11 @@ import yaml
 
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.sweep import local
-from lightning_gan3d.sweep.local import Job, plan_sweep, run_sweep
-from lightning_gan3d.sweep.plan import expand, load_sweep, read_record
+from lightning_gan3d.sweep.local import run_sweep
+from lightning_gan3d.sweep.plan import SweepEntry, expand, load_sweep, read_record
+from lightning_gan3d.sweep.states import Failure, SweepFolder, read_states
+from lightning_gan3d.sweep.tables import plan_sweep
+from lightning_gan3d.sweep.task import Task
 from lightning_gan3d.training.processes import lock_holder
 
 # `plan.json` in the root maps run names to exit code, duration and output.
@@ -24,17 +28,16 @@ TRAINER = """
 import fcntl, json, os, signal, sys, time
 from pathlib import Path
 
-preset, *rest = sys.argv[1:]
+file, *rest = sys.argv[1:]
 root = Path(rest[rest.index("--root") + 1])
-seed = next(a for a in rest if a.startswith("seed=")).removeprefix("seed=")
-name = f"{preset}-s{seed}"
-options = json.loads((root / "plan.json").read_text()).get(name, {})
-path = Path(options["path"]) if "path" in options else None
+options = json.loads((root / "plan.json").read_text())[Path(file).stem]
+name, path = options["name"], Path(options["path"])
+how = "resumed" if path.exists() else "new"
 
 def note(event):
     with (root / "calls.txt").open("a") as file:
-        file.write(f"{event} {name} {'resumed' if '--resume' in rest else 'new'} "
-                   f"{os.environ.get('OMP_NUM_THREADS')} {time.monotonic():.2f}\\n")
+        file.write(f"{event} {name} {how} {os.environ.get('OMP_NUM_THREADS')} "
+                   f"{time.monotonic():.2f} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
 
 def stop(number, frame):
     note(f"stopped{number}")
@@ -45,20 +48,19 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, stop)
 note("begin")
 print(f"step 1 of {name}", flush=True)
-if path:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = (path / "run.lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("error: in use", flush=True)
-        note("rejected")
-        sys.exit(2)
-    (path / "config.yaml").write_text(f"name: {name}")
+path.mkdir(parents=True, exist_ok=True)
+lock = (path / "run.lock").open("a")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("error: in use", flush=True)
+    note("rejected")
+    sys.exit(2)
+(path / "config.yaml").write_text(f"name: {name}")
 deadline = time.monotonic() + options.get("seconds", 0)
 while time.monotonic() < deadline:
     time.sleep(0.02)
-if path and options.get("code", 0) == 0 and not options.get("forgets"):
+if options.get("code", 0) == 0 and not options.get("forgets"):
     (path / "manifest.json").write_text(json.dumps({"finished": True}))
 for line in options.get("says", []):
     print(line, flush=True)
@@ -86,14 +88,16 @@ class Sweep:
         self.script = folder / "train.py"
         self.script.write_text(textwrap.dedent(TRAINER))
         self.record = self.root / "sweeps" / "grid" / "sweep.json"
-        entries = expand(*load_sweep(self.file), self.root)
-        self.paths = {f"{e.preset}-s{e.seed}": str(e.path) for e in entries}
+        self.folder = SweepFolder(self.record.parent)
+        self.entries = expand(*load_sweep(self.file), self.root)
+        self.paths = {f"{e.preset}-s{e.seed}": str(e.path) for e in self.entries}
         self.script_runs()
 
     def script_runs(self, **by_kind):
         plan = {
-            name: {"path": path} | by_kind.get(name.split("/")[1].partition("-")[0], {})
-            for name, path in self.paths.items()
+            e.id: {"name": f"{e.preset}-s{e.seed}", "path": str(e.path)}
+            | by_kind.get(e.preset.split("/")[1], {})
+            for e in self.entries
         }
         (self.root / "plan.json").write_text(json.dumps(plan))
 
@@ -107,14 +111,17 @@ class Sweep:
         logger.addHandler(handler)
         try:
             return run_sweep(
-                load_sweep(self.file), self.root, (sys.executable, str(self.script)), **options
+                load_sweep(self.file),
+                self.root,
+                command=(sys.executable, str(self.script)),
+                **options,
             )
         finally:
             logger.removeHandler(handler)
 
     @property
     def states(self):
-        return [e.state for e in read_record(self.record)]
+        return [s.state for s in read_states(read_record(self.record), self.folder)]
 
     @property
     def calls(self):
@@ -132,7 +139,7 @@ def test_runs_are_done_in_order_and_only_once(tmp_path):
     assert sweep.run() == 0
     assert len(sweep.calls) == 12
     assert all("already finished" in line for line in sweep.log[:-1])
-    assert sweep.log[-1].startswith("sweep grid: 6 done; record: ")
+    assert sweep.log[-1].startswith("sweep grid: 6 done; folder: ")
 
 
 def test_a_failed_run_is_logged_and_does_not_stop_the_others(tmp_path):
@@ -144,20 +151,37 @@ def test_a_failed_run_is_logged_and_does_not_stop_the_others(tmp_path):
     (line,) = [line for line in sweep.log if line.startswith("failed")]
     assert "exit code 4: failed: D gradient not finite, step 812\n" in line
     assert ".log" in line
-    assert "2 done, 1 failed" in sweep.log[-1]
-    entry = read_record(sweep.record)[1]
-    assert (entry.exit_code, entry.last_line) == (4, "failed: D gradient not finite, step 812")
+    assert "2 done, 1 failed" in sweep.log[-2]
+    assert "--retry" in sweep.log[-1]
+    failure = sweep.folder.failure(sweep.entries[1])
+    assert failure == Failure(4, "failed: D gradient not finite, step 812")
+
+
+def test_a_failed_run_is_run_again_on_request_alone(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.script_runs(voxel={"code": 4, "says": ["no memory"]})
+    assert sweep.run() == 4
+    sweep.script_runs()
+    assert sweep.run() == 4
+    assert "failed     demo-voxel seed 0: before this start: no memory" in sweep.log
+    assert sweep.states == ["done", "failed", "done"]
+    loaded = load_sweep(sweep.file)
+    assert plan_sweep(loaded, sweep.root).splitlines()[2].startswith("leave")
+    assert plan_sweep(loaded, sweep.root, retry=True).splitlines()[2].startswith("retry")
+    assert sweep.run(retry=True) == 0
+    assert sweep.states == ["done"] * 3
+    assert sum(event == "begin" for event, *_ in sweep.calls) == 4
 
 
 def test_the_same_command_continues(tmp_path):
     sweep = Sweep(tmp_path)
     sweep.script_runs(voxel={"code": 75}, nerf_mlp={"code": 4, "says": ["broke"]})
     assert sweep.run() == 4
-    assert sweep.states == ["done", "preempted", "failed"]
+    assert sweep.states == ["done", "stopped", "failed"]
     sweep.script_runs(nerf_mlp={"code": 75})
-    assert sweep.run() == 75
+    assert sweep.run(retry=True) == 75
     assert sweep.log[-1] == "the same command continues it"
-    assert sweep.states == ["done", "done", "preempted"]
+    assert sweep.states == ["done", "done", "stopped"]
     sweep.script_runs()
     assert sweep.run() == 0
     started = [
@@ -189,7 +213,7 @@ def test_a_failure_without_output_has_its_exit_code(tmp_path):
 
 def spans(sweep):
     starts, out = {}, []
-    for event, name, _, _, at in sweep.calls:
+    for event, name, _, _, at, _ in sweep.calls:
         if event == "begin":
             starts[name] = float(at)
         else:
@@ -204,7 +228,7 @@ def test_jobs_run_in_parallel(tmp_path, jobs):
     assert sweep.run() == 0
     together = max(sum(a <= at < b for a, b in spans(sweep)) for at, _ in spans(sweep))
     assert together == jobs
-    assert {threads for *_, threads, _ in sweep.calls} == {"3"}
+    assert {threads for *_, threads, _, _ in sweep.calls} == {"3"}
 
 
 def test_running_jobs_are_logged(tmp_path):
@@ -217,7 +241,7 @@ def test_running_jobs_are_logged(tmp_path):
 def test_a_plan_starts_nothing(tmp_path):
     sweep = Sweep(tmp_path, jobs=2, threads=1)
     assert plan_sweep(load_sweep(sweep.file), sweep.root).endswith(
-        "3 to start; 2 at a time, 1 thread(s) each"
+        "3 to start; 2 at a time; 1 thread(s) each"
     )
     sweep.script_runs(voxel={"code": 75}, nerf_mlp={"code": 75})
     sweep.run()
@@ -262,10 +286,10 @@ def test_a_stop_signal_reaches_every_run_once_and_starts_no_other(tmp_path, numb
     sweep = Sweep(tmp_path, jobs=2)
     sweep.script_runs(**{kind: {"seconds": 50} for kind in ("triplane", "voxel", "nerf_mlp")})
     assert run_and_signal(sweep, (number, happened(sweep, "begin", 2))) == 75
-    assert sweep.states == ["preempted", "preempted", "planned"]
+    assert sweep.states == ["stopped", "stopped", "planned"]
     stops = [event for event, *_ in sweep.calls if event.startswith("stopped")]
     assert stops == [f"stopped{int(number)}"] * 2
-    assert "2 preempted, 1 not started" in sweep.log[-2]
+    assert "2 stopped, 1 planned" in sweep.log[-2]
     assert sweep.log[-1] == "the same command continues it"
 
 
@@ -275,19 +299,23 @@ def test_a_second_ctrl_c_kills(tmp_path):
     first = (signal.SIGINT, happened(sweep, "begin", 2))
     second = (signal.SIGINT, happened(sweep, "stopped", 2))
     assert run_and_signal(sweep, first, second) == 75
-    assert sweep.states == ["preempted"] * 2
-    assert [e.exit_code for e in read_record(sweep.record)] == [-9, -9]
+    assert sweep.states == ["stopped"] * 2
 
 
 def test_the_last_line_is_from_this_attempt_and_the_latest_progress(tmp_path):
-    log = tmp_path / "logs" / "a.log"
-    for text in ("first", "10 %\\r20 %\\r"):
-        job = Job.start([sys.executable, "-c", f"print('{text}')"], log, os.environ)
-        job.process.wait()
-    assert job.last_line() == "20 %"
-    job = Job.start([sys.executable, "-c", ""], log, os.environ)
-    job.process.wait()
-    assert job.last_line() == ""
+    folder = SweepFolder(tmp_path)
+    entry = SweepEntry(
+        preset="", overrides=(), seed=0, experiment="", representation="", path=tmp_path / "a" / "b"
+    )
+
+    def last_line(code):
+        task = Task.start(folder, entry, command=[sys.executable, "-c", code])
+        task.process.wait()
+        return task.last_line()
+
+    last_line("print('first')")
+    assert last_line("print('10 %\\r20 %\\r')") == "20 %"
+    assert last_line("") == ""
 
 
 def in_thread(function, *arguments):
@@ -309,7 +337,7 @@ def test_one_process_at_a_time_runs_a_sweep(tmp_path):
     first = in_thread(sweep.run)
     wait_for(happened(sweep, "begin", 1))
     with pytest.raises(ConfigError, match=r"sweeps/grid: in use by pid \d+ on .*; wait for it"):
-        run_sweep(load_sweep(sweep.file), sweep.root, (sys.executable, str(sweep.script)))
+        run_sweep(load_sweep(sweep.file), sweep.root, command=(sys.executable, str(sweep.script)))
     assert first() == 0
     assert sweep.states == ["done"]
 
@@ -321,7 +349,7 @@ def test_a_sweep_waits_for_runs_that_another_process_trains(tmp_path, monkeypatc
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({"runs": ["demo/triplane", "demo/voxel"]}))
     command = (sys.executable, str(sweep.script))
-    first = in_thread(run_sweep, load_sweep(other), sweep.root, command)
+    first = in_thread(run_sweep, load_sweep(other), sweep.root, False, command)
     wait_for((Path(sweep.paths["demo/triplane-s0"]) / "config.yaml").is_file)
     if not known:  # the lock is taken between the look and the start
         holders = iter([""] * 3)
@@ -330,9 +358,65 @@ def test_a_sweep_waits_for_runs_that_another_process_trains(tmp_path, monkeypatc
     assert first() == 0
     assert any(line.startswith("waiting    demo-triplane seed 0: trained by") for line in sweep.log)
     assert sweep.states == ["done"] * 3
-    assert [e.state for e in read_record(sweep.root / "sweeps" / "other" / "sweep.json")] == [
-        "done", "done",
-    ]  # fmt: skip
+    others = SweepFolder(sweep.root / "sweeps" / "other")
+    states = read_states(read_record(others.path / "sweep.json"), others)
+    assert [s.state for s in states] == ["done", "done"]
     ended = sorted(name for event, name, *_ in sweep.calls if event == "end")
     assert ended == ["demo/nerf_mlp-s0", "demo/triplane-s0", "demo/voxel-s0"]
     assert happened(sweep, "rejected", 0 if known else 1)()
+
+
+def test_each_run_has_gpus_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "2", "5", "7"])
+    sweep = Sweep(tmp_path, overrides=["training.device=auto", "training.microbatch=1"])
+    sweep.script_runs(**{kind: {"seconds": 0.6} for kind in ("triplane", "voxel", "nerf_mlp")})
+    assert sweep.run() == 0
+    begun = [gpus for event, *_, gpus in sweep.calls if event == "begin"]
+    assert sorted(begun) == ["0", "2", "5"]
+    assert "start      demo-voxel seed 0 on GPU 2" in "\n".join(sweep.log)
+
+
+def test_runs_of_several_gpus_do_not_share_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "2", "3", "4"])
+    sweep = Sweep(tmp_path, overrides=["training.devices=2", "training.microbatch=1"])
+    sweep.script_runs(**{kind: {"seconds": 0.6} for kind in ("triplane", "voxel", "nerf_mlp")})
+    assert sweep.run() == 0
+    events = [(event, gpus) for event, *_, gpus in sweep.calls]
+    assert sorted(events[:2]) == [("begin", "0,1"), ("begin", "2,3")]
+    assert events[2][0] == "end"  # the third waits
+
+
+def run_task_of(sweep, kind):
+    """Run one task as a scheduler would; return its process."""
+    sweep.folder.write(sweep.entries)
+    (run,) = [e for e in sweep.entries if e.preset == f"demo/{kind}"]
+    code = (
+        "import sys; from pathlib import Path; from lightning_gan3d.sweep.task import run_task; "
+        "sys.exit(run_task(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))"
+    )
+    arguments = [str(sweep.folder.path), run.id, sys.executable, str(sweep.script)]
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
+
+
+def test_a_task_forwards_the_warning_of_a_scheduler(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.script_runs(voxel={"seconds": 50}, nerf_mlp={"code": 4, "says": ["no memory"]})
+    process = run_task_of(sweep, "voxel")
+    wait_for(happened(sweep, "begin", 1))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert sweep.states == ["planned", "stopped", "planned"]
+    process = run_task_of(sweep, "nerf_mlp")
+    output, _ = process.communicate()
+    assert process.returncode == 4
+    assert b"demo-nerf_mlp seed 0: exit code 4: no memory; log: " in output
+    assert sweep.states == ["planned", "stopped", "failed"]
+
+
+def test_only_the_first_node_records_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    sweep = Sweep(tmp_path)
+    sweep.script_runs(voxel={"code": 4})
+    assert run_task_of(sweep, "voxel").wait() == 4
+    assert sweep.folder.failure(sweep.entries[1]) is None
+    assert [f.name.split(".")[-2] for f in (sweep.folder.path / "logs").iterdir()] == ["node1"]
