@@ -30,7 +30,7 @@ ifeq ($(PLATFORM)$(TORCH),Linux-x86_64)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/linux-x86_64.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[numba,video,mesh,viewer,hub,tensorboard,raster]' \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[numba,video,mesh,viewer,hub,tensorboard,raster,slurm,search]' \
 		--group dev --group docs
 endif
 	@touch $@

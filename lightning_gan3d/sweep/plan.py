@@ -96,7 +96,8 @@ def read_record(path: Path) -> list[SweepEntry]:
             f"{path}: not a sweep record ({error}); give run directories instead, or run the sweep "
             "again"
         ) from None
-    return [replace(e, path=path.parent / e.path) for e in record.runs]
+    paths = [Path(os.path.normpath(path.parent / e.path)) for e in record.runs]
+    return [replace(e, path=p) for e, p in zip(record.runs, paths, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ any machine that sees the folder, its state is found here.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,7 +88,8 @@ class SweepFolder:
 
     def write(self, runs: Sequence[PlannedRun]) -> None:
         """Write record and configurations: later changes of YAML files do not reach the runs."""
-        (self.path / "configs").mkdir(parents=True, exist_ok=True)
+        for name in ("configs", "logs"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
         for run in runs:
             file, text = self.config(run), cfg.to_yaml(run.config)
             if not file.is_file() or file.read_text(encoding="utf-8") != text:
@@ -146,6 +147,23 @@ def read_state(entry: SweepEntry, folder: SweepFolder) -> RunState:
 def read_states(entries: Sequence[SweepEntry], folder: SweepFolder) -> list[RunState]:
     """Read the states of runs."""
     return [read_state(entry, folder) for entry in entries]
+
+
+def pending(
+    runs: Sequence[PlannedRun], folder: SweepFolder, retry: bool, queued: Collection[str] = ()
+) -> list[PlannedRun]:
+    """Write the folder; return the runs to start: those not done, running, queued or failed.
+
+    `retry`: also failed ones; `queued`: ids of the runs that wait for their start.
+    """
+    folder.write(runs)
+    startable = ("planned", "stopped", *(("failed",) if retry else ()))
+    states = read_states(runs, folder)
+    return [
+        run
+        for run, state in zip(runs, states, strict=True)
+        if state.state in startable and run.id not in queued
+    ]
 
 
 def summary(states: Sequence[RunState]) -> str:

@@ -17,7 +17,8 @@ from lightning_gan3d.cli_options import (
 from lightning_gan3d.presets import complete_sweep
 
 if TYPE_CHECKING:
-    from lightning_gan3d.sweep.plan import SweepConfig
+    from lightning_gan3d.sweep.plan import PlannedRun, SweepConfig
+    from lightning_gan3d.sweep.states import SweepFolder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +27,9 @@ app = typer.Typer(
 File = Annotated[
     str,
     typer.Argument(help="A sweep's YAML file, or a preset name.", autocompletion=complete_sweep),
+]
+Cluster = Annotated[
+    Path | None, typer.Option(help="YAML file of partition, time limit, ... (docs/sweeps.md).")
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Run failed ones again.")]
 
@@ -111,13 +115,73 @@ def collect(
     typer.echo(collect_sweep(_load(file, overrides, device, seeds), root, out))
 
 
+@app.command("submit")
+def submit(
+    file: File,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    device: TrainDevice = None,
+    seeds: Seeds = None,
+    retry: Retry = False,
+    cluster: Cluster = None,
+    script: Annotated[
+        bool, typer.Option("--script", help="Print an sbatch script instead of submitting.")
+    ] = False,
+) -> None:
+    """Submit to SLURM what is not finished, running or queued; runs requeue themselves."""
+    from lightning_gan3d.sweep import slurm
+
+    sweep, path = _load(file, overrides, device, seeds)
+    options = slurm.load_cluster(cluster)
+    folder, runs = _pending(sweep, path, root, retry)
+    if script:
+        typer.echo(slurm.script(folder, runs, options))
+    else:
+        jobs = slurm.submit(folder, runs, options)
+        typer.echo(f"submitted {len(runs)} runs; jobs: {', '.join(jobs)}; folder: {folder.path}")
+
+
+@app.command("agents")
+def agents(
+    file: File,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    device: TrainDevice = None,
+    seeds: Seeds = None,
+    retry: Retry = False,
+) -> None:
+    """Print a W&B sweep whose agents run one configuration each, for `wandb sweep`."""
+    from lightning_gan3d.sweep.agents import wandb_sweep
+
+    sweep, path = _load(file, overrides, device, seeds)
+    typer.echo(wandb_sweep(*_pending(sweep, path, root, retry)), nl=False)
+
+
+def _pending(
+    sweep: "SweepConfig", path: Path, root: Path, retry: bool
+) -> "tuple[SweepFolder, list[PlannedRun]]":
+    from lightning_gan3d.sweep.plan import expand
+    from lightning_gan3d.sweep.slurm import queued
+    from lightning_gan3d.sweep.states import SweepFolder, pending
+
+    folder = SweepFolder.of(sweep, root)
+    runs = pending(expand(sweep, path, root), folder, retry, queued(folder))
+    if not runs:
+        typer.echo("nothing to start: see `gan3d sweep status`", err=True)
+        raise typer.Exit
+    return folder, runs
+
+
 @app.command("task")
 @stoppable()
 def task(
     folder: Annotated[Path, typer.Argument(help="ROOT/sweeps/NAME.")],
     run_id: Annotated[str, typer.Option("--run", help="As in sweep.json, e.g. demo-d34c17bc-s0.")],
+    requeues: Annotated[
+        int, typer.Option(help="In a SLURM job: how often to queue a stopped run again.")
+    ] = 0,
 ) -> None:
     """Run one planned run, for schedulers and agents."""
-    from lightning_gan3d.sweep.task import run_task
+    from lightning_gan3d.sweep.slurm import run_job
 
-    raise typer.Exit(run_task(folder, run_id))
+    raise typer.Exit(run_job(folder, run_id, requeues))

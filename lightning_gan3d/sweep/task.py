@@ -17,6 +17,8 @@ from lightning_gan3d.training.processes import lock_holder
 from lightning_gan3d.training.signals import DONE, STOPPED, SignalHandler
 
 TRAIN = (sys.executable, "-m", "lightning_gan3d.cli", "train")
+TASK = (sys.executable, "-m", "lightning_gan3d.cli", "sweep", "task")
+TASK = (sys.executable, "-m", "lightning_gan3d.cli", "sweep", "task")
 TAIL, WIDTH = 8192, 300
 """Bytes at the end of a log that are searched for its last line, and characters of that line."""
 
@@ -89,10 +91,10 @@ class Task:
     def finish(self, stopping: bool = False) -> Failure | None:
         """Record and return a failure of the ended process; None if the run is done or stopped.
 
-        `stopping`: a killed process did not fail. Exit code 0 requires a finished run.
+        `stopping`: a process that a signal ended did not fail. Exit code 0 requires a finished run.
         """
         code, line = self.process.returncode, self.last_line()
-        if code == STOPPED or (stopping and code == -signal.SIGKILL) or self.trained_elsewhere:
+        if code == STOPPED or (stopping and code < 0) or self.trained_elsewhere:
             return None
         if code == DONE:
             if is_finished(self.run.path):
@@ -108,8 +110,8 @@ class Task:
 def run_task(path: Path, run_id: str, command: Sequence[str] = TRAIN) -> int:
     """Run a recorded run of the sweep folder `path` in the foreground; return its exit code.
 
-    For schedulers and agents. Stop signals are forwarded once. On the nodes of a run other than the
-    first, nothing is recorded.
+    For schedulers and agents. The first stop signal is forwarded; then the code is 75, also if it
+    came before the run could handle it. Only the first node of a run records a failure.
     """
     folder = SweepFolder(path)
     entry = folder.entry(run_id)
@@ -126,5 +128,7 @@ def run_task(path: Path, run_id: str, command: Sequence[str] = TRAIN) -> int:
     with SignalHandler(forward):
         code = task.process.wait()
     failure = task.finish(stopping) if node == 0 else None
-    print(f"{entry.label}: exit code {code}{failure and f': {failure.reason}'}; log: {task.log}")
-    return DONE if task.trained_elsewhere else code
+    code = STOPPED if stopping and code < 0 else DONE if task.trained_elsewhere else code
+    print(f"{entry.label}: exit code {code}{f': {failure.reason}' if failure else ''}")
+    print(f"log: {task.log}", flush=True)
+    return code

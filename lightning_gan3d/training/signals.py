@@ -8,8 +8,8 @@ from typing import Any
 
 DONE, FAILED, STOPPED = 0, 4, 75
 """Exit codes of a run. After `STOPPED`, the same command continues it."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Keyboard, system or scheduler, closed terminal, and a scheduler's early warning."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Keyboard, system or scheduler, closed terminal, and a scheduler's early warnings."""
 
 
 class SignalHandler:

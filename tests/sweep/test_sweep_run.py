@@ -409,7 +409,7 @@ def test_a_task_forwards_the_warning_of_a_scheduler(tmp_path):
     process = run_task_of(sweep, "nerf_mlp")
     output, _ = process.communicate()
     assert process.returncode == 4
-    assert b"demo-nerf_mlp seed 0: exit code 4: no memory; log: " in output
+    assert b"demo-nerf_mlp seed 0: exit code 4: no memory\nlog: " in output
     assert sweep.states == ["planned", "stopped", "failed"]
 
 
