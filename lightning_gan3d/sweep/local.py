@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lightning_gan3d.devices import visible_gpus
 from lightning_gan3d.sweep.plan import PlannedRun, SweepConfig, expand
+from lightning_gan3d.sweep.search import add_trial
 from lightning_gan3d.sweep.states import SweepFolder, is_finished, read_states, summary
+from lightning_gan3d.sweep.tables import results
 from lightning_gan3d.sweep.task import TRAIN, Task
 from lightning_gan3d.training.processes import lock_holder, run_lock
 from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, SignalHandler
@@ -33,14 +35,13 @@ def run_sweep(
     runs a sweep. A run that another process trains is waited for. `loaded`: of `load_sweep`;
     `heartbeat`: seconds between log lines of running processes.
     """
-    sweep, path = loaded
-    runs = expand(sweep, path, root)
+    sweep, _ = loaded
     folder = SweepFolder.of(sweep, root)
     folder.path.mkdir(parents=True, exist_ok=True)
+    pool = LocalPool(loaded, root, retry, command, heartbeat)
     with run_lock(folder.path):
-        folder.write(runs)
-        stopped = LocalPool(sweep, runs, folder, retry, command, heartbeat).run()
-    states = read_states(runs, folder)
+        stopped = pool.run()
+    states = read_states(pool.runs, folder)
     log.info("sweep %s: %s; folder: %s", sweep.name, summary(states), folder.path)
     if any(s.state == "failed" for s in states):
         log.info("`--retry` runs the failed ones again")
@@ -56,21 +57,20 @@ class LocalPool:
 
     def __init__(
         self,
-        sweep: SweepConfig,
-        runs: Sequence[PlannedRun],
-        folder: SweepFolder,
+        loaded: tuple[SweepConfig, Path],
+        root: Path,
         retry: bool,
         command: Sequence[str],
         heartbeat: float,
     ) -> None:
-        self.sweep, self.folder, self.retry = sweep, folder, retry
+        self._loaded, self._root = loaded, root
+        self.sweep, self.retry = loaded[0], retry
+        self.folder = SweepFolder.of(self.sweep, root)
         self.command, self.heartbeat = command, heartbeat
         self.stopping = False
-        self._gpus = visible_gpus() if any(_needs_gpus(run) for run in runs) else []
-        most = max(run.config.training.devices for run in runs)
-        self._jobs = sweep.jobs or max(1, len(self._gpus) // most)
+        self.runs: list[PlannedRun] = []
         self._running: list[Task] = []
-        self._runs, self._waiting = runs, list(runs)
+        self._waiting: list[PlannedRun] = []
         self._taken = set[Path]()
         """Of `_waiting`: trained by another process."""
 
@@ -79,10 +79,16 @@ class LocalPool:
 
         A signal stops every process once; a second Ctrl-C kills them.
         """
+        self._extend()
+        if not self.runs:
+            self._next_trial()
+        self._gpus = visible_gpus() if any(_needs_gpus(run) for run in self.runs) else []
+        most = max(run.config.training.devices for run in self.runs)
+        self._jobs = self.sweep.jobs or max(1, len(self._gpus) // most)
         last_heartbeat, next_look = time.monotonic(), 0.0
         try:
             with SignalHandler(self._stop):
-                while self._running or (self._waiting and not self.stopping):
+                while self._running or (self._more() and not self.stopping):
                     room = self._jobs - len(self._running)
                     due = time.monotonic() >= next_look
                     if self._waiting and room > 0 and due and not self.stopping:
@@ -103,6 +109,26 @@ class LocalPool:
                 task.send(signal.SIGKILL)
                 task.process.wait()
         return self.stopping
+
+    def _extend(self) -> None:
+        """Plan, and let what is new wait."""
+        known = {run.path for run in self.runs}
+        self.runs = expand(*self._loaded, self._root)
+        self._waiting += [run for run in self.runs if run.path not in known]
+        self.folder.write(self.runs)
+
+    def _more(self) -> bool:
+        """Whether runs wait, after the next trial of a search was chosen if there is room."""
+        if not self._waiting and len(self._running) < self._jobs and not self.stopping:
+            self._next_trial()
+        return bool(self._waiting)
+
+    def _next_trial(self) -> None:
+        search = self.sweep.search
+        if search is None or search.sampler == "random":
+            return
+        if add_trial(search, self.folder.path, results(search, self.runs, self.folder)):
+            self._extend()
 
     def _look(self) -> list[PlannedRun]:
         """Return the runs to start, without those that ended before or that another trains."""
@@ -153,7 +179,7 @@ class LocalPool:
         self._running.remove(task)
         run = task.run
         if task.trained_elsewhere:
-            self._waiting += [r for r in self._runs if r.path == run.path]
+            self._waiting += [r for r in self.runs if r.path == run.path]
             return
         failure = task.finish(self.stopping)
         state = "failed" if failure else "done" if is_finished(run.path) else "stopped"

@@ -19,6 +19,7 @@ from lightning_gan3d.presets import find_file, preset_names
 from lightning_gan3d.ranges import Count, is_folder_name
 from lightning_gan3d.registry import name_of
 from lightning_gan3d.runs import run_path
+from lightning_gan3d.sweep.search import SearchConfig, read_trials
 
 SWEEP_FILE = "sweep.json"
 MAX_RUNS = 10_000
@@ -44,10 +45,12 @@ class SweepEntry:
     """Run directory; relative to the file's folder in `sweep.json`."""
     kimg: float = 0.0
     """Training images in thousands."""
+    trial: int | None = None
+    """Number of its trial in a search, from 0."""
     arm: str = ""
     """`label` of the configuration."""
     factors: dict[str, str] = field(default_factory=dict)
-    """Values of `grid` and `zip` by their short names."""
+    """Values of `grid`, `zip` and `search` by their short names."""
 
     @property
     def label(self) -> str:
@@ -130,6 +133,8 @@ class SweepConfig:
     """Values of settings that change together: the first of each, the second of each, ..."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Combinations of values of `grid` and `zip` that are not run."""
+    search: SearchConfig | None = None
+    """Settings that are drawn; each is combined with every combination."""
     jobs: Count | None = None
     """Runs at a time on this machine. None: as many as its GPUs carry; without a GPU one."""
     threads: Count | None = None
@@ -149,9 +154,11 @@ class SweepConfig:
                 field="seeds",
             )
         self._check_factors()
+        self._check_search()
         reserved = {"seed": "seeds"} | ({"training.threads": "threads"} if self.threads else {})
         of_runs = (o for run in self.runs for o in run.overrides)
-        for item in (*self.overrides, *of_runs, *self.grid, *self.zip):
+        searched = self.search.space if self.search else ()
+        for item in (*self.overrides, *of_runs, *self.grid, *self.zip, *searched):
             field = reserved.get(item.partition("=")[0])
             if field:
                 raise ConfigError(f"override `{item}`: use `{field}` of the sweep", field=field)
@@ -167,6 +174,7 @@ class SweepConfig:
             each = ", ".join(f"{key} {n}" for key, n in lengths.items())
             raise ConfigError(f"zip: give each key the same number of values ({each})", field="zip")
         num = math.prod(map(len, self.grid.values())) * max(lengths.values(), default=1)
+        num *= self.search.trials if self.search else 1
         if num * len(self.runs) * len(self.seeds) > MAX_RUNS:
             raise ConfigError(f"more than {MAX_RUNS:,} runs; split the sweep", field="runs")
         if {} in self.exclude or not self.combinations():
@@ -178,6 +186,18 @@ class SweepConfig:
                         f"exclude: {key}={value} is not a value of grid or zip", field="exclude"
                     )
 
+    def _check_search(self) -> None:
+        if self.search is None:
+            return
+        if both := self.search.space.keys() & (self.grid.keys() | self.zip.keys()):
+            raise ConfigError(f"{min(both)} is in search and in grid or zip", field="search")
+        if self.search.sampler == "tpe" and len(self.runs) * len(self.combinations()) > 1:
+            raise ConfigError(
+                "search.sampler=tpe: optimises one configuration; leave one in `runs`, and put "
+                "`grid` and `zip` into search.space, or use sampler=random",
+                field="search",
+            )
+
     def combinations(self) -> list[dict[str, Any]]:
         """Every combination of the values of `grid` and `zip`, without the excluded ones."""
         steps = list(zip(*self.zip.values(), strict=True)) or [()]
@@ -187,6 +207,11 @@ class SweepConfig:
             for of_zip in steps
         ]
         return [c for c in every if not any(x.items() <= c.items() for x in self.exclude)]
+
+
+def sweep_folder(sweep: SweepConfig, root: Path) -> Path:
+    """Return the folder of a sweep's files."""
+    return root / "sweeps" / sweep.name
 
 
 def find_sweep(file: str | Path) -> Path:
@@ -225,10 +250,15 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
     """
     arms: list[PlannedRun] = []
     known: dict[Path, PlannedRun] = {}
-    names = short_names([*sweep.grid, *sweep.zip])
+    search = sweep.search
+    names = short_names([*sweep.grid, *sweep.zip, *(search.space if search else ())])
+    trials = read_trials(search, sweep_folder(sweep, root)) if search else [{}]
     for number, run in enumerate(sweep.runs):
         preset = str(find_file(run.preset, file.parent)) if _is_file(run) else run.preset
-        for combination in sweep.combinations():
+        for combination, (trial, drawn) in itertools.product(
+            sweep.combinations(), enumerate(trials)
+        ):
+            combination = {**combination, **drawn}
             own = [f"{key}={_written(value)}" for key, value in combination.items()]
             factors = {names[key]: value_text(value) for key, value in combination.items()}
             overrides = [*sweep.overrides, *run.overrides, *own, *_options(sweep, run, factors)]
@@ -245,6 +275,7 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
                 representation=kind_of(config),
                 path=run_path(replace(config, seed=0), root),
                 kimg=config.training.kimg,
+                trial=trial if search else None,
                 arm=config.label,
                 factors=factors,
                 config=config,
@@ -267,7 +298,7 @@ def _options(sweep: SweepConfig, run: SweepRun, factors: Mapping[str, str]) -> l
     """Overrides that follow from other fields of the sweep: threads and label."""
     options = [] if sweep.threads is None else [f"training.threads={sweep.threads}"]
     if run.label:
-        several = len(sweep.combinations()) > 1
+        several = len(sweep.combinations()) > 1 or sweep.search is not None
         parts = [f"{key} {value}" for key, value in factors.items()] if several else []
         options.append(f"label={_written(', '.join([run.label, *parts]))}")
     return options

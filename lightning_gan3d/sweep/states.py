@@ -21,6 +21,7 @@ from lightning_gan3d.sweep.plan import (
     SweepConfig,
     SweepEntry,
     read_record,
+    sweep_folder,
     write_record,
 )
 from lightning_gan3d.training.processes import lock_holder
@@ -73,7 +74,7 @@ class SweepFolder:
     @classmethod
     def of(cls, sweep: SweepConfig, root: Path) -> "SweepFolder":
         """Return the folder of a sweep."""
-        return cls(root / "sweeps" / sweep.name)
+        return cls(sweep_folder(sweep, root))
 
     def config(self, entry: SweepEntry) -> Path:
         """Resolved configuration, from which the run starts."""

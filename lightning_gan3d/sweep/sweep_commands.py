@@ -14,6 +14,7 @@ from lightning_gan3d.cli_options import (
     stoppable,
     with_device,
 )
+from lightning_gan3d.errors import ConfigError
 from lightning_gan3d.presets import complete_sweep
 
 if TYPE_CHECKING:
@@ -164,6 +165,11 @@ def _pending(
     from lightning_gan3d.sweep.slurm import queued
     from lightning_gan3d.sweep.states import SweepFolder, pending
 
+    if sweep.search is not None and sweep.search.sampler == "tpe":
+        raise ConfigError(
+            "search.sampler=tpe chooses settings from earlier results: use `gan3d sweep run`, or "
+            "sampler=random"
+        )
     folder = SweepFolder.of(sweep, root)
     runs = pending(expand(sweep, path, root), folder, retry, queued(folder))
     if not runs:

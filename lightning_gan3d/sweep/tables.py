@@ -9,10 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from lightning_gan3d.files import write_text
-from lightning_gan3d.metric import MetricId, read_metrics
+from lightning_gan3d.metric import MetricId, parse_key, read_metrics
 from lightning_gan3d.metric_table import order
 from lightning_gan3d.runs import EVALUATION
 from lightning_gan3d.sweep.plan import SweepConfig, SweepEntry, expand
+from lightning_gan3d.sweep.search import SearchConfig, Trial, read_trials
 from lightning_gan3d.sweep.states import RunState, SweepFolder, read_states, summary
 
 RESULTS = "results.csv"
@@ -40,6 +41,9 @@ def plan_sweep(
     parts = [f"{counts[a]} to {a}" for a in order_of if counts[a]]
     notes = [f"{sweep.jobs} at a time"] if sweep.jobs else []
     notes += [f"{sweep.threads} thread(s) each"] if sweep.threads else []
+    if sweep.search is not None and sweep.search.sampler == "tpe":
+        chosen = len({run.trial for run in runs})
+        notes.append(f"{chosen} of {sweep.search.trials} trials chosen so far")
     if counts["leave"]:
         notes.append("those to leave failed before; add --retry")
     return f"{_aligned([heads, *rows])}\n{'; '.join([', '.join(parts), *notes])}"
@@ -115,6 +119,21 @@ def collect_sweep(
     evaluated = sum(map(bool, values))
     lines = [*failed, f"{summary(states)}; {len(metrics)} metrics of {evaluated} runs: {out}"]
     return "\n".join(lines)
+
+
+def results(search: SearchConfig, runs: Sequence[SweepEntry], folder: SweepFolder) -> list[Trial]:
+    """Return what came of each trial of a search: the mean of its metric over the seeds."""
+    trials = []
+    settings = read_trials(search, folder.path)
+    for number, chosen in enumerate(settings):
+        states = read_states([run for run in runs if run.trial == number], folder)
+        values = [_values(s.entry).get(parse_key(search.metric)) for s in states]
+        known = [v for v in values if v is not None]
+        ended = all(s.state == "done" for s in states) and len(known) == len(states) > 0
+        failed = any(s.state == "failed" for s in states)
+        lost = failed or (all(s.state == "done" for s in states) and not ended)
+        trials.append(Trial(chosen, sum(known) / len(known) if ended else None, lost))
+    return trials
 
 
 def _values(run: SweepEntry) -> dict[MetricId, float]:
