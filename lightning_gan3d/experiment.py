@@ -51,6 +51,7 @@ ADDED: dict[str, Any] = {
     "data.num_classes": 0,
     "data.random_background": False,
     "loss.terms": (),
+    "training.hours": None,
     "training.views": 1,
     "training.patch": None,
     "discriminator.patch": "none",

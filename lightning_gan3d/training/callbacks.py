@@ -174,6 +174,12 @@ class Clock:
         """Start or resume."""
         self._started = time.monotonic()
 
+    @property
+    def now(self) -> float:
+        """Training time, without waiting for the device."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self.seconds + running
+
     def stop(self) -> None:
         """Pause, after the device has finished."""
         if self._device.type == "cuda":
@@ -206,7 +212,7 @@ class PeriodicActions(lightning.Callback):
         self.wandb = WandbLogger(self.config, self.path, enabled=is_main())
         self.loggers: Sequence[Logger] = ()
         self.show_progress = show_progress
-        self.stopped = False
+        self.stopped = self.complete = False
         self._failed_saves = 0
         self._unwritten: list[dict[str, Any]] = []
         self._warned: set[str] = set()
@@ -239,7 +245,9 @@ class PeriodicActions(lightning.Callback):
         after = module.images_seen
         self.show_progress(after)
         before = after - training.batch
-        last = module.steps_done >= training.num_steps
+        last = training.complete(module.steps_done, self.clock.now)
+        if training.hours is not None:
+            last = self.agreement.any(last)
         if trainer.should_stop and self.stop.reason is None:
             self.stop.reason = CALLBACK
         stopping = self.agreement.any(self.stop.reason is not None) and not last
@@ -269,12 +277,14 @@ class PeriodicActions(lightning.Callback):
                 self._save(module, last)
         if stopping:
             self.stopped = trainer.should_stop = True
+        if last:
+            self.complete = trainer.should_stop = True
         self.clock.start()
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Save if a callback stopped the trainer after the last action; close the W&B run."""
         del trainer
-        if module.steps_done < self.config.training.num_steps and not self.stopped:
+        if not self.complete and not self.stopped:
             self.stopped, self.stop.reason = True, CALLBACK
             module.meter.share()
             if rank() == 0:

@@ -273,6 +273,9 @@ class TrainingConfig:
 
     kimg: Positive = 25_000.0
     """Length of the training."""
+    hours: Positive | None = None
+    """Training time after which the run is complete, whatever `kimg` is; without samples, logs and
+    evaluation. Schedules follow `kimg`. None: no limit."""
     batch: Count = 32
     """Images per step, over all processes and accumulation rounds."""
     microbatch: Count | None = None
@@ -355,6 +358,11 @@ class TrainingConfig:
                 f"batch / devices = {self.batch} / {self.devices}; devices must divide the batch",
                 field="devices",
             )
+
+    def complete(self, steps: int, seconds: float) -> bool:
+        """Whether a training of so many steps and seconds has reached its length."""
+        in_time = self.hours is None or seconds < 3600 * self.hours
+        return steps >= self.num_steps or not in_time
 
     @property
     def microbatch_size(self) -> int:

@@ -131,7 +131,7 @@ def fit(session: Session) -> int:
                 compile_networks(module.generator)
             seconds, records = checkpoint.restore(module, session)
             module.set_level(module.schedule(module.steps_done))
-            if module.steps_done >= training.num_steps:
+            if training.complete(module.steps_done, seconds):
                 return DONE
             main = is_main()
             if main:
@@ -173,7 +173,7 @@ def fit(session: Session) -> int:
         raise
     except (Exception, SystemExit) as error:
         return _failure(error, training.batch, training.microbatch_size)
-    if module.steps_done >= training.num_steps:
+    if actions.complete:
         return DONE
     log.info(
         f"stopped at {module.images_seen / 1000:g} kimg ({stop.reason or 'another process'}), "
@@ -357,7 +357,8 @@ def plan(config: ExperimentConfig) -> str:
         f"device          {devices.device_name(device)}, {training.devices} process(es) on "
         f"{config.trainer.num_nodes} node(s)",
         f"length          {training.kimg:g} kimg: {training.num_steps} steps of {training.batch} "
-        f"images in {training.num_microbatches} microbatch(es)",
+        f"images in {training.num_microbatches} microbatch(es)"
+        + (f"; at most {training.hours:g} hours" if training.hours else ""),
         f"generator       {g:,} parameters, representation "
         f"{num_parameters(generator.representation):,}",
         f"rendering       scene memory {cost.scene_bytes:,} bytes, "

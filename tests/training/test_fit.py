@@ -803,3 +803,21 @@ def test_unusual_data_is_logged_at_the_start(tiny, start):
     config = tiny("generator.scene.box=0.01")
     _, _, text = start(config)
     assert text.count("cameras are far from the scale of the box (0.01)") == 1
+
+
+def test_hours_end_a_run_that_is_complete_and_stays_so(tiny, start, at_step, monkeypatch):
+    late = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + late[0])
+    monkeypatch.setattr(callbacks, "time", clock)
+    at_step(2, lambda _: late.append(late.pop() + 7200))
+    config = tiny("training.hours=2")
+    code, path, log = start(config)
+    assert code == 0
+    assert "stopped" not in log
+    assert [s for s, _ in store.steps_in(path / "checkpoints")] == [3]
+    assert [row["step"] for row in Run(path).metrics()] == [2, 3]
+    (path / "manifest.json").write_text("{}")  # as if its evaluation had been stopped
+    at_step(0, lambda _: pytest.fail("trained again"))
+    assert start(config)[0] == 0
+    assert "at most 2 hours" in plan(config)
+    assert tiny("training.hours=3").hash != config.hash != tiny().hash
