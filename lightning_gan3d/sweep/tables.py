@@ -143,14 +143,15 @@ def _values(run: SweepEntry) -> dict[MetricId, float]:
 
 
 def _name_heads(runs: Sequence[SweepEntry]) -> list[str]:
-    """Columns that name an arm besides its experiment: its factors, or its label."""
+    """Columns that name an arm besides its experiment: its factors, and its label if needed."""
     factors = list(dict.fromkeys(key for run in runs for key in run.factors))
-    labelled = any(run.arm and not run.factors for run in runs)
+    known = {(run.experiment, *run.factors.items(), run.seed) for run in runs}
+    labelled = len(known) < len(runs) or any(run.arm and not run.factors for run in runs)
     return [*(["label"] if labelled else []), *factors]
 
 
 def _names(run: SweepEntry, heads: Sequence[str]) -> list[str]:
-    own = {"label": "" if run.factors else run.arm, **run.factors}
+    own = {"label": run.arm, **run.factors}
     return [own.get(head, "") for head in heads]
 
 

@@ -97,6 +97,20 @@ def test_the_demo_is_swept_at_equal_budgets() -> None:
     }
 
 
+def test_the_ablations_of_representations_and_memory_are_at_equal_budgets() -> None:
+    for entry in expand(*load_sweep("ablation/representations"), Path("runs")):
+        assert entry.config.data.resolution is not None
+        with torch.device("meta"):
+            cost = count_cost(Generator(entry.config.generator, entry.config.data.resolution))
+        assert cost.parameters["representation"] == pytest.approx(32_404, rel=0.01), entry.label
+    kilobytes = {"98 kB": 98_304, "393 kB": 393_216}
+    for entry in expand(*load_sweep("ablation/memory"), Path("runs")):
+        assert entry.config.data.resolution is not None
+        with torch.device("meta"):
+            cost = count_cost(Generator(entry.config.generator, entry.config.data.resolution))
+        assert cost.scene_bytes == kilobytes[entry.arm.split(", ")[1]], entry.label
+
+
 def test_each_representation_has_the_same_tuning_budget() -> None:
     rates = Counter()
     for entry in expand(*load_sweep("demo_tuning"), Path("runs")):
