@@ -16,6 +16,7 @@ from lightning_gan3d.cli import app, main
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.sweep.plan import expand, load_sweep
+from lightning_gan3d.sweep.slurm import load_cluster
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +136,7 @@ def agent_overrides(sweep):
     return command[3:]
 
 
-@pytest.mark.parametrize("page", ["report", "configuration"])
+@pytest.mark.parametrize("page", ["sweeps", "configuration"])
 def test_the_yaml_of_the_docs_is_valid(page, tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     assert examples
@@ -147,7 +148,13 @@ def test_the_yaml_of_the_docs_is_valid(page, tmp_path):
             assert config.generator.renderer.samples_coarse == 24
             assert config.optimizer.generator.lr == 0.001
         elif re.search("^runs:", example, re.MULTILINE):
-            assert expand(*load_sweep(file), tmp_path)
+            loaded = load_sweep(file)
+            search = loaded[0].search
+            assert len(expand(*loaded, tmp_path)) == (
+                0 if search else 6 if "zip" not in example else 18
+            )
+        elif re.search("^partition:", example, re.MULTILINE):
+            assert load_cluster(file).minutes == 720
         else:
             config = load_experiment(file)
             samples, growing = config.generator.renderer.samples_coarse, config.training.growing
