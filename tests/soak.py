@@ -39,7 +39,7 @@ evaluation:
 GAN3D = (sys.executable, "-m", "lightning_gan3d.cli")
 PERIOD = 60.0
 """Seconds of training between disturbances."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GROWTH = 1.1
 """Allowed ratio of the peak memory at the end to that after a quarter of the undisturbed run."""
 

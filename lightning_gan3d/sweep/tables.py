@@ -5,6 +5,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lightning_gan3d.metric_table import order
 from lightning_gan3d.runs import EVALUATION
 from lightning_gan3d.sweep.plan import SweepConfig, SweepEntry, expand
 from lightning_gan3d.sweep.search import SearchConfig, Trial, read_trials
+from lightning_gan3d.sweep.slurm import queued
 from lightning_gan3d.sweep.states import RunState, SweepFolder, read_states, summary
 
 RESULTS = "results.csv"
@@ -52,7 +54,18 @@ def plan_sweep(
 def sweep_status(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> str:
     """Describe the state and the progress of each run, and why runs failed."""
     sweep, path = loaded
-    return _status(read_states(expand(sweep, path, root), SweepFolder.of(sweep, root)))
+    return _status(_with_jobs(expand(sweep, path, root), SweepFolder.of(sweep, root)))
+
+
+def _with_jobs(runs: Sequence[SweepEntry], folder: SweepFolder) -> list[RunState]:
+    """Read states; those of runs that SLURM has queued name the job."""
+    jobs = queued(folder)
+    return [
+        replace(s, reason=f"queued: job {jobs[s.entry.id]}")
+        if s.state in ("planned", "stopped") and s.entry.id in jobs
+        else s
+        for s in read_states(runs, folder)
+    ]
 
 
 def _status(states: Sequence[RunState], shown: int | None = None) -> str:
@@ -82,7 +95,7 @@ def watch_status(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) ->
     runs, folder, console = expand(sweep, path, root), SweepFolder.of(sweep, root), Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            states = read_states(runs, folder)
+            states = _with_jobs(runs, folder)
             text = _status(states, max(1, console.height - 3))
             live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             if all(s.state in ("done", "failed") for s in states):

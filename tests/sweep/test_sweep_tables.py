@@ -71,6 +71,16 @@ def test_status_shows_progress_time_left_and_reasons(sweep):
     ]  # fmt: skip
 
 
+def test_status_names_the_jobs_of_runs_that_wait(sweep, monkeypatch):
+    sweep.start(1, 0.5)
+    jobs = {sweep.runs[0].id: "7_0", sweep.runs[1].id: "7_1"}
+    monkeypatch.setattr(tables, "queued", lambda _: jobs)
+    rows = sweep_status(sweep.loaded, sweep.root).splitlines()
+    assert [row.endswith(f"queued: job 7_{i}") for i, row in enumerate(rows[1:4])] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
 def test_the_live_table_ends_with_the_last_run(sweep, monkeypatch, capsys):
     for number in range(3):
         sweep.start(number, 6.0, finished=True)

@@ -151,6 +151,7 @@ def test_a_resumed_run_is_bitwise_equal(tiny, start, at_step, cut):
         [signal.SIGTERM],
         [signal.SIGHUP],
         [signal.SIGUSR1],
+        [signal.SIGUSR2],
         [signal.SIGTERM] * 2,
         [signal.SIGINT, signal.SIGTERM],
     ],
