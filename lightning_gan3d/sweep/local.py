@@ -88,7 +88,7 @@ class LocalPool:
         last_heartbeat, next_look = time.monotonic(), 0.0
         try:
             with SignalHandler(self._stop):
-                while self._running or (self._more() and not self.stopping):
+                while self._more() or self._running:
                     room = self._jobs - len(self._running)
                     due = time.monotonic() >= next_look
                     if self._waiting and room > 0 and due and not self.stopping:
@@ -118,8 +118,13 @@ class LocalPool:
         self.folder.write(self.runs)
 
     def _more(self) -> bool:
-        """Whether runs wait, after the next trial of a search was chosen if there is room."""
-        if not self._waiting and len(self._running) < self._jobs and not self.stopping:
+        """Whether runs are to start, after the next trial of a search was chosen if there is room.
+
+        None are after a stop signal.
+        """
+        if self.stopping:
+            return False
+        if not self._waiting and len(self._running) < self._jobs:
             self._next_trial()
         return bool(self._waiting)
 

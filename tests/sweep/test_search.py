@@ -145,19 +145,30 @@ def test_a_sweep_chooses_trials_by_the_mean_over_seeds_and_continues(tmp_path, c
     command = (sys.executable, str(script))
     space = {RATE: SPACE[RATE]}
     how = {"space": space, "sampler": "tpe", "metric": "quality.swd", "trials": 4, "startup": 2}
-    loaded = write(tmp_path, search=how, seeds=[0, 1], jobs=2)
+    loaded = write(tmp_path, search=how, seeds=[0, 1])
     root = tmp_path / "runs"
     assert plan_sweep(loaded, root).endswith("0 of 4 trials chosen so far")
     assert run_sweep(loaded, root, command=command) == 0
     runs = expand(*loaded, root)
     assert [(r.seed, r.trial) for r in runs] == [(s, t) for s in (0, 1) for t in range(4)]
-    longer = write(tmp_path, search={**how, "trials": 6}, seeds=[0, 1], jobs=2)
+    longer = write(tmp_path, search={**how, "trials": 6}, seeds=[0, 1])
     assert "8 to skip" in plan_sweep(longer, root)
     assert run_sweep(longer, root, command=command) == 0
     trials = json.loads((root / "sweeps/grid/trials.json").read_text())
     assert len(trials) == 6
-    # Six runs of one process each would have been enough to draw them again: same results.
     known = [Trial(t, abs(t[RATE] - 0.002) + 0.05) for t in trials]
     (tmp_path / "other").mkdir()
     add_trial(longer[0].search, tmp_path / "other", known[:5])
     assert read_trials(longer[0].search, tmp_path / "other")[5] == trials[5]
+
+
+def test_trials_are_chosen_while_others_run(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lightning_gan3d.sweep")
+    script = tmp_path / "train.py"
+    script.write_text("import time; time.sleep(0.5)\n" + TRAINER)
+    how = {"space": {RATE: {"low": 0.001, "high": 0.01}}, "sampler": "tpe", "trials": 3}
+    loaded = write(tmp_path, search={**how, "metric": "quality.swd"}, jobs=2)
+    assert run_sweep(loaded, tmp_path / "runs", command=(sys.executable, str(script))) == 0
+    words = [m.split()[0] for m in caplog.messages]
+    assert words[:2] == ["start", "start"]
+    assert words.count("done") == 3
