@@ -24,6 +24,8 @@ class Microbatch(NamedTuple):
     schedule: ScheduleState
     mattes: UInt8[Tensor, "b 1 h w"] | None = None
     boxes: Float[Tensor, "b m 4"] | None = None
+    last: bool = False
+    """Whether it is the last one of this process in its step."""
 
     def scope(self, name: str) -> "Microbatch":
         """Return the microbatch with the draws of a named part."""

@@ -3,19 +3,23 @@
 Each process backpropagates its own microbatches, divided by the number of microbatches of all
 processes; the sum is the gradient of the mean over the global batch for any number of processes.
 The networks are not wrapped in DDP: it would reduce within the accumulation, and its hooks do not
-support the double backward of the penalties.
+support the double backward of the penalties. `GradientBuckets` overlaps sums and backward passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_gan3d.metrics.process_group import world_size
+from lightning_gan3d.metrics.process_group import from_main, rank, world_size
+
+BUCKET_BYTES = 25e6
+"""Least size of a bucket of gradients; DDP's default."""
 
 
 class SharedStep(DDPStrategy):
@@ -27,12 +31,117 @@ class SharedStep(DDPStrategy):
 
 def sum_all(tensors: Sequence[Tensor]) -> None:
     """Sum tensors over processes in place, in one message."""
-    if world_size() == 1:
-        return
-    flat = torch.cat([t.reshape(-1) for t in tensors])
-    dist.all_reduce(flat)
+    if world_size() > 1 and tensors:
+        flat = _flat(tensors)
+        dist.all_reduce(flat)
+        _copy_back(flat, tensors)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def _copy_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     parts = torch.split(flat, [t.numel() for t in tensors])
     torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+
+
+class GradientBuckets:
+    """Sums gradients over processes in buckets, which are sent within the last backward pass.
+
+    The first time, a phase records the order in which its gradients become complete, and sums them
+    after the pass. Later, a bucket is sent with its last gradient. Buckets follow the order of rank
+    0 and are sent in turn, so that all processes send the same messages. Each process must have
+    gradients of the same parameters: they may depend on the step, but not on the images.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        """`parameters`: of all phases."""
+        self._parameters = parameters
+        self._numbers = {p: i for i, p in enumerate(parameters)}
+        self._recorded: list[nn.Parameter] = []
+        self._buckets: dict[str, list[list[nn.Parameter]]] = {}
+        """Full buckets by phase; the other gradients are sent at the end."""
+        self._known: dict[str, set[nn.Parameter]] = {}
+        """Parameters with a gradient, by phase."""
+        self._sent: list[tuple[list[Tensor], Tensor, Any]] = []
+        """Gradients of each bucket, their sums, and the message to wait for."""
+
+    @contextmanager
+    def sending(self, phase: str, last: bool) -> Iterator[None]:
+        """Send buckets within the `last` backward pass of a phase, or record their order."""
+        if world_size() == 1 or not last:
+            yield
+            return
+        if phase in self._buckets:
+            buckets = self._buckets[phase]
+            hook, watched = self._sender(phase), [p for bucket in buckets for p in bucket]
+        else:
+            hook, watched = self._recorded.append, list(self._parameters)
+        trained: list[Any] = [p for p in watched if p.requires_grad]
+        hooks = [p.register_post_accumulate_grad_hook(hook) for p in trained]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def _sender(self, phase: str) -> Callable[[nn.Parameter], None]:
+        """Return a hook that sends all buckets up to the first one that is incomplete."""
+        buckets = self._buckets[phase]
+        missing = [set(bucket) for bucket in buckets]
+        bucket_of = {p: i for i, bucket in enumerate(buckets) for p in bucket}
+
+        def completed(parameter: nn.Parameter) -> None:
+            if bucket_of[parameter] < len(self._sent):
+                raise RuntimeError(f"{phase}: a gradient changed after its bucket was sent")
+            missing[bucket_of[parameter]].discard(parameter)
+            while len(self._sent) < len(buckets) and not missing[len(self._sent)]:
+                gradients = [p.grad for p in buckets[len(self._sent)] if p.grad is not None]
+                flat = _flat(gradients)
+                message = dist.all_reduce(flat, async_op=True)
+                self._sent.append((gradients, flat, message))
+
+        return completed
+
+    def finish(
+        self, phase: str, parameters: Sequence[nn.Parameter], statistics: Sequence[Tensor] = ()
+    ) -> None:
+        """Send the other gradients of `parameters`, with `statistics`; wait for all sums.
+
+        Parameters without gradient keep none.
+        """
+        if world_size() == 1:
+            return
+        present = [p for p in parameters if p.grad is not None]
+        if phase not in self._buckets:
+            self._fill(phase, present)
+        elif not self._known[phase].issuperset(present):  # e.g. of a layer that has grown
+            del self._buckets[phase]
+        sent = {id(gradient) for gradients, _, _ in self._sent for gradient in gradients}
+        rest = [p.grad for p in present if p.grad is not None and id(p.grad) not in sent]
+        sum_all([*rest, *statistics])
+        for gradients, flat, message in self._sent:
+            message.wait()
+            _copy_back(flat, gradients)
+        self._sent.clear()
+
+    def _fill(self, phase: str, present: Sequence[nn.Parameter]) -> None:
+        """Fill buckets in the recorded order of rank 0; one that is not full is left out."""
+        known = self._known.setdefault(phase, set())
+        known.update(present)
+        recorded = [p for p in self._recorded if p in known]  # not those of other optimizers
+        mine = [[self._numbers[p] for p in found] for found in (recorded, present)]
+        of_main = from_main(mine)
+        if [set(numbers) for numbers in of_main] != [set(numbers) for numbers in mine]:
+            raise RuntimeError(f"{phase}: ranks 0 and {rank()} have gradients of other parameters")
+        self._recorded.clear()
+        self._buckets[phase], bucket = [], list[nn.Parameter]()
+        for parameter in (self._parameters[number] for number in of_main[0]):
+            bucket.append(parameter)
+            if sum(p.nbytes for p in bucket) >= BUCKET_BYTES:
+                self._buckets[phase].append(bucket)
+                bucket = []
 
 
 class Agreement:

@@ -74,6 +74,9 @@ class AdversarialModule(lightning.LightningModule):
             schedules.lazy_adam(config.optimizer.discriminator, config.loss.lazy_penalty),
         )
         self.optimizer_proxy = make_adam(self.proxy, config.optimizer.proxy) if self.proxy else None
+        self.buckets = distributed.GradientBuckets(
+            [*self.generator.parameters(), *self.discriminator.parameters()]
+        )
         self.meter = distributed.Meter()
         self.terms = GeneratorTerms(config.loss, self.meter)
         self.magnitudes = InputMagnitudes(self.generator)
@@ -146,8 +149,8 @@ class AdversarialModule(lightning.LightningModule):
         num = len(batch.images) // size
         split = [num * [None] if x is None else torch.split(x, size) for x in fields]
         return [
-            Microbatch(images, labels, draws.at(batch.step, first + i), schedule, mattes, boxes)
-            for i, (images, labels, mattes, boxes) in enumerate(zip(*split, strict=True))
+            Microbatch(x, y, draws.at(batch.step, first + i), schedule, mattes, boxes, i == num - 1)
+            for i, (x, y, mattes, boxes) in enumerate(zip(*split, strict=True))
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002  # Lightning's
@@ -220,9 +223,10 @@ class AdversarialModule(lightning.LightningModule):
                 loss = self.view_loss(*cut, label, mb, view) / num_views
                 if view == 0:
                     loss = loss + self.terms.of_scene(cut[1], mb)
-                self._backward(loss)
+                self._backward(loss, "G loss", mb.last and num_views == 1)
             if num_views > 1:
-                _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
+                with self.buckets.sending("G loss", mb.last):
+                    _backward_through([ws, *scene.tensors()], [cut[0], *cut[1].tensors()])
         self._train([*self.optimizer_d.param_groups[0]["params"], *self.proxy])
         self._optimizer_step("G loss", self.optimizer_g, microbatches)
 
@@ -260,7 +264,8 @@ class AdversarialModule(lightning.LightningModule):
             ws = self.styles(self.fake_labels(mb), mb, num_coins=1)
             scene = self.generator.scene(ws, "random", mb.draws.scope("noise"))
             interval = self.config.loss.density_reg_interval
-            self._backward(self.terms.density(scene, mb) * interval)
+            penalty = self.terms.density(scene, mb) * interval
+            self._backward(penalty, "G density penalty", mb.last)
         self._optimizer_step("G density penalty", self.optimizer_g, microbatches)
 
     def discriminator_step(self, microbatches: list[Microbatch]) -> None:
@@ -297,7 +302,7 @@ class AdversarialModule(lightning.LightningModule):
             if cfg.adversarial == "wgan":
                 loss = loss + cfg.wgan_drift * real_logits.square().mean()
                 loss = loss + cfg.wgan_penalty * self.critic_penalty(real, fake, mb)
-            self._backward(loss)
+            self._backward(loss, "D loss", mb.last)
         means = torch.stack(statistics).sum(0) / num
         self._optimizer_step("D loss", self.optimizer_d, microbatches, means)
         end = mapping.w_avg.numel()
@@ -324,7 +329,8 @@ class AdversarialModule(lightning.LightningModule):
                 fake_logits = judged.logits
             penalty = self.gradient_penalty(real_logits, real, fake_logits, fake)
             penalty = penalty + self.objects.penalty(reals, mb)
-            self._backward(penalty * mb.schedule.gamma_factor * cfg.r1_interval)
+            penalty = penalty * mb.schedule.gamma_factor * cfg.r1_interval
+            self._backward(penalty, "D penalty", mb.last)
         self._optimizer_step("D penalty", self.optimizer_d, microbatches)
 
     def proxy_step(self, microbatches: list[Microbatch], pretrains: bool = False) -> None:
@@ -332,7 +338,7 @@ class AdversarialModule(lightning.LightningModule):
         self.discriminator.requires_grad_(False)
         for mb in [m.scope("proxy") for m in microbatches]:
             label = self.fake_labels(mb)
-            self._backward(proxy_loss(self, label, mb, pretrains))
+            self._backward(proxy_loss(self, label, mb, pretrains), "proxy loss", mb.last)
         self._train(self.optimizer_d.param_groups[0]["params"])
         assert self.optimizer_proxy is not None, "the caller checked"
         self._optimizer_step("proxy loss", self.optimizer_proxy, microbatches)
@@ -450,10 +456,11 @@ class AdversarialModule(lightning.LightningModule):
         self.meter.add("loss/critic_penalty", penalty)
         return penalty
 
-    def _backward(self, loss: Float[Tensor, ""]) -> None:
-        """Accumulate the gradient of the mean over the global batch."""
+    def _backward(self, loss: Float[Tensor, ""], phase: Phase, last: bool) -> None:
+        """Accumulate the gradient of the mean over the global batch; sum it in the `last` pass."""
         if loss.requires_grad:  # not a density penalty of frozen parts
-            (loss / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
+            with self.buckets.sending(phase, last):
+                (loss / self.config.training.num_microbatches).backward()  # type: ignore[no-untyped-call]  # torch
 
     def _optimizer_step(
         self,
@@ -464,8 +471,9 @@ class AdversarialModule(lightning.LightningModule):
     ) -> None:
         """Sum gradients (and statistics) over processes, check them, step the optimizer."""
         schedule = microbatches[0].schedule
-        gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
-        distributed.sum_all([*gradients, *statistics])
+        parameters = optimizer.param_groups[0]["params"]
+        self.buckets.finish(phase, parameters, statistics)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         self.meter.add(f"gradient/{phase}", norm)
         self.gate.observe(norm, phase, schedule.step)

@@ -167,7 +167,7 @@ def run_phase(phase: str) -> tuple[Tensor, Tensor]:
     }[phase]
     terms: list[Tensor] = []
 
-    def backward(loss: Tensor) -> None:
+    def backward(loss: Tensor, *_: object) -> None:
         terms.append(loss.detach())
         loss.backward()
 

@@ -222,7 +222,7 @@ def test_the_critics_loss_by_hand(tiny, monkeypatch):
     module, data = make_modules(tiny(WHOLE, *WGAN, "loss.wgan_penalty=3", "loss.wgan_drift=0.5"))
     (mb,) = module.split(next(iter(data.train_dataloader(0, 1))))
     losses_seen = []
-    monkeypatch.setattr(module, "_backward", lambda loss: losses_seen.append(loss.detach()))
+    monkeypatch.setattr(module, "_backward", lambda loss, *_: losses_seen.append(loss.detach()))
     critic, drawn = module.discriminator, mb.scope("D")
     label = module.fake_labels(drawn)
     fake, real = module.generate(label, drawn)[0].image, module.input.reals(drawn).image
