@@ -180,7 +180,7 @@ def evaluate(
                 metrics += keyed(part, context)
                 keep(metrics)
         except Exception as error:
-            if world_size() > 1:  # the other ranks wait
+            if world_size() > 1 and group is GROUPS[0]:  # the other ranks wait
                 raise
             errors.append(error)
     if errors:

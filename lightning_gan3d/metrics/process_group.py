@@ -1,11 +1,11 @@
-"""Process group of the ranks that torchrun starts, and messages between them.
+"""Process group of the ranks of an evaluation, and messages between them.
 
-Without torchrun there is one rank, no group, and all functions return their argument.
+Without a group there is one rank, and all functions return their argument.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.devices import choose_device
 
 TIMEOUT = timedelta(hours=2)
-"""Longest wait for another rank. If a rank fails, torchrun ends all others."""
+"""Longest wait for another rank. If a rank fails, its launcher ends all others."""
 T = TypeVar("T")
 
 
@@ -33,16 +33,20 @@ def rank() -> int:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the process group of torchrun: gloo for tensors on the CPU, NCCL for those on CUDA.
+    """Join the process group if torchrun has started this process; see `joined`."""
+    with joined(device) if dist.is_torchelastic_launched() else nullcontext():
+        yield
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the process group of the environment: gloo for tensors on the CPU, NCCL for CUDA.
 
     `device`: as in `--device`. On CUDA each rank takes the GPU of its LOCAL_RANK.
 
     Raises:
         ConfigError: this machine has fewer GPUs than ranks.
     """
-    if not dist.is_torchelastic_launched():
-        yield
-        return
     if choose_device(device).type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:

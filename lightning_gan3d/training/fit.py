@@ -4,7 +4,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from lightning_gan3d.training.losses import recommended_gamma
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.optimizers import NonFiniteGradient
 from lightning_gan3d.training.processes import (
+    Ranks,
     Session,
     is_main,
     read_ranks,
@@ -97,7 +98,11 @@ def train_run(
                 open_data(session)  # to raise errors once, not in each process
                 code = run_processes(fit, (session,), ranks, lock=lock)
             if code == DONE and evaluate:
-                code = _evaluate(session)
+                if ranks.devices == 1:
+                    code = _evaluate(session)
+                else:  # of this node: the others have ended
+                    here = Ranks(ranks.devices)
+                    code = run_processes(_evaluate, (session, True), here, lock=lock)
             if code == DONE:
                 manifest = {**runs.read_manifest(path), "finished": True}
                 files.write_json(path / runs.MANIFEST, manifest)
@@ -212,13 +217,21 @@ def _failure(error: Exception | SystemExit, batch: int, microbatch: int) -> int:
     return code
 
 
-def _evaluate(session: Session) -> int:
-    """Evaluate the trained generator; a failure leaves the trained run intact."""
-    from lightning_gan3d.metrics.evaluate_target import evaluate_run
+def _evaluate(session: Session, shared: bool = False) -> int:
+    """Evaluate the trained generator; a failure leaves the trained run intact.
 
+    `shared`: with the other processes of this node.
+    """
+    from lightning_gan3d.metrics.evaluate_target import evaluate_run
+    from lightning_gan3d.metrics.process_group import joined
+
+    kind = session.device.type
     with StopRequest(at_once=True):
         try:
-            evaluation = evaluate_run(session.path, session.device.type)
+            with joined(kind) if shared else nullcontext():
+                evaluation = evaluate_run(session.path, kind)
+            if not is_main():
+                return DONE
             log.info(str(evaluation))
             wandb = WandbLogger(session.config, session.path)
             wandb.evaluation(evaluation.metrics)

@@ -230,8 +230,12 @@ class _PrintHandler(logging.Handler):
 
 
 def print_log() -> None:
-    """Print the package's log on rank 0, as the command line does."""
+    """Print the package's log, as the command line does; only errors on ranks other than 0."""
     logger = logging.getLogger("lightning_gan3d")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
-        logger.addHandler(_PrintHandler() if is_main() else logging.NullHandler())
+        handler = _PrintHandler()
+        if not is_main():
+            handler.setLevel(logging.ERROR)
+            handler.setFormatter(logging.Formatter(f"rank {os.environ['RANK']}: %(message)s"))
+        logger.addHandler(handler)

@@ -170,8 +170,14 @@ def test_metrics_of_images_that_are_not_finite_are_missing(data):
         assert "not finite" in metrics[name].note
 
 
-@pytest.mark.parametrize("error", [TypeError("a bug"), ConfigError("no such file")])
-def test_an_error_of_one_group_loses_no_other_and_is_raised_at_the_end(data, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "ranks"), [(TypeError("a bug"), 1), (ConfigError("no such file"), 2)]
+)
+def test_an_error_of_one_group_loses_no_other_and_is_raised_at_the_end(
+    data, monkeypatch, error, ranks
+):
+    monkeypatch.setattr(evaluation, "world_size", lambda: ranks)
+
     def broken(_context):
         raise error
 
@@ -186,6 +192,12 @@ def test_an_error_of_one_group_loses_no_other_and_is_raised_at_the_end(data, mon
     assert kept[-1] == expected
     assert kept[0] == expected[: len(kept[0])]
     assert 0 < len(kept[0]) < len(expected)
+    if ranks > 1:  # the others wait for the first group
+        monkeypatch.setattr(evaluation, "GROUPS", [wrong, *whole])
+        kept.clear()
+        with pytest.raises(type(error), match=str(error)):
+            evaluate(context, kept.append)
+        assert not kept
 
 
 def test_generated_images_are_rounded_as_if_stored():

@@ -60,13 +60,16 @@ def test_invalid_input_of_one_process_is_one_line(tmp_path):
     assert errors.read_text() == "error: img1.png is broken\n"
 
 
-@pytest.mark.parametrize(("rank", "printed"), [("0", "hello\n"), ("1", "")])
-def test_only_rank_0_prints_its_log(monkeypatch, capsys, rank, printed):
+@pytest.mark.parametrize(
+    ("rank", "printed"), [("0", "hello\nno memory\n"), ("1", "rank 1: no memory\n")]
+)
+def test_rank_0_prints_its_log_and_others_only_errors(monkeypatch, capsys, rank, printed):
     logger = logging.getLogger("lightning_gan3d")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setenv("RANK", rank)
     print_log()
     logging.getLogger("lightning_gan3d.training").info("hello")
+    logging.getLogger("lightning_gan3d.training").error("no memory")
     print_log()
     assert len(logger.handlers) == 1
     assert capsys.readouterr().out == printed
