@@ -257,7 +257,7 @@ def test_two_processes_are_bitwise_one_over_twenty_steps_with_all_phases(tiny, t
 
 
 def test_images_latents_and_groups_of_four_processes_are_those_of_one(tiny, tmp_path):
-    options = ("training.microbatch=2", "training.kimg=0.016")
+    options = ("training.microbatch=2", "training.kimg=0.016", "training.views=2")
     one, four = train_by(tiny, tmp_path, 4, *options)
     expected, parts = torch.load(one / "judged0.pt"), {}
     for rank in range(4):
@@ -265,6 +265,8 @@ def test_images_latents_and_groups_of_four_processes_are_those_of_one(tiny, tmp_
         assert {key[-1] for key in part} == {str(rank)}
         parts |= part
     assert parts.keys() == expected.keys()
+    passes = json.loads((four / "passes3.json").read_text())
+    assert [bool(sent) for phase, sent in passes if phase == "G loss"] == [False, True]
     for key, (images, logits) in parts.items():
         if key.startswith("training/D/fake"):  # after a step whose sum of four is rounded
             torch.testing.assert_close(images, expected[key][0], rtol=0, atol=1e-5)
