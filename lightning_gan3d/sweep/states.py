@@ -13,14 +13,15 @@ from typing import Literal
 
 from lightning_gan3d import config as cfg
 from lightning_gan3d.config import ConfigError
+from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.files import parse_json, write_json, write_text
-from lightning_gan3d.runs import CONFIG, METRICS, Run
+from lightning_gan3d.runs import CONFIG, METRICS, Run, run_path
 from lightning_gan3d.sweep.plan import (
     SWEEP_FILE,
     PlannedRun,
     SweepConfig,
     SweepEntry,
-    read_record,
+    kind_of,
     sweep_folder,
     write_record,
 )
@@ -98,11 +99,21 @@ class SweepFolder:
         write_record(self.path / SWEEP_FILE, runs)
 
     def entry(self, run_id: str) -> SweepEntry:
-        """Return a recorded run; `ConfigError` if there is none."""
-        entries = {entry.id: entry for entry in read_record(self.path / SWEEP_FILE)}
-        if run_id not in entries:
-            raise ConfigError(f"{self.path / SWEEP_FILE} has no run {run_id}")
-        return entries[run_id]
+        """Return a run by its configuration, also one that the sweep's file no longer has."""
+        file = self.path / "configs" / f"{run_id}.yaml"
+        if not file.is_file():
+            raise ConfigError(f"{self.path} has no run {run_id}: {file} is missing")
+        config = load_experiment(file)
+        return SweepEntry(
+            preset=str(file),
+            overrides=(),
+            seed=config.seed,
+            experiment=config.name,
+            representation=kind_of(config),
+            path=run_path(config, self.path.parent.parent),
+            kimg=config.training.kimg,
+            arm=config.label,
+        )
 
     def failed(self, entry: SweepEntry, failure: Failure) -> None:
         """Record a failure."""

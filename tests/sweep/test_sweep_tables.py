@@ -135,6 +135,7 @@ def test_runs_start_from_the_configuration_that_was_planned(sweep):
     file = sweep.folder.config(run)
     assert file.name == f"{run.id}.yaml" == f"demo-voxel-{run.path.name}.yaml"
     assert file.read_text() == to_yaml(run.config)
-    assert sweep.folder.entry(run.id).path.resolve() == run.path
-    with pytest.raises(ConfigError, match=r"sweep\.json has no run other-s0"):
+    entry = sweep.folder.entry(run.id)
+    assert (entry.id, entry.path, entry.kimg) == (run.id, run.path, 6.0)
+    with pytest.raises(ConfigError, match=r"has no run other-s0: .*other-s0\.yaml is missing"):
         sweep.folder.entry("other-s0")
