@@ -230,8 +230,10 @@ class PeriodicActions(lightning.Callback):
         trainer.fit_loop.epoch_loop._batches_that_stepped = module.steps_done
         self.agreement = Agreement()
         self._logged = (module.images_seen, self.clock.seconds)
+        self.wandb.catch_up(module.steps_done)
         if rank() == 0 and module.steps_done == 0 and self.config.training.sample_kimg > 0:
             self._sample(module)
+            self.wandb.commit()
         if trainer.world_size > 1:
             trainer.strategy.barrier()
         self.clock.start()
@@ -273,6 +275,7 @@ class PeriodicActions(lightning.Callback):
                 self._evaluate(module)
             if samples:
                 self._sample(module)
+            self.wandb.commit()
             if saves:
                 self._save(module, last)
         if stopping:
@@ -414,7 +417,7 @@ class PeriodicActions(lightning.Callback):
         except OSError as error:
             self._warn("sample grids", error)
             return
-        self.wandb.image(kimg, file)
+        self.wandb.image(module.steps_done, file)
 
     def _save(self, module: AdversarialModule, last: bool) -> None:
         """Save a checkpoint; a third failure in a row, or one at the end, stops the run."""

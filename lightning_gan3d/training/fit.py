@@ -234,6 +234,7 @@ def _evaluate(session: Session, shared: bool = False) -> int:
                 return DONE
             log.info(str(evaluation))
             wandb = WandbLogger(session.config, session.path)
+            wandb.catch_up(session.config.training.num_steps)
             wandb.evaluation(evaluation.metrics)
             wandb.orbits(session.path)
             wandb.checkpoint(session.path)

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from lightning_gan3d.checkpoints.load import export_generator
 from lightning_gan3d.experiment import ExperimentConfig
 from lightning_gan3d.metric import Metric
 from lightning_gan3d.metric_table import Use, describe, order, selected
+from lightning_gan3d.training import wandb_folders
 
 log = logging.getLogger(__name__)
 TILE = 128
@@ -26,15 +28,29 @@ ORBIT = 60
 """Frames of an orbit."""
 UPLOAD = 3600.0
 """Seconds to wait for the upload of videos and artifacts."""
+FLUSH = 1.0
+"""Seconds between writes of an offline run. W&B's 15 s would be lost at a kill."""
 PATIENCE = 5.0
 """Seconds to wait beyond `logging.wandb_timeout`."""
+
+
+def without_paths(config: ExperimentConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, with the file names of its paths only."""
+    tree: dict[str, Any] = cfg.to_tree(config)
+    critic = tree["critic"]
+    del tree["data"]["make"]  # a command with paths
+    for part in (tree["data"], tree["init_from"], critic, *critic["encoders"]):
+        for key in part.keys() & {"path", "target", "source", "image", "text"}:
+            part[key] = Path(part[key]).name
+    return tree
 
 
 class WandbLogger:
     """Logs rows and sample grids to W&B, if configured; the first failure disables it.
 
-    Uploads the configuration without paths, and generated images; no code, repository state,
-    console output or images of the data set.
+    Logs the configuration without paths, and generated images; no code, repository state, host,
+    user name, console output or images of the data set. Each training step is logged once, also
+    if a resumed run repeats it.
     """
 
     def __init__(self, config: ExperimentConfig, path: Path, enabled: bool = True) -> None:
@@ -43,10 +59,14 @@ class WandbLogger:
         self._uploads = False
         self._wandb: Any = None
         self._logging, self._seed = config.logging, config.seed
+        self._training, self._path = config.training, path
+        self._logged, self._step = -1, -1
+        self._values: dict[str, Any] = {}
         self._enabled = False
         mode = config.logging.wandb
         if mode == "off" or not enabled:
             return
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             # Outside the timeout, which is for the network: imports may be slow.
             import wandb
@@ -54,9 +74,8 @@ class WandbLogger:
             log.warning("warning: cannot import wandb (%s); W&B logging disabled", error)
             return
         self._enabled, self._wandb = True, wandb
-        tree = cfg.to_tree(config)
-        del tree["data"]["path"], tree["init_from"]["path"]
-
+        logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log holds paths
+        tree = without_paths(config)
         # An agent of `wandb sweep` has chosen an id for its run.
         own_id = (
             None
@@ -67,7 +86,8 @@ class WandbLogger:
         arm = config.logging.wandb_group or own
 
         def init() -> Any:
-            return wandb.init(
+            logged = wandb_folders.continue_after(path, mode == "online")
+            run = wandb.init(
                 project=config.logging.wandb_project,
                 entity=config.logging.wandb_entity or None,
                 tags=[*config.logging.wandb_tags, *([config.label] if config.label else [])],
@@ -86,29 +106,68 @@ class WandbLogger:
                     disable_git=True,
                     console="off",
                     silent=True,
+                    symlink=False,
+                    host="",
+                    program="gan3d",
                     x_disable_machine_info=True,
+                    x_save_requirements=False,
+                    x_transaction_log_flush_interval=FLUSH,
                 ),
             )
+            run.define_metric("*", step_metric="kimg")
+            self._logged = run.step - 1 if mode == "online" else logged
+            return run
 
         self._run = self._try("init", init)
-        self._try("define_metric", lambda: self._run.define_metric("*", step_metric="kimg"))
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Log a row of `metrics.jsonl`."""
-        self._try("log", lambda: self._run.log(dict(row)))
+        """Collect a row of `metrics.jsonl`, for `commit`."""
+        self._add(row["step"], row)
 
-    def image(self, kimg: float, file: Path) -> None:
-        """Log a sample grid; small ones are enlarged to `TILE` pixels per image."""
+    def image(self, step: int, file: Path) -> None:
+        """Collect a sample grid; small ones are enlarged to `TILE` pixels per image."""
+        kimg = step * self._training.batch / 1000
 
-        def log_image() -> None:
+        def image() -> Any:
             with Image.open(file) as grid:
                 factor = max(1, TILE * self._logging.sample_views // grid.width)
                 size = (factor * grid.width, factor * grid.height)
                 enlarged = grid.resize(size, Image.Resampling.NEAREST)
-            caption = f"seed {self._seed}, {kimg:g} kimg"
-            self._run.log({"kimg": kimg, "samples": self._wandb.Image(enlarged, caption=caption)})
+            return self._wandb.Image(enlarged, caption=f"seed {self._seed}, {kimg:g} kimg")
 
-        self._try("log", log_image)
+        if step > self._logged and (grid := self._try("Image", image)) is not None:
+            self._add(step, {"kimg": kimg, "samples": grid})
+
+    def _add(self, step: int, values: Mapping[str, Any]) -> None:
+        if step > self._logged:
+            self._step = step
+            self._values = {**self._values, **values}
+
+    def commit(self) -> None:
+        """Log what was collected at a step; W&B ignores later values of the same step."""
+        step, values = self._step, self._values
+        if values:
+            self._values, self._logged = {}, step
+            self._try("log", lambda: self._run.log(values, step=step, commit=True))
+
+    def catch_up(self, step: int) -> None:
+        """Log rows and sample grids up to a step that a kill kept from W&B."""
+        if not self._enabled:
+            return
+        by_step: dict[int, list[dict[str, Any]]] = {}
+        for row in runs.read_rows(self._path / runs.METRICS):
+            by_step.setdefault(row["step"], []).append(row)
+        grids = {
+            round(float(file.name.removesuffix("kimg.png")) * 1000 / self._training.batch): file
+            for file in (self._path / "samples").glob("*kimg.png")
+        }
+        for at in sorted({*by_step, *grids}):
+            if self._logged < at <= step:
+                for row in by_step.get(at, []):
+                    self.row(row)
+                if at in grids:
+                    self.image(at, grids[at])
+                self.commit()
 
     def evaluation(self, metrics: Sequence[Metric]) -> None:
         """Write the metrics to the summary, by their keys, and those of the headline to a table."""
@@ -122,10 +181,8 @@ class WandbLogger:
             for info in [describe(metric_id, by_id[metric_id].unit)]
         ]
         columns = ["metric", "value", "n"]
-        self._try(
-            "log",
-            lambda: self._run.log({"headline": self._wandb.Table(columns=columns, data=rows)}),
-        )
+        table = self._try("Table", lambda: self._wandb.Table(columns=columns, data=rows))
+        self._add_final({"headline": table})
 
     def orbits(self, path: Path) -> None:
         """Log an orbit of each latent of `logging.wandb_videos`, with depth."""
@@ -149,17 +206,21 @@ class WandbLogger:
             log.warning("warning: no videos for W&B (%s: %s)", type(error).__name__, error)
             return
 
-        def log_videos() -> None:
-            files = {seed: path / f"videos/seed{seed:04d}.{suffix}" for seed in range(num)}
-            self._run.log(
-                {
-                    f"orbit/seed {seed}": self._wandb.Video(str(file), format=suffix)
-                    for seed, file in files.items()
-                }
-            )
+        files = {seed: path / f"videos/seed{seed:04d}.{suffix}" for seed in range(num)}
 
-        self._try("log", log_videos)
+        def videos() -> dict[str, Any]:
+            return {
+                f"orbit/seed {seed}": self._wandb.Video(str(file), format=suffix)
+                for seed, file in files.items()
+            }
+
+        self._add_final(self._try("Video", videos) or {})
         self._uploads = True
+
+    def _add_final(self, values: Mapping[str, Any]) -> None:
+        """Collect values of the trained generator, after the last step."""
+        kimg = self._training.num_steps * self._training.batch / 1000
+        self._add(self._training.num_steps + 1, {"kimg": kimg, **values})
 
     def checkpoint(self, path: Path) -> None:
         """Upload the averaged generator of a run as an artifact, if `logging.wandb_checkpoint`."""
@@ -177,8 +238,15 @@ class WandbLogger:
 
     def close(self, exit_code: int) -> None:
         """Finish the W&B run. Offline runs stay in the run directory, for `wandb sync`."""
+        self.commit()
         finish = UPLOAD if self._uploads else None
-        self._try("finish", lambda: self._run.finish(exit_code=exit_code), finish)
+
+        def close() -> None:
+            self._run.finish(exit_code=exit_code)
+            for logs in self._path.glob("wandb/offline-run-*/logs"):  # name a temporary folder
+                shutil.rmtree(logs)
+
+        self._try("finish", close, finish)
         self._enabled = False
 
     def _try(self, name: str, action: Callable[[], Any], timeout: float | None = None) -> Any:

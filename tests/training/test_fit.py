@@ -519,7 +519,7 @@ class FakeWandb(types.ModuleType):
         self.Table = lambda columns, data: [columns, *data]
         self.Video = lambda path, format: (path, format)
         self.Artifact = lambda name, **_: FakeArtifact(name)
-        self.summary, self.artifacts, self.id = {}, [], "tiny run"
+        self.summary, self.artifacts, self.id, self.step = {}, [], "tiny run", 0
 
     def init(self, **options):
         if self.fault == "hangs":
@@ -532,7 +532,9 @@ class FakeWandb(types.ModuleType):
     def define_metric(self, *_, **__):
         pass
 
-    def log(self, row):
+    def log(self, row, step, commit):
+        assert commit
+        assert step >= 0
         if self.fault == "log":
             raise RuntimeError("gone")
         self.rows.append(row)
@@ -573,8 +575,8 @@ def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault
     rows = Run(path).metrics()
     assert len(rows) == 2
     if fault is None:
-        assert [r for r in fake.rows if "samples" not in r] == rows
-        assert len(fake.rows) == 2 + 3
+        assert [{k: v for k, v in r.items() if k != "samples"} for r in fake.rows[1:]] == rows
+        assert [r["kimg"] for r in fake.rows if "samples" in r] == [0.0, 0.016, 0.032]
         assert fake.finished == 0
         size, caption = next(r["samples"] for r in fake.rows if "samples" in r)
         assert size == (256, 512)  # two views of two latents, with depth
@@ -582,7 +584,7 @@ def test_wandb_logs_rows_and_never_stops_the_run(tiny, start, monkeypatch, fault
         assert fake.options["name"] == f"{config.name}, 8 samples seed 0"
         assert fake.options["group"] == f"{config.name}, 8 samples"
         assert (fake.options["entity"], fake.options["tags"]) == ("team", ["a", "b", "8 samples"])
-        assert "path" not in fake.options["config"]["data"]
+        assert fake.options["config"]["data"]["path"] == "tiny.zip"
         assert fake.options["settings"]["disable_code"]
         assert fake.options["settings"]["disable_git"]
         assert "warning" not in log
@@ -604,6 +606,7 @@ def test_offline_wandb_has_time_and_the_evaluation_becomes_its_summary(tiny, tmp
         missing("x.y", "why"),
     ]
     logger.evaluation(metrics)
+    logger.commit()
     assert fake.summary == {"quality.swd": 0.5, "quality.duplicates": 0.25}
     heading = "Latents that repeat another one's object (%)"
     assert fake.rows[-1]["headline"][0] == ["metric", "value", "n"]
@@ -629,8 +632,9 @@ def test_wandb_gets_orbits_and_by_choice_the_generator(tiny, start, monkeypatch)
     }
     assert "tiny.zip" not in fake.artifacts[0].files["config.yaml"]
     logger.orbits(path)
+    logger.commit()
     videos = fake.rows[-1]
-    assert list(videos) == ["orbit/seed 0", "orbit/seed 1"]
+    assert list(videos) == ["kimg", "orbit/seed 0", "orbit/seed 1"]
     with av.open(videos["orbit/seed 1"][0]) as file:
         stream = file.streams.video[0]
         assert (stream.width, stream.height, stream.frames) == (256, 128, 60)
