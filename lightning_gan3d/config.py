@@ -41,6 +41,13 @@ _hints: Callable[[Any], dict[str, Any]] = functools.cache(
 log = logging.getLogger(__name__)
 
 
+def _init_fields(cls: Any) -> "dict[str, dataclasses.Field[Any]]":
+    return {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
+_fields: Callable[[Any], "dict[str, dataclasses.Field[Any]]"] = functools.cache(_init_fields)
+
+
 def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "") -> T:
     """Build a dataclass from plain values; rejects unknown keys, wrong types and bad values.
 
@@ -52,8 +59,7 @@ def build(cls: type[T], tree: Any, origins: Origins | None = None, path: str = "
     if not isinstance(tree, Mapping):
         raise _wrong_type(tree, "a mapping of keys to values", path.rstrip("."), origins)
     tree = getattr(cls, "upgrade", lambda tree: tree)(tree)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # T is a dataclass
-    hints = _hints(cls)
+    fields, hints = _fields(cls), _hints(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{path}{key}"
@@ -139,6 +145,8 @@ def _build_kind(kinds: Callable[[str], type], value: Any, dotted: str, origins: 
 
 
 def _convert(value: Any, hint: Any, dotted: str, origins: Origins) -> Any:
+    if type(value) is hint and (hint is not float or math.isfinite(value)):  # fast
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         converted = _convert(value, args[0], dotted, origins)

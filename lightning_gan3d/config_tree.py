@@ -4,11 +4,13 @@ Values are those of YAML 1.2: only `true` and `false` are booleans, and numbers 
 `off` is text, and so is `1:30`, which PyYAML reads as 90.
 """
 
+import copy
 import os
 import re
 import stat
 import typing
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +30,14 @@ MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 100_000, 40, 40
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2; rejects duplicate keys, aliases and deep nesting."""
+# libyaml is five times as fast; PyYAML may be built without it.
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc]  # chosen above
+    """Reads the scalars of YAML 1.2; rejects duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so in PyYAML's stubs
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
-        if self._depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"deeper than {MAX_DEPTH} levels", mark)
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[Hashable] = set()
@@ -55,7 +49,8 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"{problem} {key}", node_of_key.start_mark
                 )
             keys.add(key)
-        return super().construct_mapping(node, deep)
+        values: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return values
 
 
 def _scalar(tag: str, pattern: str, first: str) -> None:
@@ -70,7 +65,7 @@ _scalar("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.012
 _scalar("null", r"null|Null|NULL|~|", "nN~")
 
 
-def _whole_number(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+def _whole_number(_: Any, node: yaml.ScalarNode) -> int:
     if len(node.value) > MAX_DIGITS:
         raise yaml.constructor.ConstructorError(
             None, None, f"a number of more than {MAX_DIGITS} digits", node.start_mark
@@ -78,7 +73,7 @@ def _whole_number(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(node.value)
 
 
-def _reject_tag(_: yaml.SafeLoader, node: yaml.Node) -> Any:
+def _reject_tag(_: Any, node: yaml.Node) -> Any:
     raise UnsafeConfig(
         f"line {node.start_mark.line + 1}: tag {node.tag}: a configuration names registered parts "
         "and holds plain values only"
@@ -91,7 +86,22 @@ _Loader.add_constructor(None, _reject_tag)
 
 def parse_yaml(text: str) -> Any:
     """Read YAML. Raises yaml.YAMLError."""
+    _check_structure(text)
     return yaml.load(text, Loader=_Loader)
+
+
+def _check_structure(text: str) -> None:
+    """Reject aliases and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        problem = f"deeper than {MAX_DEPTH} levels" if depth > MAX_DEPTH else ""
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not read"
+        if problem:
+            mark: Any = event.start_mark
+            raise yaml.composer.ComposerError(None, None, problem, mark)
 
 
 class Origins:
@@ -142,8 +152,7 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
             f"{path}: `base` is circular: {' -> '.join(str(p) for p in (*_seen, path))}"
         )
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        tree = {} if node is None else _Loader("").construct_document(node)
+        node, tree = _parse(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not a valid YAML configuration: {error}") from None
     except UnsafeConfig as error:
@@ -152,6 +161,7 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
         raise ConfigError(
             f"{path}: a configuration is a mapping of keys to values, not a {type(tree).__name__}"
         )
+    tree = copy.deepcopy(tree)
     base = tree.pop("base", None)
     merged: dict[str, Any] = {}
     parents = [base] if isinstance(base, str) else base or []
@@ -161,6 +171,14 @@ def load_tree(path: Path, origins: Origins, _seen: tuple[Path, ...] = ()) -> dic
         merged = merge(merged, load_tree(find_file(parent, path.parent), origins, (*_seen, path)))
     origins.add_file(path, node)
     return merge(merged, typing.cast("dict[str, Any]", tree))
+
+
+@lru_cache(maxsize=64)
+def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+    """Parse YAML as nodes and values. Cached: a sweep reads its files for each arm."""
+    _check_structure(text)
+    node = yaml.compose(text, Loader=_Loader)
+    return node, {} if node is None else _Loader("").construct_document(node)
 
 
 def _read(path: Path) -> tuple[Path, str]:
@@ -268,12 +286,22 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict) and "${" in str(data.get("path", "")):
         plain = resolve({**tree, "data": {k: v for k, v in data.items() if k != "path"}})
         return {**plain, "data": {"path": data["path"], **plain["data"]}}
+    if not _has_interpolation(tree):  # OmegaConf is slow
+        return tree
     try:
         return typing.cast(
             "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
         )
     except OmegaConfBaseException as error:
         raise ConfigError(f"interpolation cannot be resolved: {error}") from None
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_interpolation, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_interpolation, value))
+    return isinstance(value, str) and "${" in value
 
 
 def _reject_resolvers(value: Any, key: str) -> None:
