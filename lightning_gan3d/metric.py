@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from lightning_gan3d.config import ConfigError, build
@@ -151,10 +152,27 @@ def read_metrics(path: Path) -> list[Metric]:
     Raises OSError, and ConfigError if the file is damaged.
     """
     try:
-        metrics = [build(Metric, _with_id(row)) for row in parse_json(path.read_bytes(), list)]
+        metrics = [_of_row(row) for row in parse_json(path.read_bytes(), list)]
     except ValueError as error:
         raise ConfigError(f"{path}: damaged: {error}; compute it again") from None
-    return [replace(m, name=_RENAMED.get(m.name, m.name)) for m in metrics]
+    return [replace(m, name=_RENAMED[m.name]) if m.name in _RENAMED else m for m in metrics]
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,), "value": (float, NoneType), "unit": (str,), "n": (int,),
+    "spread": (float, NoneType), "note": (str,), "protocol": (str,),
+    "items": (list,), "network": (str,), "stage": (str,), "variant": (str,),
+    "at": (float, NoneType),
+}  # fmt: skip
+
+
+def _of_row(row: Any) -> Metric:
+    """Build a metric; rows of plain values as `write_metrics` writes them need no conversion."""
+    plain = isinstance(row, dict) and {"name", "value"} <= row.keys()
+    plain = plain and all(type(v) in _TYPES.get(k, ()) for k, v in row.items())
+    if plain and {type(x) for x in row.get("items", ())} <= {float, NoneType}:
+        return Metric(**row)
+    return build(Metric, _with_id(row))
 
 
 def _with_id(row: Any) -> Any:

@@ -89,21 +89,34 @@ def write_config(path: Path, config: ExperimentConfig) -> None:
     write_text(path / CONFIG, cfg.to_yaml(config))
 
 
-def read_rows(path: Path) -> Iterable[dict[str, Any]]:
+def read_rows(path: Path, key: str = "") -> Iterable[dict[str, Any]]:
     """Read rows of JSON, except for a last one that a kill or a full disk left incomplete.
 
+    `key`: only rows with it, and the last one; others are not parsed, which is faster.
     `ConfigError` if another one is no row.
     """
-    data = path.read_bytes() if path.is_file() else b""
-    lines = data.splitlines()
-    for number, line in enumerate(lines, 1):
-        row = _row(line)
-        if row is not None:
-            yield row
-        elif number < len(lines) or data.endswith(b"\n"):
-            raise ConfigError(
-                f"{path}:{number} is no row of JSON with a step; `gan3d train` leaves it out"
-            )
+    if not path.is_file():
+        return
+    name, skipped = f'"{key}"'.encode() if key else b"", (0, b"")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if name not in line and line[:1] == b"{" and line[-2:] == b"}\n":
+                skipped = number, line
+            else:
+                skipped = 0, b""
+                yield from _parsed(path, number, line)
+    if skipped[0]:
+        yield from _parsed(path, *skipped)
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Iterator[dict[str, Any]]:
+    row = _row(line)
+    if row is not None:
+        yield row
+    elif line.endswith(b"\n"):
+        raise ConfigError(
+            f"{path}:{number} is no row of JSON with a step; `gan3d train` leaves it out"
+        )
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 LEVEL = 0.95
@@ -52,18 +53,21 @@ def mean_test(values: Sequence[float]) -> float | None:
     return 2 * float(stdtr(len(values) - 1, -abs(statistics.fmean(values)) / error))
 
 
-def holm(p: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+def holm(
+    p: Sequence[float], weights: Sequence[float] | None = None, others: float = 0.0
+) -> list[float]:
     """Return p values adjusted by Holm's correction (1979), weighted by the tests' importance.
 
     If tests without an effect are rejected below 0.05, any is with a probability of at most 0.05,
     however the tests depend on each other. A test of twice the weight may have twice the p.
+    `others`: weight of further tests of the family, of which none is rejected.
     """
     weights = weights or [1.0] * len(p)
     order = sorted(range(len(p)), key=lambda i: p[i] / weights[i])
+    remaining = [*accumulate((weights[i] for i in reversed(order)), initial=others)]
     adjusted, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        remaining = sum(weights[j] for j in order[rank:])
-        largest = max(largest, min(1.0, remaining / weights[i] * p[i]))
+    for i, weight in zip(order, reversed(remaining), strict=False):
+        largest = max(largest, min(1.0, weight / weights[i] * p[i]))
         adjusted[i] = largest
     return adjusted
 

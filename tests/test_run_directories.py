@@ -7,7 +7,7 @@ import pytest
 from lightning_gan3d import files, runs
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import load_experiment
-from lightning_gan3d.runs import Run
+from lightning_gan3d.runs import Run, read_rows
 
 
 def test_run_reads_the_files_of_its_directory(tmp_path):
@@ -87,3 +87,19 @@ def test_damaged_rows_are_an_error_and_left_out_by_a_training(tmp_path, bad):
     (report,) = runs.repair(tmp_path)
     assert "2 damaged row(s) left out" in report
     assert [row["step"] for row in runs.read_rows(file)] == [1, 2]
+
+
+def test_rows_with_a_key_and_the_last_one_are_enough_for_a_curve(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    rows = [{"step": i, "eval/swd": 0.5} if i % 3 == 0 else {"step": i} for i in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["step"] for row in read_rows(file, "eval/swd")] == [0, 3, 6, 7]
+    assert [row["step"] for row in read_rows(file)] == list(range(8))
+    with file.open("a") as stream:
+        stream.write('{"step": 8')
+    assert [row["step"] for row in read_rows(file, "eval/swd")] == [0, 3, 6]
+    with file.open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(ConfigError, match="jsonl:9 is no row"):
+        list(read_rows(file, "eval/swd"))
+    assert list(read_rows(tmp_path / "missing")) == []

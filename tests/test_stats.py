@@ -56,3 +56,10 @@ def test_weighted_holm_is_the_closure_of_weighted_bonferroni_tests():
     sets = [s for n in range(1, 7) for s in combinations(range(6), n)]
     expected = [max(bonferroni(s) for s in sets if i in s) for i in range(6)]
     assert holm(p, weights) == pytest.approx(expected)
+
+
+def test_holm_with_other_tests_that_are_never_rejected():
+    p = [0.01, 0.02, 0.03]
+    assert holm(p) == pytest.approx([0.03, 0.04, 0.04])
+    assert holm(p, others=2.0) == pytest.approx([0.05, 0.08, 0.09])
+    assert holm([*p, 1.0, 1.0])[:3] == pytest.approx(holm(p, others=2.0))

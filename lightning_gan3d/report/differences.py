@@ -9,7 +9,7 @@ ratio of 10 of the standard deviations, it has p < 0.0007 four times as often as
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -102,9 +102,19 @@ class Difference:
 class Decisions:
     """All tests of a report: pairs of groups, expected bounds, and losses by super-resolution."""
 
-    def __init__(self, comparison: Comparison, family: Comparison | None = None) -> None:
-        """Make the tests of a family, of which a report shows `comparison`; default: all of it."""
+    def __init__(
+        self,
+        comparison: Comparison,
+        family: Comparison | None = None,
+        left_out: Comparison | None = None,
+    ) -> None:
+        """Make the tests of a family, of which a report shows `comparison`; default: all of it.
+
+        `left_out`: a larger family, of which the other tests count, but are not made: none of them
+        decides anything.
+        """
         self.comparison, self.family = comparison, family or comparison
+        self._left_out = left_out or self.family
         self.unranked = {g.label: g.why_unranked for g in self.family.groups if g.why_unranked}
         """Why groups are left out of rankings and claims."""
         rows = [
@@ -113,7 +123,7 @@ class Decisions:
         ]
         tested = [d for d in rows if d.p is not None]
         p = [d.p for d in rows if d.p is not None]
-        adjusted = iter(holm(p, self._weights(tested)))
+        adjusted = iter(holm(p, *self._weights(tested)))
         rows = [d if d.p is None else replace(d, adjusted=next(adjusted)) for d in rows]
         self._tests = {(d.id, d.first, d.second): d for d in rows}
 
@@ -122,17 +132,20 @@ class Decisions:
         gates = [f"{x} {fault}" for x, fault in self.unranked.items() if x in sides]
         return replace(d, gate="; ".join(gates), p=None) if gates else d
 
-    def _weights(self, tests: Sequence[Difference]) -> list[float]:
-        """Weight the tests of claims as much as all others together."""
-        claimed = [self._is_of_a_claim(d) for d in tests]
-        num = {True: claimed.count(True), False: claimed.count(False)}
-        return [1 / num[x] for x in claimed]
+    def _weights(self, tests: Sequence[Difference]) -> tuple[list[float], float]:
+        """Weight the tests of claims as much as all others together; and those left out."""
+        groups = {g.label: g for g in self.family.groups}
+        claimed = [self._is_of_a_claim(d, groups) for d in tests]
+        everywhere, here = _num_tests(self._left_out), _num_tests(self.family)
+        more = {c: everywhere[c] - here[c] for c in (True, False)}
+        num = {c: claimed.count(c) + more[c] for c in (True, False)}
+        return [1 / num[c] for c in claimed], sum(more[c] / max(1, num[c]) for c in more)
 
-    def _is_of_a_claim(self, d: Difference) -> bool:
+    @staticmethod
+    def _is_of_a_claim(d: Difference, groups: Mapping[str, Group]) -> bool:
         """Whether `report.claims` needs this test."""
         if d.loss:
             return True
-        groups = {g.label: g for g in self.family.groups}
         pair = [groups[x] for x in (d.first, d.second) if x in groups]
         if d.id == MetricId(REFIT):
             return {g.is_baseline for g in pair} == {True, False}
@@ -154,11 +167,26 @@ class Decisions:
 
 
 def _pairs(comparison: Comparison) -> Iterator[Difference]:
+    for metric_id in _paired(comparison):
+        for first, second in combinations(comparison.groups, 2):
+            yield difference(first, second, metric_id)
+
+
+def _paired(comparison: Comparison) -> list[MetricId]:
+    """Metrics that are compared between groups."""
     paired = set(selected(comparison.metrics, Use.PAIRED))
-    for metric_id in comparison.metrics:
-        if metric_id in paired or is_ranked(metric_id):
-            for first, second in combinations(comparison.groups, 2):
-                yield difference(first, second, metric_id)
+    return [m for m in comparison.metrics if m in paired or is_ranked(m)]
+
+
+def _num_tests(comparison: Comparison) -> dict[bool, int]:
+    """Most tests of claims (True), and of all else (False), that a comparison has."""
+    kinds, ids = [g.representation for g in comparison.groups], _paired(comparison)
+    num, flat = len(kinds), sum(g.is_baseline for g in comparison.groups)
+    claims = num  # losses
+    claims += (MetricId(REFIT) in ids) * flat * (num - flat)
+    claims += (RENDER_TIME in ids) * kinds.count("triplane") * kinds.count("nerf_mlp")
+    pairs = len(ids) * num * (num - 1) // 2 + num * len(BOUNDS)
+    return {True: claims, False: pairs - (claims - num)}
 
 
 def is_ranked(metric_id: MetricId) -> bool:

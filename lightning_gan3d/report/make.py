@@ -17,6 +17,7 @@ from lightning_gan3d.metric_table import BENCHED, Use, selected, significant
 from lightning_gan3d.report.claims import claims
 from lightning_gan3d.report.differences import Decisions, Difference, best_labels, why_not_bold
 from lightning_gan3d.report.document import Document, compose
+from lightning_gan3d.report.effects import effect_table
 from lightning_gan3d.report.groups import Cell, Comparison, Group, compare
 from lightning_gan3d.report.plots.charts import curves, paretos
 from lightning_gan3d.report.records import RunRecord, find_runs
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 
 PLOTS = "plots"
+MOST = 9
+"""Groups that a report shows at most, unless they are selected."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ReportOptions:
     """New labels of groups, `OLD=NEW`."""
 
     def arrange(self, comparison: Comparison) -> Comparison:
-        """Select and order groups."""
+        """Select and order groups; of many, `best`."""
         groups = {g.label: g for g in comparison.groups}
         for option, label in [
             *(("rows", x) for x in self.rows),
@@ -52,6 +55,8 @@ class ReportOptions:
                 raise ConfigError(f"--{option} {label}: no such group; use {'; '.join(groups)}")
         if len(set(self.rows)) < len(self.rows):
             raise ConfigError(f"--rows {' '.join(self.rows)}: name each group once")
+        if not self.rows and len(groups) > MOST:
+            return best(comparison)[0]
         return Comparison(tuple(groups[x] for x in self.rows or groups))
 
     def rename(self, comparison: Comparison) -> Comparison:
@@ -99,20 +104,26 @@ def make_report(
     """
     whole = compare(find_runs(run_dirs))
     comparison, whole = options.rename(options.arrange(whole)), options.rename(whole)
+    excerpt = not options.rows and len(comparison.groups) < len(whole.groups)
     headline = options.headline(comparison)
     # Images need torch; a mistyped path should not wait for it.
     from lightning_gan3d.report.plots.image_sheets import image_sheets, load_ema
 
     turntables, neighbours = image_sheets(comparison, load_generator or load_ema)
     plots = [*turntables, *curves(comparison), *paretos(comparison), *neighbours]
-    decisions = Decisions(comparison, whole)
+    family = (comparison, whole) if excerpt else (whole, None)
+    decisions = Decisions(comparison, *family)
     checked, gaps = claims(decisions), decisions.between_groups
     document = compose(comparison, headline, checked, statements(decisions), plots, gaps)
+    if excerpt:
+        document = replace(
+            document, opening=(best(whole)[1], *document.opening), effects=effect_table(whole)
+        )
     out.mkdir(parents=True, exist_ok=True)
     for plot in plots:
         plot.write(out / PLOTS)
     texts = {
-        "results.csv": results_csv(comparison),
+        "results.csv": results_csv(whole if excerpt else comparison),
         "differences.csv": differences_csv(gaps),
         "claims.tex": claims_tex(checked),
         "table.tex": table_tex(comparison, headline),
@@ -124,17 +135,37 @@ def make_report(
     return out / "index.html"
 
 
+def best(comparison: Comparison) -> tuple[Comparison, str]:
+    """Return the `MOST` groups with the best mean of the first headline metric, and a sentence."""
+    runs, groups = comparison.runs, comparison.groups
+    finished = f"{sum(not run.gap for run in runs)} of {len(runs)} runs are finished"
+    for metric_id in selected(comparison.metrics, Use.PAPER):
+        info = comparison.info(metric_id)
+        means = {x: c.mean for x, c in comparison.cells(metric_id).items() if c.mean is not None}
+        ranked = [g for g in groups if g.label in means and not g.why_unranked]
+        if not info.better or len(ranked) < MOST:
+            continue
+        sign = -1 if info.better == "higher" else 1
+        ranked.sort(key=lambda g: sign * means[g.label])
+        shown = Comparison(tuple(g for g in groups if g in ranked[:MOST]))
+        why = f"the {MOST} of {len(groups)} generators with the best {info.short}"
+        return shown, f"Shown are {why}; {finished}. All are in results.csv; `--rows` selects."
+    why = f"the first {MOST} of {len(groups)} generators"
+    return Comparison(groups[:MOST]), f"Shown are {why}; {finished}. All are in results.csv."
+
+
 def results_csv(comparison: Comparison) -> str:
     """Return all metrics of all runs in stored units; a missing value is empty, with a note."""
     heads = ("run", "representation", "seed", "metric", "value", "unit", "n", "note", "protocol")
     rows = []
+    units = {metric_id: comparison.info(metric_id).unit for metric_id in comparison.metrics}
     for run in comparison.runs:
         for metric_id in comparison.metrics:
             m = run.metric(metric_id)
             note = f"{m.note}{_value_at_stop(run, metric_id)}"
             if m.spread is not None:
                 note = f"standard deviation {significant(m.spread)} over n; {note}"
-            unit = m.unit or comparison.info(metric_id).unit
+            unit = m.unit or units[metric_id]
             row = (metric_id.key, m.value, unit, m.n, note, m.protocol)
             rows.append((run.name, run.representation, run.seed, *row))
     return _csv(heads, rows)
@@ -246,7 +277,7 @@ def latex(text: str) -> str:
 def to_html(document: Document) -> str:
     """Return a web page; its style and its images are embedded."""
     colour = {label: number for number, label in enumerate(document.inks)}
-    return _render(
+    return render(
         "report.html",
         document=document,
         inks=document.inks.values(),
@@ -257,10 +288,11 @@ def to_html(document: Document) -> str:
 
 def to_markdown(document: Document, plot_folder: str) -> str:
     """Return Markdown; `plot_folder` holds the files of the plots, relative to the page."""
-    return _render("report.md", document=document, plots=plot_folder)
+    return render("report.md", document=document, plots=plot_folder)
 
 
-def _render(name: str, **values: Any) -> str:
+def render(name: str, **values: Any) -> str:
+    """Fill a template of this package."""
     environment = Environment(
         loader=PackageLoader("lightning_gan3d.report"),
         autoescape=name.endswith(".html"),

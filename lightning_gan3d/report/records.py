@@ -29,6 +29,8 @@ from lightning_gan3d.sweep.plan import SWEEP_FILE, SweepEntry, read_record
 from lightning_gan3d.sweep.states import Failure, SweepFolder
 
 UNKNOWN = "unknown"
+LOGGED = "eval/swd"
+"""Key of `metrics.jsonl` whose curve is drawn."""
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ class RunRecord:
     manifest: dict[str, Any] = field(default_factory=dict)
     """Provenance: commit, versions, device, data, command."""
     rows: tuple[dict[str, Any], ...] = ()
-    """Rows of `metrics.jsonl`."""
+    """Rows of `metrics.jsonl` with `LOGGED`, and the last one."""
     metrics: tuple[Metric, ...] = ()
     """Metrics of the evaluation, of the benchmark and of training."""
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -167,10 +169,10 @@ def read_run(path: Path) -> RunRecord:
     """
     problems: list[str] = []
     read = functools.partial(_read, path, problems)
-    config = _mapping(read(CONFIG, lambda p: parse_yaml(p.read_text(encoding="utf-8"))))
+    config = _mapping(read(CONFIG, lambda p: _config(p.read_text(encoding="utf-8"))))
     metrics = read(EVALUATION, read_metrics) or []
     metrics += read("bench.json", read_metrics) or []
-    rows = read(METRICS, lambda p: list(read_rows(p))) or []
+    rows = read(METRICS, lambda p: list(read_rows(p, LOGGED))) or []
     seed = config.get("seed")
     generator = _mapping(config.get("generator"))
     record = RunRecord(
@@ -188,6 +190,19 @@ def read_run(path: Path) -> RunRecord:
     )
     metrics += _of_training(record.last)
     return replace(record, gap=_gap(record), metrics=tuple(metrics))
+
+
+def _config(text: str) -> Any:
+    """Parse a configuration; those of an arm differ in the seed only, and are parsed once."""
+    seed = _SEED.search(text)
+    if seed is None:
+        return parse_yaml(text)
+    tree = _parsed(_SEED.sub("seed: 0", text, count=1))
+    return {**tree, "seed": int(seed[1])} if isinstance(tree, dict) else tree
+
+
+_SEED = re.compile(r"^seed: (\d{1,19})$", re.MULTILINE)
+_parsed = functools.lru_cache(maxsize=128)(parse_yaml)
 
 
 def _read(path: Path, problems: list[str], name: str, read: Callable[[Path], T]) -> T | None:

@@ -84,8 +84,8 @@ def test_the_groups_that_are_shown_do_not_change_what_is_decided():
 def test_a_label_may_end_as_the_name_of_an_image():
     groups = comparison(np.random.default_rng(0), 3).groups
     named = Comparison((replace(groups[0], label="voxel final"), *groups[1:]))
-    decisions = Decisions(named)
-    claimed = [d for d in decisions.between_groups if decisions._is_of_a_claim(d)]
+    decisions, groups = Decisions(named), {g.label: g for g in named.groups}
+    claimed = [d for d in decisions.between_groups if decisions._is_of_a_claim(d, groups)]
     assert {d.id.key for d in claimed} == {"refit.deficit", "speed.view_ms"}
 
 
@@ -97,3 +97,15 @@ def test_claims_are_decided_by_smaller_differences():
     claimed = sum(t.startswith("refit.deficit: triplane") for t in texts)
     other = sum(t.startswith("geometry.shape_to_data: triplane") for t in texts)
     assert claimed > 1.2 * other > 0, (claimed, other)
+
+
+def test_groups_that_are_left_out_make_decisions_harder_as_if_none_differed():
+    whole = comparison(np.random.default_rng(0), 3)
+    part = Comparison(whole.groups[:2])
+    alone, excerpt, family = Decisions(part), Decisions(part, part, whole), Decisions(part, whole)
+    for d in excerpt.between_groups:
+        if d.p is not None:
+            others = [x.between(d.first, d.second, d.id).adjusted for x in (alone, family)]
+            assert d.adjusted == 1 or d.adjusted > others[0]
+            assert d.adjusted == 1 or d.adjusted >= others[1]  # there, others may be rejected
+    assert [d.p for d in excerpt.between_groups] == [d.p for d in alone.between_groups]

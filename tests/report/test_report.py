@@ -11,7 +11,7 @@ from lightning_gan3d.metric import MetricId
 from lightning_gan3d.report import make
 from lightning_gan3d.report.document import NOT_RECORDED, compose, conditions
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.make import make_report
+from lightning_gan3d.report.make import MOST, ReportOptions, make_report
 from lightning_gan3d.report.plots import image_sheets
 from lightning_gan3d.report.plots.charts import quality
 from lightning_gan3d.report.records import find_runs
@@ -355,3 +355,21 @@ def test_a_damaged_conditions_file_leaves_cells_not_recorded(tmp_path, text):
     assert set(conditions([run]).rows[0][1:]) == {NOT_RECORDED}
     assert run.problems
     assert run.metric(MetricId("refit.psnr")).value is not None
+
+
+def test_a_report_of_many_groups_shows_the_best_and_lists_all(tmp_path, monkeypatch):
+    for i in range(MOST + 3):
+        make_run(tmp_path / "runs", "voxel", variant=f"{i:08x}", shift=0.1 - 0.001 * i)
+        config = tmp_path / f"runs/voxel/{i:08x}-s0/config.yaml"
+        config.write_text(config.read_text() + f"label: arm {i:02}\n")
+    monkeypatch.setattr(make, "curves", lambda _: [])
+    monkeypatch.setattr(make, "paretos", lambda _: [])
+    monkeypatch.setattr(image_sheets, "image_sheets", lambda *_: ([], []))
+    make_report([tmp_path / "runs"], tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert f"the {MOST} of {MOST + 3} generators with the best SWD; 12 of 12 runs" in page
+    assert [f"arm {i:02}" in page for i in range(MOST + 3)] == [False] * 3 + [True] * MOST
+    table = (tmp_path / "out/results.csv").read_text()
+    assert len({line.split(",")[0] for line in table.splitlines()[1:]}) == MOST + 3
+    make_report([tmp_path / "runs"], tmp_path / "two", ReportOptions(("arm 00",)))
+    assert "arm 00" in (tmp_path / "two/index.html").read_text()

@@ -12,11 +12,9 @@ from lightning_gan3d.metric_table import REFIT, block
 from lightning_gan3d.report.groups import Comparison, Group
 from lightning_gan3d.report.plots import style
 from lightning_gan3d.report.plots.style import LIGHT, Ink, Plot, group_inks
-from lightning_gan3d.report.records import RunRecord
+from lightning_gan3d.report.records import LOGGED, RunRecord
 from lightning_gan3d.stats import power_law_exponent
 
-LOGGED = "eval/swd"
-"""Key in `metrics.jsonl` of the SWD measured during training."""
 SWD, SWD_FLOOR = MetricId("quality.swd"), MetricId("quality.swd_floor")
 PSNR = MetricId("consistency.psnr")
 FLOPS = MetricId("cost.flops")
