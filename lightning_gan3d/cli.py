@@ -20,7 +20,7 @@ from lightning_gan3d.cli_options import (
 from lightning_gan3d.config import ConfigError, UserError, split_overrides
 from lightning_gan3d.data.commands import app as data_app
 from lightning_gan3d.inference.commands import app as inference_app
-from lightning_gan3d.presets import complete, describe, preset_names
+from lightning_gan3d.presets import complete, complete_sweep, describe, preset_names
 from lightning_gan3d.progress import spinner
 from lightning_gan3d.sweep.sweep_commands import app as sweep_app
 from lightning_gan3d.version import __version__
@@ -290,6 +290,48 @@ def report(
     options = ReportOptions(tuple(rows or ()), metrics, tuple(labels or ()))
     parent = folders[0].parent if folders[0].is_file() else folders[0]
     typer.echo(make_report(folders, out or parent / "report", options))
+
+
+@app.command()
+@stoppable()
+def dashboard(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="A sweep's YAML file, preset, or folder ROOT/sweeps/NAME.",
+            autocompletion=complete_sweep,
+        ),
+    ],
+    root: Root = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="HTML file; default: dashboard.html in the folder."),
+    ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(help="Write it again every N seconds until all runs end.", min=1),
+    ] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(help="Save a report in this W&B project instead.", metavar="ENTITY/PROJECT"),
+    ] = None,
+) -> None:
+    """Write a page about a sweep that runs: states, curves, newest samples and metrics."""
+    with spinner("loading"):
+        from lightning_gan3d.report.dashboard import Dashboard, find_folder
+
+    board = Dashboard(find_folder(sweep, root), out)
+    if wandb is not None:
+        from lightning_gan3d.report.wandb_report import save_report
+
+        typer.echo(save_report(board, wandb))
+        return
+    if watch is not None:
+        typer.echo(f"{board.out}, every {watch:g} s")
+        board.watch(watch)
+    else:
+        board.write()
+    typer.echo(board.out)
 
 
 @weights_app.command("list")

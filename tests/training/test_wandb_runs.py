@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from wandb_server import WandbServer
 
 import wandb
 from lightning_gan3d import runs
@@ -25,7 +26,6 @@ from lightning_gan3d.training.fit import train_run
 from lightning_gan3d.training.module import AdversarialModule
 from lightning_gan3d.training.wandb_folders import continue_after, last_step
 from lightning_gan3d.training.wandb_logger import WandbLogger, without_paths
-from tests.training.wandb_server import WandbServer
 
 # As in test_distributed.py: importing again takes seconds.
 multiprocessing.set_forkserver_preload(["lightning_gan3d.training.fit"])

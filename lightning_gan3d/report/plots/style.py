@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +73,20 @@ def inks(representations: Iterable[str]) -> dict[str, Ink]:
 
 
 def group_inks(comparison: Comparison) -> dict[str, Ink]:
-    """Return the ink of each group, by label: the representation's for its first group."""
-    palette = inks(g.representation for g in comparison.groups)
+    """Return the ink of each group, by label."""
+    return label_inks({g.label: g.representation for g in comparison.groups})
+
+
+def label_inks(representations: Mapping[str, str]) -> dict[str, Ink]:
+    """Return the ink of each label: its representation's for the first label with that."""
+    palette = inks(representations.values())
     spare = [ink for ink in (*_INKS.values(), *_OTHERS) if ink not in palette.values()]
     result: dict[str, Ink] = {}
-    for group in comparison.groups:
-        own = palette[group.representation]
+    for label, representation in representations.items():
+        own = palette[representation]
         if own in result.values():
             own = next((ink for ink in spare if ink not in result.values()), own)
-        result[group.label] = own
+        result[label] = own
     return result
 
 

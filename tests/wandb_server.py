@@ -17,7 +17,7 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.history, self.received = {}, b""
+        self.history, self.reports, self.received = {}, [], b""
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -45,6 +45,19 @@ class WandbServer(ThreadingHTTPServer):
         if "createRunFiles" in query:
             files = [{"name": f, "uploadUrl": f"{self.url}/upload"} for f in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if "internalId" in query:
+            return {"project": {"id": "p", "internalId": "1"}}
+        if "upsertView" in query:
+            self.reports.append(variables)
+            view = {"id": "r", "type": "runs", "name": "r", "spec": variables["spec"]}
+            view |= {"displayName": variables["displayName"], "description": "", "updatedAt": None}
+            project = {"id": "p", "name": "p", "entityName": "team"}
+            return {"upsertView": {"view": {**view, "project": project}, "inserted": True}}
+        if "projects(" in query or "models(" in query:
+            node = {**PROJECT, "entityName": "team", "createdAt": "", "isBenchmark": False}
+            edges = [{"node": {**node, "user": None}, "cursor": ""}]
+            page = {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}
+            return {"models": page, "entity": {"projects": page}}
         info = {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": []}
         return {"viewer": VIEWER, "serverInfo": info}
 
