@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mutations import assert_finite, damaged_bytes, parse, texts
 
 from lightning_gan3d.checkpoints import references
-from lightning_gan3d.cli import _numbers
+from lightning_gan3d.cli_options import numbers_of
 from lightning_gan3d.data.archive import open_source
 from lightning_gan3d.errors import UserError
 from lightning_gan3d.inference.directions import parse_edits
@@ -48,7 +48,7 @@ def test_ranges(text):
         assert len(set(numbers)) == len(numbers)
         assert min(numbers) >= 0
         assert parse_ranges(",".join(map(str, numbers))) == numbers
-        again = parse(_numbers, "--seeds", text)
+        again = parse(numbers_of, "--seeds", text)
         assert again == numbers
 
 

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import wandb
 from fabricated_runs import make_run
 from PIL import Image
 from wandb_server import WandbServer
 
-import wandb
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.report import dashboard as dashboard_file
 from lightning_gan3d.report.dashboard import CHARTS, Dashboard, find_folder

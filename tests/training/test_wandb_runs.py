@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import wandb
 from wandb_server import WandbServer
 
-import wandb
 from lightning_gan3d import runs
 from lightning_gan3d.runs import Run
 from lightning_gan3d.training.config import InitConfig
