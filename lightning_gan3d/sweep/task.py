@@ -101,7 +101,7 @@ class Task:
                 return None
             line = f"exit code 0, but {self.run.path} holds no finished run"
         elif code == -signal.SIGKILL:
-            line = f"killed, perhaps since the memory was exhausted; last line: {line}"
+            line = f"killed, perhaps because memory ran out; last line: {line}"
         failure = Failure(code, line or f"exit code {code}, and an empty log")
         self.folder.failed(self.run, failure)
         return failure
