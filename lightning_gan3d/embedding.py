@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import FolderSource
-from lightning_gan3d.data.image_files import is_image, open_header, pixels_of, upright
+from lightning_gan3d.data.archive import FolderSource, is_image
+from lightning_gan3d.data.image_files import open_header, pixels_of, upright
 from lightning_gan3d.files import parse_json, sha256_of_file
 from lightning_gan3d.images import to_float
 from lightning_gan3d.metrics.pose.estimators import ScriptedNetwork, load_network

@@ -94,7 +94,7 @@ def sha256_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
         # View as bytes: NumPy has no bfloat16.
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
+        digest.update(raw.numpy().data)
     return digest.hexdigest()
 
 

@@ -1,46 +1,47 @@
-"""Data sets as folders or stored zips: read in place, written atomically. Imports no torch.
+"""Data sets as folders, zips or shards of tar files, read in place. Imports no torch.
 
 Reading rejects entries that leave the data set or could exhaust memory.
 """
 
-import contextlib
 import difflib
 import hashlib
 import io
-import json
 import lzma
 import os
+import posixpath
 import re
-import shutil
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, TypeVar
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from numpy.lib import recfunctions as rfn
 
 from lightning_gan3d.config import UserError
-from lightning_gan3d.files import atomic_path
 
-T = TypeVar("T")
-
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_FILE_BYTES = 256 * 2**20
-"""Size limit of one file; `dataset.json` of 200,000 images is below 100 MB."""
+"""Size limit of one file."""
+MAX_LABEL_BYTES = 2048
+"""`dataset.json` may be larger: this many bytes per file of the data set."""
 MAX_RATIO = 100
 """Compression limit of a zip entry: images hardly compress, labels as text by 2 to 5."""
 HEAD_BYTES = 2**16
-"""Leading bytes of each file in a folder that the fingerprint covers, besides name and size."""
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Leading bytes of each file, not in zips, that the fingerprint covers, besides name and size."""
 # What `zipfile` raises for damaged archives; RuntimeError for unknown compression or encryption.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
     OSError, EOFError, ValueError, RuntimeError, OverflowError,
 )  # fmt: skip
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+_LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
+"""Signature, flags, compression, lengths of name and extra field."""
 
 
 class DataError(UserError):
@@ -53,88 +54,241 @@ class UnsafeDataError(DataError):
     exit_code: ClassVar[int] = 3
 
 
+class Table(NamedTuple):
+    """Where the files of a data set are."""
+
+    names: Sequence[str]
+    """Images, sorted; then the other files, sorted."""
+    entries: np.ndarray
+    """Fields of each file: size, crc, which the fingerprint covers; and in archives offset."""
+    num_images: int
+
+    def row(self, name: str, path: Path) -> int:
+        """Return the row of a file; raises `DataError` if it is missing."""
+        for start, end in ((0, self.num_images), (self.num_images, len(self.names))):
+            row = bisect_left(self.names, name, start, end)
+            if row < end and self.names[row] == name:
+                return row
+        raise DataError(f"{path} has no {name}")
+
+    def marks(self) -> Iterator[str]:
+        """Yield size and checksum of each image, for fingerprints."""
+        for row in range(self.num_images) if self.num_images else _images(self.names):
+            yield f"{self.entries['size'][row]}:{self.entries['crc'][row]:08x}"
+
+
 class FolderSource:
-    """Files below a folder; names are relative to it, with forward slashes."""
+    """Files below a folder; names are relative to it, with forward slashes.
+
+    Attributes:
+        state: digest of names, sizes and times of all files.
+        changed: newest of these times, in seconds.
+        shards: size of each tar file in the folder itself.
+    """
 
     def __init__(self, path: Path) -> None:
         """List the files; rejects links that leave the folder."""
         self.path = path
-        root = path.resolve()
-        names = []
-        for folder, folders, files in os.walk(path, followlinks=False):
-            for name in [*folders, *files]:
-                full = Path(folder) / name
-                relative = full.relative_to(path).as_posix()
-                _check_name(relative, path)
-                if full.is_symlink() and not Path(os.path.realpath(full)).is_relative_to(root):
-                    raise UnsafeDataError(
-                        f"entry `{relative}` leaves the dataset {path}: copy the file it links to"
-                    )
-                if name in files:
-                    if not full.is_file() and full.exists():  # a pipe would never end
-                        raise DataError(f"{relative} in {path} is not a regular file: remove it")
-                    names.append(relative)
-        self.names = sorted(names)
+        lines, self.changed, self.shards = [], 0.0, dict[str, int]()
+        for name, about in _scan(path):
+            times = (about.st_mtime_ns, about.st_ctime_ns)
+            lines.append(f"{name}\0{about.st_size} {times}")
+            self.changed = max(self.changed, *(t / 1e9 for t in times))
+            if name.endswith(".tar") and "/" not in name:
+                self.shards[name] = about.st_size
+        lines.sort()
+        digest = hashlib.sha256()
+        for line in lines:
+            digest.update(line.encode() + b"\n")
+        self.state = digest.hexdigest()
+        self.names: Sequence[str] = [line.partition("\0")[0] for line in lines]
+        self._table: Table | None = None
+
+    @property
+    def num_files(self) -> int:
+        """Number of files, and the largest possible number of members of tar files."""
+        return len(self.names) + sum(self.shards.values()) // 1024
+
+    def use(self, table: Table) -> "FolderSource":
+        """Take the names and marks of the same files from a table."""
+        self._table, self.names = table, table.names
+        return self
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         path = self.path / name
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UnsafeDataError(f"{name} in {self.path} has more than {MAX_FILE_BYTES} bytes")
+            if path.stat().st_size > (limit := max_bytes(name, self.num_files)):
+                raise UnsafeDataError(f"{name} in {self.path} has more than {limit} bytes")
             return path.read_bytes()
         except OSError as error:
             raise DataError(f"cannot read {name} in {self.path}: {error.strerror}") from None
 
-    def mark(self, name: str) -> str:
-        """Return size and checksum of the first bytes, for fingerprints."""
-        path = self.path / name
-        with path.open("rb") as file:
-            return f"{path.stat().st_size}:{zlib.crc32(file.read(HEAD_BYTES)):08x}"
+    def marks(self) -> Iterator[str]:
+        """Yield size and checksum of the first bytes of each image, for fingerprints."""
+        if self._table is not None:
+            yield from self._table.marks()
+            return
+        for row in _images(self.names):
+            path = self.path / self.names[row]
+            with path.open("rb") as file:
+                yield f"{path.stat().st_size}:{zlib.crc32(file.read(HEAD_BYTES)):08x}"
+
+    def entries(self) -> np.ndarray:
+        """Return the entries of a `Table`; those of other files than images are 0."""
+        return _marked(np.zeros(len(self.names), [("size", "<u8"), ("crc", "<u4")]), self.marks())
 
 
 class ZipSource:
-    """Entries of a zip; each process opens its own handle."""
+    """Entries of a zip, read by their positions."""
 
-    def __init__(self, path: Path) -> None:
-        """Check the directory of the zip before any entry is read; nothing is extracted."""
+    def __init__(self, path: Path, table: Table | None = None) -> None:
+        """Check the directory of the zip before any entry is read; nothing is extracted.
+
+        `table`: of the same zip, to skip these checks.
+        """
         self.path = path
-        self._handles: dict[int, zipfile.ZipFile] = {}
-        try:
-            entries = [e for e in self._zip().infolist() if not e.filename.endswith("/")]
-        except _ZIP_ERRORS as error:
-            raise DataError(f"cannot read {path} as a zip: {error}") from None
-        self._entries = {e.filename: e for e in entries}
-        self.names = sorted(self._entries)
-        _check_entries(entries, path)
+        self._file: IO[bytes] | None = None
+        self._table = table or self._checked_table()
+        self.names = self._table.names
 
-    def _zip(self) -> zipfile.ZipFile:
-        pid = os.getpid()
-        if pid not in self._handles:  # a forked worker must not share its parent's file position
-            self._handles = {pid: zipfile.ZipFile(self.path)}
-        return self._handles[pid]
+    def _checked_table(self) -> Table:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
+        except _ZIP_ERRORS as error:
+            raise DataError(f"cannot read {self.path} as a zip: {error}") from None
+        _check_entries(entries, self.path)
+        entries.sort(key=lambda e: e.filename)
+        rows = [(e.header_offset, e.file_size, e.CRC, e.compress_size) for e in entries]
+        fields = [("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("stored", "<u4")]
+        table = np.array(rows, np.dtype(fields))
+        if (table["stored"] == table["size"]).all():  # not compressed
+            table = rfn.repack_fields(table[["offset", "size", "crc"]])
+        return Table([e.filename for e in entries], table, 0)
 
     def __getstate__(self) -> dict[str, object]:
-        """Drop open handles: spawned workers open their own."""
-        return {**self.__dict__, "_handles": {}}
+        """Drop the open file: spawned workers open their own."""
+        return {**self.__dict__, "_file": None}
 
     def read(self, name: str) -> bytes:
         """Return an entry's bytes; raises `DataError` if the checksum differs."""
-        if name not in self._entries:
-            raise DataError(f"{self.path} has no {name}")
+        entry = self._table.entries[self._table.row(name, self.path)]
         try:
-            return self._zip().read(name)
+            return self._read(name, entry)
         except _ZIP_ERRORS as error:
             reason = "bad CRC" if "CRC" in str(error) else f"cannot be read ({error})"
             raise DataError(f"{name}: {reason} in {self.path}; copy the dataset again") from None
 
-    def mark(self, name: str) -> str:
-        """Return size and checksum from the directory of the zip, for fingerprints."""
-        entry = self._entries[name]
-        return f"{entry.file_size}:{entry.CRC:08x}"
+    def _read(self, name: str, entry: np.void) -> bytes:
+        """Read by `pread`, since forked workers share the position of the open file."""
+        self._file = self._file or self.path.open("rb", buffering=0)
+        start, size = int(entry["offset"]), int(entry["size"])
+        stored = int(entry["stored"]) if "stored" in (entry.dtype.names or ()) else size
+        head = os.pread(self._file.fileno(), _LOCAL_HEADER.size, start)
+        signature, flags, method, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+        length = name_length + extra_length + stored
+        data = os.pread(self._file.fileno(), length, start + len(head))
+        own = data[:name_length]
+        names = (own.decode(errors="replace"), own.decode("cp437"))
+        if signature != b"PK\3\4" or name not in names:
+            raise zipfile.BadZipFile("directory and header differ")
+        if len(data) < length:
+            raise EOFError("the file is truncated")
+        info = zipfile.ZipInfo(name)
+        info.flag_bits, info.compress_type, info.compress_size = flags, method, stored
+        info.file_size, info.CRC = size, int(entry["crc"])
+        content = io.BytesIO(data[name_length + extra_length :])
+        with zipfile.ZipExtFile(content, "r", info) as file:
+            return file.read()
+
+    def marks(self) -> Iterator[str]:
+        """Yield size and checksum of each image from the directory of the zip, for fingerprints."""
+        return self._table.marks()
+
+    def entries(self) -> np.ndarray:
+        """Return the entries of a `Table`."""
+        return self._table.entries[images_first(self.names)]
 
 
-Source = FolderSource | ZipSource
+class ShardSource:
+    """Members of uncompressed tar files in one folder, WebDataset's layout, and `dataset.json`.
+
+    Offsets count from the start of the first shard, as if the shards were one file.
+    """
+
+    def __init__(self, folder: FolderSource, table: Table | None = None) -> None:
+        """Check the members of all shards; `table`: of the same shards, to skip these checks."""
+        self.path, self._folder = folder.path, folder
+        self._shards = sorted(folder.shards)
+        sizes = [folder.shards[name] for name in self._shards]
+        self._starts = [0, *np.cumsum(sizes).tolist()]
+        self._is_marked = table is not None
+        self._table = table or self._checked_table()
+        self.names = self._table.names
+
+    def _checked_table(self) -> Table:
+        rows: dict[str, tuple[int, int, int]] = {}
+        if "dataset.json" in self._folder.names:
+            rows["dataset.json"] = (0, 0, 0)
+        for shard, start in zip(self._shards, self._starts, strict=False):
+            for name, offset, size in _members(self.path / shard):
+                if name in rows:
+                    raise UnsafeDataError(f"entry `{name}` occurs twice in {self.path}")
+                rows[name] = (start + offset, size, 0)
+        names = sorted(rows)
+        fields = [("offset", "<u8"), ("size", "<u4"), ("crc", "<u4")]
+        return Table(names, np.array([rows[n] for n in names], np.dtype(fields)), 0)
+
+    def read(self, name: str) -> bytes:
+        """Return a member's bytes."""
+        if name == "dataset.json" and name in self._folder.names:
+            return self._folder.read(name)
+        entry = self._table.entries[self._table.row(name, self.path)]
+        offset, size = int(entry["offset"]), int(entry["size"])
+        shard = bisect_right(self._starts, offset) - 1
+        path = self.path / self._shards[shard]
+        try:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset - self._starts[shard])
+        except OSError as error:
+            raise DataError(f"cannot read {name} in {path}: {error.strerror}") from None
+        if len(data) < size:
+            raise DataError(f"{name}: {path} is truncated; copy the dataset again")
+        return data
+
+    def marks(self) -> Iterator[str]:
+        """Yield size and checksum of the first bytes of each image, for fingerprints."""
+        if self._is_marked:
+            yield from self._table.marks()
+            return
+        for row in _images(self.names):
+            data = self.read(self.names[row])
+            yield f"{len(data)}:{zlib.crc32(data[:HEAD_BYTES]):08x}"
+
+    def entries(self) -> np.ndarray:
+        """Return the entries of a `Table`."""
+        return _marked(self._table.entries[images_first(self.names)], self.marks())
+
+
+def _images(names: Sequence[str]) -> list[int]:
+    return [row for row, name in enumerate(names) if is_image(name)]
+
+
+def images_first(names: Sequence[str]) -> list[int]:
+    """Return the rows of images, then those of other files."""
+    return sorted(range(len(names)), key=lambda row: not is_image(names[row]))
+
+
+def _marked(entries: np.ndarray, marks: Iterable[str]) -> np.ndarray:
+    """Fill in size and checksum of the images, which come first."""
+    for row, mark in enumerate(marks):
+        size, crc = mark.split(":")
+        entries["size"][row], entries["crc"][row] = int(size), int(crc, 16)
+    return entries
+
+
+Source = FolderSource | ZipSource | ShardSource
 
 
 def missing(path: Path) -> DataError:
@@ -146,18 +300,27 @@ def missing(path: Path) -> DataError:
     )
 
 
-def open_source(path: str | Path) -> Source:
-    """Open a folder or a zip."""
+def open_source(
+    path: str | Path, folder: FolderSource | None = None, table: Table | None = None
+) -> Source:
+    """Open a folder, a folder of tar files, or a zip.
+
+    `folder`: the path, if it was listed already. `table`: of the same files, to skip the checks. A
+    folder that has images besides tar files is read as a folder.
+    """
     path = Path(path).expanduser()
     if path.is_dir():
-        return FolderSource(path)
+        folder = folder or FolderSource(path)
+        if folder.shards and not any(is_image(name) for name in folder.names):
+            return ShardSource(folder, table)
+        return folder if table is None else folder.use(table)
     if not path.exists():
         raise missing(path)
-    if not zipfile.is_zipfile(path):
+    if table is None and not zipfile.is_zipfile(path):
         raise DataError(
             f"{path} is not a folder or a zip: use a folder or zip of images with dataset.json"
         )
-    return ZipSource(path)
+    return ZipSource(path, table)
 
 
 def read_file(path: Path) -> bytes:
@@ -173,9 +336,89 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def image_names(source: Source) -> list[str]:
+    """Return the images of a source, in order; raises `DataError` if there are none."""
+    names = [source.names[row] for row in _images(source.names)]
+    if not names:
+        raise DataError(f"{source.path} has no images ({', '.join(SUFFIXES)})")
+    return names
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its suffix; hidden files and those of macOS archives are not.
+
+    `name`: relative to the data set.
+    """
+    *folders, file = name.replace("\\", "/").split("/")
+    is_hidden = file.startswith(".") or "__MACOSX" in folders
+    return posixpath.splitext(file)[1].lower() in SUFFIXES and not is_hidden
+
+
+def max_bytes(name: str, num_files: int) -> int:
+    """Size limit of a file: that of `dataset.json` grows with the data set."""
+    labels = MAX_LABEL_BYTES * num_files if name == "dataset.json" else 0
+    return max(MAX_FILE_BYTES, min(labels, 2**31 - 2**16))  # what one `pread` returns
+
+
+def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the files below a folder, and what is known of them."""
+    root, folders = os.path.realpath(path), [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = os.scandir(path / folder)
+        except OSError:  # as of `lost+found`
+            continue
+        with entries:
+            for entry in entries:
+                name, is_link = folder + entry.name, entry.is_symlink()
+                _check_name(name, path)
+                if is_link and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                    raise UnsafeDataError(
+                        f"entry `{name}` leaves the dataset {path}: copy the file it links to"
+                    )
+                is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+                if is_folder:
+                    folders += [] if is_link else [f"{name}/"]
+                    continue
+                exists = os.path.exists(entry.path) if is_link else True
+                if exists and not entry.is_file():  # a pipe would never end
+                    raise DataError(f"{name} in {path} is not a regular file: remove it")
+                yield name, entry.stat(follow_symlinks=exists)
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of the files in a tar file; folders are skipped."""
+    end = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while member := archive.next():
+                archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                name = member.name.removeprefix("./")
+                if not 0 <= member.size <= MAX_FILE_BYTES:
+                    raise UnsafeDataError(
+                        f"entry `{name}` of {path} claims {member.size} bytes, limit "
+                        f"{MAX_FILE_BYTES}"
+                    )
+                if member.isdir():
+                    continue
+                _check_name(name, path)
+                if not member.isreg() or member.issparse():
+                    raise UnsafeDataError(
+                        f"entry `{name}` of {path} is not a regular file: store the file itself"
+                    )
+                if member.offset_data + member.size > end:
+                    raise DataError(f"{name}: {path} is truncated; copy the dataset again")
+                yield name, member.offset_data, member.size
+    except DataError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path} as an uncompressed tar file: {error}") from None
+
+
 def _check_name(name: str, path: Path) -> None:
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or name[1:2] == ":":
+    parts = name.replace("\\", "/").split("/")
+    if (not parts[0] and name) or ".." in parts or name[1:2] == ":":
         raise UnsafeDataError(f"entry `{name}` leaves the dataset {path}")
     if not name or _UNPRINTABLE.search(name):
         raise DataError(
@@ -196,10 +439,9 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
             raise UnsafeDataError(f"entry `{name}` of {path} is a link: store the file itself")
         if entry.flag_bits & 0x1:
             raise UnsafeDataError(f"entry `{name}` of {path} is encrypted: store it unencrypted")
-        if entry.file_size > MAX_FILE_BYTES:
-            raise UnsafeDataError(
-                f"entry `{name}` of {path} claims {entry.file_size} bytes, limit {MAX_FILE_BYTES}"
-            )
+        largest = max(entry.file_size, entry.compress_size)
+        if largest > (limit := max_bytes(name, len(entries))):
+            raise UnsafeDataError(f"entry `{name}` of {path} claims {largest} bytes, limit {limit}")
         ratio = entry.file_size // max(entry.compress_size, 1)
         if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**16:
             raise UnsafeDataError(
@@ -210,115 +452,5 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
         if entry.header_offset < end:
             raise UnsafeDataError(f"entries `{previous}` and `{entry.filename}` of {path} overlap")
         end, previous = entry.header_offset + 30 + entry.compress_size, entry.filename
-
-
-class DatasetWriter:
-    """Files, labels and metadata of a data set that `write_dataset` creates."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile | None) -> None:
-        """`path`: the folder to write to if there is no zip."""
-        self._path, self._zip = path, archive
-        self._labels: list[tuple[str, list[float]]] = []
-        self._objects: dict[str, int] = {}
-        self._splits: dict[str, list[str]] = {}
-        self._sha256: dict[str, str] = {}
-        self._metadata: dict[str, Any] = {}
-
-    def image(
-        self,
-        name: str,
-        pixels: UInt8[np.ndarray, "h w c"],
-        label: Float[np.ndarray, "25"] | None,
-        split: str | None = None,
-        object_id: int | None = None,
-    ) -> None:
-        """Add an image as PNG with its label, split and object."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-        self._write(name, buffer.getvalue())
-        if self._zip is None:  # zips have their own checksums
-            self._sha256[name] = checksum(buffer.getvalue())
-        if label is not None:
-            self._labels.append((name, [float(x) for x in label]))
-        if split is not None:
-            self._splits.setdefault(split, []).append(name)
-        if object_id is not None:
-            self._objects[name] = object_id
-
-    def array(self, name: str, values: np.ndarray) -> None:
-        """Add an array as `.npy`; readers of images skip it."""
-        buffer = io.BytesIO()
-        np.save(buffer, values, allow_pickle=False)
-        self._write(name, buffer.getvalue())
-
-    def metadata(self, key: str, value: Any) -> None:
-        """Add a key to `dataset.json` that other tools ignore."""
-        self._metadata[key] = value
-
-    def finish(self) -> None:
-        """Write `dataset.json`."""
-        index: dict[str, Any] = {"labels": self._labels or None}
-        extras = {"splits": self._splits, "objects": self._objects, "sha256": self._sha256}
-        index.update({k: v for k, v in {**extras, **self._metadata}.items() if v})
-        self._write("dataset.json", json.dumps(index, allow_nan=False).encode())
-        if self._zip is not None:
-            self._zip.close()
-
-    def _write(self, name: str, data: bytes) -> None:
-        if self._zip is not None:
-            self._zip.writestr(zipfile.ZipInfo(name, _EPOCH), data)
-            return
-        path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-@contextlib.contextmanager
-def write_dataset(out: Path, overwrite: bool = False) -> Iterator[DatasetWriter]:
-    """Write a data set in EG3D's format: a stored zip if `out` ends in `.zip`, else a folder.
-
-    It appears at `out` if the block succeeds; an error leaves nothing. Equal content gives equal
-    bytes.
-    """
-    as_zip = out.suffix.lower() == ".zip"
-    reject_existing(out, overwrite)
-    if out.exists() and out.is_dir() == as_zip:
-        raise DataError(
-            f"{out} exists and is not a {'zip' if as_zip else 'folder'}: use another path"
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as temporary:
-        archive = zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) if as_zip else None
-        if archive is None:
-            temporary.mkdir()
-        try:
-            writer = DatasetWriter(temporary, archive)
-            yield writer
-            writer.finish()
-        except BaseException:
-            if archive is not None:
-                archive.close()
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        if out.is_dir():
-            shutil.rmtree(out)
-
-
-def reject_existing(out: Path, overwrite: bool = False) -> None:
-    """Reject an output that exists, unless it is to be overwritten."""
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} exists: use another path, or --overwrite")
-
-
-def reject_collisions(outputs: Iterable[tuple[str, str]]) -> None:
-    """Reject two images with the same output file; `outputs`: pairs of output and source."""
-    source_of: dict[str, str] = {}
-    for name, source in outputs:
-        if name in source_of:
-            raise DataError(
-                f"{source_of[name]} and {source} would both be written as {name}: rename one, and "
-                "its camera"
-            )
-        source_of[name] = source
+    if end > path.stat().st_size:
+        raise DataError(f"entry `{previous}` reaches beyond {path}: copy the dataset again")

@@ -66,7 +66,7 @@ def check_dataset(cfg: DataConfig | str, sheet: Path | None = None) -> DatasetSu
     `sheet`: PNG file of a contact sheet.
     """
     cfg = cfg if isinstance(cfg, DataConfig) else DataConfig(path=cfg)
-    dataset = ImageDataset(cfg, "all")
+    dataset = ImageDataset(cfg, "all", again=True)
     if not dataset.in_memory:
         for i in range(len(dataset)):
             dataset.images([i])

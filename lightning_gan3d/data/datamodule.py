@@ -172,9 +172,12 @@ def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
     if cfg.holdout == 0 and not train.annotations.splits:
         return None
     test = train.of_split("test", cfg)
-    both = set(test.names) & set(train.names)
-    if both:
+    every = torch.arange(len(test.names))
+    of_test, of_train = (every if split.rows is None else split.rows for split in (test, train))
+    both = torch.isin(of_test, of_train).nonzero()[:, 0]
+    if len(both):
         raise DataError(
-            f"{cfg.path}: {len(both)} images are in both splits, among them {sorted(both)[0]}"
+            f"{cfg.path}: {len(both)} images are in both splits, among them "
+            f"{test.names[int(both[0])]}"
         )
     return test

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from annotated_types import Ge, Interval
 from einops import rearrange, reduce
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from lightning_gan3d.cameras import LABEL_DIM, Cameras
+from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, checksum, missing, open_source
-from lightning_gan3d.data.camera_checks import check_cameras, find_duplicates, unusual_cameras
-from lightning_gan3d.data.image_files import decode, image_names, matte_of, open_image
-from lightning_gan3d.data.labels import KEYS, check_index, mirror_objects, read_index
+from lightning_gan3d.data.archive import DataError, missing
+from lightning_gan3d.data.camera_checks import find_duplicates, unusual_cameras
+from lightning_gan3d.data.checked_data import Checks, open_checked
+from lightning_gan3d.data.image_files import decode, matte_of, open_image
+from lightning_gan3d.data.labels import KEYS, is_intact, mirror_objects
+from lightning_gan3d.data.packed_names import PackedNames
+from lightning_gan3d.files import sha256_of_text
 from lightning_gan3d.ranges import parse_ranges
 
 _SAMPLE = 8
@@ -130,72 +133,79 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: (n, 25 + classes), float32: camera, NaN if unknown, then zeros and a one per class.
         resolution: side of the images in pixels.
         names: files of the plain images.
-        objects: object number of each image, -1 if unknown; None without object numbers.
         fingerprint: 16 hexadecimal digits that identify content and selection.
         boxes: (n, m, 4), boxes of objects for training; None unless `use_boxes` was called.
         name: name of the file or folder.
-        index: all of `dataset.json`.
-        annotations: what is read of it, checked.
+        rows: (m,), positions of the plain images in the whole data set; None for all.
+        metadata: `dataset.json` without labels and annotations.
+        annotations: what else is read of it, of all images.
         mirrored: whether mirrored images follow the plain ones.
         has_cameras: whether the labels are cameras.
     """
 
-    def __init__(self, cfg: DataConfig, split: str = "train") -> None:
-        """Check the whole data set, and decode the images of the split if they fit in memory."""
+    def __init__(self, cfg: DataConfig, split: str = "train", again: bool = False) -> None:
+        """Check the whole data set, and decode the images of the split if they fit in memory.
+
+        A large data set that was checked before is not checked, unless `again` is set.
+        """
         check_exists(cfg)
-        self.cfg, self.split, self.name = cfg, split, Path(cfg.path).stem
-        self.source = open_source(cfg.path)
-        self._all = names = image_names(self.source)
+        self.cfg, self.name = cfg, Path(cfg.path).stem
         self.has_cameras = cfg.labels == "camera"
-        bare = cfg.labels == "none" and "dataset.json" not in self.source.names
-        self.index = {} if bare else read_index(self.source)
-        self.annotations = check_index(
-            self.index, names, self.source, cfg.labels != "none", cfg.num_classes
-        )
-        self._cameras = self.annotations.labels.float()
-        if self.has_cameras:
-            cameras = check_cameras(self.annotations.labels, names, cfg.repair_cameras)
-            self._cameras = cameras.float()
-        first = open_image(self.source.read(names[0]), names[0], convert=cfg.convert)
-        self._file_size = first.size[0]
-        self.resolution = cfg.resolution or self._file_size
-        if self._file_size % self.resolution:
+        checks = Checks(cfg.labels, cfg.num_classes, cfg.convert, cfg.repair_cameras)
+        self._data = data = open_checked(cfg.path, checks, again)
+        self.source, self.metadata, self.annotations = data.source, data.metadata, data.annotations
+        self.resolution = cfg.resolution or data.side
+        if data.side % self.resolution:
             raise ConfigError(
-                f"data.resolution={self.resolution}: use a divisor of {self._file_size}, the "
+                f"data.resolution={self.resolution}: use a divisor of {data.side}, the "
                 f"resolution of {cfg.path}",
                 field="resolution",
             )
         self._select(split)
-        decoded = set(self.names if self.in_memory else ())
-        for name in (n for n in names if n not in decoded):
-            open_image(self.source.read(name), name, self._file_size, cfg.convert)
+        if data.index is None:
+            decoded = set(self.names if self.in_memory else ())
+            for name in (n for n in data.names if n not in decoded):
+                open_image(self.source.read(name), name, data.side, cfg.convert)
 
     def _select(self, split: str) -> None:
-        cfg, self.split = self.cfg, split
-        chosen = self._choose()
-        self.names = [self._all[i] for i in chosen]
+        cfg, data, self.split = self.cfg, self._data, split
         self.mirrored = cfg.mirror and split == "train"
-        labels = self._cameras[chosen]
-        if self.mirrored:
-            known = self.has_cameras and self.copies
-            mirrored = find_duplicates(self._cameras).num_mirrored if known else 0
-            if 4 * mirrored > len(self._all):
-                raise ConfigError(
-                    f"data.mirror=true: {cfg.path} already has mirrored copies ({mirrored:,} of "
-                    f"{len(self._all):,} images); leave `mirror` out",
-                    field="mirror",
-                )
-            mirrored_cameras = Cameras.from_label(labels).mirror().to_label()
-            classes = labels[:, LABEL_DIM:]
-            labels = torch.cat([labels, torch.cat([mirrored_cameras, classes], dim=1)])
-        self.labels: Float[Tensor, "n label_dim"] = labels
-        objects, repeated = self.annotations.objects, self.names * (2 if self.mirrored else 1)
-        self.objects = torch.tensor([objects.get(n, -1) for n in repeated]) if objects else None
-        self.fingerprint = self._fingerprint(self._all)
+        of = (split, cfg.train_split, cfg.test_split, cfg.holdout, cfg.objects, cfg.mirror)
+        file = "selection-" + sha256_of_text(repr((*of, self.resolution)), 16)
+        stored = data.index and data.index.read(file)
+        if stored:
+            self.rows = stored[0].get("rows")
+        else:
+            self.rows = self._choose()
+            self._reject_mirrored_copies()
+        names, rows = data.names, self.rows
+        if rows is not None:
+            if isinstance(names, PackedNames):
+                names = names.select(rows.numpy())
+            else:
+                names = [names[i] for i in rows.tolist()]
+        self.names: Sequence[str] = names
+        self.labels: Float[Tensor, "n label_dim"] = data.labels_of(rows, self.mirrored)
+        self.fingerprint: str = stored[1]["fingerprint"] if stored else self._fingerprint()
+        if data.index and not stored:
+            tensors = {} if rows is None else {"rows": rows}
+            data.index.write(file, tensors, {"fingerprint": self.fingerprint})
         self.boxes: Float[Tensor, "n m 4"] | None = None
         self._images: UInt8[Tensor, "n 3 h w"] | None = None
         if len(self.names) * 3 * self.resolution**2 <= cfg.memory_mb * 2**20:
-            self._images = torch.stack([self._read(n) for n in self.names])
+            self._images = torch.stack([self._read(i) for i in range(len(self.names))])
+
+    def _reject_mirrored_copies(self) -> None:
+        if not (self.mirrored and self.has_cameras) or self._copies is None:
+            return
+        names = self._data.names
+        mirrored = find_duplicates(self._data.labels_of(None)).num_mirrored
+        if 4 * mirrored > len(names):
+            raise ConfigError(
+                f"data.mirror=true: {self.cfg.path} already has mirrored copies ({mirrored:,} of "
+                f"{len(names):,} images); leave `mirror` out",
+                field="mirror",
+            )
 
     def of_split(self, split: str, cfg: DataConfig) -> "ImageDataset":
         """Return another split of the same files, which are not checked again."""
@@ -204,20 +214,48 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         other._select(split)
         return other
 
-    @cached_property
+    @property
+    def objects(self) -> Int[Tensor, " n"] | None:
+        """Object number of each image, -1 if unknown; None without object numbers."""
+        objects = self.annotations.objects
+        if objects is None:
+            return None
+        chosen = objects if self.rows is None else objects[self.rows]
+        return chosen.repeat(1 + self.mirrored)
+
+    @property
     def copies(self) -> dict[str, str]:
         """The image that an image repeats or mirrors: `copies`, else by cameras and pixels."""
-        annotated = self.annotations.copies or self.annotations.objects  # objects share cameras
-        if annotated or not self.has_cameras:
-            return self.annotations.copies
-        first = find_duplicates(self._cameras).first
-        pairs = [(self._all[i], self._all[j]) for i, j in enumerate(first) if i != j]
-        sample = pairs[:: len(pairs) // _SAMPLE + 1]
-        return dict(pairs) if 2 * sum(self._is_copy(*p) for p in sample) > len(sample) else {}
+        names, copies = self._data.names, self._copies
+        pairs = enumerate(() if copies is None else copies.tolist())
+        return {names[i]: names[original] for i, original in pairs if original >= 0}
 
-    def _is_copy(self, name: str, other: str) -> bool:
+    @cached_property
+    def _copies(self) -> Int[Tensor, " n"] | None:
+        """The image that each image repeats or mirrors, -1 for none; None if none does."""
+        given = self.annotations
+        if given.copies is not None or given.objects is not None or not self.has_cameras:
+            return given.copies  # the images of an object share cameras
+        index, file = self._data.index, f"copies-{self.resolution}"
+        stored = index and index.read(file)
+        if not stored:
+            copies = self._find_copies()
+            stored = ({} if copies is None else {"copies": copies}, {})
+            if index:
+                index.write(file, *stored)
+        return stored[0].get("copies")
+
+    def _find_copies(self) -> Int[Tensor, " n"] | None:
+        first = torch.tensor(find_duplicates(self._data.labels_of(None)).first)
+        copies = torch.where(first == torch.arange(len(first)), -1, first)
+        images = (copies >= 0).nonzero()[:, 0].tolist()
+        sample = images[:: len(images) // _SAMPLE + 1]
+        agree = sum(self._is_copy(i, int(copies[i])) for i in sample)
+        return copies.int() if 2 * agree > len(sample) else None
+
+    def _is_copy(self, row: int, other: int) -> bool:
         """Whether two images are equal or mirrored, but for compression."""
-        a, b = self._read(name).float(), self._read(other).float()
+        a, b = self._read_row(row).float(), self._read_row(other).float()
         difference = torch.minimum((a - b).abs().mean(), (a - b.flip(-1)).abs().mean())
         return bool(difference <= 0.2 * (a - a.mean()).abs().mean())
 
@@ -225,24 +263,29 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         """Describe what is valid but rarely intended. `box`: edge of the scene in world units."""
         cameras = Cameras.from_label(self.labels)
         warnings = unusual_cameras(cameras, box) if self.has_cameras else []
-        unused = ascii(sorted(self.index.keys() - KEYS))
+        unused = ascii(sorted(self.metadata.keys() - KEYS))
         if unused != "[]":
             warnings.append(f"dataset.json has keys that are not used: {unused[1:-1][:200]}")
         splits = self.annotations.splits if self.cfg.holdout == 0 else {}
-        of = {name: split for split, names in splits.items() for name in names}
-        leaks = [n for n, o in (self.copies if of else {}).items() if of.get(n) != of.get(o)]
-        if leaks:
-            warnings.append(
-                f"{len(leaks):,} images are in another split than the image that they repeat or "
-                f"mirror, e.g. {leaks[0]}: use data.holdout, or correct `splits`"
-            )
+        copies = self._copies if splits else None
+        if copies is not None:
+            split_of = torch.full((len(copies),), -1)
+            for i, images in enumerate(splits.values()):
+                split_of[images.long()] = i
+            leaks = ((copies >= 0) & (split_of != split_of[copies.long()])).nonzero()[:, 0]
+            if len(leaks):
+                name = self._data.names[int(leaks[0])]
+                warnings.append(
+                    f"{len(leaks):,} images are in another split than the image that they repeat "
+                    f"or mirror, e.g. {name}: use data.holdout, or correct `splits`"
+                )
         return warnings
 
     def how_to_resize(self, resolution: int) -> str:
         """Return what leads to images of another resolution, for messages."""
-        if self._file_size % resolution == 0:
+        if self._data.side % resolution == 0:
             return f"set data.resolution={resolution}"
-        return f"prepare data of {resolution} pixels (these have {self._file_size})"
+        return f"prepare data of {resolution} pixels (these have {self._data.side})"
 
     @property
     def in_memory(self) -> bool:
@@ -262,7 +305,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         indices = torch.as_tensor(indices, dtype=torch.long)
         plain = indices % len(self.names)
         if self._images is None:
-            images = torch.stack([self._read(self.names[i]) for i in plain.tolist()])
+            images = torch.stack([self._read(i) for i in plain.tolist()])
         else:
             images = self._images[plain]
         return self._flip(images, indices)
@@ -275,8 +318,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def placements(self, index: int) -> Float[Tensor, "m 9"]:
         """Objects of an image, mirrored with it, see `labels.read_placements`."""
-        rows = self.annotations.placements.get(self.names[index % len(self.names)], [])
-        objects = torch.tensor(rows, dtype=torch.float32).view(-1, 9)
+        objects = torch.zeros(0, 9)
+        if self.annotations.placements is not None:
+            row, (ends, listed) = self._row(index % len(self.names)), self.annotations.placements
+            objects = listed[int(ends[row - 1]) if row else 0 : int(ends[row])]
         return mirror_objects(objects) if index >= len(self.names) else objects
 
     def use_boxes(self, most: int) -> None:
@@ -313,74 +358,88 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         flipped = (indices >= len(self.names))[:, None, None, None]
         return torch.where(flipped, images.flip(-1), images)
 
-    def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
+    def _row(self, index: int) -> int:
+        """Return the position of a plain image in the whole data set."""
+        return index if self.rows is None else int(self.rows[index])
+
+    def _read(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self._read_row(self._row(index))
+
+    def _read_row(self, row: int) -> UInt8[Tensor, "3 h w"]:
+        name, sha256 = self._data.names[row], self.annotations.sha256
         data = self.source.read(name)
-        if name in self.annotations.sha256 and checksum(data) != self.annotations.sha256[name]:
+        if sha256 is not None and not is_intact(data, sha256[row]):
             raise DataError(f"{name}: bad checksum in {self.source.path}; copy the dataset again")
-        return self._reduce(decode(data, name, self._file_size, self.cfg.convert))
+        return self._reduce(decode(data, name, self._data.side, self.cfg.convert))
 
     def _reduce(self, pixels: UInt8[np.ndarray, "y x c"]) -> UInt8[Tensor, "c h w"]:
         """Average pixels to the resolution of the data set."""
         image = torch.from_numpy(pixels)
-        factor = self._file_size // self.resolution
+        factor = self._data.side // self.resolution
         if factor == 1:
             return rearrange(image, "h w c -> c h w").contiguous()
         mean = reduce(image.float(), "(h p) (w q) c -> c h w", "mean", p=factor, q=factor)
         return mean.round().to(torch.uint8)
 
-    def _choose(self) -> list[int]:
-        """Return the indices of the images of the split, restricted to the selected objects."""
-        cfg, names, objects = self.cfg, self._all, self.annotations.objects
+    def _choose(self) -> Int[Tensor, " m"] | None:
+        """Return the images of the split, restricted to the selected objects; None for all."""
+        cfg, objects = self.cfg, self.annotations.objects
         split = {"train": cfg.train_split, "test": cfg.test_split}.get(self.split, self.split)
         splits = self.annotations.splits if cfg.holdout == 0 else {}
+        chosen = torch.ones(len(self._data.names), dtype=torch.bool)
         if self.split == "all":
-            chosen = set(names)
+            pass
         elif splits:
             if split not in splits:
                 raise DataError(f"{cfg.path} has no split `{split}`; it has {', '.join(splits)}")
-            chosen = set(splits[split])
+            chosen = torch.zeros_like(chosen)
+            chosen[splits[split].long()] = True
         else:
-            chosen = self._held_out(names, split)
+            chosen = self._held_out(split)
         if cfg.objects:
-            if not objects:
+            if objects is None:
                 raise ConfigError(
                     f"data.objects={cfg.objects}: {cfg.path} does not number its objects; leave "
                     "it out",
                     field="objects",
                 )
             selected = parse_ranges(cfg.objects)
-            chosen = {n for n in chosen if objects.get(n) in selected}
-        if not chosen:
+            chosen &= torch.tensor([number in selected for number in objects.tolist()])
+        if not chosen.any():
             suffix = f" for objects {cfg.objects}" if cfg.objects else ""
             raise DataError(f"split `{self.split}` of {cfg.path} is empty{suffix}")
-        return [i for i, name in enumerate(names) if name in chosen]
+        return None if chosen.all() else chosen.nonzero()[:, 0].int()
 
-    def _held_out(self, names: list[str], split: str) -> set[str]:
+    def _held_out(self, split: str) -> Bool[Tensor, " n"]:
         """Split by the hash of the name, with objects and copies on one side.
 
         Otherwise a generator would be compared with other views of its training objects.
         """
-        cfg, objects = self.cfg, self.annotations.objects
-        group_of = {}
-        for name in names if cfg.holdout else ():
-            original = self.copies.get(name, name)  # a mirrored copy may have another object number
-            known = objects.get(original, -1) >= 0
-            group_of[name] = f"object {objects[original]}" if known else original
+        cfg, names, objects = self.cfg, self._data.names, self.annotations.objects
+        group_of, copies = {}, self._copies if cfg.holdout else None
+        for i, name in enumerate(names) if cfg.holdout else ():
+            original = -1 if copies is None else int(copies[i])
+            original = i if original < 0 else original  # a copy may have another object number
+            number = -1 if objects is None else int(objects[original])
+            group_of[name] = f"object {number}" if number >= 0 else names[original]
         held = hold_out(names, cfg.holdout, group_of)
-        if split == cfg.train_split:
-            return set(names) - held
-        if split != cfg.test_split:
+        if split != cfg.test_split and split != cfg.train_split:
             raise DataError(f"{cfg.path} has no split `{split}`")
-        if not held:
+        if split != cfg.train_split and not held:
             fault = f"data.holdout={cfg.holdout} of {len(names)} images rounds to none"
             fault = fault if cfg.holdout else f"{cfg.path} has no splits"
             raise DataError(f"{fault}: set data.holdout, e.g. {max(0.1, 1 / len(names)):.2g}")
-        return held
+        return torch.tensor([(name in held) != (split == cfg.train_split) for name in names])
 
-    def _fingerprint(self, names: list[str]) -> str:
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name in names:
-            digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
-        digest.update(self.labels.numpy().tobytes())
-        digest.update(repr((self.names, self.mirrored, self.resolution, self.cfg.convert)).encode())
+        for name, mark in zip(self._data.names, self.source.marks(), strict=True):
+            digest.update(f"{name}\0{mark}\n".encode())
+        for indices in torch.split(torch.arange(len(self)), 2**16):
+            digest.update(self.labels[indices].numpy().data)
+        digest.update(b"([")
+        for i, name in enumerate(self.names):
+            digest.update(f"{', ' if i else ''}{name!r}".encode())
+        rest = (self.mirrored, self.resolution, self.cfg.convert)
+        digest.update(f"], {repr(rest)[1:]}".encode())
         return digest.hexdigest()[:16]

@@ -6,16 +6,14 @@ import posixpath
 import unicodedata
 import warnings
 from collections.abc import Callable, Container, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from lightning_gan3d.data.archive import DataError, Source, UnsafeDataError
+from lightning_gan3d.data.archive import SUFFIXES, DataError, UnsafeDataError, is_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".jfif", ".avif", ".gif", ".exr", ".dng")
 """Image types that are not read."""
 MAX_SIDE = 4096
@@ -28,24 +26,6 @@ _MODES = {
     "PA": "palette with alpha", "RGBA": "RGBA", "CMYK": "CMYK", "I": "32-bit gray",
     "F": "float gray",
 }  # fmt: skip
-
-
-def image_names(source: Source) -> list[str]:
-    """Return the images of a source, in order; raises `DataError` if there are none."""
-    names = [n for n in source.names if is_image(n)]
-    if not names:
-        raise DataError(f"{source.path} has no images ({', '.join(SUFFIXES)})")
-    return names
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix; hidden files and those of macOS archives are not.
-
-    `name`: relative to the data set.
-    """
-    *folders, file = name.replace("\\", "/").split("/")
-    is_hidden = file.startswith(".") or "__MACOSX" in folders
-    return Path(file).suffix.lower() in SUFFIXES and not is_hidden
 
 
 def spelling(name: str) -> str:

@@ -1,5 +1,7 @@
 """The labels of a data set: 25 numbers or a class per image, checked before they are used."""
 
+import hashlib
+import re
 import reprlib
 import sys
 from collections import Counter
@@ -9,17 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lightning_gan3d import files
 from lightning_gan3d.cameras import LABEL_DIM, Orbit
-from lightning_gan3d.data.archive import DataError, Source, open_source
-from lightning_gan3d.data.image_files import SUFFIXES, ImageIndex
+from lightning_gan3d.data.archive import SUFFIXES, DataError, Source, open_source
+from lightning_gan3d.data.image_files import ImageIndex
 
 KEYS = {"labels", "splits", "objects", "copies", "sha256", "synth", "turntable", "from_poses"}
 KEYS |= {"placements", "ffhq", "celebahq", "afhq", "shapenet", "from_images"}
 """Keys of `dataset.json` that this package reads or writes."""
+PER_IMAGE = ("labels", "splits", "objects", "copies", "sha256", "placements")
+"""Those that are read as `Annotations`."""
 _BEYOND = 3
 """Farthest a box may leave the image, in image sizes; detects boxes in pixels."""
 _REMEDY = (
@@ -109,7 +113,7 @@ def mirror_objects(rows: Float[Tensor, "m 9"]) -> Float[Tensor, "m 9"]:
 def label_rows(index: dict[str, Any], name: str, num_classes: int = 0) -> dict[str, list[float]]:
     """Return the labels of an index by image, checked to be 25 finite numbers each.
 
-    `num_classes`: labels are classes from 0; the 25 numbers are NaN, and zeros and a one follow.
+    `num_classes`: labels are classes from 0, one number each.
     """
     rows: dict[str, list[float]] = {}
     if not isinstance(index.get("labels"), list):
@@ -148,20 +152,22 @@ def _class(label: Any, name: str, num_classes: int) -> list[float]:
             f"{name}: the label is {reprlib.repr(label)}, expected a class of 0 to "
             f"{num_classes - 1} (data.num_classes={num_classes})"
         )
-    return [np.nan] * LABEL_DIM + [float(i == label) for i in range(num_classes)]
+    return [float(label)]
 
 
 class Annotations(NamedTuple):
-    """What is read of `dataset.json`, with the names of the source."""
+    """What `dataset.json` may say besides labels. Images are positions in the order of names."""
 
-    labels: Float[Tensor, "n label_dim"]
-    """In the order of the images; float64. Cameras are NaN if they are not read."""
-    splits: dict[str, list[str]]
-    objects: dict[str, int]
-    copies: dict[str, str]
-    sha256: dict[str, str]
-    placements: dict[str, list[list[float]]]
-    """See `read_placements`."""
+    splits: dict[str, Int[Tensor, " k"]]
+    """The images of each split, as listed."""
+    objects: Int[Tensor, " n"] | None
+    """-1: unknown."""
+    copies: Int[Tensor, " n"] | None
+    """The image that an image repeats or mirrors, -1 for none."""
+    sha256: UInt8[Tensor, "n 32"] | None
+    """Zeros: unknown."""
+    placements: tuple[Int[Tensor, " n"], Float[Tensor, "m 9"]] | None
+    """Position behind the objects of each image, and all objects, see `read_placements`."""
 
 
 def check_index(
@@ -170,9 +176,10 @@ def check_index(
     source: Source,
     labelled: bool = True,
     num_classes: int = 0,
-) -> Annotations:
+) -> tuple[Float[Tensor, "n numbers"], Annotations]:
     """Check names and types in an index; images and labels must match one to one.
 
+    Returns the labels in the order of the images, float64: cameras or one class each.
     `labelled`: whether labels are read; else they are NaN. `num_classes`: see `label_rows`.
     """
     file = f"dataset.json of {source.path}"
@@ -196,15 +203,48 @@ def check_index(
             f"{len(missing):,} of {len(names):,} images lack a label: {_list(missing)} in "
             f"{source.path}"
         )
-    unknown = [np.nan] * LABEL_DIM
-    return Annotations(
-        torch.from_numpy(np.array([label_of.get(n, unknown) for n in names], dtype=np.float64)),
-        {key: [of[n] for n in images] for key, images in splits.items()},
-        {of[n]: number for n, number in objects.items()},
-        {of[n]: of[original] for n, original in copies.items()},
-        {of[n]: digest for n, digest in sha256.items()},
-        {of[n]: rows for n, rows in placements.items()},
+    unknown = [np.nan] * (1 if num_classes else LABEL_DIM)
+    labels = np.array([label_of.get(n, unknown) for n in names], dtype=np.float64)
+    row_of = {name: row for row, name in enumerate(names)}
+    at = {name: row_of[image] for name, image in of.items()}
+
+    return torch.from_numpy(labels), Annotations(
+        {
+            k: torch.tensor([at[n] for n in listed], dtype=torch.long)
+            for k, listed in splits.items()
+        },
+        _column({at[n]: number for n, number in objects.items()}, len(names)),
+        _column({at[n]: at[original] for n, original in copies.items()}, len(names)),
+        _digests({at[n]: digest for n, digest in sha256.items()}, len(names)),
+        _packed({at[n]: rows for n, rows in placements.items()}, len(names)),
     )
+
+
+def _column(values: dict[int, int], num: int) -> Int[Tensor, " n"] | None:
+    return torch.tensor([values.get(i, -1) for i in range(num)]) if values else None
+
+
+def _digests(sha256: dict[int, str], num: int) -> UInt8[Tensor, "n 32"] | None:
+    """Return the bytes of checksums; what is none becomes 255s, the checksum of no file."""
+    digests = torch.zeros((num, 32), dtype=torch.uint8)
+    for row, text in sha256.items():
+        digest = bytes.fromhex(text) if re.fullmatch("[0-9a-f]{64}", text) else b"\xff" * 32
+        digests[row] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+    return digests if sha256 else None
+
+
+def is_intact(data: bytes, expected: UInt8[Tensor, "32"]) -> bool:
+    """Whether a file has its checksum, of `Annotations.sha256`; True if that is unknown."""
+    digest = bytes(expected.tolist())
+    return not any(digest) or hashlib.sha256(data).digest() == digest
+
+
+def _packed(
+    placements: dict[int, list[list[float]]], num: int
+) -> tuple[Int[Tensor, " n"], Float[Tensor, "m 9"]] | None:
+    ends = torch.tensor([len(placements.get(i, ())) for i in range(num)]).cumsum(0)
+    objects = [numbers for row in sorted(placements) for numbers in placements[row]]
+    return (ends, torch.tensor(objects).view(-1, 9).float()) if placements else None
 
 
 def _find_images(listed: Sequence[str], index: ImageIndex, key: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ def sample_objects(
     draws = Draws(0).scope("placements")
     indices = draws.permutation("images", len(images))[:_MOST_IMAGES]
     cameras = cameras_of(images, fakes, indices, draws)
-    listed = images.annotations.placements and not masks
+    listed = images.annotations.placements is not None and not masks
     archive = open_source(masks) if masks else images.source
     index = ImageIndex(archive.names)
     source = f"masks in {masks}" if masks else "placements" if listed else "alpha channel"

@@ -290,7 +290,7 @@ def _open_images(
 
 def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> ViewSource | None:
     """Return the objects of a procedural data set, held-out ones if any; None for other data."""
-    if "synth" not in train.index or cfg.labels != "camera":
+    if "synth" not in train.metadata or cfg.labels != "camera":
         return None
     objects = SynthObjects.open(cfg.path)
     of_images = (test or train).objects
@@ -302,7 +302,7 @@ def _truth(cfg: DataConfig, train: ImageDataset, test: ImageDataset | None) -> V
 
 def _synth(train: ImageDataset) -> SynthConfig | None:
     """Return the options of a procedural data set; None for other data."""
-    return build(SynthConfig, train.index["synth"]) if "synth" in train.index else None
+    return build(SynthConfig, train.metadata["synth"]) if "synth" in train.metadata else None
 
 
 def _multiview(cfg: DataConfig, train: ImageDataset) -> StoredImages | None:

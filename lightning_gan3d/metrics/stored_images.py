@@ -1,6 +1,7 @@
 """Evaluation of stored images, e.g. of another generator."""
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -10,10 +11,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
-from lightning_gan3d.data.archive import DataError, checksum, open_source
-from lightning_gan3d.data.camera_checks import check_cameras
-from lightning_gan3d.data.image_files import Convert, decode, image_names, open_image
-from lightning_gan3d.data.labels import check_index, read_index
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.checked_data import Checks, open_checked
+from lightning_gan3d.data.image_files import Convert, decode
+from lightning_gan3d.data.labels import is_intact
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.images import Images, to_float
 from lightning_gan3d.metrics.sources import ViewSource
@@ -44,7 +45,6 @@ class StoredImages(ViewSource):
         labels: (n, 25) labels of their cameras; None without `dataset.json`.
         objects: index of the object in each image, -1 if unknown; None without.
         order: permutation of the images, a function of `seed` alone.
-        fingerprint: 16 hexadecimal digits, a digest of names, content and cameras.
     """
 
     fixed_cameras: ClassVar[bool] = True
@@ -54,28 +54,27 @@ class StoredImages(ViewSource):
 
         `convert`: background for converting images to 8-bit RGB, as `data.convert`.
         """
-        self.source, self.seed, self._convert = open_source(path), seed, convert
-        self.names = image_names(self.source)
-        first = self.names[0]
-        self.resolution: int = open_image(self.source.read(first), first, None, convert).size[0]
+        checks = Checks("if given", convert=convert, headers=False)
+        data = open_checked(path, checks)
+        self.source, self.seed, self._convert = data.source, seed, convert
+        self.names, self.resolution = data.names, data.side
         self.labels: Float[Tensor, "n 25"] | None = None
-        self.objects: Int64[Tensor, " n"] | None = None
-        self._checksums: dict[str, str] = {}
-        if "dataset.json" in self.source.names:
-            tree = read_index(self.source)
-            known = tree.get("labels") is not None
-            index = check_index(tree, self.names, self.source, known)
-            self.labels = check_cameras(index.labels, self.names).float() if known else None
-            if index.objects:
-                self.objects = torch.tensor([index.objects.get(n, -1) for n in self.names])
-            self._checksums = index.sha256
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(f"{name}\0{self.source.mark(name)}\n".encode())
-        if self.labels is not None:
-            digest.update(self.labels.numpy().tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        if data.labels is not None:
+            self.labels = data.labels_of(None)
+        self.objects: Int64[Tensor, " n"] | None = data.annotations.objects
+        self._sha256 = data.annotations.sha256
         self.order = Draws(seed).scope("stored").permutation("images", len(self.names))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, a digest of names, content and cameras."""
+        digest = hashlib.sha256()
+        for name, mark in zip(self.names, self.source.marks(), strict=True):
+            digest.update(f"{name}\0{mark}\n".encode())
+        if self.labels is not None:
+            for indices in torch.split(torch.arange(len(self)), 2**16):
+                digest.update(self.labels[indices].numpy().data)
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Count the images."""
@@ -97,7 +96,7 @@ class StoredImages(ViewSource):
 
     def images(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k 3 h w"]:
         """Read images by name order; raises `DataError` if one is damaged or has another size."""
-        return torch.stack([self._read(self.names[int(i)]) for i in indices])
+        return torch.stack([self._read(int(i)) for i in indices])
 
     def base(self, items: Int64[Tensor, " b"]) -> Cameras:
         """Return the items' cameras; NaN if unknown."""
@@ -133,9 +132,10 @@ class StoredImages(ViewSource):
                 return "the objects do not have the same cameras, in the same order of names"
         return Orbits(torch.stack(images), Cameras.from_label(labels))
 
-    def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
+    def _read(self, row: int) -> UInt8[Tensor, "3 h w"]:
+        name = self.names[row]
         data = self.source.read(name)
-        if name in self._checksums and checksum(data) != self._checksums[name]:
+        if self._sha256 is not None and not is_intact(data, self._sha256[row]):
             raise DataError(f"{name}: bad checksum in {self.path}; copy the images again")
         image = torch.from_numpy(decode(data, name, self.resolution, self._convert))
         return rearrange(image, "h w c -> c h w").contiguous()

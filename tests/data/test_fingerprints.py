@@ -65,7 +65,13 @@ def write(path: Path, content: dict[str, bytes]) -> str:
         ("a.zip", "camera", "train", {"objects": "0-2"}, "4d9bb2b51356f726"),
         ("a", "camera", "train", {}, "b227b61930b5b3f6"),
         ("a", "camera", "test", {"holdout": 0.3}, "2a6ac3bc7cd37408"),
-        ("a.zip", "class", "train", {"labels": "class", "num_classes": 3, "mirror": True}, "079b5291fc2bc210"),
+        (
+            "a.zip",
+            "class",
+            "train",
+            {"labels": "class", "num_classes": 3, "mirror": True},
+            "079b5291fc2bc210",
+        ),
         ("a", "none", "train", {"labels": "none"}, "cf0e68da3d553c6b"),
     ],
 )
@@ -78,7 +84,11 @@ def test_a_fingerprint_stays(tmp_path, name, labels, split, options, fingerprint
 
 @pytest.mark.parametrize(
     ("name", "labels", "fingerprint"),
-    [("a.zip", "camera", "689db98cf080cc29"), ("a", "camera", "689db98cf080cc29"), ("a", "none", "5e3b7639f9e9b417")],
+    [
+        ("a.zip", "camera", "689db98cf080cc29"),
+        ("a", "camera", "689db98cf080cc29"),
+        ("a", "none", "5e3b7639f9e9b417"),
+    ],
 )
 def test_a_fingerprint_of_stored_images_stays(tmp_path, name, labels, fingerprint):
     assert StoredImages(write(tmp_path / name, files(labels))).fingerprint == fingerprint

@@ -16,7 +16,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.check import check_dataset
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
-from lightning_gan3d.data.labels import mirror_objects, read_placements
+from lightning_gan3d.data.labels import mirror_objects, read_index, read_placements
 from lightning_gan3d.data.synthetic.scenes import ScenesConfig
 from lightning_gan3d.data.synthetic.synth import SynthConfig, make_synth
 from lightning_gan3d.experiment import make_networks, run_hash
@@ -126,8 +126,9 @@ def test_crops_of_mirrored_images_are_mirrored(scenes_path):
     data.use_boxes(3)
     num, boxes = len(data.names), data.boxes
     assert boxes.shape == (2 * num, 3, 4)
+    placements = read_index(data.source)["placements"]
     for image, name in enumerate(data.names):
-        placed = data.index["placements"][name]
+        placed = placements[name]
         plain = torch.tensor([x["box"] for x in placed])
         flipped = plain[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
         missing = torch.tensor([NONE] * (3 - len(placed))).view(-1, 4)

@@ -12,10 +12,11 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from lightning_gan3d.config import ConfigError, Count, Share
-from lightning_gan3d.data.archive import DataError, open_source, reject_existing
+from lightning_gan3d.data.archive import DataError, image_names, open_source
 from lightning_gan3d.data.captures.from_poses import PreparedCaptures, prepare_from_poses
 from lightning_gan3d.data.captures.posed_images import FromPosesConfig
-from lightning_gan3d.data.image_files import MAX_PHOTO_SIDE, image_names, open_header, upright
+from lightning_gan3d.data.dataset_writer import reject_existing
+from lightning_gan3d.data.image_files import MAX_PHOTO_SIDE, open_header, upright
 from lightning_gan3d.progress import spinner, track
 
 

@@ -15,11 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.archive import (
-    DataError,
-    reject_collisions,
-    write_dataset,
-)
+from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.camera_checks import check_cameras
 from lightning_gan3d.data.captures.colmap import cam2world_of, camera_of, has_model, read_model
 from lightning_gan3d.data.captures.framing import (
@@ -41,6 +37,7 @@ from lightning_gan3d.data.captures.posed_images import (
     reading_notes,
 )
 from lightning_gan3d.data.captures.transforms import read_transforms, transforms_files
+from lightning_gan3d.data.dataset_writer import reject_collisions, write_dataset
 from lightning_gan3d.data.image_files import centre_square
 from lightning_gan3d.progress import track
 

@@ -13,12 +13,11 @@ from annotated_types import Interval
 from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import ConfigError, Positive
-from lightning_gan3d.data.archive import DataError, FolderSource, UnsafeDataError
+from lightning_gan3d.data.archive import SUFFIXES, DataError, FolderSource, UnsafeDataError
 from lightning_gan3d.data.camera_checks import ROTATION_TOLERANCE
 from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
     MAX_PHOTO_SIDE,
-    SUFFIXES,
     Convert,
     ImageIndex,
     mode_of,

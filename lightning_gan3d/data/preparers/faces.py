@@ -17,9 +17,8 @@ from jaxtyping import Float
 
 from lightning_gan3d.cameras import FACE_FOCAL, Cameras
 from lightning_gan3d.config import ConfigError, Positive
-from lightning_gan3d.data.archive import DataError, open_source
+from lightning_gan3d.data.archive import DataError, image_names, open_source
 from lightning_gan3d.data.camera_checks import MAX_FOCAL
-from lightning_gan3d.data.image_files import image_names
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
     OFF_CENTRE,

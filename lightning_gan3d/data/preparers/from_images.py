@@ -13,8 +13,8 @@ from jaxtyping import UInt8, UInt64
 from PIL import Image
 from scipy.fft import dctn
 
-from lightning_gan3d.data import archive, image_files
-from lightning_gan3d.data.archive import DataError, Source, open_source
+from lightning_gan3d.data import dataset_writer, image_files
+from lightning_gan3d.data.archive import DataError, Source, image_names, open_source
 from lightning_gan3d.data.camera_checks import check_cameras
 from lightning_gan3d.data.dataset import HoldoutShare, hold_out
 from lightning_gan3d.data.preparers.camera_files import Missing
@@ -111,12 +111,12 @@ def prepare_images(
     source = open_source(source_path)
     views = _views(source, cfg)
     output_of = {n: PurePosixPath(n).with_suffix(".png").as_posix() for n in views}
-    archive.reject_collisions((output, name) for name, output in output_of.items())
+    dataset_writer.reject_collisions((output, name) for name, output in output_of.items())
     others = [n for n in source.names if n.lower().endswith(image_files.OTHER_SUFFIXES)]
     broken = {n: f"{n} is of a type that is not read; convert it to PNG or JPEG" for n in others}
     result, originals = ImportedImages({}, [], broken), _Originals(len(views))
     group_of: dict[str, str] = {}
-    with archive.write_dataset(out, overwrite) as writer:
+    with dataset_writer.write_dataset(out, overwrite) as writer:
         for name, view in track(views.items(), "images", len(views)):
             try:
                 pixels, content = _read(source, name, cfg)
@@ -156,7 +156,7 @@ def prepare_images(
 
 def _views(source: Source, cfg: FromImagesConfig) -> dict[str, View | None]:
     """Return the images with their cameras, if they have any; these are checked."""
-    names = image_files.image_names(source)
+    names = image_names(source)
     if not cfg.cameras:
         return dict.fromkeys(names)
     read = read_listed(source, PrepareConfig(cameras=cfg.cameras, missing=cfg.missing), names)

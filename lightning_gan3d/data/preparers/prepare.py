@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.data.archive import DataError, write_dataset
+from lightning_gan3d.data.archive import DataError
+from lightning_gan3d.data.dataset_writer import write_dataset
 from lightning_gan3d.data.image_files import centre_square, decode
 from lightning_gan3d.data.preparers.selection import Selected, select_views, yaw
 from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews

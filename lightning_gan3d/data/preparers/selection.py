@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 
 from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, reject_collisions
+from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.camera_checks import aim, check_cameras, find_duplicates
 from lightning_gan3d.data.dataset import hold_out
+from lightning_gan3d.data.dataset_writer import reject_collisions
 from lightning_gan3d.data.labels import parse_json
 from lightning_gan3d.data.preparers.source_views import PrepareConfig, SourceViews, View
 

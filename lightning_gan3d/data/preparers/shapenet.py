@@ -14,8 +14,8 @@ from annotated_types import Ge, Interval
 from jaxtyping import Float
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import DataError, Source, open_source
-from lightning_gan3d.data.image_files import Convert, image_names
+from lightning_gan3d.data.archive import DataError, Source, image_names, open_source
+from lightning_gan3d.data.image_files import Convert
 from lightning_gan3d.data.preparers.prepare import PreparedDataset, write_views
 from lightning_gan3d.data.preparers.source_views import (
     OFF_CENTRE,

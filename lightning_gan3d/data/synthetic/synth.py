@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, Count, Positive, build
-from lightning_gan3d.data.archive import DataError, open_source, write_dataset
+from lightning_gan3d.data.archive import DataError, open_source
 from lightning_gan3d.data.camera_prior import PRESETS, DistributionConfig, check_number
 from lightning_gan3d.data.dataset import HoldoutShare, ImageDataset
+from lightning_gan3d.data.dataset_writer import write_dataset
 from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.ellipsoids import (
     Ellipsoids,

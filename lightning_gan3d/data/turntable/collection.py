@@ -19,12 +19,8 @@ from PIL import Image
 
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError, Rule
-from lightning_gan3d.data.archive import (
-    DataError,
-    Source,
-    open_source,
-    write_dataset,
-)
+from lightning_gan3d.data.archive import DataError, Source, open_source
+from lightning_gan3d.data.dataset_writer import write_dataset
 from lightning_gan3d.data.image_files import decode
 from lightning_gan3d.data.turntable.zoom import (
     Views,

@@ -19,9 +19,8 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import read_networks, write_export
 from lightning_gan3d.checkpoints.stored_networks import LATENT, Stored
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import FolderSource
+from lightning_gan3d.data.archive import FolderSource, is_image
 from lightning_gan3d.data.camera_checks import check_cameras
-from lightning_gan3d.data.image_files import is_image
 from lightning_gan3d.data.labels import label_rows, name_map, parse_json
 from lightning_gan3d.files import write_json
 from lightning_gan3d.images import Images

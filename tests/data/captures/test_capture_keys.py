@@ -118,7 +118,7 @@ def test_applied_transform_and_scale_lead_back_to_the_users_world(tmp_path):
     applied["applied_scale"] = 0.25
     write(tmp_path / "a", capture(4), **applied)
     result, data = make(tmp_path / "a")
-    world = data.index["from_poses"]["worlds"]["all"]
+    world = data.metadata["from_poses"]["worlds"]["all"]
     assert {k: world[k] for k in applied} == applied
     assert not any("not used" in w for w in result.warnings)
 
@@ -156,7 +156,7 @@ def test_an_angle_beside_its_focal_length_is_accepted(tmp_path):
 def test_lists_of_splits_may_be_written_another_way(tmp_path):
     shot = capture(4)
     write(tmp_path / "a", shot, train_filenames=[f"images/{n}" for n in shot.names])
-    assert list(make(tmp_path / "a")[1].index["splits"]) == ["train"]
+    assert list(make(tmp_path / "a")[1].annotations.splits) == ["train"]
 
 
 @pytest.mark.parametrize("convention", ["opengl", "opencv"])

@@ -47,7 +47,7 @@ def opened(path, **options):
 
 
 def matrix_of(dataset, name="all"):
-    return np.array(dataset.index["from_poses"]["worlds"][name]["matrix"])
+    return np.array(dataset.metadata["from_poses"]["worlds"][name]["matrix"])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,9 @@ def test_the_result_is_upright_centred_and_at_the_radius(result, shot):
     np.testing.assert_allclose(matrix @ [*CENTRE, 1], [0, 0, 0, 1], atol=1e-5)
     distance = Cameras.from_label(dataset.labels).origins.norm(dim=-1)
     torch.testing.assert_close(distance, torch.full_like(distance, 2.7))
-    assert dataset.index["from_poses"]["worlds"]["all"]["scale"] == pytest.approx(2.7 / 3.0 / SCALE)
+    assert dataset.metadata["from_poses"]["worlds"]["all"]["scale"] == pytest.approx(
+        2.7 / 3.0 / SCALE
+    )
 
 
 def test_all_formats_give_one_data_set(shot, tmp_path):
@@ -263,7 +265,7 @@ def test_objects_within_one_set_of_cameras(tmp_path):
     dataset = opened(tmp_path / "out")
     assert dataset.objects.tolist() == [0] * 12 + [1] * 12
     torch.testing.assert_close(dataset.labels[:12], dataset.labels[12:], rtol=1e-5, atol=1e-5)
-    assert dataset.index["from_poses"]["objects"] == {"cup": 0, "jug": 1}
+    assert dataset.metadata["from_poses"]["objects"] == {"cup": 0, "jug": 1}
 
 
 def test_intrinsics_follow_scaled_images(shot, tmp_path):
@@ -441,14 +443,14 @@ def test_folders_of_the_user_are_not_stored(shot, tmp_path):
     prepared = make(private / "capture", private / "out.zip", **options)
     assert len(prepared.warnings) == 2
     assert all(str(private / "photos") in w for w in prepared.warnings)  # in the terminal
-    index = opened(private / "out.zip").index
+    index = opened(private / "out.zip").metadata
     assert "somebody" not in json.dumps(index)
     note = index["from_poses"]
     assert (note["source"], note["options"]["images"]) == ("capture", "photos")
     assert note["experiment"]["data"]["path"] == "out.zip"
     assert "are not below photos: gone.png" in note["warnings"][0]
     make(private / "capture" / "transforms.json", private / "b.zip", **options)
-    assert "somebody" not in json.dumps(opened(private / "b.zip").index)
+    assert "somebody" not in json.dumps(opened(private / "b.zip").metadata)
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_colmap_txt])

@@ -88,7 +88,7 @@ def photograph(path, shot, **coefficients):
 def errors_of(path, shot):
     """Distances in pixels of the centres of the balls from the projections of their points."""
     dataset = ImageDataset(DataConfig(path=str(path)), "all")
-    matrix = np.array(dataset.index["from_poses"]["worlds"]["all"]["matrix"])
+    matrix = np.array(dataset.metadata["from_poses"]["worlds"]["all"]["matrix"])
     points = torch.from_numpy(shot.points[1:4] @ matrix[:3, :3].T + matrix[:3, 3]).float()
     uv, _ = Cameras.from_label(dataset.labels).project(points.expand(len(dataset), -1, -1))
     weights = dataset.images(range(len(dataset))).double()

@@ -49,7 +49,7 @@ def test_a_data_set_of_scenes_has_their_truth(small):
         depth, mask = read_truth(data, i)
         (instances, objects_of), placed = (
             read_scene(data, i),
-            data.index["placements"][data.names[i]],
+            read_index(data.source)["placements"][data.names[i]],
         )
         torch.testing.assert_close(depth, view.objects.depth[i])
         assert torch.equal(mask, view.objects.mask[i])

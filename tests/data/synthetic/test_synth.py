@@ -193,7 +193,7 @@ def test_folder_and_zip_are_equivalent(tmp_path, small):
     a, b = (ImageDataset(DataConfig(path=str(p)), "all") for p in (small, tmp_path / "folder"))
     assert torch.equal(a.images(range(12)), b.images(range(12)))
     assert torch.equal(a.labels, b.labels)
-    assert len(b.index["sha256"]) == 12
+    assert b.annotations.sha256.shape == (12, 32)
 
 
 def test_truth_is_not_stored_as_images(small):

@@ -15,6 +15,7 @@ from lightning_gan3d.cameras import Cameras, spherical
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
+from lightning_gan3d.data.labels import read_index
 from lightning_gan3d.data.synthetic.ellipsoids import Ellipsoids, render_ellipsoids
 from lightning_gan3d.data.synthetic.figures import draw_figures
 from lightning_gan3d.data.turntable.collection import (
@@ -188,24 +189,25 @@ def test_common_camera_and_black_background(archive, tmp_path):
 
 def test_splits_hold_out_angles_and_objects(archive, tmp_path):
     dataset, _ = prepared(archive, tmp_path / "a.zip", holdout_angles=6, correction="none")
-    splits = {k: set(v) for k, v in dataset.index["splits"].items()}
+    index = read_index(dataset.source)
+    splits = {k: set(v) for k, v in index["splits"].items()}
     assert {k: len(v) for k, v in splits.items()} == {
         "train": 66,
         "test_angles": 6,
         "test_objects": 72,
     }
-    shown = {k: {dataset.index["objects"][n] for n in v} for k, v in splits.items()}
+    shown = {k: {index["objects"][n] for n in v} for k, v in splits.items()}
     assert shown["train"] == shown["test_angles"] != shown["test_objects"]
     angles = sorted(int(n[-7:-4]) for n in splits["test_angles"])
     assert {b - a for a, b in itertools.pairwise(angles)} == {60}
     none = {"holdout_angles": 0, "holdout_objects": 0, "correction": "none"}
     other, _ = prepared(archive, tmp_path / "b.zip", **none)
-    assert list(other.index["splits"]) == ["train"]
+    assert list(other.annotations.splits) == ["train"]
     picks = {
         tuple(
-            prepared(archive, tmp_path / "c.zip", seed=s, correction="none")[0].index["splits"][
-                "test_angles"
-            ]
+            prepared(archive, tmp_path / "c.zip", seed=s, correction="none")[0]
+            .annotations.splits["test_angles"]
+            .tolist()
         )
         for s in range(3)
     }
