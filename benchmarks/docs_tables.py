@@ -54,7 +54,11 @@ STAGES = (
 
 def fill(page: str, results: Path) -> str:
     """Replace every table of a page. Raises on unknown kinds and missing files."""
-    tables: dict[str, Callable[[Path], str]] = {"against": against, "stages": stages}
+    tables: dict[str, Callable[[Path], str]] = {
+        "against": against,
+        "stages": stages,
+        "index": data_index,
+    }
 
     def table(match: re.Match[str]) -> str:
         begin, kind, name, _, end = match.groups()
@@ -135,6 +139,37 @@ def stages(path: Path) -> str:
         if (m := first[key]).value is not None
     )
     return "\n".join([head, *rows, "", f"{first['speed.threads'].note}. Peaks: {peaks}."])
+
+
+def data_index(path: Path) -> str:
+    """Opening of large data sets, with and without their index."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    head = (
+        "| data set | first opening | later ones | memory per image: shared, private | "
+        "random reads |\n|---|---|---|---|---|"
+    )
+    rows = [
+        f"| {content['images']:,} images, {kind} | {_opening(row['first'])} | "
+        f"**{_opening(row['again'])}** | {row['several']['shared_bytes']:.0f} and "
+        f"{row['several']['private_bytes']:.0f} bytes | "
+        f"{row['again']['images_per_second']:,.0f}/s |"
+        for kind in ("zip", "folder", "shards")
+        if (row := content.get(kind))
+    ]
+    compared = content["compared"]
+    rows += [
+        f"| {content['peer_images']:,} images, zip, {name} | {_opening(compared[first])} | "
+        f"{_opening(compared[later])} | {compared[later]['private_bytes']:,.0f} bytes in all | "
+        f"{compared[later]['images_per_second']:,.0f}/s |"
+        for name, first, later in (("before", "peer", "peer"), ("now", "first", "again"))
+    ]
+    setup = content["setup"]
+    note = f"{setup['device']}, {setup['threads']} threads; {content['what']}"
+    return "\n".join([head, *rows, "", note])
+
+
+def _opening(row: dict[str, float]) -> str:
+    return f"{row['seconds']:.3g} s (CPU {row['cpu_seconds']:.2g} s)"
 
 
 def _stage(rows: dict[str, Metric], stage: str) -> str:
