@@ -2,7 +2,8 @@
 
 `python -m benchmarks.data_index --out FILE [--peer FOLDER]` writes data sets of tiny images as zip,
 folder and shards, opens each for the first time and from its index, and reads images in random
-order. `--peer` is a checkout of an earlier version; both open the zip of `--peer-images` in turn.
+order. Results in FILE of other kinds stay. `--peer` is a checkout of an earlier version; both open
+the zip of `--peer-images` in turn.
 
 Memory is that of several processes that have the data set open at once, and have read all names,
 positions and labels, above that before opening: `private` of one; `shared` pages are in memory
@@ -122,8 +123,8 @@ def opened(path: str) -> None:
         "fingerprint": dataset.fingerprint,
     }
     num = len(dataset)
-    for indices in torch.arange(num).split(2**14):
-        dataset.labels[indices]
+    for i in range(0, num, 2**14):
+        dataset.labels[i : i + 2**14]
     for i in range(0, num, 50):
         dataset.source.read(dataset.names[i])  # reads every page of the index
     print(json.dumps(cost), flush=True)
@@ -182,7 +183,12 @@ def measure_kind(kind: str, num: int, folder: Path) -> dict[str, Any]:
     first = open_in(path, cache)
     os.sync()  # pages of a file that is not on disk yet count as private
     size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
-    result = {"first": first, "again": open_in(path, cache), "index_bytes": size / num}
+    result = {
+        "images": num,
+        "first": first,
+        "again": open_in(path, cache),
+        "index_bytes": size / num,
+    }
     result["several"] = open_in(path, cache, PROCESSES)
     subprocess.run(["rm", "-r", path, cache], check=True)
     return result
@@ -221,10 +227,12 @@ def main() -> None:
         return
     from lightning_gan3d.benchmark.speed import Environment
 
+    stored = json.loads(chosen.out.read_text()) if chosen.out and chosen.out.exists() else {}
     result: dict[str, Any] = {
+        **stored,
         "what": __doc__.split("\n\n")[2].replace("\n", " "),
         "setup": asdict(Environment.current(torch.device("cpu"), sys.argv)),
-        "images": chosen.images,
+        "commands": [*stored.get("commands", []), " ".join(sys.argv[1:])],
         "pixels": PIXELS,
         "processes": PROCESSES,
         "peer_images": chosen.peer_images,

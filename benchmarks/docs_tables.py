@@ -149,7 +149,7 @@ def data_index(path: Path) -> str:
         "random reads |\n|---|---|---|---|---|"
     )
     rows = [
-        f"| {content['images']:,} images, {kind} | {_opening(row['first'])} | "
+        f"| {row['images']:,} images, {kind} | {_opening(row['first'])} | "
         f"**{_opening(row['again'])}** | {row['several']['shared_bytes']:.0f} and "
         f"{row['several']['private_bytes']:.0f} bytes | "
         f"{row['again']['images_per_second']:,.0f}/s |"

@@ -96,7 +96,7 @@ class LabelTable(Tensor):
             case int():
                 return self.rows(torch.tensor([index]))[0]
             case slice():
-                return self.rows(torch.arange(len(self))[index])
+                return self.rows(torch.arange(*index.indices(len(self))))
             case Tensor() if index.dim() == 1 and index.dtype != torch.bool:
                 return self.rows(index)
         return self.dense()[index]
