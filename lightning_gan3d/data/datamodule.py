@@ -1,5 +1,6 @@
 """Training batches that depend only on seed and step: not on workers, ranks or resumes."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.archive import DataError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.draws import Draws
+
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that stop a training after its step; processes that read its images ignore them."""
 
 
 class Batch(NamedTuple):
@@ -104,6 +108,16 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
+def _ignore_stop_signals(worker: int) -> None:
+    """Leave stop signals, which schedulers send to all processes, to the training process.
+
+    It ends the workers after its last step; without it they end themselves.
+    """
+    del worker
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class DataModule(lightning.LightningDataModule):
     """Real images: `train`, and `test` (None without held-out images).
 
@@ -164,6 +178,7 @@ class DataModule(lightning.LightningDataModule):
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_ignore_stop_signals,
         )
 
 

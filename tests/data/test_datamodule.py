@@ -1,12 +1,15 @@
 import itertools
+import multiprocessing
+import os
 
 import pytest
 import torch
 from data_parts import NUM, Parts
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.datamodule import Batch, DataModule, KeyedOrder
+from lightning_gan3d.data.datamodule import IGNORED, Batch, DataModule, KeyedOrder
 from lightning_gan3d.data.dataset import DataConfig
+from lightning_gan3d.training.signals import STOP_SIGNALS
 
 
 @pytest.fixture
@@ -96,3 +99,18 @@ def test_shares_must_be_whole_microbatches(cfg):
         DataModule(cfg, 6, 4, seed=0)
     with pytest.raises(ConfigError, match="does not divide among 2 ranks"):
         DataModule(cfg, 6, 2, seed=0).train_dataloader(0, 2)
+
+
+def test_stop_signals_do_not_end_the_processes_that_read_images(cfg):
+    assert set(IGNORED) == set(STOP_SIGNALS)
+    batches = iter(DataModule(cfg, 6, 3, seed=1, num_workers=1).train_dataloader(0, 1))
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in STOP_SIGNALS:  # as a scheduler that signals all processes of a job
+        os.kill(worker.pid, number)
+    assert [next(batches).step for _ in range(4)] == [first.step + n for n in range(1, 5)]
+    assert worker.is_alive()
+    batches.close()
+    del batches
+    worker.join(20)
+    assert not worker.is_alive()
