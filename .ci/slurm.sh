@@ -22,12 +22,13 @@ chmod 600 "$folder/munge.key"
 munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
   --log-file="$folder/munged.log" --seed-file="$folder/munge.seed" >&2
 host=$(hostname -s)
+mapfile -t ports < <(shuf --input-range=20000-30000 --head-count=2)
 # Nothing of this machine is required: no cgroups, no accounts, no database.
 cat > "$folder/slurm.conf" <<CONF
 ClusterName=one
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort=${ports[0]}
+SlurmdPort=${ports[1]}
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
 CredType=cred/munge
@@ -55,7 +56,6 @@ SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=1000 State=UNKNOWN
 PartitionName=normal Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 OverSubscribe=NO GraceTime=20
-PartitionName=steady Nodes=$host MaxTime=INFINITE State=UP PriorityTier=1 OverSubscribe=NO PreemptMode=off
 PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10 OverSubscribe=NO PreemptMode=off
 CONF
 export SLURM_CONF="$folder/slurm.conf"

@@ -148,11 +148,17 @@ def run_job(path: Path, run_id: str, requeues: int) -> int:
     first_node = os.environ.get("SLURM_NODEID", "0") == "0"
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if code == STOPPED and first_node and restarts < requeues:
-        job = os.environ["SLURM_JOB_ID"]
+        job = _own_job()
         if _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T") == "RUNNING":
             _slurm("scontrol", "requeue", job)
             time.sleep(LEAVE)  # SLURM ends this job
     return code
+
+
+def _own_job() -> str:
+    """Return the id of this job; SLURM_JOB_ID of one job of an array is that of the array."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def _job(path: Path, run_id: str, requeues: int) -> None:
