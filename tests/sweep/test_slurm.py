@@ -145,6 +145,12 @@ def command(*words):
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def changed(job, setting):
+    """Change a job, unless it is ending just now."""
+    words = ["scontrol", "update", f"JobId={job}", setting]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 class Cluster:
     """A sweep of two short runs on the cluster that `.ci/slurm.sh` started."""
 
@@ -162,6 +168,9 @@ class Cluster:
 
     def requeued(self, job):
         return "Restarts=0" not in command("scontrol", "show", "job", job)
+
+    def runs_again(self, job):
+        return "JobState=RUNNING" in command("scontrol", "show", "job", job)
 
     def wait(self, condition, seconds=240):
         deadline = time.monotonic() + seconds
@@ -205,9 +214,8 @@ def test_preempted_jobs_and_those_over_their_limit_continue_on_slurm(tmp_path):
         cluster.wait(lambda job=job: cluster.requeued(job))
         assert cluster.state(run).state in ("stopped", "planned")
         before = cluster.steps(run)
-        command("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # else it is warned again
-        now = ["scontrol", "update", f"JobId={job}", "StartTime=now"]  # else 2 minutes later
-        subprocess.run(now, check=False)  # it may have started already
+        cluster.wait(lambda job=job: changed(job, "TimeLimit=10"))  # else it is warned again
+        cluster.wait(lambda job=job: cluster.runs_again(job) or changed(job, "StartTime=now"))
         cluster.wait(lambda run=run, rows=before: len(cluster.steps(run)) > len(rows))
         assert cluster.steps(run)[: len(before)] == before
     for job, run in zip(jobs, cluster.runs, strict=True):
