@@ -9,7 +9,7 @@ if [ "${2:-}" = stop ]; then
   done
   exit
 fi
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then
   for attempt in 1 2 3; do
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y slurm-wlm munge; } >&2 && break
     [ "$attempt" -lt 3 ]

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -94,24 +94,28 @@ class Dashboard:
     def __init__(self, folder: Path, out: Path | None = None) -> None:
         """`folder`: of the sweep; `out`: the page. ConfigError if the sweep was never started."""
         self.folder, self.out = folder, out or folder / "dashboard.html"
-        self.entries = read_record(folder / SWEEP_FILE)
+        self._record = folder / SWEEP_FILE
+        read_record(self._record)
         self._curves: dict[Path, tuple[int, LoggedCurves]] = {}
 
     def states(self) -> list[RunState]:
         """Read the states of the runs."""
-        return read_states(self.entries, SweepFolder(self.folder))
+        return read_states(read_record(self._record), SweepFolder(self.folder))
 
     def write(self, reload: float | None = None) -> list[RunState]:
         """Write the page; return the states. `reload`: seconds until a browser reloads it."""
         states = self.states()
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.out, self._page(states, None if _ended(states) else reload))
+        write_text(self.out, self._page(states, None if self._ended(states) else reload))
         return states
 
     def watch(self, seconds: float) -> None:
         """Write the page until all runs have ended."""
-        while not _ended(self.write(seconds)):
+        while not self._ended(self.write(seconds)):
             time.sleep(seconds)
+
+    def _ended(self, states: Sequence[RunState]) -> bool:
+        return SweepFolder(self.folder).has_ended(states)
 
     def _page(self, states: Sequence[RunState], reload: float | None) -> str:
         arms = self.arms(states)
@@ -173,13 +177,9 @@ class Dashboard:
         return self._curves[file][1]
 
 
-def _ended(states: Sequence[RunState]) -> bool:
-    return all(state.state in ("done", "failed") for state in states)
-
-
 def _progress(states: Sequence[RunState]) -> float:
     total = sum(s.entry.kimg for s in states)
-    return sum(min(s.kimg, s.entry.kimg) for s in states) / total if total else 0.0
+    return sum(s.progress * s.entry.kimg for s in states) / total if total else 0.0
 
 
 def _arm_labels(entries: Mapping[tuple[str, str], SweepEntry]) -> dict[tuple[str, str], str]:
@@ -193,16 +193,14 @@ def _rows(arm: ArmOfSweep) -> list[tuple[RunState, str, list[str]]]:
     """State, time left and newest metrics of each run."""
     rows = []
     for state, curves in zip(arm.states, arm.curves, strict=True):
-        seconds = state.seconds_left
-        left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         newest = [significant(curves.newest[k]) if k in curves.newest else "" for k in COLUMNS]
-        rows.append((state, left, newest))
+        rows.append((state, state.time_left, newest))
     return rows
 
 
 def _without_folders(text: str) -> str:
-    """Shorten absolute paths to file names."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+", "…/", text)
+    """Leave out everything that has a slash: paths, with the names of users in them."""
+    return re.sub(r"[^\s:'\"]*/[^\s:'\"]*", "…", text)
 
 
 def _newest_grid(arm: ArmOfSweep) -> tuple[str, str, str] | None:

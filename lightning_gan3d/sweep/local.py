@@ -18,7 +18,7 @@ from lightning_gan3d.training.signals import DONE, FAILED, STOPPED, SignalHandle
 log = logging.getLogger(__name__)
 POLL = 0.1
 """Seconds between checks of the processes."""
-LOOK = 2.0
+LOCK_POLL = 2.0
 """Seconds between checks of the runs that another process trains."""
 
 
@@ -35,10 +35,9 @@ def run_sweep(
     runs a sweep. A run that another process trains is waited for. `loaded`: of `load_sweep`;
     `heartbeat`: seconds between log lines of running processes.
     """
-    sweep, _ = loaded
-    folder = SweepFolder.of(sweep, root)
-    folder.path.mkdir(parents=True, exist_ok=True)
     pool = LocalPool(loaded, root, retry, command, heartbeat)
+    sweep, folder = pool.sweep, pool.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
     with run_lock(folder.path):
         stopped = pool.run()
     states = read_states(pool.runs, folder)
@@ -68,10 +67,11 @@ class LocalPool:
         self.folder = SweepFolder.of(self.sweep, root)
         self.command, self.heartbeat = command, heartbeat
         self.stopping = False
-        self.runs: list[PlannedRun] = []
+        self._signal: int | None = None
+        self.runs = expand(*loaded, root)
         self._running: list[Task] = []
-        self._waiting: list[PlannedRun] = []
-        self._taken = set[Path]()
+        self._waiting = list(self.runs)
+        self._locked = set[Path]()
         """Of `_waiting`: trained by another process."""
 
     def run(self) -> bool:
@@ -79,22 +79,23 @@ class LocalPool:
 
         A signal stops every process once; a second Ctrl-C kills them.
         """
-        self._extend()
+        self.folder.write(self.runs)
         if not self.runs:
             self._next_trial()
         self._gpus = visible_gpus() if any(_needs_gpus(run) for run in self.runs) else []
         most = max(run.config.training.devices for run in self.runs)
         self._jobs = self.sweep.jobs or max(1, len(self._gpus) // most)
-        last_heartbeat, next_look = time.monotonic(), 0.0
+        last_heartbeat, next_start = time.monotonic(), 0.0
         try:
             with SignalHandler(self._stop):
-                while self._more() or self._running:
+                while self._has_next() or self._running:
                     room = self._jobs - len(self._running)
-                    due = time.monotonic() >= next_look
+                    due = time.monotonic() >= next_start
                     if self._waiting and room > 0 and due and not self.stopping:
-                        for run in self._look()[:room]:
-                            self._start(run)
-                        next_look = time.monotonic() + (LOOK if self._taken else 0)
+                        for run in self._startable()[:room]:
+                            if not self.stopping:
+                                self._start(run)
+                        next_start = time.monotonic() + (LOCK_POLL if self._locked else 0)
                     for task in list(self._running):
                         if task.process.poll() is not None:
                             self._finish(task)
@@ -106,18 +107,19 @@ class LocalPool:
                     time.sleep(POLL)
         finally:
             for task in self._running:  # not empty only after an exception
-                task.send(signal.SIGKILL)
+                task.send(signal.SIGTERM)
+            for task in self._running:
                 task.process.wait()
         return self.stopping
 
     def _extend(self) -> None:
-        """Plan, and let what is new wait."""
+        """Plan again, and let what is new wait."""
         known = {run.path for run in self.runs}
         self.runs = expand(*self._loaded, self._root)
         self._waiting += [run for run in self.runs if run.path not in known]
         self.folder.write(self.runs)
 
-    def _more(self) -> bool:
+    def _has_next(self) -> bool:
         """Whether runs are to start, after the next trial of a search was chosen if there is room.
 
         None are after a stop signal.
@@ -135,13 +137,13 @@ class LocalPool:
         if add_trial(search, self.folder.path, results(search, self.runs, self.folder)):
             self._extend()
 
-    def _look(self) -> list[PlannedRun]:
+    def _startable(self) -> list[PlannedRun]:
         """Return the runs to start, without those that ended before or that another trains."""
-        taken = set[Path]()
+        locked = set[Path]()
         for run in list(self._waiting):
             if holder := lock_holder(run.path):
-                taken.add(run.path)
-                if run.path not in self._taken:
+                locked.add(run.path)
+                if run.path not in self._locked:
                     log.info("waiting    %s: trained by %s", run.label, holder)
             elif is_finished(run.path):
                 self._waiting.remove(run)
@@ -149,8 +151,8 @@ class LocalPool:
             elif not self.retry and (failure := self.folder.failure(run)):
                 self._waiting.remove(run)
                 log.info("failed     %s: before this start: %s", run.label, failure.reason)
-        self._taken = taken
-        return [run for run in self._waiting if run.path not in taken]
+        self._locked = locked
+        return [run for run in self._waiting if run.path not in locked]
 
     def _stop(self, number: int) -> None:
         """Forward the first signal; kill at a second Ctrl-C."""
@@ -158,7 +160,7 @@ class LocalPool:
         if kill or not self.stopping:
             for task in self._running:
                 task.send(signal.SIGKILL if kill else number)
-        self.stopping = True
+        self.stopping, self._signal = True, number
 
     def _start(self, run: PlannedRun) -> None:
         self._waiting.remove(run)
@@ -170,6 +172,8 @@ class LocalPool:
         task = Task.start(self.folder, run, environment, self.command)
         task.gpus = gpus
         self._running.append(task)
+        if self._signal is not None and not task.signalled:  # it came while the process was started
+            task.send(self._signal)
         on = f" on GPU {', '.join(gpus)}" if gpus else ""
         log.info("start      %s%s  log: %s", run.label, on, task.log)
 

@@ -45,6 +45,8 @@ class SweepEntry:
     """Run directory; relative to the file's folder in `sweep.json`."""
     kimg: float = 0.0
     """Training images in thousands."""
+    hours: float | None = None
+    """Training time after which it is done, if that comes first."""
     trial: int | None = None
     """Number of its trial in a search, from 0."""
     arm: str = ""
@@ -127,6 +129,8 @@ class SweepConfig:
     """Seeds of each configuration; all runs of the first seed start first."""
     overrides: tuple[str, ...] = ()
     """`key.path=value` overrides of every run."""
+    last_overrides: tuple[str, ...] = ()
+    """Overrides of every run that win over all others: those of the command line are added."""
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values of settings; each configuration is run with every combination."""
     zip: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -157,8 +161,14 @@ class SweepConfig:
         self._check_search()
         reserved = {"seed": "seeds"} | ({"training.threads": "threads"} if self.threads else {})
         of_runs = (o for run in self.runs for o in run.overrides)
-        searched = self.search.space if self.search else ()
-        for item in (*self.overrides, *of_runs, *self.grid, *self.zip, *searched):
+        factors = (*self.grid, *self.zip, *(self.search.space if self.search else ()))
+        for item in self.last_overrides:
+            if (key := item.partition("=")[0]) in factors:
+                raise ConfigError(
+                    f"override `{item}`: the sweep varies {key}; change it in the file",
+                    field="last_overrides",
+                )
+        for item in (*self.overrides, *self.last_overrides, *of_runs, *factors):
             field = reserved.get(item.partition("=")[0])
             if field:
                 raise ConfigError(f"override `{item}`: use `{field}` of the sweep", field=field)
@@ -226,7 +236,7 @@ def load_sweep(
 ) -> tuple[SweepConfig, Path]:
     """Read a sweep file; return it with its path.
 
-    `seeds` replace those of the file; `overrides` are applied after its own.
+    `seeds` replace those of the file; `overrides` win over all of its own.
     """
     path = find_sweep(file)
     origins = cfg.Origins()
@@ -239,7 +249,7 @@ def load_sweep(
         sweep,
         name=sweep.name or path.stem,
         seeds=tuple(seeds) or sweep.seeds,
-        overrides=(*sweep.overrides, *overrides),
+        last_overrides=(*sweep.last_overrides, *overrides),
     ), path
 
 
@@ -262,6 +272,7 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
             own = [f"{key}={_written(value)}" for key, value in combination.items()]
             factors = {names[key]: value_text(value) for key, value in combination.items()}
             overrides = [*sweep.overrides, *run.overrides, *own, *_options(sweep, run, factors)]
+            overrides += sweep.last_overrides
             name = " ".join([f"{file}: runs.{number} ({run.preset})", *own])
             try:
                 config = load_experiment(preset, overrides)
@@ -275,6 +286,7 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
                 representation=kind_of(config),
                 path=run_path(replace(config, seed=0), root),
                 kimg=config.training.kimg,
+                hours=config.training.hours,
                 trial=trial if search else None,
                 arm=config.label,
                 factors=factors,
@@ -286,7 +298,9 @@ def expand(sweep: SweepConfig, file: Path, root: Path) -> list[PlannedRun]:
                     "of them"
                 )
             arms.append(arm)
-    if names:  # otherwise reports name arms by what differs between all of their runs
+    if search:  # not by what differs, which later trials change
+        arms = [_named(arm, _of_factors(arm, len(sweep.runs) > 1)) for arm in arms]
+    elif names:  # otherwise reports name arms by what differs between all of their runs
         labels = arm_labels(
             [Arm(a.representation, a.experiment, a.arm, cfg.to_tree(a.config)) for a in arms]
         )
@@ -302,6 +316,11 @@ def _options(sweep: SweepConfig, run: SweepRun, factors: Mapping[str, str]) -> l
         parts = [f"{key} {value}" for key, value in factors.items()] if several else []
         options.append(f"label={_written(', '.join([run.label, *parts]))}")
     return options
+
+
+def _of_factors(arm: PlannedRun, several: bool) -> str:
+    parts = [arm.representation] if several else []
+    return ", ".join([*parts, *(f"{key} {value}" for key, value in arm.factors.items())])
 
 
 def _named(arm: PlannedRun, label: str) -> PlannedRun:

@@ -12,7 +12,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.files import parse_json, write_json
 from lightning_gan3d.metric import parse_key
 from lightning_gan3d.metric_table import describe
-from lightning_gan3d.ranges import Count
+from lightning_gan3d.ranges import Count, Positive
 
 if TYPE_CHECKING:
     import optuna
@@ -33,7 +33,7 @@ class Range:
     high: float
     log: bool = False
     """Draw the logarithm uniformly."""
-    step: float | None = None
+    step: Positive | None = None
     """Distance of the numbers. None: 1 for whole numbers, else any."""
 
 
@@ -100,7 +100,17 @@ def read_trials(search: SearchConfig, folder: Path) -> list[Settings]:
         drawn: list[Trial] = []
         return [t.settings for t in _ask(search, drawn, search.trials)]
     file = folder / TRIALS
-    return parse_json(file.read_bytes(), list) if file.is_file() else []
+    trials: list[Settings] = parse_json(file.read_bytes(), list) if file.is_file() else []
+    for settings in trials:
+        if settings.keys() != search.space.keys() or not all(
+            _is_inside(search.space[key], value) for key, value in settings.items()
+        ):
+            raise ConfigError(
+                f"search.space has changed: {file} has {dict(settings)}; give the sweep another "
+                "`name`, or restore the space",
+                field="space",
+            )
+    return trials
 
 
 def add_trial(search: SearchConfig, folder: Path, trials: Sequence[Trial]) -> bool:
@@ -127,18 +137,18 @@ def _ask(search: SearchConfig, known: Sequence[Trial], num: int) -> list[Trial]:
         seed, startup = search.seed + len(known), search.startup
         sampler = samplers.TPESampler(n_startup_trials=startup, constant_liar=True, seed=seed)
     better = describe(parse_key(search.metric)).better if search.metric else "lower"
-    best = optuna.study.StudyDirection
-    direction = best.MAXIMIZE if better == "higher" else best.MINIMIZE
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if better == "higher" else directions.MINIMIZE
     study = optuna.create_study(sampler=sampler, direction=direction)
     states = optuna.trial.TrialState
     for trial in known:
-        pending = states.FAIL if trial.failed else states.RUNNING
+        without_value = states.FAIL if trial.failed else states.RUNNING
         study.add_trial(
             optuna.trial.create_trial(
                 params={k: _index(search.space[k], v) for k, v in trial.settings.items()},
                 distributions=space,
                 value=trial.value,
-                state=pending if trial.value is None else states.COMPLETE,
+                state=without_value if trial.value is None else states.COMPLETE,
             )
         )
     new: list[Trial] = []
@@ -146,7 +156,7 @@ def _ask(search: SearchConfig, known: Sequence[Trial], num: int) -> list[Trial]:
         if len(new) == num:
             break
         asked = study.ask(space)
-        settings = {k: _value(search.space[k], v) for k, v in asked.params.items()}
+        settings = {k: _value(v, asked.params[k]) for k, v in search.space.items()}
         if all(settings != t.settings for t in (*known, *new)):
             new.append(Trial(settings))
     return new
@@ -170,6 +180,13 @@ def _value(values: Any, drawn: Any) -> Any:
     if isinstance(drawn, int):
         return drawn
     return min(max(float(f"{drawn:.{DIGITS}g}"), values["low"]), values["high"])
+
+
+def _is_inside(values: Any, setting: Any) -> bool:
+    """Whether a setting could have been drawn from choices or a range."""
+    if isinstance(values, list):
+        return setting in values
+    return isinstance(setting, int | float) and values["low"] <= setting <= values["high"]
 
 
 def _index(values: Any, setting: Any) -> Any:

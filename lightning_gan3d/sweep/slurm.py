@@ -21,8 +21,12 @@ from lightning_gan3d.training.signals import STOPPED
 
 JOBS = "jobs.json"
 """The newest job of each run: `{"run id": "job id"}`."""
-LEAVE = 600.0
+REQUEUE_WAIT = 600.0
 """Seconds to wait for the end of a job that was queued again."""
+ATTEMPTS, PAUSE = 6, 5.0
+"""Calls of a program of SLURM until its failure counts, and seconds between them."""
+MAX_ARRAY = 1000
+"""Jobs of an array; SLURM's default limit is 1001."""
 MASTER = (
     'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
     "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
@@ -54,6 +58,15 @@ class ClusterConfig:
     """Further options of `sbatch`, such as `{account: vision, qos: long}`."""
     setup: tuple[str, ...] = ()
     """Shell lines before each run, such as `module load cuda`."""
+
+    def __post_init__(self) -> None:
+        """Check that a job has time before its warning."""
+        if self.warning >= 60 * self.minutes:
+            raise ConfigError(
+                f"warning={self.warning}: a job of {self.minutes} minutes would be warned at its "
+                f"start; use less than {60 * self.minutes} seconds",
+                field="warning",
+            )
 
 
 def load_cluster(path: Path | None) -> ClusterConfig:
@@ -94,7 +107,8 @@ def _arrays(
 
     for _, alike in groupby(sorted(runs, key=key), key):
         group = list(alike)
-        yield _options(cluster, group[0]), group
+        for start in range(0, len(group), MAX_ARRAY):
+            yield _options(cluster, group[0]), group[start : start + MAX_ARRAY]
 
 
 def submit(folder: SweepFolder, runs: Sequence[PlannedRun], cluster: ClusterConfig) -> list[str]:
@@ -142,16 +156,17 @@ def run_job(path: Path, run_id: str, requeues: int) -> int:
     """Run a task within a SLURM job; queue the job again if the run stopped. Return the exit code.
 
     SLURM's warning before the time limit, and its SIGTERM before a preemption, stop the run. So
-    does `scancel`, after which the job no longer counts as running and is not queued.
+    does `scancel`, after which the job no longer counts as running and is not queued. A run that
+    stops without a signal, for example since the disk is full, is not queued either.
     """
-    code = run_task(path, run_id)
+    code, signalled = run_task(path, run_id)
     first_node = os.environ.get("SLURM_NODEID", "0") == "0"
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    if code == STOPPED and first_node and restarts < requeues:
+    if code == STOPPED and signalled and first_node and restarts < requeues:
         job = _own_job()
         if _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T") == "RUNNING":
             _slurm("scontrol", "requeue", job)
-            time.sleep(LEAVE)  # SLURM ends this job
+            time.sleep(REQUEUE_WAIT)  # SLURM ends this job
     return code
 
 
@@ -172,8 +187,8 @@ def script(folder: SweepFolder, runs: Sequence[PlannedRun], cluster: ClusterConf
     if len(arrays) > 1:
         differ = sorted(k for k in arrays[0][0] if len({a[0].get(k) for a in arrays}) > 1)
         raise ConfigError(
-            f"the runs need different jobs ({', '.join(differ)}), and a script has one: use "
-            "`gan3d sweep submit`, or a sweep for each kind"
+            f"the runs need several arrays ({', '.join(differ) or f'of {MAX_ARRAY}'}), and a "
+            "script has one: submit without --script, or split the sweep"
         )
     ((options, group),) = arrays
     log = shlex.quote(str(folder.path / "logs" / "slurm-%A_%a.out"))
@@ -211,13 +226,25 @@ def queued(folder: SweepFolder) -> dict[str, str]:
     jobs = _read_jobs(folder)
     if not jobs or shutil.which("squeue") is None:
         return {}
-    ids = _slurm("squeue", "--noheader", "--array", "--format=%i").split()
+    ids = _slurm("squeue", "--me", "--noheader", "--array", "--format=%i").split()
     return {run: job for run, job in jobs.items() if job in set(ids)}
 
 
 def _slurm(*command: str) -> str:
-    """Return the output of a program of SLURM; `ConfigError` with its message if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"{command[0]}: {done.stderr.strip()}; try again when SLURM answers")
-    return done.stdout.strip()
+    """Return the output of a program of SLURM; `ConfigError` with its message if it keeps failing.
+
+    A busy controller does not answer for a while.
+    """
+    error = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as reason:
+            error = str(reason)
+            continue
+        if done.returncode == 0:
+            return done.stdout.strip()
+        error = done.stderr.strip()
+    raise ConfigError(f"{command[0]}: {error}; try again when SLURM answers")

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -58,11 +59,19 @@ class RunState:
     """Why it failed, or who trains it."""
 
     @property
-    def seconds_left(self) -> float | None:
-        """Training time that is left, in seconds, at the present speed; None if not known."""
-        if self.state != "running" or not self.img_s:
-            return None
-        return max(0.0, 1000 * (self.entry.kimg - self.kimg) / self.img_s)
+    def time_left(self) -> str:
+        """Training time that is left at the present speed, as in "1:02:03"; "" if not known."""
+        if self.state != "running" or not self.img_s or self.entry.hours:
+            return ""
+        seconds = max(0.0, 1000 * (self.entry.kimg - self.kimg) / self.img_s)
+        return str(timedelta(seconds=round(seconds)))
+
+    @property
+    def progress(self) -> float:
+        """Share of the training, 0 to 1."""
+        if self.state == "done":
+            return 1.0
+        return min(1.0, self.kimg / self.entry.kimg) if self.entry.kimg else 0.0
 
 
 class SweepFolder:
@@ -104,7 +113,7 @@ class SweepFolder:
         if not file.is_file():
             raise ConfigError(f"{self.path} has no run {run_id}: {file} is missing")
         config = load_experiment(file)
-        return SweepEntry(
+        entry = SweepEntry(
             preset=str(file),
             overrides=(),
             seed=config.seed,
@@ -112,13 +121,24 @@ class SweepFolder:
             representation=kind_of(config),
             path=run_path(config, self.path.parent.parent),
             kimg=config.training.kimg,
+            hours=config.training.hours,
             arm=config.label,
         )
+        if entry.id != run_id:
+            raise ConfigError(
+                f"{file} is now {entry.id}: it was edited, or this is another version of the "
+                "package; plan the sweep again"
+            )
+        return entry
+
+    def has_ended(self, states: Sequence[RunState]) -> bool:
+        """Whether all runs are done or have failed, and no local sweep adds or retries any."""
+        return all(s.state in ("done", "failed") for s in states) and not lock_holder(self.path)
 
     def failed(self, entry: SweepEntry, failure: Failure) -> None:
         """Record a failure."""
         file = self._failure(entry)
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(failure))
 
     def forget_failure(self, entry: SweepEntry) -> None:

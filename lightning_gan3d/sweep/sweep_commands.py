@@ -1,5 +1,7 @@
 """`gan3d sweep`: one thin function per command, with lazy imports."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,10 +136,10 @@ def submit(
 
     sweep, path = _load(file, overrides, device, seeds)
     options = slurm.load_cluster(cluster)
-    folder, runs = _pending(sweep, path, root, retry)
-    if script:
-        typer.echo(slurm.script(folder, runs, options))
-    else:
+    with _pending(sweep, path, root, retry) as (folder, runs):
+        if script:
+            typer.echo(slurm.script(folder, runs, options))
+            return
         jobs = slurm.submit(folder, runs, options)
         typer.echo(f"submitted {len(runs)} runs; jobs: {', '.join(jobs)}; folder: {folder.path}")
 
@@ -155,27 +157,33 @@ def agents(
     from lightning_gan3d.sweep.agents import wandb_sweep
 
     sweep, path = _load(file, overrides, device, seeds)
-    typer.echo(wandb_sweep(*_pending(sweep, path, root, retry)), nl=False)
+    with _pending(sweep, path, root, retry) as (folder, runs):
+        typer.echo(wandb_sweep(folder, runs), nl=False)
 
 
+@contextmanager
 def _pending(
     sweep: "SweepConfig", path: Path, root: Path, retry: bool
-) -> "tuple[SweepFolder, list[PlannedRun]]":
+) -> "Iterator[tuple[SweepFolder, list[PlannedRun]]]":
+    """Yield the folder, which is locked, and the runs to start; ends the command if none is."""
     from lightning_gan3d.sweep.plan import expand
     from lightning_gan3d.sweep.slurm import queued
     from lightning_gan3d.sweep.states import SweepFolder, pending
+    from lightning_gan3d.training.processes import run_lock
 
     if sweep.search is not None and sweep.search.sampler == "tpe":
         raise ConfigError(
             "search.sampler=tpe chooses settings from earlier results: use `gan3d sweep run`, or "
             "sampler=random"
         )
-    folder = SweepFolder.of(sweep, root)
-    runs = pending(expand(sweep, path, root), folder, retry, queued(folder))
-    if not runs:
-        typer.echo("nothing to start: see `gan3d sweep status`", err=True)
-        raise typer.Exit
-    return folder, runs
+    folder, planned = SweepFolder.of(sweep, root), expand(sweep, path, root)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder.path):
+        runs = pending(planned, folder, retry, queued(folder))
+        if not runs:
+            typer.echo("nothing to start: see `gan3d sweep status`", err=True)
+            raise typer.Exit
+        yield folder, runs
 
 
 @app.command("task")

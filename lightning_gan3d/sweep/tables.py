@@ -2,11 +2,11 @@
 
 import csv
 import io
+import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 from lightning_gan3d.files import write_text
@@ -20,8 +20,8 @@ from lightning_gan3d.sweep.states import RunState, SweepFolder, read_states, sum
 
 RESULTS = "results.csv"
 ACTIONS = {"planned": "start", "stopped": "resume", "done": "skip", "running": "await"}
-REFRESH = 2.0
-"""Seconds between updates of the live table."""
+REFRESH, SELDOM = 2.0, 15
+"""Seconds between updates of the live table; updates until SLURM and a search are asked again."""
 
 
 def plan_sweep(
@@ -54,15 +54,17 @@ def plan_sweep(
 def sweep_status(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> str:
     """Describe the state and the progress of each run, and why runs failed."""
     sweep, path = loaded
-    return _status(_with_jobs(expand(sweep, path, root), SweepFolder.of(sweep, root)))
+    folder = SweepFolder.of(sweep, root)
+    return _status(_with_jobs(expand(sweep, path, root), folder, queued(folder)))
 
 
-def _with_jobs(runs: Sequence[SweepEntry], folder: SweepFolder) -> list[RunState]:
-    """Read states; those of runs that SLURM has queued name the job."""
-    jobs = queued(folder)
+def _with_jobs(
+    runs: Sequence[SweepEntry], folder: SweepFolder, jobs: Mapping[str, str]
+) -> list[RunState]:
+    """Read states; of runs that wait in SLURM, `jobs` has the ids."""
     return [
-        replace(s, reason=f"queued: job {jobs[s.entry.id]}")
-        if s.state in ("planned", "stopped") and s.entry.id in jobs
+        replace(s, state="planned", reason=f"queued: job {jobs[s.entry.id]}")
+        if s.state in ("planned", "stopped", "failed") and s.entry.id in jobs
         else s
         for s in read_states(runs, folder)
     ]
@@ -76,7 +78,7 @@ def _status(states: Sequence[RunState], shown: int | None = None) -> str:
         [
             s.state, s.entry.experiment, *_names(s.entry, names), str(s.entry.seed),
             f"{s.kimg:g} of {s.entry.kimg:g}", f"{s.img_s:.1f}" if s.img_s else "",
-            "" if s.seconds_left is None else str(timedelta(seconds=round(s.seconds_left))),
+            s.time_left,
             s.reason,
         ]
         for s in (states if shown is None else busy[:shown])
@@ -86,19 +88,23 @@ def _status(states: Sequence[RunState], shown: int | None = None) -> str:
 
 
 def watch_status(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> None:
-    """Show the state of the runs on the terminal until none is left to run."""
+    """Show the state of the runs on the terminal until all have ended."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     sweep, path = loaded
-    runs, folder, console = expand(sweep, path, root), SweepFolder.of(sweep, root), Console()
+    folder, console = SweepFolder.of(sweep, root), Console()
+    runs, jobs = expand(sweep, path, root), dict[str, str]()
     with Live(console=console, auto_refresh=False) as live:
-        while True:
-            states = _with_jobs(runs, folder)
+        for update in itertools.count():
+            if update % SELDOM == 0:
+                jobs = queued(folder)
+                runs = expand(sweep, path, root) if sweep.search else runs
+            states = _with_jobs(runs, folder, jobs)
             text = _status(states, max(1, console.height - 3))
             live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-            if all(s.state in ("done", "failed") for s in states):
+            if folder.has_ended(states):
                 return
             time.sleep(REFRESH)
 

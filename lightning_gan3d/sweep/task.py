@@ -36,6 +36,7 @@ class Task:
     """Start of this attempt in the log, in bytes."""
     gpus: Sequence[str] = ()
     """Names of the GPUs that it may use; empty: not chosen."""
+    signalled: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -49,9 +50,10 @@ class Task:
     ) -> "Task":
         """Start in an own session, so that Ctrl-C reaches it only through us.
 
-        `environment`: variables to add; `suffix`: of the log.
+        `environment`: variables to add; `suffix`: of the log, on nodes other than the first.
         """
-        folder.forget_failure(run)
+        if not suffix:
+            folder.forget_failure(run)
         log = folder.log(run, suffix)
         log.parent.mkdir(parents=True, exist_ok=True)
         root = run.path.parent.parent
@@ -69,16 +71,20 @@ class Task:
 
     def last_line(self) -> str:
         """Return the last line of this attempt that is not empty, without terminal codes."""
-        with self.log.open("rb") as stream:
-            end = stream.seek(0, 2)
-            stream.seek(max(self.offset, end - TAIL))
-            text = stream.read().decode(errors="replace")
+        try:
+            with self.log.open("rb") as stream:
+                end = stream.seek(0, 2)
+                stream.seek(max(self.offset, end - TAIL))
+                text = stream.read().decode(errors="replace")
+        except FileNotFoundError:  # somebody has removed the logs
+            return ""
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
         lines = [line.strip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
         return lines[-1][:WIDTH] if lines else ""
 
     def send(self, number: int) -> None:
         """Send a signal, if the process still runs."""
+        self.signalled = True
         if self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -107,8 +113,10 @@ class Task:
         return failure
 
 
-def run_task(path: Path, run_id: str, command: Sequence[str] = TRAIN) -> int:
-    """Run a recorded run of the sweep folder `path` in the foreground; return its exit code.
+def run_task(path: Path, run_id: str, command: Sequence[str] = TRAIN) -> tuple[int, bool]:
+    """Run a recorded run of the sweep folder `path` in the foreground.
+
+    Returns its exit code, and whether a signal stopped it.
 
     For schedulers and agents. The first stop signal is forwarded; then the code is 75, also if it
     came before the run could handle it. Only the first node of a run records a failure.
@@ -131,4 +139,4 @@ def run_task(path: Path, run_id: str, command: Sequence[str] = TRAIN) -> int:
     code = STOPPED if stopping and code < 0 else DONE if task.trained_elsewhere else code
     print(f"{entry.label}: exit code {code}{f': {failure.reason}' if failure else ''}")
     print(f"log: {task.log}", flush=True)
-    return code
+    return code, stopping

@@ -118,9 +118,9 @@ def run_lock(path: Path) -> Iterator[InheritedFile]:
         yield InheritedFile(file.fileno())
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -130,8 +130,10 @@ def lock_holder(path: Path) -> str:
     """Return who holds the lock of a run directory, as in "pid 12 on node7"; "" if nobody does."""
     if not (path / LOCK).is_file():
         return ""
-    with (path / LOCK).open("r+", encoding="utf-8") as file:
-        return "" if _try_lock(file) else file.read().strip() or "another process"
+    with (path / LOCK).open(encoding="utf-8") as file:
+        # A shared lock: two that look at the same time do not see each other.
+        free = _try_lock(file, fcntl.LOCK_SH)
+        return "" if free else file.read().strip() or "another process"
 
 
 def run_processes(

@@ -90,7 +90,7 @@ class WandbLogger:
             run = wandb.init(
                 project=config.logging.wandb_project,
                 entity=config.logging.wandb_entity or None,
-                tags=[*config.logging.wandb_tags, *([config.label] if config.label else [])],
+                tags=[*config.logging.wandb_tags, *([config.label[:64]] if config.label else [])],
                 notes=config.logging.wandb_notes or None,
                 dir=str(path),
                 mode=mode,

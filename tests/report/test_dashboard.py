@@ -90,7 +90,7 @@ def test_the_page_shows_states_progress_curves_samples_and_metrics(sweep, tmp_pa
     assert count["svg"] == 3  # SWD, loss of G and D
     assert "voxel &lt;b&gt;: 0.7" in page
     assert page.count("data:image/webp;base64,") == 1
-    assert "OSError: …/x.zip: no such file" in page
+    assert "OSError: …: no such file" in page
     assert str(tmp_path) not in page
     assert "http://" not in page
     assert "https://" not in page
@@ -108,7 +108,7 @@ def test_the_page_links_the_report_beside_it(sweep, tmp_path):
 
 def test_watching_ends_with_the_last_run(sweep, monkeypatch):
     pages, board = [], Dashboard(sweep)
-    monkeypatch.setattr(dashboard_file, "_ended", lambda _: len(pages) == 2)
+    monkeypatch.setattr(SweepFolder, "has_ended", lambda *_: len(pages) == 2)
     monkeypatch.setattr(dashboard_file.time, "sleep", lambda s: pages.append(s))
     board.watch(7.0)
     assert pages == [7.0, 7.0]
@@ -122,7 +122,7 @@ def test_only_runs_with_new_rows_are_read_again(sweep, monkeypatch):
     board = Dashboard(sweep)
     board.write()
     first = len(read)
-    entry = board.entries[1]
+    entry = board.states()[1].entry
     with (entry.path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 9, "kimg": 5.0, "loss/G": 0.123}) + "\n")
     board.write()

@@ -24,7 +24,7 @@ def test_agents_of_wandb_run_one_configuration_each(tmp_path, monkeypatch):
     command = [x for word in tree["command"] for x in (words if word == "${args}" else [word])]
     assert command[:5] == ["${env}", sys.executable, "-m", "lightning_gan3d.cli", "sweep"]
     tasks = []
-    monkeypatch.setattr(slurm, "run_task", lambda *task: tasks.append(task) or 0)
+    monkeypatch.setattr(slurm, "run_task", lambda *task: tasks.append(task) or (0, False))
     assert CliRunner().invoke(app, command[5:]).exit_code == 0
     assert tasks == [(root / "sweeps" / "demo_one_seed", ids[1])]
     assert (root / "sweeps/demo_one_seed/configs" / f"{ids[1]}.yaml").is_file()

@@ -10,7 +10,8 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.sweep.local import run_sweep
 from lightning_gan3d.sweep.plan import expand, load_sweep
 from lightning_gan3d.sweep.search import SearchConfig, Trial, add_trial, read_trials
-from lightning_gan3d.sweep.tables import plan_sweep
+from lightning_gan3d.sweep.states import SweepFolder
+from lightning_gan3d.sweep.tables import plan_sweep, results
 
 RATE, WIDTH = "optimizer.generator.lr", "generator.scene.decoder.hidden_dim"
 SPACE = {
@@ -165,10 +166,28 @@ def test_a_sweep_chooses_trials_by_the_mean_over_seeds_and_continues(tmp_path, c
 def test_trials_are_chosen_while_others_run(tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning_gan3d.sweep")
     script = tmp_path / "train.py"
-    script.write_text("import time; time.sleep(0.5)\n" + TRAINER)
+    script.write_text("import time; time.sleep(2)\n" + TRAINER)
     how = {"space": {RATE: {"low": 0.001, "high": 0.01}}, "sampler": "tpe", "trials": 3}
     loaded = write(tmp_path, search={**how, "metric": "quality.swd"}, jobs=2)
     assert run_sweep(loaded, tmp_path / "runs", command=(sys.executable, str(script))) == 0
     words = [m.split()[0] for m in caplog.messages]
     assert words[:2] == ["start", "start"]
     assert words.count("done") == 3
+
+
+def test_a_changed_space_is_rejected_and_arms_keep_their_names(tmp_path):
+    tpe = {"sampler": "tpe", "metric": "quality.swd"}
+    loaded = write(tmp_path, search={"space": SPACE, **tpe})
+    folder = tmp_path / "sweeps" / "grid"
+    folder.mkdir(parents=True)
+    names = []
+    for _ in range(3):
+        add_trial(loaded[0].search, folder, results(loaded[0].search, [], SweepFolder(folder)))
+        names.append([run.arm for run in expand(*loaded, tmp_path)])
+    assert names[2][:2] == names[1]
+    assert names[1][:1] == names[0]
+    assert names[0][0].startswith("hidden_dim ")
+    smaller = {RATE: {"low": 0.5, "high": 0.9}, WIDTH: SPACE[WIDTH], "loss.r1_gamma": [0.1]}
+    for space in (smaller, {RATE: SPACE[RATE]}):
+        with pytest.raises(ConfigError, match=r"search\.space has changed: .*trials\.json has"):
+            expand(*write(tmp_path, search={"space": space, **tpe}), tmp_path)

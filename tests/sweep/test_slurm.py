@@ -36,7 +36,7 @@ def programs(tmp_path, monkeypatch):
     """A function that puts a shell script on the path."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    for name in ("env", "grep", "head", "sh"):
+    for name in ("env", "grep", "head", "sh", "wc"):
         (folder / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(folder))  # without a real SLURM
 
@@ -75,7 +75,7 @@ def test_gpus_can_be_a_generic_resource_and_runs_of_two_kinds_need_two_arrays(sw
     folder, runs = sweep
     assert "#SBATCH --gres=gpu:2" in script(folder, runs, ClusterConfig(gpu_option="gres"))
     (single,) = expand(*load_sweep("demo_one_seed"), folder.path)[:1]
-    with pytest.raises(ConfigError, match=r"need different jobs \(gpus-per-node, nodes\)"):
+    with pytest.raises(ConfigError, match=r"need several arrays \(gpus-per-node, nodes\)"):
         script(folder, [*runs, single], ClusterConfig())
 
 
@@ -83,6 +83,9 @@ def test_cluster_files_are_checked(tmp_path):
     file = tmp_path / "cluster.yaml"
     file.write_text("minutes: 0\n")
     with pytest.raises(ConfigError, match=r"minutes=0 .*: use a whole number from 1"):
+        load_cluster(file)
+    file.write_text("minutes: 1\nwarning: 60\n")
+    with pytest.raises(ConfigError, match=r"warning=60: .* use less than 60 seconds"):
         load_cluster(file)
     file.write_text("partitions: gpu\n")
     with pytest.raises(ConfigError, match=r"unknown key `partitions`.* did you mean `partition`"):
@@ -98,15 +101,17 @@ def test_cluster_files_are_checked(tmp_path):
         (75, "0", "1", "RUNNING", False),
         (4, "0", "0", "RUNNING", False),
         (75, "0", "0", "COMPLETING", False),  # after scancel
+        (75, "0", "0", "without a signal", False),  # e.g. a full disk
     ],
 )
 @pytest.mark.parametrize(("array", "job"), [(False, "12"), (True, "12_5")])
 def test_a_job_of_a_stopped_run_is_queued_again(
     sweep, programs, monkeypatch, tmp_path, code, restarts, node, state, requeued, array, job
 ):
+    signalled = state != "without a signal"
     programs("scontrol", f"echo $@ > {tmp_path}/calls")
-    monkeypatch.setattr(slurm, "run_task", lambda *_: code)
-    monkeypatch.setattr(slurm, "LEAVE", 0)
+    monkeypatch.setattr(slurm, "run_task", lambda *_: (code, signalled))
+    monkeypatch.setattr(slurm, "REQUEUE_WAIT", 0)
     for name, value in (("JOB_ID", "12"), ("RESTART_COUNT", restarts), ("NODEID", node)):
         monkeypatch.setenv(f"SLURM_{name}", value)
     if array:
@@ -118,7 +123,7 @@ def test_a_job_of_a_stopped_run_is_queued_again(
     assert (calls.read_text() if calls.exists() else "") == (f"requeue {job}\n" if requeued else "")
 
 
-def test_queued_failed_and_finished_runs_are_not_submitted(sweep, programs):
+def test_queued_failed_and_finished_runs_are_not_submitted(sweep, programs, monkeypatch, tmp_path):
     folder, runs = sweep
     programs("squeue", "echo 7_1; echo 8_0")
     (folder.path / "jobs.json").write_text(f'{{"{runs[0].id}": "7_1", "{runs[1].id}": "7_10"}}')
@@ -127,6 +132,10 @@ def test_queued_failed_and_finished_runs_are_not_submitted(sweep, programs):
     folder.failed(runs[1], Failure(4, "no memory"))
     assert pending(runs, folder, False) == [runs[0]]
     assert pending(runs, folder, True) == runs
+    monkeypatch.setattr(slurm, "PAUSE", 0)
+    down = f"echo x >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) -gt 2 ] && echo 7_1 || exit 1"
+    programs("squeue", down)
+    assert queued(folder) == {runs[0].id: "7_1"}  # at the third call
     programs("squeue", "echo 'slurm is down' >&2; exit 1")
     with pytest.raises(ConfigError, match="squeue: slurm is down; try again"):
         queued(folder)

@@ -224,3 +224,13 @@ def test_planning_hundreds_of_runs_hashes_each_arm_once(tmp_path, monkeypatch):
     )
     assert len({e.path for e in plan(path, tmp_path)}) == 400
     assert len(hashed) == 10
+
+
+def test_overrides_of_the_command_line_win_over_all_of_the_file(tmp_path):
+    runs = [{"preset": "demo/voxel", "overrides": ["training.kimg=12"]}]
+    path = write(tmp_path, runs=runs, grid={SAMPLES: [8]}, overrides=["training.batch=4"])
+    given = ["training.kimg=1", "training.batch=2"]
+    (run,) = expand(*load_sweep(path, overrides=given), tmp_path)
+    assert (run.config.training.kimg, run.config.training.batch) == (1, 2)
+    with pytest.raises(ConfigError, match=f"override `{SAMPLES}=9`: the sweep varies {SAMPLES}"):
+        load_sweep(path, overrides=[f"{SAMPLES}=9"])

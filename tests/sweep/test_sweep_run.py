@@ -1,8 +1,10 @@
 """Sweeps of a fake `gan3d train` that follows a script."""
 
+import functools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,7 +226,7 @@ def spans(sweep):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_jobs_run_in_parallel(tmp_path, jobs):
     sweep = Sweep(tmp_path, jobs=jobs, threads=3)
-    sweep.script_runs(**{kind: {"seconds": 0.6} for kind in ("triplane", "voxel", "nerf_mlp")})
+    sweep.script_runs(**{kind: {"seconds": 2} for kind in ("triplane", "voxel", "nerf_mlp")})
     assert sweep.run() == 0
     together = max(sum(a <= at < b for a, b in spans(sweep)) for at, _ in spans(sweep))
     assert together == jobs
@@ -392,7 +394,7 @@ def run_task_of(sweep, kind):
     (run,) = [e for e in sweep.entries if e.preset == f"demo/{kind}"]
     code = (
         "import sys; from pathlib import Path; from lightning_gan3d.sweep.task import run_task; "
-        "sys.exit(run_task(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))"
+        "sys.exit(run_task(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])[0])"
     )
     arguments = [str(sweep.folder.path), run.id, sys.executable, str(sweep.script)]
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
@@ -413,10 +415,38 @@ def test_a_task_forwards_the_warning_of_a_scheduler(tmp_path):
     assert sweep.states == ["planned", "stopped", "failed"]
 
 
+def test_a_signal_before_a_process_is_known_reaches_it(tmp_path, monkeypatch):
+    sweep = Sweep(tmp_path, jobs=2)
+    sweep.script_runs(**{kind: {"seconds": 50} for kind in ("triplane", "voxel", "nerf_mlp")})
+    genuine = Task.start.__func__
+
+    def start(cls, *arguments):
+        task = genuine(cls, *arguments)
+        wait_for(happened(sweep, "begin", 1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return task
+
+    monkeypatch.setattr(Task, "start", classmethod(start))
+    assert sweep.run() == 75
+    assert sweep.states == ["stopped", "planned", "planned"]
+
+
+def test_removed_logs_do_not_end_a_sweep(tmp_path):
+    sweep = Sweep(tmp_path, presets=["demo/voxel"])
+    sweep.script_runs(voxel={"seconds": 1.5, "code": 4})
+    value = in_thread(functools.partial(sweep.run, heartbeat=0.1))
+    wait_for(happened(sweep, "begin", 1))
+    shutil.rmtree(sweep.folder.path / "logs")
+    assert value() == 4
+    assert sweep.folder.failure(sweep.entries[0]).reason == "exit code 4, and an empty log"
+
+
 def test_only_the_first_node_records_a_failure(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NODEID", "1")
     sweep = Sweep(tmp_path)
     sweep.script_runs(voxel={"code": 4})
+    earlier = Failure(4, "of node 0")
+    sweep.folder.failed(sweep.entries[1], earlier)
     assert run_task_of(sweep, "voxel").wait() == 4
-    assert sweep.folder.failure(sweep.entries[1]) is None
+    assert sweep.folder.failure(sweep.entries[1]) == earlier
     assert [f.name.split(".")[-2] for f in (sweep.folder.path / "logs").iterdir()] == ["node1"]

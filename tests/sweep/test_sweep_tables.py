@@ -79,6 +79,8 @@ def test_status_names_the_jobs_of_runs_that_wait(sweep, monkeypatch):
     assert [row.endswith(f"queued: job 7_{i}") for i, row in enumerate(rows[1:4])] == [
         True, True, False,
     ]  # fmt: skip
+    sweep.folder.failed(sweep.runs[0], Failure(4, "before --retry"))
+    assert "before --retry" not in sweep_status(sweep.loaded, sweep.root)
 
 
 def test_the_live_table_ends_with_the_last_run(sweep, monkeypatch, capsys):
@@ -128,6 +130,22 @@ def test_a_changed_file_adds_only_what_is_new(sweep, tmp_path):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values))
     text = plan_sweep(load_sweep(tmp_path / "grid.yaml"), sweep.root)
     assert "5 to start, 4 to skip" in text
+
+
+def test_a_sweep_that_still_chooses_runs_has_not_ended(sweep):
+    for number in range(4):
+        sweep.start(number, 6.0, finished=True)
+    states = read_states(sweep.runs, sweep.folder)
+    assert sweep.folder.has_ended(states)
+    with run_lock(sweep.folder.path):
+        assert not sweep.folder.has_ended(states)
+
+
+def test_an_edited_configuration_is_not_started(sweep):
+    file = sweep.folder.config(sweep.runs[0])
+    file.write_text(file.read_text().replace("kimg: 6.0", "kimg: 7.0"))
+    with pytest.raises(ConfigError, match=r"is now demo-voxel-.*: it was edited"):
+        sweep.folder.entry(sweep.runs[0].id)
 
 
 def test_runs_start_from_the_configuration_that_was_planned(sweep):

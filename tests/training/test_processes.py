@@ -1,3 +1,4 @@
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -12,7 +13,9 @@ import pytest
 from lightning_gan3d.config import ConfigError, UserError
 from lightning_gan3d.training import processes
 from lightning_gan3d.training.processes import (
+    LOCK,
     Ranks,
+    lock_holder,
     print_log,
     run_lock,
     run_processes,
@@ -203,3 +206,13 @@ def test_other_threads_handle_no_signals():
     thread.start()
     thread.join()
     assert during == [before]
+
+
+def test_looking_for_the_holder_of_a_lock_does_not_hold_it(tmp_path):
+    (tmp_path / LOCK).write_text("pid 1 on gone")
+    (tmp_path / LOCK).chmod(0o444)  # a run of another user
+    with (tmp_path / LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # another one that looks
+        assert lock_holder(tmp_path) == ""
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert lock_holder(tmp_path) == "pid 1 on gone"
