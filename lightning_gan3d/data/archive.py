@@ -82,7 +82,7 @@ class FolderSource:
 
     Attributes:
         state: digest of names, sizes and times of all files.
-        changed: newest of these times, in seconds.
+        changed: when a file changed last, in seconds; programs cannot set it, as they can `mtime`.
         shards: size of each tar file in the folder itself.
     """
 
@@ -93,7 +93,7 @@ class FolderSource:
         for name, about in _scan(path):
             times = (about.st_mtime_ns, about.st_ctime_ns)
             lines.append(f"{name}\0{about.st_size} {times}")
-            self.changed = max(self.changed, *(t / 1e9 for t in times))
+            self.changed = max(self.changed, about.st_ctime)
             if name.endswith(".tar") and "/" not in name:
                 self.shards[name] = about.st_size
         lines.sort()

@@ -86,7 +86,9 @@ def open_checked(path: str | Path, checks: Checks, again: bool = False) -> Check
         for name in data.names if checks.headers else ():
             open_image(data.source.read(name), name, data.side, checks.convert)
         changed = state_of(path, FolderSource(path) if folder else None) != state
-        if changed or not _write(data):
+        if changed:  # an index would mix two contents
+            return replace(data, index=None)
+        if not _write(data):
             return data
     return _read(path, folder, index) or data
 

@@ -187,8 +187,10 @@ def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
     if cfg.holdout == 0 and not train.annotations.splits:
         return None
     test = train.of_split("test", cfg)
-    every = torch.arange(len(test.names))
-    of_test, of_train = (every if split.rows is None else split.rows for split in (test, train))
+    of_test, of_train = (
+        torch.arange(len(split.names)) if split.rows is None else split.rows
+        for split in (test, train)
+    )
     both = torch.isin(of_test, of_train).nonzero()[:, 0]
     if len(both):
         raise DataError(

@@ -105,6 +105,8 @@ def test_check_and_training_reject_alike(tmp_path):
     parts = Parts()
     parts.index["splits"] = {"train": names[:5], "test": names[4:]}
     cases["1 images are in both splits"] = parts.zip(tmp_path / "both.zip")
+    parts.index["splits"] = {"train": names, "test": names[7:]}
+    cases["3 images are in both splits, among them img7"] = parts.zip(tmp_path / "all.zip")
     for message, path in cases.items():
         for open_ in (check_dataset, lambda p: DataModule(DataConfig(path=p), 2, 2, 0)):
             with pytest.raises(DataError, match=message):

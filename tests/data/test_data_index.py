@@ -52,6 +52,7 @@ def annotated() -> Parts:
     parts.index["copies"] = {"img9.png": "img3.png"}
     parts.index["objects"] = {n: i % 3 for i, n in enumerate(names[:9])}
     parts.index["sha256"] = {n: archive.checksum(d) for n, d in parts.files.items()}
+    parts.index["splits"]["empty"] = []
     parts.index["placements"] = {"img2.png": [{"box": [0.1, 0.2, 0.3, 0.4]}] * 2, "img5.png": []}
     parts.index["synth"] = {"kind": "figures"}
     return parts
@@ -218,17 +219,24 @@ def test_a_data_set_that_changes_while_it_is_checked_gets_no_index(tmp_path, mon
     original = path.read_bytes()
 
     def change(*arguments):
-        data = check(*arguments)
         parts.files["img3.png"] = png(noise(30))
         Path(parts.zip(tmp_path / "b.zip")).replace(path)
-        return data
+        return check(*arguments)
 
     with monkeypatch.context() as during:
         during.setattr(checked_data, "_check", change)
-        ImageDataset(DataConfig(path=str(path)))
+        changed = ImageDataset(DataConfig(path=str(path))).fingerprint
     path.write_bytes(original)
-    ImageDataset(DataConfig(path=str(path)))
+    (tmp_path / "other").write_bytes(original)
+    fingerprints = [
+        ImageDataset(DataConfig(path=str(p))).fingerprint for p in (path, tmp_path / "other")
+    ]
     assert len(checks) == 2
+    with monkeypatch.context() as without:
+        without.setattr(data_index, "MIN_FILES", 10**6)
+        expected = ImageDataset(DataConfig(path=str(path))).fingerprint
+    assert fingerprints == [expected] * 2
+    assert changed != expected
 
 
 def test_a_folder_that_just_changed_is_not_indexed(tmp_path, monkeypatch, checks):
@@ -238,6 +246,14 @@ def test_a_folder_that_just_changed_is_not_indexed(tmp_path, monkeypatch, checks
     for _ in range(2):
         ImageDataset(DataConfig(path=path))
     assert len(checks) == 2
+
+
+def test_times_in_the_future_do_not_prevent_an_index(tmp_path, checks):
+    path = Parts().folder(tmp_path / "a")
+    os.utime(tmp_path / "a" / "img3.png", (2**32, 2**32))
+    for _ in range(2):
+        ImageDataset(DataConfig(path=path))
+    assert len(checks) == 1
 
 
 def damaged(data: bytes, kind: str) -> bytes:
