@@ -122,9 +122,10 @@ def opened(path: str) -> None:
         "peak_mb": (peak() - peak_before) / 1e6,
         "fingerprint": dataset.fingerprint,
     }
-    num = len(dataset)
+    num, table = len(dataset), getattr(dataset, "label_table", None)
+    rows = table.rows if table else dataset.labels.__getitem__  # an earlier version
     for i in range(0, num, 2**14):
-        dataset.labels[i : i + 2**14]
+        rows(torch.arange(i, min(i + 2**14, num)))
     for i in range(0, num, 50):
         dataset.source.read(dataset.names[i])  # reads every page of the index
     print(json.dumps(cost), flush=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import FolderSource, is_image
+from lightning_gan3d.data.archive import FolderListing, is_image
 from lightning_gan3d.data.image_files import open_header, pixels_of, upright
 from lightning_gan3d.files import parse_json, sha256_of_file
 from lightning_gan3d.images import to_float
@@ -117,7 +117,7 @@ class Encoder:
 def image_files(path: Path) -> list[Path]:
     """The image `path`, or those of the folder; empty for other files."""
     if path.is_dir():
-        return [path / name for name in sorted(FolderSource(path).names) if is_image(name)]
+        return [path / name for name in sorted(FolderListing.of(path).files) if is_image(name)]
     return [path] if is_image(path.name) and path.is_file() else []
 
 

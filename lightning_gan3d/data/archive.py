@@ -15,13 +15,15 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import IO, ClassVar, NamedTuple
+from typing import IO, ClassVar, NamedTuple, cast
 
 import numpy as np
-from numpy.lib import recfunctions as rfn
 
 from lightning_gan3d.config import UserError
 
@@ -59,87 +61,130 @@ class Table(NamedTuple):
 
     names: Sequence[str]
     """Images, sorted; then the other files, sorted."""
-    entries: np.ndarray
-    """Fields of each file: size, crc, which the fingerprint covers; and in archives offset."""
     num_images: int
+    entries: np.ndarray
+    """Fields of each file: size and crc, which the fingerprint covers; in archives offset."""
 
-    def row(self, name: str, path: Path) -> int:
-        """Return the row of a file; raises `DataError` if it is missing."""
+    @classmethod
+    def of(cls, rows: Mapping[str, tuple[int, ...]], **fields: str) -> "Table":
+        """Make a table; `rows`: fields by name."""
+        names = sorted(rows, key=lambda name: (not is_image(name), name))
+        entries = np.array([rows[name] for name in names], [*fields.items()])
+        return cls(names, sum(map(is_image, names)), entries)
+
+    def entry(self, name: str, path: Path) -> np.void:
+        """Return the fields of a file; raises `DataError` if it is missing."""
         for start, end in ((0, self.num_images), (self.num_images, len(self.names))):
             row = bisect_left(self.names, name, start, end)
             if row < end and self.names[row] == name:
-                return row
+                return cast("np.void", self.entries[row])
         raise DataError(f"{path} has no {name}")
 
-    def marks(self) -> Iterator[str]:
-        """Yield size and checksum of each image, for fingerprints."""
-        for row in range(self.num_images) if self.num_images else _images(self.names):
-            yield f"{self.entries['size'][row]}:{self.entries['crc'][row]:08x}"
 
+@dataclass(frozen=True)
+class FolderListing:
+    """Size, and times of modification and of the last change, of all files below a folder.
 
-class FolderSource:
-    """Files below a folder; names are relative to it, with forward slashes.
-
-    Attributes:
-        state: digest of names, sizes and times of all files.
-        changed: when a file changed last, in seconds; programs cannot set it, as they can `mtime`.
-        shards: size of each tar file in the folder itself.
+    Names are relative to it, with forward slashes; times are in nanoseconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    path: Path
+    files: dict[str, tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, path: Path) -> "FolderListing":
         """List the files; rejects links that leave the folder."""
-        self.path = path
-        lines, self.changed, self.shards = [], 0.0, dict[str, int]()
-        for name, about in _scan(path):
-            times = (about.st_mtime_ns, about.st_ctime_ns)
-            lines.append(f"{name}\0{about.st_size} {times}")
-            self.changed = max(self.changed, about.st_ctime)
-            if name.endswith(".tar") and "/" not in name:
-                self.shards[name] = about.st_size
-        lines.sort()
+        files = {n: (s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in _scan(path)}
+        return cls(path, files)
+
+    @property
+    def changed(self) -> float:
+        """When a file changed last, in seconds; programs cannot set it, as they can `mtime`."""
+        return max((ctime / 1e9 for _, _, ctime in self.files.values()), default=0.0)
+
+    @property
+    def state(self) -> str:
+        """Digest of the listing."""
         digest = hashlib.sha256()
-        for line in lines:
-            digest.update(line.encode() + b"\n")
-        self.state = digest.hexdigest()
-        self.names: Sequence[str] = [line.partition("\0")[0] for line in lines]
-        self._table: Table | None = None
+        for name in sorted(self.files):
+            digest.update(f"{name}\0{self.files[name]}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """Size of each tar file in the folder itself, sorted by name."""
+        tars = sorted(name for name in self.files if name.endswith(".tar") and "/" not in name)
+        return {name: self.files[name][0] for name in tars}
 
     @property
     def num_files(self) -> int:
         """Number of files, and the largest possible number of members of tar files."""
-        return len(self.names) + sum(self.shards.values()) // 1024
+        return len(self.files) + sum(self.shards.values()) // 1024
 
-    def use(self, table: Table) -> "FolderSource":
-        """Take the names and marks of the same files from a table."""
-        self._table, self.names = table, table.names
-        return self
+
+class Source(ABC):
+    """Files of a data set, read by name."""
+
+    def __init__(self, path: Path, table: Table, has_checksums: bool) -> None:
+        """`has_checksums`: whether the table has those of the images."""
+        self.path, self.table, self._has_checksums = path, table, has_checksums
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Images, sorted; then the other files, sorted."""
+        return self.table.names
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; raises `DataError`."""
+
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """Those of the table, with checksums of the first bytes of each image."""
+        if self._has_checksums:
+            return self.table.entries
+        entries = self.table.entries.copy()
+        for row in range(self.table.num_images):
+            entries["crc"][row] = zlib.crc32(self._head(self.names[row]))
+        return entries
+
+    def _head(self, name: str) -> bytes:
+        return self.read(name)[:HEAD_BYTES]
+
+    def digest(self) -> "hashlib._Hash":
+        """Return the SHA-256 of names, sizes and checksums of the images, for fingerprints."""
+        digest, images = hashlib.sha256(), self.entries[: self.table.num_images]
+        marks = zip(self.names, images["size"].tolist(), images["crc"].tolist(), strict=False)
+        for name, size, crc in marks:
+            digest.update(f"{name}\0{size}:{crc:08x}\n".encode())
+        return digest
+
+
+class FolderSource(Source):
+    """Files below a folder."""
+
+    def __init__(self, listing: FolderListing, table: Table | None = None) -> None:
+        """`table`: of the same files, with checksums."""
+        rows = {} if table else {name: (size, 0) for name, (size, _, _) in listing.files.items()}
+        self._num_files = listing.num_files
+        super().__init__(listing.path, table or Table.of(rows, size="<u8", crc="<u4"), bool(table))
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         path = self.path / name
         try:
-            if path.stat().st_size > (limit := max_bytes(name, self.num_files)):
+            if path.stat().st_size > (limit := max_bytes(name, self._num_files)):
                 raise UnsafeDataError(f"{name} in {self.path} has more than {limit} bytes")
             return path.read_bytes()
         except OSError as error:
             raise DataError(f"cannot read {name} in {self.path}: {error.strerror}") from None
 
-    def marks(self) -> Iterator[str]:
-        """Yield size and checksum of the first bytes of each image, for fingerprints."""
-        if self._table is not None:
-            yield from self._table.marks()
-            return
-        for row in _images(self.names):
-            path = self.path / self.names[row]
-            with path.open("rb") as file:
-                yield f"{path.stat().st_size}:{zlib.crc32(file.read(HEAD_BYTES)):08x}"
-
-    def entries(self) -> np.ndarray:
-        """Return the entries of a `Table`; those of other files than images are 0."""
-        return _marked(np.zeros(len(self.names), [("size", "<u8"), ("crc", "<u4")]), self.marks())
+    def _head(self, name: str) -> bytes:
+        with (self.path / name).open("rb") as file:
+            return file.read(HEAD_BYTES)
 
 
-class ZipSource:
+class ZipSource(Source):
     """Entries of a zip, read by their positions."""
 
     def __init__(self, path: Path, table: Table | None = None) -> None:
@@ -147,25 +192,8 @@ class ZipSource:
 
         `table`: of the same zip, to skip these checks.
         """
-        self.path = path
         self._file: IO[bytes] | None = None
-        self._table = table or self._checked_table()
-        self.names = self._table.names
-
-    def _checked_table(self) -> Table:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
-        except _ZIP_ERRORS as error:
-            raise DataError(f"cannot read {self.path} as a zip: {error}") from None
-        _check_entries(entries, self.path)
-        entries.sort(key=lambda e: e.filename)
-        rows = [(e.header_offset, e.file_size, e.CRC, e.compress_size) for e in entries]
-        fields = [("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("stored", "<u4")]
-        table = np.array(rows, np.dtype(fields))
-        if (table["stored"] == table["size"]).all():  # not compressed
-            table = rfn.repack_fields(table[["offset", "size", "crc"]])
-        return Table([e.filename for e in entries], table, 0)
+        super().__init__(path, table or _directory(path), has_checksums=True)
 
     def __getstate__(self) -> dict[str, object]:
         """Drop the open file: spawned workers open their own."""
@@ -173,7 +201,7 @@ class ZipSource:
 
     def read(self, name: str) -> bytes:
         """Return an entry's bytes; raises `DataError` if the checksum differs."""
-        entry = self._table.entries[self._table.row(name, self.path)]
+        entry = self.table.entry(name, self.path)
         try:
             return self._read(name, entry)
         except _ZIP_ERRORS as error:
@@ -183,68 +211,64 @@ class ZipSource:
     def _read(self, name: str, entry: np.void) -> bytes:
         """Read by `pread`, since forked workers share the position of the open file."""
         self._file = self._file or self.path.open("rb", buffering=0)
-        start, size = int(entry["offset"]), int(entry["size"])
+        start, size, crc = int(entry["offset"]), int(entry["size"]), int(entry["crc"])
         stored = int(entry["stored"]) if "stored" in (entry.dtype.names or ()) else size
         head = os.pread(self._file.fileno(), _LOCAL_HEADER.size, start)
         signature, flags, method, name_length, extra_length = _LOCAL_HEADER.unpack(head)
-        length = name_length + extra_length + stored
-        data = os.pread(self._file.fileno(), length, start + len(head))
-        own = data[:name_length]
-        names = (own.decode(errors="replace"), own.decode("cp437"))
-        if signature != b"PK\3\4" or name not in names:
-            raise zipfile.BadZipFile("directory and header differ")
-        if len(data) < length:
+        if signature != b"PK\3\4":
+            raise zipfile.BadZipFile("bad header")
+        data = os.pread(self._file.fileno(), stored, start + len(head) + name_length + extra_length)
+        if len(data) < stored:
             raise EOFError("the file is truncated")
         info = zipfile.ZipInfo(name)
         info.flag_bits, info.compress_type, info.compress_size = flags, method, stored
-        info.file_size, info.CRC = size, int(entry["crc"])
-        content = io.BytesIO(data[name_length + extra_length :])
-        with zipfile.ZipExtFile(content, "r", info) as file:
+        info.file_size, info.CRC = size, crc
+        with zipfile.ZipExtFile(io.BytesIO(data), "r", info) as file:
             return file.read()
 
-    def marks(self) -> Iterator[str]:
-        """Yield size and checksum of each image from the directory of the zip, for fingerprints."""
-        return self._table.marks()
 
-    def entries(self) -> np.ndarray:
-        """Return the entries of a `Table`."""
-        return self._table.entries[images_first(self.names)]
+def _directory(path: Path) -> Table:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
+    except _ZIP_ERRORS as error:
+        raise DataError(f"cannot read {path} as a zip: {error}") from None
+    _check_entries(entries, path)
+    fields = {"offset": "<u8", "size": "<u4", "crc": "<u4"}
+    if any(e.compress_size != e.file_size for e in entries):
+        fields["stored"] = "<u4"
+    rows = {e.filename: (e.header_offset, e.file_size, e.CRC, e.compress_size) for e in entries}
+    return Table.of({name: row[: len(fields)] for name, row in rows.items()}, **fields)
 
 
-class ShardSource:
+class ShardSource(Source):
     """Members of uncompressed tar files in one folder, WebDataset's layout, and `dataset.json`.
 
     Offsets count from the start of the first shard, as if the shards were one file.
     """
 
-    def __init__(self, folder: FolderSource, table: Table | None = None) -> None:
-        """Check the members of all shards; `table`: of the same shards, to skip these checks."""
-        self.path, self._folder = folder.path, folder
-        self._shards = sorted(folder.shards)
-        sizes = [folder.shards[name] for name in self._shards]
-        self._starts = [0, *np.cumsum(sizes).tolist()]
-        self._is_marked = table is not None
-        self._table = table or self._checked_table()
-        self.names = self._table.names
+    def __init__(self, listing: FolderListing, table: Table | None = None) -> None:
+        """Check the members of all shards; `table`: of the same shards, with checksums."""
+        self._folder, self._shards = FolderSource(listing), [*listing.shards]
+        self._starts = [0, *np.cumsum([*listing.shards.values()]).tolist()]
+        super().__init__(listing.path, table or self._checked_table(), bool(table))
 
     def _checked_table(self) -> Table:
         rows: dict[str, tuple[int, int, int]] = {}
         if "dataset.json" in self._folder.names:
             rows["dataset.json"] = (0, 0, 0)
         for shard, start in zip(self._shards, self._starts, strict=False):
-            for name, offset, size in _members(self.path / shard):
+            for name, offset, size in _members(self._folder.path / shard):
                 if name in rows:
-                    raise UnsafeDataError(f"entry `{name}` occurs twice in {self.path}")
+                    raise UnsafeDataError(f"entry `{name}` occurs twice in {self._folder.path}")
                 rows[name] = (start + offset, size, 0)
-        names = sorted(rows)
-        fields = [("offset", "<u8"), ("size", "<u4"), ("crc", "<u4")]
-        return Table(names, np.array([rows[n] for n in names], np.dtype(fields)), 0)
+        return Table.of(rows, offset="<u8", size="<u4", crc="<u4")
 
     def read(self, name: str) -> bytes:
         """Return a member's bytes."""
         if name == "dataset.json" and name in self._folder.names:
             return self._folder.read(name)
-        entry = self._table.entries[self._table.row(name, self.path)]
+        entry = self.table.entry(name, self.path)
         offset, size = int(entry["offset"]), int(entry["size"])
         shard = bisect_right(self._starts, offset) - 1
         path = self.path / self._shards[shard]
@@ -257,39 +281,6 @@ class ShardSource:
             raise DataError(f"{name}: {path} is truncated; copy the dataset again")
         return data
 
-    def marks(self) -> Iterator[str]:
-        """Yield size and checksum of the first bytes of each image, for fingerprints."""
-        if self._is_marked:
-            yield from self._table.marks()
-            return
-        for row in _images(self.names):
-            data = self.read(self.names[row])
-            yield f"{len(data)}:{zlib.crc32(data[:HEAD_BYTES]):08x}"
-
-    def entries(self) -> np.ndarray:
-        """Return the entries of a `Table`."""
-        return _marked(self._table.entries[images_first(self.names)], self.marks())
-
-
-def _images(names: Sequence[str]) -> list[int]:
-    return [row for row, name in enumerate(names) if is_image(name)]
-
-
-def images_first(names: Sequence[str]) -> list[int]:
-    """Return the rows of images, then those of other files."""
-    return sorted(range(len(names)), key=lambda row: not is_image(names[row]))
-
-
-def _marked(entries: np.ndarray, marks: Iterable[str]) -> np.ndarray:
-    """Fill in size and checksum of the images, which come first."""
-    for row, mark in enumerate(marks):
-        size, crc = mark.split(":")
-        entries["size"][row], entries["crc"][row] = int(size), int(crc, 16)
-    return entries
-
-
-Source = FolderSource | ZipSource | ShardSource
-
 
 def missing(path: Path) -> DataError:
     """Return the error for a path that does not exist, with the nearest name beside it."""
@@ -301,19 +292,18 @@ def missing(path: Path) -> DataError:
 
 
 def open_source(
-    path: str | Path, folder: FolderSource | None = None, table: Table | None = None
+    path: str | Path, listing: FolderListing | None = None, table: Table | None = None
 ) -> Source:
     """Open a folder, a folder of tar files, or a zip.
 
-    `folder`: the path, if it was listed already. `table`: of the same files, to skip the checks. A
-    folder that has images besides tar files is read as a folder.
+    `listing`: of the folder, if it was listed already. `table`: of the same files, to skip the
+    checks. A folder that has images besides tar files is read as a folder.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        folder = folder or FolderSource(path)
-        if folder.shards and not any(is_image(name) for name in folder.names):
-            return ShardSource(folder, table)
-        return folder if table is None else folder.use(table)
+        listing = listing or FolderListing.of(path)
+        as_shards = listing.shards and not any(is_image(name) for name in listing.files)
+        return ShardSource(listing, table) if as_shards else FolderSource(listing, table)
     if not path.exists():
         raise missing(path)
     if table is None and not zipfile.is_zipfile(path):
@@ -338,10 +328,9 @@ def checksum(data: bytes) -> str:
 
 def image_names(source: Source) -> list[str]:
     """Return the images of a source, in order; raises `DataError` if there are none."""
-    names = [source.names[row] for row in _images(source.names)]
-    if not names:
+    if not source.table.num_images:
         raise DataError(f"{source.path} has no images ({', '.join(SUFFIXES)})")
-    return names
+    return list(source.names[: source.table.num_images])
 
 
 def is_image(name: str) -> bool:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import os
-import struct
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_gan3d.data.archive import FolderSource
+from lightning_gan3d.data.archive import FolderListing
 from lightning_gan3d.files import atomic_path, sha256_of_tensors, sha256_of_text, user_cache
 from lightning_gan3d.version import __version__
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Changes with what is stored."""
 MIN_FILES = 10_000
 """Smaller data sets have no index: they are checked in a second each time they are opened."""
 _SETTLED = 2.0
 """Seconds since the last change of a folder; within one tick of the clock, times do not show it."""
-_END = struct.Struct("<4s4xHHLLH")
-"""End of a zip: signature, entries on this disk and in all, size and offset of the directory."""
-_END64 = struct.Struct("<4s20xQQQQ")
+_ENTRIES, _BYTES, _POSITION = 4, 5, 9
+"""Fields of the end of a zip: number of entries and size of its directory, position of the end."""
+_RECORD64 = 76
+"""Bytes between directory and end in large zips, which may or may not count as the end."""
 
 
 class DataIndex:
@@ -97,37 +98,27 @@ def _log_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def state_of(path: Path, folder: FolderSource | None) -> str | None:
+def state_of(path: Path, listing: FolderListing | None) -> str | None:
     """Return what identifies the content of a data set; None if it is small, or just changed.
 
-    `folder`: None for a zip. That of a zip are its size and directory, which has the checksums of
+    `listing`: None for a zip. That of a zip are its size and directory, which has the checksums of
     all files; that of a folder are the names, sizes and times of its files.
     """
-    if folder is None:
-        return _zip_state(path) if os.access(path, os.R_OK) else None
-    is_settled = folder.changed < time.time() - _SETTLED
-    return folder.state if folder.num_files >= MIN_FILES and is_settled else None
+    if listing is None:
+        return _zip_state(path)
+    is_settled = listing.changed < time.time() - _SETTLED
+    return listing.state if listing.num_files >= MIN_FILES and is_settled else None
 
 
 def _zip_state(path: Path) -> str | None:
     """Hash the directory of a zip without parsing it; None if there are few entries."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        tail_start = file.seek(max(0, size - _END.size - 2**16 - 76))
-        tail = file.read()
-        end = len(tail) - _END.size
-        if tail[end : end + 4] != b"PK\5\6" or tail[-2:] != b"\0\0":
-            end = tail.rfind(b"PK\5\6")  # a comment follows
-        if not 0 <= end <= len(tail) - _END.size:
-            return None
-        _, _, num_entries, num_bytes, _, _ = _END.unpack_from(tail, end)
-        start = tail_start + end - num_bytes
-        if tail[max(end - 20, 0) :][:4] == b"PK\6\7" and end >= 76:  # zip64
-            signature, _, num_entries, num_bytes, _ = _END64.unpack_from(tail, end - 76)
-            start = tail_start + end - 76 - num_bytes
-            if signature != b"PK\6\6":
+    try:
+        with path.open("rb") as file:
+            end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # as `ZipFile` does
+            if end is None or end[_ENTRIES] < MIN_FILES:
                 return None
-        if num_entries < MIN_FILES or start < 0:
-            return None
-        file.seek(start)
-        return f"{size} {num_entries} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end[_POSITION] - end[_BYTES] - _RECORD64))
+            return f"{size} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except (OSError, zipfile.BadZipFile):
+        return None

@@ -72,7 +72,7 @@ class StepBatches(Dataset[Batch | DataError]):
         """Return this rank's share of a step."""
         indices = self.order.indices(step)[self._share]
         try:
-            images, labels = self.dataset.images(indices), self.dataset.labels[indices]
+            images, labels = self.dataset.images(indices), self.dataset.label_table.rows(indices)
             random = self.dataset.cfg.random_background
             mattes = self.dataset.mattes(indices) if random else None
             boxes = None if self.dataset.boxes is None else self.dataset.boxes[indices]

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -130,7 +130,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     `split`: "train" or "test" as configured, "all", or the name of a split of the data set.
 
     Attributes:
-        labels: (n, 25 + classes), float32: camera, NaN if unknown, then zeros and a one per class.
+        label_table: labels of the images; batches read rows of it.
         resolution: side of the images in pixels.
         names: files of the plain images.
         fingerprint: 16 hexadecimal digits that identify content and selection.
@@ -154,6 +154,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         checks = Checks(cfg.labels, cfg.num_classes, cfg.convert, cfg.repair_cameras)
         self._data = data = open_checked(cfg.path, checks, again)
         self.source, self.metadata, self.annotations = data.source, data.metadata, data.annotations
+        assert data.labels is not None, "missing labels are an error here"
+        self._all_labels = data.labels
         self.resolution = cfg.resolution or data.side
         if data.side % self.resolution:
             raise ConfigError(
@@ -185,7 +187,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             else:
                 names = [names[i] for i in rows.tolist()]
         self.names: Sequence[str] = names
-        self.labels: Float[Tensor, "n label_dim"] = data.labels_of(rows, self.mirrored)
+        self.label_table = replace(self._all_labels, selected=rows, mirrored=self.mirrored)
         self.fingerprint: str = stored[1]["fingerprint"] if stored else self._fingerprint()
         if data.index and not stored:
             tensors = {} if rows is None else {"rows": rows}
@@ -196,10 +198,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             self._images = torch.stack([self._read(i) for i in range(len(self.names))])
 
     def _reject_mirrored_copies(self) -> None:
-        if not (self.mirrored and self.has_cameras) or self._copies is None:
+        if not (self.mirrored and self.has_cameras) or self.copies is None:
             return
         names = self._data.names
-        mirrored = find_duplicates(self._data.labels_of(None)).num_mirrored
+        mirrored = find_duplicates(self._all_labels.dense()).num_mirrored
         if 4 * mirrored > len(names):
             raise ConfigError(
                 f"data.mirror=true: {self.cfg.path} already has mirrored copies ({mirrored:,} of "
@@ -215,6 +217,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return other
 
     @property
+    def labels(self) -> Float[Tensor, "n label_dim"]:
+        """Camera, NaN if unknown, then zeros and a one per class; float32, made when first used."""
+        return self.label_table.tensor
+
+    @property
     def objects(self) -> Int[Tensor, " n"] | None:
         """Object number of each image, -1 if unknown; None without object numbers."""
         objects = self.annotations.objects
@@ -223,16 +230,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         chosen = objects if self.rows is None else objects[self.rows]
         return chosen.repeat(1 + self.mirrored)
 
-    @property
-    def copies(self) -> dict[str, str]:
-        """The image that an image repeats or mirrors: `copies`, else by cameras and pixels."""
-        names, copies = self._data.names, self._copies
-        pairs = enumerate(() if copies is None else copies.tolist())
-        return {names[i]: names[original] for i, original in pairs if original >= 0}
-
     @cached_property
-    def _copies(self) -> Int[Tensor, " n"] | None:
-        """The image that each image repeats or mirrors, -1 for none; None if none does."""
+    def copies(self) -> Int[Tensor, " n"] | None:
+        """The image that each image of the data set repeats or mirrors, -1 for none.
+
+        From `copies` of `dataset.json`, else by cameras and pixels; None if there are none.
+        """
         given = self.annotations
         if given.copies is not None or given.objects is not None or not self.has_cameras:
             return given.copies  # the images of an object share cameras
@@ -246,7 +249,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return stored[0].get("copies")
 
     def _find_copies(self) -> Int[Tensor, " n"] | None:
-        first = torch.tensor(find_duplicates(self._data.labels_of(None)).first)
+        first = torch.tensor(find_duplicates(self._all_labels.dense()).first)
         copies = torch.where(first == torch.arange(len(first)), -1, first)
         images = (copies >= 0).nonzero()[:, 0].tolist()
         sample = images[:: len(images) // _SAMPLE + 1]
@@ -261,13 +264,13 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def warnings(self, box: float = 1.0) -> list[str]:
         """Describe what is valid but rarely intended. `box`: edge of the scene in world units."""
-        cameras = Cameras.from_label(self.labels)
+        cameras = Cameras.from_label(self.label_table.dense())
         warnings = unusual_cameras(cameras, box) if self.has_cameras else []
         unused = ascii(sorted(self.metadata.keys() - KEYS))
         if unused != "[]":
             warnings.append(f"dataset.json has keys that are not used: {unused[1:-1][:200]}")
         splits = self.annotations.splits if self.cfg.holdout == 0 else {}
-        copies = self._copies if splits else None
+        copies = self.copies if splits else None
         if copies is not None:
             split_of = torch.full((len(copies),), -1)
             for i, images in enumerate(splits.values()):
@@ -294,11 +297,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         """Return the number of images, mirrored ones included."""
-        return len(self.labels)
+        return len(self.label_table)
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Float[Tensor, " label_dim"]]:
         """Return an image and its label."""
-        return self.images([index])[0], self.labels[index]
+        indices = torch.tensor([range(len(self))[index]])
+        return self.images(indices)[0], self.label_table.rows(indices)[0]
 
     def images(self, indices: Sequence[int] | Int[Tensor, " k"]) -> UInt8[Tensor, "k 3 h w"]:
         """Return images by index."""
@@ -318,10 +322,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def placements(self, index: int) -> Float[Tensor, "m 9"]:
         """Objects of an image, mirrored with it, see `labels.read_placements`."""
-        objects = torch.zeros(0, 9)
-        if self.annotations.placements is not None:
-            row, (ends, listed) = self._row(index % len(self.names)), self.annotations.placements
-            objects = listed[int(ends[row - 1]) if row else 0 : int(ends[row])]
+        objects, ends = torch.zeros(0, 9), self.annotations.placement_ends
+        if self.annotations.placements is not None and ends is not None:
+            row = self._row(index % len(self.names))
+            objects = self.annotations.placements[int(ends[row - 1]) if row else 0 : int(ends[row])]
         return mirror_objects(objects) if index >= len(self.names) else objects
 
     def use_boxes(self, most: int) -> None:
@@ -416,7 +420,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         Otherwise a generator would be compared with other views of its training objects.
         """
         cfg, names, objects = self.cfg, self._data.names, self.annotations.objects
-        group_of, copies = {}, self._copies if cfg.holdout else None
+        group_of, copies = {}, self.copies if cfg.holdout else None
         for i, name in enumerate(names) if cfg.holdout else ():
             original = -1 if copies is None else int(copies[i])
             original = i if original < 0 else original  # a copy may have another object number
@@ -432,14 +436,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return torch.tensor([(name in held) != (split == cfg.train_split) for name in names])
 
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, mark in zip(self._data.names, self.source.marks(), strict=True):
-            digest.update(f"{name}\0{mark}\n".encode())
-        for indices in torch.split(torch.arange(len(self)), 2**16):
-            digest.update(self.labels[indices].numpy().data)
-        digest.update(b"([")
-        for i, name in enumerate(self.names):
-            digest.update(f"{', ' if i else ''}{name!r}".encode())
-        rest = (self.mirrored, self.resolution, self.cfg.convert)
-        digest.update(f"], {repr(rest)[1:]}".encode())
+        digest = self.source.digest()
+        digest.update(self.label_table.dense().numpy().data)
+        rest = ([*self.names], self.mirrored, self.resolution, self.cfg.convert)
+        digest.update(repr(rest).encode())
         return digest.hexdigest()[:16]

@@ -166,8 +166,10 @@ class Annotations(NamedTuple):
     """The image that an image repeats or mirrors, -1 for none."""
     sha256: UInt8[Tensor, "n 32"] | None
     """Zeros: unknown."""
-    placements: tuple[Int[Tensor, " n"], Float[Tensor, "m 9"]] | None
-    """Position behind the objects of each image, and all objects, see `read_placements`."""
+    placements: Float[Tensor, "m 9"] | None
+    """The objects of all images, see `read_placements`."""
+    placement_ends: Int[Tensor, " n"] | None
+    """Position in `placements` behind those of each image."""
 
 
 def check_index(
@@ -207,7 +209,6 @@ def check_index(
     labels = np.array([label_of.get(n, unknown) for n in names], dtype=np.float64)
     row_of = {name: row for row, name in enumerate(names)}
     at = {name: row_of[image] for name, image in of.items()}
-
     return torch.from_numpy(labels), Annotations(
         {
             k: torch.tensor([at[n] for n in listed], dtype=torch.long)
@@ -216,7 +217,7 @@ def check_index(
         _column({at[n]: number for n, number in objects.items()}, len(names)),
         _column({at[n]: at[original] for n, original in copies.items()}, len(names)),
         _digests({at[n]: digest for n, digest in sha256.items()}, len(names)),
-        _packed({at[n]: rows for n, rows in placements.items()}, len(names)),
+        *_packed({at[n]: rows for n, rows in placements.items()}, len(names)),
     )
 
 
@@ -241,10 +242,12 @@ def is_intact(data: bytes, expected: UInt8[Tensor, "32"]) -> bool:
 
 def _packed(
     placements: dict[int, list[list[float]]], num: int
-) -> tuple[Int[Tensor, " n"], Float[Tensor, "m 9"]] | None:
+) -> tuple[Float[Tensor, "m 9"], Int[Tensor, " n"]] | tuple[None, None]:
+    if not placements:
+        return None, None
     ends = torch.tensor([len(placements.get(i, ())) for i in range(num)]).cumsum(0)
     objects = [numbers for row in sorted(placements) for numbers in placements[row]]
-    return (ends, torch.tensor(objects).view(-1, 9).float()) if placements else None
+    return torch.tensor(objects).view(-1, 9).float(), ends
 
 
 def _find_images(listed: Sequence[str], index: ImageIndex, key: str) -> dict[str, str]:

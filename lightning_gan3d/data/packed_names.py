@@ -1,6 +1,6 @@
 """Names of millions of files in one block of memory, which processes can share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import SupportsIndex, overload
 
 import numpy as np
@@ -17,31 +17,22 @@ class PackedNames(Sequence[str]):
         """Keep the arrays; nothing is copied."""
         self._text, self._ends, self._rows = text, ends, rows
 
-    @classmethod
-    def pack(cls, names: Sequence[str]) -> "PackedNames":
-        """Store names, which are valid Unicode."""
+    @staticmethod
+    def pack(names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return names, which are valid Unicode, as arguments of `PackedNames`."""
         encoded = [name.encode() for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.uint64)
         small = not len(ends) or ends[-1] < 2**32
         text = np.frombuffer(bytearray(b"".join(encoded)), np.uint8)
-        return cls(text, ends.astype(np.uint32) if small else ends)
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The names of all rows, as arguments of `PackedNames`."""
-        return {"text": self._text, "ends": self._ends}
+        return {"text": text, "ends": ends.astype(np.uint32) if small else ends}
 
     def select(self, rows: np.ndarray) -> "PackedNames":
-        """Return some of the names, by position."""
-        return PackedNames(self._text, self._ends, rows if self._rows is None else self._rows[rows])
+        """Return some of all names, by position."""
+        return PackedNames(self._text, self._ends, rows)
 
     def __len__(self) -> int:
         """Count the names."""
         return len(self._ends if self._rows is None else self._rows)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return (self._name(i) for i in range(len(self)))
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> str: ...

@@ -26,9 +26,13 @@ BOX_SHARE = 32
 class ImageSet(Protocol):
     """Real images with the (n, 25) labels of their cameras."""
 
-    labels: Any
     resolution: int
     fingerprint: str
+
+    @property
+    def labels(self) -> Any:
+        """Labels of the cameras."""
+        ...
 
     def __len__(self) -> int:
         """Count the images."""

@@ -1,6 +1,5 @@
 """Evaluation of stored images, e.g. of another generator."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -58,9 +57,8 @@ class StoredImages(ViewSource):
         data = open_checked(path, checks)
         self.source, self.seed, self._convert = data.source, seed, convert
         self.names, self.resolution = data.names, data.side
-        self.labels: Float[Tensor, "n 25"] | None = None
-        if data.labels is not None:
-            self.labels = data.labels_of(None)
+        labels = data.labels
+        self.labels: Float[Tensor, "n 25"] | None = None if labels is None else labels.tensor
         self.objects: Int64[Tensor, " n"] | None = data.annotations.objects
         self._sha256 = data.annotations.sha256
         self.order = Draws(seed).scope("stored").permutation("images", len(self.names))
@@ -68,12 +66,9 @@ class StoredImages(ViewSource):
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits, a digest of names, content and cameras."""
-        digest = hashlib.sha256()
-        for name, mark in zip(self.names, self.source.marks(), strict=True):
-            digest.update(f"{name}\0{mark}\n".encode())
+        digest = self.source.digest()
         if self.labels is not None:
-            for indices in torch.split(torch.arange(len(self)), 2**16):
-                digest.update(self.labels[indices].numpy().data)
+            digest.update(self.labels.numpy().data)
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from annotated_types import Interval
 from jaxtyping import Float, UInt8
 
 from lightning_gan3d.config import ConfigError, Positive
-from lightning_gan3d.data.archive import SUFFIXES, DataError, FolderSource, UnsafeDataError
+from lightning_gan3d.data.archive import SUFFIXES, DataError, FolderListing, UnsafeDataError
 from lightning_gan3d.data.camera_checks import ROTATION_TOLERANCE
 from lightning_gan3d.data.captures.lens import Lens, largest_square, undistort
 from lightning_gan3d.data.image_files import (
@@ -92,7 +92,7 @@ class ImageFolder:
     def __init__(self, root: Path) -> None:
         """List the files; rejects links that leave the folder."""
         self.root = root
-        self._index = ImageIndex(FolderSource(root).names)
+        self._index = ImageIndex(sorted(FolderListing.of(root).files))
         self.names = self._index.names
 
     def resolve(self, path: str, folders: Sequence[str] | None) -> str | None:

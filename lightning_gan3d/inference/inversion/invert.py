@@ -19,7 +19,7 @@ from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.checkpoints.load import read_networks, write_export
 from lightning_gan3d.checkpoints.stored_networks import LATENT, Stored
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.data.archive import FolderSource, is_image
+from lightning_gan3d.data.archive import FolderListing, is_image
 from lightning_gan3d.data.camera_checks import check_cameras
 from lightning_gan3d.data.labels import label_rows, name_map, parse_json
 from lightning_gan3d.files import write_json
@@ -125,7 +125,7 @@ def find_images(path: Path) -> tuple[Path, list[str]]:
     root = next((p for p in (folder, folder.parent) if (p / "dataset.json").is_file()), folder)
     if not path.is_dir():
         return root, [path.relative_to(root).as_posix()]
-    names = [(path / name).relative_to(root).as_posix() for name in FolderSource(path).names]
+    names = [(path / n).relative_to(root).as_posix() for n in sorted(FolderListing.of(path).files)]
     names = [name for name in names if is_image(name)]
     if not names:
         raise ConfigError(f"{path}: no images")
