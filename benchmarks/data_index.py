@@ -1,9 +1,8 @@
 """How long does a data set of a million images take to open, and how much memory?
 
 `python -m benchmarks.data_index --out FILE [--peer FOLDER]` writes data sets of tiny images as zip,
-folder and shards, opens each for the first time and from its index, and reads images in random
-order. Results in FILE of other kinds stay. `--peer` is a checkout of an earlier version; both open
-the zip of `--peer-images` in turn.
+shards and folder, opens each for the first time and from its index, and reads images in random
+order. `--peer` is a checkout of an earlier version; both open the zip of `--peer-images` in turn.
 
 Memory is that of several processes that have the data set open at once, and have read all names,
 positions and labels, above that before opening: `private` of one; `shared` pages are in memory
@@ -39,7 +38,7 @@ PROCESSES = 4
 SHARD = 50_000
 """Images of a tar file."""
 READ_SECONDS = 5.0
-KINDS = ("zip", "folder", "shards")
+IMAGES = ("zip=1000000", "shards=100000", "folder=100000")
 
 
 def entries(num: int) -> Iterator[tuple[str, bytes]]:
@@ -216,8 +215,7 @@ def compare(num: int, folder: Path, peer: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure and write; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--images", nargs="+", metavar="KIND=NUMBER", default=IMAGES)
     parser.add_argument("--peer", type=Path, help="checkout of an earlier version")
     parser.add_argument("--peer-images", type=int, default=100_000)
     parser.add_argument("--out", type=Path)
@@ -228,25 +226,21 @@ def main() -> None:
         return
     from lightning_gan3d.benchmark.speed import Environment
 
-    stored = json.loads(chosen.out.read_text()) if chosen.out and chosen.out.exists() else {}
     result: dict[str, Any] = {
-        **stored,
-        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "what": __doc__.split("\n\n")[2].replace("\n", " ").strip(),
         "setup": asdict(Environment.current(torch.device("cpu"), sys.argv)),
-        "commands": [*stored.get("commands", []), " ".join(sys.argv[1:])],
         "pixels": PIXELS,
         "processes": PROCESSES,
         "peer_images": chosen.peer_images,
     }
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ["compared", *chosen.kinds] if chosen.peer else chosen.kinds:
-            if kind == "compared":
-                result[kind] = compare(chosen.peer_images, Path(folder), chosen.peer)
-            else:
-                result[kind] = measure_kind(kind, chosen.images, Path(folder))
-            text = json.dumps(result, indent=1)
-            if chosen.out is not None:
-                chosen.out.write_text(text + "\n")
+        if chosen.peer:
+            result["compared"] = compare(chosen.peer_images, Path(folder), chosen.peer)
+        for kind, _, num in (text.partition("=") for text in chosen.images):
+            result[kind] = measure_kind(kind, int(num), Path(folder))
+    text = json.dumps(result, indent=1)
+    if chosen.out is not None:
+        chosen.out.write_text(text + "\n")
     print(text)
 
 

@@ -351,29 +351,24 @@ def max_bytes(name: str, num_files: int) -> int:
 
 def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the files below a folder, and what is known of them."""
-    root, folders = os.path.realpath(path), [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = os.scandir(path / folder)
-        except OSError:  # as of `lost+found`
-            continue
-        with entries:
-            for entry in entries:
-                name, is_link = folder + entry.name, entry.is_symlink()
-                _check_name(name, path)
-                if is_link and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+    root = os.path.realpath(path)
+    for folder, folders, files in os.walk(path):
+        above = f"{Path(folder).relative_to(path).as_posix()}/".removeprefix("./")
+        for i, entry in enumerate([*folders, *files]):
+            name, full = above + entry, os.path.join(folder, entry)
+            _check_name(name, path)
+            about = os.lstat(full)
+            if stat.S_ISLNK(about.st_mode):
+                if not Path(os.path.realpath(full)).is_relative_to(root):
                     raise UnsafeDataError(
                         f"entry `{name}` leaves the dataset {path}: copy the file it links to"
                     )
-                is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
-                if is_folder:
-                    folders += [] if is_link else [f"{name}/"]
-                    continue
-                exists = os.path.exists(entry.path) if is_link else True
-                if exists and not entry.is_file():  # a pipe would never end
-                    raise DataError(f"{name} in {path} is not a regular file: remove it")
-                yield name, entry.stat(follow_symlinks=exists)
+                about = os.stat(full) if os.path.exists(full) else about
+            if i < len(folders):
+                continue
+            if not stat.S_ISREG(about.st_mode) and not stat.S_ISLNK(about.st_mode):
+                raise DataError(f"{name} in {path} is not a regular file: remove it")  # e.g. a pipe
+            yield name, about
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -187,11 +187,7 @@ def open_test(cfg: DataConfig, train: ImageDataset) -> ImageDataset | None:
     if cfg.holdout == 0 and not train.annotations.splits:
         return None
     test = train.of_split("test", cfg)
-    of_test, of_train = (
-        torch.arange(len(split.names)) if split.rows is None else split.rows
-        for split in (test, train)
-    )
-    both = torch.isin(of_test, of_train).nonzero()[:, 0]
+    both = torch.isin(test.rows, train.rows).nonzero()[:, 0]
     if len(both):
         raise DataError(
             f"{cfg.path}: {len(both)} images are in both splits, among them "

@@ -136,7 +136,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         fingerprint: 16 hexadecimal digits that identify content and selection.
         boxes: (n, m, 4), boxes of objects for training; None unless `use_boxes` was called.
         name: name of the file or folder.
-        rows: (m,), positions of the plain images in the whole data set; None for all.
+        rows: (m,), positions of the plain images in the whole data set.
         metadata: `dataset.json` without labels and annotations.
         annotations: what else is read of it, of all images.
         mirrored: whether mirrored images follow the plain ones.
@@ -176,22 +176,18 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         file = "selection-" + sha256_of_text(repr((*of, self.resolution)), 16)
         stored = data.index and data.index.read(file)
         if stored:
-            self.rows = stored[0].get("rows")
+            self.rows = stored[0]["rows"]
         else:
             self.rows = self._choose()
             self._reject_mirrored_copies()
-        names, rows = data.names, self.rows
-        if rows is not None:
-            if isinstance(names, PackedNames):
-                names = names.select(rows.numpy())
-            else:
-                names = [names[i] for i in rows.tolist()]
-        self.names: Sequence[str] = names
-        self.label_table = replace(self._all_labels, selected=rows, mirrored=self.mirrored)
+        if isinstance(data.names, PackedNames):
+            self.names: Sequence[str] = data.names.select(self.rows.numpy())
+        else:
+            self.names = [data.names[i] for i in self.rows.tolist()]
+        self.label_table = replace(self._all_labels, selected=self.rows, mirrored=self.mirrored)
         self.fingerprint: str = stored[1]["fingerprint"] if stored else self._fingerprint()
         if data.index and not stored:
-            tensors = {} if rows is None else {"rows": rows}
-            data.index.write(file, tensors, {"fingerprint": self.fingerprint})
+            data.index.write(file, {"rows": self.rows}, {"fingerprint": self.fingerprint})
         self.boxes: Float[Tensor, "n m 4"] | None = None
         self._images: UInt8[Tensor, "n 3 h w"] | None = None
         if len(self.names) * 3 * self.resolution**2 <= cfg.memory_mb * 2**20:
@@ -225,10 +221,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def objects(self) -> Int[Tensor, " n"] | None:
         """Object number of each image, -1 if unknown; None without object numbers."""
         objects = self.annotations.objects
-        if objects is None:
-            return None
-        chosen = objects if self.rows is None else objects[self.rows]
-        return chosen.repeat(1 + self.mirrored)
+        return None if objects is None else objects[self.rows].repeat(1 + self.mirrored)
 
     @cached_property
     def copies(self) -> Int[Tensor, " n"] | None:
@@ -324,7 +317,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         """Objects of an image, mirrored with it, see `labels.read_placements`."""
         objects, ends = torch.zeros(0, 9), self.annotations.placement_ends
         if self.annotations.placements is not None and ends is not None:
-            row = self._row(index % len(self.names))
+            row = int(self.rows[index % len(self.names)])
             objects = self.annotations.placements[int(ends[row - 1]) if row else 0 : int(ends[row])]
         return mirror_objects(objects) if index >= len(self.names) else objects
 
@@ -362,12 +355,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         flipped = (indices >= len(self.names))[:, None, None, None]
         return torch.where(flipped, images.flip(-1), images)
 
-    def _row(self, index: int) -> int:
-        """Return the position of a plain image in the whole data set."""
-        return index if self.rows is None else int(self.rows[index])
-
     def _read(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        return self._read_row(self._row(index))
+        return self._read_row(int(self.rows[index]))
 
     def _read_row(self, row: int) -> UInt8[Tensor, "3 h w"]:
         name, sha256 = self._data.names[row], self.annotations.sha256
@@ -385,8 +374,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         mean = reduce(image.float(), "(h p) (w q) c -> c h w", "mean", p=factor, q=factor)
         return mean.round().to(torch.uint8)
 
-    def _choose(self) -> Int[Tensor, " m"] | None:
-        """Return the images of the split, restricted to the selected objects; None for all."""
+    def _choose(self) -> Int[Tensor, " m"]:
+        """Return the images of the split, restricted to the selected objects."""
         cfg, objects = self.cfg, self.annotations.objects
         split = {"train": cfg.train_split, "test": cfg.test_split}.get(self.split, self.split)
         splits = self.annotations.splits if cfg.holdout == 0 else {}
@@ -412,7 +401,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if not chosen.any():
             suffix = f" for objects {cfg.objects}" if cfg.objects else ""
             raise DataError(f"split `{self.split}` of {cfg.path} is empty{suffix}")
-        return None if chosen.all() else chosen.nonzero()[:, 0].int()
+        return chosen.nonzero()[:, 0].int()
 
     def _held_out(self, split: str) -> Bool[Tensor, " n"]:
         """Split by the hash of the name, with objects and copies on one side.
