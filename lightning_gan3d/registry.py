@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -35,11 +37,23 @@ def own(group: Group) -> Mapping[str, Plugin]:
 
 def external(group: AnyGroup) -> dict[str, EntryPoint]:
     """Return the entry points of other installed packages, not yet loaded."""
-    return dict(_points(entry_points, f"lightning_gan3d.{group}"))
+    places = tuple((path, _changed(path)) for path in sys.path)
+    return dict(_points(entry_points, f"lightning_gan3d.{group}", places))
 
 
-@functools.cache
-def _points(search: Callable[..., Any], group: str) -> dict[str, EntryPoint]:
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=32)
+def _points(
+    search: Callable[..., Any],
+    group: str,
+    places: tuple[tuple[str, int], ...],  # noqa: ARG001  # a key: an installation changes them
+) -> dict[str, EntryPoint]:
     """Search once: it reads the metadata of every installed package."""
     return {e.name: e for e in search(group=group)}
 

@@ -48,7 +48,6 @@ def stop(number, frame):
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, stop)
-note("begin")
 print(f"step 1 of {name}", flush=True)
 path.mkdir(parents=True, exist_ok=True)
 lock = (path / "run.lock").open("a")
@@ -59,6 +58,7 @@ except BlockingIOError:
     note("rejected")
     sys.exit(2)
 (path / "config.yaml").write_text(f"name: {name}")
+note("begin")
 deadline = time.monotonic() + options.get("seconds", 0)
 while time.monotonic() < deadline:
     time.sleep(0.02)
