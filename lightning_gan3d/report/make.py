@@ -62,6 +62,8 @@ class ReportOptions:
     def rename(self, comparison: Comparison) -> Comparison:
         """Give groups their new labels."""
         names = self._names()
+        if not names:
+            return comparison  # which keeps what it has computed
         labels = [names.get(g.label, g.label) for g in comparison.groups]
         if twice := next((x for x in labels if labels.count(x) > 1), ""):
             raise ConfigError(f"--labels {twice}: two groups would have this label")
