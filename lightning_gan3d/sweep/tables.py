@@ -48,7 +48,8 @@ def plan_sweep(
         notes.append(f"{chosen} of {sweep.search.trials} trials chosen so far")
     if counts["leave"]:
         notes.append("those to leave failed before; add --retry")
-    return f"{_aligned([heads, *rows])}\n{'; '.join([', '.join(parts), *notes])}"
+    notes = [", ".join(parts), *notes] if parts else notes
+    return f"{_aligned([heads, *rows])}\n{'; '.join(notes)}"
 
 
 def sweep_status(loaded: tuple[SweepConfig, Path], root: Path = Path("runs")) -> str:
