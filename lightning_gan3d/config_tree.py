@@ -34,7 +34,7 @@ _RESOLVER = re.compile(r"\$\{[^{}]*:")
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc]  # chosen above
+class _Loader(_Base):  # type: ignore[misc]  # libyaml's loader, or the slower one of PyYAML
     """Reads the scalars of YAML 1.2; rejects duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so in PyYAML's stubs

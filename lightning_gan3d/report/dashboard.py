@@ -43,7 +43,7 @@ SWD = "eval/swd"
 COLUMNS = (SWD, "loss/G", "loss/D", "D/accuracy")
 """Keys in the tables."""
 COLOURED = 9
-"""Arms with a colour of their own; of more, those with the lowest SWD. Others are grey."""
+"""Arms with a colour: those with the lowest SWD. Others are grey."""
 GRIDS, GRID_SIDE = 9, 320
 """Arms whose newest sample grid is shown, and its longer side in pixels."""
 WIDTH, HEIGHT = 420, 220

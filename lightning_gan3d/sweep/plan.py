@@ -236,7 +236,7 @@ def load_sweep(
 ) -> tuple[SweepConfig, Path]:
     """Read a sweep file; return it with its path.
 
-    `seeds` replace those of the file; `overrides` win over all of its own.
+    `seeds` replace those of the file; `overrides` win over all in the file.
     """
     path = find_sweep(file)
     origins = cfg.Origins()

@@ -52,7 +52,7 @@ class SearchConfig:
     startup: Count = 10
     """Random trials before the estimator chooses."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def __post_init__(self) -> None:
         """Check space and metric."""
@@ -86,7 +86,7 @@ def _range_of(key: str, values: Any) -> Range | None:
 
 
 class Trial(NamedTuple):
-    """A point of the space, and what came of it."""
+    """A point of the space and its result."""
 
     settings: Settings
     value: float | None = None

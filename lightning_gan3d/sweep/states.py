@@ -1,7 +1,7 @@
 """The folder of a sweep, and the states of its runs, read from the runs themselves.
 
-`ROOT/sweeps/NAME/` has `sweep.json`, `configs/`, `logs/` and `failures/`. Whatever starts a run, on
-any machine that sees the folder, its state is found here.
+`ROOT/sweeps/NAME/` has `sweep.json`, `configs/`, `logs/` and `failures/`. The state of a run does
+not depend on what started it, or on which machine.
 """
 
 import json

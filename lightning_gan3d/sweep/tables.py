@@ -72,7 +72,7 @@ def _with_jobs(
 
 
 def _status(states: Sequence[RunState], shown: int | None = None) -> str:
-    """Table of states; `shown`: number of rows, those that run or failed first."""
+    """Table of states; `shown`: most rows, running and failed runs first."""
     names = _name_heads([s.entry for s in states])
     busy = sorted(states, key=lambda s: s.state not in ("running", "failed"))
     rows = [
@@ -142,7 +142,7 @@ def collect_sweep(
 
 
 def results(search: SearchConfig, runs: Sequence[SweepEntry], folder: SweepFolder) -> list[Trial]:
-    """Return what came of each trial of a search: the mean of its metric over the seeds."""
+    """Return the trials of a search, with the mean of their metric over the seeds."""
     trials = []
     settings = read_trials(search, folder.path)
     for number, chosen in enumerate(settings):

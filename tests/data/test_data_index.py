@@ -207,7 +207,8 @@ def test_the_directory_identifies_a_zip(tmp_path, monkeypatch):
             archive.comment = comment
         data = front + path.read_bytes()
         listed, content = data.index(b"img0.png", data.index(b"PK\1\2")), data.index(b"IHDR")
-        assert state(data) == state(data[:content] + b"X" + data[content + 1 :]) != None  # noqa: E711
+        assert state(data) is not None
+        assert state(data) == state(data[:content] + b"X" + data[content + 1 :])
         assert state(data) != state(data[:listed] + b"X" + data[listed + 1 :])
         assert b"PK\6\6" in data or limit > 5
         states.add(state(data))
