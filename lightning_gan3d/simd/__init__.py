@@ -28,7 +28,10 @@ from lightning_gan3d.simd.elementary_functions import exp as exp
 from lightning_gan3d.simd.elementary_functions import expm1 as expm1
 from lightning_gan3d.simd.elementary_functions import leaky_relu as leaky_relu
 from lightning_gan3d.simd.elementary_functions import sigmoid as sigmoid
+from lightning_gan3d.simd.elementary_functions import sine as sine
+from lightning_gan3d.simd.elementary_functions import sine_cosine as sine_cosine
 from lightning_gan3d.simd.elementary_functions import softplus as softplus
+from lightning_gan3d.simd.matmul import FEW_ROWS as FEW_ROWS
 from lightning_gan3d.simd.matmul import ROWS as ROWS
 from lightning_gan3d.simd.matmul import matmul as matmul
 from lightning_gan3d.simd.processor import WIDTH as WIDTH

@@ -4,6 +4,8 @@ The coefficients minimise the largest relative error over the interval (Remez's 
 iteratively reweighted least squares).
 """
 
+import math
+
 from lightning_gan3d.simd.vector import Vec, absolute, fma, maximum, minimum, reciprocal, select
 
 LOWEST, HIGHEST = -87.0, 88.0
@@ -31,6 +33,14 @@ _LOG1P = (
     0.005232692846,
 )
 """log(1 + e) / e for 0 <= e <= 1; relative error 3.0e-8."""
+_NEAREST = 12582912.0
+"""1.5 * 2^23; adding it leaves the nearest integer in the low bits."""
+_PI = (3.1415927410125732, -8.742277657347586e-08, -3.4302490200117637e-15)
+"""Three float32 whose sum is pi."""
+_SINE = (-0.166666666, 0.00833333133, -0.000198408945, 2.75266393e-06, -2.39095975e-08)
+"""(sin(r) / r - 1) / r^2 in r^2 for |r| <= pi / 2; relative error of sin(r) 2e-11."""
+_COSINE = (-0.499999995, 0.0416666407, -0.00138884035, 2.47618862e-05, -2.60771053e-07)
+"""(cos(r) - 1) / r^2 in r^2 for |r| <= pi / 2; error of cos(r) 2.4e-10."""
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Vec) -> Vec:
@@ -72,6 +82,34 @@ def softplus(x: Vec) -> Vec:
 def sigmoid(x: Vec) -> Vec:
     """Return 1 / (1 + e^-x) with relative error 4e-7, for x >= -87."""
     return reciprocal(exp(-x) + 1.0)
+
+
+def _reduce(x: Vec) -> tuple[Vec, Vec]:
+    """Return x - n pi in [-pi/2, pi/2], and the sign bit of (-1)^n."""
+    shifted = fma(x, 1 / math.pi, _NEAREST)
+    n = shifted - _NEAREST
+    r = x
+    for part in _PI:
+        r = fma(n, -part, r)
+    return r, shifted.as_ints() << 31
+
+
+def _flip(x: Vec, sign: Vec) -> Vec:
+    return (x.as_ints() + sign).as_floats()
+
+
+def sine(x: Vec) -> Vec:
+    """Return sin(x) with error 1.2e-7, for |x| < 2e6."""
+    r, sign = _reduce(x)
+    return _flip(fma(_polynomial(_SINE, r * r) * (r * r), r, r), sign)
+
+
+def sine_cosine(x: Vec) -> tuple[Vec, Vec]:
+    """Return sin(x) and cos(x) with error 1.5e-7, for |x| < 2e6."""
+    r, sign = _reduce(x)
+    square = r * r
+    sin = fma(_polynomial(_SINE, square) * square, r, r)
+    return _flip(sin, sign), _flip(fma(_polynomial(_COSINE, square), square, 1.0), sign)
 
 
 def leaky_relu(x: Vec, slope: float) -> Vec:

@@ -7,7 +7,9 @@ from lightning_gan3d.simd.processor import MANY_REGISTERS, WIDTH
 from lightning_gan3d.simd.vector import Int, Registers, broadcast, fma, load, loop, store
 
 ROWS = 8 if MANY_REGISTERS else 4
-"""Rows of a block; callers pad rows to a multiple of it."""
+"""Rows of a block."""
+FEW_ROWS = 4
+"""Rows of a smaller block at the end; callers pad rows to a multiple of it."""
 COLUMNS = 2
 """Vectors of a block: ROWS * COLUMNS sums, COLUMNS operands and one factor fit the registers."""
 
@@ -31,33 +33,43 @@ class Product(NamedTuple):
     out_row: Any
 
 
-def _emit(p: Product, columns: int) -> None:
-    """Emit out[i, j] = start[i, j] + sum_k a[i, k] b[k, j] for ROWS rows and `columns` vectors."""
+def _emit(p: Product, rows: int, columns: int) -> None:
+    """Emit out[i, j] = start[i, j] + sum_k a[i, k] b[k, j] for a block of columns in vectors."""
     sums = [
         Registers([load(p.start + p.start_row * i + 4 * WIDTH * j) for j in range(columns)])
-        for i in range(ROWS)
+        for i in range(rows)
     ]
-    a_rows = [p.a + p.a_row * i for i in range(ROWS)]
+    a_rows = [p.a + p.a_row * i for i in range(rows)]
     with loop(p.inner) as k:
         here = p.b + p.b_step * k
         operands = [load(here + 4 * WIDTH * j) for j in range(columns)]
-        for i in range(ROWS):
+        for i in range(rows):
             factor = broadcast(a_rows[i] + p.a_step * k)
             for j in range(columns):
                 sums[i][j] = fma(factor, operands[j], sums[i][j])
-    for i in range(ROWS):
+    for i in range(rows):
         for j in range(columns):
             store(sums[i][j], p.out + p.out_row * i + 4 * WIDTH * j)
 
 
 @simd
 def _wide(product: Annotated[Product, Int]) -> None:
-    _emit(product, COLUMNS)
+    _emit(product, ROWS, COLUMNS)
 
 
 @simd
 def _narrow(product: Annotated[Product, Int]) -> None:
-    _emit(product, 1)
+    _emit(product, ROWS, 1)
+
+
+@simd
+def _wide_end(product: Annotated[Product, Int]) -> None:
+    _emit(product, FEW_ROWS, COLUMNS)
+
+
+@simd
+def _narrow_end(product: Annotated[Product, Int]) -> None:
+    _emit(product, FEW_ROWS, 1)
 
 
 @helper
@@ -75,10 +87,11 @@ def matmul(
     rows: int,
     vectors: int,
 ) -> None:
-    """Compute out = start + a b for `rows` rows (padded to ROWS) and `vectors` vectors of columns.
+    """Compute out = start + a b for `rows` rows and `vectors` vectors of columns.
 
-    The first arguments are those of `Product`. Exchange `a_row` and `a_step` to multiply by the
-    transpose of `a`. `start` may be `out`, to add to it, or a row with start_row=0, a bias.
+    Rows are padded to FEW_ROWS. The first arguments are those of `Product`. Exchange `a_row` and
+    `a_step` to multiply by the transpose of `a`. `start` may be `out`, to add to it, or a row with
+    start_row=0, a bias.
     """
     for i in range(0, rows, ROWS):
         at, begin, end = a + a_row * i, start + start_row * i, out + out_row * i
@@ -87,7 +100,12 @@ def matmul(
             product = Product(
                 at, a_row, a_step, b + c, b_step, inner, begin + c, start_row, end + c, out_row
             )
-            if j + COLUMNS <= vectors:
-                _wide(product)
+            if i + ROWS <= rows:
+                if j + COLUMNS <= vectors:
+                    _wide(product)
+                else:
+                    _narrow(product)
+            elif j + COLUMNS <= vectors:
+                _wide_end(product)
             else:
-                _narrow(product)
+                _narrow_end(product)

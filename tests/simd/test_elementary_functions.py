@@ -12,6 +12,8 @@ from lightning_gan3d.simd import (
     leaky_relu,
     sigmoid,
     simd,
+    sine,
+    sine_cosine,
     softplus,
 )
 from lightning_gan3d.simd.vector import Int, load, store
@@ -21,6 +23,7 @@ from lightning_gan3d.simd.vector import Int, load, store
 def all_of_them(x: Int, y: Int, row: Int) -> None:
     v = load(x)
     results = exp(v), expm1(v), softplus(v), sigmoid(v), leaky_relu(v, 0.2)
+    results = *results, sine(v), *sine_cosine(v)
     for i, result in enumerate(results):
         store(result, y + row * i)
 
@@ -39,9 +42,9 @@ def maths(x: np.ndarray, y: np.ndarray) -> None:
 def evaluate(x: np.ndarray) -> dict[str, np.ndarray]:
     padded = np.zeros(-(-x.size // 16) * 16, np.float32)
     padded[: x.size] = x
-    y = np.empty((5, padded.size), np.float32)
+    y = np.empty((8, padded.size), np.float32)
     maths(padded, y)
-    names = ("exp", "expm1", "softplus", "sigmoid", "leaky_relu")
+    names = ("exp", "expm1", "softplus", "sigmoid", "leaky_relu", "sine", "sin", "cos")
     return dict(zip(names, y[:, : x.size], strict=True))
 
 
@@ -63,6 +66,21 @@ def test_relative_error_against_float64(name):
     x = x.astype(np.float32)
     exact = function(x.astype(np.float64))
     np.testing.assert_allclose(evaluate(x)[name], exact, rtol=bound, atol=0)
+
+
+@pytest.mark.parametrize(("name", "function"), [("sine", np.sin), ("sin", np.sin), ("cos", np.cos)])
+def test_error_of_sines_against_float64(name, function):
+    near = np.linspace(-40, 40, 400_001)
+    wide = np.geomspace(1, 2e6, 200_001)
+    multiples = np.arange(-3000, 3000) * np.pi / 2
+    x = np.concatenate([near, wide, -wide, multiples]).astype(np.float32)
+    exact = function(x.astype(np.float64))
+    np.testing.assert_allclose(evaluate(x)[name], exact, rtol=0, atol=1.5e-7)
+
+
+def test_sines_of_small_angles_keep_their_relative_precision():
+    x = np.geomspace(1e-12, 1e-2, 20_000).astype(np.float32)
+    np.testing.assert_allclose(evaluate(x)["sine"], np.sin(x.astype(np.float64)), rtol=1.2e-7)
 
 
 def test_values_beyond_the_range_are_finite_and_monotonic():

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from lightning_gan3d.simd import ROWS, WIDTH, entry, matmul
+from lightning_gan3d.simd import FEW_ROWS, ROWS, WIDTH, entry, matmul
 
 
 @entry
@@ -34,9 +34,9 @@ def multiply(
 @pytest.mark.parametrize("vectors", [1, 2, 3])
 @pytest.mark.parametrize("inner", [0, 1, 5, 64])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_plus_a_bias_or_the_output(inner, vectors, transposed):
+@pytest.mark.parametrize("rows", [2 * ROWS, FEW_ROWS, ROWS + FEW_ROWS])
+def test_products_plus_a_bias_or_the_output(inner, vectors, transposed, rows):
     rng = np.random.default_rng(inner)
-    rows = 2 * ROWS
     a = rng.standard_normal((inner, rows) if transposed else (rows, inner)).astype(np.float32)
     b = rng.standard_normal((inner, vectors * WIDTH)).astype(np.float32)
     bias, out = rng.standard_normal((2, rows, vectors * WIDTH)).astype(np.float32)
