@@ -34,7 +34,7 @@ class Backend(NamedTuple):
     fused: bool = False
 
     def __str__(self) -> str:
-        """Format for logs: `PyTorch (no fused kernel for NerfField)`."""
+        """Format for logs: `PyTorch (no fused kernel for SolidField)`."""
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.contract import Field
 from lightning_gan3d.draws import Draws
-from lightning_gan3d.networks.lowering import Lowered, LoweredGrid
+from lightning_gan3d.networks.lowering import Lowered, LoweredField, LoweredGrid, NotLowered
 from renderers.compositing import pair_weights, share_pairs, standard_weights
 from renderers.config import VolumeRendererConfig
 from renderers.sampling import RaySpan, eg3d_importance, interval_edges, invert_cdf, stratified
@@ -64,8 +64,14 @@ class Request:
         return self.field.lower()
 
     @property
-    def grid(self) -> LoweredGrid:
+    def lowered_field(self) -> LoweredField:
         """The same, of a field that kernels support."""
+        assert not isinstance(self.lowered, NotLowered)
+        return self.lowered
+
+    @property
+    def grid(self) -> LoweredGrid:
+        """The same, of a field of grids."""
         assert isinstance(self.lowered, LoweredGrid)
         return self.lowered
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_gan3d.contract import Field, FieldSample, NoiseMode, Representation, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.layers import FullyConnected
+from lightning_gan3d.networks.lowering import SDF_NOT_LOWERED, Lowered, LoweredMlp
 from lightning_gan3d.networks.precision import without_autocast
 from lightning_gan3d.ranges import Count, Positive
 from representations.grids import full_precision
@@ -118,6 +119,25 @@ class FilmNet(nn.Module):
         angle = rearrange(x[:, :, None] * octave[:, None], "b c o n -> b (c o) n")
         return torch.cat([x, angle.sin(), angle.cos()], dim=1)
 
+    def lower(self, scale: Float[Tensor, "b l o"], shift: Float[Tensor, "b l o"]) -> LoweredMlp:
+        """Multiply the scale into weights and biases, as `layer`."""
+        hidden, layers = self.cfg.hidden_dim, range(self.cfg.num_layers + 1)
+        first, *weights = (self.weights[i] * self.gains[i] for i in layers)
+        biases = torch.stack([self.biases[i] * self.gains[i] for i in layers])
+        density, out = self.to_sigma, self.to_feature
+        return LoweredMlp(
+            scale[:, 0, :, None] * first,
+            scale[:, 1:, :, None] * torch.stack([w[:, :hidden] for w in weights]),
+            torch.addcmul(shift, scale, biases),
+            scale[:, -1, :, None] * weights[-1][:, hidden:],
+            density.weight * density.weight_gain,
+            density.bias * density.bias_gain,
+            out.weight * out.weight_gain,
+            out.bias * out.bias_gain,
+            "sine" if self.siren else "relu",
+            0 if self.siren else self.cfg.octaves,
+        )
+
 
 def _uniform(*shape: int) -> Tensor:
     return torch.rand(*shape).mul_(2).sub_(1)
@@ -155,6 +175,13 @@ class NerfField(Field):
         with without_autocast(points.device):
             x = self.net.trunk(points.mT * (2 / self.box), self.scale, self.shift)
             return _head(self.net.to_sigma, x).mT + self.prior(points)
+
+    def lower(self) -> Lowered:
+        """The layers of each scene."""
+        if self.sdf_beta is not None:
+            return SDF_NOT_LOWERED
+        with without_autocast(self.scale.device):
+            return self.net.lower(self.scale, self.shift)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Tensors and constants with which fused kernels evaluate a field."""
 
+from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -32,6 +33,47 @@ class LoweredGrid(NamedTuple):
         decoder = self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias
         return self.grids, *decoder
 
+    @property
+    def kind(self) -> tuple[Hashable, ...]:
+        """What kernels branch by."""
+        sizes = (x.shape for x in self.tensors[1:])
+        return self.activation, self.axes, self.grids.dtype, self.grids.shape[2] == 1, *sizes
+
+
+class LoweredMlp(NamedTuple):
+    """An MLP whose l + 1 layers of width h differ between scenes: a NeRF with FiLM.
+
+    x_0 = a(W_0 e(p) + b_0), x_i = a(W_i x_(i-1) + b_i); the last layer also adds W_d dirs. The raw
+    density is linear in x_(l-1), the features are sigmoids of linear maps of x_l. p: the position,
+    divided by half the edge of the box. All tensors stay in the autograd graph.
+    """
+
+    first_weight: Float[Tensor, "b h i"]
+    weights: Float[Tensor, "b l h h"]
+    """Of layers 1 to l."""
+    biases: Float[Tensor, "b l1 h"]
+    """Of layers 0 to l."""
+    dirs_weight: Float[Tensor, "b h 3"]
+    """Of the directions of rays, in the last layer; "b h 0" if features do not depend on them."""
+    density_weight: Float[Tensor, "1 h"]
+    density_bias: Float[Tensor, " 1"]
+    out_weight: Float[Tensor, "c h"]
+    out_bias: Float[Tensor, " c"]
+    activation: Literal["sine", "relu"]
+    octaves: int
+    """e(p): the position, and sines, then cosines, of pi 2^k p for k < octaves, by axis."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the fields: kernels differentiate by these."""
+        return self[:8]
+
+    @property
+    def kind(self) -> tuple[Hashable, ...]:
+        """What kernels branch by."""
+        shapes = (x.shape[1:] for x in self.tensors)
+        return "mlp", self.activation, self.octaves, self.first_weight.dtype, *shapes
+
 
 class NotLowered(NamedTuple):
     """The reason why a field has no kernel."""
@@ -41,4 +83,5 @@ class NotLowered(NamedTuple):
 
 SDF_NOT_LOWERED = NotLowered("density.activation=sdf; the kernels have no signed distance")
 
-Lowered = LoweredGrid | NotLowered
+LoweredField = LoweredGrid | LoweredMlp
+Lowered = LoweredField | NotLowered

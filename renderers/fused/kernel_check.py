@@ -27,14 +27,13 @@ _checks: Counter[tuple[object, ...]] = Counter()
 
 def find_fault(kernel: str, fused: Callable[[Request], RaySums], request: Request) -> str:
     """Return the fault of a kernel on this device, or an empty string."""
-    o, grid, origins = request.options, request.grid, request.rays.origins
+    o, lowered, origins = request.options, request.lowered_field, request.rays.origins
     density, (num_scenes, num_rays, _) = request.field.scene_cfg.density, origins.shape
-    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in grid.tensors)
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in lowered.tensors)
     kind = (
         *(kernel, origins.device, num_scenes > 1, *(x is None for x in request.jitter)),
         *(o.rules, o.masked, o.samples_fine > 0, o.precision, gradient),
-        *(grid.grids.dtype, grid.grids.shape[2] == 1, grid.axes, grid.activation),
-        *(density.activation, density.prior_strength != 0, *(x.shape for x in grid.tensors[1:])),
+        *(density.activation, density.prior_strength != 0, *lowered.kind),
     )
     # A CUDA graph that is being recorded allows no comparison.
     if kind in _faults or (cuda.is_initialized() and cuda.is_current_stream_capturing()):  # type: ignore[no-untyped-call]  # torch's

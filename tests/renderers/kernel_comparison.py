@@ -11,6 +11,7 @@ from lightning_gan3d.contract import DensityConfig, Field, SceneConfig
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.decoder import Decoder, DecoderConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from representations.nerf_mlp import FilmNet, NerfField, NerfMlpConfig, ViewNerfField
 from representations.triplane import TriPlaneField
 from representations.voxel import VoxelField
 
@@ -49,6 +50,31 @@ def make_field(
     return TriPlaneField(planes, decoder, scene, "eg3d" if kind == "eg3d" else "standard")
 
 
+def make_mlp(
+    batch: int = 1,
+    features: int = 3,
+    density: DensityConfig | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> NerfField:
+    """A random NeRF MLP, of 24 units and 2 layers by default."""
+    torch.manual_seed(seed)
+    cfg = NerfMlpConfig(**{"hidden_dim": 24, "num_layers": 2, "omega": 6.0, **options})
+    density = density or DensityConfig(scale=4.0, prior_strength=2.0, prior_radius=0.8)
+    net = FilmNet(cfg, features)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(torch.randn_like(parameter))
+    net = net.to(dtype)
+    mean = cfg.omega if net.siren else 1.0
+    scale, shift = torch.randn(2, batch, cfg.num_layers + 1, cfg.hidden_dim).to(dtype)
+    scene = SceneConfig(box=2.0, feature_dim=features, density=density)
+    kind = ViewNerfField if cfg.view_dirs else NerfField
+    return kind(mean * (1 + 0.1 * scale), shift, net, scene)
+
+
 def views(num: int, dtype: torch.dtype = torch.float32) -> Cameras:
     """Cameras on a sphere; each has rays that miss the box."""
     azimuth = torch.linspace(0.3, 5.8, num)
@@ -67,21 +93,21 @@ class Outcome(NamedTuple):
 def render(
     path: str, field: Field, cameras: Cameras, resolution: int, draws: Draws | None, **options: Any
 ) -> Outcome:
-    """Render by `path`, and differentiate by the grids and the decoder."""
+    """Render by `path`, and differentiate by the scene and its network."""
     cfg = VolumeRendererConfig(
         **{"samples_coarse": 12, "samples_fine": 12, **options, "path": path}
     )
     renderer = VolumeRenderer(cfg)
-    name = "voxels" if isinstance(field, VoxelField) else "planes"
-    leaf = nn.Parameter(getattr(field, name).clone())
-    decoder: Any = getattr(field, "decoder")  # noqa: B009  # not of every Field
-    decoder.zero_grad()
-    out = renderer(dataclasses.replace(field, **{name: leaf}), cameras, resolution, draws)
+    names = {"planes", "voxels", "scale", "shift"} & vars(field).keys()
+    leaves = {name: nn.Parameter(getattr(field, name).clone()) for name in sorted(names)}
+    (net,) = (x for x in vars(field).values() if isinstance(x, nn.Module))
+    net.zero_grad()
+    out = renderer(dataclasses.replace(field, **leaves), cameras, resolution, draws)
     outputs = {k: x for k, x in out._asdict().items() if x is not None}
     generator = torch.Generator().manual_seed(5)
     weights = {k: torch.randn(x.shape, generator=generator).to(x) for k, x in outputs.items()}
     torch.stack([(outputs[k] * weights[k]).sum() for k in outputs]).sum().backward()
-    gradients = {name: leaf.grad, **{k: p.grad for k, p in decoder.named_parameters()}}
+    gradients = {k: p.grad for k, p in (*leaves.items(), *net.named_parameters())}
     return Outcome(
         {k: x.detach() for k, x in outputs.items()},
         {k: g.clone() for k, g in gradients.items() if g is not None},

@@ -20,7 +20,9 @@ from renderers.fused.cpu.workspace import (
     SIGMA,
     SORTED_T,
     TILE,
+    AnyScene,
     Q,
+    RayArrays,
     Scene,
     Scratch,
     SumArrays,
@@ -44,15 +46,22 @@ class Gradients(NamedTuple):
 
 
 @helper
-def ray_of(tile: int, k: int, side: int, rays: int) -> int:
-    """Return the k-th ray of a tile, or -1 beyond the image or the last ray."""
-    if side == 0:
-        ray = tile * TILE + k
-        return ray if ray < rays else -1
-    across = (side + SIDE - 1) // SIDE
-    view, within = tile // (across * across), tile % (across * across)
-    y, x = within // across * SIDE + k // SIDE, within % across * SIDE + k % SIDE
-    return (view * side + y) * side + x if y < side and x < side else -1
+def ray_of(tile: int, k: int, rays: RayArrays) -> int:
+    """Return the k-th ray of a tile, or -1 beyond the image or the last ray.
+
+    Also -1 for a ray that misses the bounds, where it starts and ends: nothing is computed.
+    """
+    ray, side = tile * TILE + k, rays.side
+    if side > 0:
+        across = (side + SIDE - 1) // SIDE
+        view, within = tile // (across * across), tile % (across * across)
+        y, x = within // across * SIDE + k // SIDE, within % across * SIDE + k % SIDE
+        if y >= side or x >= side:
+            return -1
+        ray = (view * side + y) * side + x
+    if ray >= rays.near.shape[0] or rays.far[ray, 0] <= rays.near[ray, 0]:
+        return -1
+    return ray
 
 
 @helper
@@ -63,9 +72,9 @@ def clear(scalars: np.ndarray, row: int, start: int, stop: int) -> None:
 
 
 @helper
-def start_ray(scene: Scene, r: int, scratch: Scratch) -> np.float32:
+def start_ray(scene: AnyScene, r: int, scalars: np.ndarray) -> np.float32:
     """Load ray r and place its coarse samples; return the end of its strata."""
-    rays, scalars = scene.rays, scratch.scalars
+    rays = scene.rays
     for a in range(3):
         scalars[RAY, a] = rays.origins[r, a]
         scalars[RAY, 3 + a] = rays.dirs[r, a]
@@ -92,9 +101,25 @@ def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> N
 
 
 @helper
-def composite(scene: Scene, r: int, end: np.float32, scratch: Scratch) -> None:
+def place_fine(
+    scene: AnyScene, r: int, end: np.float32, scalars: np.ndarray, indices: np.ndarray
+) -> None:
+    """Place the fine samples of ray r by the weights of the coarse ones."""
+    options = scene.options
+    ray_samples.sort(scalars, indices, options.coarse, 0, True)
+    ray_samples.find_edges(scalars, options.coarse, scene.rays.near[r, 0], end)
+    masses = quadrature.find_weights(scalars, options.coarse, options)
+    if options.eg3d:
+        masses = ray_samples.pool(scalars, options.coarse)
+    ray_samples.invert_cdf(scalars, indices, masses, scene.rays.u, r, options)
+
+
+@helper
+def composite(
+    scene: AnyScene, r: int, end: np.float32, scalars: np.ndarray, indices: np.ndarray
+) -> None:
     """Sort all samples of ray r and compute their weights."""
-    s, options, scalars, indices = scene.sizes, scene.options, scratch.scalars, scratch.indices
+    s, options = scene.sizes, scene.options
     ordered = ray_samples.ascends(options)
     ray_samples.sort(scalars, indices, options.coarse, options.fine, ordered)
     if not options.eg3d:
@@ -112,25 +137,20 @@ def tile_forward(
     s, options, out = scene.sizes, scene.options, scene.decoder.out
     scalars, indices = scratch.scalars, scratch.indices
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
-    num, rays = s.samples, scene.rays.near.shape[0]
+    num = s.samples
     for k in range(TILE):
-        r = ray_of(tile, k, scene.rays.side, rays)
+        r = ray_of(tile, k, scene.rays)
         if r < 0:
             continue
-        end = start_ray(scene, r, scratch)
+        end = start_ray(scene, r, scalars)
         decode(scene, r, 0, options.coarse, scratch)
         if options.fine > 0:
-            ray_samples.sort(scalars, indices, options.coarse, 0, True)
-            ray_samples.find_edges(scalars, options.coarse, scene.rays.near[r, 0], end)
-            masses = quadrature.find_weights(scalars, options.coarse, options)
-            if options.eg3d:
-                masses = ray_samples.pool(scalars, options.coarse)
-            ray_samples.invert_cdf(scalars, indices, masses, scene.rays.u, r, options)
+            place_fine(scene, r, end, scalars, indices)
             decode(scene, r, options.coarse, options.fine, scratch)
             if fine.shape[0] > 0:
                 for i in range(options.fine):
                     fine[r, i] = scalars[T, options.coarse + i]
-        composite(scene, r, end, scratch)
+        composite(scene, r, end, scalars, indices)
         clear(scalars, FEATURE, 0, out.features)
         mlp.accumulate_features(scratch.buffers, num, out, at + OMEGA * row, at + FEATURE * row)
         opacity, depth = quadrature.sum_weights(scalars, num, options)
@@ -153,7 +173,7 @@ def tile_backward(
     s, w, options = scene.sizes, scene.decoder, scene.options
     scalars, indices, buffers = scratch.scalars, scratch.indices, scratch.buffers
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
-    num, rays = s.samples, scene.rays.near.shape[0]
+    num = s.samples
     omega, d_feature, d_sigma = at + OMEGA * row, at + FEATURE * row, at + D_SIGMA * row
     d_hidden = gradients.decoder.ctypes.data
     d_hidden_bias = d_hidden + 4 * w.hidden.channels * w.hidden.units
@@ -161,14 +181,14 @@ def tile_backward(
     d_out_bias = d_out + 4 * w.out.units * w.out.features
     d_features = gradients.features.ctypes.data
     for k in range(TILE):
-        r = ray_of(tile, k, scene.rays.side, rays)
+        r = ray_of(tile, k, scene.rays)
         if r < 0:
             continue
-        end = start_ray(scene, r, scratch)
+        end = start_ray(scene, r, scalars)
         for i in range(options.fine):
             scalars[T, options.coarse + i] = fine[r, i]
         decode(scene, r, 0, num, scratch)
-        composite(scene, r, end, scratch)
+        composite(scene, r, end, scalars, indices)
         d_feature_total = np.float32(0)
         clear(scalars, FEATURE, s.features, w.out.features)
         for i in range(s.features):
@@ -208,15 +228,15 @@ def scatter_tiles(
     `d_features`: (tiles, rays, samples, channels).
     """
     s, options, scalars = scene.sizes, scene.options, scratch.scalars
-    channels, rays = scene.decoder.hidden.channels, scene.rays.near.shape[0]
+    channels = scene.decoder.hidden.channels
     at, row = scalars.ctypes.data, 4 * scalars.shape[1]
     corners = texels.Corners(scratch.corners, scratch.corner_row, s.corners)
     for tile in range(d_features.shape[0]):
         for k in range(TILE):
-            r = ray_of(first + tile, k, scene.rays.side, rays)
+            r = ray_of(first + tile, k, scene.rays)
             if r < 0:
                 continue
-            start_ray(scene, r, scratch)
+            start_ray(scene, r, scalars)
             for i in range(options.fine):
                 scalars[T, options.coarse + i] = fine[r, i]
             texels.find_corners(at + RAY * row, at + T * row, s.samples, band.table, corners)

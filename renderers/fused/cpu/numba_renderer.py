@@ -1,46 +1,23 @@
 """Ray marching on a CPU in kernels of explicit SIMD: `path=numba`.
 
-Computes the same as `ray_marching`, in float32, for fields of grids (`LoweredGrid`). Threads share
-tiles of rays; a ray's samples never leave the cache. The backward pass computes them again from the
-fine depths. Results have the same bits in every run, for any number of threads.
+Computes the same as `ray_marching`, in float32, for fields of grids (`LoweredGrid`) and MLPs
+(`LoweredMlp`). Threads share tiles of rays; samples never leave the cache. The backward pass
+computes them again from the fine depths. Results have the same bits in every run, for any number of
+threads.
 """
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_gan3d.networks.lowering import LoweredMlp
 from lightning_gan3d.simd import describe as describe_vectors
-from lightning_gan3d.simd import num_workers, run
 from renderers.fused.cpu import texels
-from renderers.fused.cpu.kernels import Gradients, scatter_tiles, tile_backward, tile_forward
-from renderers.fused.cpu.workspace import (
-    FLOATS,
-    TILE,
-    Decoder,
-    Job,
-    RayArrays,
-    Scene,
-    Scratch,
-    SumArrays,
-    allocate,
-    as_array,
-    padded,
-    prepare,
-)
+from renderers.fused.cpu.grid_rendering import GridRendering
+from renderers.fused.cpu.mlp_rendering import MlpRendering
 from renderers.ray_marching import RaySums, Request
-
-AHEAD, MAX_AHEAD = 2, 32
-"""Tiles of a block per thread, and in total; one takes 0.8 MB (96 samples of 32), twice."""
-
-RayTensors = tuple[Tensor | None, ...]
-"""Origins, directions, near, far, and the three of the jitter; (b, r, ...) each."""
 
 
 def describe(request: Request) -> str:  # noqa: ARG001  # equal for all requests
@@ -51,36 +28,46 @@ def describe(request: Request) -> str:  # noqa: ARG001  # equal for all requests
 
 def unsupported(request: Request) -> str | None:
     """Return the reason why the kernels cannot render this request, or None."""
-    grids, *decoder = request.grid.tensors
     dtype = request.rays.origins.dtype
     if dtype != torch.float32:
         return f"rays of {dtype}; the kernels compute in float32"
-    if grids.dtype not in texels.DTYPES:
-        return f"grids of {grids.dtype}; the kernels read float32 and bfloat16"
-    dtypes = {x.dtype for x in decoder}
+    if isinstance(request.lowered, LoweredMlp):
+        weights, part = list(request.lowered.tensors), "an MLP"
+    else:
+        grids, *weights = request.grid.tensors
+        part = "a decoder"
+        if grids.dtype not in texels.DTYPES:
+            return f"grids of {grids.dtype}; the kernels read float32 and bfloat16"
+        if texels.too_large(grids):
+            return f"a scene of more than {texels.MAX_ELEMENTS} elements, beyond 32-bit offsets"
+    dtypes = {x.dtype for x in weights}
     if dtypes != {torch.float32}:
-        return f"a decoder of {', '.join(map(str, dtypes))}; the kernels compute in float32"
-    if texels.too_large(grids):
-        return f"a scene of more than {texels.MAX_ELEMENTS} elements, beyond 32-bit offsets"
+        return f"{part} of {', '.join(map(str, dtypes))}; the kernels compute in float32"
     return None
 
 
 def render_request(request: Request) -> RaySums:
     """Render all rays; fine depths are stored only if there can be a backward pass."""
-    inputs = request.grid.tensors
+    inputs = request.lowered_field.tensors
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return RaySums(*_RayMarching.apply(request, *inputs))
     rays = (*request.rays, *request.span, *request.jitter)
-    sums, _ = _forward(prepare(request), inputs[0], rays, keep=False)
+    sums, _ = _prepare(request).forward(inputs, rays, keep=False)
     return sums
+
+
+def _prepare(request: Request) -> GridRendering | MlpRendering:
+    if isinstance(request.lowered, LoweredMlp):
+        return MlpRendering.prepare(request, request.lowered)
+    return GridRendering.prepare(request)
 
 
 class _RayMarching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, request: Request, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.job = prepare(request)
+        ctx.rendering, ctx.num_inputs = _prepare(request), len(inputs)
         rays = (*request.rays, *request.span, *request.jitter)
-        sums, fine = _forward(ctx.job, inputs[0], rays, keep=True)
+        sums, fine = ctx.rendering.forward(inputs, rays, keep=True)
         ctx.save_for_backward(fine, *inputs, *rays)
         ctx.mark_non_differentiable(sums.nearest, sums.farthest)
         return tuple(sums)
@@ -88,181 +75,7 @@ class _RayMarching(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_sums: Tensor) -> tuple[Tensor | None, ...]:
-        fine, grids, hidden_weight, _, _, _, *rays = ctx.saved_tensors
-        needs_grids, *needs_decoder = ctx.needs_input_grad[1:]
-        needs = needs_grids, any(needs_decoder)
-        d_grids, flat = _backward(ctx.job, grids, tuple(rays), fine, RaySums(*d_sums), needs)
-        d_decoder = _split(flat, ctx.job, *hidden_weight.shape) if needs[1] else [None] * 4
-        return None, d_grids, *d_decoder
-
-
-def _scene(job: Job, grids: texels.Texels, rays: RayTensors, scene: int) -> Scene:
-    arrays = (as_array(None if x is None else x[scene]) for x in rays)
-    return Scene(grids.grids, job.sizes, job.decoder, job.options, RayArrays(job.side, *arrays))
-
-
-def _forward(
-    job: Job, grids: Float[Tensor, "b p d h w c"], rays: RayTensors, keep: bool
-) -> tuple[RaySums, Float[Tensor, "b r f"]]:
-    """Render all scenes; return the fine depths too, if `keep`."""
-    assert rays[0] is not None
-    b, r, _ = rays[0].shape
-    widths = (job.sizes.features, 1, 1, 1, 1)
-    sums = RaySums(*(torch.empty(b, r, width, **FLOATS) for width in widths))
-    fine = torch.empty((b, r, job.options.fine) if keep else (b, 0, 0), **FLOATS)
-    scratches = [allocate(job, backward=False) for _ in range(num_workers(job.tiles))]
-    for i in range(b):
-        source = texels.readable(grids[i].detach(), job.axes)
-        scene, depths = _scene(job, source, rays, i), as_array(fine[i])
-        arrays = SumArrays(*(as_array(x[i]) for x in sums))
-        run(functools.partial(_tile_forward, scene, arrays, depths, scratches), job.tiles)
-    return sums, fine
-
-
-def _tile_forward(
-    scene: Scene, sums: SumArrays, fine: np.ndarray, memory: list[Scratch], worker: int, tile: int
-) -> None:
-    tile_forward(scene, tile, sums, fine, memory[worker])
-
-
-def _backward(
-    job: Job,
-    grids: Float[Tensor, "b p d h w c"],
-    rays: RayTensors,
-    fine: Float[Tensor, "b r f"],
-    d_sums: RaySums,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, np.ndarray]:
-    """Return the gradient of the grids, in their memory order, and the decoder's, flat.
-
-    Extra memory, one scene at a time: copies of its grids and of their gradient if the channels are
-    not innermost, and the gradients of the features of `ahead` tiles.
-    """
-    s, (needs_grids, needs_decoder) = job.sizes, needs
-    workers = num_workers(job.tiles)
-    ahead = 1 if workers == 1 else min(AHEAD * workers, MAX_AHEAD)
-    # A single tile still has several grids to scatter to.
-    tasks = job.tiles + s.grids * _num_bands(s.grids, workers)
-    scratches = [allocate(job, backward=True) for _ in range(num_workers(tasks))]
-    channels = job.decoder.hidden.channels
-    shape = (2, ahead, TILE, s.blocks, channels) if needs_grids else (2, 1, 1, 1, 1)
-    features: np.ndarray = torch.empty(shape, **FLOATS).numpy()
-    d_decoder = np.zeros(sum(_decoder_sizes(job.decoder)))
-    d_grids = torch.empty_like(grids) if needs_grids else None
-    for i in range(len(grids)):
-        source = texels.readable(grids[i].detach(), job.axes)
-        target = None if d_grids is None else _target(d_grids[i], job.axes)
-        arrays = SumArrays(*(as_array(x[i]) for x in d_sums))
-        depths = as_array(fine[i])
-        scene = _scene(job, source, rays, i)
-        backward = _Backward(job, scene, depths, arrays, target, needs_decoder, features, scratches)
-        for parts in backward.blocks(ahead):
-            # In this order, in float64: the same for any number of threads.
-            for part in parts:
-                d_decoder += part
-        if d_grids is not None and target is not None:
-            _finish(target, d_grids[i])
-    return d_grids, d_decoder
-
-
-class _Backward(NamedTuple):
-    """The backward pass of one scene."""
-
-    job: Job
-    scene: Scene
-    fine: np.ndarray
-    d_sums: SumArrays
-    target: texels.Texels | None
-    """Gradient of the grids."""
-    needs_decoder: bool
-    features: np.ndarray
-    """Gradients of gathered features: of the current block of tiles, and of the one before."""
-    scratches: list[Scratch]
-
-    def blocks(self, ahead: int) -> Iterator[np.ndarray]:
-        """Compute blocks of `ahead` tiles; yield the decoder's gradient of each tile.
-
-        While one block is computed, the features' gradients of the one before are scattered.
-        """
-        starts = range(0, self.job.tiles, ahead)
-        size = sum(_decoder_sizes(self.job.decoder))
-        for n in range(len(starts) + 1):
-            tasks: list[Callable[[int], None]] = []
-            if n > 0 and self.target is not None:
-                num = min(ahead, self.job.tiles - starts[n - 1])
-                tasks += self._scatters(starts[n - 1], self.features[(n - 1) % 2, :num])
-            parts = np.zeros((0, 0), np.float32)
-            if n < len(starts):
-                num = min(ahead, self.job.tiles - starts[n])
-                parts = torch.zeros(num, padded(size, 16), **FLOATS).numpy()[:, :size]
-                for i in range(num):
-                    features = self.features[n % 2, i if self.target is not None else 0]
-                    tasks.append(functools.partial(self._render, starts[n] + i, parts[i], features))
-            run(functools.partial(_call, tasks), len(tasks))
-            yield parts
-
-    def _render(self, tile: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
-        needs_grids = self.target is not None
-        gradients = Gradients(d_decoder, features, self.needs_decoder, needs_grids)
-        scratch = self.scratches[worker]
-        tile_backward(self.scene, tile, self.fine, self.d_sums, gradients, scratch)
-
-    def _scatters(self, first: int, features: np.ndarray) -> Iterator[Callable[[int], None]]:
-        """Tasks that add gradients of a block to the texels; each owns a band of one grid."""
-        assert self.target is not None
-        grids = self.job.sizes.grids
-        bands = _num_bands(grids, len(self.scratches))
-        base = self.target.grids.base
-        for p in range(grids):
-            start, stop = (int(x) for x in self.target.ranges[p])
-            ends = [start + (stop - start) * k // bands for k in range(bands + 1)]
-            for low, high in itertools.pairwise(ends):
-                band = texels.Band(base, self.target.table[p].ctypes.data, low, high)
-                yield functools.partial(self._scatter, band, first, features)
-
-    def _scatter(self, band: texels.Band, first: int, features: np.ndarray, worker: int) -> None:
-        scatter_tiles(self.scene, band, first, self.fine, features, self.scratches[worker])
-
-
-def _num_bands(grids: int, workers: int) -> int:
-    """Bands of each grid: few, since each reads all samples, but enough tasks."""
-    return max(1, workers // (4 * grids))
-
-
-def _call(tasks: list[Callable[[int], None]], worker: int, i: int) -> None:
-    tasks[i](worker)
-
-
-def _target(
-    d_grids: Float[Tensor, "p d h w c"], axes: tuple[tuple[int, int, int], ...]
-) -> texels.Texels:
-    """Zeros that texels' gradients are added to: the result itself, or a float32 copy."""
-    if d_grids.dtype == torch.float32 and texels.in_place(d_grids):
-        return texels.describe(d_grids.zero_(), axes)
-    return texels.describe(texels.zeros(d_grids, torch.float32), axes)
-
-
-def _finish(target: texels.Texels, d_grids: Float[Tensor, "p d h w c"]) -> None:
-    if target.values.data_ptr() != d_grids.data_ptr():
-        texels.transcribe(target.values[..., : d_grids.shape[-1]], d_grids)
-
-
-def _decoder_sizes(w: Decoder) -> list[int]:
-    """Elements of each part of the decoder's flat gradient."""
-    units, features = w.out.units, w.out.features
-    return [w.hidden.channels * units, units, units, units * features, features, 1]
-
-
-def _split(flat: np.ndarray, job: Job, units: int, channels: int) -> list[Tensor]:
-    """Remove the padding of the decoder's gradient; in the order of `LoweredGrid`."""
-    w, features = job.decoder, job.sizes.features
-    parts = torch.split(torch.from_numpy(flat).float(), _decoder_sizes(w))
-    hidden, hidden_bias, density, out, out_bias, density_bias = parts
-    hidden = hidden.view(w.hidden.channels, w.hidden.units)[:channels, :units].T
-    out = out.view(w.out.units, w.out.features)[:units, :features].T
-    return [
-        hidden,
-        hidden_bias[:units],
-        torch.cat([density[None, :units], out]),
-        torch.cat([density_bias, out_bias[:features]]),
-    ]
+        fine, *saved = ctx.saved_tensors
+        inputs, rays = saved[: ctx.num_inputs], tuple(saved[ctx.num_inputs :])
+        needs = ctx.needs_input_grad[1:]
+        return None, *ctx.rendering.backward(inputs, rays, fine, RaySums(*d_sums), needs)

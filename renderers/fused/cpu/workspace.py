@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
-from renderers.ray_marching import Request
+from renderers.fused.cpu.film import Network
+from renderers.ray_marching import RaySums, Request
 
 TILE = 64
 """Rays of a tile: 8 x 8 pixels of an image, which read neighbouring texels."""
@@ -54,6 +55,10 @@ SOFTPLUS, RELU, EXP = range(3)
 RANK, COUNT, NUM_INDICES = range(3)
 PER_BOX, PER_GRIDS = 6, 7
 """Columns of RAY."""
+
+
+RayTensors = tuple[Tensor | None, ...]
+"""Origins, directions, near, far, and the three of the jitter; (b, r, ...) each."""
 
 
 class _Floats(TypedDict):
@@ -174,6 +179,18 @@ class Scene(NamedTuple):
     rays: RayArrays
 
 
+class MlpScene(NamedTuple):
+    """The same, of a field that is an MLP."""
+
+    network: Network
+    sizes: Sizes
+    options: Options
+    rays: RayArrays
+
+
+AnyScene = Scene | MlpScene
+
+
 class Buffers(NamedTuple):
     """Addresses of rows of the decoder's inputs and results, one per sample."""
 
@@ -216,14 +233,28 @@ def padded(size: int, to: int = max(WIDTH, ROWS)) -> int:
 
 def prepare(request: Request) -> Job:
     """Lay out a request for the kernels."""
-    o, grid = request.options, request.grid
-    scene, jitter = request.field.scene_cfg, request.jitter
-    options = Options(
+    grid = request.grid
+    options = find_options(request, float(grid.out_bias[0].detach()))
+    samples = options.coarse + options.fine
+    sizes = Sizes(
+        samples=samples,
+        blocks=padded(samples, ROWS),
+        features=len(grid.out_bias) - 1,
+        grids=grid.grids.shape[1],
+        corners=4 if grid.grids.shape[2] == 1 else 8,
+    )
+    return Job(sizes, *_decoder(grid), options, grid.axes, *find_tiles(request))
+
+
+def find_options(request: Request, bias: float) -> Options:
+    """Return the options of a request, of a field whose raw density has a bias."""
+    o, scene, jitter = request.options, request.field.scene_cfg, request.jitter
+    return Options(
         coarse=o.samples_coarse,
         fine=o.samples_fine,
         eg3d=o.rules == "eg3d",
         masked=o.masked,
-        bias=float(grid.out_bias[0].detach()),
+        bias=bias,
         activation={"softplus": SOFTPLUS, "relu": RELU, "exp": EXP}[scene.density.activation],
         scale=float(scene.density.scale),
         prior=float(scene.density.prior_strength),
@@ -233,19 +264,15 @@ def prepare(request: Request) -> Job:
         has_u=jitter.u is not None,
         has_noise=jitter.noise is not None,
     )
-    samples = o.samples_coarse + o.samples_fine
-    sizes = Sizes(
-        samples=samples,
-        blocks=padded(samples, ROWS),
-        features=len(grid.out_bias) - 1,
-        grids=grid.grids.shape[1],
-        corners=4 if grid.grids.shape[2] == 1 else 8,
-    )
+
+
+def find_tiles(request: Request) -> tuple[int, int]:
+    """Return the edge of the images that the rays form, or 0, and the tiles of a scene."""
     origins = request.rays.origins
     side = find_side(origins[0]) if len(origins) else 0
     rays, across = origins.shape[1], -(-side // SIDE)
     tiles = rays // side**2 * across**2 if side else -(-rays // TILE)
-    return Job(sizes, *_decoder(grid), options, grid.axes, side, tiles)
+    return side, tiles
 
 
 def find_side(origins: Float[Tensor, "r 3"]) -> int:
@@ -316,6 +343,19 @@ def allocate(job: Job, backward: bool) -> Scratch:
     buffers = Buffers(*(parts[name].data_ptr() for name in Buffers._fields))
     corners = parts["corners"].data_ptr()
     return Scratch(scalars.numpy(), indices.numpy(), buffers, corners, 4 * corner_columns)
+
+
+def empty_sums(rays: RayTensors, features: int) -> RaySums:
+    """Return the sums of rays that miss the bounds."""
+    near = rays[2]
+    assert near is not None
+    feature, depth, opacity = (near.new_zeros(*near.shape[:2], n) for n in (features, 1, 1))
+    return RaySums(feature, depth, opacity, near.clone(), near.clone())
+
+
+def ray_arrays(side: int, rays: RayTensors, scene: int) -> RayArrays:
+    """Return the rays of a scene."""
+    return RayArrays(side, *(as_array(None if x is None else x[scene]) for x in rays))
 
 
 def as_array(x: Tensor | None) -> np.ndarray:

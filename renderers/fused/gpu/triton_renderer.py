@@ -25,6 +25,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_gan3d.networks.lowering import LoweredMlp
 from renderers.fused.gpu.launches import (
     Launch,
     find_gradients,
@@ -54,6 +55,8 @@ def interpreted() -> bool:
 
 def unsupported(request: Request) -> str | None:
     """Return the reason why the kernels cannot render this request, or None."""
+    if isinstance(request.lowered, LoweredMlp):
+        return "no kernels for an MLP"
     grid, rays, o = request.grid, request.rays, request.options
     samples = o.samples_coarse + o.samples_fine
     b, r, _ = rays.origins.shape
