@@ -40,6 +40,8 @@ STAGES = (
     "scene",
     "rendering",
     "rendering_gradient",
+    "rendering_plain",
+    "rendering_gradient_plain",
     "superresolution",
     "view",
     "image",

@@ -153,6 +153,8 @@ _STAGES = (
     ("mapping", "Mapping time", "mapping", NONE, ""),
     ("rendering", "Renderer time", "renderer", NONE, ""),
     ("rendering_gradient", "Renderer time with backward pass", "renderer backward", NONE, ""),
+    ("rendering_plain", "Renderer time, plain torch", "plain renderer", NONE, ""),
+    ("rendering_gradient_plain", "Plain torch with backward pass", "plain backward", NONE, ""),
     ("superresolution", "Super-resolution time", "SR", NONE, ""),
     ("discriminator", "Discriminator time per image", "D", NONE, ""),
     ("view_replayed", "Render time per view (CUDA graph)", "view graph", NONE, ""),

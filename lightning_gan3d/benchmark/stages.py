@@ -1,5 +1,6 @@
 """Time, memory and roofline share of each stage of generating an image."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from lightning_gan3d.benchmark.speed import (
     time_calls,
     time_ordered,
 )
-from lightning_gan3d.contract import Field, Scene
+from lightning_gan3d.contract import Field, Renderer, Scene
 from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.metric import Metric, missing
+from renderers.volume import VolumeRenderer
 
 PEAK_PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
 MATRIX_EDGES = {"cpu": 1536, "cuda": 8192}
@@ -248,8 +250,11 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
 def _renderings(
     generator: Generator, inputs: Inputs, ws: Tensor, scene: Field, flops: int
 ) -> dict[str, Stage]:
-    """Rendering of a prepared scene; of an unprepared one with its gradient, as in training."""
-    resolution = generator.rendering_resolution
+    """Rendering of a prepared scene; of an unprepared one with its gradient, as in training.
+
+    The same by the plain path, if fused kernels render: what the kernels gain.
+    """
+    resolution, renderer = generator.rendering_resolution, generator.renderer
     with torch.no_grad():
         unprepared = generator.scene(ws)
     leaf = unprepared.to(dtype=torch.float32).map(
@@ -257,27 +262,43 @@ def _renderings(
     )
     differentiated = [x for x in leaf.tensors() if x.requires_grad]
 
-    def gradient() -> None:
+    def gradient(renderer: Renderer) -> None:
         with torch.enable_grad():
-            feature = generator.renderer(leaf, inputs.cameras, resolution).feature
+            feature = renderer(leaf, inputs.cameras, resolution).feature
             torch.autograd.grad(feature.sum(), differentiated, allow_unused=True)
 
     result = {
         "rendering": Stage(
             f"rendering at {resolution}² alone",
-            lambda: generator.renderer(scene, inputs.cameras, resolution),
+            lambda: renderer(scene, inputs.cameras, resolution),
             flops,
             scene.nbytes,
         )
     }
-    if generator.renderer.differentiable:
+    if renderer.differentiable:
         result["rendering_gradient"] = Stage(
             f"rendering at {resolution}² and the gradient of the scene",
-            gradient,
+            lambda: gradient(renderer),
             3 * flops,  # one product forward, two backward
             2 * unprepared.nbytes,  # the scene and its gradient
         )
+    if isinstance(renderer, VolumeRenderer) and _renders_fused(renderer, inputs, scene):
+        plain = VolumeRenderer(dataclasses.replace(renderer.cfg, path="plain"))
+        calls = {
+            "rendering": lambda: plain(scene, inputs.cameras, resolution),
+            "rendering_gradient": lambda: gradient(plain),
+        }
+        for name, stage in list(result.items()):
+            text = f"{stage.description}, by plain torch"
+            result[f"{name}_plain"] = stage._replace(description=text, call=calls[name])
     return result
+
+
+@torch.no_grad()
+def _renders_fused(renderer: VolumeRenderer, inputs: Inputs, scene: Field) -> bool:
+    """Whether the renderer has kernels for this scene."""
+    renderer(scene, inputs.cameras, 1)
+    return renderer.backend is not None and renderer.backend.fused
 
 
 def _replays(

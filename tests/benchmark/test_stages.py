@@ -97,3 +97,14 @@ def test_graphs_replay_the_stages_of_their_names(
             torch.testing.assert_close(
                 stage.call().image, called[name.removesuffix("_replayed")].call().image
             )
+
+
+@pytest.mark.parametrize("preset", ["demo/triplane", "demo/nerf_mlp"])
+def test_the_plain_path_is_timed_beside_the_kernels(preset: str) -> None:
+    pytest.importorskip("numba")
+    generator = Generator(load_experiment(preset).generator, 32).eval()
+    called = stages(generator, make_inputs(generator), count_cost(generator))
+    with torch.no_grad():
+        ours, plain = (called[name].call() for name in ("rendering", "rendering_plain"))
+    torch.testing.assert_close(ours.feature, plain.feature, atol=2e-5, rtol=0)
+    assert not torch.equal(ours.feature, plain.feature)

@@ -36,6 +36,9 @@ from renderers.ray_marching import RaySums, Request
 POINTS = 192
 """Points of a group of rays, unless one ray has more: a gradient stores 2 kB per layer of 256."""
 
+AHEAD = 4
+"""Tiles per thread whose gradients of the network are stored before they are added."""
+
 
 class MlpRendering(NamedTuple):
     """The rendering of fields that are MLPs."""
@@ -93,14 +96,14 @@ class MlpRendering(NamedTuple):
         shapes = self._shapes()
         ends = np.cumsum([padded(math.prod(s), WIDTH) for s in shapes]).tolist()
         offsets = NetworkGradient(*(4 * end for end in [0, *ends[:-1]]))
-        workers = num_workers(self.tiles)
-        scratches = [self._allocate(True) for _ in range(workers)]
+        ahead = AHEAD * num_workers(self.tiles)
+        scratches = [self._allocate(True) for _ in range(num_workers(self.tiles))]
         total = np.zeros((len(fine), ends[-1] + WIDTH))
         for i in range(len(fine)):
             arrays = SumArrays(*(as_array(x[i]) for x in d_sums))
             scene, depths = self._scene(rays, i), as_array(fine[i])
-            for first in range(0, self.tiles, workers):
-                num = min(workers, self.tiles - first)
+            for first in range(0, self.tiles, ahead):
+                num = min(ahead, self.tiles - first)
                 parts = torch.zeros(num, total.shape[1], **FLOATS).numpy()
                 work = functools.partial(
                     _tile_backward, scene, first, depths, arrays, offsets, parts, scratches
