@@ -79,6 +79,11 @@ ADDED: dict[str, Any] = {
     "loss.wgan_drift": 0.001,
     "discriminator.architecture": "residual",
     "critic": CriticConfig(),
+    **{
+        f"generator.renderer.{part}{name}": default
+        for part in ("", "proxy.")
+        for name, default in (("fine_placement", "weights"), ("nucleus_mass", 0.98))
+    },
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with
 this value an option does not enter the hash."""

@@ -29,6 +29,12 @@ class VolumeRendererConfig:
     """Stratified samples per ray."""
     samples_fine: Annotated[int, Ge(0)] = 48
     """Importance samples per ray; 0: no second pass."""
+    fine_placement: Literal["weights", "nucleus"] = "weights"
+    """Where importance samples lie: `weights`, in proportion to the coarse weights; `nucleus`,
+    uniformly over the shortest part of a ray that holds `nucleus_mass` of its weight, by a density
+    interpolated between the coarse samples."""
+    nucleus_mass: Annotated[float, Interval(gt=0, le=1)] = 0.98
+    """Share of a ray's weight that `fine_placement=nucleus` keeps."""
     oversample: Count = 1
     """Multiplies both sample counts in deterministic rendering: without the jitter of training, few
     samples show as rings (the `sample_mult` of EG3D's videos)."""
@@ -80,6 +86,11 @@ class VolumeRendererConfig:
             "samples_coarse",
             f"rules={self.rules} needs {minimum} or more",
         )
+        if self.fine_placement == "nucleus":
+            remedy = "places importance samples of rules=standard; "
+            self._check(self.rules == "standard", "fine_placement", remedy + "use weights")
+            remedy = "places importance samples, but samples_fine=0; set these, or use weights"
+            self._check(self.samples_fine > 0, "fine_placement", remedy)
         if self.bounds == "near_far":
             for name in ("near", "far"):
                 given = getattr(self, name) is not None

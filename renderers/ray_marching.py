@@ -20,7 +20,17 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.networks.lowering import Lowered, LoweredField, LoweredGrid, NotLowered
 from renderers.compositing import pair_weights, share_pairs, standard_weights
 from renderers.config import VolumeRendererConfig
-from renderers.sampling import RaySpan, eg3d_importance, interval_edges, invert_cdf, stratified
+from renderers.sampling import (
+    PARTS,
+    RaySpan,
+    eg3d_importance,
+    interval_edges,
+    invert_cdf,
+    nucleus,
+    split_intervals,
+    spread,
+    stratified,
+)
 
 CHUNK, CACHED_CHUNK = 1 << 17, 1 << 14
 """Default number of points per query of the field; on a CPU without gradient, fewer, which stay in
@@ -230,12 +240,20 @@ def _place_fine(
     request: Request, coarse: _Samples, t: Float[Tensor, "b r s"], span: RaySpan
 ) -> Float[Tensor, "b r f"]:
     """Place the fine samples by the weights of the coarse ones."""
-    u = _uniform(request, t)
-    if request.options.rules == "eg3d":
+    u, o = _uniform(request, t), request.options
+    if o.rules == "eg3d":
         weights = _pair_weights(request.field, coarse.sigma_raw, coarse.inside, t)
         return eg3d_importance(t, weights, u)
-    weights, _ = _weights(request, coarse.sigma_raw, coarse.inside, t, span)
-    return invert_cdf(interval_edges(t, span), weights, u)
+    edges, inside = interval_edges(t, span), coarse.inside
+    if o.fine_placement == "weights":
+        weights, _ = _weights(request, coarse.sigma_raw, inside, t, span)
+        return invert_cdf(edges, spread(weights), u)
+    edges, raw = split_intervals(t, edges, coarse.sigma_raw, inside)
+    sigma = request.field.sigma(raw)
+    if inside is not None:
+        sigma = torch.where(inside.repeat_interleave(PARTS, dim=-1), sigma, 0.0)
+    weights, _ = standard_weights(sigma, edges)
+    return invert_cdf(edges, nucleus(edges, weights, o.nucleus_mass), u)
 
 
 def _uniform(request: Request, t: Float[Tensor, "b r s"]) -> Float[Tensor, "b r f"]:
@@ -248,17 +266,14 @@ def _uniform(request: Request, t: Float[Tensor, "b r s"]) -> Float[Tensor, "b r 
 
 
 def ends_of_empty(request: Request) -> tuple[Float[Tensor, "b r 1"], Float[Tensor, "b r 1"]]:
-    """Depths of the first and last sample on rays without density."""
+    """Depths of the first and last sample on rays without density, under EG3D's rules."""
     o = request.options
-    t, span = stratified(request.span, o.samples_coarse, request.jitter.strata, o.rules)
+    t, _ = stratified(request.span, o.samples_coarse, request.jitter.strata, o.rules)
     ends = t[..., :1], t[..., -1:]
     if o.samples_fine:
         u = _uniform(request, t)
         u = torch.cat([u.amin(-1, keepdim=True), u.amax(-1, keepdim=True)], dim=-1)
-        if o.rules == "eg3d":
-            fine = eg3d_importance(t, torch.zeros_like(t[..., 1:]), u)
-        else:
-            fine = invert_cdf(interval_edges(t, span), torch.zeros_like(t), u)
+        fine = eg3d_importance(t, torch.zeros_like(t[..., 1:]), u)
         ends = torch.minimum(ends[0], fine[..., :1]), torch.maximum(ends[1], fine[..., 1:])
     return ends
 

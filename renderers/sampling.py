@@ -7,11 +7,14 @@ release (Chan et al. 2022).
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_gan3d.cameras import Rays
 from renderers.config import Rules, VolumeRendererConfig
+
+PARTS = 4
+"""Parts of a coarse interval that a nucleus keeps or drops, each alone."""
 
 
 class RaySpan(NamedTuple):
@@ -86,8 +89,10 @@ def interval_edges(t: Float[Tensor, "b r s"], span: RaySpan) -> Float[Tensor, "b
 def invert_cdf(
     edges: Float[Tensor, "b r e"], mass: Float[Tensor, "b r m"], u: Float[Tensor, "b r f"]
 ) -> Float[Tensor, "b r f"]:
-    """Map u in [0, 1) by the inverse of a piecewise-constant distribution; e = m + 1 edges."""
-    mass = mass + 1e-5  # an empty ray is sampled uniformly
+    """Map u in [0, 1) by the inverse of a piecewise-constant distribution; e = m + 1 edges.
+
+    The masses of a ray need not add up to 1, but at least one is positive.
+    """
     cdf = torch.cumsum(mass / mass.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
     below = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, mass.shape[-1] - 1)
@@ -95,6 +100,62 @@ def invert_cdf(
     start, stop = edges.gather(-1, below), edges.gather(-1, below + 1)
     share = ((u - left) / (right - left).clamp_min(1e-8)).clamp(0, 1)
     return torch.lerp(start, stop, share)
+
+
+def spread(weights: Float[Tensor, "b r m"]) -> Float[Tensor, "b r m"]:
+    """Masses in proportion to the weights; an empty ray is sampled evenly over its intervals."""
+    return weights + 1e-5
+
+
+def split_intervals(
+    t: Float[Tensor, "b r m"],
+    edges: Float[Tensor, "b r e"],
+    raw: Float[Tensor, "b r m"],
+    inside: Bool[Tensor, "b r m"] | None,
+) -> tuple[Float[Tensor, "b r e4"], Float[Tensor, "b r m4"]]:
+    """Divide the interval of each sample into PARTS; return all edges, and the raw densities.
+
+    These are interpolated linearly between neighbouring samples; beyond the first, the last, and
+    samples outside the box they are constant.
+    """
+    start, stop = edges[..., :-1, None], edges[..., 1:, None]
+    part = torch.arange(PARTS, device=t.device, dtype=t.dtype) / PARTS
+    ends = torch.lerp(start, stop, part).flatten(-2)
+    middles = torch.lerp(start, stop, part + 0.5 / PARTS)
+    before = middles < t[..., None]
+    other_t, other_raw, other_inside = (
+        None if x is None else torch.where(before, *_neighbours(x)) for x in (t, raw, inside)
+    )
+    assert other_t is not None
+    assert other_raw is not None
+    if other_inside is not None:
+        other_raw = torch.where(other_inside, other_raw, raw[..., None])
+    distance = other_t - t[..., None]
+    share = (middles - t[..., None]) / torch.where(distance == 0, 1.0, distance)
+    ends = torch.cat([ends, edges[..., -1:]], dim=-1)
+    return ends, torch.lerp(raw[..., None].expand_as(share), other_raw, share).flatten(-2)
+
+
+def _neighbours(x: Shaped[Tensor, "b r m"]) -> tuple[Tensor, Tensor]:
+    """The samples before and after each one; at the ends, the sample itself."""
+    before = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
+    return before[..., None], torch.cat([x[..., 1:], x[..., -1:]], dim=-1)[..., None]
+
+
+def nucleus(
+    edges: Float[Tensor, "b r e"], weights: Float[Tensor, "b r m"], share: float
+) -> Float[Tensor, "b r m"]:
+    """Masses that are uniform over the fewest intervals which hold `share` of a ray's weight.
+
+    The robust sampling of Trevithick et al. (2024). An interval is kept if the heavier ones, of
+    equal ones the nearer, do not hold the share without it. An empty ray keeps all.
+    """
+    heaviest, order = weights.sort(dim=-1, descending=True, stable=True)
+    total = heaviest.sum(-1, keepdim=True)
+    kept = (heaviest.cumsum(-1) - heaviest < share * total) | (total <= 0)
+    kept = torch.zeros_like(kept).scatter(-1, order, kept)
+    # A ray that misses the bounds has intervals of length 0.
+    return torch.where(kept, (edges[..., 1:] - edges[..., :-1]).clamp_min(1e-6), 0.0)
 
 
 def eg3d_importance(
@@ -109,4 +170,4 @@ def eg3d_importance(
     pooled = torch.maximum(weights[..., :-1], weights[..., 1:])
     smooth = (pooled[..., :-1] + pooled[..., 1:]) / 2 + 0.01
     midpoints = (t[..., 1:] + t[..., :-1]) / 2
-    return invert_cdf(midpoints[..., :-1], smooth, u)
+    return invert_cdf(midpoints[..., :-1], spread(smooth), u)

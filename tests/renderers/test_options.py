@@ -21,6 +21,7 @@ CHANGES = {
     "background": 0.5,
     "rules": "eg3d",
     "density_noise": 1.0,
+    "fine_placement": "nucleus",
 }
 NO_EFFECT_ON_RESULTS = {"chunk", "recompute", "path"}
 TESTED_ELSEWHERE = {
@@ -30,6 +31,7 @@ TESTED_ELSEWHERE = {
     "cache_precision",
     "skip_cells",
     "skip_opacity",
+    "nucleus_mass",
 }
 
 
@@ -50,6 +52,14 @@ def test_every_option_is_tested():
     assert names == set(CHANGES) | NO_EFFECT_ON_RESULTS | TESTED_ELSEWHERE
 
 
+def test_the_mass_of_a_nucleus_has_an_effect():
+    few, many = (
+        dataclasses.replace(BASE, fine_placement="nucleus", nucleus_mass=m) for m in (0.5, 0.99)
+    )
+    assert not torch.allclose(render(few), render(many))
+
+
+NUCLEUS = {"fine_placement": "nucleus"}
 BEYOND = {"skip_cells": 8, "outside": "field"}
 
 
@@ -77,6 +87,10 @@ BEYOND = {"skip_cells": 8, "outside": "field"}
         ({**BEYOND, "rules": "eg3d"}, "skip_cells"),
         ({"skip_opacity": 0.0}, "skip_opacity"),
         ({"skip_opacity": 1.0}, "skip_opacity"),
+        ({**NUCLEUS, "rules": "eg3d"}, "fine_placement"),
+        ({**NUCLEUS, "samples_fine": 0}, "fine_placement"),
+        ({**NUCLEUS, "nucleus_mass": 0.0}, "nucleus_mass"),
+        ({**NUCLEUS, "nucleus_mass": 1.1}, "nucleus_mass"),
     ],
 )
 def test_impossible_options_are_rejected_by_name(options, field):

@@ -11,8 +11,11 @@ from renderers.sampling import (
     eg3d_importance,
     interval_edges,
     invert_cdf,
+    nucleus,
     ray_span,
     slab,
+    split_intervals,
+    spread,
     stratified,
 )
 
@@ -120,8 +123,82 @@ def test_inverse_of_a_known_distribution():
 def test_an_empty_ray_is_sampled_evenly_over_its_intervals():
     edges = torch.linspace(2, 4, 9).expand(1, 1, 9)
     u = ((torch.arange(16) + 0.5) / 16).expand(1, 1, 16)
-    t = invert_cdf(edges, torch.zeros(1, 1, 8), u)
+    t = invert_cdf(edges, spread(torch.zeros(1, 1, 8)), u)
     torch.testing.assert_close(t, 2 + 2 * u, atol=1e-5, rtol=0)
+
+
+def kept_of(weights, share, edges=None):
+    """Indices of the intervals that the nucleus keeps, by default of length 1."""
+    weights = torch.tensor(weights)[None, None]
+    edges = torch.arange(weights.shape[-1] + 1.0) if edges is None else torch.tensor(edges)
+    mass = nucleus(edges[None, None], weights, share)[0, 0]
+    lengths = edges.diff().clamp_min(1e-6)
+    assert torch.equal(mass[mass > 0], lengths[mass > 0])
+    return mass.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "share", "expected"),
+    [
+        ([0.1, 0.5, 0.0, 0.3, 0.1], 0.7, [1, 3]),
+        ([0.1, 0.5, 0.0, 0.3, 0.1], 0.85, [0, 1, 3]),  # of equal ones the nearer
+        ([0.02, 0.1, 0.0, 0.06, 0.02], 0.7, [1, 3]),  # relative to the ray's opacity
+        ([0.25, 0.25, 0.25, 0.25], 0.5, [0, 1]),  # reached exactly
+        ([0.0, 0.5, 0.25, 0.0], 1.0, [1, 2]),
+        ([0.0, 0.0, 0.0], 0.98, [0, 1, 2]),
+        ([0.7], 0.5, [0]),
+        ([0.0, 1e-20, 0.0], 0.98, [1]),
+    ],
+)
+def test_the_nucleus_is_the_smallest_set_that_holds_the_share(weights, share, expected):
+    assert kept_of(weights, share) == expected
+
+
+def test_no_smaller_set_holds_the_share():
+    rng = np.random.default_rng(0)
+    for share in (0.3, 0.9, 0.98, 0.999):
+        weights = rng.random(30, dtype=np.float32) ** 6
+        kept = kept_of(weights, share)
+        descending = np.sort(weights)[::-1].astype(np.float64)
+        fewest = 1 + int((descending.cumsum() < share * descending.sum()).sum())
+        assert len(kept) == fewest
+        assert weights[kept].sum() >= share * weights.sum() * (1 - 1e-6)
+
+
+def test_samples_are_uniform_over_the_kept_length_and_in_order():
+    edges = torch.tensor([0.0, 1.0, 1.5, 3.0, 4.0])
+    mass = nucleus(edges[None, None], torch.tensor([0.0, 0.3, 0.0, 0.7])[None, None], 0.99)
+    u = ((torch.arange(6) + 0.5) / 6)[None, None]
+    expected = torch.tensor([1.125, 1.375, 3.125, 3.375, 3.625, 3.875])
+    torch.testing.assert_close(invert_cdf(edges[None, None], mass, u)[0, 0], expected)
+
+
+def test_parts_of_intervals_interpolate_the_raw_density():
+    t, raw = torch.tensor([0.5, 1.5, 3.0]), torch.tensor([2.0, 4.0, 1.0])
+    edges = torch.tensor([0.0, 1.0, 2.25, 4.0])
+    parts, densities = split_intervals(*(x[None, None] for x in (t, edges, raw)), None)
+    expected = [*np.linspace(0, 1, 5)[:-1], *np.linspace(1, 2.25, 5)[:-1], *np.linspace(2.25, 4, 5)]
+    np.testing.assert_allclose(parts.flatten(), expected)
+    middles = (parts[..., 1:] + parts[..., :-1]) / 2
+    np.testing.assert_allclose(densities.flatten(), np.interp(middles.flatten(), t, raw), rtol=1e-6)
+    # A neighbour outside the box says nothing about the density inside.
+    inside = torch.tensor([True, True, False])[None, None]
+    _, densities = split_intervals(*(x[None, None] for x in (t, edges, raw)), inside)
+    assert densities.flatten()[6:8].tolist() == [4, 4]
+
+
+def test_parts_of_a_ray_that_misses_the_bounds_are_finite():
+    t, edges = torch.full((1, 1, 3), 2.5), torch.full((1, 1, 4), 2.5)
+    parts, densities = split_intervals(t, edges, torch.tensor([[[1.0, 2, 3]]]), None)
+    assert (parts == 2.5).all()
+    assert densities.isfinite().all()
+
+
+def test_a_ray_that_misses_the_bounds_stays_finite():
+    edges = torch.full((1, 1, 5), 2.5)
+    mass = nucleus(edges, torch.zeros(1, 1, 4), 0.98)
+    u = torch.tensor([0.0, 0.4, 0.99]).expand(1, 1, 3)
+    assert (invert_cdf(edges, mass, u) == 2.5).all()
 
 
 def importance_by_hand(t, w, u):

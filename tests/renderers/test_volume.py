@@ -26,12 +26,20 @@ def key(*values):
 
 @pytest.mark.parametrize("samples", [(1, 0), (2, 0), (13, 0), (1, 3), (12, 12)])
 @pytest.mark.parametrize("jittered", [False, True])
-def test_constant_density_for_any_samples_and_chunk(samples, jittered):
+@pytest.mark.parametrize("placement", ["weights", "nucleus"])
+def test_constant_density_for_any_samples_and_chunk(samples, jittered, placement):
     field = FormulaField(key(0.7), constant)
     draws = Draws(0) if jittered else None
     coarse, fine = samples
+    placement = placement if fine else "weights"
     for chunk in (coarse + fine, 1000):
-        o = renderer(samples_coarse=coarse, samples_fine=fine, chunk=chunk, background=1.0)
+        o = renderer(
+            samples_coarse=coarse,
+            samples_fine=fine,
+            chunk=chunk,
+            background=1.0,
+            fine_placement=placement,
+        )
         out = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)), draws=draws)
         opacity = 1 - math.exp(-0.7 * 2)
         assert out.opacity.item() == pytest.approx(opacity, rel=1e-5)

@@ -105,13 +105,19 @@ def place_fine(
     scene: AnyScene, r: int, end: np.float32, scalars: np.ndarray, indices: np.ndarray
 ) -> None:
     """Place the fine samples of ray r by the weights of the coarse ones."""
-    options = scene.options
-    ray_samples.sort(scalars, indices, options.coarse, 0, True)
-    ray_samples.find_edges(scalars, options.coarse, scene.rays.near[r, 0], end)
-    masses = quadrature.find_weights(scalars, options.coarse, options)
-    if options.eg3d:
-        masses = ray_samples.pool(scalars, options.coarse)
-    ray_samples.invert_cdf(scalars, indices, masses, scene.rays.u, r, options)
+    options, near = scene.options, scene.rays.near[r, 0]
+    if options.nucleus > 0:
+        num = ray_samples.split_intervals(scalars, near, end, options)
+        quadrature.find_weights(scalars, num, options)
+        ray_samples.keep_nucleus(scalars, num, options.nucleus)
+    else:
+        ray_samples.sort(scalars, indices, options.coarse, 0, True)
+        ray_samples.find_edges(scalars, options.coarse, near, end)
+        num = quadrature.find_weights(scalars, options.coarse, options)
+        if options.eg3d:
+            num = ray_samples.pool(scalars, options.coarse)
+        ray_samples.spread(scalars, num)
+    ray_samples.invert_cdf(scalars, indices, num, scene.rays.u, r, options)
 
 
 @helper

@@ -28,6 +28,7 @@ from renderers.fused.cpu.workspace import (
     empty_sums,
     find_options,
     find_tiles,
+    num_columns,
     padded,
     ray_arrays,
 )
@@ -157,7 +158,7 @@ class MlpRendering(NamedTuple):
         network, samples = self.networks[0], self.sizes.samples
         group = min(TILE, max(1, POINTS // samples))
         rows = padded(group * samples, FEW_ROWS) + 2 * FEW_ROWS + WIDTH
-        columns = max(padded(samples + 2 * WIDTH + 1), network.columns)
+        columns = max(num_columns(self.options), network.columns)
         points = padded(rows + WIDTH, WIDTH)
         layers, level = self.widths[1], rows * network.units
         levels = layers if backward else 2

@@ -43,6 +43,7 @@ from renderers.fused.cpu.workspace import (
     T,
     U,
 )
+from renderers.sampling import PARTS
 
 
 @simd
@@ -184,6 +185,33 @@ def find_edges(scalars: np.ndarray, num: int, near: np.float32, far: np.float32)
 
 
 @helper
+def split_intervals(
+    scalars: np.ndarray, near: np.float32, far: np.float32, options: Options
+) -> int:
+    """Divide the intervals of the coarse samples, as `sampling.split_intervals`.
+
+    Fills EDGES, SORTED_SIGMA and SORTED_INSIDE; returns the number of parts.
+    """
+    num = options.coarse
+    for i in range(num):
+        t, raw = scalars[T, i], scalars[SIGMA, i]
+        start = HALF * (scalars[T, i - 1] + t) if i > 0 else near
+        stop = HALF * (t + scalars[T, i + 1]) if i < num - 1 else far
+        for part in range(PARTS):
+            k, length = PARTS * i + part, (stop - start) / np.float32(PARTS)
+            scalars[EDGES, k] = start + np.float32(part) * length
+            middle = start + (np.float32(part) + HALF) * length
+            other = max(i - 1, 0) if middle < t else min(i + 1, num - 1)
+            distance, share = scalars[T, other] - t, np.float32(0)
+            if distance != 0 and scalars[INSIDE, other] > 0:
+                share = (middle - t) / distance
+            scalars[SORTED_SIGMA, k] = raw + share * (scalars[SIGMA, other] - raw)
+            scalars[SORTED_INSIDE, k] = scalars[INSIDE, i]
+    scalars[EDGES, PARTS * num] = far
+    return PARTS * num
+
+
+@helper
 def pool(scalars: np.ndarray, num: int) -> int:
     """Turn EG3D's pair weights of `num` samples into masses, in WEIGHT, and their EDGES.
 
@@ -197,6 +225,44 @@ def pool(scalars: np.ndarray, num: int) -> int:
     for i in range(num - 2):
         scalars[EDGES, i] = HALF * (scalars[SORTED_T, i] + scalars[SORTED_T, i + 1])
     return num - 3
+
+
+@simd
+def _sum_heavier(weights: Int, number: Int, x: Int, first: Int, sums: Int) -> None:
+    """Store, for the W weights at `x`, the sum of those before them in the order by weight.
+
+    `x` starts at weight `first`. Of equal weights, the earlier comes before.
+    """
+    at, index = load(x), lanes(x) + first.splat()
+    heavier = Registers([at * 0.0])
+    with loop(number) as j:
+        other = broadcast(weights + j * 4)
+        before = select(j.splat() < index, at <= other, at < other)
+        heavier[0] = heavier[0] + select(before, other, 0.0)
+    store(heavier[0], sums)
+
+
+@helper
+def keep_nucleus(scalars: np.ndarray, num: int, share: float) -> None:
+    """Turn the weights of intervals, in WEIGHT, into masses, as `sampling.nucleus`."""
+    at, row = scalars.ctypes.data, 4 * scalars.shape[1]
+    for i in range(0, num, WIDTH):
+        x = at + WEIGHT * row + 4 * i
+        _sum_heavier(at + WEIGHT * row, num, x, i, at + CDF * row + 4 * i)
+    total = np.float32(0)
+    for i in range(num):
+        total += scalars[WEIGHT, i]
+    for i in range(num):
+        kept = scalars[CDF, i] < np.float32(share) * total or total <= 0
+        length = max(scalars[EDGES, i + 1] - scalars[EDGES, i], np.float32(1e-6))
+        scalars[WEIGHT, i] = length if kept else np.float32(0)
+
+
+@helper
+def spread(scalars: np.ndarray, num: int) -> None:
+    """Turn the weights of intervals, in WEIGHT, into masses, as `sampling.spread`."""
+    for i in range(num):
+        scalars[WEIGHT, i] += np.float32(1e-5)
 
 
 @helper
@@ -214,7 +280,6 @@ def invert_cdf(
             scalars[U, j] = (np.float32(j) + u[r, j]) / np.float32(num)
     total = np.float64(0)
     for i in range(masses):
-        scalars[WEIGHT, i] += np.float32(1e-5)
         total += np.float64(scalars[WEIGHT, i])
     cumulative = np.float64(0)
     scalars[CDF, 0] = np.float32(0)

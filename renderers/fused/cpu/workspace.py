@@ -17,6 +17,7 @@ from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
 from renderers.fused.cpu.film import Network
 from renderers.ray_marching import RaySums, Request
+from renderers.sampling import PARTS
 
 TILE = 64
 """Rays of a tile: 8 x 8 pixels of an image, which read neighbouring texels."""
@@ -76,6 +77,8 @@ class Options(NamedTuple):
     coarse: int
     fine: int
     eg3d: bool
+    nucleus: float
+    """Share of the weight in whose intervals fine samples lie; 0: they follow the weights."""
     masked: bool
     """Whether samples outside the box are empty."""
     bias: float
@@ -253,6 +256,7 @@ def find_options(request: Request, bias: float) -> Options:
         coarse=o.samples_coarse,
         fine=o.samples_fine,
         eg3d=o.rules == "eg3d",
+        nucleus=o.nucleus_mass if o.fine_placement == "nucleus" else 0.0,
         masked=o.masked,
         bias=bias,
         activation={"softplus": SOFTPLUS, "relu": RELU, "exp": EXP}[scene.density.activation],
@@ -315,11 +319,17 @@ def _decoder(grid: LoweredGrid) -> tuple[Decoder, list[Tensor]]:
     return Decoder(hidden_layer, out_layer, *transposed), matrices
 
 
+def num_columns(o: Options) -> int:
+    """Columns of `Scratch.scalars`: samples or intervals, and vectors that start at the last."""
+    intervals = PARTS * o.coarse if o.nucleus > 0 else 0
+    return padded(max(o.coarse + o.fine, intervals) + 2 * WIDTH + 1)
+
+
 def allocate(job: Job, backward: bool) -> Scratch:
     """Allocate a worker's memory: about 60 kB forward for 96 samples, 32 channels, 64 units."""
     s, out = job.sizes, job.decoder.out
     rows = s.blocks + max(ROWS, WIDTH)  # fine samples start in the middle of a block
-    columns = max(padded(s.samples + 2 * WIDTH + 1), out.features)
+    columns = max(num_columns(job.options), out.features)
     corner_columns = padded(rows, WIDTH)
     out_rows = rows if backward else ROWS
     shapes = {

@@ -28,12 +28,13 @@ from renderers.fused.gpu.ray_kernels import (
     WeightGradients,
     cdf_kernel,
     fine_kernel,
+    nucleus_kernel,
     order_kernel,
     weight_backward_kernel,
     weight_kernel,
 )
 from renderers.ray_marching import Request
-from renderers.sampling import RaySpan
+from renderers.sampling import PARTS, RaySpan
 
 TILE = (8, 8)
 """Rays of a forward block: a square of an image, so that neighbours read the same texels."""
@@ -211,12 +212,17 @@ def find_weights_backward(
 def place_fine(x: Launch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
     """Write the depths of the fine samples after those of the coarse ones."""
     coarse, fine = x.options.samples_coarse, x.options.samples_fine
-    programs, block = x.block(coarse)
-    masses = coarse - 3 if block.eg3d else coarse
+    parts = PARTS if x.options.fine_placement == "nucleus" else 1
+    programs, block = x.block(coarse * parts)
+    masses = coarse - 3 if block.eg3d else coarse * parts
     cdf = t.new_empty(*t.shape[:2], masses)
-    rays, counts = x.ray_tables(t, sigma, None), Counts(coarse, fine, masses)
-    cdf_kernel[(programs,)](rays, cdf, counts, BLOCK=block)
-    search = Search(u is not None, block.eg3d, masses.bit_length(), 256)
+    counts = Counts(coarse, fine, masses, x.options.nucleus_mass)
+    rays = x.ray_tables(t, sigma, None)
+    if parts > 1:
+        nucleus_kernel[(programs,)](rays, cdf, counts, BLOCK=block, PARTS=parts)
+    else:
+        cdf_kernel[(programs,)](rays, cdf, counts, BLOCK=block)
+    search = Search(u is not None, block.eg3d, masses.bit_length(), 256, parts)
     drawn = t if u is None else u.contiguous()
     programs = triton.cdiv(x.all_rays * fine, search.size)
     fine_kernel[(programs,)](rays, cdf, drawn, counts, SEARCH=search)

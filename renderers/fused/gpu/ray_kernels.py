@@ -36,6 +36,8 @@ class Search(NamedTuple):
     """Of the bisection, enough for all masses."""
     size: int
     """Samples of a program."""
+    parts: int
+    """Parts of the interval of a coarse sample: bins of the distribution."""
 
 
 class Rays(NamedTuple):
@@ -57,6 +59,8 @@ class Counts(NamedTuple):
     coarse: Any
     fine: Any
     masses: Any
+    nucleus: Any
+    """Share of the weight that the fine samples cover."""
 
 
 class Sums(NamedTuple):
@@ -181,6 +185,55 @@ def cdf_kernel(rays, cdf, counts, BLOCK: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def nucleus_kernel(rays, cdf, counts, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """Cumulative distribution of the fine samples, uniform over the parts of intervals it keeps.
+
+    As `sampling.split_intervals` and `sampling.nucleus`; columns are parts.
+    """
+    coarse, masses = counts.coarse, counts.masses
+    row = tl.program_id(0) * BLOCK.rows + tl.arange(0, BLOCK.rows)[:, None]
+    k = tl.arange(0, BLOCK.columns)[None, :]
+    ok = (row < rays.num_rays) & (k < masses)
+    i = k // PARTS + tl.zeros_like(row)
+    length = part_edge(rays, row, k + 1, coarse, ok, PARTS)
+    start = part_edge(rays, row, k, coarse, ok, PARTS)
+    length -= start
+    at = row * rays.samples
+    t = tl.load(rays.t + at + i, mask=ok, other=0.0)
+    raw = tl.load(rays.sigma + at + i, mask=ok, other=float("-inf"))
+    offset = start + length / 2 - t
+    other = at + tl.where(offset < 0, tl.maximum(i - 1, 0), tl.minimum(i + 1, coarse - 1))
+    distance = tl.load(rays.t + other, mask=ok, other=0.0) - t
+    other_raw = tl.load(rays.sigma + other, mask=ok, other=float("-inf"))
+    both = (distance != 0) & (raw > float("-inf")) & (other_raw > float("-inf"))
+    rise = tl.where(both, other_raw - raw, 0.0)
+    raw += rise * offset / tl.where(distance == 0, 1.0, distance)
+    tau = density(raw, rays.scale, BLOCK.density) * length
+    weight = tl.where(ok, absorbed(tau) * tl.exp(tau - tl.cumsum(tau, 1)), 0.0)
+    heavier = tl.zeros_like(weight)
+    for j in range(masses):
+        one = tl.sum(tl.where(k == j, weight, 0.0), 1)[:, None]
+        before = (one > weight) | ((one == weight) & (j < k))
+        heavier += tl.where(before, one, 0.0)
+    whole = tl.sum(weight, 1)[:, None]
+    kept = (heavier < counts.nucleus * whole) | (whole <= 0)
+    mass = tl.where(ok & kept, tl.maximum(length, 1e-6), 0.0)
+    total = tl.cumsum(mass / tl.sum(mass, 1)[:, None], 1)
+    tl.store(cdf + row * masses + k, total, mask=ok)
+
+
+@triton.jit
+@no_type_check
+def part_edge(rays, row, k, num, ok, PARTS: tl.constexpr):
+    """Edge k of the parts of the intervals around `num` coarse samples."""
+    i = k // PARTS
+    start = edge(rays, row, i, num, ok, False)
+    stop = edge(rays, row, tl.minimum(i + 1, num), num, ok, False)
+    return start + (stop - start) * ((k % PARTS) / PARTS)
+
+
+@triton.jit
+@no_type_check
 def edge(rays, row, k, num, ok, EG3D: tl.constexpr):
     """Edge k of the bins of the distribution over `num` coarse samples."""
     t = rays.t + row * rays.samples
@@ -222,8 +275,12 @@ def fine_kernel(rays, cdf, drawn, counts, SEARCH: tl.constexpr):
     left = tl.load(cdf + row * masses + low - 1, mask=ok & (low > 0), other=0.0)
     right = tl.load(cdf + row * masses + low, mask=ok, other=1.0)
     share = tl.minimum(tl.maximum((u - left) / tl.maximum(right - left, 1e-8), 0.0), 1.0)
-    start = edge(rays, row, low, counts.coarse, ok, SEARCH.eg3d)
-    stop = edge(rays, row, low + 1, counts.coarse, ok, SEARCH.eg3d)
+    if SEARCH.parts > 1:
+        start = part_edge(rays, row, low, counts.coarse, ok, SEARCH.parts)
+        stop = part_edge(rays, row, low + 1, counts.coarse, ok, SEARCH.parts)
+    else:
+        start = edge(rays, row, low, counts.coarse, ok, SEARCH.eg3d)
+        stop = edge(rays, row, low + 1, counts.coarse, ok, SEARCH.eg3d)
     result = rays.t + row * rays.samples + counts.coarse + stratum
     tl.store(result, start + share * (stop - start), mask=ok)
 

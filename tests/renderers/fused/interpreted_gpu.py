@@ -51,6 +51,12 @@ def test_eg3d_rules_with_draws_and_noise():
     compare(make_field("eg3d"), samples_coarse=5, samples_fine=3, draws=Draws(3), **options)
 
 
+@pytest.mark.parametrize("draws", [None, Draws(3)])
+def test_a_nucleus(draws):
+    options = dict(fine_placement="nucleus", nucleus_mass=0.9)
+    compare(make_field(), samples_coarse=7, samples_fine=3, draws=draws, **options)
+
+
 def test_odd_sizes_of_a_trigrid():
     density = DensityConfig("relu", scale=9.0)
     field = make_field(

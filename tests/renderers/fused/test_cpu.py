@@ -93,6 +93,20 @@ def test_random_sizes_and_rules(seed):
     compare(field, cameras, resolution, draws, **options)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_nucleus_of_random_sizes(seed):
+    field, cameras, resolution, draws, options = random_case(100 + seed)
+    rng = random.Random(seed)
+    options |= {
+        "rules": "standard",
+        "samples_coarse": rng.randint(1, 40),
+        "samples_fine": rng.choice([1, 7, 16, 33]),
+        "fine_placement": "nucleus",
+        "nucleus_mass": rng.choice([0.3, 0.9, 0.98, 0.999]),
+    }
+    compare(field, cameras, resolution, draws, **options)
+
+
 def channels_last(field):
     """The same planes with their channels innermost in memory."""
     planes = field.planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)

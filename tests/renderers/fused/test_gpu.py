@@ -30,7 +30,7 @@ def test_kernels_agree_with_the_plain_path_in_the_interpreter():
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
-    assert "14 passed" in result.stdout
+    assert "16 passed" in result.stdout
 
 
 def path() -> str:
@@ -74,6 +74,7 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, monkeypatch, tmp_path):
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 RULES = {
     "standard": {},
+    "nucleus": dict(fine_placement="nucleus"),
     "eg3d": EG3D,
     "near_far": dict(bounds="near_far", near=2.2, far=4.4, rules="eg3d"),
 }
