@@ -14,7 +14,7 @@ from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
-from lightning_gan3d.metrics.sources import Volume, volume_of
+from lightning_gan3d.metrics.sources import density_of, volume_of
 from lightning_gan3d.progress import track
 from renderers.compositing import standard_weights
 from representations.solid import Solid
@@ -160,11 +160,7 @@ def _simplified(surface: "trimesh.Trimesh", faces: int) -> "trimesh.Trimesh":
 def density_volume(field: Field, resolution: int) -> Float[np.ndarray, "x y z"]:
     """Density per world unit of one scene at the centres of resolution^3 voxels."""
     assert field.batch == 1, "a volume is of one scene; select it with Scene.index"
-    device = field.tensors()[0].device
-    sigma = Volume(
-        lambda p: field.sigma(field.density(p.to(device)))[..., 0], lambda x: x, field.box
-    )
-    return grid_of(sigma, resolution)
+    return grid_of(density_of(field), resolution)
 
 
 @torch.no_grad()

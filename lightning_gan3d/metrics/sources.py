@@ -1,7 +1,7 @@
 """The input of metrics: real images, and items (latents or objects) rendered from cameras."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import PosesConfig
+from renderers.density_grid import Axes, density_layers
 from representations.solid import Solid
 
 SAME_AS_OWN = "the generator ignores the camera, so the value is that without `3d`"
@@ -53,6 +54,8 @@ class Volume:
     """Maps the level to [0, 1]; the surface is at 0.5."""
     box: float
     """Edge of the cube about the origin that holds the items, in world units."""
+    layers: Callable[[Axes], Iterator[Float[Tensor, "y z"]]] | None = None
+    """Level of one item at the points of a grid; None: query it by points."""
 
     def normals(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """Return outward unit normals; zero if the level is constant."""
@@ -67,27 +70,39 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
     return 1 - torch.exp(-sigma * (box / BOX_SHARE))
 
 
+def density_of(field: Field) -> Volume:
+    """Return a field's density per world unit, as level and as occupancy."""
+    return _volume(field, field.sigma, lambda sigma: sigma)
+
+
 def volume_of(field: Field) -> Volume:
     """Return the interior of a field: where it is opaque, or where its signed distance is < 0.
 
     Of a solid, where the interpolated occupancy is above 0.5.
     """
-    device = field.tensors()[0].device
     if isinstance(field, Solid):
+        device = field.tensors()[0].device
         return Volume(lambda p: field.soft_occupancy(p.to(device)), lambda x: x, field.box)
     if field.sdf_beta is not None:
         # Equally smooth for marching cubes at any beta.
         sharpness = BOX_SHARE / field.box
-        return Volume(
-            lambda points: -field.density(points.to(device))[..., 0],
-            lambda level: torch.sigmoid(sharpness * level),
-            field.box,
-        )
+        return _volume(field, torch.neg, lambda level: torch.sigmoid(sharpness * level))
+    return _volume(field, field.sigma, lambda sigma: density_occupancy(sigma, field.box))
 
-    def level(points: Tensor) -> Tensor:
-        return field.sigma(field.density(points.to(device)))[..., 0]
 
-    return Volume(level, lambda sigma: density_occupancy(sigma, field.box), field.box)
+def _volume(
+    field: Field, level: Callable[[Tensor], Tensor], occupancy: Callable[[Tensor], Tensor]
+) -> Volume:
+    """Return a volume whose level is a function of the raw density."""
+    device = field.tensors()[0].device
+
+    def layers(axes: Axes) -> Iterator[Tensor]:
+        x, y, z = axes
+        return map(level, density_layers(field, (x.to(device), y.to(device), z.to(device))))
+
+    return Volume(
+        lambda p: level(field.density(p.to(device)))[..., 0], occupancy, field.box, layers
+    )
 
 
 class ViewSource(ABC):

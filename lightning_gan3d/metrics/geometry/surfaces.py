@@ -113,16 +113,21 @@ _POINTS_AT_ONCE = 2**15
 def grid_of(volume: Volume, size: int) -> Float[np.ndarray, "x y z"]:
     """Return the occupancy of one item at the centres of size^3 cells.
 
-    Memory: the result, and `_POINTS_AT_ONCE` points.
+    Memory: the result, and one layer of it or `_POINTS_AT_ONCE` points.
     """
     centre = ((torch.arange(size) + 0.5) / size - 0.5) * volume.box
-    grid = np.empty(size**3, np.float32)
-    for first in range(0, len(grid), _POINTS_AT_ONCE):
-        cells = torch.arange(first, min(first + _POINTS_AT_ONCE, len(grid)))
+    grid = np.empty((size, size, size), np.float32)
+    if volume.layers is not None:
+        for row, layer in zip(grid, volume.layers((centre, centre, centre)), strict=True):
+            row[:] = volume.occupancy(layer).float().cpu().numpy()
+        return grid
+    flat = grid.reshape(-1)
+    for first in range(0, len(flat), _POINTS_AT_ONCE):
+        cells = torch.arange(first, min(first + _POINTS_AT_ONCE, len(flat)))
         indices = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
         (occupancy,) = volume.occupancy(volume.level(centre[indices][None])).float().cpu()
-        grid[first : first + len(cells)] = occupancy.numpy()
-    return grid.reshape(size, size, size)
+        flat[first : first + len(cells)] = occupancy.numpy()
+    return grid
 
 
 class Pieces(NamedTuple):
