@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import Field
 from lightning_gan3d.files import atomic_path, write_json
@@ -16,7 +17,10 @@ from lightning_gan3d.inference.model import Subject, open_model, output_folder, 
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
 from lightning_gan3d.metrics.sources import density_of, volume_of
 from lightning_gan3d.progress import track
-from renderers.compositing import standard_weights
+from renderers.backends import choose_backend
+from renderers.config import VolumeRendererConfig
+from renderers.ray_marching import Jitter, Request
+from renderers.sampling import RaySpan
 from representations.solid import Solid
 
 if TYPE_CHECKING:
@@ -29,10 +33,12 @@ FINEST = 16
 less opaque, so that soft surfaces would shrink. Silhouettes of `pretrained:triplane` overlap with
 its renderings by 0.96 (IoU) at 16, 0.85 at 32, 0.26 at 128. EG3D's usual level, 10 in a box of 1,
 is near."""
-POINTS = 2**18
-"""Samples per query of colours: bounds memory."""
+RAYS = 2**14
+"""Rays of surface colours at a time: bounds memory."""
 RAY = (-1.5, 3.0, 24)
 """Ray of a surface colour: begin and end along the inward normal in voxels, and its samples."""
+EMPTY = 1e-6
+"""Opacity below which a surface has the colour of its own position."""
 TAUBIN = {"lamb": 0.5, "nu": 0.51}
 """Shrinking and growing step of smoothing (Taubin 1995); a larger `nu` grows shapes."""
 MATTE = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
@@ -177,23 +183,27 @@ def surface_colours(
     """
     device = field.tensors()[0].device
     begin, end, samples = RAY
-    edges = torch.linspace(begin, end, samples + 1, device=device) * voxel
-    t = (edges[1:] + edges[:-1]) / 2
+    length = (end - begin) * voxel
+    options = VolumeRendererConfig(
+        samples, samples_fine=0, bounds="near_far", near=0.0, far=length, outside="field"
+    )
     parts = []
-    for first in range(0, len(points), POINTS // samples):
-        chunk = slice(first, first + POINTS // samples)
-        origins, inward = (
-            torch.as_tensor(np.asarray(x[chunk]), dtype=torch.float32, device=device)
+    for first in range(0, len(points), RAYS):
+        chunk = slice(first, first + RAYS)
+        at, inward = (
+            torch.as_tensor(np.asarray(x[chunk]), dtype=torch.float32, device=device)[None]
             for x in (points, -np.asarray(normals))
         )
-        at = (origins[:, None] + t[:, None] * inward[:, None]).view(1, -1, 3)
-        dirs = inward[:, None].expand(-1, samples, -1).reshape(1, -1, 3)
-        sigma_raw, feature = field(at, dirs)
-        sigma = field.sigma(sigma_raw).view(1, -1, samples)
-        weights, _ = standard_weights(sigma, edges.expand(1, len(origins), -1))
-        weights = weights[0, ..., None] + 1e-8  # an empty ray takes the mean
-        colour = (weights * feature[0, :, :3].view(-1, samples, 3)).sum(dim=1)
-        parts.append(colour / weights.sum(dim=1))
+        near = torch.zeros_like(at[..., :1])
+        rays = Rays(at + begin * voxel * inward, inward)
+        request = Request(options, field, rays, RaySpan(near, near + length), Jitter())
+        _, render = choose_backend(request)
+        sums = render(request)
+        colour = sums.feature[0, :, :3] / sums.opacity[0].clamp_min(EMPTY)
+        empty = sums.opacity[0, :, 0] < EMPTY
+        if bool(empty.any()):
+            colour[empty] = field(at[:, empty], inward[:, empty]).feature[0, :, :3]
+        parts.append(colour)
     return np.asarray(torch.cat(parts).float().cpu())
 
 
