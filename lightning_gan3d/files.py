@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,8 +119,12 @@ def provenance(command: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+@cache
 def _commit() -> dict[str, Any]:
-    """Commit of the clone, and whether tracked files differ; None for an installed package."""
+    """Commit of the clone, and whether tracked files differ; None for an installed package.
+
+    As at the first call: an evaluation asks after each group of metrics.
+    """
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
