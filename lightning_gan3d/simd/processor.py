@@ -71,6 +71,10 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
     The first exception is raised when all started tasks have ended.
     """
     workers = num_workers(tasks)
+    if workers == 1:
+        for i in range(tasks):
+            task(0, i)
+        return
     counter = itertools.count()
     failed = threading.Event()
 
@@ -83,9 +87,6 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
                 failed.set()
                 raise
 
-    if workers == 1:
-        work(0)
-        return
     others = _submit(work, workers - 1)
     try:
         work(0)

@@ -1,5 +1,6 @@
 """The training step: generator, discriminator, and a proxy if there is one; lazy penalties."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -279,8 +280,8 @@ class AdversarialModule(lightning.LightningModule):
                 fake, ws = self.generate(label, mb)
             reals = self.input.reals(mb)
             of_objects = self.objects.discriminator_loss(fake, reals, mb)
-            judged, fake = self.judge(fake, label, mb, False, penalised)
-            judged_real, real = self.judge(reals, mb.labels, mb, True, penalised)
+            given = (fake, label, False), (reals, mb.labels, True)
+            (judged, fake), (judged_real, real) = self.judge_both(given, mb, penalised)
             fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", loss)
@@ -401,6 +402,33 @@ class AdversarialModule(lightning.LightningModule):
 
         `penalised`: the logits are in float32 and depend on the returned images for R1 and R2.
         """
+        (judged,) = self.judge_both(((images, label, real),), mb, penalised)
+        return judged
+
+    def judge_both(
+        self, given: Sequence[tuple[Images, Tensor, bool]], mb: Microbatch, penalised: bool
+    ) -> list[tuple[Judgement, Images]]:
+        """Judge several batches (images, labels, whether real) in one pass, each as by `judge`."""
+        forms = [self._discriminated(images, mb, real, penalised) for images, _, real in given]
+        (images, patches, _), labels = forms[0], given[0][1]
+        if len(forms) > 1:
+            images = Images(*(torch.cat([x[0][i] for x in forms]) for i in range(2)))
+            labels = torch.cat([label for _, label, _ in given])
+            numbers = [x[1] for x in forms if x[1] is not None]
+            patches = torch.cat(numbers) if numbers else None
+        precision = "fp32" if penalised else self.config.training.precision
+        with computing_in(self.discriminator, precision):
+            inputs = images, labels, patches, len(forms)
+            if self.config.discriminator.conditioning == "predict":
+                judged = self.discriminator.judge(*inputs)
+            else:
+                judged = Judgement(self.discriminator(*inputs), None)
+        return list(zip(judged.chunk(len(forms)), (x[2] for x in forms), strict=True))
+
+    def _discriminated(
+        self, images: Images, mb: Microbatch, real: bool, penalised: bool
+    ) -> tuple[Images, Tensor | None, Images]:
+        """Blur and augment; return numbers of patches too, and the images to differentiate by."""
         leaves = inputs = images
         if penalised and self.config.loss.penalty_at == "image":
             leaves = inputs = losses.with_gradient(images)
@@ -411,13 +439,8 @@ class AdversarialModule(lightning.LightningModule):
             inputs = self.augment(inputs, draws)
         if penalised and self.config.loss.penalty_at == "discriminator":
             leaves = inputs = losses.with_gradient(inputs)
-        precision = "fp32" if penalised else self.config.training.precision
-        with computing_in(self.discriminator, precision):
-            patches = self.input.patches(mb, real)
-            given = (inputs, label, None if patches is None else patches.numbers())
-            if self.config.discriminator.conditioning == "predict":
-                return self.discriminator.judge(*given), leaves
-            return Judgement(self.discriminator(*given), None), leaves
+        patches = self.input.patches(mb, real)
+        return inputs, None if patches is None else patches.numbers(), leaves
 
     def camera_loss(
         self, judged: Judgement, label: Float[Tensor, "b label_dim"], real: bool
@@ -474,7 +497,9 @@ class AdversarialModule(lightning.LightningModule):
         parameters = optimizer.param_groups[0]["params"]
         self.buckets.finish(phase, parameters, statistics)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        # As `get_total_norm`, which on a CPU calls Python for each gradient.
+        norms = torch._foreach_norm(gradients) if gradients else [torch.zeros_like(self.sign_sum)]
+        norm = torch.stack(norms).norm()
         self.meter.add(f"gradient/{phase}", norm)
         self.gate.observe(norm, phase, schedule.step)
         betas = {id(self.optimizer_g): schedule.beta2_g, id(self.optimizer_d): schedule.beta2_d}

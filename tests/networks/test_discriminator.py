@@ -95,6 +95,18 @@ def test_minibatch_deviation_matches_definition():
         torch.testing.assert_close(y[k::2, 5], std.expand(3, 4, 4))
 
 
+@pytest.mark.parametrize("conditioning", ["projection", "predict"])
+def test_batches_of_one_pass_do_not_share_groups(conditioning):
+    images, label = batch(16)
+    net = make(mbstd_group=4, conditioning=conditioning)
+    parts = net.judge(images, label, batches=2).chunk(2)
+    for i, part in enumerate(parts):
+        half = slice(8 * i, 8 * i + 8)
+        alone = net.judge(Images(*(x[half] for x in images[:2])), label[half])
+        torch.testing.assert_close(part.logits, alone.logits)
+        torch.testing.assert_close(part.direction, alone.direction)
+
+
 def test_groups_interleave_within_the_microbatch():
     images, label = batch(8)
     net = make(mbstd_group=4)

@@ -204,8 +204,9 @@ def test_pairs_of_the_relativistic_loss_share_their_labels(tiny):
     labels = []
     module.discriminator.register_forward_pre_hook(lambda _, args: labels.append(args[1]))
     module.training_step(batch, 0)
-    assert len(labels) == 6  # G: fake, real; D: fake, real; penalties: real, fake
-    assert all(torch.equal(label, batch.labels) for label in labels)
+    each = [part for label in labels for part in label.split(len(batch.labels))]
+    assert len(each) == 6  # G: fake, real; D: fake and real at once; penalties: real, fake
+    assert all(torch.equal(label, batch.labels) for label in each)
 
 
 def test_the_discriminator_gets_the_true_camera_and_the_generator_a_swapped_one(tiny):
@@ -327,8 +328,8 @@ def test_bf16_multiplies_in_bf16_except_for_penalties(tiny):
 
     low, full = torch.bfloat16, torch.float32
     of_d = "discriminator", Conv2dLayer
-    assert dtypes_in(lazy, *of_d) == [low, low, low, full]  # G, fake, real, R1
-    assert dtypes_in(config, *of_d) == [low, full, full]  # G; R1 within D's step
+    assert dtypes_in(lazy, *of_d) == [low, low, full]  # G, fakes and reals, R1
+    assert dtypes_in(config, *of_d) == [low, full]  # G; R1 within D's step
     assert set(dtypes_in(lazy, "representation", SynthesisLayer)) == {low}
     assert set(dtypes_in(lazy, "representation", FullyConnected)) == {full}  # styles
 

@@ -100,9 +100,9 @@ def test_both_networks_see_the_patch_that_the_discriminator_is_told(tiny):
     told, rendered = [], []
     judge, render = module.discriminator.forward, module.generator.render
 
-    def seen(images, label, patch=None):
-        told.append((images.image, patch))
-        return judge(images, label, patch)
+    def seen(images, label, patch, batches):
+        told.extend(zip(images.image.chunk(batches), patch.chunk(batches), strict=True))
+        return judge(images, label, patch, batches)
 
     def drawn(scene, ws, cameras, *rest):
         rendered.append(cameras)
