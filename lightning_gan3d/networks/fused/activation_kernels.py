@@ -19,6 +19,7 @@ from lightning_gan3d.networks.fused.fir_kernels import (
     filtered,
     per_format,
     read,
+    rows_of,
 )
 from lightning_gan3d.simd import entry, leaky_relu
 from lightning_gan3d.simd.vector import (
@@ -106,29 +107,36 @@ def activate(
     half: bool,
     images: tuple[int, int],
     factors: tuple[int, int],
-    noise: tuple[int, int, int],
+    noise: tuple[int, int, int, int],
     clamp: float,
-    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    tasks: tuple[int, int],
 ) -> None:
-    """Write leaky_relu(x scale + shift + strength noise), clamped, of consecutive pixels.
+    """Write leaky_relu(x scale + shift + strength noise), clamped, of a range of tasks.
 
     Args:
         half: activations are bfloat16.
         images: addresses of x and the result, which may be equal.
         factors: addresses of scale and shift, one float32 per channel.
-        noise: address, bytes from pixel to pixel, and address of the strength.
+        noise: address, bytes from pixel to pixel and from sample to sample, and address of the
+            strength.
         clamp: bound of the magnitude; may be infinite.
-        size: vectors of a pixel, number of pixels.
+        shape: vectors of a pixel, height, width.
+        tasks: the first one, and the end.
     """
     x, out = images
-    at, step, strength = noise
-    vectors, pixels = size
-    affine = Factors(factors[0], factors[1])
+    at, step, per_sample, strength = noise
+    vectors, height, width = shape
     row = vectors * (BYTES // 2 if half else BYTES)
     factor = read(strength)
-    for p in range(pixels):
-        ends = Ends(factor * read(at + step * p), np.float32(clamp))
-        _activate(half, x + row * p, out + row * p, affine, ends, vectors)
+    for task in range(tasks[0], tasks[1]):
+        n, first, end = rows_of(task, height)
+        affine = Factors(factors[0] + n * vectors * BYTES, factors[1])
+        before = n * height * width
+        for p in range(first * width, end * width):
+            ends = Ends(factor * read(at + n * per_sample + step * p), np.float32(clamp))
+            here = row * (before + p)
+            _activate(half, x + here, out + here, affine, ends, vectors)
 
 
 def _make_slope(pixels: int) -> Any:
@@ -173,12 +181,13 @@ _slopes, _slope = _make_slope(PIXELS), _make_slope(1)
 def activate_backward(
     half: bool,
     images: tuple[int, int, int],
-    noise: tuple[int, int],
+    noise: tuple[int, int, int],
     per_channel: tuple[int, int],
     clamp: float,
-    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    tasks: tuple[int, int],
 ) -> None:
-    """Write the gradient of `activate` to its `x`, and add to three rows of sums.
+    """Write the gradient of `activate` to its `x`, and add to three rows of sums of each task.
 
     With h the gradient before the activation, the rows are the sums over pixels of: the gradient
     times `out`, which is h times the input of the activation; h; h times the noise.
@@ -187,26 +196,30 @@ def activate_backward(
         half: activations are bfloat16.
         images: addresses of the gradient, of `out`, the result of `activate`, and of the gradient
             to write.
-        noise: address, and bytes from pixel to pixel.
+        noise: address, and bytes from pixel to pixel and from sample to sample.
         per_channel: addresses of scale and sums, in float32.
-        clamp: as `activate`.
-        size: vectors of a pixel, number of pixels.
+        clamp, shape, tasks: as `activate`.
     """
     grad, out, grad_x = images
-    scale, sums = per_channel
-    vectors, pixels = size
-    at, step = noise
+    vectors, height, width = shape
     bound = np.float32(clamp)
-    row = vectors * (BYTES // 2 if half else BYTES)
-    whole = pixels - pixels % PIXELS
-    for p in range(0, whole, PIXELS):
-        here = Gradients(grad + row * p, out + row * p, grad_x + row * p)
-        added = Steps(at + step * p, step)
-        _slopes(half, here, scale, added, sums, bound, vectors)
-    for p in range(whole, pixels):
-        here = Gradients(grad + row * p, out + row * p, grad_x + row * p)
-        added = Steps(at + step * p, step)
-        _slope(half, here, scale, added, sums, bound, vectors)
+    row, channels = vectors * (BYTES // 2 if half else BYTES), vectors * BYTES
+    for task in range(tasks[0], tasks[1]):
+        n, first, end = rows_of(task, height)
+        at, step = noise[0] + n * noise[2], noise[1]
+        scale, sums = per_channel[0] + n * channels, per_channel[1] + 3 * task * channels
+        before, start, stop = row * n * height * width, first * width, end * width
+        whole = stop - (stop - start) % PIXELS
+        for p in range(start, whole, PIXELS):
+            i = before + row * p
+            added = Steps(at + step * p, step)
+            here = Gradients(grad + i, out + i, grad_x + i)
+            _slopes(half, here, scale, added, sums, bound, vectors)
+        for p in range(whole, stop):
+            i = before + row * p
+            added = Steps(at + step * p, step)
+            here = Gradients(grad + i, out + i, grad_x + i)
+            _slope(half, here, scale, added, sums, bound, vectors)
 
 
 def _make_product(pixels: int) -> Any:
@@ -229,20 +242,31 @@ _products, _product = _make_product(PIXELS), _make_product(1)
 
 @entry
 def modulate_backward(
-    half: bool, images: tuple[int, int], scale: int, sums: int, size: tuple[int, int]
+    half: bool,
+    images: tuple[int, int],
+    per_channel: tuple[int, int],
+    shape: tuple[int, int, int],
+    tasks: tuple[int, int],
 ) -> None:
-    """Add grad x to `sums`, one float32 per channel; then multiply `grad` by `scale`, in place.
+    """Add grad x to the sums of each task; then multiply `grad` by the scale, in place.
 
-    `images`: addresses of grad and x. `size`: vectors of a pixel, number of pixels.
+    `images`: addresses of grad and x. The others are those of `activate_backward`; a task has one
+    row of sums.
     """
     grad, x = images
-    vectors, pixels = size
-    row = vectors * (BYTES // 2 if half else BYTES)
-    whole = pixels - pixels % PIXELS
-    for p in range(0, whole, PIXELS):
-        _products(half, grad + row * p, x + row * p, scale, sums, vectors)
-    for p in range(whole, pixels):
-        _product(half, grad + row * p, x + row * p, scale, sums, vectors)
+    vectors, height, width = shape
+    row, channels = vectors * (BYTES // 2 if half else BYTES), vectors * BYTES
+    for task in range(tasks[0], tasks[1]):
+        n, first, end = rows_of(task, height)
+        scale, sums = per_channel[0] + n * channels, per_channel[1] + task * channels
+        before, start, stop = row * n * height * width, first * width, end * width
+        whole = stop - (stop - start) % PIXELS
+        for p in range(start, whole, PIXELS):
+            i = before + row * p
+            _products(half, grad + i, x + i, scale, sums, vectors)
+        for p in range(whole, stop):
+            i = before + row * p
+            _product(half, grad + i, x + i, scale, sums, vectors)
 
 
 @per_format
@@ -269,9 +293,11 @@ def filter_and_activate(
     half: bool,
     images: tuple[int, int, int, int, int],
     buffers: tuple[int, int],
-    added: tuple[int, int, int, int, int],
+    factors: tuple[int, int],
+    noise: tuple[int, int, int, int],
     bounds: tuple[float, float, float],
-    shape: tuple[int, int, int, int, int],
+    shape: tuple[int, int, int],
+    tasks: tuple[int, int],
 ) -> None:
     """Filter a transposed convolution's result, given by its four phases, and activate it.
 
@@ -283,18 +309,16 @@ def filter_and_activate(
         images: addresses of the pixels of even rows and columns, of even rows and odd columns, of
             odd rows and even columns, of odd rows and columns; of the output.
         buffers: 2 width + 3 pixels of float32, and a row of zeros.
-        added: factors and noise of `activate`.
+        factors, noise: as `activate`.
         bounds: the clamp, the outer and the inner tap.
-        shape: vectors of a pixel, height, width, and the first input row and the end: output rows
-            2 first to 2 end are written.
+        shape: vectors of a pixel, height and width of an input.
+        tasks: the first one, and the end; of input rows: each gives two rows of the output.
     """
-    ee, eo, oe, oo, out = images
     scratch, zeros = buffers
-    factors = Factors(added[0], added[1])
-    noise, noise_step, strength = added[2:]
+    at_noise, noise_step, per_sample, strength = noise
     taps = Taps(np.float32(bounds[1]), np.float32(bounds[2]))
     clamp = np.float32(bounds[0])
-    vectors, height, width, first, last = shape
+    vectors, height, width = shape
     size = vectors * (BYTES // 2 if half else BYTES)
     pixel = vectors * BYTES
     long, short = size * (width + 1), size * width
@@ -302,25 +326,31 @@ def filter_and_activate(
     clear(odd, vectors)
     clear(odd + pixel * (width + 1), vectors)
     factor = read(strength)
-    for i in range(first, last):
-        above_e = oe + long * (i - 1) if i > 0 else zeros
-        above_o = oo + short * (i - 1) if i > 0 else zeros
-        below_e = oe + long * (i + 1) if i + 1 < height else zeros
-        below_o = oo + short * (i + 1) if i + 1 < height else zeros
-        e0, e1, e2 = ee + long * i, oe + long * i, ee + long * (i + 1)
-        o0, o1, o2 = eo + short * i, oo + short * i, eo + short * (i + 1)
-        for lower in range(2):
-            evens, odds = Rows(above_e, e0, e1, e2), Rows(above_o, o0, o1, o2)
-            if lower:
-                evens, odds = Rows(e0, e1, e2, below_e), Rows(o0, o1, o2, below_o)
-            filter_columns(half, evens, even, taps, vectors * (width + 1))
-            filter_columns(half, odds, odd + pixel, taps, vectors * width)
-            start = 2 * width * (2 * i + lower)
-            for j in range(width):
-                a, b = odd + pixel * j, even + pixel * j
-                c, d, e = a + pixel, b + pixel, a + 2 * pixel
-                to, at = out + size * (start + 2 * j), noise + noise_step * (start + 2 * j)
-                left = Ends(factor * read(at), clamp)
-                right = Ends(factor * read(at + noise_step), clamp)
-                _finish(half, Pixels(a, b, c, d, to), factors, left, taps, vectors)
-                _finish(half, Pixels(b, c, d, e, to + size), factors, right, taps, vectors)
+    for task in range(tasks[0], tasks[1]):
+        n, first, last = rows_of(task, height)
+        affine = Factors(factors[0] + n * pixel, factors[1])
+        ee, eo = images[0] + n * long * (height + 1), images[1] + n * short * (height + 1)
+        oe, oo = images[2] + n * long * height, images[3] + n * short * height
+        out, noises = images[4] + n * 4 * short * height, at_noise + n * per_sample
+        for i in range(first, last):
+            above_e = oe + long * (i - 1) if i > 0 else zeros
+            above_o = oo + short * (i - 1) if i > 0 else zeros
+            below_e = oe + long * (i + 1) if i + 1 < height else zeros
+            below_o = oo + short * (i + 1) if i + 1 < height else zeros
+            e0, e1, e2 = ee + long * i, oe + long * i, ee + long * (i + 1)
+            o0, o1, o2 = eo + short * i, oo + short * i, eo + short * (i + 1)
+            for lower in range(2):
+                evens, odds = Rows(above_e, e0, e1, e2), Rows(above_o, o0, o1, o2)
+                if lower:
+                    evens, odds = Rows(e0, e1, e2, below_e), Rows(o0, o1, o2, below_o)
+                filter_columns(half, evens, even, taps, vectors * (width + 1))
+                filter_columns(half, odds, odd + pixel, taps, vectors * width)
+                start = 2 * width * (2 * i + lower)
+                for j in range(width):
+                    a, b = odd + pixel * j, even + pixel * j
+                    c, d, e = a + pixel, b + pixel, a + 2 * pixel
+                    to, at = out + size * (start + 2 * j), noises + noise_step * (start + 2 * j)
+                    left = Ends(factor * read(at), clamp)
+                    right = Ends(factor * read(at + noise_step), clamp)
+                    _finish(half, Pixels(a, b, c, d, to), affine, left, taps, vectors)
+                    _finish(half, Pixels(b, c, d, e, to + size), affine, right, taps, vectors)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from lightning_gan3d.simd import WIDTH, entry, simd
+from lightning_gan3d.simd import WIDTH, entry, helper, simd
 from lightning_gan3d.simd.vector import (
     Float,
     Int,
@@ -29,6 +29,8 @@ from lightning_gan3d.simd.vector import (
 
 BYTES = 4 * WIDTH
 """Of a vector of float32."""
+ROWS = 16
+"""Rows of a task. Sums over tasks do not depend on the number of threads."""
 
 
 class Format(NamedTuple):
@@ -77,6 +79,15 @@ FourRows = Annotated[Rows, Int]
 TwoTaps = Annotated[Taps, Float]
 
 
+@helper
+def rows_of(task: int, height: int) -> tuple[int, int, int]:
+    """Return the sample of a task, its first row, and the end."""
+    parts = (height + ROWS - 1) // ROWS
+    sample = task // parts
+    first = (task - sample * parts) * ROWS
+    return sample, first, min(height, first + ROWS)
+
+
 @simd
 def read(at: Int) -> Float:
     """Read one float32."""
@@ -118,9 +129,9 @@ def fir_rows(
     buffers: tuple[int, int],
     weights: tuple[float, float],
     shape: tuple[int, int, int, int, int],
-    rows: tuple[int, int],
+    tasks: tuple[int, int],
 ) -> None:
-    """Filter an image, padded by zeros; write a range of rows of the result.
+    """Filter images, padded by zeros; write the rows of a range of tasks.
 
     Args:
         half: activations are bfloat16.
@@ -128,7 +139,7 @@ def fir_rows(
         buffers: width + 2 pad pixels of float32, and a row of zeros.
         weights: the outer and inner tap.
         shape: vectors of a pixel, height, width, padding, stride (2: every second pixel and row).
-        rows: the first row of the result, and the end.
+        tasks: the first one, and the end; of rows of the result.
     """
     x, out = images
     scratch, zeros = buffers
@@ -139,19 +150,23 @@ def fir_rows(
     out_width = (width + 2 * pad - 4) // stride + 1
     clear(scratch, vectors * pad)
     clear(scratch + pixel * (width + pad), vectors * pad)
-    for i in range(rows[0], rows[1]):
-        top = stride * i - pad
-        a = x + size * width * top if 0 <= top < height else zeros
-        b = x + size * width * (top + 1) if 0 <= top + 1 < height else zeros
-        c = x + size * width * (top + 2) if 0 <= top + 2 < height else zeros
-        d = x + size * width * (top + 3) if 0 <= top + 3 < height else zeros
-        within, row = scratch + pixel * pad, out + size * out_width * i
-        filter_columns(half, Rows(a, b, c, d), within, taps, vectors * width)
-        if stride == 1:
-            _filter_row(half, scratch, pixel, row, taps, vectors * out_width)
-        else:
-            for j in range(out_width):
-                _filter_row(half, scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
+    out_height = (height + 2 * pad - 4) // stride + 1
+    for task in range(tasks[0], tasks[1]):
+        n, start, end = rows_of(task, out_height)
+        image, result = x + size * width * height * n, out + size * out_width * out_height * n
+        for i in range(start, end):
+            top = stride * i - pad
+            a = image + size * width * top if 0 <= top < height else zeros
+            b = image + size * width * (top + 1) if 0 <= top + 1 < height else zeros
+            c = image + size * width * (top + 2) if 0 <= top + 2 < height else zeros
+            d = image + size * width * (top + 3) if 0 <= top + 3 < height else zeros
+            within, row = scratch + pixel * pad, result + size * out_width * i
+            filter_columns(half, Rows(a, b, c, d), within, taps, vectors * width)
+            if stride == 1:
+                _filter_row(half, scratch, pixel, row, taps, vectors * out_width)
+            else:
+                for j in range(out_width):
+                    _filter_row(half, scratch + 2 * pixel * j, pixel, row + size * j, taps, vectors)
 
 
 @per_format
@@ -185,9 +200,9 @@ def double_rows(
     buffers: tuple[int, int],
     weights: tuple[float, float],
     shape: tuple[int, int, int],
-    rows: tuple[int, int],
+    tasks: tuple[int, int],
 ) -> None:
-    """Double an image: the adjoint of `fir_rows` with padding 1 and stride 2.
+    """Double images: the adjoint of `fir_rows` with padding 1 and stride 2.
 
     Args:
         halves: input and result are bfloat16; `added` is.
@@ -196,7 +211,7 @@ def double_rows(
         buffers: width + 2 pixels of float32, and a row of zeros.
         weights: the outer and inner tap.
         shape: vectors of a pixel, height and width of the input.
-        rows: the first row of the input, and the end.
+        tasks: the first one, and the end; of rows of the input.
     """
     half, added_half = halves
     x, out, added = images
@@ -207,16 +222,19 @@ def double_rows(
     pixel = vectors * BYTES
     clear(scratch, vectors)
     clear(scratch + pixel * (width + 1), vectors)
-    for i in range(rows[0], rows[1]):
-        near = x + size * width * i
-        for lower in range(2):
-            other = i + 1 if lower else i - 1
-            far = x + size * width * other if 0 <= other < height else zeros
-            row = out + size * 2 * width * (2 * i + lower)
-            _mix(half, far, near, scratch + pixel, taps, vectors * width)
-            for j in range(width):
-                _spread(half, scratch + pixel * j, row + 2 * size * j, taps, vectors)
-            if added:
-                start = vectors * 2 * width * (2 * i + lower)
-                at = added + (BYTES // 2 if added_half else BYTES) * start
-                _add(added_half, at, row, vectors * 2 * width)
+    for task in range(tasks[0], tasks[1]):
+        n, start_row, end = rows_of(task, height)
+        image, result = x + size * width * height * n, out + size * 4 * width * height * n
+        for i in range(start_row, end):
+            near = image + size * width * i
+            for lower in range(2):
+                other = i + 1 if lower else i - 1
+                far = image + size * width * other if 0 <= other < height else zeros
+                row = result + size * 2 * width * (2 * i + lower)
+                _mix(half, far, near, scratch + pixel, taps, vectors * width)
+                for j in range(width):
+                    _spread(half, scratch + pixel * j, row + 2 * size * j, taps, vectors)
+                if added:
+                    start = vectors * 2 * width * (2 * height * n + 2 * i + lower)
+                    at = added + (BYTES // 2 if added_half else BYTES) * start
+                    _add(added_half, at, row, vectors * 2 * width)

@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lightning_gan3d.networks.fused import activation_kernels, fir_kernels
-from lightning_gan3d.simd import WIDTH, run
-
-ROWS = 16
-"""Rows of a task. Sums over tasks do not depend on the number of threads."""
+from lightning_gan3d.networks.fused.fir_kernels import ROWS
+from lightning_gan3d.simd import WIDTH, num_workers, run
 
 
 # Kernels use float32 on the CPU, whatever the default dtype and device.
@@ -45,10 +43,10 @@ class Noise:
         single = not given or self.values.ndim == 2 or len(self.values) == 1
         self.per_sample = 0 if single else self.values[0].numel() * self.step
 
-    def at(self, sample: int, pixel: int = 0) -> tuple[int, int, int]:
-        """Return the address of a pixel's noise, the step, and the address of the strength."""
-        address = self.values.data_ptr() + sample * self.per_sample + pixel * self.step
-        return address, self.step, self.strength.data_ptr()
+    @property
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Address of the noise, bytes to the next pixel and sample, address of the strength."""
+        return self.values.data_ptr(), self.step, self.per_sample, self.strength.data_ptr()
 
 
 def channels_last(x: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c h w"]:
@@ -65,15 +63,13 @@ def _empty(
     return torch.empty(size, dtype=like.dtype, device="cpu", memory_format=torch.channels_last)
 
 
-def _each(samples: int, rows: int, task: Callable[[int, int, int], None]) -> None:
-    """Call task(sample, first row, end) for all rows of all samples."""
-    per_sample = _tasks(rows)
-
-    def one(_worker: int, i: int) -> None:
-        sample, part = divmod(i, per_sample)
-        task(sample, part * ROWS, min(rows, (part + 1) * ROWS))
-
-    run(one, samples * per_sample)
+def _each(samples: int, rows: int, task: Callable[[tuple[int, int]], None]) -> None:
+    """Call task((first, end)) for all tasks of all samples: at once if there is one thread."""
+    tasks = samples * _tasks(rows)
+    if num_workers(tasks) == 1:
+        task((0, tasks))
+    else:
+        run(lambda _, i: task((i, i + 1)), tasks)
 
 
 def _tasks(rows: int) -> int:
@@ -90,14 +86,12 @@ def activate(
     """Return leaky_relu(x scale + shift + noise), clamped; overwrites `x`."""
     x = channels_last(x)
     v, c, h, w = x.shape
-    sample, row = (c * w * n * x.element_size() for n in (h, 1))
     half, scale, shift = x.dtype == torch.bfloat16, scale.contiguous(), shift.contiguous()
+    images, factors = (x.data_ptr(), x.data_ptr()), (scale.data_ptr(), shift.data_ptr())
 
-    def task(n: int, first: int, end: int) -> None:
-        at = x.data_ptr() + n * sample + first * row
-        factors = scale.data_ptr() + n * c * 4, shift.data_ptr()
-        size = c // WIDTH, (end - first) * w
-        activation_kernels.activate(half, (at, at), factors, noise.at(n, first * w), clamp, size)
+    def task(tasks: tuple[int, int]) -> None:
+        shape = c // WIDTH, h, w
+        activation_kernels.activate(half, images, factors, noise.addresses, clamp, shape, tasks)
 
     _each(v, h, task)
     return x
@@ -114,19 +108,14 @@ def activate_backward(
     grad = channels_last(grad)
     v, c, h, w = out.shape
     grad_x = _empty(out, h, w)
-    sample, row = (c * w * n * out.element_size() for n in (h, 1))
     half, scale = out.dtype == torch.bfloat16, scale.contiguous()
     sums = _zeros(v, _tasks(h), 3, c)
+    images = grad.data_ptr(), out.data_ptr(), grad_x.data_ptr()
+    per_channel = scale.data_ptr(), sums.data_ptr()
 
-    def task(n: int, first: int, end: int) -> None:
-        at = n * sample + first * row
-        images = grad.data_ptr() + at, out.data_ptr() + at, grad_x.data_ptr() + at
-        part = (n * _tasks(h) + first // ROWS) * 3 * c * 4
-        per_channel = scale.data_ptr() + n * c * 4, sums.data_ptr() + part
-        size = c // WIDTH, (end - first) * w
-        activation_kernels.activate_backward(
-            half, images, noise.at(n, first * w)[:2], per_channel, clamp, size
-        )
+    def task(tasks: tuple[int, int]) -> None:
+        added, shape = noise.addresses[:3], (c // WIDTH, h, w)
+        activation_kernels.activate_backward(half, images, added, per_channel, clamp, shape, tasks)
 
     _each(v, h, task)
     return grad_x, sums.sum(1)
@@ -138,18 +127,13 @@ def modulate_backward(
     """Return the gradients of x scale by x, which overwrites `grad`, and by scale."""
     grad, x = channels_last(grad), channels_last(x)
     v, c, h, w = x.shape
-    sample, row = (c * w * n * x.element_size() for n in (h, 1))
     half, scale = x.dtype == torch.bfloat16, scale.contiguous()
     sums = _zeros(v, _tasks(h), c)
+    images, per_channel = (grad.data_ptr(), x.data_ptr()), (scale.data_ptr(), sums.data_ptr())
 
-    def task(n: int, first: int, end: int) -> None:
-        at = n * sample + first * row
-        images = grad.data_ptr() + at, x.data_ptr() + at
-        part = (n * _tasks(h) + first // ROWS) * c * 4
-        size = c // WIDTH, (end - first) * w
-        activation_kernels.modulate_backward(
-            half, images, scale.data_ptr() + n * c * 4, sums.data_ptr() + part, size
-        )
+    def task(tasks: tuple[int, int]) -> None:
+        shape = c // WIDTH, h, w
+        activation_kernels.modulate_backward(half, images, per_channel, shape, tasks)
 
     _each(v, h, task)
     return grad, sums.sum(1)
@@ -166,20 +150,20 @@ def filter_and_activate(
     phases = tuple(channels_last(x) for x in phases)  # type: ignore[assignment]  # four as well
     v, c, h, w = phases[3].shape
     out, zeros = _empty(phases[3], 2 * h, 2 * w), phases[3].new_zeros((w + 1) * c)
-    images = *phases, out
-    samples = [x[0].numel() * x.element_size() for x in images]
     half, scale, shift = out.dtype == torch.bfloat16, scale.contiguous(), shift.contiguous()
+    ee, eo, oe, oo = (x.data_ptr() for x in phases)
 
-    def task(n: int, first: int, end: int) -> None:
+    def task(tasks: tuple[int, int]) -> None:
         scratch = _scratch((2 * w + 3) * c)
-        addresses = [x.data_ptr() + n * size for x, size in zip(images, samples, strict=True)]
         activation_kernels.filter_and_activate(
             half,
-            (addresses[0], addresses[1], addresses[2], addresses[3], addresses[4]),
+            (ee, eo, oe, oo, out.data_ptr()),
             (scratch.data_ptr(), zeros.data_ptr()),
-            (scale.data_ptr() + n * c * 4, shift.data_ptr(), *noise.at(n)),
+            (scale.data_ptr(), shift.data_ptr()),
+            noise.addresses,
             (clamp, 1 / 4, 3 / 4),
-            (c // WIDTH, h, w, first, end),
+            (c // WIDTH, h, w),
+            tasks,
         )
 
     _each(v, h, task)
@@ -191,17 +175,16 @@ def _fir(x: Tensor, pad: int, stride: int, gain: float) -> Tensor:
     v, c, h, w = x.shape
     height, width = ((n + 2 * pad - 4) // stride + 1 for n in (h, w))
     out, zeros = _empty(x, height, width), x.new_zeros(w * c)
-    size = x.element_size() * c
 
-    def task(n: int, first: int, end: int) -> None:
+    def task(tasks: tuple[int, int]) -> None:
         scratch = _scratch((w + 2 * pad) * c)
         fir_kernels.fir_rows(
             x.dtype == torch.bfloat16,
-            (x.data_ptr() + n * h * w * size, out.data_ptr() + n * height * width * size),
+            (x.data_ptr(), out.data_ptr()),
             (scratch.data_ptr(), zeros.data_ptr()),
             (gain / 8, gain * 3 / 8),
             (c // WIDTH, h, w, pad, stride),
-            (first, end),
+            tasks,
         )
 
     _each(v, height, task)
@@ -213,19 +196,17 @@ def _double(x: Tensor, gain: float, added: Tensor | None = None) -> Tensor:
     x, added = channels_last(x), None if added is None else channels_last(added)
     v, c, h, w = x.shape
     out, zeros = _empty(x, 2 * h, 2 * w), x.new_zeros(w * c)
-    size = x.element_size() * c
     halves = x.dtype == torch.bfloat16, added is not None and added.dtype == torch.bfloat16
 
-    def task(n: int, first: int, end: int) -> None:
+    def task(tasks: tuple[int, int]) -> None:
         scratch = _scratch((w + 2) * c)
-        source, target = x.data_ptr() + n * h * w * size, out.data_ptr() + n * 4 * h * w * size
         fir_kernels.double_rows(
             halves,
-            (source, target, 0 if added is None else added[n].data_ptr()),
+            (x.data_ptr(), out.data_ptr(), 0 if added is None else added.data_ptr()),
             (scratch.data_ptr(), zeros.data_ptr()),
             (gain / 8, gain * 3 / 8),
             (c // WIDTH, h, w),
-            (first, end),
+            tasks,
         )
 
     _each(v, h, task)
