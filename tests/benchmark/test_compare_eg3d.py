@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ import pytest
 import torch
 
 from lightning_gan3d.benchmark.eg3d import compare as comparison
-from lightning_gan3d.benchmark.eg3d import inference_work, stylegan3_work, training_work
+from lightning_gan3d.benchmark.eg3d import (
+    inference_work,
+    stylegan3_work,
+    training_work,
+    usage_work,
+)
 from lightning_gan3d.benchmark.eg3d.compare import CompareOptions, Result, compare, mean_steps
 from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
 from lightning_gan3d.benchmark.eg3d.stylegan3_work import StyleGAN3Checkout
@@ -52,6 +58,18 @@ def test_mean_step_weights_lazy_phases_by_their_interval() -> None:
     assert not list(mean_steps(rows[:3]))  # a phase is missing
 
 
+def test_the_time_of_a_part_is_scaled_to_the_task() -> None:
+    def part() -> None:
+        time.sleep(0.002)
+
+    whole = {"fp32": lambda: time.sleep(0.004)}
+    work = Work("shape", "", part, whole, lambda _: "", share=0.01)
+    (row,) = comparison.measure(work, torch.device("cpu"), ONCE)
+    assert 200 <= row.official_ms < 2000
+    assert row.ratio == pytest.approx(row.official_ms / row.ours_ms)
+    assert row.ratio > 2
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Calls of fake works that replace those of the official code."""
@@ -77,7 +95,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return "none"
 
     monkeypatch.setattr(inference_work, "works", works)
-    monkeypatch.setattr(training_work, "works", lambda *_: iter(()))
+    for module in (training_work, usage_work):
+        monkeypatch.setattr(module, "works", lambda *_: iter(()))
     monkeypatch.setattr(comparison, "QUICK", ONCE)
     monkeypatch.setattr(comparison, "Checkout", FakeCheckout)
     return called

@@ -3,7 +3,8 @@
 Both sides of a work have equal weights and are timed in alternating rounds. Agreement is checked
 before timing, except for phases of training, which tests/eg3d compares with equal draws. Sizes are
 those of the official models: EG3D's 512-pixel model for inference and its 128-pixel model for
-training, StyleGAN3 at 256 and 512 pixels.
+training, StyleGAN3 at 256 and 512 pixels. Of a long task of equal parts, the official code does a
+part, and its time is scaled.
 """
 
 import dataclasses
@@ -14,13 +15,19 @@ from typing import Any, get_args
 
 import torch
 
-from lightning_gan3d.benchmark.eg3d import inference_work, stylegan3_work, training_work
+from lightning_gan3d.benchmark.eg3d import (
+    inference_work,
+    stylegan3_work,
+    training_work,
+    usage_work,
+)
 from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
 from lightning_gan3d.benchmark.eg3d.stylegan3_work import StyleGAN3Checkout
 from lightning_gan3d.benchmark.memory import MB, MemoryUnknownError, peak_bytes, resident_peak
 from lightning_gan3d.benchmark.speed import (
     Environment,
     Protocol,
+    Timing,
     cpu_threads,
     speed_ratio,
     time_rounds,
@@ -96,7 +103,7 @@ def compare(
     """
     is_stylegan3 = StyleGAN3Checkout.recognises(checkout)
     code = (StyleGAN3Checkout if is_stylegan3 else Checkout)(checkout)
-    of_eg3d = (inference_work.works, training_work.works)
+    of_eg3d = (inference_work.works, training_work.works, usage_work.works)
     device = choose_device(options.device)
     if options.out is not None:
         make_folder(options.out)
@@ -128,7 +135,7 @@ def measure(work: Work, device: torch.device, protocol: Protocol) -> Iterator[Re
     """Agreement, time and memory of a work, one row per precision."""
     agreement = {p: work.agreement(p) for p in work.ours}
     timings = time_rounds({THEIRS: work.theirs, **work.ours}, protocol, device)
-    official = timings[THEIRS]
+    official = Timing(tuple(s / work.share for s in timings[THEIRS].seconds))
     official_mb = peak_mb(work.theirs, device)
     for precision, call in work.ours.items():
         ours = timings[precision]

@@ -113,6 +113,11 @@ def difference(ours: Tensor, theirs: Tensor, precision: str) -> str:
     """Relative error in float32; in 16 bits the PSNR of images in [-1, 1]."""
     if precision == "fp32":
         return relative_error(ours, theirs)
+    return psnr(ours, theirs)
+
+
+def psnr(ours: Tensor, theirs: Tensor) -> str:
+    """PSNR of images of range 2."""
     mse = float((ours.float() - theirs.float()).square().mean())
     return f"{float(10 * torch.tensor(4 / max(mse, 1e-20)).log10()):.1f} dB"
 

@@ -41,6 +41,8 @@ class Work:
     """The renderer's path, known after a call."""
     every: float = 1.0
     """Steps from one run to the next, for phases of training."""
+    share: float = 1.0
+    """Part of the task that `theirs` does, if its parts take equal times: its time is divided."""
 
 
 class Checkout:
