@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lightning_gan3d.benchmark.eg3d import (
 from lightning_gan3d.benchmark.eg3d.compare import CompareOptions, Result, compare, mean_steps
 from lightning_gan3d.benchmark.eg3d.official import Checkout, Work
 from lightning_gan3d.benchmark.eg3d.stylegan3_work import StyleGAN3Checkout
-from lightning_gan3d.benchmark.speed import Protocol
+from lightning_gan3d.benchmark.speed import Protocol, Timing
 from lightning_gan3d.config import ConfigError
 
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, budget=0.0)
@@ -58,16 +57,13 @@ def test_mean_step_weights_lazy_phases_by_their_interval() -> None:
     assert not list(mean_steps(rows[:3]))  # a phase is missing
 
 
-def test_the_time_of_a_part_is_scaled_to_the_task() -> None:
-    def part() -> None:
-        time.sleep(0.002)
-
-    whole = {"fp32": lambda: time.sleep(0.004)}
-    work = Work("shape", "", part, whole, lambda _: "", share=0.01)
+def test_the_time_of_a_part_is_scaled_to_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = {"official": Timing((0.1, 0.3, 0.2)), "fp32": Timing((0.4, 0.4, 0.4))}
+    monkeypatch.setattr(comparison, "time_rounds", lambda *_: timings)
+    work = Work("shape", "", lambda: None, {"fp32": lambda: None}, lambda _: "", share=0.1)
     (row,) = comparison.measure(work, torch.device("cpu"), ONCE)
-    assert 200 <= row.official_ms < 2000
-    assert row.ratio == pytest.approx(row.official_ms / row.ours_ms)
-    assert row.ratio > 2
+    assert (row.official_ms, row.ours_ms) == pytest.approx((2000, 400))
+    assert (row.ratio_low, row.ratio, row.ratio_high) == pytest.approx((3.75, 5, 6.25))
 
 
 @pytest.fixture
