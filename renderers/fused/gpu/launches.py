@@ -1,7 +1,7 @@
 """Launches of the Triton kernels: layout of tensors, sizes, blocks and numbers of programs."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -48,29 +48,48 @@ ENTRIES = 512
 """Samples of a block of the ray kernels."""
 
 
-class Constants(NamedTuple):
-    """Everything that the kernels of a rendering share, except tensors."""
+@dataclass(frozen=True)
+class RayLaunch:
+    """Arguments that the kernels over rays share, whatever the field."""
 
     options: VolumeRendererConfig
     scene_cfg: SceneConfig
+    span: RaySpan
+
+    @property
+    def all_rays(self) -> int:
+        """Rays of all scenes."""
+        return self.span.near.numel()
+
+    @property
+    def samples(self) -> int:
+        """Samples of a ray."""
+        return self.options.samples_coarse + self.options.samples_fine
+
+    def ray_tables(self, t: Tensor, sigma: Tensor, order: Tensor | None) -> Rays:
+        """Arguments of kernels over rays."""
+        tables = t, sigma, *self.span, t if order is None else order
+        return Rays(*tables, self.scene_cfg.density.scale, self.all_rays, self.samples)
+
+    def block(self, samples: int, ordered: bool = False) -> tuple[int, Block]:
+        """Programs of a kernel over rays, and constants of its blocks."""
+        columns = max(16, triton.next_power_of_2(samples))
+        rows = max(1, ENTRIES // columns)
+        eg3d = self.options.rules == "eg3d"
+        constants = Block(rows, columns, self.scene_cfg.density.activation, eg3d, ordered)
+        return triton.cdiv(self.all_rays, rows), constants
+
+
+@dataclass(frozen=True)
+class Launch(RayLaunch):
+    """Arguments that the kernels of a rendering of grids share."""
+
     axes: tuple[tuple[int, int, int], ...]
     activation: str
-
-
-class Launch(NamedTuple):
-    """Arguments that the kernels of a rendering share."""
-
-    constants: Constants
     texels: Tensor
     weights: tuple[Tensor, ...]
     origins: Tensor
     dirs: Tensor
-    span: RaySpan
-
-    @property
-    def options(self) -> VolumeRendererConfig:
-        """Options of the renderer."""
-        return self.constants.options
 
     @property
     def rays(self) -> int:
@@ -78,20 +97,10 @@ class Launch(NamedTuple):
         return int(self.origins.shape[1])
 
     @property
-    def all_rays(self) -> int:
-        """Rays of all scenes."""
-        return int(self.origins.shape[0]) * self.rays
-
-    @property
-    def samples(self) -> int:
-        """Samples of a ray."""
-        return self.options.samples_coarse + self.options.samples_fine
-
-    @property
     def grid(self) -> GridShape:
         """Constants of the grids."""
         axes = 0
-        for g, of_grid in enumerate(self.constants.axes):
+        for g, of_grid in enumerate(self.axes):
             for k, axis in enumerate(of_grid):
                 axes |= axis << (6 * g + 2 * k)
         _, grids, depth, height, width, channels = (int(n) for n in self.texels.shape)
@@ -101,7 +110,7 @@ class Launch(NamedTuple):
     def net(self) -> NetShape:
         """Constants of the decoder."""
         hidden, features = len(self.weights[1]), len(self.weights[3]) - 1
-        activation, precision = self.constants.activation, self.options.precision
+        activation, precision = self.activation, self.options.precision
         sizes = (hidden, _padded(hidden), features, _padded(features))
         return NetShape(*sizes, activation, precision)
 
@@ -113,14 +122,8 @@ class Launch(NamedTuple):
 
     def scene(self, t: Tensor) -> Scene:
         """Arguments of kernels over points."""
-        scale = 2 / self.constants.scene_cfg.box
+        scale = 2 / self.scene_cfg.box
         return Scene(self.texels, self.origins, self.dirs, t, scale, self.rays, self.samples)
-
-    def ray_tables(self, t: Tensor, sigma: Tensor, order: Tensor | None) -> Rays:
-        """Arguments of kernels over rays."""
-        tables = t, sigma, *self.span, t if order is None else order
-        scale = self.constants.scene_cfg.density.scale
-        return Rays(*tables, scale, self.all_rays, self.samples)
 
     def work(self, tile: tuple[int, int], num: int) -> tuple[Work, int]:
         """Split `num` samples of all rays; return the number of all tasks, too."""
@@ -128,14 +131,6 @@ class Launch(NamedTuple):
         scenes = int(self.origins.shape[0])
         splits = min(num, triton.cdiv(PROGRAMS, tiles * scenes))
         return Work(tiles, splits), tiles * scenes * splits
-
-    def block(self, samples: int, ordered: bool = False) -> tuple[int, Block]:
-        """Programs of a kernel over rays, and constants of its blocks."""
-        columns = max(16, triton.next_power_of_2(samples))
-        rows = max(1, ENTRIES // columns)
-        density = self.constants.scene_cfg.density.activation
-        eg3d = self.options.rules == "eg3d"
-        return triton.cdiv(self.all_rays, rows), Block(rows, columns, density, eg3d, ordered)
 
     def schedule(self) -> dict[str, int]:
         """Warps of a program: nothing spills at EG3D's sizes; a test compiles them.
@@ -157,12 +152,15 @@ def prepare(request: Request, grids: Tensor, weights: tuple[Tensor, ...], span: 
     if dtype == torch.float64:
         dtype = torch.float32
     return Launch(
-        Constants(options, request.field.scene_cfg, grid.axes, grid.activation),
+        options,
+        request.field.scene_cfg,
+        RaySpan(*(x.detach().contiguous() for x in span)),
+        grid.axes,
+        grid.activation,
         grids.detach().to(dtype).contiguous(),
         tuple(x.detach().float().contiguous() for x in weights),
         request.rays.origins.detach().contiguous(),
         request.rays.dirs.detach().contiguous(),
-        RaySpan(*(x.detach().contiguous() for x in span)),
     )
 
 
@@ -170,7 +168,7 @@ def find_sigma(
     x: Launch, t: Tensor, sigma: Tensor, noise: Tensor | None, first: int, num: int
 ) -> None:
     """Write the raw density of samples `first` to `first + num`."""
-    density = x.constants.scene_cfg.density
+    density = x.scene_cfg.density
     work, tasks = x.work(TILE, num)
     noise_or_any = t if noise is None else noise.contiguous()
     terms = DensityTerms(noise_or_any, density.prior_strength, density.prior_radius)
@@ -180,7 +178,7 @@ def find_sigma(
     sigma_kernel[(tasks,)](scene, decoder, terms, result, work, SHAPE=shape, **x.schedule())
 
 
-def find_order(x: Launch, t: Tensor) -> Tensor | None:
+def find_order(x: RayLaunch, t: Tensor) -> Tensor | None:
     """Columns by depth; None without fine samples, since the coarse ones are in order."""
     if not x.options.samples_fine:
         return None
@@ -190,7 +188,9 @@ def find_order(x: Launch, t: Tensor) -> Tensor | None:
     return order
 
 
-def find_weights(x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None) -> tuple[Tensor, Sums]:
+def find_weights(
+    x: RayLaunch, t: Tensor, sigma: Tensor, order: Tensor | None
+) -> tuple[Tensor, Sums]:
     """Weights of samples, and sums along rays."""
     omega, sums = torch.empty_like(t), Sums(*(t.new_empty(*t.shape[:2], 1) for _ in range(4)))
     programs, block = x.block(x.samples, order is not None)
@@ -199,7 +199,7 @@ def find_weights(x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None) -> t
 
 
 def find_weights_backward(
-    x: Launch, t: Tensor, sigma: Tensor, order: Tensor | None, gradients: WeightGradients
+    x: RayLaunch, t: Tensor, sigma: Tensor, order: Tensor | None, gradients: WeightGradients
 ) -> tuple[Tensor, Tensor]:
     """Weights of samples, and gradients of raw densities."""
     omega, d_sigma = torch.empty_like(t), torch.empty_like(t)
@@ -209,7 +209,7 @@ def find_weights_backward(
     return omega, d_sigma
 
 
-def place_fine(x: Launch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
+def place_fine(x: RayLaunch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
     """Write the depths of the fine samples after those of the coarse ones."""
     coarse, fine = x.options.samples_coarse, x.options.samples_fine
     parts = PARTS if x.options.fine_placement == "nucleus" else 1

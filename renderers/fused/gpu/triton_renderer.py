@@ -111,7 +111,7 @@ class _RayMarching(torch.autograd.Function):
         feature = sum_features(x, t, omega)
         # Without the jitter, which the backward pass does not read.
         ctx.save_for_backward(t, sigma, order, x.texels, x.origins, x.dirs, *x.span, *x.weights)
-        ctx.constants = x.constants
+        ctx.constants = x.options, x.scene_cfg, x.axes, x.activation
         ctx.dtypes = [y.dtype for y in (grids, *weights)]
         ctx.mark_non_differentiable(nearest, farthest)
         return feature, depth, opacity, nearest, farthest
@@ -120,7 +120,9 @@ class _RayMarching(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         t, sigma, order, texels, origins, dirs, near, far, *weights = ctx.saved_tensors
-        x = Launch(ctx.constants, texels, tuple(weights), origins, dirs, RaySpan(near, far))
+        options, scene_cfg, axes, activation = ctx.constants
+        of_grids = axes, activation, texels, tuple(weights), origins, dirs
+        x = Launch(options, scene_cfg, RaySpan(near, far), *of_grids)
         d_feature, d_depth, d_opacity = (g.contiguous() for g in gradients[:3])
         q = find_q(x, t, d_feature)
         d_weights = WeightGradients(q, d_depth, d_opacity)
