@@ -59,7 +59,7 @@ def compile_kernel(
         if isinstance(value, tuple):
             types = [describe(x, (*path, i)) for i, x in enumerate(value)]
             return type(value)(*types) if hasattr(value, "_fields") else tuple(types)
-        if isinstance(value, int) and value == 1:
+        if value is None or (isinstance(value, int) and value == 1):
             fixed[path] = value
             return "constexpr"
         whole = isinstance(value, int) and value % 16 == 0

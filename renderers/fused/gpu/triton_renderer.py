@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_gan3d.networks.lowering import LoweredMlp
+from lightning_gan3d.networks.lowering import LoweredGrid, LoweredMlp
 from renderers.fused.gpu.launches import (
     Launch,
     find_gradients,
@@ -38,6 +38,7 @@ from renderers.fused.gpu.launches import (
     prepare,
     sum_features,
 )
+from renderers.fused.gpu.mlp_marching import ROW, render_mlp
 from renderers.fused.gpu.ray_kernels import WeightGradients
 from renderers.ray_marching import RaySums, Request
 from renderers.sampling import RaySpan, stratified
@@ -55,25 +56,35 @@ def interpreted() -> bool:
 
 def unsupported(request: Request) -> str | None:
     """Return the reason why the kernels cannot render this request, or None."""
-    if isinstance(request.lowered, LoweredMlp):
-        return "no kernels for an MLP"
-    grid, rays, o = request.grid, request.rays, request.options
+    rays, o = request.rays, request.options
     samples = o.samples_coarse + o.samples_fine
-    b, r, _ = rays.origins.shape
-    widths = (grid.grids.shape[-1], len(grid.hidden_bias), len(grid.out_bias) - 1)
     if rays.origins.dtype != torch.float32:
         return f"rays of {rays.origins.dtype}; the kernels compute in float32"
-    if max(widths) > MAX_WIDTH:
-        return f"channels, hidden units, features {widths}; the kernels support up to {MAX_WIDTH}"
     if samples > MAX_SAMPLES:
         return f"{samples} samples per ray; the kernels support up to {MAX_SAMPLES}"
-    if max(grid.grids[0].numel(), b * r * max(samples, widths[2])) >= 2**31:
+    if isinstance(request.lowered, LoweredMlp):
+        b, _, units, _ = request.lowered.weights.shape
+        # Of the smallest chunk, one ray of each scene, and of the weights of a layer.
+        entries = b * max(samples, units) * (units + 2 * ROW)
+    else:
+        grid, (b, r, _) = request.grid, rays.origins.shape
+        if reason := _unsupported_grid(grid):
+            return reason
+        entries = max(grid.grids[0].numel(), b * r * max(samples, len(grid.out_bias) - 1))
+    if entries >= 2**31:
         return "more than 2^31 entries, beyond 32-bit indices"
+    if not interpreted() and torch.cuda.get_device_capability(rays.origins.device) < (8, 0):
+        return "the GPU is older than compute capability 8.0"
+    return None
+
+
+def _unsupported_grid(grid: LoweredGrid) -> str | None:
+    widths = (grid.grids.shape[-1], len(grid.hidden_bias), len(grid.out_bias) - 1)
+    if max(widths) > MAX_WIDTH:
+        return f"channels, hidden units, features {widths}; the kernels support up to {MAX_WIDTH}"
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in grid.tensors)
     if differentiates and torch.are_deterministic_algorithms_enabled():
         return "gradients are added atomically, but deterministic algorithms are required"
-    if not interpreted() and torch.cuda.get_device_capability(rays.origins.device) < (8, 0):
-        return "the GPU is older than compute capability 8.0"
     return None
 
 
@@ -90,6 +101,8 @@ def render_request(request: Request) -> RaySums:
     """Render all rays."""
     device = torch.cuda.device_of(request.rays.origins)  # type: ignore[no-untyped-call]  # torch's
     with device:  # Triton launches on the current device
+        if isinstance(request.lowered, LoweredMlp):
+            return render_mlp(request, request.lowered)
         return RaySums(*_RayMarching.apply(request, *request.grid.tensors))
 
 
