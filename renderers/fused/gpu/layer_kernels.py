@@ -54,7 +54,7 @@ def polynomial(x, terms):
 @triton.jit
 @no_type_check
 def reduced(x):
-    """Return x - n pi in [-pi/2, pi/2], and (-1)^n; exact for |x| < 1e5."""
+    """Return x - n pi in [-pi/2, pi/2], error 1e-7 for |x| < 1e4, and (-1)^n."""
     n = tl.floor(x * 0.3183098861837907 + 0.5)
     # Three terms of pi, the first two of few digits: their multiples are exact.
     r = ((x - n * 3.140625) - n * 9.67502593994140625e-4) - n * 1.509957990978376e-7

@@ -122,7 +122,8 @@ class MlpLaunch(RayLaunch):
             x = y
         feature = t.new_empty(b, r * s, head.outputs)
         self._run(x, head, feature, None)
-        sigma = self._raw_density(x[..., self.units].view(b, r, s), points, noise)
+        raw = x[..., self.units].contiguous()  # the ray kernels know no strides
+        sigma = self._raw_density(raw.view(b, r, s), points, noise)
         return Samples(sigma, feature.view(b, r, s, -1), below, slopes)
 
     def _run(self, x: Tensor, layer: Layer, y: Tensor, slopes: Tensor | None) -> None:

@@ -5,7 +5,9 @@ The interpreter needs 0.1 s for a block of 64 rays at one sample: use few of bot
 
 import pytest
 import torch
-from kernel_comparison import EG3D, errors, make_field, render, views
+import triton
+import triton.language as tl
+from kernel_comparison import EG3D, errors, make_field, make_mlp, render, views
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
@@ -13,7 +15,7 @@ from lightning_gan3d.contract import DensityConfig
 from lightning_gan3d.draws import Draws
 from renderers import backends
 from renderers.fused import kernel_check
-from renderers.fused.gpu import launches
+from renderers.fused.gpu import launches, layer_kernels, mlp_marching
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 NEAR_FAR = dict(bounds="near_far", near=2.2, far=4.4)
@@ -28,6 +30,7 @@ def little_work(monkeypatch):
     monkeypatch.setattr(backends, "find_fault", lambda *_: "")
     monkeypatch.setattr(launches, "PROGRAMS", 1)
     monkeypatch.setattr(launches, "BACKWARD_TILE", (8, 8))
+    monkeypatch.setattr(mlp_marching, "PROGRAMS", 1)
 
 
 def compare(field, resolution=4, num=None, draws=None, bound=5e-5, **options):
@@ -83,13 +86,65 @@ def test_work_is_split_over_tiles_samples_and_programs(monkeypatch):
     compare(make_field(), resolution=8)
 
 
+@pytest.mark.parametrize("make", [make_field, make_mlp])
 @pytest.mark.parametrize(("precision", "bound"), [("tf32", 5e-5), ("fp16", 1e-2)])
-def test_fewer_digits(precision, bound):
+def test_fewer_digits(make, precision, bound):
     # The interpreter multiplies tf32 as float32.
-    compare(make_field(), precision=precision, bound=bound)
+    compare(make(), precision=precision, bound=bound)
 
 
-def test_bytes_kept_for_the_backward_pass():
+def test_mlps_of_two_scenes_in_chunks(monkeypatch):
+    # Seven rays of each scene; two sums of each half of the points.
+    monkeypatch.setattr(mlp_marching, "CHUNK", 2 * 7 * 5 * 32 * 4)
+    monkeypatch.setattr(mlp_marching, "PROGRAMS", 4)
+    compare(make_mlp(batch=2, view_dirs=True), num=2)
+
+
+def test_an_mlp_with_draws_noise_and_many_features():
+    options = dict(**EG3D, **NEAR_FAR, density_noise=0.5, background=1.0)
+    field = make_mlp(features=17, hidden_dim=40, num_layers=3)
+    compare(field, samples_coarse=5, samples_fine=3, draws=Draws(3), **options)
+
+
+def test_an_encoded_mlp_of_coarse_samples_alone_beyond_the_box():
+    density = DensityConfig("relu", scale=9.0)
+    field = make_mlp(variant="posenc_relu", octaves=3, num_layers=1, density=density)
+    compare(field, samples_fine=0, outside="field", **NEAR_FAR)
+
+
+def test_an_encoded_mlp_with_directions():
+    compare(make_mlp(2, variant="posenc_relu", octaves=4, num_layers=3, view_dirs=True), num=4)
+
+
+@triton.jit
+def sines_kernel(x, result):
+    i = tl.arange(0, 4096)
+    r, sign = layer_kernels.reduced(tl.load(x + i))
+    tl.store(result + i, sign * layer_kernels.sine(r))
+    tl.store(result + 4096 + i, sign * layer_kernels.cosine(r))
+
+
+def test_sines_of_large_arguments():
+    x = torch.linspace(-1e4, 1e4, 4096)
+    result = torch.empty(2, 4096)
+    sines_kernel[(1,)](x, result)
+    exact = torch.stack([x.double().sin(), x.double().cos()])
+    assert (result - exact).abs().max() < 2e-7
+
+
+@pytest.mark.parametrize("variant", ["film_siren", "posenc_relu"])
+def test_nan_in_an_mlp_shows(variant):
+    field = make_mlp(2, variant=variant, octaves=3)
+    field.shift[1, 0, 3] = torch.nan
+    cfg = VolumeRendererConfig(path="triton", samples_coarse=4, samples_fine=2)
+    with torch.no_grad():
+        nan = VolumeRenderer(cfg)(field, views(2), 4).feature.isnan()
+    assert not nan[0].any()
+    assert nan[1].any()
+
+
+@pytest.mark.parametrize(("make", "kept"), [(make_field, 4 + 4 + 2), (make_mlp, 4)])
+def test_bytes_kept_for_the_backward_pass(make, kept):
     saved = []
 
     def keep(x):
@@ -97,9 +152,9 @@ def test_bytes_kept_for_the_backward_pass():
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        render("triton", make_field(), views(1), 4, Draws(0), samples_coarse=3, samples_fine=2)
+        render("triton", make(), views(1), 4, Draws(0), samples_coarse=3, samples_fine=2)
     per_sample = [x for x in saved if x.shape == (1, 16, 5)]
-    assert sum(x.numel() * x.element_size() for x in per_sample) == 16 * 5 * (4 + 4 + 2)
+    assert sum(x.numel() * x.element_size() for x in per_sample) == 16 * 5 * kept
 
 
 def test_rays_that_change_before_the_backward_pass_are_noticed():
@@ -137,8 +192,19 @@ def test_without_gradient_the_order_of_additions_does_not_matter(monkeypatch):
     assert str(o.backend) == "triton, interpreted, fp32"
 
 
-def test_the_self_check_passes(monkeypatch):
+def test_gradients_of_an_mlp_are_deterministic(monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    outcomes = [
+        render("triton", make_mlp(), views(1), 4, None, samples_coarse=3, samples_fine=2)
+        for _ in range(2)
+    ]
+    first, second = (x.outputs | x.gradients for x in outcomes)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("make", [make_field, make_mlp])
+def test_the_self_check_passes(monkeypatch, make):
     monkeypatch.setattr(backends, "find_fault", kernel_check.find_fault)
     monkeypatch.setattr(kernel_check, "_faults", {})
-    render("triton", make_field(), views(1), 2, None, samples_coarse=2, samples_fine=0)
+    render("triton", make(), views(1), 2, None, samples_coarse=2, samples_fine=0)
     assert list(kernel_check._faults.values()) == [""]
