@@ -8,7 +8,6 @@ with rays in rows and in tiles.
 """
 
 import argparse
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from renderers.fused.gpu.ray_kernels import WeightGradients
 from renderers.ray_marching import Request, draw_jitter
 from renderers.sampling import ray_span
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from representations.nerf_mlp import FilmNet, NerfField, NerfMlpConfig, ViewNerfField
 from representations.triplane import TriPlaneField
 
 DRY = False
@@ -76,14 +76,23 @@ def scene(device: str, size: int, batch: int, dtype: torch.dtype) -> TriPlaneFie
     return TriPlaneField(planes, decoder, SceneConfig(feature_dim=features))
 
 
+def mlp(device: str, batch: int) -> NerfField:
+    """Random MLPs of pi-GAN's size."""
+    torch.manual_seed(0)
+    cfg = NerfMlpConfig(hidden_dim=16 if DRY else 256, num_layers=2 if DRY else 8, view_dirs=True)
+    film = torch.randn(2, batch, cfg.num_layers + 1, cfg.hidden_dim, device=device)
+    scale, shift = cfg.omega * (1 + 0.1 * film[0]), film[1]
+    return ViewNerfField(scale, shift, FilmNet(cfg, 3).to(device), SceneConfig(feature_dim=3))
+
+
 def cameras(batch: int, device: str) -> Cameras:
     """One view of each scene."""
     return Cameras.orbit(batch, 0.3, 2.7, focal=2.7).to(device)
 
 
-def config(precision: str, path: str = "triton") -> VolumeRendererConfig:
-    """EG3D's numbers of samples."""
-    n = 2 if DRY else 48
+def config(precision: str, path: str = "triton", n: int = 48) -> VolumeRendererConfig:
+    """Twice n samples per ray; EG3D's by default."""
+    n = 2 if DRY else n
     return VolumeRendererConfig(n, n, path=path, precision=precision)  # type: ignore[arg-type]  # Literal
 
 
@@ -153,44 +162,56 @@ def bounds(x: launches.Launch, t: torch.Tensor, precision: str, note: str) -> It
 
 def renderings(device: str) -> Iterator[Metric]:
     """Time and memory of renderings, plain and fused, without and with gradient."""
-    sizes = [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]
-    for resolution, batch in sizes:
-        paths = [("plain", "fp32"), ("triton", "fp32")]
-        paths += [] if DRY else [("triton", "tf32"), ("triton", "fp16")]
-        for path, precision in paths:
-            yield from rendering(device, resolution, batch, path, precision)
+    size = 8 if DRY else 256
+    for resolution, batch in [(8, 1)] if DRY else [(64, 1), (64, 4), (128, 1), (128, 4)]:
+        for o in configs(48):
+            field = scene(device, size, batch, torch.float32)
+            yield from rendering("render", field, o, resolution)
+
+
+def mlp_renderings(device: str) -> Iterator[Metric]:
+    """The same of MLPs, with pi-GAN's 12 + 12 samples."""
+    for resolution, batch in [(4, 1)] if DRY else [(64, 1), (64, 4)]:
+        for o in configs(12):
+            yield from rendering("render_mlp", mlp(device, batch), o, resolution)
+
+
+def configs(n: int) -> list[VolumeRendererConfig]:
+    """Paths and precisions to compare."""
+    fused = ("fp32",) if DRY else ("fp32", "tf32", "fp16")
+    return [config("fp32", "plain", n), *(config(precision, n=n) for precision in fused)]
 
 
 def rendering(
-    device: str, resolution: int, batch: int, path: str, precision: str
+    kind: str, field: TriPlaneField | NerfField, cfg: VolumeRendererConfig, resolution: int
 ) -> Iterator[Metric]:
-    """Measure one size, path and precision."""
-    field = scene(device, 8 if DRY else 256, batch, torch.float32)
-    planes = field.planes.clone().requires_grad_()
-    with_gradient = dataclasses.replace(field, planes=planes)
-    o = VolumeRenderer(config(precision, path))
-    views, draws = cameras(batch, device), Draws(0)
+    """Measure one field, size, path and precision."""
+    with_gradient = field.map(lambda x: x.clone().requires_grad_())
+    batch, device = field.batch, field.tensors()[0].device
+    o = VolumeRenderer(cfg)
+    views, draws = cameras(batch, str(device)), Draws(0)
 
     def forward() -> None:
         with torch.no_grad():
             o(field, views, resolution, draws)
 
     def forward_backward() -> None:
-        planes.grad = None
+        for x in with_gradient.tensors():
+            x.grad = None
         rendering = o(with_gradient, views, resolution, draws)
         rendering.feature.sum().backward()
 
-    name = f"gpu.render_{{}}.{resolution}.b{batch}.{path}.{precision}"
+    name = f"gpu.{kind}_{{}}.{resolution}.b{batch}.{cfg.path}.{cfg.precision}"
     note = f"{batch} x {resolution}² rays, rendered by "
-    for kind, function in (("forward", forward), ("both", forward_backward)):
+    for work, function in (("forward", forward), ("both", forward_backward)):
         ms = milliseconds(function)
-        yield Metric(name.format(f"{kind}_ms"), ms, "ms", 1, note=note + str(o.backend))
+        yield Metric(name.format(f"{work}_ms"), ms, "ms", 1, note=note + str(o.backend))
         if not DRY:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             function()
             peak = (torch.cuda.max_memory_allocated() - before) / 1e6
-            yield Metric(name.format(f"{kind}_mb"), peak, "MB", 1, note="peak added")
+            yield Metric(name.format(f"{work}_mb"), peak, "MB", 1, note="peak added")
 
 
 def gradient(function: Any, x: torch.Tensor, *others: Any) -> None:
@@ -239,7 +260,7 @@ def main() -> None:
     args = parser.parse_args()
     DRY = args.dry_run
     device, rows, failed = "cpu" if DRY else "cuda", [], []
-    for part in (stages, renderings, filters, recordings):
+    for part in (stages, renderings, mlp_renderings, filters, recordings):
         try:
             for row in part(device):
                 print(f"{row.key:<48} {row.value:>10.4g} {row.unit}", flush=True)

@@ -192,7 +192,7 @@ class _RayMarching(torch.autograd.Function):
         t, noise, *rest = ctx.saved_tensors
         tables, layers = rest[:4], rest[4:]
         x = _launch(ctx.constants, tables, layers)
-        partials = [_partial_sums(layer) for layer in x.layers]
+        partials = [_partial_sums(layer, t[0].numel()) for layer in x.layers]
         for part, rays in x.chunks(x.samples):
             of_rays = (y[:, rays].contiguous() for y in (t, *gradients[:3]))
             _add_gradients(part, of_rays, None if noise is None else noise[:, rays], partials)
@@ -316,9 +316,11 @@ def _run_weight_gradient(d_y: Tensor, x: Tensor, partial: Layer, precision: str)
     weight_gradient_kernel[(programs,)](*tables, TILING=tiling, **SCHEDULE)
 
 
-def _partial_sums(layer: Layer) -> Layer:
-    tiles = len(layer.weight) * _tiles(_weight_tiling(layer, ""), layer.outputs, layer.inputs)
-    splits = max(1, PROGRAMS // tiles)
+def _partial_sums(layer: Layer, points: int) -> Layer:
+    """Zeros for each split of a chunk, which has at most `points` of a scene."""
+    tiling = _weight_tiling(layer, "")
+    tiles = len(layer.weight) * _tiles(tiling, layer.outputs, layer.inputs)
+    splits = max(1, min(PROGRAMS // tiles, points // tiling.depth))
     weight, bias = (x.new_zeros(splits, *x.shape) for x in (layer.weight, layer.bias))
     return layer._replace(weight=weight, bias=bias)
 

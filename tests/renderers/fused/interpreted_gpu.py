@@ -30,7 +30,6 @@ def little_work(monkeypatch):
     monkeypatch.setattr(backends, "find_fault", lambda *_: "")
     monkeypatch.setattr(launches, "PROGRAMS", 1)
     monkeypatch.setattr(launches, "BACKWARD_TILE", (8, 8))
-    monkeypatch.setattr(mlp_marching, "PROGRAMS", 1)
 
 
 def compare(field, resolution=4, num=None, draws=None, bound=5e-5, **options):
@@ -94,9 +93,8 @@ def test_fewer_digits(make, precision, bound):
 
 
 def test_mlps_of_two_scenes_in_chunks(monkeypatch):
-    # Seven rays of each scene; two sums of each half of the points.
+    # Seven rays of each scene in the backward pass, whose points are split in two for the sums.
     monkeypatch.setattr(mlp_marching, "CHUNK", 2 * 7 * 5 * 32 * 4)
-    monkeypatch.setattr(mlp_marching, "PROGRAMS", 4)
     compare(make_mlp(batch=2, view_dirs=True), num=2)
 
 
