@@ -73,8 +73,8 @@ class VolumeRendererConfig:
     """Implementation: fused kernels (`numba` on a CPU, `triton` on CUDA) or PyTorch (`plain`),
     which renders any field. `auto`: kernels if they support the request; the choice is logged."""
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
-    """Operands of products in `triton` kernels; sums are float32. `tf32`, or `fp16` (grids too;
-    gradients in tf32), use tensor cores, at about 88 dB PSNR to fp32."""
+    """Operands of products in `triton` kernels; sums are float32. `tf32`, or `fp16` (grids and
+    units of MLPs too; gradients in tf32), use tensor cores, at about 88 dB PSNR to fp32."""
     recompute: bool = False
     """Activation checkpointing of chunks on the plain path: less memory, more time."""
 

@@ -1,4 +1,4 @@
-"""Ray marching on a GPU in Triton kernels: `path=triton`.
+"""Ray marching on a GPU in Triton kernels: `path=triton`; of MLPs in `mlp_marching`.
 
 Forward: density of the coarse samples, fine depths, density of the fine samples, order and weights
 of all samples (scalars), then sum omega_i c_i. The sum needs no order, so that sorting moves only
