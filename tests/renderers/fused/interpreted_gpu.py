@@ -111,7 +111,8 @@ def test_an_encoded_mlp_of_coarse_samples_alone_beyond_the_box():
 
 
 def test_an_encoded_mlp_with_directions():
-    compare(make_mlp(2, variant="posenc_relu", octaves=4, num_layers=3, view_dirs=True), num=4)
+    field = make_mlp(2, variant="posenc_relu", octaves=4, num_layers=3, view_dirs=True)
+    compare(field, num=4, fine_placement="nucleus")
 
 
 @triton.jit
