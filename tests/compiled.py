@@ -52,6 +52,7 @@ def compile_kernel(
     """Compile as a launch would: addresses and integers are known to be multiples of 16 or 1."""
     values = dict(zip(kernel.arg_names, args, strict=False)) | constants
     assert set(values) == set(kernel.arg_names), set(kernel.arg_names) ^ set(values)
+    assert set(constants) == {x.name for x in kernel.params if x.is_constexpr}
     fixed: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
 

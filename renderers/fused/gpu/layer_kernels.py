@@ -154,7 +154,7 @@ def layer_kernel(x, layer, y, slopes, ACTIVATION: tl.constexpr, TILING: tl.const
 
 @triton.jit
 @no_type_check
-def layer_backward_kernel(d_y, layer, slopes, d_x, units, RELU, TILING: tl.constexpr):
+def layer_backward_kernel(d_y, layer, slopes, d_x, units, RELU: tl.constexpr, TILING: tl.constexpr):
     """Gradients of the arguments of the layer below; RELU: its units stand for their slopes."""
     m, n, scene = tile_of(d_y.points, units, TILING)
     m_ok, n_ok = m < d_y.points, n < units

@@ -10,7 +10,7 @@ device.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.networks.lowering import LoweredMlp
+from renderers.config import VolumeRendererConfig
 from renderers.fused.gpu.launches import (
     RayLaunch,
     find_order,
@@ -49,6 +51,10 @@ SCHEDULE = {"num_warps": 8, "num_stages": 3}
 """Two programs fit a multiprocessor; loads run ahead of the products."""
 ROW = 16
 """Rows are padded to a multiple, for aligned vectors."""
+
+
+Constants = tuple[VolumeRendererConfig, SceneConfig, str, int]
+"""Options, and activation and octaves of the MLP."""
 
 
 class Samples(NamedTuple):
@@ -265,13 +271,13 @@ def _layers(mlp: LoweredMlp) -> list[Tensor]:
     return [x.contiguous() for pair in zip(weights, biases, strict=True) for x in pair]
 
 
-def _launch(constants: Any, tables: Any, tensors: Any) -> MlpLaunch:
+def _launch(constants: Constants, tables: Iterable[Tensor], tensors: Sequence[Tensor]) -> MlpLaunch:
     options, scene_cfg, activation, octaves = constants
     near, far, origins, dirs = (x.detach().contiguous() for x in tables)
     detached = [x.detach() for x in tensors]
     pairs = zip(detached[::2], detached[1::2], strict=True)
     layers = operands = tuple(Layer(w, b, w.shape[2], w.shape[1]) for w, b in pairs)
-    if options.precision == "fp16":  # not of the positions
+    if options.precision == "fp16":  # except for positions
         operands = layers[0], *(x._replace(weight=x.weight.half()) for x in layers[1:])
     of_all = options, scene_cfg, RaySpan(near, far)
     return MlpLaunch(*of_all, activation, octaves, layers, operands, origins, dirs)
