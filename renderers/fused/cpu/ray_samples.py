@@ -185,6 +185,15 @@ def find_edges(scalars: np.ndarray, num: int, near: np.float32, far: np.float32)
 
 
 @helper
+def _slope(scalars: np.ndarray, i: int, other: int) -> np.float32:
+    """Slope of the raw density from sample i to another; 0 to itself and to one outside the box."""
+    distance = scalars[T, other] - scalars[T, i]
+    if distance == 0 or scalars[INSIDE, other] == 0:
+        return np.float32(0)
+    return (scalars[SIGMA, other] - scalars[SIGMA, i]) / distance
+
+
+@helper
 def split_intervals(
     scalars: np.ndarray, near: np.float32, far: np.float32, options: Options
 ) -> int:
@@ -197,15 +206,13 @@ def split_intervals(
         t, raw = scalars[T, i], scalars[SIGMA, i]
         start = HALF * (scalars[T, i - 1] + t) if i > 0 else near
         stop = HALF * (t + scalars[T, i + 1]) if i < num - 1 else far
+        before, after = _slope(scalars, i, max(i - 1, 0)), _slope(scalars, i, min(i + 1, num - 1))
+        length = (stop - start) / np.float32(PARTS)
         for part in range(PARTS):
-            k, length = PARTS * i + part, (stop - start) / np.float32(PARTS)
-            scalars[EDGES, k] = start + np.float32(part) * length
-            middle = start + (np.float32(part) + HALF) * length
-            other = max(i - 1, 0) if middle < t else min(i + 1, num - 1)
-            distance, share = scalars[T, other] - t, np.float32(0)
-            if distance != 0 and scalars[INSIDE, other] > 0:
-                share = (middle - t) / distance
-            scalars[SORTED_SIGMA, k] = raw + share * (scalars[SIGMA, other] - raw)
+            k, edge = PARTS * i + part, start + np.float32(part) * length
+            offset = edge + HALF * length - t
+            scalars[EDGES, k] = edge
+            scalars[SORTED_SIGMA, k] = raw + offset * (before if offset < 0 else after)
             scalars[SORTED_INSIDE, k] = scalars[INSIDE, i]
     scalars[EDGES, PARTS * num] = far
     return PARTS * num
