@@ -79,6 +79,7 @@ ADDED: dict[str, Any] = {
     "loss.wgan_drift": 0.001,
     "discriminator.architecture": "residual",
     "critic": CriticConfig(),
+    "evaluation.samples": None,
     **{
         f"generator.renderer.{part}{name}": default
         for part in ("", "proxy.")

@@ -31,7 +31,7 @@ class MetricId(NamedTuple):
     """`truth`: the data set's own objects (ceiling); `following`: the conditioning label follows
     the camera; `posed`: drawn cameras; `3d`: the label is that of the frontal camera."""
     at: float | None = None
-    """Position on a curve: angle in radians, or resolution in pixels."""
+    """Position on a curve: angle in radians, resolution in pixels, or samples per ray."""
 
     @property
     def key(self) -> str:

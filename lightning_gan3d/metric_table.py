@@ -130,6 +130,7 @@ BLOCKS = {
     "depth": "Depth of heads",
     "parts": "Edits of objects",
     "geometry": "Geometry",
+    "samples": "Number of samples per ray",
     "speed": "Speed",
     "memory": "Memory",
     "cost": "Model size and FLOPs",
@@ -318,6 +319,10 @@ _ROWS = (
     _M("geometry.shape_accuracy", "Accuracy of 1-NN, generated or real shape (50 %: alike)",
        "Shape 1-NNA", "share"),
     _M("geometry.shape_iou", "Volumetric IoU with nearest real object", "Shape IoU", "", UP),
+    _M("samples.psnr", "PSNR to many samples per ray", "Samples PSNR", "dB", UP),
+    _M("samples.swd", "SWD by samples per ray", "Samples SWD", "", DOWN),
+    _M("samples.consistency", "Reprojection PSNR by samples per ray", "Samples reproj.", "dB"),
+    _M("samples.view_ms", "Render time per view by samples per ray", "Samples time", "ms", DOWN),
     *(_M(f"speed.{stage}_ms", label, f"{short} time", "ms", DOWN, uses, best)
       for stage, label, short, uses, best in _STAGES),
     _M("speed.image_img_s", "Generation throughput", "Throughput", "img/s", UP),
@@ -383,7 +388,8 @@ def describe(metric: MetricId, unit: str = "") -> MetricInfo:
             more, head = _MODES.get(mode, (f", network {mode}", f" {mode}"))
             label, short = label + more, short + head
     if metric.at is not None:
-        at = f"{metric.at:g}²" if block(metric) == "growth" else f"{math.degrees(metric.at):.0f}°"
+        positions = {"growth": f"{metric.at:g}²", "samples": f"{metric.at:g} samples"}
+        at = positions.get(block(metric), f"{math.degrees(metric.at):.0f}°")
         label, short = f"{label}, {at}", f"{short} {at}"
     better = "" if metric.variant == "truth" else info.better
     return replace(info, label=label, short=short, better=better, unit=unit or info.unit)

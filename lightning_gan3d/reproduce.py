@@ -105,7 +105,7 @@ def _results(path: Path) -> Results:
         f"{m.key} {field}": getattr(m, field)
         for m in read_metrics(path / runs.EVALUATION)
         for field in ("value", "spread", "n", "protocol")
-        if block(m.id) not in BENCHED
+        if block(m.id) not in BENCHED and m.unit != "ms"
     }
     step, newest = store.steps_in(path / "checkpoints")[-1]
     weights = {

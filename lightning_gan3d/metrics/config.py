@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from lightning_gan3d.config import EVEN, Count, NonNegative, Positive
+from lightning_gan3d.config import EVEN, Count, NonNegative, Positive, Share
 
 PATCH = 7
 """Side in pixels of the patches of the sliced Wasserstein distance."""
@@ -297,6 +297,23 @@ class MotionConfig:
 
 
 @dataclass(frozen=True)
+class SamplesConfig:
+    """Curves over the number of samples per ray."""
+
+    counts: tuple[Count, ...] = (8, 12, 16, 24, 32, 48, 96)
+    """Samples per ray, coarse and fine ones together."""
+    placement: Literal["own", "stratified", "weights", "nucleus"] = "own"
+    """Where they lie. `own`: as configured, with the configured ratio of coarse to fine ones;
+    `stratified`: coarse ones alone; else as `generator.renderer.fine_placement`."""
+    coarse: Share = 2 / 3
+    """Share of coarse samples with `placement=weights` and `nucleus`."""
+    reference: Count = 384
+    """Stratified samples of the images for PSNR."""
+    images: Count = 64
+    """Views for PSNR and time, one per latent; SWD uses `num_images_training`."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """All metrics; null turns a group off."""
 
@@ -336,3 +353,5 @@ class EvaluationConfig:
     """Masks of objects; scenes of parts and procedural scenes only."""
     geometry: GeometryConfig | None = GeometryConfig()
     """Flatness, floaters, normals and shapes."""
+    samples: SamplesConfig | None = None
+    """Curves over the number of samples per ray."""

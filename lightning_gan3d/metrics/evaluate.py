@@ -35,6 +35,7 @@ from lightning_gan3d.metrics.pose.accuracy import PoseReader, pose_readers, with
 from lightning_gan3d.metrics.pose.estimators import measure_identity
 from lightning_gan3d.metrics.process_group import rank, world_size
 from lightning_gan3d.metrics.protocol import cached_metrics, keyed
+from lightning_gan3d.metrics.samples_curve import measure_samples
 from lightning_gan3d.metrics.sources import SAME_AS_OWN, GeneratorSource, ImageSet, frontal_source
 from lightning_gan3d.progress import track
 
@@ -156,6 +157,7 @@ GROUPS = (
     MetricGroup(measure_masks),
     MetricGroup(measure_depth, "depth", ceiling=True, following=True),
     MetricGroup(measure_geometry, "geometry", ceiling=True),
+    MetricGroup(measure_samples),
 )
 FOLLOWING = "each view conditioned on its own camera"
 MAY_LACK = ("consistency.lpips", "motion.sticking", "motion.sticking_depth")

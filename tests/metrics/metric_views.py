@@ -44,7 +44,7 @@ OFF = {
     **dict.fromkeys(
         (
             *("swd", "distribution", "consistency", "refit", "features", "pose", "attributes"),
-            *("depth", "parts", "masks", "geometry", "motion"),
+            *("depth", "parts", "masks", "geometry", "motion", "samples"),
         )
     ),
     "following": False,

@@ -7,7 +7,14 @@ from matplotlib.colors import to_rgb
 
 from lightning_gan3d.metric import Metric, MetricId, missing, read_metrics, write_metrics
 from lightning_gan3d.report.groups import compare
-from lightning_gan3d.report.plots.charts import angles, growths, pareto, pareto_front, quality
+from lightning_gan3d.report.plots.charts import (
+    angles,
+    growths,
+    pareto,
+    pareto_front,
+    quality,
+    samples,
+)
 from lightning_gan3d.report.plots.style import DARK, LIGHT, inks, spread_out, tick
 from lightning_gan3d.report.records import find_runs
 
@@ -182,3 +189,17 @@ def test_consistency_by_angle_states_how_to_measure_it_or_why_it_is_missing(tmp_
     assert "run `gan3d evaluate`" in angles(compare(find_runs([tmp_path]))).why
     edit(path, "consistency.psnr@0.25", value=None, note="no depth")
     assert angles(compare(find_runs([tmp_path]))).why == "image2d seed 0: no depth"
+
+
+def test_samples_are_plotted_only_if_a_run_measured_them(tmp_path, monkeypatch):
+    path = make_run(tmp_path, "triplane")
+    assert samples(compare(find_runs([tmp_path]))) == []
+    file = path / "evaluation.json"
+    rows = [Metric("samples.psnr", 10.0 * n, "dB", at=float(n)) for n in (2, 4)]
+    write_metrics(file, [*read_metrics(file), *rows])
+    drawn = []
+    module = "lightning_gan3d.report.plots.charts"
+    monkeypatch.setattr(f"{module}.draw_lines", lambda _, __, lines: drawn.extend(lines))
+    (plot,) = samples(compare(find_runs([tmp_path])))
+    assert (drawn[0].xs, drawn[0].ys) == ([2, 4], [20, 40])
+    assert b"</svg>" in plot.light

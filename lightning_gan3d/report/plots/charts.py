@@ -18,6 +18,7 @@ from lightning_gan3d.stats import power_law_exponent
 SWD, SWD_FLOOR = MetricId("quality.swd"), MetricId("quality.swd_floor")
 PSNR = MetricId("consistency.psnr")
 FLOPS = MetricId("cost.flops")
+SAMPLES = MetricId("samples.psnr")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def curves(comparison: Comparison) -> list[Plot]:
         quality(comparison, "flops"),
         *growths(comparison),
         angles(comparison),
+        *samples(comparison),
     ]
 
 
@@ -191,6 +193,28 @@ def angles(comparison: Comparison) -> Plot:
     if missing:
         caption += f" Not shown: {'; '.join(missing)}."
     return style.plot(name, title, caption, draw)
+
+
+def samples(comparison: Comparison) -> list[Plot]:
+    """PSNR to many samples per ray over their number; no plot unless a run measured it."""
+    lines, missing, counts = _curves(comparison, SAMPLES)
+    if not lines:
+        return []
+    info = comparison.info(SAMPLES)
+
+    def draw(ax: Axes) -> None:
+        draw_lines(ax, comparison, lines)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(counts, [f"{x:g}" for x in counts])
+        ax.minorticks_off()
+        ax.set_xlabel("samples per ray")
+        ax.set_ylabel(info.heading)
+        label_lines(ax, comparison, lines)
+
+    caption = "Coarse and fine samples together; one line per run."
+    if missing:
+        caption += f" Not shown: {'; '.join(missing)}."
+    return [style.plot("samples_psnr", "Images by samples per ray", caption, draw)]
 
 
 def _curves(
