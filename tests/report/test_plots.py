@@ -193,13 +193,14 @@ def test_consistency_by_angle_states_how_to_measure_it_or_why_it_is_missing(tmp_
 
 def test_samples_are_plotted_only_if_a_run_measured_them(tmp_path, monkeypatch):
     path = make_run(tmp_path, "triplane")
-    assert samples(compare(find_runs([tmp_path]))) == []
+    metric = MetricId("samples.psnr")
+    assert samples(compare(find_runs([tmp_path])), metric) == []
     file = path / "evaluation.json"
     rows = [Metric("samples.psnr", 10.0 * n, "dB", at=float(n)) for n in (2, 4)]
     write_metrics(file, [*read_metrics(file), *rows])
     drawn = []
     module = "lightning_gan3d.report.plots.charts"
     monkeypatch.setattr(f"{module}.draw_lines", lambda _, __, lines: drawn.extend(lines))
-    (plot,) = samples(compare(find_runs([tmp_path])))
+    (plot,) = samples(compare(find_runs([tmp_path])), metric)
     assert (drawn[0].xs, drawn[0].ys) == ([2, 4], [20, 40])
     assert b"</svg>" in plot.light

@@ -18,7 +18,7 @@ from lightning_gan3d.stats import power_law_exponent
 SWD, SWD_FLOOR = MetricId("quality.swd"), MetricId("quality.swd_floor")
 PSNR = MetricId("consistency.psnr")
 FLOPS = MetricId("cost.flops")
-SAMPLES = MetricId("samples.psnr")
+SAMPLES = tuple(MetricId(f"samples.{x}") for x in ("psnr", "swd", "consistency"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def curves(comparison: Comparison) -> list[Plot]:
         quality(comparison, "flops"),
         *growths(comparison),
         angles(comparison),
-        *samples(comparison),
+        *(plot for metric in SAMPLES for plot in samples(comparison, metric)),
     ]
 
 
@@ -195,12 +195,12 @@ def angles(comparison: Comparison) -> Plot:
     return style.plot(name, title, caption, draw)
 
 
-def samples(comparison: Comparison) -> list[Plot]:
-    """PSNR to many samples per ray over their number; no plot unless a run measured it."""
-    lines, missing, counts = _curves(comparison, SAMPLES)
+def samples(comparison: Comparison, metric: MetricId) -> list[Plot]:
+    """A metric over the number of samples per ray; no plot unless a run measured it."""
+    lines, missing, counts = _curves(comparison, metric)
     if not lines:
         return []
-    info = comparison.info(SAMPLES)
+    info = comparison.info(metric)
 
     def draw(ax: Axes) -> None:
         draw_lines(ax, comparison, lines)
@@ -214,7 +214,7 @@ def samples(comparison: Comparison) -> list[Plot]:
     caption = "Coarse and fine samples together; one line per run."
     if missing:
         caption += f" Not shown: {'; '.join(missing)}."
-    return [style.plot("samples_psnr", "Images by samples per ray", caption, draw)]
+    return [style.plot(metric.name.replace(".", "_"), info.label, caption, draw)]
 
 
 def _curves(
