@@ -78,7 +78,9 @@ def main() -> None:
     for target, rows in tables.items():
         for name, x in rows.items():
             times = f"{x['before_ms']:9.3f} {x['after_ms']:9.3f} ms"
-            print(f"{target} {name:32}{times} {x['ratio']:.2f}x ({x['low']:.2f} to {x['high']:.2f})")
+            print(
+                f"{target} {name:32}{times} {x['ratio']:.2f}x ({x['low']:.2f} to {x['high']:.2f})"
+            )
     if options.out is not None:
         options.out.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
 

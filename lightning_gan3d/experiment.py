@@ -83,7 +83,7 @@ ADDED: dict[str, Any] = {
     **{
         f"generator.renderer.{part}{name}": default
         for part in ("", "proxy.")
-        for name, default in (("fine_placement", "weights"), ("nucleus_mass", 0.98))
+        for name, default in (("importance", "weights"), ("nucleus_mass", 0.98))
     },
 }
 """Options that earlier versions did not have, and the value that leaves their runs unchanged: with

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Interval
 
@@ -29,12 +29,12 @@ class VolumeRendererConfig:
     """Stratified samples per ray."""
     samples_fine: Annotated[int, Ge(0)] = 48
     """Importance samples per ray; 0: no second pass."""
-    fine_placement: Literal["weights", "nucleus"] = "weights"
+    importance: Literal["weights", "nucleus"] = "weights"
     """Where importance samples lie: `weights`, in proportion to the coarse weights; `nucleus`,
     uniformly over the shortest part of a ray that holds `nucleus_mass` of its weight, by a density
     interpolated between the coarse samples."""
     nucleus_mass: Annotated[float, Interval(gt=0, le=1)] = 0.98
-    """Share of a ray's weight that `fine_placement=nucleus` keeps."""
+    """Share of a ray's weight that `importance=nucleus` keeps."""
     oversample: Count = 1
     """Multiplies both sample counts in deterministic rendering: without the jitter of training, few
     samples show as rings (the `sample_mult` of EG3D's videos)."""
@@ -86,11 +86,11 @@ class VolumeRendererConfig:
             "samples_coarse",
             f"rules={self.rules} needs {minimum} or more",
         )
-        if self.fine_placement == "nucleus":
+        if self.importance == "nucleus":
             remedy = "places importance samples of rules=standard; "
-            self._check(self.rules == "standard", "fine_placement", remedy + "use weights")
+            self._check(self.rules == "standard", "importance", remedy + "use weights")
             remedy = "places importance samples, but samples_fine=0; set these, or use weights"
-            self._check(self.samples_fine > 0, "fine_placement", remedy)
+            self._check(self.samples_fine > 0, "importance", remedy)
         if self.bounds == "near_far":
             for name in ("near", "far"):
                 given = getattr(self, name) is not None
@@ -117,6 +117,8 @@ class VolumeRendererConfig:
     def upgrade(cls, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         """Convert a configuration of an earlier version, which had four options for `rules`."""
         old = {name: tree[name] for name in REPLACED_BY_RULES if name in tree}
+        if old.get("importance") not in get_args(Rules):  # a value of today's option
+            old.pop("importance", None)
         if not old:
             return tree
         rest = {name: value for name, value in tree.items() if name not in old}

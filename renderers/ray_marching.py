@@ -245,7 +245,7 @@ def _place_fine(
         weights = _pair_weights(request.field, coarse.sigma_raw, coarse.inside, t)
         return eg3d_importance(t, weights, u)
     edges, inside = interval_edges(t, span), coarse.inside
-    if o.fine_placement == "weights":
+    if o.importance == "weights":
         weights, _ = _weights(request, coarse.sigma_raw, inside, t, span)
         return invert_cdf(edges, spread(weights), u)
     edges, raw = split_intervals(t, edges, coarse.sigma_raw, inside)

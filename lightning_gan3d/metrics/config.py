@@ -304,7 +304,7 @@ class SamplesConfig:
     """Samples per ray, coarse and fine ones together."""
     placement: Literal["own", "stratified", "weights", "nucleus"] = "own"
     """Where they lie. `own`: as configured, with the configured ratio of coarse to fine ones;
-    `stratified`: coarse ones alone; else as `generator.renderer.fine_placement`."""
+    `stratified`: coarse ones alone; else as `generator.renderer.importance`."""
     coarse: Share = 2 / 3
     """Share of coarse samples with `placement=weights` and `nucleus`."""
     reference: Count = 384

@@ -48,7 +48,7 @@ def measure_samples(context: EvaluationContext) -> list[Metric]:
 
 def with_samples(own: VolumeRendererConfig, count: int, cfg: SamplesConfig) -> VolumeRendererConfig:
     """Distribute `count` samples over both passes; raises `ConfigError` if the rules forbid it."""
-    share, placement = cfg.coarse, own.fine_placement
+    share, placement = cfg.coarse, own.importance
     if cfg.placement == "own":
         share = own.samples_coarse / (own.samples_coarse + own.samples_fine)
     elif cfg.placement == "stratified":
@@ -60,7 +60,7 @@ def with_samples(own: VolumeRendererConfig, count: int, cfg: SamplesConfig) -> V
         own,
         samples_coarse=coarse,
         samples_fine=count - coarse,
-        fine_placement=placement,
+        importance=placement,
         oversample=1,
         chunk=None,
     )
@@ -136,4 +136,4 @@ def _quality(context: EvaluationContext, note: str) -> list[Metric]:
 def _describe(o: VolumeRendererConfig) -> str:
     if not o.samples_fine:
         return f"{o.samples_coarse} samples, stratified"
-    return f"{o.samples_coarse} + {o.samples_fine} samples, fine ones by {o.fine_placement}"
+    return f"{o.samples_coarse} + {o.samples_fine} samples, fine ones by {o.importance}"

@@ -32,7 +32,7 @@ def find_fault(kernel: str, fused: Callable[[Request], RaySums], request: Reques
     gradient = torch.is_grad_enabled() and any(x.requires_grad for x in lowered.tensors)
     kind = (
         *(kernel, origins.device, num_scenes > 1, *(x is None for x in request.jitter)),
-        *(o.rules, o.fine_placement, o.masked, o.samples_fine > 0, o.precision, gradient),
+        *(o.rules, o.importance, o.masked, o.samples_fine > 0, o.precision, gradient),
         *(density.activation, density.prior_strength != 0, *lowered.kind),
     )
     # A CUDA graph that is being recorded allows no comparison.

@@ -21,7 +21,7 @@ CHANGES = {
     "background": 0.5,
     "rules": "eg3d",
     "density_noise": 1.0,
-    "fine_placement": "nucleus",
+    "importance": "nucleus",
 }
 NO_EFFECT_ON_RESULTS = {"chunk", "recompute", "path"}
 TESTED_ELSEWHERE = {
@@ -54,12 +54,12 @@ def test_every_option_is_tested():
 
 def test_the_mass_of_a_nucleus_has_an_effect():
     few, many = (
-        dataclasses.replace(BASE, fine_placement="nucleus", nucleus_mass=m) for m in (0.5, 0.99)
+        dataclasses.replace(BASE, importance="nucleus", nucleus_mass=m) for m in (0.5, 0.99)
     )
     assert not torch.allclose(render(few), render(many))
 
 
-NUCLEUS = {"fine_placement": "nucleus"}
+NUCLEUS = {"importance": "nucleus"}
 BEYOND = {"skip_cells": 8, "outside": "field"}
 
 
@@ -87,8 +87,8 @@ BEYOND = {"skip_cells": 8, "outside": "field"}
         ({**BEYOND, "rules": "eg3d"}, "skip_cells"),
         ({"skip_opacity": 0.0}, "skip_opacity"),
         ({"skip_opacity": 1.0}, "skip_opacity"),
-        ({**NUCLEUS, "rules": "eg3d"}, "fine_placement"),
-        ({**NUCLEUS, "samples_fine": 0}, "fine_placement"),
+        ({**NUCLEUS, "rules": "eg3d"}, "importance"),
+        ({**NUCLEUS, "samples_fine": 0}, "importance"),
         ({**NUCLEUS, "nucleus_mass": 0.0}, "nucleus_mass"),
         ({**NUCLEUS, "nucleus_mass": 1.1}, "nucleus_mass"),
     ],
@@ -123,6 +123,14 @@ def test_files_of_earlier_versions_are_converted(old, rules):
     cfg = build(VolumeRendererConfig, {"samples_coarse": 9, **old})
     assert cfg == VolumeRendererConfig(samples_coarse=9, rules=rules)
     assert build(VolumeRendererConfig, to_tree(cfg)) == cfg
+
+
+def test_importance_had_another_meaning_in_earlier_versions():
+    cfg = build(VolumeRendererConfig, {"rules": "standard", "importance": "nucleus"})
+    assert cfg.importance == "nucleus"
+    assert build(VolumeRendererConfig, to_tree(cfg)) == cfg
+    with pytest.raises(ConfigError, match=r"importance=nuclues: .*weights.*nucleus"):
+        build(VolumeRendererConfig, {"importance": "nuclues"})
 
 
 def test_a_stored_experiment_of_an_earlier_version_is_read(tmp_path):

@@ -38,7 +38,7 @@ def test_constant_density_for_any_samples_and_chunk(samples, jittered, placement
             samples_fine=fine,
             chunk=chunk,
             background=1.0,
-            fine_placement=placement,
+            importance=placement,
         )
         out = o.render_rays(field, ray((0, 0, 3.0), (0, 0, -1.0)), draws=draws)
         opacity = 1 - math.exp(-0.7 * 2)

@@ -190,7 +190,7 @@ def _slope(scalars: np.ndarray, i: int, other: int) -> np.float32:
     distance = scalars[T, other] - scalars[T, i]
     if distance == 0 or scalars[INSIDE, other] == 0:
         return np.float32(0)
-    return (scalars[SIGMA, other] - scalars[SIGMA, i]) / distance
+    return np.float32((scalars[SIGMA, other] - scalars[SIGMA, i]) / distance)
 
 
 @helper

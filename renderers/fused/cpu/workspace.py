@@ -256,7 +256,7 @@ def find_options(request: Request, bias: float) -> Options:
         coarse=o.samples_coarse,
         fine=o.samples_fine,
         eg3d=o.rules == "eg3d",
-        nucleus=o.nucleus_mass if o.fine_placement == "nucleus" else 0.0,
+        nucleus=o.nucleus_mass if o.importance == "nucleus" else 0.0,
         masked=o.masked,
         bias=bias,
         activation={"softplus": SOFTPLUS, "relu": RELU, "exp": EXP}[scene.density.activation],

@@ -212,7 +212,7 @@ def find_weights_backward(
 def place_fine(x: RayLaunch, t: Tensor, sigma: Tensor, u: Tensor | None) -> None:
     """Write the depths of the fine samples after those of the coarse ones."""
     coarse, fine = x.options.samples_coarse, x.options.samples_fine
-    parts = PARTS if x.options.fine_placement == "nucleus" else 1
+    parts = PARTS if x.options.importance == "nucleus" else 1
     programs, block = x.block(coarse * parts)
     masses = coarse - 3 if block.eg3d else coarse * parts
     cdf = t.new_empty(*t.shape[:2], masses)

@@ -55,7 +55,7 @@ def test_eg3d_rules_with_draws_and_noise():
 
 @pytest.mark.parametrize("draws", [None, Draws(3)])
 def test_a_nucleus(draws):
-    options = dict(fine_placement="nucleus", nucleus_mass=0.9)
+    options = dict(importance="nucleus", nucleus_mass=0.9)
     compare(make_field(), samples_coarse=7, samples_fine=3, draws=draws, **options)
 
 
@@ -112,7 +112,7 @@ def test_an_encoded_mlp_of_coarse_samples_alone_beyond_the_box():
 
 def test_an_encoded_mlp_with_directions():
     field = make_mlp(2, variant="posenc_relu", octaves=4, num_layers=3, view_dirs=True)
-    compare(field, num=4, fine_placement="nucleus")
+    compare(field, num=4, importance="nucleus")
 
 
 @triton.jit

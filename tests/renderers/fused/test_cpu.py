@@ -101,7 +101,7 @@ def test_a_nucleus_of_random_sizes(seed):
         "rules": "standard",
         "samples_coarse": rng.randint(1, 40),
         "samples_fine": rng.choice([1, 7, 16, 33]),
-        "fine_placement": "nucleus",
+        "importance": "nucleus",
         "nucleus_mass": rng.choice([0.3, 0.9, 0.98, 0.999]),
     }
     compare(field, cameras, resolution, draws, **options)

@@ -101,7 +101,7 @@ def test_nothing_spills_in_layers_of_256_units(precision, compile_launches):
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 RULES = {
     "standard": {},
-    "nucleus": dict(fine_placement="nucleus"),
+    "nucleus": dict(importance="nucleus"),
     "eg3d": EG3D,
     "near_far": dict(bounds="near_far", near=2.2, far=4.4, rules="eg3d"),
 }

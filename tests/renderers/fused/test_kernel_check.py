@@ -120,7 +120,7 @@ def test_an_exception_of_the_plain_path_is_not_the_kernels_fault(kernel, monkeyp
 OTHER_OPTIONS = [
     dict(samples_fine=0),
     dict(rules="eg3d"),
-    dict(fine_placement="nucleus"),
+    dict(importance="nucleus"),
     dict(bounds="near_far", near=2.0, far=5.0),
     dict(rules="eg3d", bounds="near_far", near=2.0, far=5.0, outside="field"),
 ]

@@ -61,7 +61,7 @@ def random_case(seed):
         ),
     }
     if options["rules"] == "standard" and options["samples_fine"]:
-        options["fine_placement"] = rng.choice(["weights", "nucleus"])
+        options["importance"] = rng.choice(["weights", "nucleus"])
     draws = rng.choice([None, Draws(seed)])
     return field, views(batch * rng.randint(1, 2)), rng.choice([5, 8, 11]), draws, options
 
