@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_gan3d.simd import num_workers, run
 from renderers.fused.cpu import texels
-from renderers.fused.cpu.kernels import Gradients, scatter_tiles, tile_backward, tile_forward
+from renderers.fused.cpu.grid_kernels import Gradients, scatter_tiles, tile_backward, tile_forward
 from renderers.fused.cpu.workspace import (
     FLOATS,
     TILE,

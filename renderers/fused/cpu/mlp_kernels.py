@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_gan3d.simd import FEW_ROWS, WIDTH, entry, helper
-from renderers.fused.cpu import film, quadrature, ray_samples
-from renderers.fused.cpu.film import Activations, NetworkGradient
-from renderers.fused.cpu.kernels import clear, composite, place_fine, ray_of, start_ray
+from renderers.fused.cpu import film_layers as film
+from renderers.fused.cpu import quadrature, ray_samples
+from renderers.fused.cpu.film_layers import Activations, NetworkGradient
+from renderers.fused.cpu.ray_stages import clear, composite, place_fine, ray_of, start_ray
 from renderers.fused.cpu.workspace import (
     D_SIGMA,
     FEATURE,

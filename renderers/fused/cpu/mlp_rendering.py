@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredMlp
 from lightning_gan3d.simd import FEW_ROWS, ROWS, WIDTH, num_workers, run
-from renderers.fused.cpu.film import Activations, Network, NetworkGradient
+from renderers.fused.cpu.film_layers import Activations, Network, NetworkGradient
 from renderers.fused.cpu.mlp_kernels import GroupScratch, mlp_backward, mlp_forward
 from renderers.fused.cpu.workspace import (
     FLOATS,

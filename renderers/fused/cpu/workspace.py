@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredGrid
 from lightning_gan3d.simd import ROWS, WIDTH
-from renderers.fused.cpu.film import Network
+from renderers.fused.cpu.film_layers import Network
 from renderers.ray_marching import RaySums, Request
 from renderers.sampling import PARTS
 

@@ -1,4 +1,4 @@
-"""The CPU kernels: a tile of rays forward, a tile backward, and the scatter of texels' gradients.
+"""The CPU kernels of fields of grids: a tile of rays forward or backward, the scatter to texels.
 
 The backward kernel stores the gradients of gathered features, and sums those of the decoder. Texels
 are added to afterwards, in the order of rays, each by one thread: no copies of the grids' gradient
@@ -10,19 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_gan3d.simd import entry, helper
-from renderers.fused.cpu import mlp, quadrature, ray_samples, texels
+from renderers.fused.cpu import decoder_layers, quadrature, ray_samples, texels
+from renderers.fused.cpu.ray_stages import clear, composite, place_fine, ray_of, start_ray
 from renderers.fused.cpu.workspace import (
     D_SIGMA,
     FEATURE,
     OMEGA,
     RAY,
-    SIDE,
     SIGMA,
     SORTED_T,
     TILE,
-    AnyScene,
     Q,
-    RayArrays,
     Scene,
     Scratch,
     SumArrays,
@@ -46,43 +44,6 @@ class Gradients(NamedTuple):
 
 
 @helper
-def ray_of(tile: int, k: int, rays: RayArrays) -> int:
-    """Return the k-th ray of a tile, or -1 beyond the image or the last ray.
-
-    Also -1 for a ray that misses the bounds, where it starts and ends: nothing is computed.
-    """
-    ray, side = tile * TILE + k, rays.side
-    if side > 0:
-        across = (side + SIDE - 1) // SIDE
-        view, within = tile // (across * across), tile % (across * across)
-        y, x = within // across * SIDE + k // SIDE, within % across * SIDE + k % SIDE
-        if y >= side or x >= side:
-            return -1
-        ray = (view * side + y) * side + x
-    if ray >= rays.near.shape[0] or rays.far[ray, 0] <= rays.near[ray, 0]:
-        return -1
-    return ray
-
-
-@helper
-def clear(scalars: np.ndarray, row: int, start: int, stop: int) -> None:
-    """Zero a part of a row."""
-    for i in range(start, stop):
-        scalars[row, i] = 0
-
-
-@helper
-def start_ray(scene: AnyScene, r: int, scalars: np.ndarray) -> np.float32:
-    """Load ray r and place its coarse samples; return the end of its strata."""
-    rays = scene.rays
-    for a in range(3):
-        scalars[RAY, a] = rays.origins[r, a]
-        scalars[RAY, 3 + a] = rays.dirs[r, a]
-    near, far = rays.near[r, 0], rays.far[r, 0]
-    return ray_samples.stratify(scalars, near, far, rays.jitter, r, scene.options)
-
-
-@helper
 def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> None:
     """Gather samples `first` to `first + number` of ray r; compute hidden units and raw density."""
     s, layer, scalars = scene.sizes, scene.decoder.hidden, scratch.scalars
@@ -97,42 +58,7 @@ def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> N
     of_all = texels.Corners(corners, corner_row, s.grids * s.corners)
     features = scratch.buffers.features + 4 * layer.channels * first
     texels.gather(scene.grids, of_all, number, layer.channels, features)
-    mlp.hidden_forward(scratch.buffers, first, number, layer, at + SIGMA * row)
-
-
-@helper
-def place_fine(
-    scene: AnyScene, r: int, end: np.float32, scalars: np.ndarray, indices: np.ndarray
-) -> None:
-    """Place the fine samples of ray r by the weights of the coarse ones."""
-    options, near = scene.options, scene.rays.near[r, 0]
-    if options.nucleus > 0:
-        num = ray_samples.split_intervals(scalars, near, end, options)
-        quadrature.find_weights(scalars, num, options)
-        ray_samples.keep_nucleus(scalars, num, options.nucleus)
-    else:
-        ray_samples.sort(scalars, indices, options.coarse, 0, True)
-        ray_samples.find_edges(scalars, options.coarse, near, end)
-        num = quadrature.find_weights(scalars, options.coarse, options)
-        if options.eg3d:
-            num = ray_samples.pool(scalars, options.coarse)
-        ray_samples.spread(scalars, num)
-    ray_samples.invert_cdf(scalars, indices, num, scene.rays.u, r, options)
-
-
-@helper
-def composite(
-    scene: AnyScene, r: int, end: np.float32, scalars: np.ndarray, indices: np.ndarray
-) -> None:
-    """Sort all samples of ray r and compute their weights."""
-    s, options = scene.sizes, scene.options
-    ordered = ray_samples.ascends(options)
-    ray_samples.sort(scalars, indices, options.coarse, options.fine, ordered)
-    if not options.eg3d:
-        ray_samples.find_edges(scalars, s.samples, scene.rays.near[r, 0], end)
-    quadrature.find_weights(scalars, s.samples, options)
-    quadrature.share_weights(scalars, indices, s.samples, options)
-    clear(scalars, OMEGA, s.samples, s.blocks)
+    decoder_layers.hidden_forward(scratch.buffers, first, number, layer, at + SIGMA * row)
 
 
 @entry
@@ -158,7 +84,9 @@ def tile_forward(
                     fine[r, i] = scalars[T, options.coarse + i]
         composite(scene, r, end, scalars, indices)
         clear(scalars, FEATURE, 0, out.features)
-        mlp.accumulate_features(scratch.buffers, num, out, at + OMEGA * row, at + FEATURE * row)
+        decoder_layers.accumulate_features(
+            scratch.buffers, num, out, at + OMEGA * row, at + FEATURE * row
+        )
         opacity, depth = quadrature.sum_weights(scalars, num, options)
         for i in range(s.features):
             sums.feature[r, i] = WIDER * scalars[FEATURE, i] - LOWER * opacity
@@ -200,7 +128,7 @@ def tile_backward(
         for i in range(s.features):
             scalars[FEATURE, i] = WIDER * d_sums.feature[r, i]
             d_feature_total += d_sums.feature[r, i]
-        mlp.weight_gradients(buffers, num, w.out, d_feature, at + Q * row)
+        decoder_layers.weight_gradients(buffers, num, w.out, d_feature, at + Q * row)
         for i in range(num):
             scalars[Q, i] -= LOWER * d_feature_total
         d_depth, d_opacity = d_sums.depth[r, 0], d_sums.opacity[r, 0]
@@ -208,16 +136,16 @@ def tile_backward(
             scalars, indices, num, d_depth, d_opacity, options
         )
         clear(scalars, D_SIGMA, num, s.blocks)
-        mlp.out_backward(buffers.out, num, w.out.features, omega, d_feature, d_out_bias)
+        decoder_layers.out_backward(buffers.out, num, w.out.features, omega, d_feature, d_out_bias)
         if gradients.needs_decoder:
             gradients.decoder[gradients.decoder.size - 1] += d_bias
-            mlp.add_out_gradient(buffers, num, w.out, d_out)
-        mlp.hidden_backward(buffers, num, w, d_sigma, d_hidden_bias)
+            decoder_layers.add_out_gradient(buffers, num, w.out, d_out)
+        decoder_layers.hidden_backward(buffers, num, w, d_sigma, d_hidden_bias)
         if gradients.needs_decoder:
-            mlp.add_hidden_gradient(buffers, num, w.hidden, d_hidden)
+            decoder_layers.add_hidden_gradient(buffers, num, w.hidden, d_hidden)
         if gradients.needs_grids:
             block = d_features + k * 4 * s.blocks * w.hidden.channels
-            mlp.feature_gradient(buffers, s.blocks, w, block)
+            decoder_layers.feature_gradient(buffers, s.blocks, w, block)
 
 
 @entry
