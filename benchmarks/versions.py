@@ -19,7 +19,7 @@ VERSIONS = "before", "after"
 
 
 def measure(checkout: Path, target: str) -> dict[str, float]:
-    """Milliseconds of each stage and phase, from the code of `checkout`."""
+    """Milliseconds (of rates: per image) of each stage and phase, from the code of `checkout`."""
     import lightning_gan3d
     from lightning_gan3d.benchmark.bench import BenchOptions, measure_target
 
@@ -78,9 +78,8 @@ def main() -> None:
     for target, rows in tables.items():
         for name, x in rows.items():
             times = f"{x['before_ms']:9.3f} {x['after_ms']:9.3f} ms"
-            print(
-                f"{target} {name:32}{times} {x['ratio']:.2f}x ({x['low']:.2f} to {x['high']:.2f})"
-            )
+            ratio = f"{x['ratio']:.2f}x ({x['low']:.2f} to {x['high']:.2f})"
+            print(f"{target} {name:32}{times} {ratio}")
     if options.out is not None:
         options.out.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
 

@@ -325,9 +325,8 @@ class Discriminator(nn.Module):
                 below = self.fromrgb[str(r // 2)](F.avg_pool2d(image, 2))
                 x = x.lerp(below.to(x.dtype), fade)
         logits: Tensor
-        logits, plain = self.b4(
-            x.to(label.dtype), batches
-        )  # small, and the deviation needs all digits
+        # In full precision: small, and the deviation needs all digits.
+        logits, plain = self.b4(x.to(label.dtype), batches)
         if self.cfg.conditioning == "projection":
             given = camera_or_class(label, self.num_classes > 0)
             logits = (logits * self.mapping(given)).sum(dim=1, keepdim=True)

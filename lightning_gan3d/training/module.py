@@ -412,17 +412,18 @@ class AdversarialModule(lightning.LightningModule):
         forms = [self._discriminated(images, mb, real, penalised) for images, _, real in given]
         (images, patches, _), labels = forms[0], given[0][1]
         if len(forms) > 1:
-            images = Images(*(torch.cat([x[0][i] for x in forms]) for i in range(2)))
+            image = torch.cat([inputs.image for inputs, _, _ in forms])
+            images = Images(image, torch.cat([inputs.image_raw for inputs, _, _ in forms]))
             labels = torch.cat([label for _, label, _ in given])
             numbers = [x[1] for x in forms if x[1] is not None]
             patches = torch.cat(numbers) if numbers else None
         precision = "fp32" if penalised else self.config.training.precision
         with computing_in(self.discriminator, precision):
-            inputs = images, labels, patches, len(forms)
+            arguments = images, labels, patches, len(forms)
             if self.config.discriminator.conditioning == "predict":
-                judged = self.discriminator.judge(*inputs)
+                judged = self.discriminator.judge(*arguments)
             else:
-                judged = Judgement(self.discriminator(*inputs), None)
+                judged = Judgement(self.discriminator(*arguments), None)
         return list(zip(judged.chunk(len(forms)), (x[2] for x in forms), strict=True))
 
     def _discriminated(

@@ -198,7 +198,9 @@ def activate_backward(
             to write.
         noise: address, and bytes from pixel to pixel and from sample to sample.
         per_channel: addresses of scale and sums, in float32.
-        clamp, shape, tasks: as `activate`.
+        clamp: as `activate`.
+        shape: as `activate`.
+        tasks: as `activate`.
     """
     grad, out, grad_x = images
     vectors, height, width = shape
@@ -309,7 +311,8 @@ def filter_and_activate(
         images: addresses of the pixels of even rows and columns, of even rows and odd columns, of
             odd rows and even columns, of odd rows and columns; of the output.
         buffers: 2 width + 3 pixels of float32, and a row of zeros.
-        factors, noise: as `activate`.
+        factors: as `activate`.
+        noise: as `activate`.
         bounds: the clamp, the outer and the inner tap.
         shape: vectors of a pixel, height and width of an input.
         tasks: the first one, and the end; of input rows: each gives two rows of the output.

@@ -16,7 +16,6 @@ from lightning_gan3d.networks.fused import activation_kernels, fir_kernels
 from lightning_gan3d.networks.fused.fir_kernels import ROWS
 from lightning_gan3d.simd import WIDTH, num_workers, run
 
-
 # Kernels use float32 on the CPU, whatever the default dtype and device.
 
 
