@@ -44,8 +44,8 @@ Mixtures, interpolations and edits are such functions too. A 3D scene is made fo
 baseline needs the styles of every camera.
 """
 
-RAYS = 2**16
-"""Rays of views that are rendered together: several small views, or one large view."""
+RAYS, PIXELS = 2**16, 2**18
+"""Rays and pixels of views that are rendered together: several small views, or one large view."""
 MEAN_OVER = 1024
 """Latents of the mean styles."""
 
@@ -182,11 +182,12 @@ class Subject:
     def batches(
         self, cameras: Cameras, resolution: int | None = None
     ) -> Iterator[tuple[Cameras, Images]]:
-        """Render views in batches of about `RAYS` rays, which bounds memory."""
+        """Render views in batches of at most `RAYS` and `PIXELS`, which bounds memory."""
         generator = self.model.generator
         rays = (resolution or generator.rendering_resolution) ** 2
-        for i in range(0, len(cameras.cam2world), max(1, RAYS // rays)):
-            batch = cameras.select(slice(i, i + max(1, RAYS // rays))).to(self.model.device)
+        num = max(1, min(RAYS // rays, PIXELS // generator.resolution**2))
+        for i in range(0, len(cameras.cam2world), num):
+            batch = cameras.select(slice(i, i + num)).to(self.model.device)
             if self.of_each_view:
                 styles = self.styles(self.model.label_of(batch))
                 yield batch, generator.synthesis(styles, batch, resolution)[1]

@@ -8,6 +8,7 @@ from kinds import KINDS
 from lightning_gan3d.cameras import Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.experiment import load_experiment
+from lightning_gan3d.inference import model as model_module
 from lightning_gan3d.inference.config import RenderOptions
 from lightning_gan3d.inference.model import (
     Subject,
@@ -71,6 +72,21 @@ def test_a_subject_renders_what_the_generator_does(models, kind):
     assert torch.equal(images.image, expected.image)
     one = subject.render(cameras.select(slice(1, 2)))
     assert torch.allclose(one.image, images.image[1:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", ["RAYS", "PIXELS"])
+def test_batches_of_views_are_bounded(models, limit, monkeypatch):
+    subject = Subject(models["triplane"], models["triplane"].styles_of(0, RENDER))
+    cameras = models["triplane"].orbit.cameras(5)
+    whole = subject.render(cameras).image
+    side = {
+        "RAYS": models["triplane"].generator.rendering_resolution,
+        "PIXELS": models["triplane"].generator.resolution,
+    }[limit]
+    monkeypatch.setattr(model_module, limit, 2 * side**2)
+    parts = [images.image for _, images in subject.batches(cameras)]
+    assert [len(x) for x in parts] == [2, 2, 1]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
 
 
 def test_the_cutoff_truncates_coarse_styles_only(models):
