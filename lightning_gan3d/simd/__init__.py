@@ -38,3 +38,4 @@ from lightning_gan3d.simd.processor import WIDTH as WIDTH
 from lightning_gan3d.simd.processor import describe as describe
 from lightning_gan3d.simd.processor import num_workers as num_workers
 from lightning_gan3d.simd.processor import run as run
+from lightning_gan3d.simd.processor import run_ranges as run_ranges

@@ -100,6 +100,17 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
             raise error
 
 
+def run_ranges(task: Callable[[int, int, int], None], tasks: int) -> None:
+    """Call task(worker, first, end) for all tasks, as `run`: at once if there is one worker.
+
+    A call from Python costs as much as a small task.
+    """
+    if num_workers(tasks) == 1:
+        task(0, 0, tasks)
+    else:
+        run(lambda worker, i: task(worker, i, i + 1), tasks)
+
+
 def _submit(work: Callable[[int], None], others: int) -> list[Future[None]]:
     """Submit work(1), ..., work(others) to the pool, which grows to run them at once."""
     global _pool, _pool_size

@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 from lightning_gan3d.networks.fused import activation_kernels, fir_kernels
 from lightning_gan3d.networks.fused.fir_kernels import ROWS
-from lightning_gan3d.simd import WIDTH, num_workers, run
+from lightning_gan3d.simd import WIDTH, run_ranges
 
 # Kernels use float32 on the CPU, whatever the default dtype and device.
 
@@ -63,12 +63,8 @@ def _empty(
 
 
 def _each(samples: int, rows: int, task: Callable[[tuple[int, int]], None]) -> None:
-    """Call task((first, end)) for all tasks of all samples: at once if there is one thread."""
-    tasks = samples * _tasks(rows)
-    if num_workers(tasks) == 1:
-        task((0, tasks))
-    else:
-        run(lambda _, i: task((i, i + 1)), tasks)
+    """Call task((first, end)) for all tasks of all samples."""
+    run_ranges(lambda _, first, end: task((first, end)), samples * _tasks(rows))
 
 
 def _tasks(rows: int) -> int:

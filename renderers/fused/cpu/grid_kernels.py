@@ -31,7 +31,7 @@ WIDER, LOWER = np.float32(1.002), np.float32(0.001)
 """feature = WIDER * sigmoid - LOWER."""
 
 
-class Gradients(NamedTuple):
+class TileGradients(NamedTuple):
     """Gradients of a tile."""
 
     decoder: np.ndarray
@@ -39,6 +39,16 @@ class Gradients(NamedTuple):
     density bias."""
     features: np.ndarray
     """Of gathered features: (rays, samples, channels)."""
+    needs_decoder: bool
+    needs_grids: bool
+
+
+class Gradients(NamedTuple):
+    """The same of several tiles, one per row."""
+
+    decoder: np.ndarray
+    features: np.ndarray
+    """One row that is not used, if the grids need no gradient."""
     needs_decoder: bool
     needs_grids: bool
 
@@ -61,7 +71,7 @@ def decode(scene: Scene, r: int, first: int, number: int, scratch: Scratch) -> N
     decoder_layers.hidden_forward(scratch.buffers, first, number, layer, at + SIGMA * row)
 
 
-@entry
+@helper
 def tile_forward(
     scene: Scene, tile: int, sums: SumArrays, fine: np.ndarray, scratch: Scratch
 ) -> None:
@@ -94,13 +104,13 @@ def tile_forward(
         sums.nearest[r, 0], sums.farthest[r, 0] = scalars[SORTED_T, 0], scalars[SORTED_T, num - 1]
 
 
-@entry
+@helper
 def tile_backward(
     scene: Scene,
     tile: int,
     fine: np.ndarray,
     d_sums: SumArrays,
-    gradients: Gradients,
+    gradients: TileGradients,
     scratch: Scratch,
 ) -> None:
     """Compute the gradients of a tile from those of its sums and from the fine depths."""
@@ -176,3 +186,31 @@ def scatter_tiles(
             texels.find_corners(at + RAY * row, at + T * row, s.samples, band.table, corners)
             block = d_features.ctypes.data + (tile * TILE + k) * 4 * s.blocks * channels
             texels.scatter(band, corners, s.samples, channels, block)
+
+
+@entry
+def tiles_forward(
+    scene: Scene, first: int, end: int, sums: SumArrays, fine: np.ndarray, scratch: Scratch
+) -> None:
+    """Render tiles `first` to `end`."""
+    for tile in range(first, end):
+        tile_forward(scene, tile, sums, fine, scratch)
+
+
+@entry
+def tiles_backward(
+    scene: Scene,
+    first: int,
+    fine: np.ndarray,
+    d_sums: SumArrays,
+    gradients: Gradients,
+    scratch: Scratch,
+) -> None:
+    """Compute the gradients of tiles from `first` on, as many as those of the decoder have rows."""
+    for i in range(gradients.decoder.shape[0]):
+        decoder, features = (
+            gradients.decoder[i],
+            gradients.features[min(i, gradients.features.shape[0] - 1)],
+        )
+        of_tile = TileGradients(decoder, features, gradients.needs_decoder, gradients.needs_grids)
+        tile_backward(scene, first + i, fine, d_sums, of_tile, scratch)

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_gan3d.simd import num_workers, run
+from lightning_gan3d.simd import num_workers, run, run_ranges
 from renderers.fused.cpu import texels
-from renderers.fused.cpu.grid_kernels import Gradients, scatter_tiles, tile_backward, tile_forward
+from renderers.fused.cpu.grid_kernels import Gradients, scatter_tiles, tiles_backward, tiles_forward
 from renderers.fused.cpu.workspace import (
     FLOATS,
     TILE,
@@ -33,6 +33,8 @@ from renderers.ray_marching import RaySums, Request
 
 AHEAD, MAX_AHEAD = 2, 32
 """Tiles of a block per thread, and in total; one takes 0.8 MB (96 samples of 32), twice."""
+BLOCK = 1 << 19
+"""Bytes of the gradients of a block's features with one thread: half of a cache of 1 MB."""
 
 
 class GridRendering(NamedTuple):
@@ -58,7 +60,8 @@ class GridRendering(NamedTuple):
             source = texels.readable(grids[i].detach(), job.axes)
             scene, depths = _scene(job, source, rays, i), as_array(fine[i])
             arrays = SumArrays(*(as_array(x[i]) for x in sums))
-            run(functools.partial(_tile_forward, scene, arrays, depths, scratches), job.tiles)
+            work = functools.partial(_tiles_forward, scene, arrays, depths, scratches)
+            run_ranges(work, job.tiles)
         return sums, fine
 
     def backward(
@@ -83,10 +86,16 @@ def _scene(job: Job, grids: texels.Texels, rays: RayTensors, scene: int) -> Scen
     )
 
 
-def _tile_forward(
-    scene: Scene, sums: SumArrays, fine: np.ndarray, memory: list[Scratch], worker: int, tile: int
+def _tiles_forward(
+    scene: Scene,
+    sums: SumArrays,
+    fine: np.ndarray,
+    memory: list[Scratch],
+    worker: int,
+    first: int,
+    end: int,
 ) -> None:
-    tile_forward(scene, tile, sums, fine, memory[worker])
+    tiles_forward(scene, first, end, sums, fine, memory[worker])
 
 
 def _backward(
@@ -104,11 +113,16 @@ def _backward(
     """
     s, (needs_grids, needs_decoder) = job.sizes, needs
     workers = num_workers(job.tiles)
-    ahead = 1 if workers == 1 else min(AHEAD * workers, MAX_AHEAD)
+    channels = job.decoder.hidden.channels
+    if workers == 1:
+        # Features' gradients that stay in the cache until they are scattered.
+        ahead = max(1, BLOCK // (4 * TILE * s.blocks * channels))
+    else:
+        ahead = min(AHEAD * workers, MAX_AHEAD)
+    ahead = min(ahead, job.tiles)
     # A single tile still has several grids to scatter to.
     tasks = job.tiles + s.grids * _num_bands(s.grids, workers)
     scratches = [allocate(job, backward=True) for _ in range(num_workers(tasks))]
-    channels = job.decoder.hidden.channels
     shape = (2, ahead, TILE, s.blocks, channels) if needs_grids else (2, 1, 1, 1, 1)
     features: np.ndarray = torch.empty(shape, **FLOATS).numpy()
     d_decoder = np.zeros(sum(_decoder_sizes(job.decoder)))
@@ -159,17 +173,20 @@ class _Backward(NamedTuple):
             if n < len(starts):
                 num = min(ahead, self.job.tiles - starts[n])
                 parts = torch.zeros(num, padded(size, 16), **FLOATS).numpy()[:, :size]
-                for i in range(num):
-                    features = self.features[n % 2, i if self.target is not None else 0]
-                    tasks.append(functools.partial(self._render, starts[n] + i, parts[i], features))
+                each = num if len(self.scratches) == 1 else 1  # tiles of a call
+                for i in range(0, num, each):
+                    rows = slice(i, i + each)
+                    features = self.features[n % 2, rows if self.target is not None else slice(1)]
+                    task = functools.partial(self._render, starts[n] + i, parts[rows], features)
+                    tasks.append(task)
             run(functools.partial(_call, tasks), len(tasks))
             yield parts
 
-    def _render(self, tile: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
+    def _render(self, first: int, d_decoder: np.ndarray, features: np.ndarray, worker: int) -> None:
         needs_grids = self.target is not None
         gradients = Gradients(d_decoder, features, self.needs_decoder, needs_grids)
         scratch = self.scratches[worker]
-        tile_backward(self.scene, tile, self.fine, self.d_sums, gradients, scratch)
+        tiles_backward(self.scene, first, self.fine, self.d_sums, gradients, scratch)
 
     def _scatters(self, first: int, features: np.ndarray) -> Iterator[Callable[[int], None]]:
         """Tasks that add gradients of a block to the texels; each owns a band of one grid."""

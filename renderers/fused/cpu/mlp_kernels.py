@@ -99,8 +99,8 @@ def _start_last(
             film.start_last(scene.network, scratch.points, ray, first + g * number, rows)
 
 
-@entry
-def mlp_forward(
+@helper
+def _tile_forward(
     scene: MlpScene, tile: int, sums: SumArrays, fine: np.ndarray, scratch: GroupScratch
 ) -> None:
     """Render a tile into rows of `sums`; store its fine depths in `fine`, if this has rows."""
@@ -144,8 +144,8 @@ def mlp_forward(
             sums.farthest[r, 0] = scalars[SORTED_T, num - 1]
 
 
-@entry
-def mlp_backward(
+@helper
+def _tile_backward(
     scene: MlpScene,
     tile: int,
     fine: np.ndarray,
@@ -202,3 +202,27 @@ def mlp_backward(
             ray = scratch.scalars[g].ctypes.data + RAY * row
             film.last_backward(network, points, ray, g * num, num, d)
         film.hidden_backward(network, points, rows, d)
+
+
+@entry
+def mlp_forward(
+    scene: MlpScene, first: int, end: int, sums: SumArrays, fine: np.ndarray, scratch: GroupScratch
+) -> None:
+    """Render tiles `first` to `end`."""
+    for tile in range(first, end):
+        _tile_forward(scene, tile, sums, fine, scratch)
+
+
+@entry
+def mlp_backward(
+    scene: MlpScene,
+    first: int,
+    fine: np.ndarray,
+    d_sums: SumArrays,
+    offsets: NetworkGradient,
+    flat: np.ndarray,
+    scratch: GroupScratch,
+) -> None:
+    """Add the parts of tiles from `first` on to the rows of `flat`."""
+    for i in range(flat.shape[0]):
+        _tile_backward(scene, first + i, fine, d_sums, offsets, flat[i], scratch)

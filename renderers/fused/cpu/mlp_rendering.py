@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_gan3d.networks.lowering import LoweredMlp
-from lightning_gan3d.simd import FEW_ROWS, ROWS, WIDTH, num_workers, run
+from lightning_gan3d.simd import FEW_ROWS, ROWS, WIDTH, num_workers, run_ranges
 from renderers.fused.cpu.film_layers import Activations, Network, NetworkGradient
 from renderers.fused.cpu.mlp_kernels import GroupScratch, mlp_backward, mlp_forward
 from renderers.fused.cpu.workspace import (
@@ -80,9 +80,9 @@ class MlpRendering(NamedTuple):
         for i in range(b):
             arrays = SumArrays(*(as_array(x[i]) for x in sums))
             work = functools.partial(
-                _tile_forward, self._scene(rays, i), arrays, as_array(fine[i]), scratches
+                _tiles_forward, self._scene(rays, i), arrays, as_array(fine[i]), scratches
             )
-            run(work, self.tiles)
+            run_ranges(work, self.tiles)
         return sums, fine
 
     def backward(
@@ -107,9 +107,9 @@ class MlpRendering(NamedTuple):
                 num = min(ahead, self.tiles - first)
                 parts = torch.zeros(num, total.shape[1], **FLOATS).numpy()
                 work = functools.partial(
-                    _tile_backward, scene, first, depths, arrays, offsets, parts, scratches
+                    _tiles_backward, scene, first, depths, arrays, offsets, parts, scratches
                 )
-                run(work, num)
+                run_ranges(work, num)
                 # In this order, in float64: the same for any number of threads.
                 for part in parts:
                     total[i] += part
@@ -193,18 +193,19 @@ class MlpRendering(NamedTuple):
         )
 
 
-def _tile_forward(
+def _tiles_forward(
     scene: MlpScene,
     sums: SumArrays,
     fine: np.ndarray,
     memory: list[GroupScratch],
     worker: int,
-    tile: int,
+    first: int,
+    end: int,
 ) -> None:
-    mlp_forward(scene, tile, sums, fine, memory[worker])
+    mlp_forward(scene, first, end, sums, fine, memory[worker])
 
 
-def _tile_backward(
+def _tiles_backward(
     scene: MlpScene,
     first: int,
     fine: np.ndarray,
@@ -213,9 +214,11 @@ def _tile_backward(
     parts: np.ndarray,
     memory: list[GroupScratch],
     worker: int,
-    i: int,
+    begin: int,
+    end: int,
 ) -> None:
-    mlp_backward(scene, first + i, fine, d_sums, offsets, parts[i], memory[worker])
+    rows = parts[begin:end]
+    mlp_backward(scene, first + begin, fine, d_sums, offsets, rows, memory[worker])
 
 
 def _networks(mlp: LoweredMlp) -> tuple[list[Network], list[Tensor]]:
