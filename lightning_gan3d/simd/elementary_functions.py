@@ -35,10 +35,10 @@ _LOG1P = (
 """log(1 + e) / e for 0 <= e <= 1; relative error 3.0e-8."""
 _NEAREST = 12582912.0
 """1.5 * 2^23; adding it leaves the nearest integer in the low bits."""
-_PI = (3.1415927410125732, -8.742277657347586e-08, -3.4302490200117637e-15)
-"""Three float32 whose sum is pi."""
-_SINE = (-0.166666666, 0.00833333133, -0.000198408945, 2.75266393e-06, -2.39095975e-08)
-"""(sin(r) / r - 1) / r^2 in r^2 for |r| <= pi / 2; relative error of sin(r) 2e-11."""
+_PI = (3.1415927410125732, -8.742277657347586e-08)
+"""Two float32 whose sum is pi, with error 4e-15."""
+_SINE = (-0.166666605, 0.00833308817, -0.000198111127, 2.60893266e-06)
+"""(sin(r) / r - 1) / r^2 in r^2 for |r| <= pi / 2; relative error of sin(r) 5e-9."""
 _COSINE = (-0.499999995, 0.0416666407, -0.00138884035, 2.47618862e-05, -2.60771053e-07)
 """(cos(r) - 1) / r^2 in r^2 for |r| <= pi / 2; error of cos(r) 2.4e-10."""
 
