@@ -281,7 +281,10 @@ class AdversarialModule(lightning.LightningModule):
             reals = self.input.reals(mb)
             of_objects = self.objects.discriminator_loss(fake, reals, mb)
             given = (fake, label, False), (reals, mb.labels, True)
-            (judged, fake), (judged_real, real) = self.judge_both(given, mb, penalised)
+            # Each penalty would differentiate all images of a common pass.
+            parts = [(x,) for x in given] if penalised else [given]
+            both = [y for part in parts for y in self.judge_both(part, mb, penalised)]
+            (judged, fake), (judged_real, real) = both
             fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
             self.meter.add("loss/D", loss)
