@@ -156,8 +156,8 @@ GROUPS = (
     MetricGroup(measure_parts),
     MetricGroup(measure_masks),
     MetricGroup(measure_depth, "depth", ceiling=True, following=True),
-    MetricGroup(measure_geometry, "geometry", ceiling=True),
     MetricGroup(measure_samples),
+    MetricGroup(measure_geometry, "geometry", ceiling=True),
 )
 FOLLOWING = "each view conditioned on its own camera"
 MAY_LACK = ("consistency.lpips", "motion.sticking", "motion.sticking_depth")

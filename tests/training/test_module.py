@@ -329,7 +329,7 @@ def test_bf16_multiplies_in_bf16_except_for_penalties(tiny):
     low, full = torch.bfloat16, torch.float32
     of_d = "discriminator", Conv2dLayer
     assert dtypes_in(lazy, *of_d) == [low, low, full]  # G, fakes and reals, R1
-    assert dtypes_in(config, *of_d) == [low, full]  # G; R1 within D's step
+    assert dtypes_in(config, *of_d) == [low, full, full]  # G; fakes, and reals with R1
     assert set(dtypes_in(lazy, "representation", SynthesisLayer)) == {low}
     assert set(dtypes_in(lazy, "representation", FullyConnected)) == {full}  # styles
 

@@ -13,7 +13,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.data.dataset import DataConfig, ImageDataset
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
-from lightning_gan3d.images import Images, at_level, real_pair, recolour, resize, to_float
+from lightning_gan3d.images import at_level, real_pair, recolour, resize, to_float
 from lightning_gan3d.training.module import make_modules
 
 RANDOM = ["data.random_background=true", "data.convert=white"]
@@ -78,13 +78,13 @@ def test_a_recoloured_real_image_is_its_alpha_composite(matted, reduced):
 def test_both_kinds_of_images_get_new_colours_each_time(tiny, matted):
     module, data = make_modules(tiny(f"data.path={matted[0]}", *RANDOM, "data.holdout=0"))
     corners = []
-    judge = module.judge
+    judge = module.judge_both
 
-    def seen(images: Images, *args, **options):
-        corners.append(images.image[:, :, 0, 0].detach())
-        return judge(images, *args, **options)
+    def seen(given, *args, **options):
+        corners.extend(images.image[:, :, 0, 0].detach() for images, _, _ in given)
+        return judge(given, *args, **options)
 
-    module.judge = seen
+    module.judge_both = seen
     batches = iter(data.train_dataloader(0, 1))
     for _ in range(2):
         module.training_step(next(batches), 0)
