@@ -31,8 +31,8 @@ class VolumeRendererConfig:
     """Importance samples per ray; 0: no second pass."""
     importance: Literal["weights", "nucleus"] = "weights"
     """Where importance samples lie: `weights`, in proportion to the coarse weights; `nucleus`,
-    uniformly over the shortest part of a ray that holds `nucleus_mass` of its weight, by a density
-    interpolated between the coarse samples."""
+    uniformly over the fewest quarters of coarse intervals that hold `nucleus_mass` of a ray's
+    weight, by a density interpolated between the coarse samples."""
     nucleus_mass: Annotated[float, Interval(gt=0, le=1)] = 0.98
     """Share of a ray's weight that `importance=nucleus` keeps."""
     oversample: Count = 1

@@ -99,6 +99,7 @@ def _compare(
             with rendered_by(generator, o):
                 if not seconds[count]:
                     generator.render(scene, ws, cameras)  # checks and compiles kernels
+                float(expected.sum())  # waits until the device is idle
                 start = time.perf_counter()
                 image = generator.render(scene, ws, cameras).image.clamp(-1, 1)
                 # Reading the error waits for the device, so that its time is included.

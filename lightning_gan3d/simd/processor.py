@@ -101,7 +101,7 @@ def run(task: Callable[[int, int], None], tasks: int) -> None:
 
 
 def run_ranges(task: Callable[[int, int, int], None], tasks: int) -> None:
-    """Call task(worker, first, end) for all tasks, as `run`: at once if there is one worker.
+    """Call task(worker, first, end) for all tasks, as `run`: in one call if there is one worker.
 
     A call from Python costs as much as a small task.
     """

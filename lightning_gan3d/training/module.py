@@ -413,12 +413,14 @@ class AdversarialModule(lightning.LightningModule):
     ) -> list[tuple[Judgement, Images]]:
         """Judge several batches (images, labels, whether real) in one pass, each as by `judge`."""
         forms = [self._discriminated(images, mb, real, penalised) for images, _, real in given]
+        assert len({len(x.image) for x, _, _ in forms}) == 1, "batches must have equal sizes"
         (images, patches, _), labels = forms[0], given[0][1]
         if len(forms) > 1:
             image = torch.cat([inputs.image for inputs, _, _ in forms])
             images = Images(image, torch.cat([inputs.image_raw for inputs, _, _ in forms]))
             labels = torch.cat([label for _, label, _ in given])
             numbers = [x[1] for x in forms if x[1] is not None]
+            assert len(numbers) in (0, len(forms)), "patches of some batches only"
             patches = torch.cat(numbers) if numbers else None
         precision = "fp32" if penalised else self.config.training.precision
         with computing_in(self.discriminator, precision):

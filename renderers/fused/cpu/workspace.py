@@ -360,7 +360,8 @@ def empty_sums(rays: RayTensors, features: int) -> RaySums:
     near = rays[2]
     assert near is not None
     feature, depth, opacity = (near.new_zeros(*near.shape[:2], n) for n in (features, 1, 1))
-    return RaySums(feature, depth, opacity, near.clone(), near.clone())
+    nearest, farthest = (near.clone(memory_format=torch.contiguous_format) for _ in range(2))
+    return RaySums(feature, depth, opacity, nearest, farthest)
 
 
 def ray_arrays(side: int, rays: RayTensors, scene: int) -> RayArrays:
