@@ -1,6 +1,7 @@
 """Fields that kernels support, and the comparison of a kernel with the plain path."""
 
 import dataclasses
+import random
 from typing import Any, NamedTuple
 
 import torch
@@ -80,6 +81,25 @@ def views(num: int, dtype: torch.dtype = torch.float32) -> Cameras:
     azimuth = torch.linspace(0.3, 5.8, num)
     elevation = torch.linspace(-0.5, 0.7, num)
     return Cameras.on_sphere(azimuth, elevation, 3.2, 1.0).to(dtype=dtype)
+
+
+def random_options(rng: random.Random) -> dict[str, Any]:
+    """Options of a volume renderer, at random."""
+    return {
+        "samples_coarse": rng.randint(4, 40),
+        "samples_fine": rng.choice([0, 1, 7, 16, 33]),
+        "rules": rng.choice(["standard", "eg3d"]),
+        "outside": rng.choice(["empty", "field"]),
+        "background": rng.choice([0.0, 1.0]),
+        "density_noise": rng.choice([0.0, 0.5]),
+        **rng.choice(
+            [
+                {"bounds": "box"},
+                {"bounds": "sphere"},
+                {"bounds": "near_far", "near": 1.5, "far": 5.0},
+            ]
+        ),
+    }
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from kernel_comparison import EG3D, errors, make_field, render, views
+from kernel_comparison import EG3D, errors, make_field, random_options, render, views
 
 from lightning_gan3d.benchmark.memory import peak_bytes
 from lightning_gan3d.contract import DensityConfig
@@ -67,21 +67,7 @@ def random_case(seed):
         depth=rng.randint(2, 3),
         seed=seed,
     )
-    options = {
-        "samples_coarse": rng.randint(4, 40),
-        "samples_fine": rng.choice([0, 1, 7, 16, 33]),
-        "rules": rng.choice(["standard", "eg3d"]),
-        "outside": rng.choice(["empty", "field"]),
-        "background": rng.choice([0.0, 1.0]),
-        "density_noise": rng.choice([0.0, 0.5]),
-        **rng.choice(
-            [
-                {"bounds": "box"},
-                {"bounds": "sphere"},
-                {"bounds": "near_far", "near": 1.5, "far": 5.0},
-            ]
-        ),
-    }
+    options = random_options(rng)
     draws = rng.choice([None, Draws(seed)])
     return field, views(batch * rng.randint(1, 2)), rng.choice([5, 8, 11, 16]), draws, options
 
@@ -311,7 +297,7 @@ def test_with_gradient_fine_depths_and_one_copy_are_kept(threads):
 COLD = """
 import sys
 sys.path[:0] = sys.argv[1:]
-from kernel_comparison import errors, make_field, render, views
+from kernel_comparison import errors, make_field, random_options, render, views
 ours, plain = (render(path, make_field(), views(1), 8, None) for path in ("numba", "plain"))
 assert max(errors(ours, plain).values()) < 1e-4
 print(ours.path)

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from kernel_comparison import EG3D, errors, make_mlp, render, views
+from kernel_comparison import EG3D, errors, make_mlp, random_options, render, views
 
 from lightning_gan3d.benchmark.memory import peak_bytes
 from lightning_gan3d.contract import DensityConfig
@@ -45,21 +45,7 @@ def random_case(seed):
         view_dirs=rng.choice([False, True]),
         seed=seed,
     )
-    options = {
-        "samples_coarse": rng.randint(4, 40),
-        "samples_fine": rng.choice([0, 1, 7, 16, 33]),
-        "rules": rng.choice(["standard", "eg3d"]),
-        "outside": rng.choice(["empty", "field"]),
-        "background": rng.choice([0.0, 1.0]),
-        "density_noise": rng.choice([0.0, 0.5]),
-        **rng.choice(
-            [
-                {"bounds": "box"},
-                {"bounds": "sphere"},
-                {"bounds": "near_far", "near": 1.5, "far": 5.0},
-            ]
-        ),
-    }
+    options = random_options(rng)
     if options["rules"] == "standard" and options["samples_fine"]:
         options["importance"] = rng.choice(["weights", "nucleus"])
     draws = rng.choice([None, Draws(seed)])
