@@ -38,7 +38,7 @@ RAYS = 2**14
 RAY = (-1.5, 3.0, 24)
 """Ray of a surface colour: begin and end along the inward normal in voxels, and its samples."""
 EMPTY = 1e-6
-"""Opacity below which a surface has the colour of its own position."""
+"""Opacity below which a surface point has the colour at its position, not the mean of its ray."""
 TAUBIN = {"lamb": 0.5, "nu": 0.51}
 """Shrinking and growing step of smoothing (Taubin 1995); a larger `nu` grows shapes."""
 MATTE = {"metallicFactor": 0.0, "roughnessFactor": 1.0}

@@ -50,7 +50,7 @@ ENTRIES = 512
 
 @dataclass(frozen=True)
 class RayLaunch:
-    """Arguments that the kernels over rays share, whatever the field."""
+    """Arguments that the kernels over rays share, for fields of any kind."""
 
     options: VolumeRendererConfig
     scene_cfg: SceneConfig
