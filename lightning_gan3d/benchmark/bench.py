@@ -1,14 +1,17 @@
 """`gan3d bench`: counts, speed, memory and growth of one generator, written to `bench.json`."""
 
+import contextlib
 import gc
+import itertools
+import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 
@@ -98,8 +101,9 @@ def measure_in_rounds(
     rounds: list[list[list[Metric]]] = []
     for num in range(PROCESSES[options.quick]):
         order = targets if num % 2 == 0 else targets[::-1]
-        tracked = track(order, f"round {num + 1} of {PROCESSES[options.quick]}")
-        results = [fresh_process(t, _in_process, t, options, num == 0) for t in tracked]
+        calls = in_fresh_processes(order, _in_process, options, num == 0)
+        bar = f"round {num + 1} of {PROCESSES[options.quick]}"
+        results = list(track(calls, bar, len(order)))
         rounds.append(results if num % 2 == 0 else results[::-1])
         yield [combine(processes) for processes in zip(*rounds, strict=True)]
 
@@ -112,16 +116,40 @@ def _in_process(target: str, options: BenchOptions, full: bool) -> list[Metric]:
         gc.unfreeze()  # else extensions print their leaks at exit
 
 
-def fresh_process(name: str, function: Callable[[*Inputs], Result], *args: *Inputs) -> Result:
-    """Call a function in a new process. `name`: shown in errors."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, *args).result()
-        except BrokenProcessPool:
-            raise ConfigError(
-                f"{name}: the process of the benchmark ended early, often for lack of memory; see "
-                "its output above. A script that calls this needs `if __name__ == '__main__':`"
-            ) from None
+def in_fresh_processes(
+    targets: Iterable[str], function: Callable[[str, *Inputs], Result], *args: *Inputs
+) -> Iterator[Result]:
+    """Call function(target, *args) in a new process for each target, one after another.
+
+    Imports take seconds, so as many processes as cores start at once, before the first call.
+    """
+    waiting, cores = iter(targets), os.cpu_count() or 1
+    while group := list(itertools.islice(waiting, cores)):
+        with contextlib.ExitStack() as stack:
+            pools = [
+                stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+                for _ in group
+            ]
+            wait([pool.submit(_imported) for pool in pools])
+            for target, pool in zip(group, pools, strict=True):
+                with pool:  # its memory is free for the next one
+                    yield _call(pool, target, function, *args)
+
+
+def _imported() -> None:
+    """Do nothing: to be called, it was imported with this module."""
+
+
+def _call(
+    pool: ProcessPoolExecutor, target: str, function: Callable[..., Result], *args: Any
+) -> Result:
+    try:
+        return pool.submit(function, target, *args).result()
+    except BrokenProcessPool:
+        raise ConfigError(
+            f"{target}: the process of the benchmark ended early, often for lack of memory; see "
+            "its output above. A script that calls this needs `if __name__ == '__main__':`"
+        ) from None
 
 
 def combine(processes: Sequence[Sequence[Metric]]) -> list[Metric]:

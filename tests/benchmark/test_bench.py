@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ STAGES = (
 @pytest.fixture(autouse=True)
 def _one_call_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "QUICK", ONCE)
-    monkeypatch.setattr(bench, "fresh_process", lambda _, function, *args: function(*args))
+    monkeypatch.setattr(bench, "in_fresh_processes", _here)
+
+
+def _here(targets: Iterable[str], function: Any, *args: Any) -> list[Any]:
+    return [function(target, *args) for target in targets]
 
 
 def by_key(rows: list[Metric]) -> dict[str, Metric]:
@@ -195,25 +200,27 @@ def test_unknown_image_sizes_and_devices_are_rejected(tiny: Path) -> None:
         choose_device("tpu")
 
 
-def _pid() -> int:
+def _pid(target: str) -> int:
+    if target == "killed":
+        os._exit(9)
     return os.getpid()
-
-
-def _kill() -> None:
-    os._exit(9)
 
 
 def test_each_process_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert len({os.getpid(), bench.fresh_process("a", _pid), bench.fresh_process("a", _pid)}) == 3
-    with pytest.raises(ConfigError, match="a: the process of the benchmark ended early"):
-        bench.fresh_process("a", _kill)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    calls = bench.in_fresh_processes(["a", "b", "killed"], _pid)
+    assert len({os.getpid(), next(calls), next(calls)}) == 3
+    with pytest.raises(ConfigError, match="killed: the process of the benchmark ended early"):
+        next(calls)
 
 
 @pytest.mark.slow
 def test_a_target_is_measured_in_its_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    metrics = bench.fresh_process("tiny", bench._in_process, str(tiny), QUICK, False)
+    targets = [str(tiny), "nonesuch"]
+    calls = bench.in_fresh_processes(targets, bench._in_process, QUICK, False)
+    metrics = next(calls)
     assert "speed.view_ms" in {m.key for m in metrics}
     with pytest.raises(ConfigError, match="no preset `nonesuch`"):
-        bench.fresh_process("tiny", bench._in_process, "nonesuch", QUICK, False)
+        next(calls)
