@@ -283,7 +283,7 @@ class AdversarialModule(lightning.LightningModule):
             given = (fake, label, False), (reals, mb.labels, True)
             # Each penalty would differentiate all images of a common pass.
             parts = [(x,) for x in given] if penalised else [given]
-            both = [y for part in parts for y in self.judge_both(part, mb, penalised)]
+            both = [y for part in parts for y in self.judge_together(part, mb, penalised)]
             (judged, fake), (judged_real, real) = both
             fake_logits, real_logits = judged.logits, judged_real.logits
             loss = losses.discriminator_loss(cfg.adversarial, fake_logits, real_logits)
@@ -405,10 +405,10 @@ class AdversarialModule(lightning.LightningModule):
 
         `penalised`: the logits are in float32 and depend on the returned images for R1 and R2.
         """
-        (judged,) = self.judge_both(((images, label, real),), mb, penalised)
+        (judged,) = self.judge_together(((images, label, real),), mb, penalised)
         return judged
 
-    def judge_both(
+    def judge_together(
         self, given: Sequence[tuple[Images, Tensor, bool]], mb: Microbatch, penalised: bool
     ) -> list[tuple[Judgement, Images]]:
         """Judge several batches (images, labels, whether real) in one pass, each as by `judge`."""

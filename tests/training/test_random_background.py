@@ -78,13 +78,13 @@ def test_a_recoloured_real_image_is_its_alpha_composite(matted, reduced):
 def test_both_kinds_of_images_get_new_colours_each_time(tiny, matted):
     module, data = make_modules(tiny(f"data.path={matted[0]}", *RANDOM, "data.holdout=0"))
     corners = []
-    judge = module.judge_both
+    judge = module.judge_together
 
     def seen(given, *args, **options):
         corners.extend(images.image[:, :, 0, 0].detach() for images, _, _ in given)
         return judge(given, *args, **options)
 
-    module.judge_both = seen
+    module.judge_together = seen
     batches = iter(data.train_dataloader(0, 1))
     for _ in range(2):
         module.training_step(next(batches), 0)

@@ -88,9 +88,10 @@ def test_nothing_spills_at_the_sizes_of_eg3d(precision, compile_launches):
 def test_nothing_spills_in_layers_of_256_units(precision, compile_launches):
     # pi-GAN's; its other hidden layers launch the same kernels as these two.
     field = make_mlp(hidden_dim=256, num_layers=2, view_dirs=True)
-    o = VolumeRendererConfig(12, 12, precision=precision)
+    o = VolumeRendererConfig(12, 12, importance="nucleus", precision=precision)
     usages = compile_launches(field, 8, o)
     names = [u.name for u in usages]
+    assert "nucleus_kernel" in names
     assert names.count("layer_kernel") == 3 * 4
     assert names.count("layer_backward_kernel") == 3
     assert names.count("weight_gradient_kernel") == 4
