@@ -27,6 +27,7 @@ from lightning_gan3d.simd.decorators import simd as simd
 from lightning_gan3d.simd.elementary_functions import exp as exp
 from lightning_gan3d.simd.elementary_functions import expm1 as expm1
 from lightning_gan3d.simd.elementary_functions import leaky_relu as leaky_relu
+from lightning_gan3d.simd.elementary_functions import log as log
 from lightning_gan3d.simd.elementary_functions import sigmoid as sigmoid
 from lightning_gan3d.simd.elementary_functions import sine as sine
 from lightning_gan3d.simd.elementary_functions import sine_cosine as sine_cosine
@@ -38,4 +39,5 @@ from lightning_gan3d.simd.processor import WIDTH as WIDTH
 from lightning_gan3d.simd.processor import describe as describe
 from lightning_gan3d.simd.processor import num_workers as num_workers
 from lightning_gan3d.simd.processor import run as run
+from lightning_gan3d.simd.processor import run_parts as run_parts
 from lightning_gan3d.simd.processor import run_ranges as run_ranges

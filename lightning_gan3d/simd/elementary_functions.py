@@ -115,3 +115,12 @@ def sine_cosine(x: Vec) -> tuple[Vec, Vec]:
 def leaky_relu(x: Vec, slope: float) -> Vec:
     """Return x, or slope x for negative x."""
     return select(x > 0.0, x, x * slope)
+
+
+def log(x: Vec) -> Vec:
+    """Return the logarithm, with error 2e-7 relative to max(1, |log x|), for normal x > 0."""
+    bits = x.as_ints()
+    exponent = ((bits >> 23) - 127).to_floats()
+    e = ((bits & 0x7FFFFF) + 0x3F800000).as_floats() - 1.0
+    result = fma(exponent, math.log(2), e * _polynomial(_LOG1P, e))
+    return select(x > 0.0, result, x)  # NaN stays

@@ -13,6 +13,8 @@ from lightning_gan3d.config import ConfigError
 VARIABLE = "GAN3D_SIMD_WIDTH"
 """Environment variable that sets the floats per vector, for tests; LLVM splits wider vectors."""
 WIDTHS = (4, 8, 16)
+PARTS = 16
+"""Parts of a parallel loop per worker: the last ones even out the load."""
 
 
 def _features() -> dict[str, bool]:
@@ -109,6 +111,14 @@ def run_ranges(task: Callable[[int, int, int], None], tasks: int) -> None:
         task(0, 0, tasks)
     else:
         run(lambda worker, i: task(worker, i, i + 1), tasks)
+
+
+def run_parts(task: Callable[[int, int, int], None], tasks: int) -> None:
+    """Call task(worker, first, end) for all tasks, as `run`, in `PARTS` parts per worker."""
+    workers = num_workers(tasks)
+    size = tasks if workers == 1 else -(-tasks // (PARTS * workers))
+    parts = -(-tasks // size) if tasks else 0
+    run(lambda worker, i: task(worker, i * size, min((i + 1) * size, tasks)), parts)
 
 
 def _submit(work: Callable[[int], None], others: int) -> list[Future[None]]:

@@ -115,7 +115,7 @@ class Vec(_Value):
         return Vec(self.builder, self.like(other)) / self
 
     def __neg__(self) -> "Vec":
-        return 0.0 - self
+        return Vec(self.builder, self.builder.fneg(self.value)) if self.is_float else 0 - self
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -140,6 +140,9 @@ class Vec(_Value):
 
     def __gt__(self, other: Union["Vec", float, int]) -> "Vec":
         return self._compare(">", other)
+
+    def __ge__(self, other: Union["Vec", float, int]) -> "Vec":
+        return self._compare(">=", other)
 
     def below(self, other: Union["Vec", int]) -> "Vec":
         """Return the mask of int32 lanes in [0, other)."""
@@ -350,7 +353,7 @@ def minimum(x: Vec, bound: Vec | float | int) -> Vec:
 
 def total(x: Vec) -> Float:
     """Sum the lanes, by halves."""
-    builder, value, lanes = x.builder, x.value, WIDTH
+    builder, value, lanes = x.builder, x.value, x.lanes
     while lanes > 1:
         lanes //= 2
         undefined = ir.Constant(value.type, ir.Undefined)

@@ -10,6 +10,7 @@ from lightning_gan3d.simd import (
     expm1,
     helper,
     leaky_relu,
+    log,
     sigmoid,
     simd,
     sine,
@@ -23,7 +24,7 @@ from lightning_gan3d.simd.vector import Int, load, store
 def all_of_them(x: Int, y: Int, row: Int) -> None:
     v = load(x)
     results = exp(v), expm1(v), softplus(v), sigmoid(v), leaky_relu(v, 0.2)
-    results = *results, sine(v), *sine_cosine(v)
+    results = *results, sine(v), *sine_cosine(v), log(v)
     for i, result in enumerate(results):
         store(result, y + row * i)
 
@@ -42,9 +43,9 @@ def maths(x: np.ndarray, y: np.ndarray) -> None:
 def evaluate(x: np.ndarray) -> dict[str, np.ndarray]:
     padded = np.zeros(-(-x.size // 16) * 16, np.float32)
     padded[: x.size] = x
-    y = np.empty((8, padded.size), np.float32)
+    y = np.empty((9, padded.size), np.float32)
     maths(padded, y)
-    names = ("exp", "expm1", "softplus", "sigmoid", "leaky_relu", "sine", "sin", "cos")
+    names = ("exp", "expm1", "softplus", "sigmoid", "leaky_relu", "sine", "sin", "cos", "log")
     return dict(zip(names, y[:, : x.size], strict=True))
 
 
@@ -76,6 +77,14 @@ def test_error_of_sines_against_float64(name, function):
     x = np.concatenate([near, wide, -wide, multiples]).astype(np.float32)
     exact = function(x.astype(np.float64))
     np.testing.assert_allclose(evaluate(x)[name], exact, rtol=0, atol=1.5e-7)
+
+
+def test_error_of_logarithm_against_float64():
+    x = np.geomspace(2e-38, 3e38, 400_001).astype(np.float32)
+    x = np.concatenate([x, np.linspace(0.5, 2, 100_001, dtype=np.float32)])
+    exact = np.log(x.astype(np.float64))
+    error = abs(evaluate(x)["log"] - exact)
+    assert (error <= 2e-7 * np.maximum(1, abs(exact))).all()
 
 
 def test_sines_of_small_angles_keep_their_relative_precision():
