@@ -1,7 +1,8 @@
 """Base classes of scenes, representations and renderers.
 
 A *representation* computes a *scene* from style vectors; a *renderer* renders a scene from cameras.
-Most scenes are *fields*, which can be queried at points; a picture or a set of splats cannot.
+Most scenes are *fields*, which can be queried at points. A set of Gaussians has a density only, a
+picture not even that.
 
 Shapes: b batch of scenes, v = b * k views (camera i sees scene i // k), r rays, n points, c
 channels.
@@ -154,22 +155,34 @@ class SceneConfig:
     """The density activation."""
 
 
-class Field(Scene):
+class DensityScene(Scene):
+    """A scene whose density can be queried at points: a field, or a set of Gaussians.
+
+    Meshes and metrics of geometry use it; `metrics/sources.py` says which density is opaque.
+    """
+
+    scene_cfg: SceneConfig
+
+    @property
+    def box(self) -> float:
+        """Edge of the cube that holds the scene, in world units; matter outside is left out."""
+        return self.scene_cfg.box
+
+    def density(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 1"]:
+        """Query the density, in a unit of the subclass; twice differentiable in the points."""
+        raise NotImplementedError(f"{type(self).__name__} must define density(points)")
+
+
+class Field(DensityScene):
     """A scene that can be queried at points; subclasses have a field `scene_cfg`."""
 
     needs_dirs: ClassVar[bool] = False
     activated: ClassVar[bool] = True
     """Whether `scene_cfg.density` maps raw densities and has their prior; else the field has its
     own `sigma`."""
-    scene_cfg: SceneConfig
     sdf_beta: Float[Tensor, " b"] | None = None
     """Of `sdf`, the same in all scenes; None for other densities. Fields that support `sdf` declare
     it, and their representations pass `Representation.sdf_beta`."""
-
-    @property
-    def box(self) -> float:
-        """Edge of the cube that the field spans, in world units."""
-        return self.scene_cfg.box
 
     def __call__(
         self, points: Float[Tensor, "b n 3"], dirs: Float[Tensor, "b n 3"] | None = None

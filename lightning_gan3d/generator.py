@@ -11,6 +11,7 @@ from lightning_gan3d import registry
 from lightning_gan3d.cameras import LABEL_DIM, Cameras
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import (
+    DensityScene,
     Field,
     NoiseMode,
     Renderer,
@@ -115,6 +116,11 @@ class GeneratorConfig:
     def is_field(self) -> bool:
         """True if its scenes can be queried at points."""
         return issubclass(self.representation_type.scene_type, Field)
+
+    @property
+    def has_density(self) -> bool:
+        """True if the density of its scenes can be queried at points: fields and Gaussians."""
+        return issubclass(self.representation_type.scene_type, DensityScene)
 
     @property
     def view_in_label(self) -> bool:

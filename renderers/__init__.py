@@ -5,6 +5,7 @@ from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.proxied import ProxiedConfig, ProxiedRenderer
 from renderers.raster import RasterConfig, RasterRenderer
 from renderers.soft import SoftConfig, SoftRenderer
+from renderers.splat import SplatRenderer, SplatRendererConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 
 RENDERERS: dict[str, tuple[type, type]] = {
@@ -13,5 +14,6 @@ RENDERERS: dict[str, tuple[type, type]] = {
     "raster": (RasterConfig, RasterRenderer),
     "soft": (SoftConfig, SoftRenderer),
     "proxied": (ProxiedConfig, ProxiedRenderer),
+    "splat": (SplatRendererConfig, SplatRenderer),
     "picture": (PictureRendererConfig, PictureRenderer),
 }

@@ -53,10 +53,8 @@ def share_pairs(weights: Float[Tensor, "b r m"]) -> Float[Tensor, "b r s"]:
 
 
 def expected_depth(
-    depth_sum: Float[Tensor, "b r 1"],
-    opacity: Float[Tensor, "b r 1"],
-    background: Float[Tensor, "b r 1"],
-) -> Float[Tensor, "b r 1"]:
+    depth_sum: Float[Tensor, "*s"], opacity: Float[Tensor, "*s"], background: Float[Tensor, "*s"]
+) -> Float[Tensor, "*s"]:
     """Expected distance, sum w t / opacity; that of the background if the ray is empty."""
     return torch.where(opacity < EMPTY, background, depth_sum / opacity.clamp_min(EMPTY))
 

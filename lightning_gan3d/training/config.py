@@ -18,11 +18,22 @@ class TermConfig:
     """Options of every loss term: its weight, when it is computed, and how the weight changes."""
 
     needs: ClassVar[
-        Literal["scene", "field", "density", "sdf", "solid", "image", "depth", "opacity", "mask"]
+        Literal[
+            "scene",
+            "field",
+            "density",
+            "sdf",
+            "solid",
+            "splats",
+            "image",
+            "depth",
+            "opacity",
+            "mask",
+        ]
     ]
     """What the term reads, checked with the configuration. Once per scene: any scene, a field, a
     field that is no signed distance, or one that is. Once per view: images, depth, opacity, or the
-    masks of objects. `solid`: once per scene, of solids."""
+    masks of objects. `solid`, `splats`: once per scene, of such scenes."""
     weight: NonNegative
     """Weight, or its start if it changes."""
     final_weight: NonNegative | None = None

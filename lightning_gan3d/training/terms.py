@@ -24,6 +24,7 @@ from lightning_gan3d.training import losses
 from lightning_gan3d.training.config import TermConfig
 from lightning_gan3d.training.schedules import ScheduleState
 from representations.solid import Solid
+from representations.splats import Splats
 
 
 class TermInput(NamedTuple):
@@ -178,10 +179,12 @@ class BimodalityConfig(TermConfig):
 def bimodality(cfg: BimodalityConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
     """Mean log(0.1 + a) + log(1.1 - a) - log(0.11) over pixels, a opacity: 0 at 0 and 1.
 
-    The prior of Neural Volumes (Lombardi et al. 2019) for pixels; GGHead (Kirschstein et al. 2024)
-    has it for the opacity of Gaussians.
+    The prior of Neural Volumes (Lombardi et al. 2019); `splat_opacity` is the same for Gaussians.
     """
-    a = at.opacity
+    return _undecided_opacity(at.opacity)
+
+
+def _undecided_opacity(a: Float[Tensor, "*s"]) -> Float[Tensor, ""]:
     return ((0.1 + a).log() + (1.1 - a).log()).mean() - math.log(0.11)
 
 
@@ -216,6 +219,48 @@ def undecided(cfg: UndecidedConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa
     """Mean of 4 v (1 - v) over voxels of occupancy v; 0 if all are empty or full."""
     v: Float[Tensor, "b 1 n n n"] = at.scene.occupancy
     return (4 * v * (1 - v)).mean()
+
+
+@dataclass(frozen=True)
+class SplatPositionConfig(TermConfig):
+    """Options of `splat_position`; GGHead weighs it by 0.1."""
+
+    needs = "splats"
+
+
+def splat_position(cfg: SplatPositionConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
+    """Mean square of the raw position map of Gaussians (GGHead, Kirschstein et al. 2024)."""
+    return _raw_squares(at)[:, 0].mean()
+
+
+@dataclass(frozen=True)
+class SplatScaleConfig(TermConfig):
+    """Options of `splat_scale`; GGHead weighs it by 0.05."""
+
+    needs = "splats"
+
+
+def splat_scale(cfg: SplatScaleConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
+    """Mean square of the raw scale map of Gaussians, without which GGHead collapses."""
+    return _raw_squares(at)[:, 1].mean()
+
+
+def _raw_squares(at: TermInput) -> Float[Tensor, "b 2"]:
+    squares: Tensor | None = at.scene.raw_squares
+    assert squares is not None, "generated splats have them"
+    return squares
+
+
+@dataclass(frozen=True)
+class SplatOpacityConfig(TermConfig):
+    """Options of `splat_opacity`; GGHead weighs it by 1, late in the training."""
+
+    needs = "splats"
+
+
+def splat_opacity(cfg: SplatOpacityConfig, at: TermInput) -> Float[Tensor, ""]:  # noqa: ARG001  # no options
+    """Mean log(0.1 + o) + log(1.1 - o) - log(0.11) over Gaussians of opacity o (GGHead)."""
+    return _undecided_opacity(at.scene.opacities)
 
 
 @dataclass(frozen=True)
@@ -278,6 +323,9 @@ LOSS_TERMS: dict[str, tuple[type, Callable[[Any, TermInput], Float[Tensor, ""]]]
     "binarisation": (BinarisationConfig, binarisation),
     "total_variation": (TotalVariationConfig, total_variation),
     "undecided": (UndecidedConfig, undecided),
+    "splat_position": (SplatPositionConfig, splat_position),
+    "splat_scale": (SplatScaleConfig, splat_scale),
+    "splat_opacity": (SplatOpacityConfig, splat_opacity),
 }
 
 
@@ -291,6 +339,7 @@ def named(terms: Sequence[Any]) -> dict[str, Any]:
 def check_terms(terms: Sequence[Any], generator: GeneratorConfig) -> None:
     """Reject terms that need what the scenes or the renderer of a generator do not have."""
     activation = generator.scene.density.activation
+    scenes = generator.representation_type.scene_type
     for name, term in named(terms).items():
         problem = ""
         if not isinstance(term, TermConfig):
@@ -301,8 +350,10 @@ def check_terms(terms: Sequence[Any], generator: GeneratorConfig) -> None:
             problem = f"generator.scene.density.activation={activation}: use sdf, or remove it"
         elif term.needs == "density" and activation == "sdf":
             problem = "a signed distance has slopes of 1; use the kind eikonal"
-        elif term.needs == "solid" and generator.representation_type.scene_type is not Solid:
+        elif term.needs == "solid" and scenes is not Solid:
             problem = "the scenes are no solids; use representation.kind=solid, or remove the term"
+        elif term.needs == "splats" and not issubclass(scenes, Splats):
+            problem = "the scenes are no splats; use representation.kind=splats, or remove the term"
         elif term.needs == "mask" and not generator.renderer_type.has_masks:
             problem = "the scenes have no objects; use kind=composed for both, or remove the term"
         elif term.needs in ("depth", "opacity") and not generator.renderer_type.has_depth:

@@ -43,7 +43,7 @@ def find_fault(kernel: str, fused: Callable[[Request], RaySums], request: Reques
     expected = _evaluate(render_request, subset, gradient)
     finite = all(bool(x.isfinite().all()) for x in expected)
     try:
-        fault = _compare(_evaluate(fused, subset, gradient), expected) if finite else ""
+        fault = compare(_evaluate(fused, subset, gradient), expected) if finite else ""
     except Exception as error:  # of the compiler, the driver or the kernel: any type
         fault = f"self-check raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     _checks[kind] += 1
@@ -70,7 +70,8 @@ def _evaluate(render: Callable[[Request], RaySums], request: Request, grad: bool
     return [x.detach() for x in values]
 
 
-def _compare(ours: list[Tensor], expected: list[Tensor]) -> str:
+def compare(ours: list[Tensor], expected: list[Tensor]) -> str:
+    """Return the first error beyond its tolerance: feature, depth, opacity, then gradients."""
     for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
         name, tolerance = TOLERANCES[min(i, 3)]
         error = float(((a - b).abs().max() / b.abs().max().clamp_min(1e-6)).nan_to_num(torch.inf))

@@ -7,8 +7,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from lightning_gan3d.cameras import Cameras
-from lightning_gan3d.conformance import SCENE, check_field
-from lightning_gan3d.contract import Field
+from lightning_gan3d.conformance import SCENE, check_field, check_scene
 from lightning_gan3d.networks.synthesis import Synthesis3dConfig, SynthesisConfig
 from lightning_gan3d.registry import module_of
 from renderers import RENDERERS
@@ -17,12 +16,14 @@ from renderers.picture import PictureRenderer, PictureRendererConfig
 from renderers.proxied import ProxiedRenderer
 from renderers.raster import RasterRenderer
 from renderers.soft import SoftRenderer
+from renderers.splat import SplatRenderer, SplatRendererConfig
 from renderers.volume import VolumeRenderer, VolumeRendererConfig
 from representations import REPRESENTATIONS
 from representations.composition import ComposedConfig
 from representations.image2d import Image2dConfig
 from representations.nerf_mlp import NerfMlpConfig
 from representations.solid import SolidConfig
+from representations.splats import SplatMap, SplatsConfig
 from representations.triplane import TriPlaneConfig
 from representations.voxel import Voxel, VoxelConfig, VoxelField
 
@@ -35,10 +36,11 @@ CONFIGS = {
     "film_siren": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0),
     "posenc_relu": NerfMlpConfig(variant="posenc_relu", hidden_dim=8, num_layers=2, octaves=2),
     "view_dirs": NerfMlpConfig(hidden_dim=8, num_layers=2, omega=6.0, view_dirs=True),
+    "splats": SplatsConfig(resolution=8, synthesis=WIDTHS),
     "image2d": Image2dConfig(synthesis=WIDTHS),
 }
 CONFIGS["composed"] = ComposedConfig(CONFIGS["film_siren"], CONFIGS["triplane"], num_objects=2)
-FIELDS = [name for name in CONFIGS if name not in ("image2d", "composed")]
+FIELDS = [name for name in CONFIGS if name not in ("image2d", "composed", "splats")]
 
 
 COLOUR_ONLY = dataclasses.replace(SCENE, feature_dim=3)
@@ -60,7 +62,8 @@ def test_its_renderers_accept_it(name):
     rep, scene = build(name)
     assert isinstance(scene, rep.scene_type)
     accepting = [cls for _, cls in RENDERERS.values() if issubclass(rep.scene_type, cls.accepts)]
-    expected = [VolumeRenderer if isinstance(scene, Field) else PictureRenderer]
+    own = {"image2d": PictureRenderer, "splats": SplatRenderer}
+    expected = [own.get(name, VolumeRenderer)]
     expected += [ComposedRenderer] * (name == "composed")
     expected += [RasterRenderer, SoftRenderer, ProxiedRenderer] if name == "solid" else []
     assert accepting == expected
@@ -108,6 +111,14 @@ def test_the_check_detects_a_fault(fault, monkeypatch):
     monkeypatch.setattr(Voxel, "forward", lambda *args: genuine(*args).map(FAULTS[fault]))
     with pytest.raises(AssertionError, match=fault):
         check_field(CONFIGS["voxel"])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_check_of_scenes_detects_a_fault(fault, monkeypatch):
+    genuine = SplatMap.forward
+    monkeypatch.setattr(SplatMap, "forward", lambda *args: genuine(*args).map(FAULTS[fault]))
+    with pytest.raises(AssertionError, match=fault):
+        check_scene(CONFIGS["splats"], SplatRenderer(SplatRendererConfig(path="plain")))
 
 
 @pytest.mark.parametrize("times", [0, 2])

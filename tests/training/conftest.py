@@ -48,6 +48,10 @@ PARTS = {
   representation: {kind: solid, resolution: 16, colour: white, synthesis: {channels: [8, 8, 8]}}
   renderer: {kind: proxied, exact: {kind: raster}, proxy: {kind: soft}}
 """,
+    "splats": """
+  representation: {kind: splats, resolution: 16, synthesis: {channels: [8, 8, 8]}}
+  renderer: {kind: splat, background: 1.0}
+""",
     "image2d": """
   representation: {kind: image2d, output: sigmoid, synthesis: {channels: [8, 8, 8]}}
   renderer: {kind: picture}
