@@ -18,11 +18,12 @@ from lightning_gan3d.benchmark.speed import (
     time_calls,
     time_ordered,
 )
-from lightning_gan3d.contract import Field, Renderer, Scene
+from lightning_gan3d.contract import DensityScene, Renderer, Scene
 from lightning_gan3d.cost import Cost, Inputs, count_cost, make_inputs, num_bytes
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Rendering
 from lightning_gan3d.metric import Metric, missing
+from renderers.splat import SplatRenderer
 from renderers.volume import VolumeRenderer
 
 PEAK_PROTOCOL = Protocol(warmup=2, min_repeats=5, max_repeats=20, budget=0.3)
@@ -101,6 +102,8 @@ PARTS = {
     "image_replayed": ("view_replayed",),
 }
 """Stages that are parts of others, which must not be faster."""
+WITH_PATH = (VolumeRenderer, SplatRenderer)
+"""Renderers whose option `path` chooses between kernels and plain torch."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
         "view": view,
         "image": image,
     }
-    if isinstance(scene, Field):
+    if isinstance(scene, DensityScene):
         result |= _renderings(g, inputs, ws, scene, flops["renderer"])
     if z.device.type == "cuda":
         result |= _replays(g, result, inputs, ws, scene)
@@ -248,7 +251,7 @@ def stages(generator: Generator, inputs: Inputs, cost: Cost) -> dict[str, Stage]
 
 
 def _renderings(
-    generator: Generator, inputs: Inputs, ws: Tensor, scene: Field, flops: int
+    generator: Generator, inputs: Inputs, ws: Tensor, scene: DensityScene, flops: int
 ) -> dict[str, Stage]:
     """Rendering of a prepared scene; of an unprepared one with its gradient, as in training.
 
@@ -282,8 +285,9 @@ def _renderings(
             3 * flops,  # one product forward, two backward
             2 * unprepared.nbytes,  # the scene and its gradient
         )
-    if isinstance(renderer, VolumeRenderer) and _renders_fused(renderer, inputs, scene):
-        plain = VolumeRenderer(dataclasses.replace(renderer.cfg, path="plain"))
+    if isinstance(renderer, WITH_PATH) and _renders_fused(renderer, inputs, scene):
+        kind: Any = type(renderer)
+        plain = kind(dataclasses.replace(renderer.cfg, path="plain"))
         calls = {
             "rendering": lambda: plain(scene, inputs.cameras, resolution),
             "rendering_gradient": lambda: gradient(plain),
@@ -295,10 +299,11 @@ def _renderings(
 
 
 @torch.no_grad()
-def _renders_fused(renderer: VolumeRenderer, inputs: Inputs, scene: Field) -> bool:
+def _renders_fused(renderer: Renderer, inputs: Inputs, scene: DensityScene) -> bool:
     """Whether the renderer has kernels for this scene."""
     renderer(scene, inputs.cameras, 1)
-    return renderer.backend is not None and renderer.backend.fused
+    backend = getattr(renderer, "backend", None)
+    return backend is not None and backend.fused
 
 
 def _replays(

@@ -20,6 +20,7 @@ from lightning_gan3d.inference.config import (
     InvertOptions,
     MeshOptions,
     MixOptions,
+    SplatFileOptions,
     VideoOptions,
     ViewOptions,
 )
@@ -172,6 +173,15 @@ def mesh(runs: Each, options: MeshOptions, out: Out = None) -> None:
     from lightning_gan3d.inference.mesh import mesh as write_meshes
 
     _for_each(write_meshes, runs, options, out)
+
+
+@app.command()
+@with_options(SplatFileOptions)
+def splats(runs: Each, options: SplatFileOptions, out: Out = None) -> None:
+    """Write Gaussians as files for viewers of splats: PLY or SPZ."""
+    from lightning_gan3d.inference.splat_files import splats as write_splats
+
+    _for_each(write_splats, runs, options, out)
 
 
 @app.command()

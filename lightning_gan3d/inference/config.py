@@ -254,6 +254,16 @@ class MeshOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
+class SplatFileOptions(ModelOptions):
+    """Gaussians as files."""
+
+    seeds: str = "0"
+    """Seeds of the latents: one file each."""
+    format: Literal["ply", "spz"] = "ply"
+    """ply (3D Gaussian splatting, y down), or spz (8 bits per value, y up)."""
+
+
+@dataclass(frozen=True)
 class VideoOptions(RenderOptions):
     """A video."""
 

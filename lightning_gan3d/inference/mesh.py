@@ -1,4 +1,4 @@
-"""Shapes: the surface of a field as a mesh with the colours of its radiance field."""
+"""Shapes: the surface of a scene as a mesh with the scene's colours."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from lightning_gan3d.cameras import Rays
 from lightning_gan3d.config import ConfigError
-from lightning_gan3d.contract import Field
+from lightning_gan3d.contract import DensityScene, Field
 from lightning_gan3d.files import atomic_path, write_json
 from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.model import Subject, open_model, output_folder, parse_seeds
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, mesh_of
-from lightning_gan3d.metrics.sources import density_of, volume_of
+from lightning_gan3d.metrics.sources import SPLAT_SURFACE, density_of, volume_of
 from lightning_gan3d.progress import track
 from renderers.backends import choose_backend
 from renderers.config import VolumeRendererConfig
 from renderers.ray_marching import Jitter, Request
 from renderers.sampling import RaySpan
+from representations.gaussian_sums import sum_at
 from representations.solid import Solid
+from representations.splats import Splats
 
 if TYPE_CHECKING:
     import trimesh
@@ -49,73 +52,76 @@ def mesh(reference: str, options: MeshOptions, out: Path | None = None) -> str:
     """Write the shape of each seed as a file; returns a summary."""
     seeds = parse_seeds(options.seeds)
     model = open_model(reference, options)
-    if not model.generator.cfg.is_field:
+    if not model.generator.cfg.has_density:
         raise ConfigError(f"{reference}: the representation has no density, so it has no surface")
     out = output_folder([reference], "meshes", out)
     out.mkdir(parents=True, exist_ok=True)
     lines = [model.summary]
     for seed in track(seeds, "meshes", len(seeds)):
         styles = model.styles_of(seed, options)
-        field = Subject(model, styles, prepare=False).scene
+        scene = Subject(model, styles, prepare=False).scene
         file = out / f"seed{seed:04d}.{options.format}"
         if options.format == "npy":
-            volume = density_volume(field, options.resolution)
+            volume = density_volume(scene, options.resolution)
             with atomic_path(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, volume)
-            about = {"axes": "x, y, z", "box": field.box, "unit": "density per world unit"}
+            unit = "sum of opacities" if isinstance(scene, Splats) else "density per world unit"
+            about = {"axes": "x, y, z", "box": scene.box, "unit": unit}
             write_json(file.with_suffix(".json"), {**about, **asdict(options), "seed": seed})
             lines.append(str(file))
             continue
-        surface = mesh_of_field(field, options)
+        surface = mesh_of_scene(scene, options)
         write_mesh(surface, file)
         lines.append(f"{file}: {len(surface.vertices):,} vertices, {len(surface.faces):,} faces")
     return "\n".join(lines)
 
 
-def mesh_of_field(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
-    """Return the coloured surface of a field of one scene, in world units, y up."""
-    surface = extract_surface(field, options)
-    voxel = field.box / options.resolution
+def mesh_of_scene(scene: DensityScene, options: MeshOptions) -> "trimesh.Trimesh":
+    """Return the coloured surface of one scene, in world units, y up."""
+    surface = extract_surface(scene, options)
+    voxel = scene.box / options.resolution
     if options.texture:
         from lightning_gan3d.inference.texture import bake
 
-        return bake(surface, options.texture, lambda p, n: surface_colours(field, p, n, voxel))
-    colours = surface_colours(field, surface.vertices, surface.vertex_normals, voxel)
+        return bake(surface, options.texture, lambda p, n: surface_colours(scene, p, n, voxel))
+    colours = surface_colours(scene, surface.vertices, surface.vertex_normals, voxel)
     visual: Any = surface.visual
     visual.vertex_colors = to_bytes(colours)
     return surface
 
 
-def extract_surface(field: Field, options: MeshOptions) -> "trimesh.Trimesh":
+def extract_surface(scene: DensityScene, options: MeshOptions) -> "trimesh.Trimesh":
     """Return the surface without colours: marching cubes, components, smoothing, decimation.
 
     By default the surface is where one voxel (of at most `FINEST` per axis) absorbs half of the
     light; that of `sdf` is where the signed distance is 0, that of a solid where the interpolated
-    occupancy is 0.5: flat faces of its voxels lie on it. The values between samples of a density
-    are interpolated in 1 - 2^(-sigma / level), not in density:
-    an abrupt rise then lies in the middle between two samples, at any level. Surfaces are closed
-    where the box cuts them.
+    occupancy is 0.5: flat faces of its voxels lie on it; that of Gaussians where their opacities
+    sum up to 0.3. The values between samples of a density are interpolated in
+    1 - 2^(-sigma / level), not in density: an abrupt rise then lies in the middle between two
+    samples, at any level. Surfaces are closed where the box cuts them.
 
     Raises ConfigError if there is no surface, or if a library for `faces` is missing.
     """
     import trimesh  # slow: more than a second
 
-    length = field.box / min(options.resolution, FINEST)
-    level = HALF / length if options.level is None else options.level
-    solid = isinstance(field, Solid)
-    if options.level is None and (solid or field.sdf_beta is not None):
-        volume = grid_of(volume_of(field), options.resolution)
+    length = scene.box / min(options.resolution, FINEST)
+    default = SPLAT_SURFACE if isinstance(scene, Splats) else HALF / length
+    level = default if options.level is None else options.level
+    solid = isinstance(scene, Solid)
+    signed = isinstance(scene, Field) and scene.sdf_beta is not None
+    if options.level is None and (solid or signed):
+        volume = grid_of(volume_of(scene), options.resolution)
         why = "the occupancy is below 0.5" if solid else "the signed distance is positive"
         problem = f"level=null: no surface, {why}; choose a density"
     else:
-        volume = density_volume(field, options.resolution)
+        volume = density_volume(scene, options.resolution)
         highest = float(volume.max())
-        assert np.isfinite(highest), "the field's density is not finite"
+        assert np.isfinite(highest), "the density is not finite"
         np.multiply(volume, -1 / level, out=volume)  # in place: 0.5 GiB at 512
         np.subtract(1, np.exp2(volume, out=volume), out=volume)
         problem = f"level={level:g}: no surface, the highest density is {highest:g}; "
         problem += "choose a lower level"
-    surface = mesh_of(volume, field.box)
+    surface = mesh_of(volume, scene.box)
     if surface is None:
         raise ConfigError(problem)
     surface = _largest(surface, options.keep)
@@ -163,30 +169,21 @@ def _simplified(surface: "trimesh.Trimesh", faces: int) -> "trimesh.Trimesh":
     return simple
 
 
-def density_volume(field: Field, resolution: int) -> Float[np.ndarray, "x y z"]:
-    """Density per world unit of one scene at the centres of resolution^3 voxels."""
-    assert field.batch == 1, "a volume is of one scene; select it with Scene.index"
-    return grid_of(density_of(field), resolution)
+def density_volume(scene: DensityScene, resolution: int) -> Float[np.ndarray, "x y z"]:
+    """Density of one scene at the centres of resolution^3 voxels."""
+    assert scene.batch == 1, "a volume is of one scene; select it with Scene.index"
+    return grid_of(density_of(scene), resolution)
 
 
 @torch.no_grad()
 def surface_colours(
-    field: Field,
+    scene: DensityScene,
     points: Float[np.ndarray, "n 3"],
     normals: Float[np.ndarray, "n 3"],
     voxel: float,
 ) -> Float[np.ndarray, "n 3"]:
-    """Colours in [0, 1] of surface points as seen along their normals from outside.
-
-    Composited along a short ray through the surface and divided by its opacity: features at the
-    surface itself have little weight in a rendering, so nothing trains their colour.
-    """
-    device = field.tensors()[0].device
-    begin, end, samples = RAY
-    length = (end - begin) * voxel
-    options = VolumeRendererConfig(
-        samples, samples_fine=0, bounds="near_far", near=0.0, far=length, outside="field"
-    )
+    """Colours in [0, 1] of surface points as seen along their normals from outside."""
+    device = scene.tensors()[0].device
     parts = []
     for first in range(0, len(points), RAYS):
         chunk = slice(first, first + RAYS)
@@ -194,17 +191,44 @@ def surface_colours(
             torch.as_tensor(np.asarray(x[chunk]), dtype=torch.float32, device=device)[None]
             for x in (points, -np.asarray(normals))
         )
-        near = torch.zeros_like(at[..., :1])
-        rays = Rays(at + begin * voxel * inward, inward)
-        request = Request(options, field, rays, RaySpan(near, near + length), Jitter())
-        _, render = choose_backend(request)
-        sums = render(request)
-        colour = sums.feature[0, :, :3] / sums.opacity[0].clamp_min(EMPTY)
-        empty = sums.opacity[0, :, 0] < EMPTY
-        if bool(empty.any()):
-            colour[empty] = field(at[:, empty], inward[:, empty]).feature[0, :, :3]
-        parts.append(colour)
+        if isinstance(scene, Splats):
+            parts.append(_mean_colours(scene, at))
+        else:
+            assert isinstance(scene, Field), f"{type(scene).__name__} has no colours at points"
+            parts.append(_ray_colours(scene, at, inward, voxel))
     return np.asarray(torch.cat(parts).float().cpu())
+
+
+def _mean_colours(scene: Splats, at: Float[Tensor, "1 n 3"]) -> Float[Tensor, "n 3"]:
+    """Mean of the Gaussians' colours, weighted by their opacities at the points."""
+    opacities = scene.opacities[..., None]
+    values = torch.cat([opacities * scene.features[..., :3], opacities], dim=-1)
+    sums = sum_at(at, scene.gaussians(values))[0]
+    return sums[:, :3] / sums[:, 3:].clamp_min(EMPTY)
+
+
+def _ray_colours(
+    field: Field, at: Float[Tensor, "1 n 3"], inward: Float[Tensor, "1 n 3"], voxel: float
+) -> Float[Tensor, "n 3"]:
+    """Composite along short rays through the surface, and divide by their opacity.
+
+    Features at the surface itself have little weight in a rendering: nothing trains their colour.
+    """
+    begin, end, samples = RAY
+    length = (end - begin) * voxel
+    options = VolumeRendererConfig(
+        samples, samples_fine=0, bounds="near_far", near=0.0, far=length, outside="field"
+    )
+    near = torch.zeros_like(at[..., :1])
+    rays = Rays(at + begin * voxel * inward, inward)
+    request = Request(options, field, rays, RaySpan(near, near + length), Jitter())
+    _, render = choose_backend(request)
+    sums = render(request)
+    colour: Tensor = sums.feature[0, :, :3] / sums.opacity[0].clamp_min(EMPTY)
+    empty = sums.opacity[0, :, 0] < EMPTY
+    if bool(empty.any()):
+        colour[empty] = field(at[:, empty], inward[:, empty]).feature[0, :, :3]
+    return colour
 
 
 def to_bytes(colours: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:

@@ -73,10 +73,10 @@ def changes_of(
 ) -> dict[str, dict[str, list[float] | None]]:
     """Mean change of geometry and colour if one range, or all styles, come from another latent.
 
-    Geometry: 1 - soft intersection over union of the occupancy on a grid; only for fields. Colour:
-    mean absolute difference of the rendering in [0, 1] from the frontal camera where both are
-    opaque (everywhere without opacity). Each is given as mean and half width of its 95 % interval
-    over `options.pairs` pairs of latents.
+    Geometry: 1 - soft intersection over union of the occupancy on a grid; only with a density.
+    Colour: mean absolute difference of the rendering in [0, 1] from the frontal camera where both
+    are opaque (everywhere without opacity). Each is given as mean and half width of its 95 %
+    interval over `options.pairs` pairs of latents.
     """
     everything = list(range(model.generator.representation.num_ws))
     changes: dict[str, dict[str, list[float]]] = {}
@@ -89,7 +89,7 @@ def changes_of(
         for name, indices in {**ranges, "all styles": everything}.items():
             second = Subject(model, mixed(own, other, indices))
             values = changes.setdefault(name, {"geometry": [], "colour": []})
-            if model.generator.cfg.is_field:
+            if model.generator.cfg.has_density:
                 a, b = (grid_of(volume_of(s.scene), GRID) for s in (first, second))
                 union, shared = np.maximum(a, b).sum(), np.minimum(a, b).sum()
                 values["geometry"].append(float(1 - shared / max(union, 1e-9)))

@@ -10,17 +10,21 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lightning_gan3d.cameras import LABEL_DIM, Cameras, Orbit
-from lightning_gan3d.contract import Field
+from lightning_gan3d.contract import DensityScene, Field
 from lightning_gan3d.draws import Draws
 from lightning_gan3d.generator import Generator
 from lightning_gan3d.images import Images
 from lightning_gan3d.metrics.config import PosesConfig
 from renderers.density_grid import Axes, density_layers
 from representations.solid import Solid
+from representations.splats import Splats
 
 SAME_AS_OWN = "the generator ignores the camera, so the value is that without `3d`"
 BOX_SHARE = 32
 """Occupancy is the opacity over 1/32 of the box edge, for any size of the box."""
+SPLAT_SURFACE = 0.3
+"""Sum of opacities at the surface of Gaussians, as SuGaR (Guédon and Lepetit 2024). Silhouettes of
+trained `demo/splats` overlap with renderings (opacity >= 0.5) by 0.96 (IoU); by 0.92 at 0.5."""
 
 
 @runtime_checkable
@@ -56,6 +60,8 @@ class Volume:
     """Edge of the cube about the origin that holds the items, in world units."""
     layers: Callable[[Axes], Iterator[Float[Tensor, "y z"]]] | None = None
     """Level of one item at the points of a grid; None: query it by points."""
+    has_normals: bool = True
+    """Whether the level falls across the rendered surface. That of Gaussians is largest there."""
 
     def normals(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """Return outward unit normals; zero if the level is constant."""
@@ -70,24 +76,47 @@ def density_occupancy(sigma: Tensor, box: float) -> Tensor:
     return 1 - torch.exp(-sigma * (box / BOX_SHARE))
 
 
-def density_of(field: Field) -> Volume:
-    """Return a field's density per world unit, as level and as occupancy."""
-    return _volume(field, field.sigma, lambda sigma: sigma)
+def density_of(scene: DensityScene) -> Volume:
+    """Return the density as level and as occupancy: per world unit, or the sum of opacities."""
+    if isinstance(scene, Splats):
+        return _volume_of_splats(scene, lambda density: density)
+    assert isinstance(scene, Field), f"{type(scene).__name__}: unknown unit of density"
+    return _volume(scene, scene.sigma, lambda sigma: sigma)
 
 
-def volume_of(field: Field) -> Volume:
-    """Return the interior of a field: where it is opaque, or where its signed distance is < 0.
+def volume_of(scene: DensityScene) -> Volume:
+    """Return the interior of a scene: where a field is opaque, or its signed distance is < 0.
 
-    Of a solid, where the interpolated occupancy is above 0.5.
+    Of a solid, where the interpolated occupancy is above 0.5; of Gaussians, where their opacities
+    sum up to more than `SPLAT_SURFACE`.
     """
-    if isinstance(field, Solid):
-        device = field.tensors()[0].device
-        return Volume(lambda p: field.soft_occupancy(p.to(device)), lambda x: x, field.box)
-    if field.sdf_beta is not None:
+    if isinstance(scene, Splats):
+        return _volume_of_splats(scene, lambda x: 1 - torch.exp2(-x / SPLAT_SURFACE))
+    assert isinstance(scene, Field), f"{type(scene).__name__}: unknown unit of density"
+    if isinstance(scene, Solid):
+        device = scene.tensors()[0].device
+        return Volume(lambda p: scene.soft_occupancy(p.to(device)), lambda x: x, scene.box)
+    if scene.sdf_beta is not None:
         # Equally smooth for marching cubes at any beta.
-        sharpness = BOX_SHARE / field.box
-        return _volume(field, torch.neg, lambda level: torch.sigmoid(sharpness * level))
-    return _volume(field, field.sigma, lambda sigma: density_occupancy(sigma, field.box))
+        sharpness = BOX_SHARE / scene.box
+        return _volume(scene, torch.neg, lambda level: torch.sigmoid(sharpness * level))
+    return _volume(scene, scene.sigma, lambda sigma: density_occupancy(sigma, scene.box))
+
+
+def _volume_of_splats(scene: Splats, occupancy: Callable[[Tensor], Tensor]) -> Volume:
+    device = scene.means.device
+    return Volume(
+        lambda p: scene.density(p.to(device))[..., 0],
+        occupancy,
+        scene.box,
+        lambda axes: scene.density_layers(_moved(axes, device)),
+        has_normals=False,
+    )
+
+
+def _moved(axes: Axes, device: torch.device) -> Axes:
+    x, y, z = axes
+    return x.to(device), y.to(device), z.to(device)
 
 
 def _volume(
@@ -97,8 +126,7 @@ def _volume(
     device = field.tensors()[0].device
 
     def layers(axes: Axes) -> Iterator[Tensor]:
-        x, y, z = axes
-        return map(level, density_layers(field, (x.to(device), y.to(device), z.to(device))))
+        return map(level, density_layers(field, _moved(axes, device)))
 
     return Volume(
         lambda p: level(field.density(p.to(device)))[..., 0], occupancy, field.box, layers
@@ -199,11 +227,11 @@ class GeneratorSource(ViewSource):
         return images
 
     def volume(self, items: Int64[Tensor, " b"]) -> Volume | None:
-        """Return the densities of latents; None if the scenes are not fields."""
+        """Return the densities of latents; None if the scenes have no density."""
         with torch.no_grad():
             ws = self.generator.mapping(self.latents(items), self.condition(items))
             scene = self.generator.scene(ws)
-        return volume_of(scene) if isinstance(scene, Field) else None
+        return volume_of(scene) if isinstance(scene, DensityScene) else None
 
 
 def frontal_source(source: ViewSource) -> ViewSource | str:

@@ -162,7 +162,9 @@ def _opening(comparison: Comparison) -> list[str]:
     num = f"{len(groups)} generators" if len(groups) > 1 else "One generator"
     # How stored images were generated is unknown.
     images = any(g.is_images for g in groups)
-    shared = "metrics" if images else "training loop, renderer and metrics"
+    one_renderer = len({run.renderer for run in runs} - {""}) <= 1
+    loop = f"training loop{', renderer' * one_renderer} and metrics"
+    shared = "metrics" if images else loop
     seed_list = f"; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
     lines = [
         f"{num} with the same {shared}: {listed([g.label for g in groups])}. "

@@ -102,6 +102,12 @@ class RunRecord:
         """Path of the training data; empty if the configuration does not state it."""
         return str(_mapping(self.config.get("data")).get("path", ""))
 
+    @property
+    def renderer(self) -> str:
+        """`kind` of the renderer; empty if the configuration does not state it."""
+        generator = _mapping(self.config.get("generator"))
+        return str(_mapping(generator.get("renderer")).get("kind", ""))
+
     def curve(self, key: str, axis: str) -> tuple[list[float], list[float]]:
         """Return the logged values of `axis` and `key`, in the order of the axis."""
         rows = [row for row in self.rows if _is_number(row, axis) and _is_number(row, key)]

@@ -1,1 +1,1 @@
-KINDS = ("triplane", "voxel", "nerf_mlp", "image2d")
+KINDS = ("triplane", "voxel", "nerf_mlp", "image2d", "splats")

@@ -9,9 +9,9 @@ from solid_fields import ellipsoid
 
 from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.inference.config import MeshOptions, RenderOptions
-from lightning_gan3d.inference.mesh import linear, mesh, mesh_of_field, to_bytes, write_mesh
+from lightning_gan3d.inference.mesh import linear, mesh, mesh_of_scene, to_bytes, write_mesh
 from lightning_gan3d.inference.model import Subject, open_model
-from lightning_gan3d.inference.texture import rasterise
+from lightning_gan3d.texels import rasterise
 
 
 def test_every_texel_in_a_face_is_found_once():
@@ -32,7 +32,7 @@ def test_every_texel_in_a_face_is_found_once():
 
 def test_a_texture_shows_the_colours_of_the_surface():
     pytest.importorskip("xatlas")
-    surface = mesh_of_field(ellipsoid(), MeshOptions(resolution=32, texture=256))
+    surface = mesh_of_scene(ellipsoid(), MeshOptions(resolution=32, texture=256))
     points, faces = trimesh.sample.sample_surface(surface, 500, seed=0)
     bary = trimesh.triangles.points_to_barycentric(surface.triangles[faces], points)
     uv = (surface.visual.uv[surface.faces[faces]] * bary[..., None]).sum(axis=1)
@@ -84,7 +84,7 @@ def accessor(header, binary, index):
 def test_a_glb_follows_the_rules_of_gltf(tmp_path, texture):
     if texture:
         pytest.importorskip("xatlas")
-    surface = mesh_of_field(ellipsoid(), MeshOptions(resolution=24, texture=texture))
+    surface = mesh_of_scene(ellipsoid(), MeshOptions(resolution=24, texture=texture))
     write_mesh(surface, tmp_path / "a.glb")
     header, binary = chunks(tmp_path / "a.glb")
     assert header["asset"]["version"] == "2.0"
@@ -149,7 +149,7 @@ def test_each_representation_gives_a_mesh_that_reads_back(exports, tmp_path, kin
     (read,) = scene.geometry.values()
     model = open_model(exports[kind], RenderOptions(device="cpu"))
     field = Subject(model, model.styles(model.latent(0)), prepare=False).scene
-    expected = mesh_of_field(field, options)
+    expected = mesh_of_scene(field, options)
     assert np.allclose(read.bounds, expected.bounds, atol=1e-5)
     assert read.volume == pytest.approx(expected.volume, rel=1e-3)
     own = np.asarray(expected.visual.vertex_colors)[:, :3] / 255

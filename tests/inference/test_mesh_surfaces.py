@@ -12,7 +12,7 @@ from lightning_gan3d.inference.config import MeshOptions
 from lightning_gan3d.inference.mesh import (
     density_volume,
     extract_surface,
-    mesh_of_field,
+    mesh_of_scene,
     surface_colours,
 )
 
@@ -152,7 +152,7 @@ def test_a_volume_is_of_one_scene():
 
 def test_colours_are_those_seen_from_outside():
     field = ellipsoid()
-    surface = mesh_of_field(field, MeshOptions(resolution=64))
+    surface = mesh_of_scene(field, MeshOptions(resolution=64))
     colours = np.asarray(surface.visual.vertex_colors)[:, :3] / 255
     expected = np.asarray(surface.vertices) / 2 + 0.5
     assert np.abs(colours - expected).max() < 2 / 64 + 2 / 255

@@ -7,7 +7,7 @@ import torch
 from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.inference.config import MeshOptions
-from lightning_gan3d.inference.mesh import mesh_of_field
+from lightning_gan3d.inference.mesh import mesh_of_scene
 from representations.solid import Solid
 
 SCENE = SceneConfig(box=2.0, feature_dim=3)
@@ -24,7 +24,7 @@ def solid(occupancy):
 def test_the_faces_of_a_box_lie_on_those_of_its_voxels(resolution):
     occupancy = torch.zeros(16, 16, 16)
     occupancy[3:11, 4:14, 2:15] = 1  # z, y, x
-    surface = mesh_of_field(solid(occupancy), MeshOptions(resolution=resolution))
+    surface = mesh_of_scene(solid(occupancy), MeshOptions(resolution=resolution))
     assert surface.is_watertight
     assert surface.euler_number == 2
     np.testing.assert_allclose(surface.bounds[0], np.array([2, 4, 3]) / 8 - 1, atol=1e-5)
@@ -41,7 +41,7 @@ def test_the_faces_of_a_box_lie_on_those_of_its_voxels(resolution):
 def test_the_mesh_of_any_occupancy_is_closed_where_the_box_cuts_it_too():
     noise = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     occupancy = torch.nn.functional.interpolate(noise, scale_factor=2, mode="trilinear")[0, 0]
-    surface = mesh_of_field(solid(occupancy), MeshOptions(resolution=16, keep=0.0))
+    surface = mesh_of_scene(solid(occupancy), MeshOptions(resolution=16, keep=0.0))
     assert surface.is_watertight
     assert np.abs(surface.vertices).max() > 1 - 1 / 16
     inside = solid(occupancy).soft_occupancy(torch.tensor(surface.vertices).float()[None])
@@ -51,6 +51,6 @@ def test_the_mesh_of_any_occupancy_is_closed_where_the_box_cuts_it_too():
 
 def test_a_solid_without_a_surface_is_an_error():
     with pytest.raises(ConfigError, match=r"level=null: no surface, the occupancy is below 0\.5"):
-        mesh_of_field(solid(torch.full((8, 8, 8), 0.4)), MeshOptions(resolution=16))
-    dense = mesh_of_field(solid(torch.full((8, 8, 8), 0.4)), MeshOptions(resolution=16, level=1.0))
+        mesh_of_scene(solid(torch.full((8, 8, 8), 0.4)), MeshOptions(resolution=16))
+    dense = mesh_of_scene(solid(torch.full((8, 8, 8), 0.4)), MeshOptions(resolution=16, level=1.0))
     assert dense.is_watertight

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from fabricated_runs import NUMBERS, Ball, make_run, write_labels
 
 from lightning_gan3d.config import ConfigError
@@ -373,3 +374,15 @@ def test_a_report_of_many_groups_shows_the_best_and_lists_all(tmp_path, monkeypa
     assert len({line.split(",")[0] for line in table.splitlines()[1:]}) == MOST + 3
     make_report([tmp_path / "runs"], tmp_path / "two", ReportOptions(("arm 00",)))
     assert "arm 00" in (tmp_path / "two/index.html").read_text()
+
+
+@pytest.mark.parametrize("renderer", ["volume", "splat"])
+def test_the_opening_names_the_renderer_only_if_it_is_shared(tmp_path, renderer):
+    for kind, own in (("triplane", "volume"), ("voxel", renderer)):
+        config = make_run(tmp_path, kind) / "config.yaml"
+        tree = yaml.safe_load(config.read_text())
+        tree["generator"]["renderer"] = {"kind": own}
+        config.write_text(yaml.safe_dump(tree))
+    shared = "training loop, renderer and" if renderer == "volume" else "training loop and"
+    opening = compose(compare(find_runs([tmp_path]))).opening
+    assert opening[0].startswith(f"2 generators with the same {shared} metrics: triplane")

@@ -11,7 +11,7 @@ import viser
 
 from lightning_gan3d.cameras import spherical
 from lightning_gan3d.inference.config import MeshOptions
-from lightning_gan3d.inference.mesh import mesh_of_field
+from lightning_gan3d.inference.mesh import mesh_of_scene
 from lightning_gan3d.inference.scene_edits import parse
 from lightning_gan3d.inference.styles import RANGES
 from lightning_gan3d.inference.viewer.object_controls import ObjectControls
@@ -180,13 +180,13 @@ class Controls:
 
 
 class MeshOverlay:
-    """A surface or wireframe that follows the latent; only of a single generator of fields."""
+    """A surface or wireframe that follows the latent; only of a single generator with a density."""
 
     def __init__(self, session: Session) -> None:
         """Add the control to the panel."""
         self._session, gui = session, session.server.gui
         models = session.stage.models
-        self._possible = len(models) == 1 and models[0].generator.cfg.is_field
+        self._possible = len(models) == 1 and models[0].generator.cfg.has_density
         self._made: tuple[object, ...] | None = None
         with gui.add_folder("Mesh", expand_by_default=False):
             self.mode = gui.add_dropdown(
@@ -194,7 +194,7 @@ class MeshOverlay:
             )
             self.mode.on_update(lambda _: session.redraw())
             if not self._possible:
-                gui.add_markdown("*Only a single generator of fields has one.*")
+                gui.add_markdown("*Only a single generator with a density has one.*")
 
     def update(self, state: ViewState) -> None:
         """Remove a mesh that is not the scene's; make the one that is shown, in the background."""
@@ -212,7 +212,7 @@ class MeshOverlay:
         if self._made != key:
             return
         options, scene = MeshOptions(resolution=MESH_RESOLUTION), self._session.server.scene
-        surface = mesh_of_field(self._session.stage.field(state), options)
+        surface = mesh_of_scene(self._session.stage.scene(state), options)
         if self._made == key and key[0] == "surface":
             scene.add_mesh_trimesh("/mesh", surface)
         elif self._made == key:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from lightning_gan3d.cameras import Cameras, Orbit, spherical
-from lightning_gan3d.contract import Field
+from lightning_gan3d.contract import DensityScene
 from lightning_gan3d.files import sha256_of_text, write_json
 from lightning_gan3d.images import resize
 from lightning_gan3d.inference.camera_paths import cameras_of
@@ -161,10 +161,10 @@ class Stage:
             self._subjects[index] = entry
         return entry[1]
 
-    def field(self, state: ViewState) -> Field:
-        """Compute the first generator's field, as its representation returns it."""
-        field: Field = _subject_of(self.models[0], state, prepare=False).scene
-        return field
+    def scene(self, state: ViewState) -> DensityScene:
+        """Compute the first generator's scene, as its representation returns it."""
+        scene: DensityScene = _subject_of(self.models[0], state, prepare=False).scene
+        return scene
 
     def thumbnail(self, state: ViewState) -> Pixels:
         """Render the first generator's image from its frontal camera; keeps the last scenes."""

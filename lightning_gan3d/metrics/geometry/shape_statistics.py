@@ -29,7 +29,13 @@ from lightning_gan3d.metrics.geometry.surfaces import (
     sample,
     thinness,
 )
-from lightning_gan3d.metrics.sources import BOX_SHARE, ObjectSource, ViewSource, Volume
+from lightning_gan3d.metrics.sources import (
+    BOX_SHARE,
+    SPLAT_SURFACE,
+    ObjectSource,
+    ViewSource,
+    Volume,
+)
 
 TURNS = 4
 """Views of an item, a quarter turn apart: front, side, back, side."""
@@ -58,8 +64,12 @@ VOLUME_METRICS = {
 SHAPE_METRICS = {"shape_to_data": "", "shape_from_data": "", "shape_coverage": "share",
                  "shape_accuracy": "share", "shape_iou": ""}  # fmt: skip
 """Units of comparisons with the data's objects; Chamfer distances are in world units."""
-SOLID = f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge, or signed distance <= 0"
+SOLID = (
+    f"solid: opacity >= 0.5 over 1/{BOX_SHARE} of the box edge, signed distance <= 0, or opacities "
+    f"of Gaussians that sum up to >= {SPLAT_SURFACE:g}"
+)
 NO_DEPTH = "no depth is rendered, so there is no geometry to measure"
+NO_NORMALS = "the rendered surface is where the density is largest, so its gradient is no normal"
 NO_FIELD = "the scenes cannot be queried at points"
 
 
@@ -167,8 +177,9 @@ def volume_statistics(
     if not np.isfinite(grid).all():
         return dict.fromkeys(VOLUME_METRICS, math.inf)
     parts = pieces(grid)
+    normals = {"normals_deg": normal_gap(volume, views, cfg)} if volume.has_normals else {}
     return {
-        "normals_deg": normal_gap(volume, views, cfg),
+        **normals,
         "floaters": parts.floating if parts.num else math.nan,
         "filled": parts.filled,
     }
@@ -295,6 +306,9 @@ def _metrics(
         name = f"geometry.{kind}"
         if kind in VOLUME_METRICS and box is None:
             metrics.append(missing(name, NO_FIELD, unit))
+            continue
+        if kind == "normals_deg" and not values[kind]:
+            metrics.append(missing(name, NO_NORMALS, unit))
             continue
         x = torch.tensor(values[kind], dtype=torch.float64)
         protocol = solid if kind in ("floaters", "filled") else views

@@ -3,14 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from metric_views import Labels, figures
+from metric_views import Labels, context, figures
 from solid_shapes import BOX, Shape, ball, soft_ball
 
 from lightning_gan3d.data.camera_prior import FakeLabels
 from lightning_gan3d.data.synthetic.ellipsoids import level_of
 from lightning_gan3d.experiment import load_experiment
 from lightning_gan3d.generator import Generator
+from lightning_gan3d.metrics.config import GeometryConfig
 from lightning_gan3d.metrics.evaluate import source_of
+from lightning_gan3d.metrics.geometry.shape_statistics import measure_geometry
 from lightning_gan3d.metrics.geometry.surfaces import grid_of, pieces
 from lightning_gan3d.metrics.sources import Volume
 
@@ -81,7 +83,19 @@ def test_the_level_of_figures_is_zero_on_their_surface():
     assert float(far) < -1
 
 
-def test_scenes_without_a_field_have_no_volume():
+def test_gaussians_have_all_metrics_but_normals():
+    torch.manual_seed(0)
+    splats = Generator(load_experiment("demo/splats", ["loss.terms=[]"]).generator, 32)
+    source = source_of(splats, FakeLabels(Labels().labels, ""))
+    cfg = GeometryConfig(items=2, grid=16, points=64, foreground=0.5)
+    metrics = measure_geometry(context(source, geometry=cfg, truth=figures()))
+    missing = {m.name: m.note for m in metrics if m.value is None}
+    assert list(missing) == ["geometry.normals_deg"]
+    assert "where the density is largest" in missing["geometry.normals_deg"]
+    assert all(np.isfinite(m.value) for m in metrics if m.value is not None)
+
+
+def test_scenes_without_a_density_have_no_volume():
     items = torch.tensor([0])
     assert replace(figures(8), level=None).volume(items) is None
     picture = Generator(load_experiment("demo/image2d").generator, 32)
