@@ -70,7 +70,7 @@ def on_mesh(path: str, side: int) -> Template:
     Raises:
         ConfigError: no such file, no mesh, or UV coordinates that cover too little of the map.
     """
-    from lightning_gan3d.texels import rasterise
+    from lightning_gan3d.uv_maps import rasterise
 
     corners, uv = _read_triangles(path, side)
     texels = rasterise(uv.reshape(-1, 2), np.arange(3 * len(uv)).reshape(-1, 3), side)
@@ -105,7 +105,7 @@ def _read_triangles(
     """Return positions and UV coordinates of the corners of a mesh's triangles."""
     import trimesh
 
-    from lightning_gan3d.texels import unwrap
+    from lightning_gan3d.uv_maps import unwrap
 
     if not Path(path).is_file():
         raise _error(

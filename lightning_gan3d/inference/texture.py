@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from lightning_gan3d.texels import rasterise, unwrap
+from lightning_gan3d.uv_maps import rasterise, unwrap
 
 if TYPE_CHECKING:
     import trimesh

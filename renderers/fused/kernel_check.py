@@ -35,15 +35,31 @@ def find_fault(kernel: str, fused: Callable[[Request], RaySums], request: Reques
         *(o.rules, o.importance, o.masked, o.samples_fine > 0, o.precision, gradient),
         *(density.activation, density.prior_strength != 0, *lowered.kind),
     )
+
+    def evaluate(render: Callable[[Request], RaySums]) -> list[Tensor]:
+        rays = torch.linspace(0, num_rays - 1, min(NUM_RAYS, num_rays), device=origins.device)
+        subset = request.select(rays.long(), scenes=slice(0, None, max(num_scenes - 1, 1)))
+        return _evaluate(render, subset, gradient)
+
+    return check_once(kind, lambda: evaluate(render_request), lambda: evaluate(fused))
+
+
+def check_once(
+    kind: tuple[object, ...],
+    expect: Callable[[], list[Tensor]],
+    compute: Callable[[], list[Tensor]],
+) -> str:
+    """Return the fault of a kind of rendering, or an empty string; it is compared at first only.
+
+    The functions return feature, depth, opacity, and gradients: of PyTorch, and of the kernel.
+    """
     # A CUDA graph that is being recorded allows no comparison.
     if kind in _faults or (cuda.is_initialized() and cuda.is_current_stream_capturing()):  # type: ignore[no-untyped-call]  # torch's
         return _faults.get(kind, "")
-    rays = torch.linspace(0, num_rays - 1, min(NUM_RAYS, num_rays), device=origins.device).long()
-    subset = request.select(rays, scenes=slice(0, None, max(num_scenes - 1, 1)))
-    expected = _evaluate(render_request, subset, gradient)
+    expected = expect()
     finite = all(bool(x.isfinite().all()) for x in expected)
     try:
-        fault = compare(_evaluate(fused, subset, gradient), expected) if finite else ""
+        fault = _compare(compute(), expected) if finite else ""
     except Exception as error:  # of the compiler, the driver or the kernel: any type
         fault = f"self-check raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     _checks[kind] += 1
@@ -70,7 +86,7 @@ def _evaluate(render: Callable[[Request], RaySums], request: Request, grad: bool
     return [x.detach() for x in values]
 
 
-def compare(ours: list[Tensor], expected: list[Tensor]) -> str:
+def _compare(ours: list[Tensor], expected: list[Tensor]) -> str:
     """Return the first error beyond its tolerance: feature, depth, opacity, then gradients."""
     for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
         name, tolerance = TOLERANCES[min(i, 3)]

@@ -4,43 +4,30 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, cuda
+from torch import Tensor
 
-from renderers.fused.kernel_check import MAX_CHECKS, MIN_OPACITY, compare
+from renderers.fused.kernel_check import check_once
 from renderers.splat import Plain, SplatRequest
 
 NUM_GAUSSIANS, RESOLUTION = 256, 32
 """Gaussians and edge of the image of a check."""
 ATTRIBUTES = ("means", "scales", "rotations", "opacities", "features", "harmonics")
 
-_faults: dict[tuple[object, ...], str] = {}
-"""Result by kind: kernel, device, sizes, and options that kernels branch by. Empty: sound."""
-_checks: dict[tuple[object, ...], int] = {}
-
 
 def find_fault(name: str, kernel: Any, request: SplatRequest) -> str:
     """Return the fault of a kernel on this device, or an empty string.
 
-    Renderings in which nothing is seen prove nothing: the next one is checked, as for rays.
+    A rendering in which nothing is seen proves nothing: the next one is checked, as for rays.
     """
     scene = request.scene
     gradient = torch.is_grad_enabled() and any(x.requires_grad for x in scene.tensors())
     channels, harmonics = scene.features.shape[2], scene.harmonics is not None
     kind = (name, scene.means.device, channels, harmonics, request.antialias, gradient)
-    # A CUDA graph that is being recorded allows no comparison.
-    if kind in _faults or (cuda.is_initialized() and cuda.is_current_stream_capturing()):  # type: ignore[no-untyped-call]  # torch's
-        return _faults.get(kind, "")
-    part = _part(request)
-    expected = _evaluate(Plain, part, gradient)
-    finite = all(bool(x.isfinite().all()) for x in expected)
-    try:
-        fault = compare(_evaluate(kernel, part, gradient), expected) if finite else ""
-    except Exception as error:  # of the compiler, the driver or the kernel: any type
-        fault = f"self-check raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    _checks[kind] = _checks.get(kind, 0) + 1
-    if fault or _checks[kind] >= MAX_CHECKS or (finite and expected[2].max() > MIN_OPACITY):
-        _faults[kind] = fault
-    return fault
+
+    def evaluate(using: Any) -> list[Tensor]:
+        return _evaluate(using, _part(request), gradient)
+
+    return check_once(kind, lambda: evaluate(Plain), lambda: evaluate(kernel))
 
 
 def _part(request: SplatRequest) -> SplatRequest:

@@ -11,7 +11,7 @@ from lightning_gan3d.config import ConfigError, build
 from lightning_gan3d.inference.config import MeshOptions, RenderOptions
 from lightning_gan3d.inference.mesh import linear, mesh, mesh_of_scene, to_bytes, write_mesh
 from lightning_gan3d.inference.model import Subject, open_model
-from lightning_gan3d.texels import rasterise
+from lightning_gan3d.uv_maps import rasterise
 
 
 def test_every_texel_in_a_face_is_found_once():

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import types
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from renderers import footprints, splat
 from renderers.footprints import MAX_ALPHA, PIXEL_VARIANCE, project
-from renderers.fused import splat_check
+from renderers.fused import kernel_check, splat_check
 from renderers.splat import SplatRenderer, SplatRendererConfig, composite
 from representations.splats import Splats
 
@@ -153,8 +154,8 @@ def kernel(monkeypatch):
         return module.spoil(composite(f, resolution))
 
     module.composite = spoiled
-    monkeypatch.setattr(splat_check, "_faults", {})
-    monkeypatch.setattr(splat_check, "_checks", {})
+    monkeypatch.setattr(kernel_check, "_faults", {})
+    monkeypatch.setattr(kernel_check, "_checks", Counter())
     module.describe = lambda: "a kernel"
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ from splat_scenes import around, error, random_splats, render
 from lightning_gan3d.config import ConfigError
 from renderers import splat
 from renderers.footprints import Footprints
-from renderers.fused import splat_check
+from renderers.fused import kernel_check
 from renderers.fused.gpu import gsplat_rendering
 from renderers.splat import composite
 
@@ -44,7 +44,7 @@ def gsplat(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", module)
     monkeypatch.setitem(splat.KERNELS, "gsplat", (gsplat_rendering.__name__, "cpu"))
     monkeypatch.delitem(splat.KERNELS, "numba")
-    monkeypatch.setattr(splat_check, "_faults", {})
+    monkeypatch.setattr(kernel_check, "_faults", {})
     return module
 
 
