@@ -1,5 +1,7 @@
 """Sets of Gaussians, and their rendering by the plain path."""
 
+import functools
+
 import torch
 
 from lightning_gan3d.cameras import Cameras
@@ -13,7 +15,7 @@ SCENE = SceneConfig(box=1.0, feature_dim=3)
 def random_splats(n=200, harmonics=False):
     """Gaussians in a ball, some of them with opacity exactly 0 or 1."""
     rng = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.rand(*shape, generator=rng)  # noqa: E731
+    draw = functools.partial(torch.rand, generator=rng)
     opacities = draw(1, n)
     opacities[0, :10], opacities[0, 10:20] = 0, 1
     return Splats(

@@ -1,5 +1,6 @@
 """Sums of Gaussians: against the inverse covariance, by any chunks, and on grids."""
 
+import functools
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from representations.gaussian_sums import Gaussians, sum_at, sum_layers
 
 def random_gaussians(b=2, n=40, c=2, dtype=torch.float64):
     rng = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.rand(*shape, generator=rng, dtype=dtype)  # noqa: E731
+    draw = functools.partial(torch.rand, generator=rng, dtype=dtype)
     return Gaussians(
         draw(b, n, 3) - 0.5, 0.02 + 0.2 * draw(b, n, 3), draw(b, n, 4) - 0.5, draw(b, n, c)
     )

@@ -38,7 +38,7 @@ from renderers.fused.cpu.splat_blocks import (
 )
 
 BATCH = 16
-"""Gaussians of a tile whose blocks are found at a time; then the tile may be finished."""
+"""Gaussians of a tile per batch. After each batch, a tile without open pixels ends."""
 TRANS, OFFSETS, OPACITY_SUM, BEHIND, WEIGHTS, FIRST_CHANNEL = range(6)
 """Planes of a worker's memory, in the order of `Planes`."""
 

@@ -67,7 +67,8 @@ def test_a_fault_is_found(gsplat):
     assert backend.startswith("PyTorch (self-check: feature is off by")
 
 
-def test_a_missing_package_is_an_error_with_its_remedy(monkeypatch, gsplat):  # noqa: ARG001
+@pytest.mark.usefixtures("gsplat")
+def test_a_missing_package_is_an_error_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
     with pytest.raises(
         ConfigError, match=r"path=gsplat: .*pip install 'lightning-gan3d\[gsplat\]'"
