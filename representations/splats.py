@@ -36,10 +36,10 @@ class SplatsConfig:
     side: Count | None = None
     """The map is read at side x side points, one Gaussian each; None: at its texels."""
     template: str = "sphere"
-    """Where Gaussians are while their offsets are zero: `sphere`, `plane` (z = 0), or the path of a
-    mesh in world units with or without UV coordinates (OBJ, PLY, GLB)."""
+    """Where Gaussians are while their offsets are zero: `sphere`, `hemisphere` (z >= 0), `plane`
+    (z = 0), or the path of a mesh in world units (OBJ, PLY, GLB; UV coordinates are optional)."""
     size: Annotated[float, Interval(gt=0, le=2)] = 0.6
-    """Radius of the sphere or half edge of the plane, as a share of half the box."""
+    """Radius, or half edge of the plane, as a share of half the box."""
     offset: Positive = 0.25
     """Largest offset from the template along each axis, as a share of the box."""
     harmonics: Literal[0, 1] = 0

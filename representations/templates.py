@@ -27,13 +27,16 @@ class Template(NamedTuple):
 
 
 def make_template(name: str, side: int, size: float) -> Template:
-    """Return the template of side x side points of a map: `sphere`, `plane`, or that of a mesh.
+    """Return the template of side x side points of a map.
 
-    `size`: radius of the sphere, half edge of the plane, in world units.
+    `name`: `sphere`, `hemisphere`, `plane`, or the path of a mesh.
+    `size`: radius, or half edge of the plane, in world units.
     """
     uv = texel_centres(side)
     if name == "sphere":
         return Template(size * on_sphere(uv), uv, _even(uv, 4 * math.pi * size**2))
+    if name == "hemisphere":
+        return Template(size * on_hemisphere(uv), uv, _even(uv, 2 * math.pi * size**2))
     if name == "plane":
         positions = torch.stack([uv[:, 0], -uv[:, 1], torch.zeros(len(uv))], dim=1)
         return Template(size * positions, uv, _even(uv, 4 * size**2))
@@ -60,6 +63,18 @@ def on_sphere(uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
     across = r * (2 - r.square()).clamp_min(0).sqrt()
     x, y = across * turn.cos() * u.sign(), across * turn.sin() * v.sign()
     return torch.stack([x, y, inside.sign() * (1 - r.square())], dim=1)
+
+
+def on_hemisphere(uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
+    """Unit vectors with z >= 0 of the concentric map: areas as those of the square.
+
+    Shirley and Chiu (1997). The middle of the map looks along +z, its right side along +x, its
+    upper side along +y.
+    """
+    # The front half of the octahedral map is a diamond in its square: turn it into the square.
+    turned = torch.stack([uv[:, 0] - uv[:, 1], uv[:, 0] + uv[:, 1]], dim=1) / 2
+    x, y, z = on_sphere(turned).unbind(dim=1)
+    return torch.stack([(x - y) * math.sqrt(0.5), (x + y) * math.sqrt(0.5), z], dim=1)
 
 
 def on_mesh(path: str, side: int) -> Template:
@@ -110,8 +125,8 @@ def _read_triangles(
     if not Path(path).is_file():
         raise _error(
             path,
-            "no such file; use sphere, plane, or an OBJ, PLY or GLB file. A trained generator "
-            "needs the file of its training",
+            "no such file; use sphere, hemisphere, plane, or an OBJ, PLY or GLB file. A trained "
+            "generator needs the file of its training",
         )
     try:
         mesh = trimesh.load_mesh(path, process=False)

@@ -9,7 +9,7 @@ from lightning_gan3d.config import ConfigError
 from lightning_gan3d.contract import SceneConfig
 from lightning_gan3d.networks.synthesis import SynthesisConfig
 from representations.splats import SplatMap, SplatsConfig
-from representations.templates import make_template, on_sphere, texel_centres
+from representations.templates import make_template, on_hemisphere, on_sphere, texel_centres
 
 
 def test_the_sphere_has_unit_vectors_of_equal_area():
@@ -31,16 +31,37 @@ def test_the_middle_of_the_map_is_the_front_and_its_upper_side_is_up():
     torch.testing.assert_close(on_sphere(uv), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
+def test_the_hemisphere_has_unit_vectors_of_equal_area_in_front():
+    """The area in front of a plane z = h is 1 - h; that on one side of a plane along z, half."""
+    uv = torch.rand(200_000, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    points = on_hemisphere(uv)
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(len(uv)), atol=1e-5, rtol=0)
+    for height in (0.0, 0.1, 0.5, 0.9):
+        assert float((points[:, 2] >= height).float().mean()) == pytest.approx(1 - height, abs=5e-3)
+    for angle in torch.linspace(0, 6, 13):
+        side = points[:, 0] * angle.cos() + points[:, 1] * angle.sin() > 0
+        assert float(side.float().mean()) == pytest.approx(0.5, abs=5e-3)
+
+
+def test_the_map_of_the_hemisphere_has_the_front_in_its_middle_and_the_axes_of_the_world():
+    uv = torch.tensor([[0.0, 0], [1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [0.5, 0]])
+    diagonal, half = 0.5**0.5, [0.4375**0.5, 0.0, 0.75]  # a quarter of the area is inside
+    rim = [[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [diagonal, diagonal, 0]]
+    expected = torch.tensor([[0.0, 0, 1], *rim, half])
+    torch.testing.assert_close(on_hemisphere(uv), expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("side", [16, 33])
-def test_no_points_of_the_sphere_crowd(side):
-    template = make_template("sphere", side, 0.7)
+@pytest.mark.parametrize(("name", "share"), [("sphere", 1.0), ("hemisphere", 0.5)])
+def test_no_points_of_the_sphere_crowd(name, share, side):
+    template = make_template(name, side, 0.7)
     distances = torch.cdist(template.positions, template.positions).fill_diagonal_(9)
     nearest = distances.min(dim=1).values / template.spacing
     assert len(template.positions) == side**2
     assert nearest.min() > 0.5
     assert nearest.max() < 1.2
     area = template.spacing.square().sum()
-    assert float(area) == pytest.approx(4 * math.pi * 0.7**2, rel=1e-5)
+    assert float(area) == pytest.approx(share * 4 * math.pi * 0.7**2, rel=1e-5)
 
 
 def test_the_plane_faces_the_front():
@@ -115,7 +136,7 @@ def test_meshes_that_cannot_be_templates_are_rejected(tmp_path):
     corner = quad(tmp_path / "corner.obj", [[0, 0], [0.2, 0], [0.2, 0.2], [0, 0.2]])
     outside = quad(tmp_path / "outside.obj", [[1.5, 0], [2.5, 0], [2.5, 1], [1.5, 1]])
     for path, message in [
-        ("nowhere.obj", "template=nowhere.obj: no such file; use sphere, plane, or an OBJ"),
+        ("nowhere.obj", "template=nowhere.obj: no such file; use sphere, hemisphere, plane, or an"),
         (cloud, "use a mesh of triangles|cannot read it as a mesh"),
         (text, "use a mesh of triangles|cannot read it as a mesh"),
         (corner, r"9 of 16x16 texels .* use UV coordinates in \[0, 1\] that fill more"),
