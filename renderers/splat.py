@@ -61,8 +61,16 @@ class SplatSums(NamedTuple):
 def composite(footprints: Footprints, resolution: int) -> SplatSums:
     """Composite in PyTorch, in any dtype: the twin of the kernels.
 
-    Memory: several times Gaussians times pixels.
+    Memory: several times Gaussians times pixels; times views if it needs a gradient.
     """
+    one_view = (
+        Footprints(*parts) for parts in zip(*(torch.split(x, 1) for x in footprints), strict=True)
+    )
+    sums = [_composite(view, resolution) for view in one_view]
+    return SplatSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
+
+
+def _composite(footprints: Footprints, resolution: int) -> SplatSums:
     order = footprints.depth_z.argsort(dim=1, stable=True)
     mean, conic, opacity, feature, distance = (
         x.take_along_dim(order if x.ndim == 2 else order[:, None], dim=-1) for x in footprints[:5]

@@ -28,7 +28,7 @@ def exports(tmp_path_factory, labels):
     folder = tmp_path_factory.mktemp("exports")
     paths = {}
     for kind in KINDS:
-        overrides = [f"data.path={labels}", "data.resolution=32", "loss.terms=[]"]
+        overrides = [f"data.path={labels}", "data.resolution=32"]
         config = load_experiment(f"demo/{kind}", overrides)
         torch.manual_seed(0)
         generator = Generator(config.generator, 32)
